@@ -1,0 +1,39 @@
+"""The momentum iterative fast gradient sign method."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxadv.attacks.gradient import GradientAttack, steepest_ascent
+from jaxadv.core.attack import Problem
+from jaxadv.core.pytree import pytree, static
+
+
+def _normalise_l1() -> optax.GradientTransformation:
+    def update(gradient: Any, state: Any, image: Any = None) -> tuple[Any, Any]:
+        scaled = jax.tree.map(lambda g: g / jnp.maximum(jnp.abs(g).sum(), 1e-30), gradient)
+        return scaled, state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+@pytree
+class MIFGSM(GradientAttack):
+    """MI-FGSM (Dong et al. 2017, arXiv 1710.06081): g <- decay * g + gradient / |gradient|_1.
+
+    The gradient is normalised per image (not over the batch); the step is step_size * epsilon *
+    sign(g). `steps` backward and `steps + 1` forward passes.
+
+    >>> import jaxadv as ja
+    >>> attack = ja.MIFGSM(steps=10, decay=1.0)
+    """
+
+    steps: int = static(10)
+    step_size: Any = 0.1
+    decay: Any = 1.0
+
+    def transformation(self, problem: Problem) -> optax.GradientTransformation:
+        step = super().transformation(problem)
+        return optax.chain(_normalise_l1(), optax.trace(decay=self.decay), step)

@@ -1,0 +1,128 @@
+"""The smallest epsilon at which an attack succeeds: a state machine around a state machine."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxadv.core.attack import Answer, Attack, Problem, Reads
+from jaxadv.core.goals import Goal
+from jaxadv.core.pytree import pytree, static
+
+
+class BisectionState(NamedTuple):
+    """low, high: no success at `low`, one at distance `high`; trial: the epsilon being tried."""
+
+    low: Any
+    high: Any
+    trial: Any
+    round: Any
+    inner: Any
+    key: Any
+
+
+@pytree
+class MinimalEpsilon(Attack):
+    """The smallest epsilon of each image for which `attack` succeeds, by bisection.
+
+    attack: any attack that takes an epsilon; rounds: bisections after the first trial; largest:
+    the epsilon tried first, in the norm's unit and the image's scale (None: the largest distance
+    that the box allows). A round ends at its first success, and the next one starts from the
+    distance actually reached, which is often far below the epsilon tried. Per image at most
+    `(rounds + 1) * attack.ticks` ticks. The image returned is the nearest adversarial one asked.
+
+    >>> import jaxadv as ja
+    >>> attack = ja.MinimalEpsilon(ja.PGD(steps=20), rounds=10)
+    """
+
+    attack: Attack
+    rounds: int = static(10)
+    largest: Any = None
+    needs_epsilon: ClassVar[bool] = False
+    keep: ClassVar[str] = "distance"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attack, Attack) and not self.attack.needs_epsilon:
+            raise ValueError(
+                f"attack={self.attack.name} finds the smallest perturbation already: run it as it "
+                "is, or pass an attack that takes an epsilon"
+            )
+
+    @property
+    def name(self) -> str:
+        return f"MinimalEpsilon({self.attack.name})"
+
+    @property
+    def norm(self) -> str:  # type: ignore[override]
+        return self.attack.norm
+
+    @property
+    def queries(self) -> int:  # type: ignore[override]
+        return self.attack.queries
+
+    @property
+    def pullbacks(self) -> int:  # type: ignore[override]
+        return self.attack.pullbacks
+
+    @property
+    def restarts(self) -> int:  # type: ignore[override]
+        return self.attack.restarts
+
+    @property
+    def asks_inside(self) -> bool:  # type: ignore[override]
+        return self.attack.asks_inside
+
+    @property
+    def ticks(self) -> int:
+        return (self.rounds + 1) * self.attack.ticks
+
+    def _at(self, problem: Problem, epsilon: Any) -> Problem:
+        return dataclasses.replace(problem, epsilon=epsilon)
+
+    def init(self, problem: Problem, key: Array) -> BisectionState:
+        box = problem.image.size if self.norm != "linf" else 1
+        whole = (problem.upper - problem.lower) * box ** (0.5 if self.norm == "l2" else 1)
+        largest = whole if self.largest is None else self.largest
+        if self.norm == "l0" and self.largest is None:
+            largest = jnp.float32(problem.image.size)
+        largest = jnp.minimum(jnp.float32(largest), problem.epsilon)
+        first = jax.random.fold_in(key, 0)
+        inner = self.attack.init(self._at(problem, largest), first)
+        return BisectionState(jnp.float32(0), largest, largest, jnp.int32(0), inner, key)
+
+    def ask(self, problem: Problem, state: BisectionState) -> Float[Array, "Q ..."]:
+        return self.attack.ask(self._at(problem, state.trial), state.inner)
+
+    def reads(self, problem: Problem, state: BisectionState) -> Reads:
+        return self.attack.reads(self._at(problem, state.trial), state.inner)
+
+    def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
+        return self.attack.objective(goal, logits)
+
+    def cotangents(
+        self, problem: Problem, state: BisectionState, logits: Float[Array, "Q K"]
+    ) -> Float[Array, "Q P K"]:
+        return self.attack.cotangents(self._at(problem, state.trial), state.inner, logits)
+
+    def tell(self, problem: Problem, state: BisectionState, answer: Answer) -> BisectionState:
+        trying = self._at(problem, state.trial)
+        asked = self.attack.ask(trying, state.inner)
+        distances = jax.vmap(lambda image: self.geometry.distance(image - problem.image))(asked)
+        reached = jnp.where(answer.adversarial & answer.used, distances, jnp.inf).min()
+        found = reached < jnp.inf
+
+        inner = self.attack.tell(trying, state.inner, answer)
+        over = found | self.attack.done(trying, inner)
+        high = jnp.where(found, jnp.minimum(state.high, reached), state.high)
+        low = jnp.where(over & ~found, state.trial, state.low)
+        trial = jnp.where(over, (low + high) / 2, state.trial)
+        turn = state.round + over
+        fresh = self.attack.init(self._at(problem, trial), jax.random.fold_in(state.key, turn))
+        inner = jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, inner)
+        return BisectionState(low, high, trial, turn, inner, state.key)
+
+    def done(self, problem: Problem, state: BisectionState) -> Bool[Array, ""]:
+        hopeless = (state.round == 1) & (state.low >= state.high)  # not even at the largest epsilon
+        return hopeless | (state.round > self.rounds)

@@ -1,0 +1,92 @@
+"""Random noise: the control that every attack has to beat."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxadv.core.attack import Answer, Attack, Problem
+from jaxadv.core.norms import get_norm
+from jaxadv.core.pytree import pytree, static
+
+
+class NoiseState(NamedTuple):
+    """key: this image's; draw: noise images asked so far."""
+
+    key: Any
+    draw: Any
+
+
+@pytree
+class _Noise(Attack):
+    norm: str = static("linf")
+    draws: int = static(1)
+    restarts: int = static(1)
+    pullbacks = 0
+
+    def __post_init__(self) -> None:
+        get_norm(self.norm)
+        if self.draws < 1:
+            raise ValueError(f"draws={self.draws}: pass 1 or more")
+
+    @property
+    def ticks(self) -> int:
+        return self.draws
+
+    def noisy(self, problem: Problem, key: Array) -> Array:
+        """One noisy image, not yet projected."""
+        raise NotImplementedError
+
+    def init(self, problem: Problem, key: Array) -> NoiseState:
+        return NoiseState(key, jnp.int32(0))
+
+    def ask(self, problem: Problem, state: NoiseState) -> Float[Array, "Q ..."]:
+        image = self.noisy(problem, jax.random.fold_in(state.key, state.draw))
+        return self.geometry.project(
+            image, problem.image, problem.epsilon, problem.lower, problem.upper
+        )[None]
+
+    def tell(self, problem: Problem, state: NoiseState, answer: Answer) -> NoiseState:
+        return state._replace(draw=state.draw + 1)
+
+    def done(self, problem: Problem, state: NoiseState) -> Bool[Array, ""]:
+        return state.draw >= self.draws
+
+
+@pytree
+class UniformNoise(_Noise):
+    """Points drawn uniformly from the ball, then projected onto ball and box; no gradients.
+
+    draws: how many are tried, one forward pass each.
+
+    >>> import jaxadv as ja
+    >>> attack = ja.UniformNoise(draws=10)
+    """
+
+    def noisy(self, problem: Problem, key: Array) -> Array:
+        return self.geometry.random(
+            key, problem.image, problem.epsilon, problem.lower, problem.upper
+        )
+
+
+@pytree
+class GaussianNoise(_Noise):
+    """Gaussian noise scaled to lie on the ball's surface, then projected; no gradients.
+
+    Before the box cuts it, every draw has exactly the distance epsilon (in L0 a random choice of
+    entries). draws: how many are tried, one forward pass each.
+
+    >>> import jaxadv as ja
+    >>> attack = ja.GaussianNoise(norm="l2", draws=10)
+    """
+
+    norm: str = static("l2")
+
+    def noisy(self, problem: Problem, key: Array) -> Array:
+        if self.norm == "l0":
+            return self.geometry.random(
+                key, problem.image, problem.epsilon, problem.lower, problem.upper
+            )
+        noise = jax.random.normal(key, problem.image.shape, problem.image.dtype)
+        return problem.image + problem.epsilon * noise / self.geometry.distance(noise)

@@ -1,0 +1,143 @@
+"""The contract: an attack is a small, pure state machine for one image that asks and is told.
+
+The engine calls the model. It sends what a fleet of images asks through the network in one batch,
+pulls the attack's cotangents back, counts every pass, keeps the best image ever asked, and tells.
+"""
+
+import zlib
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxadv.core.goals import Goal
+from jaxadv.core.norms import Norm, get_norm
+from jaxadv.core.pytree import pytree
+
+State = Any
+KEEPS = ("first", "distance", "loss", "last")
+
+
+@pytree
+class Problem:
+    """All that an attack is given about its one image.
+
+    image: [H, W, C] float32; goal: what is wanted; epsilon: radius of the ball, in the norm's own
+    unit and in the scale of the image (infinite where the attack takes none); lower, upper: the
+    box; clean_logits [K]: the model's answer to `image`; rank: which restart or target this is;
+    start: another image to begin from, or None; extra: whatever pytree an attack was promised.
+    """
+
+    image: Any
+    goal: Goal
+    epsilon: Any
+    lower: Any
+    upper: Any
+    clean_logits: Any
+    rank: Any
+    start: Any = None
+    extra: Any = None
+
+
+class Reads(NamedTuple):
+    """Which of the answers [queries] and gradients [queries] of this tick the attack will read."""
+
+    answers: Bool[Array, " Q"]
+    gradients: Bool[Array, " Q"]
+
+
+class Answer(NamedTuple):
+    """What the engine tells: logits [Q, K], gradients [Q, P, H, W, C] (None if P is 0).
+
+    adversarial [Q]: whether the image fulfils the goal; used [Q]: the mask that `reads` gave.
+    """
+
+    logits: Float[Array, "Q K"]
+    gradients: Any
+    adversarial: Bool[Array, " Q"]
+    used: Bool[Array, " Q"]
+
+
+class Attack:
+    """Base of all attacks; a subclass is a frozen `pytree` that overrides what it needs.
+
+    Written for one image, without a batch axis. `init` calls no model; loops that call the model
+    are state, one tick an iteration. Every image asked must lie in the box and, where an epsilon is
+    given, in the ball (an attack that asks elsewhere sets `asks_inside = False`, and the engine
+    then tests each image before it counts).
+    """
+
+    queries: ClassVar[int] = 1  # images asked per tick
+    pullbacks: ClassVar[int] = 1  # gradients asked per image (0: answers only)
+    restarts: Any = 1  # queue entries per image
+    norm: Any = "linf"
+    needs_epsilon: ClassVar[bool] = True
+    keep: ClassVar[str] = "first"
+    asks_inside: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """The attack's name; its hash is part of every random key."""
+        return type(self).__name__
+
+    @property
+    def geometry(self) -> Norm:
+        """The norm in which distances and epsilon are measured."""
+        return get_norm(self.norm)
+
+    @property
+    def ticks(self) -> int:
+        """The most ticks that one run on one image can take."""
+        raise NotImplementedError
+
+    def init(self, problem: Problem, key: Array) -> State:
+        """The state before the first tick. Calls no model."""
+        raise NotImplementedError
+
+    def ask(self, problem: Problem, state: State) -> Float[Array, "Q ..."]:
+        """The images [queries, H, W, C] to send through the model."""
+        raise NotImplementedError
+
+    def reads(self, problem: Problem, state: State) -> Reads:
+        """What this tick needs of the model; default: every answer and every gradient."""
+        every = jnp.ones(self.queries, bool)
+        return Reads(every, every & (self.pullbacks > 0))
+
+    def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
+        """The loss that the attack maximises, and by which `keep="loss"` chooses."""
+        return -goal.margin(logits)
+
+    def cotangents(
+        self, problem: Problem, state: State, logits: Float[Array, "Q K"]
+    ) -> Float[Array, "Q P K"]:
+        """The vectors to pull back, [queries, pullbacks, K]; default: the loss's gradient."""
+        gradient = jax.vmap(jax.grad(lambda z: self.objective(problem.goal, z)))(logits)
+        return gradient[:, None]
+
+    def tell(self, problem: Problem, state: State, answer: Answer) -> State:
+        """The state after the answers."""
+        raise NotImplementedError
+
+    def done(self, problem: Problem, state: State) -> Bool[Array, ""]:
+        """Whether nothing more is to be asked."""
+        raise NotImplementedError
+
+
+def inner_radius(norm: str, epsilon: Any, bounds: tuple[float, float]) -> np.ndarray:
+    """The float32 radius that attacks are given for the epsilon [...] that a user states.
+
+    Smaller by a hair (a millionth, and one rounding error of the box's scale): so no image leaves
+    the stated ball when its distance is recomputed in float64.
+    """
+    radius = np.asarray(epsilon, np.float64)
+    if norm != "l0":
+        radius = radius * (1 - 1e-6) - max(abs(b) for b in bounds) * 2.0**-23
+    return np.maximum(radius, 0).astype(np.float32)
+
+
+def attack_key(attack: Attack, key: Array, example: Any, rank: Any) -> Array:
+    """The random key of one image's run: a function of seed, example id, rank and attack alone."""
+    key = jax.random.fold_in(jax.random.fold_in(key, example), rank)
+    return jax.random.fold_in(key, zlib.crc32(attack.name.encode()))

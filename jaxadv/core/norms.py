@@ -1,0 +1,217 @@
+"""Norms: distance, projection onto ball and box together, steepest ascent, random points.
+
+All functions take one image. None sorts: a threshold is found by a fixed number of bisections,
+which on a CPU costs a thirtieth of a sort and a cumulative sum. `radius` is in the norm's own unit
+(L0 counts array entries, not pixels), `lower` and `upper` are the box; the centre lies inside it.
+"""
+
+from typing import ClassVar, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+Image = Float[Array, "..."]
+
+
+class Norm(Protocol):
+    """What the four norms offer."""
+
+    name: ClassVar[str]
+    order: ClassVar[float]
+
+    def distance(self, delta: Image) -> Float[Array, ""]:
+        """The length of `delta`."""
+        ...
+
+    def project(self, image: Image, centre: Image, radius, lower, upper) -> Image:
+        """The point of ball and box together that is nearest to `image` (Euclidean)."""
+        ...
+
+    def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
+        """The direction of unit length that raises the loss most; what cannot move is left out.
+
+        share: the share of the entries that a step of L1 or L0 moves (Linf and L2: all).
+        """
+        ...
+
+    def random(self, key: Array, centre: Image, radius, lower, upper) -> Image:
+        """A point drawn uniformly from the ball (L0: random entries, uniform values)."""
+        ...
+
+
+def largest(values: Image, count) -> Bool[Array, "..."]:
+    """Mask of the `count` largest of non-negative `values`; of equal ones the first.
+
+    31 bisections on the bit patterns, which order non-negative floats as the floats themselves.
+    """
+    bits = lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
+    count = jnp.asarray(count, jnp.int32)
+
+    def halve(_, interval):
+        low, high = interval  # more than count entries exceed low, at most count exceed high
+        middle = low + (high - low) // 2
+        many = (bits > middle).sum() > count
+        return jnp.where(many, middle, low), jnp.where(many, high, middle)
+
+    start = (jnp.int32(-1), jnp.int32(np.float32(np.inf).view(np.int32)))
+    _, threshold = lax.fori_loop(0, 32, halve, start)
+    above = bits > threshold
+    tied = (bits == threshold).ravel()
+    spare = count - above.sum()
+    first = (lax.associative_scan(jnp.add, tied.astype(jnp.int32)) <= spare) & tied
+    return above | first.reshape(values.shape)
+
+
+def _room(gradient: Image, image: Image, lower, upper) -> Image:
+    """The gradient where the box still lets the image follow it, else 0."""
+    stuck = ((gradient > 0) & (image >= upper)) | ((gradient < 0) & (image <= lower))
+    return jnp.where(stuck, 0.0, gradient)
+
+
+class Linf:
+    """max |delta|"""
+
+    name, order = "linf", np.inf
+
+    def distance(self, delta: Image) -> Float[Array, ""]:
+        return jnp.abs(delta).max()
+
+    def project(self, image: Image, centre: Image, radius, lower, upper) -> Image:
+        return jnp.clip(
+            image, jnp.maximum(centre - radius, lower), jnp.minimum(centre + radius, upper)
+        )
+
+    def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
+        return jnp.sign(gradient)
+
+    def random(self, key: Array, centre: Image, radius, lower, upper) -> Image:
+        noise = jax.random.uniform(key, centre.shape, centre.dtype, -1.0, 1.0)
+        return centre + radius * noise
+
+
+class L2:
+    """sqrt(sum delta^2)"""
+
+    name, order = "l2", 2.0
+
+    def distance(self, delta: Image) -> Float[Array, ""]:
+        return jnp.sqrt(jnp.square(delta).sum())
+
+    def project(self, image: Image, centre: Image, radius, lower, upper) -> Image:
+        # The solution is clip(centre + s * delta), s in [0, 1], on the sphere. s grows while
+        # entries are fixed at the box and the rest is rescaled to what of the radius is left:
+        # every iterate is inside the ball, and few are needed until nothing more is fixed.
+        delta = image - centre
+        room = jnp.square(jnp.clip(jnp.where(delta > 0, upper - centre, centre - lower), 0, None))
+        square = jnp.square(delta)
+
+        def fix(_, s2):
+            free = s2 * square < room
+            left = jnp.square(radius) - jnp.where(free, 0.0, room).sum()
+            total = jnp.where(free, square, 0.0).sum()
+            grown = jnp.clip(left, 0, None) / jnp.maximum(total, 1e-30)
+            return jnp.clip(jnp.maximum(grown, s2), 0.0, 1.0)
+
+        whole = jnp.maximum(square.sum(), 1e-30)
+        s2 = lax.fori_loop(0, 10, fix, jnp.minimum(jnp.square(radius) / whole, 1.0))
+        return jnp.clip(centre + jnp.sqrt(s2) * delta, lower, upper)
+
+    def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
+        # Scaled first: the square of a float32 gradient of 1e-20 would be 0.
+        gradient = gradient / jnp.maximum(jnp.abs(gradient).max(), 1e-37)
+        return gradient / jnp.maximum(self.distance(gradient), 1e-12)
+
+    def random(self, key: Array, centre: Image, radius, lower, upper) -> Image:
+        direction, length = jax.random.split(key)
+        noise = jax.random.normal(direction, centre.shape, centre.dtype)
+        scale = jax.random.uniform(length) ** (1 / centre.size) / self.distance(noise)
+        return centre + radius * scale * noise
+
+
+class L1:
+    """sum |delta|"""
+
+    name, order = "l1", 1.0
+
+    def distance(self, delta: Image) -> Float[Array, ""]:
+        return jnp.abs(delta).sum()
+
+    def project(self, image: Image, centre: Image, radius, lower, upper) -> Image:
+        # Soft thresholding, cut at the box: |delta| -> min(max(|delta| - t, 0), room).
+        delta = image - centre
+        size = jnp.abs(delta)
+        room = jnp.clip(jnp.where(delta > 0, upper - centre, centre - lower), 0, None)
+
+        def shrink(threshold):
+            return jnp.minimum(jnp.maximum(size - threshold, 0.0), room)
+
+        def halve(_, interval):
+            low, high = interval
+            middle = (low + high) / 2
+            inside = shrink(middle).sum() <= radius
+            return jnp.where(inside, low, middle), jnp.where(inside, middle, high)
+
+        outside = shrink(0.0).sum() > radius
+        _, threshold = lax.fori_loop(0, 30, halve, (jnp.float32(0.0), size.max()))
+        kept = shrink(jnp.where(outside, threshold, 0.0))
+        return jnp.clip(centre + jnp.sign(delta) * kept, lower, upper)
+
+    def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
+        gradient = _room(gradient, image, lower, upper)
+        count = jnp.maximum(jnp.ceil(share * gradient.size), 1)
+        chosen = jnp.sign(gradient) * largest(jnp.abs(gradient), count)
+        return chosen / jnp.maximum(jnp.abs(chosen).sum(), 1.0)
+
+    def random(self, key: Array, centre: Image, radius, lower, upper) -> Image:
+        sizes, signs, slack = jax.random.split(key, 3)
+        size = jax.random.exponential(sizes, centre.shape, centre.dtype)
+        sign = jax.random.rademacher(signs, centre.shape, centre.dtype)
+        return centre + radius * sign * size / (size.sum() + jax.random.exponential(slack))
+
+
+class L0:
+    """The number of array entries that differ."""
+
+    name, order = "l0", 0.0
+
+    def distance(self, delta: Image) -> Float[Array, ""]:
+        return (delta != 0).sum().astype(jnp.float32)
+
+    def project(self, image: Image, centre: Image, radius, lower, upper) -> Image:
+        # Keep the entries whose change saves the most squared distance.
+        inside = jnp.clip(image, lower, upper)
+        saved = jnp.square(image - centre) - jnp.square(image - inside)
+        return jnp.where(largest(saved, jnp.floor(radius)), inside, centre)
+
+    def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
+        gradient = _room(gradient, image, lower, upper)
+        count = jnp.maximum(jnp.ceil(share * gradient.size), 1)
+        return jnp.sign(gradient) * largest(jnp.abs(gradient), count) * (upper - lower)
+
+    def random(self, key: Array, centre: Image, radius, lower, upper) -> Image:
+        places, values = jax.random.split(key)
+        chosen = largest(jax.random.uniform(places, centre.shape), jnp.floor(radius))
+        noise = jax.random.uniform(values, centre.shape, centre.dtype)
+        return jnp.where(chosen, lower + noise * (upper - lower), centre)
+
+
+NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2(), L1(), L0())}
+
+
+def get_norm(norm: str) -> Norm:
+    """The norm of that name: "linf", "l2", "l1" or "l0"."""
+    if norm not in NORMS:
+        raise ValueError(f"norm={norm!r} is not known: pass one of {sorted(NORMS)}")
+    return NORMS[norm]
+
+
+def distance64(norm: str, images: np.ndarray, originals: np.ndarray) -> np.ndarray:
+    """Distances [N] in float64 of images [N, ...] from their originals."""
+    delta = np.abs(images.astype(np.float64) - originals.astype(np.float64))
+    delta = delta.reshape(len(delta), -1)
+    if norm == "l0":
+        return (delta != 0).sum(1).astype(np.float64)
+    return np.linalg.norm(delta, get_norm(norm).order, axis=1)

@@ -1,0 +1,59 @@
+"""Frozen dataclasses that are pytrees: the form of every attack, goal, model and problem."""
+
+import dataclasses
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import numpy as np
+
+T = TypeVar("T")
+
+
+def static(default: Any = dataclasses.MISSING) -> Any:
+    """A field that is part of the program (compared by value), not of its input."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+def _settle_floats(self: Any) -> None:
+    # A Python number would be weakly typed: another dtype, hence another compilation.
+    for field in dataclasses.fields(self):
+        value = getattr(self, field.name)
+        if not field.metadata.get("static") and type(value) in (float, int):
+            object.__setattr__(self, field.name, np.float32(value))
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
+def pytree(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen dataclass and register it as a pytree.
+
+    Fields are leaves; those made with `static()` belong to the tree's structure and must be
+    hashable. Python numbers in leaves become float32 on construction. (flax.struct offers the same,
+    but importing flax takes longer than all of jaxadv.)
+    """
+    check = cls.__dict__.get("__post_init__")
+
+    def __post_init__(self: Any) -> None:
+        _settle_floats(self)
+        if check is not None:
+            check(self)
+
+    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    meta = [f.name for f in fields if f.metadata.get("static")]
+    data = [f.name for f in fields if f.name not in meta]
+    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
+
+
+def take(tree: T, index: Any) -> T:
+    """Rows `index` of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def where(mask: jax.Array, new: T, old: T) -> T:
+    """Leaf by leaf `new` where `mask` [N] holds, else `old` (leading axis N)."""
+
+    def pick(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jax.numpy.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b)
+
+    return jax.tree.map(pick, new, old)

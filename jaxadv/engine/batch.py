@@ -1,0 +1,145 @@
+"""The plain driver: every image keeps its lane until the last one is done. Pure.
+
+It is the reference that the tests hold the lanes against, and the bare driver for adversarial
+training: `perturb` can stand under jit, vmap, pmap, shard_map and inside scans.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxadv.core.attack import KEEPS, Attack, inner_radius
+from jaxadv.core.goals import Goal
+from jaxadv.core.model import Model
+from jaxadv.engine.cure import cured
+from jaxadv.engine.table import Gathered, Table
+from jaxadv.engine.tick import tick
+
+
+def on_cpu() -> bool:
+    """Whether what is traced now will run on a CPU."""
+    default = jax.config.jax_default_device  # type: ignore[attr-defined]
+    platform = default if isinstance(default, str) else getattr(default, "platform", None)
+    return (platform or jax.default_backend()) == "cpu"
+
+
+def drive_batch(
+    attack: Attack,
+    model: Model,
+    table: Table,
+    key: Array,
+    *,
+    keep: str,
+    limit: int | None = None,
+    cure: bool | None = None,
+) -> Gathered:
+    """Run every row of the table at once, rank after rank. Pure; rows are the batch's axis.
+
+    limit: the most ticks per entry; cure: rewrite for the CPU (default: where the CPU is used).
+    """
+    rows = jnp.arange(table.source.shape[0])
+    limit = attack.ticks if limit is None else min(limit, attack.ticks)
+    step = tick_function(attack, model, keep, cure)
+
+    def one_rank(rank: Any, gathered: Gathered) -> Gathered:
+        ranks = jnp.full(rows.shape, rank, jnp.int32)
+        lanes = jax.vmap(lambda row, r: table.lane(attack, model.bounds, key, row, r))(rows, ranks)
+        wanted = table.active
+        if keep == "first":
+            wanted &= ~gathered.best.tier
+
+        def go_on(carry: Any) -> Any:
+            return (carry[0] < limit) & (wanted & ~carry[1].finished).any()
+
+        def body(carry: Any) -> Any:
+            count, lanes = carry
+            return count + 1, step(lanes, wanted & ~lanes.finished)
+
+        _, lanes = lax.while_loop(go_on, body, (jnp.int32(0), lanes))
+        return gathered.settle(lanes, rows, ranks, wanted)
+
+    gathered = Gathered.empty(table, attack.restarts)
+    if attack.restarts == 1:
+        return one_rank(0, gathered)
+    return lax.fori_loop(0, attack.restarts, one_rank, gathered)
+
+
+def tick_function(attack: Attack, model: Model, keep: str, cure: bool | None) -> Any:
+    """(lanes, live) -> lanes, cured where it runs on a CPU."""
+    cure = on_cpu() if cure is None else cure
+
+    def step(attack: Attack, model: Model, lanes: Any, live: Any) -> Any:
+        return tick(attack, model, lanes, live, keep=keep)
+
+    return lambda lanes, live: (cured(step) if cure else step)(attack, model, lanes, live)
+
+
+def perturb(
+    attack: Attack,
+    model: Model,
+    images: Float[Array, "N ..."],
+    goal: Goal,
+    epsilon: Any = None,
+    *,
+    key: Array,
+    keep: str = "loss",
+    ids: Any = None,
+) -> Float[Array, "N ..."]:
+    """The attacked images [N, H, W, C], and nothing else: for training loops, under any transform.
+
+    images: [N, H, W, C] float32 within `model.bounds`; epsilon: scalar or [N], in the attack's norm
+    and the images' scale (None: infinite); keep: "loss" (of all steps the image of highest loss),
+    "last", "first" or "distance"; ids: integers [N] that name the images in the random keys
+    (default 0 to N - 1). Pure; nothing is verified or validated. With "loss" a PGD of n steps costs
+    n backward and n + 1 forward passes (with "first" and "distance" one more, for the clean image).
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> images, goal = jnp.full((3, 2, 2, 1), 0.5), ja.Untargeted(jnp.arange(3))
+    >>> attack = ja.PGD(steps=7, step_size=0.25)
+    >>> ja.perturb(attack, model, images, goal, 0.1, key=jax.random.key(0)).shape
+    (3, 2, 2, 1)
+    """
+    if keep not in KEEPS:
+        raise ValueError(f"keep={keep!r}: pass one of {KEEPS}")
+    table = make_table(attack, model, images, goal, epsilon, ids, keep=keep)
+    return drive_batch(attack, model, table, key, keep=keep).best.image
+
+
+def make_table(
+    attack: Attack,
+    model: Model,
+    images: Any,
+    goal: Goal,
+    epsilon: Any,
+    ids: Any = None,
+    *,
+    keep: str = "first",
+) -> Table:
+    """One row an image, with the model's answers to the clean images (one forward pass). Pure."""
+    count = images.shape[0]
+    if epsilon is None:
+        radius = jnp.full(count, jnp.inf, jnp.float32)
+    elif isinstance(epsilon, jax.Array):
+        shrunk = epsilon.astype(jnp.float32) * (1 - 1e-6) - max(map(abs, model.bounds)) * 2.0**-23
+        radius = epsilon if attack.norm == "l0" else jnp.maximum(shrunk, 0)
+    else:
+        radius = jnp.asarray(inner_radius(attack.norm, epsilon, model.bounds))
+    forward = cured(lambda m, x: m(x)) if on_cpu() else lambda m, x: m(x)
+    logits = forward(model, images)
+    goal = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.int32), goal)
+    margin = jax.vmap(lambda g, z: g.margin(z))(goal, logits)
+    return Table(
+        images=images,
+        clean_logits=logits,
+        source=jnp.arange(count),
+        goal=goal,
+        epsilon=jnp.broadcast_to(radius, (count,)).astype(jnp.float32),
+        ids=jnp.arange(count) if ids is None else jnp.asarray(ids),
+        active=~(margin < 0) if keep in ("first", "distance") else jnp.ones(count, bool),
+    )
+
+

@@ -1,0 +1,185 @@
+"""Continuous batching: a fixed number of lanes; one that is done takes the next entry. Pure.
+
+The outer loop settles finished lanes and loads new entries, a few at a time; the inner loop ticks
+until some lane is finished. Everything is one compiled program, which returns after a given number
+of ticks so that its caller can look in, and goes on where it was.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int
+
+from jaxadv.core.attack import Attack
+from jaxadv.core.model import Model
+from jaxadv.core.pytree import take
+from jaxadv.engine.batch import tick_function
+from jaxadv.engine.table import Gathered, Table
+from jaxadv.engine.tick import Lane
+
+WINDOW = 1024  # entries of the queue that are looked through at once
+
+
+class Flight(NamedTuple):
+    """All that is under way: lanes [L] and the entry in each (R * M: none), the head of the queue,
+    what is gathered, each lane's ticks, and the ticks of the whole fleet."""
+
+    lanes: Lane
+    entry: Any
+    age: Any
+    head: Any
+    gathered: Gathered
+    ticks: Any
+
+
+def _first(mask: Bool[Array, " N"], count: int) -> Int[Array, " count"]:
+    """The places of the first `count` true entries (N where there are fewer)."""
+    return jnp.searchsorted(jnp.cumsum(mask), jnp.arange(1, count + 1), method="compare_all")
+
+
+def take_off(attack: Attack, model: Model, table: Table, key: Array, width: int) -> Flight:
+    """A flight of `width` empty lanes, all of which ask for an entry."""
+    rows = jnp.zeros(width, jnp.int32)
+    lanes = jax.vmap(lambda row: table.lane(attack, model.bounds, key, row, jnp.int32(0)))(rows)
+    empty = jnp.full(width, table.source.shape[0] * attack.restarts, jnp.int32)
+    gathered = Gathered.empty(table, attack.restarts)
+    lanes = lanes._replace(finished=jnp.ones(width, bool))
+    return Flight(lanes, empty, rows, jnp.int32(0), gathered, jnp.int32(0))
+
+
+def _turn_over(attack: Attack, model: Model, table: Table, key: Array, keep: str, flight: Flight) -> Flight:
+    """Settle up to an eighth of the lanes, those finished first, and load their next entries."""
+    rows = table.source.shape[0]
+    entries, width = rows * attack.restarts, flight.entry.shape[0]
+    several = max(1, width // 8)
+    lanes, entry, gathered = flight.lanes, flight.entry, flight.gathered
+
+    if attack.restarts > 1 and keep == "first":  # a lower rank has succeeded meanwhile
+        dropped = (entry < entries) & (entry // rows > gathered.success_rank(entry % rows))
+        entry = jnp.where(dropped, entries, entry)
+        lanes = lanes._replace(finished=lanes.finished | dropped)
+
+    slot = _first(lanes.finished, several)
+    occupied = slot < width
+    settling = jnp.where(occupied, entry.at[slot].get(mode="fill", fill_value=entries), entries)
+    row, rank = settling % rows, settling // rows
+    if attack.restarts > 1:  # two ranks of one row: the second waits for the next turn
+        earlier = (row[:, None] == row[None]) & (settling < entries)[None] & (settling < entries)[:, None]
+        waits = jnp.tril(earlier, -1).any(1)
+        occupied, settling = occupied & ~waits, jnp.where(waits, entries, settling)
+    gathered = gathered.settle(take(lanes, jnp.minimum(slot, width - 1)), row, rank, settling < entries)
+
+    ahead = flight.head + jnp.arange(min(WINDOW, entries))
+    wanted = (ahead < entries) & table.active[ahead % rows]
+    if attack.restarts > 1 and keep == "first":
+        wanted &= ahead // rows <= gathered.success_rank(ahead % rows)
+    free = jnp.cumsum(occupied) - 1  # the how-manieth free lane this is
+    places = _first(wanted, several)
+    chosen = jnp.where(occupied, places.at[free].get(mode="clip"), ahead.shape[0])
+    loaded = occupied & (chosen < ahead.shape[0])
+    needed, found = occupied.sum(), jnp.minimum(wanted.sum(), several)
+    last = places[jnp.maximum(needed - 1, 0)]
+    head = flight.head + jnp.where(needed == 0, 0, jnp.where(needed <= found, last + 1, ahead.shape[0]))
+    head = jnp.minimum(head, entries)
+
+    fresh = jnp.where(loaded, flight.head + chosen, 0)
+    started = jax.vmap(lambda r, k: table.lane(attack, model.bounds, key, r, k))(
+        fresh % rows, fresh // rows
+    )
+    into = jnp.where(loaded, slot, width)
+    lanes = jax.tree.map(lambda old, new: old.at[into].set(new, mode="drop"), lanes, started)
+    emptied = jnp.where(occupied, slot, width)
+    entry = entry.at[emptied].set(jnp.where(loaded, fresh, entries), mode="drop")
+    idle = (entry >= entries) & (head >= entries)
+    return Flight(
+        lanes=lanes._replace(finished=lanes.finished & ~idle),
+        entry=entry,
+        age=flight.age.at[emptied].set(0, mode="drop"),
+        head=head,
+        gathered=gathered,
+        ticks=flight.ticks,
+    )
+
+
+def live(flight: Flight) -> Bool[Array, " L"]:
+    """Which lanes hold an entry."""
+    return flight.entry < flight.gathered.ended.shape[0]
+
+
+def fly(
+    attack: Attack,
+    model: Model,
+    table: Table,
+    key: Array,
+    flight: Flight,
+    *,
+    keep: str,
+    until: Any,
+    limit: Any,
+    halve: bool = False,
+    cure: bool | None = None,
+) -> Flight:
+    """Go on until the queue is empty and the lanes are, or for `until` ticks. Pure.
+
+    limit: the most ticks that one entry may take; halve: also return once the queue is dry and half
+    of the lanes are idle, so that the caller can go on with fewer.
+    """
+    step = tick_function(attack, model, keep, cure)
+    width = flight.entry.shape[0]
+    stop = flight.ticks + until
+
+    def inner(state: Any) -> Any:
+        lanes, age, ticks, alive = state
+        age = age + 1
+        lanes = step(lanes, alive)
+        finished = alive & (lanes.finished | (age >= limit))
+        return lanes._replace(finished=finished), age, ticks + 1, alive
+
+    def outer(flight: Flight) -> Flight:
+        flight = _turn_over(attack, model, table, key, keep, flight)
+        alive = live(flight)
+        lanes, age, ticks, _ = lax.while_loop(
+            lambda s: (s[2] < stop) & alive.any() & ~s[0].finished.any(),
+            inner,
+            (flight.lanes, flight.age, flight.ticks, alive),
+        )
+        return flight._replace(lanes=lanes, age=age, ticks=ticks)
+
+    def go_on(flight: Flight) -> Any:
+        busy = live(flight).any() | flight.lanes.finished.any()
+        if halve:
+            dry = flight.head >= flight.gathered.ended.shape[0]
+            busy &= ~(dry & (live(flight).sum() <= width // 2) & ~flight.lanes.finished.any())
+        return busy & ((flight.ticks < stop) | flight.lanes.finished.any())
+
+    return lax.while_loop(go_on, outer, flight)
+
+
+def narrow(flight: Flight, width: int) -> Flight:
+    """The same flight in `width` lanes; at most that many may be live."""
+    order = jnp.argsort(~live(flight), stable=True)[:width]
+    return flight._replace(
+        lanes=take(flight.lanes, order), entry=flight.entry[order], age=flight.age[order]
+    )
+
+
+def drive_lanes(
+    attack: Attack,
+    model: Model,
+    table: Table,
+    key: Array,
+    *,
+    keep: str,
+    lanes: int,
+    limit: int | None = None,
+    cure: bool | None = None,
+) -> Gathered:
+    """The whole table through `lanes` lanes, in one call. Pure, as `drive_batch` is."""
+    limit = attack.ticks if limit is None else min(limit, attack.ticks)
+    flight = take_off(attack, model, table, key, lanes)
+    forever = jnp.iinfo(jnp.int32).max
+    return fly(
+        attack, model, table, key, flight, keep=keep, until=forever, limit=limit, cure=cure
+    ).gathered

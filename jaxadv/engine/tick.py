@@ -1,0 +1,140 @@
+"""One tick of a fleet: ask, one forward pass, at most one backward pass, judge, count, tell."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from jaxadv.core.attack import Answer, Attack, Problem
+from jaxadv.core.model import Model
+from jaxadv.core.pytree import where
+
+
+class Best(NamedTuple):
+    """The image that is kept of all that were asked.
+
+    tier: whether it is adversarial where that comes first (keep "first" and "distance"); value:
+    what decides within the tier, the smaller the better; adversarial, margin: of this image.
+    """
+
+    image: Any
+    tier: Any
+    value: Any
+    adversarial: Any
+    margin: Any
+
+
+class Counts(NamedTuple):
+    """forward, backward: what a sequential run pays; queries: answers read; computed: hardware."""
+
+    forward: Any
+    backward: Any
+    queries: Any
+    computed: Any
+
+
+class Lane(NamedTuple):
+    """One image in flight; in a fleet every leaf has a leading axis."""
+
+    problem: Problem
+    state: Any
+    best: Best
+    counts: Counts
+    nonfinite: Any
+    finished: Any
+
+
+def launch(attack: Attack, problem: Problem, key: Array, clean_margin: Array) -> Lane:
+    """A lane before its first tick (one image; vmap for a fleet)."""
+    zero = jnp.int32(0)
+    best = Best(problem.image, jnp.bool_(False), jnp.float32(jnp.inf), clean_margin < 0, clean_margin)
+    state = attack.init(problem, key)
+    return Lane(problem, state, best, Counts(zero, zero, zero, zero), jnp.bool_(False), jnp.bool_(False))
+
+
+def better(new: Best, old: Best) -> Bool[Array, "..."]:
+    """Whether `new` is to replace `old`: the higher tier, then the smaller value."""
+    return (new.tier & ~old.tier) | ((new.tier == old.tier) & (new.value < old.value))
+
+
+def _judge(attack: Attack, keep: str, problem: Problem, images: Any, logits: Any, read: Any) -> Best:
+    """The best of one image's queries [Q] of this tick, and `adversarial` for all of them."""
+    margin = jax.vmap(problem.goal.margin)(logits)
+    adversarial = (margin < 0) & read
+    if not attack.asks_inside:
+        adversarial &= jax.vmap(lambda image: _inside(attack, problem, image))(images)
+    if keep == "first":
+        tier, value = adversarial, jnp.where(adversarial, 0.0, margin)
+    elif keep == "distance":
+        distance = jax.vmap(lambda image: attack.geometry.distance(image - problem.image))(images)
+        tier, value = adversarial, jnp.where(adversarial, distance, margin)
+    elif keep == "loss":
+        loss = jax.vmap(lambda z: attack.objective(problem.goal, z))(logits)
+        tier, value = jnp.zeros_like(adversarial), -loss
+    else:
+        tier, value = jnp.zeros_like(adversarial), jnp.zeros_like(margin)
+    value = jnp.where(read & ~jnp.isnan(value), value, jnp.inf).astype(jnp.float32)
+    return Best(images, tier, value, adversarial, margin)
+
+
+def _inside(attack: Attack, problem: Problem, image: Any) -> Bool[Array, ""]:
+    near = attack.geometry.distance(image - problem.image) <= problem.epsilon
+    return near & (image >= problem.lower).all() & (image <= problem.upper).all()
+
+
+def _best_of(asked: Best) -> Best:
+    if asked.value.shape[0] == 1:
+        return jax.tree.map(lambda leaf: leaf[0], asked)
+    choice = jnp.argmin(jnp.where(asked.tier == asked.tier.any(), asked.value, jnp.inf))
+    return jax.tree.map(lambda leaf: leaf[choice], asked)
+
+
+def tick(attack: Attack, model: Model, lanes: Lane, live: Bool[Array, " L"], *, keep: str) -> Lane:
+    """The fleet after one tick; lanes that are not `live` keep their results and counts."""
+    problem, state = lanes.problem, lanes.state
+    reads = jax.vmap(attack.reads)(problem, state)
+    images = jax.vmap(attack.ask)(problem, state)
+    flat = images.reshape(-1, *images.shape[2:])
+    if attack.pullbacks:
+        logits, pull_back = jax.vjp(model, flat)
+    else:
+        logits, pull_back = model(flat), None
+    logits = logits.reshape(*images.shape[:2], -1)
+
+    asked = jax.vmap(lambda p, x, z, r: _judge(attack, keep, p, x, z, r))(
+        problem, images, logits, reads.answers
+    )
+    found = jax.vmap(_best_of)(asked)
+    replace = live & (better(found, lanes.best) if keep != "last" else True)
+    best = where(replace, found, lanes.best)
+    stop = best.tier if keep == "first" else jnp.zeros_like(live)
+
+    wanted = reads.gradients & (live & ~stop)[:, None]
+    sick = ~jnp.isfinite(logits).all((1, 2))
+    gradients = None
+    if pull_back is not None:
+        cotangents = jax.vmap(attack.cotangents)(problem, state, logits)
+        cotangents = cotangents.reshape(-1, *cotangents.shape[2:]).swapaxes(0, 1)
+        gradients = jax.lax.cond(
+            wanted.any(),
+            lambda: jnp.stack([pull_back(c)[0] for c in cotangents], 1),
+            lambda: jnp.zeros((flat.shape[0], attack.pullbacks, *flat.shape[1:]), flat.dtype),
+        )
+        gradients = gradients.reshape(*images.shape[:2], *gradients.shape[1:])
+        broken = ~jnp.isfinite(gradients).all(tuple(range(1, gradients.ndim)))
+        gradients = where(broken, jnp.zeros_like(gradients), gradients)
+        sick |= broken & wanted.any(1)
+
+    answer = Answer(logits, gradients, asked.adversarial, reads.answers)
+    told = jax.vmap(attack.tell)(problem, state, answer)
+    done = jax.vmap(attack.done)(problem, told)
+    read = reads.answers.sum(1, dtype=jnp.int32)
+    counts = Counts(
+        lanes.counts.forward + live * read,
+        lanes.counts.backward + attack.pullbacks * wanted.sum(1, dtype=jnp.int32),
+        lanes.counts.queries + live * read,
+        lanes.counts.computed + live * attack.queries,
+    )
+    finished = lanes.finished | (live & (done | stop))
+    return Lane(problem, told, best, counts, lanes.nonfinite | (live & sick), finished)
