@@ -1,0 +1,26 @@
+"""The attacks: one file per algorithm or family."""
+
+from jaxadv.attacks.fgsm import FGM, FGSM
+from jaxadv.attacks.mifgsm import MIFGSM
+from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
+from jaxadv.attacks.noise import GaussianNoise, UniformNoise
+from jaxadv.attacks.pgd import BIM, PGD
+from jaxadv.core.attack import Attack
+
+ATTACKS: dict[str, type[Attack]] = {
+    attack.__name__: attack
+    for attack in (BIM, FGM, FGSM, GaussianNoise, MIFGSM, MinimalEpsilon, PGD, UniformNoise)
+}
+
+
+def list_attacks() -> list[str]:
+    """The names of all attacks.
+
+    >>> import jaxadv as ja
+    >>> "PGD" in ja.list_attacks()
+    True
+    """
+    return sorted(ATTACKS)
+
+
+__all__ = [*ATTACKS, "ATTACKS", "list_attacks"]

@@ -1,0 +1,120 @@
+"""Cores, devices, and how many lanes fit."""
+
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from jaxadv.core.model import Model
+
+
+def cpu_cores() -> int:
+    """The processor cores that this process may use: affinity, cut by the cgroup's quota."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        cores = os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.exists():
+        allowed, period = quota.read_text().split()
+        if allowed != "max":
+            cores = min(cores, max(1, math.ceil(int(allowed) / int(period))))
+    return cores
+
+
+def use_cpu_cores(count: int | None = None) -> int:
+    """Make every CPU core a JAX device, so that `run` attacks on all of them; returns how many.
+
+    count: default the cores that this process may use, at most 8. To be called before JAX's first
+    computation; raises RuntimeError if a backend runs already with another number of devices.
+
+    >>> import jaxadv as ja
+    >>> ja.use_cpu_cores()  # doctest: +SKIP
+    2
+    """
+    count = min(8, cpu_cores()) if count is None else count
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:
+        running = jax.local_device_count("cpu")
+        if running != count:
+            raise RuntimeError(
+                f"JAX already runs with {running} CPU device(s), so it cannot be given {count}: "
+                "call jaxadv.use_cpu_cores() right after the imports, before any array is made, "
+                f"or set the environment variable JAX_NUM_CPU_DEVICES={count}"
+            ) from None
+    return count
+
+
+class IdleCoresWarning(UserWarning):
+    """Cores lie idle that `use_cpu_cores` would use."""
+
+
+def choose_devices(devices: Any) -> tuple[Any, ...]:
+    """The devices of a run: those given, else all local ones of the default backend."""
+    if devices is not None:
+        chosen = tuple(devices)
+        if not chosen:
+            raise ValueError("devices=[] is empty: pass jax.local_devices(), or None for all")
+        return chosen
+    chosen = tuple(jax.local_devices())
+    if len(chosen) == 1 and chosen[0].platform == "cpu" and cpu_cores() > 1:
+        warnings.warn(
+            f"one of {cpu_cores()} CPU cores is in use: call jaxadv.use_cpu_cores() right after "
+            "the imports to attack on all of them",
+            IdleCoresWarning,
+            stacklevel=4,
+        )
+    return chosen
+
+
+def _free_memory(device: Any) -> float:
+    """Bytes that a run may plan with on this device."""
+    statistics = device.memory_stats() if hasattr(device, "memory_stats") else None
+    if statistics and "bytes_limit" in statistics:
+        return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and limit.read_text().strip() != "max":
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        free = min(free, int(limit.read_text()) - used)
+    return max(free, 2**28) / jax.local_device_count()
+
+
+def _bytes_of(jaxpr: Any) -> int:
+    """All intermediate values of a jaxpr together: an upper bound of what a pass holds."""
+    if isinstance(jaxpr, ClosedJaxpr):
+        jaxpr = jaxpr.jaxpr
+    total = 0
+    for eqn in jaxpr.eqns:
+        inner = [v for v in jax.tree.leaves(eqn.params, is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr))
+                 if isinstance(v, ClosedJaxpr | Jaxpr)]  # fmt: skip
+        outputs = (v.aval for v in eqn.outvars if hasattr(v.aval, "shape"))
+        own = sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in outputs
+                  if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.extended))  # fmt: skip
+        total += max([own, *map(_bytes_of, inner)])
+    return total
+
+
+def choose_lanes(model: Model, queries: int, shape: tuple[int, ...], rows: int, device: Any) -> int:
+    """The default number of lanes per device: a power of two that depends on the number of rows,
+    the model and the memory, but not on the number of devices."""
+    image = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    on_cpu = device.platform == "cpu"
+    needed = 3 * queries * _bytes_of(jax.make_jaxpr(model)(image)) + 1  # forward, backward, lanes
+    fitting = _free_memory(device) / 4 / needed
+    wanted = min(128, rows / 8) if on_cpu else min(1024, rows)
+    lanes = 2 ** math.ceil(math.log2(max(wanted, 8)))
+    while lanes > max(fitting, 1):
+        lanes //= 2
+    return lanes
+
+
+def rows_in_memory(shape: tuple[int, ...], device: Any) -> int:
+    """How many rows (image, best image) a chunk on one device may hold."""
+    return max(1024, int(_free_memory(device) / 8 / (3 * 4 * math.prod(shape))))

@@ -1,0 +1,385 @@
+"""`run`: any attack on any number of images, on every device, verified."""
+
+import functools
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+from jaxtyping import Array
+
+from jaxadv.core.attack import Attack, inner_radius
+from jaxadv.core.goals import Goal
+from jaxadv.core.model import Model
+from jaxadv.core.pytree import take
+from jaxadv.core.result import Cost, Result, Status
+from jaxadv.engine import checks
+from jaxadv.engine.devices import choose_devices, choose_lanes, rows_in_memory
+from jaxadv.engine.lanes import fly, live, narrow, take_off
+from jaxadv.engine.table import Table
+from jaxadv.engine.verify import forward_sharded, margins, mesh_of, sharded, verify
+
+PIECE_SECONDS = 0.5  # how long a compiled program runs before the host looks in
+Progress = Callable[[int, int, int], None]  # rows done, rows in all, successes so far
+
+
+class Budget(NamedTuple):
+    """Where to stop; None is no limit.
+
+    steps: ticks (one forward and backward pass) per image and restart; passes: images sent forward
+    and gradients pulled back by the hardware in the whole run, idle lanes included; seconds: wall
+    time, compilation included. What was not finished has the status NOT_RUN, and is finished by
+    another run with its ids.
+    """
+
+    steps: int | None = None
+    passes: int | None = None
+    seconds: float | None = None
+
+
+def run(
+    attack: Attack,
+    model: Model,
+    images: Any,
+    goal: Goal,
+    epsilon: Any = None,
+    *,
+    key: Array,
+    keep: str | None = None,
+    ids: Any = None,
+    devices: Any = None,
+    lanes: int | None = None,
+    judge: Model | None = None,
+    start: Any = None,
+    budget: Budget | None = None,
+    halve: bool = False,
+    chunk: int | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Attack every image and verify every answer.
+
+    images: [N, H, W, C] floats within `model.bounds`; any array that can be sliced, also a
+    memory-mapped one. goal: `Untargeted(labels)` or `Targeted(labels, targets)`, integers [N].
+    epsilon: radius of the ball, one number or [N], in the attack's norm and the scale of the
+    images; None for minimum-norm attacks. key: a JAX random key.
+    keep: which of all images asked is returned: "first" (stop at the first success), "distance"
+    (the nearest adversarial one), "loss" (the highest loss, all steps), "last"; None: what the
+    attack is made for. ids: integers [N] that name the images in the random keys (default 0 to
+    N - 1): a part of the images with its ids gives what the whole run would give.
+    devices: default all local devices. lanes: images in flight per device (default: chosen by the
+    number of images and the memory; results are equal bit by bit between runs of equal lanes).
+    judge: another model that decides about success (transfer). start: [N, H, W, C] images to begin
+    from. budget: a `Budget`. halve: halve the lanes while the queue runs dry: fewer passes, but
+    equal bits no longer. chunk: images on the devices at a time (default: what fits the memory).
+    progress: called with (rows done, rows in all, successes).
+
+    The clean images cost one forward pass each (counted), verification one more (not counted).
+    An image that fulfils the goal from the start is a success at distance 0, and not attacked,
+    where `keep` is "first" or "distance". Ctrl-C ends the run and returns what is done; a second
+    one raises. Raises ValueError for arguments that cannot be meant so.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> images, goal = jnp.full((3, 2, 2, 1), 0.5), ja.Untargeted(jnp.arange(3))
+    >>> result = ja.run(ja.FGSM(), model, images, goal, epsilon=0.1, key=jax.random.key(0))
+    >>> result.success.all(), result.distance.max() <= 0.1
+    (np.True_, np.True_)
+    """
+    count = len(images)
+    return run_rows(
+        attack, model, images, goal, np.arange(count), epsilon, key=key, keep=keep,
+        ids=np.arange(count) if ids is None else ids, devices=devices, lanes=lanes, judge=judge,
+        start=start, budget=budget, halve=halve, chunk=chunk, progress=progress,
+    )  # fmt: skip
+
+
+def run_rows(
+    attack: Attack,
+    model: Model,
+    images: Any,
+    goal: Goal,
+    source: np.ndarray,
+    epsilon: Any,
+    *,
+    key: Array,
+    keep: str | None,
+    ids: Any,
+    devices: Any = None,
+    lanes: int | None = None,
+    judge: Model | None = None,
+    start: Any = None,
+    budget: Budget | None = None,
+    halve: bool = False,
+    chunk: int | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """As `run`, for M rows: row i attacks images[source[i]] at epsilon[i] (one queue for all).
+
+    `goal`, `ids` and `start` belong to the images; the result has leading axis M.
+    """
+    began = time.perf_counter()
+    keep = checks.check_keep(keep, attack)
+    budget = budget or Budget()
+    count, shape = len(images), tuple(images.shape[1:])
+    classes = checks.count_classes(model, shape)
+    goal = checks.check_goal(goal, count, classes)
+    checks.check_loss(attack, goal, classes)
+    epsilon = checks.check_epsilon(attack, epsilon, len(source), shape, model.bounds)
+    ids = np.asarray(ids)
+    if ids.shape != (count,) or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"ids has shape {ids.shape} and dtype {ids.dtype}: pass {count} integers")
+    chosen = choose_devices(devices)
+    rows = len(source)
+    if lanes is None:
+        lanes = choose_lanes(model, attack.queries, shape, rows, chosen[0])
+    if lanes < 1:
+        raise ValueError(f"lanes={lanes}: pass 1 or more")
+    if chunk is None:
+        chunk = rows_in_memory(shape, chosen[0]) * len(chosen) * count // max(rows, 1) + 1
+
+    outcome = _nothing(rows, shape, epsilon, ids[source])
+    spent = 0
+    with _interruptible() as interrupted:
+        for begin in range(0, count, chunk):
+            mine = np.flatnonzero((source >= begin) & (source < begin + chunk))
+            if len(mine) == 0 or interrupted():
+                continue
+            part = slice(begin, begin + chunk)
+            originals = checks.check_images(images[part], model.bounds)
+            first = None if start is None else checks.check_images(start[part], model.bounds, "start")
+            batch = _Batch(
+                originals, first, take(goal, part), ids[part], source[mine] - begin, epsilon[mine]
+            )
+            ticks = _fly_chunk(
+                attack, model, batch, key, keep, chosen, lanes, halve, budget, interrupted, began,
+                spent, outcome, mine, judge, progress,
+            )  # fmt: skip
+            spent += ticks
+    cost = Cost(lane_ticks=spent, seconds=time.perf_counter() - began)
+    return outcome._replace(cost=cost)
+
+
+class _Batch(NamedTuple):
+    images: np.ndarray
+    start: np.ndarray | None
+    goal: Goal
+    ids: np.ndarray
+    source: np.ndarray
+    epsilon: np.ndarray
+
+
+def _nothing(rows: int, shape: tuple[int, ...], epsilon: np.ndarray, ids: np.ndarray) -> Result:
+    def zeros(dtype: Any = np.int32) -> np.ndarray:
+        return np.zeros(rows, dtype)
+
+    return Result(
+        images=np.zeros((rows, *shape), np.float32), success=zeros(bool), distance=zeros(np.float64),
+        margin=np.full(rows, np.nan, np.float32), forward=zeros(), backward=zeros(),
+        queries=zeros(), computed=zeros(), status=zeros(np.int8), ids=ids, epsilon=epsilon,
+    )  # fmt: skip
+
+
+def _bucket(count: int, unit: int) -> int:
+    """At least `count`, a multiple of `unit` and one of few sizes: so few programs are compiled."""
+    units = max(1, math.ceil(count / unit))
+    step = 2 ** max(0, units.bit_length() - 3)
+    return unit * step * math.ceil(units / step)
+
+
+def _deal(values: np.ndarray, owner: np.ndarray, parts: int, size: int) -> np.ndarray:
+    """Values [N, ...] to [parts, size, ...]: each part its own, in order, padded with zeros."""
+    dealt = np.zeros((parts, size, *values.shape[1:]), values.dtype)
+    for part in range(parts):
+        own = values[owner == part]
+        dealt[part, : len(own)] = own
+    return dealt
+
+
+@functools.lru_cache
+def _programs(keep: str, halve: bool, devices: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Jitted (take off) and (fly on), on one device or on each of several.
+
+    Every array has a leading axis of devices. The flight is donated: it stays in place.
+    """
+    cure = devices[0].platform == "cpu"
+
+    def begin(attack: Attack, model: Model, table: Table, key: Array, width: int) -> Any:
+        flight = take_off(attack, model, take(table, 0), key, width)
+        return jax.tree.map(lambda leaf: leaf[None], flight)
+
+    def go_on(attack, model, table, key, flight, until, limit) -> Any:  # noqa: ANN001
+        flight = fly(
+            attack, model, take(table, 0), key, take(flight, 0),
+            keep=keep, until=until, limit=limit, halve=halve, cure=cure,
+        )  # fmt: skip
+        _, complete = flight.gathered.totals(keep)
+        found = flight.gathered.best.adversarial & complete
+        seen = (live(flight).sum(), flight.head < flight.gathered.ended.shape[0], complete, found)
+        return jax.tree.map(lambda leaf: leaf[None], (flight, seen))
+
+    if len(devices) == 1:
+        return jax.jit(begin, static_argnums=4), jax.jit(go_on, donate_argnums=4)
+    split, whole = PartitionSpec("devices"), PartitionSpec()
+    several = functools.partial(
+        jax.shard_map, mesh=mesh_of(devices), out_specs=split, check_vma=False
+    )
+
+    @functools.partial(jax.jit, static_argnums=4)
+    def begin_all(attack, model, table, key, width) -> Any:  # noqa: ANN001
+        each = several(lambda a, m, t, k: begin(a, m, t, k, width),
+                       in_specs=(whole, whole, split, whole))  # fmt: skip
+        return each(attack, model, table, key)
+
+    go_on_all = several(go_on, in_specs=(whole, whole, split, whole, split, whole, whole))
+    return begin_all, jax.jit(go_on_all, donate_argnums=4)
+
+
+@functools.lru_cache
+def _narrowing(width: int) -> Any:
+    return jax.jit(jax.vmap(lambda flight: narrow(flight, width)))
+
+
+def _fly_chunk(
+    attack: Attack, model: Model, batch: _Batch, key: Array, keep: str, devices: tuple[Any, ...],
+    width: int, halve: bool, budget: Budget, interrupted: Callable[[], bool], began: float,
+    spent: int, outcome: Result, mine: np.ndarray, judge: Model | None, progress: Progress | None,
+) -> int:  # fmt: skip
+    """Attack one chunk and write its verified rows into `outcome`; returns the lane ticks."""
+    parts = len(devices)
+    place = sharded(devices)
+    image_owner = np.arange(len(batch.images)) % parts
+    row_owner = batch.source % parts
+    per_image = _bucket(math.ceil(len(batch.images) / parts), width)
+    per_row = _bucket(int(np.bincount(row_owner, minlength=parts).max()), width)
+
+    def deal(values: Any, owner: np.ndarray, size: int) -> Any:
+        return jax.tree.map(
+            lambda leaf: jax.device_put(_deal(np.asarray(leaf), owner, parts, size), place), values
+        )
+
+    images = deal(batch.images, image_owner, per_image)
+    clean = forward_sharded(model, images, width, devices)
+    logits = np.asarray(clean).swapaxes(0, 1).reshape(-1, clean.shape[-1])[: len(batch.images)]
+    if interrupted():
+        return 0
+    checks.warn_about_logits(logits)
+    clean_margin = margins(batch.goal, logits)
+    active = np.ones(len(batch.source), bool)
+    if keep in ("first", "distance"):
+        active = ~(clean_margin[batch.source] < 0)
+    radius = inner_radius(attack.norm, batch.epsilon, model.bounds)
+    table = Table(
+        images=images,
+        clean_logits=clean,
+        source=deal((batch.source // parts).astype(np.int32), row_owner, per_row),
+        goal=deal(take(batch.goal, batch.source), row_owner, per_row),
+        epsilon=deal(radius, row_owner, per_row),
+        ids=deal(batch.ids[batch.source].astype(np.int32), row_owner, per_row),
+        active=deal(active, row_owner, per_row),
+        start=None if batch.start is None else deal(batch.start, image_owner, per_image),
+    )
+    begin, go_on = _programs(keep, halve, devices)
+    limit = attack.ticks if budget.steps is None else min(budget.steps, attack.ticks)
+    flight = begin(attack, model, table, key, width)
+    skipped = int((~active).sum())
+    ticks, lane_ticks, until, complete = 0, 0, 8, None
+    passes = attack.queries * (1 + attack.pullbacks) * parts
+    while True:
+        if budget.passes is not None:
+            left = budget.passes - (spent + lane_ticks) * attack.queries * (1 + attack.pullbacks)
+            until = min(until, left // (passes * width))
+        late = budget.seconds is not None and time.perf_counter() - began > budget.seconds
+        if until < 1 or late or interrupted():
+            break
+        tick = time.perf_counter()
+        flight, seen = go_on(attack, model, table, key, flight, jnp.int32(until), jnp.int32(limit))
+        alive, waiting, complete, found = jax.device_get(seen)
+        elapsed = time.perf_counter() - tick
+        before, ticks = ticks, int(np.asarray(flight.ticks).max())
+        lane_ticks += (ticks - before) * width * parts
+        # Only rows that are attacked are ever complete: neither padding nor clean successes are.
+        if progress is not None:
+            progress(int(complete.sum()) + skipped, len(batch.source), int(found.sum()) + skipped)
+        if not alive.any() and not waiting.any():
+            break
+        if halve and width > 1 and not waiting.any() and alive.max() <= width // 2:
+            width //= 2
+            flight = _narrowing(width)(flight)
+        until = int(np.clip(until * PIECE_SECONDS / max(elapsed, 1e-3), until / 4 + 1, until * 4))
+    _write(attack, model, batch, keep, devices, flight, active, clean_margin, row_owner, outcome,
+           mine, judge)  # fmt: skip
+    return lane_ticks
+
+
+def _write(
+    attack: Attack, model: Model, batch: _Batch, keep: str, devices: tuple[Any, ...], flight: Any,
+    active: np.ndarray, clean_margin: np.ndarray, row_owner: np.ndarray, outcome: Result,
+    mine: np.ndarray, judge: Model | None,
+) -> None:  # fmt: skip
+    """Verify the rows of a chunk that are complete, and write them into `outcome`."""
+    gathered = flight.gathered
+    counts, complete = jax.device_get(jax.jit(jax.vmap(lambda g: g.totals(keep)))(gathered))
+
+    def collect(dealt: Any) -> np.ndarray:
+        dealt = np.asarray(dealt)
+        out = np.zeros((len(batch.source), *dealt.shape[2:]), dealt.dtype)
+        for part in range(len(devices)):
+            own = np.flatnonzero(row_owner == part)
+            out[own] = dealt[part, : len(own)]
+        return out
+
+    originals = batch.images[batch.source]
+    goal = take(batch.goal, batch.source)
+    claimed = collect(gathered.best.adversarial)
+    images = np.where(_like(active, originals), collect(gathered.best.image), originals)
+    status, distance, margin = verify(
+        model if judge is None else judge, attack.norm, images, originals, goal, batch.epsilon, devices
+    )
+    # A refusal is one of a claim; an image that never claimed anything has simply failed.
+    unclaimed = ~claimed if judge is None else margin >= 0
+    status[(status != Status.SUCCESS) & unclaimed] = Status.FAILED
+    nonfinite = collect(gathered.nonfinite)
+    status[(status == Status.FAILED) & nonfinite] = Status.NONFINITE
+    status[~active & (status == Status.SUCCESS)] = Status.MISCLASSIFIED
+    finished = collect(complete) | ~active
+    status[~finished] = Status.NOT_RUN
+
+    outcome.images[mine] = images
+    outcome.status[mine] = status
+    outcome.success[mine] = (status == Status.SUCCESS) | (status == Status.MISCLASSIFIED)
+    outcome.distance[mine] = distance
+    outcome.margin[mine] = margin
+    for name in ("forward", "backward", "queries", "computed"):
+        clean = name in ("forward", "computed")  # the pass of the clean image
+        getattr(outcome, name)[mine] = collect(getattr(counts, name)) * active + clean
+
+
+def _like(mask: np.ndarray, images: np.ndarray) -> np.ndarray:
+    return mask.reshape(-1, *(1,) * (images.ndim - 1))
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Within, the first Ctrl-C only sets what the yielded function returns; a second one raises."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked: list[int] = []
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, previous)
