@@ -29,6 +29,7 @@ from jaxadv.engine.checks import CheckWarning
 from jaxadv.engine.cure import cured
 from jaxadv.engine.devices import use_cpu_cores
 from jaxadv.engine.lanes import drive_lanes
+from jaxadv.engine.evaluate import Report, evaluate
 from jaxadv.engine.run import Budget, run
 
 __version__ = "0.1.0"
@@ -52,7 +53,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "BIM", "FGM", "FGSM", "MIFGSM", "PGD", "Answer", "Attack", "Budget", "CheckWarning", "Cost",
-    "GaussianNoise", "MinimalEpsilon", "Model", "Optimizer", "Problem", "Reads", "Result", "Status",
-    "Targeted", "UniformNoise", "Untargeted", "cured", "drive_batch", "drive_lanes",
+    "GaussianNoise", "MinimalEpsilon", "Model", "Optimizer", "Problem", "Reads", "Report", "Result", "Status",
+    "Targeted", "UniformNoise", "Untargeted", "cured", "drive_batch", "drive_lanes", "evaluate",
     "from_function", "list_attacks", "make_table", "perturb", "run", "use_cpu_cores", *_LAZY,
 ]  # fmt: skip

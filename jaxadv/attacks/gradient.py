@@ -5,10 +5,9 @@ box. The default optimiser is steepest ascent in the attack's norm. A last tick 
 iterate's answer only, so that it is judged too: `steps` gradients, `steps + 1` forward passes.
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float
 
 from jaxadv.core.attack import Answer, Attack, Problem, Reads
@@ -17,6 +16,9 @@ from jaxadv.core.losses import get_loss
 from jaxadv.core.norms import get_norm
 from jaxadv.core.optimizer import Optimizer
 from jaxadv.core.pytree import pytree, static
+
+if TYPE_CHECKING:  # optax is imported where it is used: it would be a third of `import jaxadv`
+    import optax
 
 
 class GradientState(NamedTuple):
@@ -27,11 +29,12 @@ class GradientState(NamedTuple):
     step: Any
 
 
-def steepest_ascent(attack: "GradientAttack", problem: Problem) -> optax.GradientTransformation:
+def steepest_ascent(attack: "GradientAttack", problem: Problem) -> "optax.GradientTransformation":
     """An update of length step_size * epsilon along the norm's direction of steepest ascent.
 
     As all of optax it is handed the gradient of what is to fall: the negated loss.
     """
+    import optax
 
     def update(gradient: Any, state: Any, image: Any = None) -> tuple[Any, Any]:
         direction = attack.geometry.steepest(
@@ -66,7 +69,7 @@ class GradientAttack(Attack):
     def ticks(self) -> int:
         return self.steps + 1
 
-    def transformation(self, problem: Problem) -> optax.GradientTransformation:
+    def transformation(self, problem: Problem) -> "optax.GradientTransformation":
         """The optax transformation from the negated loss's gradient to the update."""
         if self.optimizer is not None:
             return self.optimizer.build()
@@ -96,6 +99,8 @@ class GradientAttack(Attack):
         return get_loss(self.loss)(goal, logits)
 
     def tell(self, problem: Problem, state: GradientState, answer: Answer) -> GradientState:
+        import optax
+
         descent = -answer.gradients[0, 0]
         updates, memory = self.transformation(problem).update(
             descent, state.optimizer, state.image

@@ -1,17 +1,21 @@
 """The momentum iterative fast gradient sign method."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxadv.attacks.gradient import GradientAttack, steepest_ascent
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
 
+if TYPE_CHECKING:
+    import optax
 
-def _normalise_l1() -> optax.GradientTransformation:
+
+def _normalise_l1() -> "optax.GradientTransformation":
+    import optax
+
     def update(gradient: Any, state: Any, image: Any = None) -> tuple[Any, Any]:
         scaled = jax.tree.map(lambda g: g / jnp.maximum(jnp.abs(g).sum(), 1e-30), gradient)
         return scaled, state
@@ -34,6 +38,8 @@ class MIFGSM(GradientAttack):
     step_size: Any = 0.1
     decay: Any = 1.0
 
-    def transformation(self, problem: Problem) -> optax.GradientTransformation:
+    def transformation(self, problem: Problem) -> "optax.GradientTransformation":
+        import optax
+
         step = super().transformation(problem)
         return optax.chain(_normalise_l1(), optax.trace(decay=self.decay), step)

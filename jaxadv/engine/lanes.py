@@ -41,12 +41,13 @@ def _first(mask: Bool[Array, " N"], count: int) -> Int[Array, " count"]:
 
 def take_off(attack: Attack, model: Model, table: Table, key: Array, width: int) -> Flight:
     """A flight of `width` empty lanes, all of which ask for an entry."""
-    rows = jnp.zeros(width, jnp.int32)
-    lanes = jax.vmap(lambda row: table.lane(attack, model.bounds, key, row, jnp.int32(0)))(rows)
-    empty = jnp.full(width, table.source.shape[0] * attack.restarts, jnp.int32)
-    gathered = Gathered.empty(table, attack.restarts)
+    one = jax.eval_shape(lambda: table.lane(attack, model.bounds, key, 0, 0))
+    lanes = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape), leaf.dtype), one)
     lanes = lanes._replace(finished=jnp.ones(width, bool))
-    return Flight(lanes, empty, rows, jnp.int32(0), gathered, jnp.int32(0))
+    none = jnp.zeros(width, jnp.int32)
+    empty = none + table.source.shape[0] * attack.restarts
+    gathered = Gathered.empty(table, attack.restarts)
+    return Flight(lanes, empty, none, jnp.int32(0), gathered, jnp.int32(0))
 
 
 def _turn_over(attack: Attack, model: Model, table: Table, key: Array, keep: str, flight: Flight) -> Flight:

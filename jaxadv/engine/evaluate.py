@@ -1,0 +1,299 @@
+"""`evaluate`: a list of attacks, each for the survivors of those before, at every epsilon at once."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from jaxadv.attacks import FGM, FGSM, PGD, MinimalEpsilon, UniformNoise
+from jaxadv.core.attack import Attack
+from jaxadv.core.goals import Untargeted
+from jaxadv.core.model import Model
+from jaxadv.core.result import Cost, Result, Status, empty_result
+from jaxadv.engine import checks
+from jaxadv.engine.devices import choose_devices, choose_lanes
+from jaxadv.engine.run import run_rows
+from jaxadv.engine.store import Store, fingerprint
+from jaxadv.engine.verify import predict
+
+MISCLASSIFIED, SURVIVED = -2, -1
+ROWS_BETWEEN_SAVES = 4096
+
+Progress = Callable[[str, int, int, int], None]  # stage, rows done, rows in all, successes
+
+
+def quick(norm: str) -> dict[str, Attack]:
+    """The attacks of `attacks="quick"`: a noise control, one step, and PGD with two losses."""
+    one_step = FGSM() if norm == "linf" else FGM(norm=norm)
+    return {
+        "noise": UniformNoise(norm=norm, draws=10),
+        one_step.name: one_step,
+        "PGD cross-entropy": PGD(norm=norm, steps=40, step_size=0.1),
+        "PGD margin": PGD(norm=norm, steps=40, step_size=0.1, loss="margin", restarts=3),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One attack of an evaluation: its name, the attack, and its result; row r attacked image
+    `source[r]` at epsilon number `level[r]`."""
+
+    name: str
+    attack: Attack
+    result: Result
+    source: np.ndarray
+    level: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `evaluate` found out about a classifier.
+
+    norm, epsilons [E] (ascending); ids, labels, predictions [N]; images, the clean ones; bounds;
+    stages: every attack with all its rows; broken_by [E, N]: the number of the stage that broke
+    the image at this epsilon or a smaller one, -1 where it survived, -2 where it was misclassified
+    from the start; adversarial [E, N, H, W, C]: the image that did it (else the clean one);
+    distance [N]: the smallest adversarial distance found by any stage (0 where misclassified,
+    infinite where none was found); messages: what the checks had to say; complete: False if the
+    evaluation was interrupted.
+    """
+
+    norm: str
+    epsilons: np.ndarray
+    ids: np.ndarray
+    labels: np.ndarray
+    predictions: np.ndarray
+    logits: np.ndarray
+    images: np.ndarray
+    bounds: tuple[float, float]
+    stages: list[Stage]
+    broken_by: np.ndarray
+    adversarial: np.ndarray
+    distance: np.ndarray
+    messages: list[str]
+    complete: bool
+
+    @property
+    def clean_accuracy(self) -> float:
+        """The share of images classified right."""
+        return float((self.predictions == self.labels).mean())
+
+    @property
+    def robust_accuracy(self) -> np.ndarray:
+        """The share [E] that no attack broke, for each epsilon."""
+        return (self.broken_by == SURVIVED).mean(1)
+
+    def left_after(self, stage: int) -> np.ndarray:
+        """Robust accuracy [E] after this stage and all before it."""
+        by = self.broken_by
+        return ((by == SURVIVED) | (by > stage)).mean(1)
+
+    def noise_accuracy(self) -> np.ndarray | None:
+        """Accuracy [E] under the noise control, which sees all images (None without one)."""
+        return self.left_after(0) if self.stages and self.stages[0].name == "noise" else None
+
+    def cost(self, stage: int) -> dict[str, float]:
+        """Mean forward and backward passes per image attacked, and seconds, of one stage."""
+        result = self.stages[stage].result
+        run = result.status != Status.NOT_RUN
+        forward, backward = result.forward[run], result.backward[run]
+        return {
+            "rows": int(run.sum()),
+            "forward": float(forward.mean()) if len(forward) else 0.0,
+            "backward": float(backward.mean()) if len(backward) else 0.0,
+            "seconds": result.cost.seconds,
+        }
+
+    def accuracy_curve(self, epsilons: np.ndarray) -> np.ndarray:
+        """Accuracy at any epsilons, from the smallest adversarial distance of each image."""
+        broken = self.distance[None] <= np.asarray(epsilons)[:, None]
+        return 1 - (broken | (self.predictions != self.labels)).mean(1)
+
+
+def evaluate(
+    model: Model,
+    images: Any,
+    labels: Any,
+    norm: str = "linf",
+    epsilons: Sequence[float] = (0.1,),
+    attacks: str | dict[str, Attack] = "quick",
+    *,
+    key: Array | None = None,
+    ids: Any = None,
+    devices: Any = None,
+    lanes: int | None = None,
+    distances: bool = True,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """How robust a classifier is: clean accuracy, and accuracy under attack at each epsilon.
+
+    images: [N, H, W, C] floats within `model.bounds`; labels: integers [N]; epsilons: radii in the
+    norm's unit and the images' scale. attacks: "quick", or named attacks in the order in which
+    they are run, each on the images that survived those before (at every epsilon on its own); an
+    image that falls at one epsilon counts as fallen at every larger one. key: default seed 0.
+    distances: also find the smallest epsilon of every image (MinimalEpsilon of PGD), which is the
+    last stage and counts too. store: a folder in which every finished part is kept; called again
+    with the same arguments, the evaluation goes on from there. progress: called with (stage, rows
+    done, rows in all, successes).
+
+    Each image costs one forward pass, and what the stages count. Ctrl-C returns an incomplete
+    report. Raises ValueError for arguments that cannot be meant so.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+    >>> report = ja.evaluate(model, images, labels, epsilons=[0.1, 0.6], distances=False)
+    >>> report.clean_accuracy, report.robust_accuracy
+    (1.0, array([1., 0.]))
+    """
+    levels = np.unique(np.asarray(epsilons, np.float64))
+    if levels.ndim != 1 or len(levels) == 0:
+        raise ValueError(f"epsilons={epsilons!r}: pass at least one number")
+    named = _resolve(attacks, norm)
+    for name, attack in named.items():
+        if attack.norm != norm:
+            raise ValueError(
+                f"attacks[{name!r}] works in {attack.norm}, but norm={norm!r}: give both the same"
+            )
+    images = checks.check_images(images, model.bounds)
+    count, shape = len(images), images.shape[1:]
+    classes = checks.count_classes(model, shape)
+    goal = checks.check_goal(Untargeted(labels), count, classes)
+    checks.check_epsilon(PGD(norm=norm), levels, len(levels), shape, model.bounds)
+    labels = np.asarray(goal.labels)
+    ids = np.arange(count) if ids is None else np.asarray(ids)
+    key = jax.random.key(0) if key is None else key
+    chosen = choose_devices(devices)
+
+    logits = predict(model, images, chosen)
+    checks.warn_about_logits(logits)
+    right = logits.argmax(1) == labels
+    probe = np.flatnonzero(right)[:256]
+    messages = []
+    if len(probe):
+        messages = checks.check_gradients(model, images[probe], Untargeted(labels[probe]))
+
+    if distances:
+        shortest = PGD(norm=norm, steps=20, step_size=0.125)
+        named = {**named, "minimal epsilon": MinimalEpsilon(shortest, rounds=8)}
+    broken_by = np.where(right, SURVIVED, MISCLASSIFIED) + np.zeros((len(levels), 1), int)
+    adversarial = np.broadcast_to(images, (len(levels), *images.shape)).copy()
+    distance = np.where(right, np.inf, 0.0)
+    same = fingerprint(
+        model.params, images, labels, ids, jax.random.key_data(key), np.round(logits, 2)
+    )
+    stages: list[Stage] = []
+    complete = True
+    for number, (name, attack) in enumerate(named.items()):
+        minimal = not attack.needs_epsilon
+        if minimal:
+            source = np.flatnonzero(right)
+            level = np.full(len(source), len(levels) - 1)
+        else:
+            level, source = np.nonzero(broken_by == SURVIVED)
+        width = lanes or choose_lanes(model, attack.queries, shape, count * len(levels), chosen[0])
+        result = _stage(
+            attack, model, images, goal, source, None if minimal else levels[level],
+            key=key, ids=ids, devices=chosen, lanes=width, clean_logits=logits,
+            store=None if store is None else Store(store), name=f"{number:02d}-{_slug(name)}",
+            mark=fingerprint(same, norm, _describe(attack), levels[level], source, width),
+            progress=None if progress is None else _named(progress, name),
+        )  # fmt: skip
+        stages.append(Stage(name, attack, result, source, level))
+        reached = result.distance if minimal else levels[level]
+        for e, epsilon in enumerate(levels):  # a success counts at every larger epsilon too
+            rows = np.flatnonzero(result.success & (reached <= epsilon))
+            rows = rows[np.argsort(result.distance[rows], kind="stable")][::-1]  # nearest last
+            rows = rows[broken_by[e, source[rows]] == SURVIVED]
+            broken_by[e, source[rows]] = number
+            adversarial[e, source[rows]] = result.images[rows]
+        np.minimum.at(distance, source[result.success], result.distance[result.success])
+        if (result.status == Status.NOT_RUN).any():
+            complete = False
+            break
+    return Report(
+        norm=norm, epsilons=levels, ids=ids, labels=labels, predictions=logits.argmax(1),
+        logits=logits, images=images, bounds=model.bounds, stages=stages, broken_by=broken_by,
+        adversarial=adversarial, distance=distance, messages=messages, complete=complete,
+    )  # fmt: skip
+
+
+def _resolve(attacks: str | dict[str, Attack], norm: str) -> dict[str, Attack]:
+    if isinstance(attacks, dict):
+        return dict(attacks)
+    if attacks == "quick":
+        return quick(norm)
+    if attacks == "standard":
+        raise NotImplementedError(
+            "attacks='standard' is AutoAttack (APGD, FAB, Square), which is not there yet: pass "
+            "'quick', or named attacks such as {'PGD': ja.PGD()}"
+        )
+    raise ValueError(f"attacks={attacks!r} is not known: pass 'quick' or a dict of attacks")
+
+
+def _named(progress: Progress, name: str) -> Callable[[int, int, int], None]:
+    return lambda done, total, successes: progress(name, done, total, successes)
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name.lower())
+
+
+def _describe(attack: Attack) -> Any:
+    """An attack as json: all its settings."""
+    return {
+        "attack": attack.name,
+        **{
+            field.name: _describe(value) if isinstance(value, Attack) else repr(value)
+            for field in dataclasses.fields(attack)  # type: ignore[arg-type]
+            for value in (getattr(attack, field.name),)
+        },
+    }
+
+
+def _stage(
+    attack: Attack, model: Model, images: np.ndarray, goal: Untargeted, source: np.ndarray,
+    epsilon: np.ndarray | None, *, key: Array, ids: np.ndarray, devices: Any, lanes: int,
+    clean_logits: np.ndarray, store: Store | None, name: str, mark: str, progress: Any,
+) -> Result:  # fmt: skip
+    """One attack on all its rows; rows that the store holds already are not run again."""
+    rows = len(source)
+    saved = store.load(name, mark) if store is not None else None
+    if saved is None:
+        stated = np.full(rows, np.inf) if epsilon is None else epsilon
+        saved = empty_result(rows, images.shape[1:], stated, ids[source])
+    seconds, ticks = saved.cost.seconds, saved.cost.lane_ticks
+    open_rows = np.flatnonzero(saved.status == Status.NOT_RUN)
+    done = rows - len(open_rows)
+    for begin in range(0, len(open_rows), ROWS_BETWEEN_SAVES):
+        mine = open_rows[begin : begin + ROWS_BETWEEN_SAVES]
+        used, local = np.unique(source[mine], return_inverse=True)
+        before, successes = done + begin, int(saved.success.sum())
+
+        def report(d: int, _: int, s: int, before: int = before, found: int = successes) -> None:
+            if progress is not None:
+                progress(before + d, rows, found + s)
+
+        report(0, 0, 0)
+        part = run_rows(
+            attack, model, images[used], Untargeted(np.asarray(goal.labels)[used]), local,
+            None if epsilon is None else epsilon[mine], key=key, keep=None, ids=ids[used],
+            devices=devices, lanes=lanes, clean_logits=clean_logits[used], progress=report,
+        )  # fmt: skip
+        for whole, piece in zip(saved[:-1], part[:-1], strict=True):
+            whole[mine] = piece
+        seconds, ticks = seconds + part.cost.seconds, ticks + part.cost.lane_ticks
+        saved = saved._replace(cost=Cost(ticks, seconds))
+        if store is not None:
+            store.save(name, mark, saved)
+        if (part.status == Status.NOT_RUN).any():
+            break
+    if progress is not None and not (saved.status == Status.NOT_RUN).any():
+        progress(rows, rows, int(saved.success.sum()))
+    return saved
+

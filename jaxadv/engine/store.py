@@ -1,0 +1,76 @@
+"""Results on disk: what was computed is kept, and what was computed for something else is not used.
+
+One npz file (plain arrays, never pickles) for each stage of an evaluation, written atomically.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxadv.core.result import Cost, Result
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """All of `content` or nothing is found at `path`, whenever the program is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def fingerprint(*parts: Any) -> str:
+    """A hash of arrays (pytrees of them) and of what json can write."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for leaf in jax.tree.leaves(part):
+            if hasattr(leaf, "shape"):
+                leaf = np.ascontiguousarray(leaf)
+                digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+                digest.update(leaf.tobytes())
+            else:
+                digest.update(json.dumps(leaf, default=repr).encode())
+    return digest.hexdigest()[:32]
+
+
+class Store:
+    """A folder of results, each under a name and valid for one fingerprint."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npz"
+
+    def load(self, name: str, mark: str) -> Result | None:
+        """What was saved under this name and fingerprint; None if nothing, or it cannot be read."""
+        try:
+            with np.load(self._path(name), allow_pickle=False) as saved:
+                if str(saved["fingerprint"]) != mark:
+                    return None
+                arrays = {field: saved[field] for field in Result._fields if field != "cost"}
+                ticks, seconds = saved["cost"]
+        except (OSError, ValueError, KeyError, EOFError):
+            return None
+        return Result(**arrays, cost=Cost(int(ticks), float(seconds)))
+
+    def save(self, name: str, mark: str, result: Result) -> None:
+        """Keep a result, complete or not."""
+        with tempfile.TemporaryFile() as file:
+            arrays = {k: v for k, v in result._asdict().items() if k != "cost"}
+            cost = np.asarray(result.cost, np.float64)
+            np.savez(file, fingerprint=np.str_(mark), cost=cost, **arrays)
+            file.seek(0)
+            write_atomically(self._path(name), file.read())

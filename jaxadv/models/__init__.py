@@ -1,0 +1,27 @@
+"""Models: adapters for Flax, definitions, weights on disk, published networks and training.
+
+Importing this package imports neither Flax nor optax before a name that needs them is used.
+"""
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "from_linen": "adapters",
+    "from_nnx": "adapters",
+    "normalized": "adapters",
+    "check_evaluation_mode": "adapters",
+    "DEFINITIONS": "definitions",
+    "get_definition": "definitions",
+    "save_weights": "weights",
+    "load_weights": "weights",
+    "PUBLISHED": "published",
+    "load_published": "published",
+}
+__all__ = list(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

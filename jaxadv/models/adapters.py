@@ -1,0 +1,162 @@
+"""Models of Flax (linen and nnx) as the engine's `Model`: a pure function and its weights.
+
+What is static (module, graphdef, keyword arguments, normalisation) compares by value, so equal
+architectures share one compiled program, whatever their weights.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxadv.core.model import Model
+from jaxadv.core.pytree import pytree, static
+
+_TRAINING_ERRORS = {
+    "ModifyScopeVariableError": "update a collection such as the batch statistics",
+    "InvalidRngError": "draw random numbers (dropout)",
+}
+
+
+def from_linen(
+    module: Any, variables: Any, bounds: tuple[float, float] = (0.0, 1.0), **apply_kwargs: Any
+) -> Model:
+    """A Flax linen module and its variables as a model.
+
+    module: maps float32 images [N, H, W, C] to logits [N, K]; variables: what `module.init`
+    returned, all collections ("params", "batch_stats", ...), passed as an argument (new weights
+    never recompile); bounds: least and largest pixel value; apply_kwargs: hashable arguments of the
+    module's call, such as `train=False`. The module must be in evaluation mode: see
+    `check_evaluation_mode`. Raises ValueError for variables without "params", for `mutable` or
+    `rngs`, and for arguments that have no hash.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxadv.models import from_linen, get_definition
+    >>> module = get_definition("FC")(widths=(16,))
+    >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    >>> from_linen(module, variables)(jnp.zeros((2, 28, 28, 1))).shape
+    (2, 10)
+    """
+    if not isinstance(variables, Mapping) or (variables and "params" not in variables):
+        given = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
+        raise ValueError(
+            f"variables={given} has no collection 'params': pass all that module.init returned, "
+            "{'params': ...}"
+        )
+    for name, value in apply_kwargs.items():
+        if name in ("mutable", "rngs"):
+            raise ValueError(
+                f"{name}={value!r}: an attack needs a pure, deterministic model; leave {name} out "
+                "and run the module in evaluation mode (train=False, deterministic=True)"
+            )
+        try:
+            hash(value)
+        except TypeError:
+            raise ValueError(
+                f"{name}={value!r} is part of the compiled program and must be hashable: "
+                "pass a tuple or a number, or put arrays into variables"
+            ) from None
+    return Model(_Linen(module, tuple(sorted(apply_kwargs.items()))), variables, bounds)
+
+
+@pytree
+class _Linen:
+    module: Any = static()
+    kwargs: tuple[tuple[str, Any], ...] = static(())
+
+    def __call__(self, params: Any, images: Array) -> Array:
+        return self.module.apply(params, images, **dict(self.kwargs))
+
+
+def from_nnx(module: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
+    """A Flax nnx module as a model, in evaluation mode. The user's module is never changed.
+
+    module: maps float32 images [N, H, W, C] to logits [N, K]; dropout is made deterministic and
+    batch normalisation uses its running averages; bounds: least and largest pixel value. The
+    weights are those at the time of the call: call again after training (nothing recompiles).
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jaxadv.models import from_nnx
+    >>> module = nnx.Sequential(lambda x: x.reshape(len(x), -1), nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+    >>> from_nnx(module)(jnp.zeros((5, 2, 2, 1))).shape
+    (5, 3)
+    """
+    from flax import nnx
+
+    if hasattr(nnx, "view"):
+        module = nnx.view(
+            module, raise_if_not_found=False, deterministic=True, use_running_average=True
+        )
+    else:
+        module = nnx.clone(module)
+        module.eval()
+    graphdef, state = nnx.split(module)
+    # Copied: a later in-place update of the user's variables must not show.
+    return Model(_Nnx(graphdef), jax.tree.map(lambda leaf: leaf, state), bounds)
+
+
+@pytree
+class _Nnx:
+    graphdef: Any = static()
+
+    def __call__(self, params: Any, images: Array) -> Array:
+        from flax import nnx
+
+        return nnx.merge(self.graphdef, params)(images)
+
+
+def normalized(model: Model, mean: Sequence[float], std: Sequence[float]) -> Model:
+    """The model behind `(images - mean) / std`; epsilon and bounds stay in the images' own scale.
+
+    mean, std: one number per channel, in the scale of the images; std must be positive
+    (ValueError).
+
+    >>> import jax.numpy as jnp, jaxadv.core.model as core
+    >>> from jaxadv.models import normalized
+    >>> model = normalized(core.from_function(lambda x: x.mean((1, 2))), (0.5, 0.5), (0.25, 0.5))
+    >>> model(jnp.ones((1, 2, 2, 2))).tolist()
+    [[2.0, 1.0]]
+    """
+    mean, std = tuple(map(float, mean)), tuple(map(float, std))
+    if len(mean) != len(std) or not all(s > 0 for s in std):
+        raise ValueError(f"std={std} with mean={mean}: pass one positive number per channel each")
+    return Model(_Normalized(model.apply, mean, std), model.params, model.bounds)
+
+
+@pytree
+class _Normalized:
+    apply: Any = static()
+    mean: tuple[float, ...] = static()
+    std: tuple[float, ...] = static()
+
+    def __call__(self, params: Any, images: Float[Array, "N H W C"]) -> Array:
+        mean, std = jnp.asarray(self.mean, images.dtype), jnp.asarray(self.std, images.dtype)
+        return self.apply(params, (images - mean) / std)
+
+
+def check_evaluation_mode(model: Model, image_shape: Sequence[int]) -> None:
+    """Raise ValueError if a Flax linen model is in training mode; nothing is computed.
+
+    image_shape: [H, W, C] of one image. A model that would update its batch statistics or draws a
+    dropout mask is no pure function, and an attack on it would mean nothing.
+
+    >>> import jax.numpy as jnp, jaxadv.core.model as core
+    >>> from jaxadv.models import check_evaluation_mode
+    >>> check_evaluation_mode(core.from_function(lambda x: x.mean((1, 2))), (8, 8, 3))
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    try:
+        jax.eval_shape(model.apply, model.params, image)
+    except Exception as error:
+        # By name: Flax must not be imported for a model that is not of Flax.
+        wants = _TRAINING_ERRORS.get(type(error).__name__)
+        if wants is None or not type(error).__module__.startswith("flax"):
+            raise
+        raise ValueError(
+            f"model is in training mode: its module tried to {wants} ({str(error).split(' (')[0]}); "
+            "pass the module's evaluation flag, e.g. from_linen(module, variables, train=False) "
+            "or deterministic=True"
+        ) from error

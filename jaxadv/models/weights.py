@@ -1,0 +1,181 @@
+"""Weights on disk: one safetensors file that says which network they belong to. No pickle.
+
+The arrays are named by their path ("params/conv1/kernel"); definition, settings, image shape,
+bounds and preprocessing are JSON strings in the file's metadata.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadv.core.model import Model
+
+FORMAT = 1
+_FIELDS = ("definition", "settings", "image_shape", "bounds", "preprocessing")
+
+
+def save_weights(
+    path: str | os.PathLike[str],
+    module_name: str,
+    settings: Mapping[str, Any],
+    variables: Any,
+    *,
+    image_shape: Sequence[int],
+    bounds: tuple[float, float] = (0.0, 1.0),
+    preprocessing: Mapping[str, Sequence[float]] | None = None,
+    **extra: Any,
+) -> None:
+    """Write a model's weights; a file of that name is replaced at once, never half written.
+
+    module_name: a name of `DEFINITIONS`; settings: its fields (JSON values); variables: nested
+    dict of arrays, all collections; image_shape: [H, W, C]; bounds: least and largest pixel;
+    preprocessing: {"mean": [C], "std": [C]} in the images' scale, or None; extra: any JSON values,
+    such as accuracy=0.98. Raises ValueError if the arrays do not fit the definition.
+
+    >>> import jax, jax.numpy as jnp, tempfile
+    >>> from jaxadv.models import get_definition, load_weights, save_weights
+    >>> module = get_definition("FC")(widths=(16,))
+    >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    >>> path = tempfile.mkdtemp() + "/fc.safetensors"
+    >>> save_weights(path, "FC", {"widths": [16]}, variables, image_shape=(8, 8, 1), accuracy=0.1)
+    >>> model, metadata = load_weights(path)
+    >>> model(jnp.zeros((1, 8, 8, 1))).shape, metadata["accuracy"]
+    ((1, 10), 0.1)
+    """
+    reserved = {"format", "definition"} & set(extra)
+    if reserved:
+        raise ValueError(f"extra metadata {sorted(reserved)} is taken: choose another name")
+    arrays = flatten(variables)
+    _check_arrays(path, arrays, _make_module(module_name, settings), image_shape)
+    values = (module_name, dict(settings), list(image_shape), list(bounds), preprocessing)
+    metadata = {"format": FORMAT} | dict(zip(_FIELDS, values, strict=True)) | extra
+    write_arrays(path, arrays, metadata)
+
+
+def load_weights(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any]]:
+    """The model that `save_weights` wrote, preprocessing included, and the file's metadata.
+
+    Raises FileNotFoundError; ValueError for what is no safetensors file of ours, an unknown
+    definition or format, and for arrays that are missing, unexpected or of the wrong shape.
+    """
+    from jaxadv.models.adapters import from_linen, normalized
+
+    arrays, metadata = read_arrays(path)
+    missing = [field for field in ("format", *_FIELDS) if field not in metadata]
+    if missing:
+        raise ValueError(f"{path} has no metadata {missing}: write it with save_weights")
+    if metadata["format"] != FORMAT:
+        raise ValueError(
+            f"{path} has format {metadata['format']}, this jaxadv reads {FORMAT}: update jaxadv"
+        )
+    module = _make_module(metadata["definition"], metadata["settings"])
+    _check_arrays(path, arrays, module, metadata["image_shape"])
+    variables = jax.tree.map(jnp.asarray, unflatten(arrays))
+    model = from_linen(module, variables, tuple(metadata["bounds"]))
+    if metadata["preprocessing"]:
+        model = normalized(model, **metadata["preprocessing"])
+    return model, metadata
+
+
+def _make_module(name: str, settings: Mapping[str, Any]) -> Any:
+    from jaxadv.models.definitions import get_definition
+
+    hashable = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    try:
+        return get_definition(name)(**hashable)
+    except TypeError as error:
+        raise ValueError(f"settings={dict(settings)} do not fit {name}: {error}") from None
+
+
+def variable_shapes(module: Any, image_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Path and shape of every variable of a linen module for images [H, W, C]."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), image)
+    return {name: leaf.shape for name, leaf in _paths(shapes)}
+
+
+def _check_arrays(path: Any, arrays: Any, module: Any, image_shape: Sequence[int]) -> None:
+    expected = variable_shapes(module, image_shape)
+    name = type(module).__name__
+    missing, unexpected = sorted(set(expected) - set(arrays)), sorted(set(arrays) - set(expected))
+    if missing or unexpected:
+        raise ValueError(
+            f"{path}: arrays missing for {name}: {missing}; unexpected: {unexpected}; "
+            "check the definition and its settings"
+        )
+    for key, shape in expected.items():
+        if arrays[key].shape != shape:
+            raise ValueError(
+                f"{path}: {key} has shape {arrays[key].shape}, {name} for images "
+                f"{tuple(image_shape)} needs {shape}: check settings and image_shape"
+            )
+
+
+def _paths(tree: Any) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [("/".join(str(entry.key) for entry in path), leaf) for path, leaf in leaves]
+
+
+def flatten(variables: Any) -> dict[str, np.ndarray]:
+    """Nested dicts of arrays as {"params/conv1/kernel": array}, on the host."""
+    return {name: np.asarray(leaf) for name, leaf in _paths(variables)}
+
+
+def unflatten(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *path, leaf = name.split("/")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[leaf] = array
+    return tree
+
+
+def write_arrays(path: Any, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+    """A safetensors file of arrays and JSON metadata, written beside and moved into place."""
+    import safetensors.numpy
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    packed = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    content = safetensors.numpy.save(packed, {k: json.dumps(v) for k, v in metadata.items()})
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_arrays(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What `write_arrays` wrote: arrays and metadata."""
+    import safetensors
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist: pass a safetensors file")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a safetensors file of jaxadv: {error}") from None
