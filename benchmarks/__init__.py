@@ -1,0 +1,1 @@
+"""Benchmarks: ratios, both sides alternating in one run, medians, compile time apart."""

@@ -1,0 +1,182 @@
+"""`python -m benchmarks.engine [a b c d e]`: what the engine costs, and what it saves.
+
+(a) `run`, all steps, over a bare compiled loop of the same cured gradients;
+(b) lanes: passes used over passes needed, and the wall of stopping early, at three difficulties;
+(c) the cure against none, per model; (d) one device against a device per core;
+(e) the first and the second start of a program, with the compilation cache.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxadv as ja
+from benchmarks.common import alternate, ratio, show, trained
+from jaxadv.core.losses import cross_entropy
+from jaxadv.models import get_definition
+
+SEED = 0
+
+
+def bare_loop(model: ja.Model, images: Any, labels: Any, epsilon: float, steps: int, batch: int, cure: bool = True) -> Any:
+    """A compiled PGD-Linf loop of gradients and nothing else, in batches: what cannot be beaten."""
+
+    def step(model: ja.Model, image: Any, original: Any, label: Any) -> Any:
+        logits, pull_back = jax.vjp(model, image)
+        loss = jax.grad(lambda z, y: cross_entropy(ja.Untargeted(y), z))
+        (gradient,) = pull_back(jax.vmap(loss)(logits, label))
+        moved = image + 0.025 * epsilon * jnp.sign(gradient)
+        return jnp.clip(jnp.clip(moved, original - epsilon, original + epsilon), 0, 1)
+
+    def attack(model: ja.Model, part: Any) -> Any:
+        original, label = part
+        advance = ja.cured(step) if cure else step
+        return jax.lax.fori_loop(0, steps, lambda _, x: advance(model, x, original, label), original)
+
+    @jax.jit
+    def program(model: ja.Model, images: Any, labels: Any) -> Any:
+        parts = (images.reshape(-1, batch, *images.shape[1:]), labels.reshape(-1, batch))
+        return jax.lax.map(lambda part: attack(model, part), parts)
+
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    return lambda: program(model, images, labels)
+
+
+def overhead() -> None:
+    """(a)"""
+    rows = []
+    device = jax.local_devices()[:1]
+    for name, rounds in (("MadryCNN", 3), ("FC", 9)):
+        model, images, labels = trained(name)
+        images, labels = images[-1000:], labels[-1000:]
+        attack, goal = ja.PGD(steps=40, step_size=0.025), ja.Untargeted(labels)
+        seconds = alternate(
+            {
+                "run": lambda: ja.run(attack, model, images, goal, 0.3, key=jax.random.key(SEED),
+                                      keep="last", lanes=125, devices=device).cost.lane_ticks,
+                "bare": bare_loop(model, images, labels, 0.3, 40, 125),
+            },
+            rounds,
+        )  # fmt: skip
+        rows.append([name, *(float(np.median(s)) for s in seconds.values()),
+                     ratio(seconds["run"], seconds["bare"])])  # fmt: skip
+    show("(a) PGD-40, all steps, 1,000 images, one device: run (verified) over the bare loop",
+         ["network", "run s", "bare s", "ratio"], rows)  # fmt: skip
+
+
+def lanes() -> None:
+    """(b)"""
+    rows = []
+    model, images, labels = trained("LeNet")
+    images, labels = images[:4096], labels[:4096]
+    device, goal, attack = jax.local_devices()[:1], ja.Untargeted(labels), ja.PGD(steps=40, step_size=0.05)
+    for difficulty, epsilon in (("easy", 0.3), ("medium", 0.1), ("hard", 0.03)):
+        settings: dict[str, dict[str, Any]] = {
+            "all steps": {"keep": "last"}, "early stop": {}, "early stop, halving": {"halve": True}
+        }  # fmt: skip
+        results: dict[str, Any] = {}
+
+        def call(name: str, epsilon: float = epsilon, results: Any = results, settings: Any = settings) -> int:
+            results[name] = ja.run(attack, model, images, goal, epsilon, key=jax.random.key(SEED),
+                                   lanes=256, devices=device, **settings[name])  # fmt: skip
+            return 0
+
+        seconds = alternate({name: lambda name=name: call(name) for name in settings}, 3)
+        for name in list(settings)[1:]:
+            result = results[name]
+            needed, used = int(result.queries.sum()), result.cost.lane_ticks
+            attacked = int((result.status != ja.Status.MISCLASSIFIED).sum())
+            steps = len(images) * attack.ticks / needed
+            rows.append([
+                f"{difficulty}, {name}", f"{100 * result.success.mean():.1f} %", needed / attacked,
+                needed, used, used / needed, used <= needed + 256 * attack.steps / 2,
+                ratio(seconds["all steps"], seconds[name]), steps, ratio(seconds["all steps"], seconds[name]) / steps,
+            ])  # fmt: skip
+    show("(b) PGD-40, 4,096 images, 256 lanes, LeNet, one device",
+         ["setting", "success", "mean ticks", "needed", "used", "used/needed", "within needed+L*s/2",
+          "speed-up", "steps/needed", "reached"], rows)  # fmt: skip
+
+
+def cure() -> None:
+    """(c)"""
+    rows = []
+    shapes = {"FC": (28, 28, 1), "LeNet": (28, 28, 1), "MadryCNN": (28, 28, 1), "SmallCNN": (28, 28, 1), "ResNet18": (32, 32, 3)}
+    for name, shape in shapes.items():
+        module, batch = get_definition(name)(), 8 if name == "ResNet18" else 64
+        steps = 3 if name == "ResNet18" else 8
+        variables = module.init(jax.random.key(SEED), np.zeros((1, *shape), np.float32))
+        model = ja.from_linen(module, variables)
+        images = np.random.default_rng(SEED).random((batch, *shape), np.float32)
+        labels = np.zeros(batch, np.int32)
+        seconds = alternate(
+            {
+                "cured": bare_loop(model, images, labels, 0.1, steps, batch),
+                "as is": bare_loop(model, images, labels, 0.1, steps, batch, cure=False),
+            },
+            3,
+        )
+        each = [float(np.median(s)) / steps / batch * 1e6 for s in seconds.values()]
+        rows.append([name, *each, ratio(seconds["as is"], seconds["cured"])])
+    show(f"(c) the cure, jax {jax.__version__}: microseconds per image and step in a loop",
+         ["network", "cured", "as is", "speed-up"], rows)  # fmt: skip
+
+
+def devices() -> None:
+    """(d)"""
+    rows = []
+    for name, rounds in (("MadryCNN", 3), ("FC", 9)):
+        model, images, labels = trained(name)
+        images, labels = images[-500:], labels[-500:]
+        attack, goal = ja.PGD(steps=40, step_size=0.025), ja.Untargeted(labels)
+
+        def call(devices: Any, attack: Any = attack, model: Any = model, images: Any = images, goal: Any = goal) -> int:
+            return ja.run(attack, model, images, goal, 0.3, key=jax.random.key(SEED), keep="last",
+                          lanes=125, devices=devices).cost.lane_ticks  # fmt: skip
+
+        every = jax.local_devices()
+        seconds = alternate({"one": lambda: call(every[:1]), "all": lambda: call(every)}, rounds)  # noqa: B023
+        rows.append([name, *(float(np.median(s)) for s in seconds.values()),
+                     ratio(seconds["one"], seconds["all"])])  # fmt: skip
+    show(f"(d) PGD-40, all steps, 500 images: one device against {len(jax.local_devices())}",
+         ["network", "one s", "all s", "speed-up"], rows)  # fmt: skip
+
+
+def starts() -> None:
+    """(e)"""
+    program = textwrap.dedent("""
+        import numpy as np, jax, jaxadv as ja
+        from jaxadv.models import get_definition
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        module = get_definition("LeNet")()
+        images = np.random.default_rng(0).random((64, 28, 28, 1), np.float32)
+        model = ja.from_linen(module, module.init(jax.random.key(0), images[:1]))
+        goal = ja.Untargeted(np.zeros(64, int))
+        ja.run(ja.PGD(), model, images, goal, 0.1, key=jax.random.key(0))
+    """)
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONWARNINGS": "ignore"}
+        for name in ("first", "second", "third"):
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+            rows.append([name, time.perf_counter() - begin])
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import jaxadv"], check=True)
+    rows.append(["import jaxadv alone", time.perf_counter() - begin])
+    show("(e) a program that attacks 64 images with PGD-40 (LeNet), whole process", ["start", "s"], rows)
+
+
+PARTS = {"a": overhead, "b": lanes, "c": cure, "d": devices, "e": starts}
+
+if __name__ == "__main__":
+    ja.use_cpu_cores()
+    for part in sys.argv[1:] or PARTS:
+        PARTS[part]()
