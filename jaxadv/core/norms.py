@@ -71,6 +71,13 @@ def _room(gradient: Image, image: Image, lower, upper) -> Image:
     return jnp.where(stuck, 0.0, gradient)
 
 
+def _move(centre: Image, by: Image, lower, upper) -> Image:
+    """centre + by within the box, rounded towards the centre: no sum of roundings leaves a ball."""
+    moved = centre + by
+    moved = jnp.where(jnp.abs(moved - centre) > jnp.abs(by), jnp.nextafter(moved, centre), moved)
+    return jnp.clip(moved, lower, upper)
+
+
 class Linf:
     """max |delta|"""
 
@@ -105,6 +112,7 @@ class L2:
         # entries are fixed at the box and the rest is rescaled to what of the radius is left:
         # every iterate is inside the ball, and few are needed until nothing more is fixed.
         delta = image - centre
+        delta = delta / jnp.maximum(jnp.abs(delta).max() / 1e15, 1)  # the square is to stay finite
         room = jnp.square(jnp.clip(jnp.where(delta > 0, upper - centre, centre - lower), 0, None))
         square = jnp.square(delta)
 
@@ -117,7 +125,7 @@ class L2:
 
         whole = jnp.maximum(square.sum(), 1e-30)
         s2 = lax.fori_loop(0, 10, fix, jnp.minimum(jnp.square(radius) / whole, 1.0))
-        return jnp.clip(centre + jnp.sqrt(s2) * delta, lower, upper)
+        return _move(centre, jnp.sqrt(s2) * delta, lower, upper)
 
     def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
         # Scaled first: the square of a float32 gradient of 1e-20 would be 0.
@@ -157,7 +165,7 @@ class L1:
         outside = shrink(0.0).sum() > radius
         _, threshold = lax.fori_loop(0, 30, halve, (jnp.float32(0.0), size.max()))
         kept = shrink(jnp.where(outside, threshold, 0.0))
-        return jnp.clip(centre + jnp.sign(delta) * kept, lower, upper)
+        return _move(centre, jnp.sign(delta) * kept, lower, upper)
 
     def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
         gradient = _room(gradient, image, lower, upper)
@@ -181,9 +189,11 @@ class L0:
         return (delta != 0).sum().astype(jnp.float32)
 
     def project(self, image: Image, centre: Image, radius, lower, upper) -> Image:
-        # Keep the entries whose change saves the most squared distance.
+        # Keep the entries whose change saves the most squared distance, |image - centre|^2 less
+        # |image - inside|^2. As a product it neither cancels nor overflows, and XLA rounds it
+        # alike wherever it computes it again (a difference of squares it may fuse in one place).
         inside = jnp.clip(image, lower, upper)
-        saved = jnp.square(image - centre) - jnp.square(image - inside)
+        saved = (inside - centre) * (2 * image - inside - centre)
         return jnp.where(largest(saved, jnp.floor(radius)), inside, centre)
 
     def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
