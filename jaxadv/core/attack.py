@@ -76,6 +76,7 @@ class Attack:
     needs_epsilon: ClassVar[bool] = True
     keep: ClassVar[str] = "first"
     asks_inside: ClassVar[bool] = True
+    pauses: Any = True  # often enough reads no gradient for the engine to skip the backward pass
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from jaxadv.core.goals import Goal, Targeted, Untargeted
 from jaxadv.core.losses import get_loss
 from jaxadv.core.model import Model
 from jaxadv.engine.cure import cured
+from jaxadv.engine.devices import APPLY
 
 TOLERANCE = 1e-6  # rounding error at the bounds, clipped and not complained about
 
@@ -128,7 +129,7 @@ def count_classes(model: Model, shape: tuple[int, ...]) -> int:
     """The number of the model's classes, and that it takes such images at all."""
     image = jax.ShapeDtypeStruct((2, *shape), np.float32)
     try:
-        logits = jax.eval_shape(model, image)
+        logits = APPLY.eval_shape(model, image)
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         if type(error).__name__ in ("ModifyScopeVariableError", "InvalidRngError"):

@@ -12,6 +12,8 @@ It works after differentiation, so no derivative of any order or mode is touched
 """
 
 import functools
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+MOST_SLICES = 64  # a larger pooling window is left alone: one slice and one pad for each entry
 
 
 def _canonical(rank: int) -> tuple[tuple[int, ...], ...]:
@@ -53,14 +57,13 @@ def _is_tiled_pooling(eqn: JaxprEqn) -> bool:
     p = eqn.params
     window = tuple(p["window_dimensions"])
     tiles = window == tuple(p["window_strides"]) and not any(map(any, p["padding"]))
-    return tiles and len(window) == 4 and p["select_prim"] is lax.ge_p
+    return tiles and math.prod(window) <= MOST_SLICES and p["select_prim"] is lax.ge_p
 
 
 def _pooling_gradient(gradient: Any, image: Any, *, eqn: JaxprEqn) -> Any:
     window = eqn.params["window_dimensions"]
     limits = [n * w for n, w in zip(gradient.shape, window, strict=True)]
-    offsets = [(a, b, c, d) for a in range(window[0]) for b in range(window[1])
-               for c in range(window[2]) for d in range(window[3])]  # fmt: skip
+    offsets = list(itertools.product(*map(range, window)))
     slices = [lax.slice(image, start, limits, window) for start in offsets]
     largest = functools.reduce(lax.max, slices)
     free = jnp.ones(largest.shape, bool)

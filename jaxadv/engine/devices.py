@@ -13,6 +13,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxadv.core.model import Model
 
 
+APPLY = jax.jit(lambda model, images: model(images))  # only traced: its trace is remembered
+
+
 def cpu_cores() -> int:
     """The processor cores that this process may use: affinity, cut by the cgroup's quota."""
     try:
@@ -106,7 +109,7 @@ def choose_lanes(model: Model, queries: int, shape: tuple[int, ...], rows: int, 
     the model and the memory, but not on the number of devices."""
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     on_cpu = device.platform == "cpu"
-    needed = 3 * queries * _bytes_of(jax.make_jaxpr(model)(image)) + 1  # forward, backward, lanes
+    needed = 3 * queries * _bytes_of(APPLY.trace(model, image).jaxpr) + 1  # forward, backward, lanes
     fitting = _free_memory(device) / 4 / needed
     wanted = min(128, rows / 8) if on_cpu else min(1024, rows)
     lanes = 2 ** math.ceil(math.log2(max(wanted, 8)))

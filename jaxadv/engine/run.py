@@ -24,7 +24,7 @@ from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes, rows_in_memory
 from jaxadv.engine.lanes import fly, live, narrow, take_off
 from jaxadv.engine.table import Table
-from jaxadv.engine.verify import forward_sharded, margins, mesh_of, sharded, verify
+from jaxadv.engine.verify import bucket, forward_sharded, margins, mesh_of, sharded, verify
 
 PIECE_SECONDS = 0.5  # how long a compiled program runs before the host looks in
 Progress = Callable[[int, int, int], None]  # rows done, rows in all, successes so far
@@ -179,13 +179,6 @@ class _Batch(NamedTuple):
     clean_logits: np.ndarray | None
 
 
-def _bucket(count: int, unit: int) -> int:
-    """At least `count`, a multiple of `unit` and one of few sizes: so few programs are compiled."""
-    units = max(1, math.ceil(count / unit))
-    step = 2 ** max(0, units.bit_length() - 3)
-    return unit * step * math.ceil(units / step)
-
-
 def _deal(values: np.ndarray, owner: np.ndarray, parts: int, size: int) -> np.ndarray:
     """Values [N, ...] to [parts, size, ...]: each part its own, in order, padded with zeros."""
     dealt = np.zeros((parts, size, *values.shape[1:]), values.dtype)
@@ -234,6 +227,11 @@ def _programs(keep: str, halve: bool, devices: tuple[Any, ...]) -> tuple[Any, An
     return begin_all, jax.jit(go_on_all, donate_argnums=4)
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def _totals(gathered: Any, keep: str) -> Any:
+    return jax.vmap(lambda one: one.totals(keep))(gathered)
+
+
 @functools.lru_cache
 def _narrowing(width: int) -> Any:
     return jax.jit(jax.vmap(lambda flight: narrow(flight, width)))
@@ -249,8 +247,8 @@ def _fly_chunk(
     place = sharded(devices)
     image_owner = np.arange(len(batch.images)) % parts
     row_owner = batch.source % parts
-    per_image = _bucket(math.ceil(len(batch.images) / parts), width)
-    per_row = _bucket(int(np.bincount(row_owner, minlength=parts).max()), width)
+    per_image = bucket(math.ceil(len(batch.images) / parts), width)
+    per_row = bucket(int(np.bincount(row_owner, minlength=parts).max()), width)
 
     def deal(values: Any, owner: np.ndarray, size: int) -> Any:
         return jax.tree.map(
@@ -322,7 +320,7 @@ def _write(
 ) -> None:  # fmt: skip
     """Verify the rows of a chunk that are complete, and write them into `outcome`."""
     gathered = flight.gathered
-    counts, complete = jax.device_get(jax.jit(jax.vmap(lambda g: g.totals(keep)))(gathered))
+    counts, complete = jax.device_get(_totals(gathered, keep))
 
     def collect(dealt: Any) -> np.ndarray:
         dealt = np.asarray(dealt)

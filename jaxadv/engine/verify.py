@@ -46,6 +46,13 @@ def _forward(width: int, devices: tuple[Any, ...]) -> Any:
     return jax.jit(one)
 
 
+def bucket(count: int, unit: int) -> int:
+    """At least `count`, a multiple of `unit` and one of few sizes: so few programs are compiled."""
+    units = max(1, -(-count // unit))
+    step = 2 ** max(0, units.bit_length() - 3)
+    return unit * step * -(-units // step)
+
+
 def forward_sharded(model: Model, images: Any, width: int, devices: tuple[Any, ...]) -> Any:
     """Logits [D, N, K] of images [D, N, H, W, C]; N is a multiple of `width`."""
     return _forward(width, devices)(model, images)
@@ -59,9 +66,9 @@ def predict(
     count, parts = len(images), len(devices)
     block = width * parts
     pieces = []
-    for begin in range(0, count, 8 * block):
-        piece = images[begin : begin + 8 * block]
-        size = block if len(piece) <= block else 8 * block
+    for begin in range(0, count, 64 * block):
+        piece = images[begin : begin + 64 * block]
+        size = bucket(len(piece), block)
         padded = np.concatenate([piece, np.zeros((size - len(piece), *images.shape[1:]), np.float32)])
         split = jax.device_put(padded.reshape(parts, -1, *images.shape[1:]), sharded(devices))
         logits = np.asarray(forward_sharded(model, split, width, devices))
