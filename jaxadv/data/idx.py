@@ -50,7 +50,9 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     rank = content[3] if len(content) > 3 else 0
     header = 4 + 4 * rank
     if content[:3] != b"\0\0\x08" or rank == 0 or len(content) < header:
-        raise ValueError(f"{path} is not an idx file of bytes: it must begin with 00 00 08 and rank")
+        raise ValueError(
+            f"{path} is not an idx file of bytes: it must begin with 00 00 08 and rank"
+        )
     shape = tuple(map(int, np.frombuffer(content, ">u4", rank, 4)))
     if len(content) - header != int(np.prod(shape)):
         raise ValueError(
