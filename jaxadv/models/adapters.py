@@ -156,7 +156,7 @@ def check_evaluation_mode(model: Model, image_shape: Sequence[int]) -> None:
         if wants is None or not type(error).__module__.startswith("flax"):
             raise
         raise ValueError(
-            f"model is in training mode: its module tried to {wants} ({str(error).split(' (')[0]}); "
-            "pass the module's evaluation flag, e.g. from_linen(module, variables, train=False) "
-            "or deterministic=True"
+            f"model is in training mode: its module tried to {wants} "
+            f"({str(error).split(' (')[0]}); pass the module's evaluation flag, e.g. "
+            "from_linen(module, variables, train=False) or deterministic=True"
         ) from error

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable
@@ -52,7 +53,8 @@ def train(
     >>> images, labels = np.eye(4, dtype="float32").reshape(4, 2, 2, 1), np.arange(4)
     >>> data = Dataset(images, labels, labels, "corners", tuple("abcd"))
     >>> module = get_definition("FC")(widths=(16,), classes=4)
-    >>> variables = train(module, data, epochs=40, batch_size=4, key=jax.random.key(0))
+    >>> how = {"epochs": 60, "batch_size": 4, "learning_rate": 0.05}
+    >>> variables = train(module, data, key=jax.random.key(0), **how)
     >>> module.apply(variables, images).argmax(-1).tolist()
     [0, 1, 2, 3]
     """
@@ -62,7 +64,7 @@ def train(
     if not 1 <= batch_size <= count:
         raise ValueError(f"batch_size={batch_size}: pass 1 to {count}, the number of images")
     images, labels = jnp.asarray(data.images, jnp.float32), jnp.asarray(data.labels, jnp.int32)
-    variables = _plain(definition.init(jax.random.fold_in(key, 0), images[:1]))
+    variables = _initialise(definition, jax.random.fold_in(key, 0), images[:1])
     state = (variables, optax.scale_by_adam().init(variables["params"]))
     done = 0
     run = _fingerprint(definition, data, epochs, batch_size, learning_rate, key)
@@ -79,6 +81,11 @@ def train(
         if progress is not None:
             progress(done, float(loss))
     return state[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initialise(definition: Any, key: Any, images: Any) -> Any:
+    return _plain(definition.init(key, images))
 
 
 @functools.partial(jax.jit, static_argnames=("definition", "batch_size", "steps", "cure"))
@@ -110,12 +117,16 @@ def _epoch(
 def _gradient(definition: Any, variables: Any, images: Any, labels: Any, key: Any) -> Any:
     """((loss, updated collections), gradient of the loss in the params)."""
     others = {name: tree for name, tree in variables.items() if name != "params"}
-    knows = "train" in definition.__call__.__code__.co_varnames
+    knows = "train" in inspect.signature(definition.__call__).parameters
     mode = {"train": True} if knows else {}
 
     def loss(params: Any) -> Any:
         logits, updated = definition.apply(
-            {**others, "params": params}, images, mutable=list(others), rngs={"dropout": key}, **mode
+            {**others, "params": params},
+            images,
+            mutable=list(others),
+            rngs={"dropout": key},
+            **mode,
         )
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean(), _plain(updated)

