@@ -1,0 +1,293 @@
+"""One self-contained HTML page about a `Report`: no network, no scripts, everything embedded."""
+
+import base64
+import io
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxadv.core.model import Model
+from jaxadv.report import table
+
+if TYPE_CHECKING:
+    from jaxadv.engine.evaluate import Report
+
+INK, ACCENT, CONTROL, FAINT = "#1d2733", "#c2410c", "#64748b", "#d8dee6"
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+
+
+def write_html(
+    report: "Report",
+    path: str | Path,
+    class_names: Sequence[str] | None = None,
+    title: str = "How robust is this classifier?",
+    *,
+    model: Model | None = None,
+    adversarial_logits: Any = None,
+    settings: Mapping[str, Any] | None = None,
+    total: int | None = None,
+    gallery: int = 6,
+    gallery_epsilon: float | None = None,
+) -> Path:
+    """Write a report as one HTML file (atomically) and return its path.
+
+    class_names: names of the K classes; model: asked for the labels and confidences of the
+    adversarial images in the gallery (or pass `adversarial_logits` [E, N, K]); settings: more that
+    the page should say about the run, such as {"seed": 0}; total: how many images the data set has,
+    if these are a sample; gallery: how many images are shown; gallery_epsilon: at which of the
+    report's epsilons (default: the smallest at which there are that many).
+
+    Needs jinja2 and matplotlib; raises ImportError saying how to get them.
+
+    >>> import jax.numpy as jnp, jaxadv as ja, tempfile
+    >>> from jaxadv.report import write_html
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
+    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+    >>> attacks = {"FGSM": ja.FGSM()}
+    >>> report = ja.evaluate(model, images, labels, attacks=attacks, distances=False)
+    >>> write_html(report, tempfile.mkdtemp() + "/report.html", model=model).name
+    'report.html'
+    """
+    from jaxadv.report.files import write_file
+
+    try:
+        import jinja2
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f'the HTML report needs {error.name}: pip install "jaxadv[demo]"', name=error.name
+        ) from error
+    data = table.as_data(report, total)
+    names = class_names if class_names is not None else list(map(str, range(10**4)))
+    shown = _gallery_rows(report, gallery, gallery_epsilon)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters |= {
+        "percent": table.percent, "number": table.number_text, "interval": table.interval_text,
+        "epsilon": table.epsilon_text, "described": _described,
+    }  # fmt: skip
+    passes = [a["rows"] * (a["forward"] + a["backward"]) for a in data["attacks"]]
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        data=data,
+        norm=NORMS[report.norm],
+        headline=_headline(data),
+        refusals=table.refusals(data),
+        passes=passes,
+        most=max([1.0, *passes]),
+        curve=_accuracy_figure(report, data),
+        distances=_distance_figure(report),
+        level=None if shown is None else float(report.epsilons[shown[0]]),
+        gallery=[] if shown is None else _gallery(report, *shown, names, model, adversarial_logits),
+        settings={**_settings(data), **(settings or {}), **_versions()},
+    )
+    return write_file(path, page)
+
+
+def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The few numbers at the top: value, unit and what it is."""
+    sample = data["examples"] < data["total"]
+
+    def share(value: float, interval: Sequence[float], name: str, kind: str = "") -> dict[str, str]:
+        note = f"95 % interval {table.interval_text(interval)}" if sample else ""
+        return {
+            "value": table.percent(value),
+            "unit": "%",
+            "name": name,
+            "note": note,
+            "kind": kind,
+        }
+
+    cards = [share(data["clean_accuracy"], data["clean_interval"], "clean accuracy")]
+    falls = [data["clean_accuracy"] - r for r in data["robust_accuracy"]]
+    half = [i for i, fall in enumerate(falls) if fall >= data["clean_accuracy"] / 2]
+    for i in sorted({half[0] if half else len(falls) - 1, len(falls) - 1}):
+        name = f"robust accuracy at ε = {table.epsilon_text(data['epsilons'][i])}"
+        cards.append(share(data["robust_accuracy"][i], data["robust_interval"][i], name, "bad"))
+    cards.append({
+        "value": table.number_text(data["median_distance"]), "unit": "", "kind": "",
+        "name": f"median smallest distance, {NORMS[data['norm']]}",
+        "note": "over images classified right",
+    })  # fmt: skip
+    return cards
+
+
+def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = data["bounds"]
+    return {
+        "norm": NORMS[data["norm"]],
+        "epsilons": ", ".join(map(table.epsilon_text, data["epsilons"])),
+        "images": f"{data['examples']:,} of {data['total']:,}",
+        "image range": f"{low:g} to {high:g}",
+    }
+
+
+def _described(settings: Mapping[str, Any]) -> str:
+    """An attack's settings as they would be written in Python."""
+    parts = (
+        f"{name}={_described(value) if isinstance(value, Mapping) else repr(value)}"
+        for name, value in settings.items()
+        if name != "name"
+    )
+    return f"{settings['name'].split('(')[0]}({', '.join(parts)})"
+
+
+def _versions() -> dict[str, str]:
+    import jax
+
+    import jaxadv
+
+    devices = jax.local_devices()
+    found = {"jaxadv": jaxadv.__version__}
+    for package in ("jax", "flax", "optax", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    found["python"] = platform.python_version()
+    found["devices"] = f"{len(devices)} {devices[0].device_kind}"
+    return found
+
+
+# ---- pictures -------------------------------------------------------------------------------
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _axes(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(CONTROL)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelsize=11)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    out = io.BytesIO()
+    # Equal reports give equal files: no date, and names that do not depend on chance.
+    with matplotlib.rc_context({"svg.hashsalt": "jaxadv", "svg.fonttype": "path"}):
+        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
+    return _uri(out.getvalue(), "svg+xml")
+
+
+def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
+    figure, axes = _axes(7.2, 4.3)
+    epsilons = report.epsilons
+    grid = np.linspace(0, 1.12 * epsilons[-1] or 1.0, 600)
+    axes.plot(grid, 100 * report.accuracy_curve(grid), color=ACCENT, linewidth=2.2,
+              label="from each image's smallest distance")  # fmt: skip
+    robust = 100 * report.robust_accuracy
+    spread = np.abs(100 * np.array(data["robust_interval"]).T - robust)
+    axes.errorbar(epsilons, robust, yerr=spread, fmt="o", color=ACCENT, markersize=8, capsize=3,
+                  markeredgecolor="white", label="under all attacks (95 % interval)")  # fmt: skip
+    noise = report.noise_accuracy()
+    if noise is not None:
+        axes.plot([0, *epsilons], [100 * report.clean_accuracy, *(100 * noise)], "s--",
+                  color=CONTROL, markersize=5.5, label="under random noise (control)")  # fmt: skip
+    axes.set(xlim=(0, grid[-1]), ylim=(0, 103))
+    axes.set_xlabel(f"ε ({NORMS[report.norm]})", fontsize=12, color=INK)
+    axes.set_ylabel("accuracy in %", fontsize=12, color=INK)
+    axes.legend(frameon=False, fontsize=10.5, loc="best", labelcolor=INK)
+    return _svg(figure)
+
+
+def _distance_figure(report: "Report") -> str | None:
+    right = report.predictions == report.labels
+    found = report.distance[right & np.isfinite(report.distance)]
+    if len(found) == 0:
+        return None
+    figure, axes = _axes(7.2, 3.3)
+    axes.hist(found, bins=min(40, 8 + len(found) // 8), color=ACCENT, alpha=0.85,
+              edgecolor="white", linewidth=0.6)  # fmt: skip
+    for epsilon in report.epsilons:
+        if epsilon <= axes.get_xlim()[1]:
+            axes.axvline(epsilon, color=INK, linewidth=1, linestyle=":")
+            axes.annotate(table.epsilon_text(epsilon), (epsilon, 1.02), ha="center", color=CONTROL,
+                          xycoords=("data", "axes fraction"), fontsize=10)  # fmt: skip
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"smallest distance found ({NORMS[report.norm]})", fontsize=12, color=INK)
+    axes.set_ylabel("images", fontsize=12, color=INK)
+    return _svg(figure)
+
+
+def _picture(image: np.ndarray) -> str:
+    """A PNG of an image [H, W, C] of values in [0, 1], pixel for pixel."""
+    from matplotlib import image as files
+
+    image = np.clip(image, 0, 1)
+    if image.shape[-1] != 3:  # grey; of other channels the mean
+        image = np.repeat(image.mean(-1, keepdims=True), 3, -1)
+    out = io.BytesIO()
+    files.imsave(out, np.round(255 * image).astype(np.uint8), format="png")
+    return _uri(out.getvalue(), "png")
+
+
+def _gallery_rows(report: "Report", count: int, epsilon: float | None) -> Any:
+    """(number of the epsilon, images): broken ones, the first of every class before the second."""
+    if report.images.ndim != 4 or count < 1:
+        return None
+    broken = report.broken_by >= 0
+    if epsilon is not None:
+        level = int(np.abs(report.epsilons - epsilon).argmin())
+    else:
+        enough = np.flatnonzero(broken.sum(1) >= count)
+        level = int(enough[0]) if len(enough) else len(broken) - 1
+    rows = np.flatnonzero(broken[level])
+    if len(rows) == 0:
+        return None
+    labels = report.labels[rows]
+    turn = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)])
+    return level, rows[np.lexsort((labels, turn))][:count]
+
+
+def _gallery(
+    report: "Report", level: int, rows: np.ndarray, names: Sequence[str], model: Model | None,
+    adversarial_logits: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
+    from jaxadv.core.norms import distance64
+
+    original, found = report.images[rows], report.adversarial[level, rows]
+    logits = None
+    if adversarial_logits is not None:
+        logits = np.asarray(adversarial_logits)[level, rows]
+    elif model is not None:
+        from jaxadv.engine.devices import choose_devices
+        from jaxadv.engine.verify import predict
+
+        logits = predict(model, found, choose_devices(None))
+    lower, upper = report.bounds
+    distances = distance64(report.norm, found, original)
+
+    def said(scores: np.ndarray) -> dict[str, Any]:
+        scores = np.exp(scores.astype(np.float64) - scores.max())
+        best = int(scores.argmax())
+        return {"name": names[best], "confidence": f"{100 * scores[best] / scores.sum():.0f} %"}
+
+    return [
+        {
+            "id": int(report.ids[row]),
+            "original": _picture((original[i] - lower) / (upper - lower)),
+            "adversarial": _picture((found[i] - lower) / (upper - lower)),
+            "difference": _picture(0.5 + 10 * (found[i] - original[i]) / (upper - lower)),
+            "before": said(report.logits[row]),
+            "after": None if logits is None else said(logits[i]),
+            "distance": table.number_text(float(distances[i])),
+            "by": report.stages[report.broken_by[level, row]].name,
+        }
+        for i, row in enumerate(rows)
+    ]

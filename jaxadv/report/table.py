@@ -1,0 +1,261 @@
+"""A `Report` as plain data, and as tables on the console."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxadv.core.attack import Attack
+from jaxadv.core.result import Status
+
+if TYPE_CHECKING:  # evaluate needs all of the engine, the console only what it prints
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxadv.engine.evaluate import Report, Stage
+
+MISCLASSIFIED = "misclassified"
+CONTROL = "noise"  # the stage that no attack may be weaker than
+
+
+def wilson(successes: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % Wilson interval of a share, given how many of `count` it is.
+
+    >>> from jaxadv.report.table import wilson
+    >>> [round(bound, 3) for bound in wilson(90, 100)]
+    [0.826, 0.945]
+    """
+    if count == 0:
+        return 0.0, 1.0
+    share, spread = successes / count, z * z / count
+    centre = share + spread / 2
+    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
+
+
+def epsilon_text(epsilon: float) -> str:
+    """An epsilon as people write it.
+
+    >>> from jaxadv.report.table import epsilon_text
+    >>> epsilon_text(0.1), epsilon_text(8 / 255)
+    ('0.1', '8/255')
+    """
+    text, levels = f"{epsilon:.4g}", epsilon * 255
+    whole = round(levels)
+    if not math.isclose(float(text), epsilon) and whole and math.isclose(levels, whole):
+        return f"{whole}/255"
+    return text
+
+
+def settings_of(attack: Attack) -> dict[str, Any]:
+    """An attack's name and all its settings, as json can write them."""
+    found: dict[str, Any] = {"name": attack.name}
+    for field in dataclasses.fields(attack):  # type: ignore[arg-type]
+        value = getattr(attack, field.name)
+        if isinstance(value, Attack):
+            value = settings_of(value)
+        elif isinstance(value, np.floating):
+            value = float(str(value))  # 0.1, not what float32 makes of it
+        elif not isinstance(value, str | int | float | bool | None):
+            value = getattr(value, "__name__", None) or repr(value)
+        found[field.name] = value
+    return found
+
+
+def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
+    """All that is printed of a report, and what happened to each image, for `json.dumps`.
+
+    total: how many images the data set has, if the report is about a sample of them. Accuracies are
+    shares of all images; intervals are Wilson's, 95 %; `null` stands for a distance where no
+    adversarial image was found. `broken_by` has for each epsilon the attack's name, "misclassified"
+    or null (survived); `forward` and `backward` are an image's passes in all attacks together.
+    """
+    count = len(report.labels)
+    forward, backward = np.zeros(count, int), np.zeros(count, int)
+    for stage in report.stages:
+        np.add.at(forward, stage.source, stage.result.forward)
+        np.add.at(backward, stage.source, stage.result.backward)
+    names = [stage.name for stage in report.stages]
+
+    def who(number: int) -> str | None:
+        return names[number] if number >= 0 else MISCLASSIFIED if number == -2 else None
+
+    right = report.predictions == report.labels
+    return {
+        "norm": report.norm,
+        "epsilons": report.epsilons.tolist(),
+        "bounds": list(map(float, report.bounds)),
+        "examples": count,
+        "total": count if total is None else int(total),
+        "complete": report.complete,
+        "clean_accuracy": report.clean_accuracy,
+        "clean_interval": wilson(right.sum(), count),
+        "robust_accuracy": report.robust_accuracy.tolist(),
+        "robust_interval": [wilson(s * count, count) for s in report.robust_accuracy],
+        "noise_accuracy": _list(report.noise_accuracy()),
+        "median_distance": _finite(np.median(report.distance[right]) if right.any() else np.inf),
+        "attacks": [_stage_data(report, number) for number in range(len(names))],
+        "messages": list(report.messages),
+        "images": [
+            {
+                "id": int(report.ids[i]),
+                "label": int(report.labels[i]),
+                "prediction": int(report.predictions[i]),
+                "broken_by": [who(int(number)) for number in report.broken_by[:, i]],
+                "distance": _finite(report.distance[i]),
+                "forward": int(forward[i]),
+                "backward": int(backward[i]),
+            }
+            for i in range(count)
+        ],
+    }
+
+
+def _stage_data(report: "Report", number: int) -> dict[str, Any]:
+    stage: Stage = report.stages[number]
+    result = stage.result
+    found = result.distance[result.success]
+    return {
+        "name": stage.name,
+        "control": number == 0 and stage.name == CONTROL,
+        "settings": settings_of(stage.attack),
+        **report.cost(number),
+        "successes": int(result.success.sum()),
+        "median_distance": _finite(np.median(found) if len(found) else np.inf),
+        "statuses": {s.name: int((result.status == s).sum()) for s in Status
+                     if (result.status == s).any()},
+        "rejected": result.rejected,
+        "accuracy_left": report.left_after(number).tolist(),
+        "broken": (report.broken_by == number).mean(1).tolist(),
+    }  # fmt: skip
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _list(values: Any) -> list[float] | None:
+    return None if values is None else values.tolist()
+
+
+def percent(share: float) -> str:
+    """A share in per cent, with one decimal.
+
+    >>> from jaxadv.report.table import percent
+    >>> percent(0.875)
+    '87.5'
+    """
+    return f"{100 * share:.1f}"
+
+
+def number_text(value: float | None) -> str:
+    """A distance or a count in at most four digits; a dash for None."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def refusals(data: Mapping[str, Any]) -> list[str]:
+    """What verification refused, a line for each attack."""
+    return [
+        f"{attack['name']}: "
+        + ", ".join(f"{count} {reason}" for reason, count in attack["rejected"].items())
+        for attack in data["attacks"]
+        if attack["rejected"]
+    ]
+
+
+def print_report(
+    report: "Report | Mapping[str, Any]", console: "Console | None" = None, total: int | None = None
+) -> None:
+    """Print a `Report` (or its `as_data`) as tables: accuracy by attack and epsilon, and cost.
+
+    total: how many images the data set has; accuracies of a sample come with a 95 % interval.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> from jaxadv.report import print_report
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
+    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+    >>> attacks = {"FGSM": ja.FGSM()}
+    >>> report = ja.evaluate(model, images, labels, attacks=attacks, distances=False)
+    >>> print_report(report)  # doctest: +SKIP
+    """
+    from rich.console import Console
+
+    console = console or Console()
+    data = report if isinstance(report, Mapping) else as_data(report, total)
+    console.print(_accuracy_table(data))
+    if data["examples"] < data["total"]:
+        console.print(
+            f"a sample of {data['total']:,} images; clean accuracy "
+            f"{percent(data['clean_accuracy'])} ({interval_text(data['clean_interval'])})\n",
+            highlight=False,
+        )
+    console.print(_cost_table(data))
+    console.print(
+        f"median smallest distance ({data['norm']}): "
+        f"[bold]{number_text(data['median_distance'])}[/], over images classified right"
+    )
+    for message in data["messages"]:
+        console.print(f"[yellow]check:[/] {message}", highlight=False)
+    for line in refusals(data):
+        console.print(f"[yellow]refused by verification:[/] {line}", highlight=False)
+    if not data["complete"]:
+        console.print("[bold yellow]incomplete: the evaluation was interrupted[/]")
+
+
+def _table(title: str, first: str, columns: Sequence[str]) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column(first, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _accuracy_table(data: Mapping[str, Any]) -> "Table":
+    count, norm = data["examples"], data["norm"]
+    table = _table(
+        f"Accuracy in % on {count:,} images, and what each attack broke ({norm})",
+        "after", [f"ε = {epsilon_text(e)}" for e in data["epsilons"]],
+    )  # fmt: skip
+    wide = len(data["epsilons"])
+    table.add_row("no attack", *[percent(data["clean_accuracy"])] * wide)
+    for attack in data["attacks"]:
+        cells = [
+            f"{percent(left)} [dim]{'-' + percent(broken) if broken else '·':>6}[/]"
+            for left, broken in zip(attack["accuracy_left"], attack["broken"], strict=True)
+        ]
+        control = attack["control"]
+        name = f"{attack['name']} (control)" if control else attack["name"]
+        table.add_row(name, *cells, style="dim" if control else None)
+    table.add_section()
+    robust = [f"[bold]{percent(share)}[/]" + " " * 7 for share in data["robust_accuracy"]]
+    table.add_row("[bold]robust accuracy[/]", *robust)
+    if count < data["total"]:
+        table.add_row("95 % interval", *map(interval_text, data["robust_interval"]), style="dim")
+    return table
+
+
+def interval_text(interval: Sequence[float]) -> str:
+    """Two shares as a range in per cent."""
+    low, high = interval
+    return f"{percent(low)}-{percent(high)}"
+
+
+def _cost_table(data: Mapping[str, Any]) -> "Table":
+    table = _table(
+        "Cost (one run is one image at one epsilon; passes are means per run)", "attack",
+        ["runs", "successes", "median distance", "forward", "backward", "seconds"],
+    )  # fmt: skip
+    for attack in data["attacks"]:
+        table.add_row(
+            attack["name"], f"{attack['rows']:,}", f"{attack['successes']:,}",
+            number_text(attack["median_distance"]), number_text(attack["forward"]),
+            number_text(attack["backward"]), f"{attack['seconds']:.1f}",
+        )  # fmt: skip
+    return table

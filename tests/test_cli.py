@@ -1,0 +1,256 @@
+"""The command line: what it understands, refuses, prints, keeps and takes up again."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from jaxadv.cli import app, build_attack, parse_epsilons
+from jaxadv.models import get_definition, save_weights
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def call(cache, tmp_path, monkeypatch):
+    """Run the command line in this process, which keeps its own devices and configuration."""
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unused")
+    monkeypatch.setenv("JAXADV_CACHE", str(cache))
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: CliRunner().invoke(app, list(map(str, args)))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A net that tells some digits: random features and least squares."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    x = (pixels / 16).reshape(-1, 8, 8, 1).astype("float32")
+    module = get_definition("FC")(widths=(32,))
+    params = module.init(jax.random.key(0), x[:1])["params"]
+    hidden = np.maximum(x.reshape(len(x), -1) @ params["fc1"]["kernel"], 0)
+    hidden = np.c_[hidden, np.ones(len(x))]
+    last = np.linalg.lstsq(hidden, 10 * np.eye(10)[labels], rcond=None)[0].astype("float32")
+    params["fc2"] = {"kernel": jnp.asarray(last[:-1]), "bias": jnp.asarray(last[-1])}
+    path = tmp_path_factory.mktemp("weights") / "fc.safetensors"
+    save_weights(path, "FC", {"widths": [32]}, {"params": params}, image_shape=(8, 8, 1))
+    return path
+
+
+def environment(cache: Path) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA"))}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**kept, "PYTHONPATH": path, "JAXADV_CACHE": str(cache)}
+
+
+def start(cache: Path, folder: Path, *args) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxadv", *map(str, args)], cwd=folder, env=environment(cache),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [(["0.1"], [0.1]), (["8/255"], [8 / 255]), (["0.3,0.1", " 1/4 "], [0.1, 0.25, 0.3]),
+     (["0.1", "0.1"], [0.1]), (["1e-3"], [0.001]), (["0"], [0.0])],
+)  # fmt: skip
+def test_epsilons_are_understood(texts, expected):
+    assert parse_epsilons(texts) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "1/0", "-0.1", "nan", "inf", "1/2/3", "", "__import__('os')", "2**3", "8/"]
+)
+def test_other_epsilons_are_refused(text):
+    with pytest.raises(ValueError, match="--epsilon"):
+        parse_epsilons([text])
+
+
+def test_attacks_are_built_by_name():
+    assert build_attack("pgd", {"steps": 3, "norm": "l2"}).steps == 3
+    assert build_attack("MinimalEpsilon", {"steps": 3}).attack.steps == 3
+    with pytest.raises(ValueError, match="does not take --loss, --step-size"):
+        build_attack("UniformNoise", {"step_size": 0.1, "loss": "dlr"})
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_is_fast_and_imports_no_jax(flag, tmp_path):
+    code = (
+        "import sys, jaxadv; package = 'jax' in sys.modules\n"
+        "from jaxadv.cli import app\n"
+        "try: app([sys.argv[1]])\n"
+        "except SystemExit: print('jax' in sys.modules, package)"
+    )
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, flag], env=environment(tmp_path), capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert time.perf_counter() - began < 10
+    mine, package = done.stdout.split()[-2:]
+    assert mine == package  # the command line adds no import of jax
+    if package == "True":
+        pytest.xfail("jaxadv/__init__.py itself imports jax")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("evaluate", "--epsilon", "foo"),
+        ("evaluate", "--norm", "l7"),
+        ("evaluate", "--examples", "0"),
+        ("evaluate", "--nonsense"),
+        ("evaluate", "--data", "imagenet"),
+        ("evaluate", "--data", "digits", "--weights", "missing.safetensors"),
+        ("evaluate", "--data", "digits", "--published", "missing"),
+        ("evaluate", "--data", "digits", "--weights", "a", "--published", "b"),
+        ("evaluate", "--data", "digits", "--model", "gpt"),
+        ("evaluate", "--json", "."),
+        ("evaluate", "--data", "mnist", "--data-dir", "nowhere"),
+        ("attack",),
+        ("attack", "zork", "--epsilon", "0.1"),
+        ("attack", "PGD"),
+        ("attack", "PGD", "--epsilon", "0.1", "--loss", "hope"),
+        ("attack", "PGD", "--epsilon", "0.1", "--steps", "0"),
+        ("attack", "UniformNoise", "--epsilon", "0.1", "--steps", "5"),
+        ("train", "--model", "gpt", "--data", "digits"),
+        ("frobnicate",),
+    ],
+    ids=" ".join,
+)
+def test_mistakes_are_one_line_and_exit_2(call, args):
+    result = call(*args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert re.fullmatch(r"error: [^\n]+\n", result.stderr)
+
+
+def test_mistakes_found_late_are_one_line_too(call, weights):
+    wrong = call("evaluate", "--weights", weights, "--data", "mnist5k")
+    assert wrong.exit_code == 2
+    assert "pass the --data" in wrong.stderr
+    unknown = call("evaluate", "--weights", weights, "--data", "digits", "--attacks", "best")
+    assert unknown.exit_code == 2
+    large = call("attack", "FGSM", "--weights", weights, "--data", "digits", "--epsilon", "8")
+    assert "8/255" in large.stderr
+    for result in (wrong, unknown, large):
+        assert re.fullmatch(r"error: [^\n]+\n", result.stderr.splitlines(True)[-1])
+        assert "Traceback" not in result.output
+
+
+def test_evaluate_writes_everything_and_then_only_reads(call, weights, tmp_path):
+    args = ("evaluate", "--weights", weights, "--data", "digits", "--examples", "20",
+            "--epsilon", "8/255,0.2", "--json", "out.json", "--lanes", "8")  # fmt: skip
+    first = call(*args)
+    assert first.exit_code == 0, first.output
+    assert "8/255" in first.stdout
+    assert "noise (control)" in first.stdout
+    assert "sample of 360" in first.stdout
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert data == json.loads((tmp_path / "jaxadv-results/report.json").read_text())
+    assert (tmp_path / "jaxadv-results/report.html").stat().st_size > 10_000
+    assert data["examples"] == 20
+    assert data["seed"] == 0
+    for e, share in enumerate(data["robust_accuracy"]):
+        assert share == sum(image["broken_by"][e] is None for image in data["images"]) / 20
+    assert data["clean_accuracy"] > 0.5 > data["robust_accuracy"][1]
+    second = call(*args)
+    assert "nothing was left to do" in second.stdout
+    assert "nothing was left to do" not in first.stdout
+    assert json.loads((tmp_path / "out.json").read_text()) == data
+
+
+def test_attack_prints_and_saves(call, weights, tmp_path):
+    result = call("attack", "bim", "--weights", weights, "--data", "digits", "--examples", "12",
+                  "--epsilon", "16/255", "--steps", "3", "--loss", "margin", "--step-size", "1/2",
+                  "--targeted", "--save", "a.npz", "--json", "a.json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "targeted" in result.stdout
+    assert "16/255" in result.stdout
+    data = json.loads((tmp_path / "a.json").read_text())
+    assert data["settings"]["steps"] == 3
+    assert data["settings"]["step_size"] == 0.5
+    saved = np.load(tmp_path / "a.npz")
+    moved = np.abs(saved["images"].astype("float64") - saved["originals"]).reshape(12, -1).max(1)
+    assert (moved[saved["success"]] <= 16 / 255).all()
+    assert [image["success"] for image in data["images"]] == saved["success"].tolist()
+    wanted = {"SUCCESS": 1, "MISCLASSIFIED": 2, "FAILED": 3}
+    assert {k: int((saved["status"] == v).sum()) for k, v in wanted.items() if k in data[
+        "statuses"]} == data["statuses"]  # fmt: skip
+
+
+def test_minimum_norm_attacks_need_no_epsilon(call, weights):
+    result = call("attack", "MinimalEpsilon", "--weights", weights, "--data", "digits",
+                  "--examples", "4", "--steps", "2")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "100.0 %" in result.stdout
+
+
+def test_train_writes_weights_that_attack_reads(call, tmp_path):
+    result = call("train", "--model", "fc", "--data", "digits", "--epochs", "3", "--output",
+                  "fc.safetensors", "--json", "fc.json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "fc.json").read_text())["accuracy"] > 0.5
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fc.json", "fc.safetensors"]
+    result = call("attack", "FGSM", "--weights", "fc.safetensors", "--data", "digits",
+                  "--examples", "4", "--epsilon", "0.1")  # fmt: skip
+    assert result.exit_code == 0, result.output
+
+
+def test_attacks_are_listed(call, tmp_path):
+    result = call("attacks", "--json", "attacks.json")
+    lines = json.loads((tmp_path / "attacks.json").read_text())
+    assert len(result.stdout.splitlines()) == len(lines)
+    assert "Madry" in lines["PGD"]
+
+
+def without_times(path: Path) -> dict:
+    data = json.loads(path.read_text())
+    for attack in data["attacks"]:
+        del attack["seconds"]
+    return data
+
+
+@pytest.mark.slow
+def test_interrupted_it_goes_on_to_the_same_result(cache, tmp_path):
+    args = ("evaluate", "--data", "digits", "--model", "fc", "--epochs", "30", "--examples", "40",
+            "--epsilon", "0.1", "--json", "out.json", "--lanes", "8")  # fmt: skip
+    (tmp_path / "whole").mkdir()
+    whole = start(cache, tmp_path / "whole", *args)
+    assert whole.wait(300) == 0, whole.stderr.read()
+    (tmp_path / "broken").mkdir()
+    state = tmp_path / "broken" / "jaxadv-results" / "state"
+    # Once in training, once in the attacks: as soon as the first file of each is there.
+    for kept in ("*.safetensors", "evaluate-linf/*.npz"):
+        process = start(cache, tmp_path / "broken", *args)
+        while not list(state.glob(kept)) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 130, errors
+        assert "goes on from there" in errors
+        assert "Traceback" not in errors
+    assert not (tmp_path / "broken" / "out.json").exists() or not without_times(
+        tmp_path / "broken" / "out.json")["complete"]  # fmt: skip
+    process = start(cache, tmp_path / "broken", *args)
+    assert process.wait(300) == 0, process.stderr.read()
+    assert without_times(tmp_path / "broken/out.json") == without_times(tmp_path / "whole/out.json")
