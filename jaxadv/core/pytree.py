@@ -30,7 +30,7 @@ def pytree(cls: type[T]) -> type[T]:
     hashable. Python numbers in leaves become float32 on construction. (flax.struct offers the same,
     but importing flax takes longer than all of jaxadv.)
     """
-    check = cls.__dict__.get("__post_init__")
+    check = getattr(cls, "__post_init__", None)  # the class's own, or its parent's
 
     def __post_init__(self: Any) -> None:
         _settle_floats(self)
