@@ -131,7 +131,7 @@ def test_margin_is_negative_exactly_when_adversarial():
         assert float(margin_loss(Untargeted(label), jnp.asarray(logits))) == -float(untargeted)
 
 
-@pytest.mark.parametrize("label, target", [(0, 1), (1, 0), (0, 2), (2, 0)])
+@pytest.mark.parametrize(("label", "target"), [(0, 1), (1, 0), (0, 2), (2, 0)])
 def test_a_tie_is_not_adversarial(label, target):
     logits = jnp.array([3.0, 3.0, 3.0, 1.0])
     for goal in (Untargeted(label), Targeted(label, target)):

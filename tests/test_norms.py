@@ -106,7 +106,8 @@ def test_projection_is_the_solvers(name, radius, reach):
         ours = project(name, image, centre, radius, 0, 1).astype(np.float64)
         theirs = solve(name, image, centre, radius, lower, upper)
         assert distance64(name, ours[None], centre[None])[0] <= radius * (1 + 1e-6) + 1e-7
-        assert 0 <= ours.min() and ours.max() <= 1
+        assert ours.min() >= 0
+        assert ours.max() <= 1
         a, b = (np.linalg.norm(v - image) for v in (ours, theirs))
         assert a <= b * (1 + 1e-5) + 1e-5  # as near as the solver's
         np.testing.assert_allclose(ours, theirs, atol=2e-3 if name != "l0" else 1e-6)
@@ -160,7 +161,7 @@ def test_projection_is_optimal_in_many_dimensions(name, radius):
 def test_nothing_leaves_ball_or_box(name, shape, bounds, exponent, far, corner, seed):
     rng = np.random.default_rng(seed)
     lower, upper = bounds
-    epsilon = 10.0**exponent
+    epsilon = np.ceil(10.0**exponent) if name == "l0" else 10.0**exponent
     radius = inner_radius(name, epsilon, bounds)
     centre = rng.uniform(lower, upper, shape)
     if corner:
@@ -171,9 +172,11 @@ def test_nothing_leaves_ball_or_box(name, shape, bounds, exponent, far, corner, 
     inside = project(name, image, centre, radius, lower, upper)
     # Not just close: what is projected once stays inside when it is projected again and again.
     for point in (inside, project(name, inside, centre, radius, lower, upper)):
-        assert point.dtype == np.float32 and np.isfinite(point).all()
+        assert point.dtype == np.float32
+        assert np.isfinite(point).all()
         assert distance64(name, point[None], centre[None])[0] <= epsilon
-        assert lower <= point.min() and point.max() <= upper
+        assert lower <= point.min()
+        assert point.max() <= upper
     again = project(name, inside, centre, radius, lower, upper)
     np.testing.assert_allclose(again, inside, rtol=0, atol=3e-6 * max(1.0, upper))
 
@@ -198,7 +201,8 @@ def test_random_points(name, epsilon, bounds):
         blur = 0 if name == "l0" else {"linf": 1, "l2": 28, "l1": 768}[name] * upper * 2.0**-24
         assert distance64(name, raw[None], centre[None])[0] <= epsilon * (1 + 1e-5) + blur
         assert distance64(name, inside[None], centre[None])[0] <= epsilon
-        assert lower <= inside.min() and inside.max() <= upper
+        assert lower <= inside.min()
+        assert inside.max() <= upper
         assert epsilon < 1 or (inside != centre).any()
 
 
@@ -349,7 +353,7 @@ def test_inner_radius_is_just_below(name):
         for epsilon in (0.0, 1e-3, 8 / 255, 1.0, 1000.0):
             radius = np.float64(inner_radius(name, epsilon, bounds))
             if name == "l0":
-                assert radius == np.float32(epsilon)
+                assert np.floor(radius) == np.floor(epsilon)
             else:
                 assert 0 <= radius <= epsilon
                 assert radius >= epsilon * (1 - 2e-6) - scale * 2.0**-22
@@ -374,3 +378,8 @@ def test_a_huge_input_keeps_its_direction():
     image = centre + np.array([3.0, -4.0, 0.0, 0.0]) * 1e29
     ours = project("l2", image, centre, 0.1, 0, 1)
     np.testing.assert_allclose(ours, [0.56, 0.42, 0.5, 0.5], atol=1e-6)
+
+
+def test_inner_radius_of_l0_does_not_round_up():
+    for epsilon in (0.9999999999, 2.999999999):
+        assert np.floor(inner_radius("l0", epsilon, (0.0, 1.0))) == np.floor(epsilon)
