@@ -30,7 +30,7 @@ def network(seed: int = 0, classes: int = 4) -> ja.Model:
     """A smooth random network on 6 x 6 images: its own answers are the labels."""
     a, b = jax.random.split(jax.random.key(seed))
     params = {"a": jax.random.normal(a, (36, 24)) / 3, "b": jax.random.normal(b, (24, classes)) / 3}
-    return ja.Model(lambda p, x: jnp.tanh(x.reshape(len(x), -1) @ p["a"]) @ p["b"], params)
+    return ja.Model(lambda p, x: jnp.tanh((x.reshape(len(x), -1) - 0.5) @ p["a"]) @ p["b"], params)
 
 
 IMAGES = np.asarray(jax.random.uniform(jax.random.key(1), (21, 6, 6, 1)))

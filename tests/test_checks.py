@@ -28,7 +28,7 @@ def run(images=IMAGES, goal=GOAL, epsilon=0.1, model=MODEL, attack=None, **more)
         ({"epsilon": -0.1}, "not negative"),
         ({"epsilon": np.ones(4) * 0.1}, "one for each of 21 images"),
         ({"epsilon": None}, "FGSM needs one"),
-        ({"goal": ja.Untargeted(LABELS + 2)}, r"labels reach from .* 4 classes, 0 to 3"),
+        ({"goal": ja.Untargeted(LABELS + 3)}, r"labels reach from .* 4 classes, 0 to 3"),
         ({"goal": ja.Untargeted(LABELS[:-1])}, "labels has shape"),
         ({"goal": ja.Untargeted(LABELS * 1.0)}, "integers"),
         ({"goal": LABELS}, "pass ja.Untargeted"),

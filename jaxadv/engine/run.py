@@ -130,6 +130,8 @@ def run_rows(
     keep = checks.check_keep(keep, attack)
     budget = budget or Budget()
     count, shape = len(images), tuple(images.shape[1:])
+    if count == 0:
+        raise ValueError(f"images has shape {tuple(images.shape)}: pass at least one image")
     classes = checks.count_classes(model, shape)
     goal = checks.check_goal(goal, count, classes)
     checks.check_loss(attack, goal, classes)
