@@ -8,6 +8,8 @@ import io
 import json
 import math
 import os
+import signal
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -177,11 +179,21 @@ def prepare_jax() -> None:
 
 
 @contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Warnings are lines of their own, without the place in the code."""
+def _plain_messages() -> Iterator[None]:
+    """Warnings are lines of their own; a Ctrl-C that a callback swallowed is not printed."""
+    print_it = sys.unraisablehook
+
+    def unless_interrupt(event: Any) -> None:
+        if event.exc_type is not KeyboardInterrupt:
+            print_it(event)
+
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
-        yield
+        sys.unraisablehook = unless_interrupt
+        try:
+            yield
+        finally:
+            sys.unraisablehook = print_it
 
 
 def _console(stderr: bool = False) -> "Console":
@@ -190,8 +202,38 @@ def _console(stderr: bool = False) -> "Console":
     return Console(stderr=stderr)
 
 
+class _Interrupts:
+    """Whether Ctrl-C was pressed, also where a callback or the engine caught it."""
+
+    def __init__(self) -> None:
+        self.before = -1
+        self.ours, self.pythons = socket.socketpair()
+        for end in (self.ours, self.pythons):
+            end.setblocking(False)
+
+    def __enter__(self) -> Self:
+        with suppress(ValueError):  # not in the main thread: signals do not come here
+            self.before = signal.set_wakeup_fd(self.pythons.fileno(), warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(ValueError):
+            signal.set_wakeup_fd(self.before)
+        self.ours.close()
+        self.pythons.close()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if it was."""
+        with suppress(BlockingIOError):
+            if signal.SIGINT in self.ours.recv(64):
+                raise KeyboardInterrupt
+
+
 class _Bars:
-    """Progress bars on stderr, one for each task, made when it is first heard of."""
+    """Progress bars on stderr, one for each task, made when it is first heard of.
+
+    A Ctrl-C that got lost is honoured before a new task begins: what precedes it is saved by then.
+    """
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -204,8 +246,10 @@ class _Bars:
         )  # fmt: skip
         self.tasks: dict[str, Any] = {}
         self.worked = False  # whether anything was not done already
+        self.interrupts = _Interrupts()
 
     def __enter__(self) -> Self:
+        self.interrupts.__enter__()
         self.progress.start()
         return self
 
@@ -213,10 +257,12 @@ class _Bars:
         for task in self.progress.tasks:
             self.progress.stop_task(task.id)
         self.progress.stop()
+        self.interrupts.__exit__()
 
     def show(self, name: str, done: int, total: int, note: str) -> None:
         """Set the bar `name`."""
         if name not in self.tasks:
+            self.interrupts.check()
             self.tasks[name] = self.progress.add_task(name, total=total, note=note)
         self.progress.update(self.tasks[name], completed=done, total=total, note=note)
 
@@ -289,6 +335,7 @@ def _train(
 
         def progress(done: int, loss: float) -> None:
             bars.show(f"train {name}", done, epochs, f"loss {loss:.3f}")
+            bars.interrupts.check()
 
         path = checkpoint(f"{name}-{epochs}-{seed}".lower())
         if not path.is_file():
@@ -349,7 +396,7 @@ def evaluate(
     _check_folder(json_file)
     state = output / "state"
     store = state / f"evaluate-{norm}"
-    with _plain_warnings():
+    with _plain_messages():
         prepare_jax()
         import jax
 
@@ -370,6 +417,8 @@ def evaluate(
                 key=jax.random.key(seed), ids=images.ids, lanes=lanes, store=store,
                 progress=bars.attack,
             )  # fmt: skip
+            if report.complete:
+                bars.interrupts.check()
         about = {"model": subject.name, "data": images.name, "attacks": attacks, "seed": seed}
         written = {**about, **as_data(report, subject.total)}
         console = _console()
@@ -426,7 +475,7 @@ def attack(
         "step_size": None if step_size is None else parse_number(step_size, "--step-size"),
     }  # fmt: skip
     _check_folder(save, json_file)
-    with _plain_warnings():
+    with _plain_messages():
         prepare_jax()
         import jax
 
@@ -589,7 +638,7 @@ def train(
     """Train a classifier and save its weights. Ctrl-C loses at most one epoch."""
     file = Path(f"{model.lower()}.safetensors") if output is None else output
     _check_folder(file, json_file)
-    with _plain_warnings():
+    with _plain_messages():
         prepare_jax()
         from jaxadv.data import load_data
         from jaxadv.engine.devices import choose_devices
