@@ -34,23 +34,25 @@ def use_cpu_cores(count: int | None = None) -> int:
     """Make every CPU core a JAX device, so that `run` attacks on all of them; returns how many.
 
     count: default the cores that this process may use, at most 8. To be called before JAX's first
-    computation; raises RuntimeError if a backend runs already with another number of devices.
+    computation; raises RuntimeError if a backend runs already with fewer devices (or with another
+    number than the one asked for).
 
     >>> import jaxadv as ja
     >>> ja.use_cpu_cores()  # doctest: +SKIP
     2
     """
-    count = min(8, cpu_cores()) if count is None else count
+    wanted, count = count, min(8, cpu_cores()) if count is None else count
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:
         running = jax.local_device_count("cpu")
-        if running != count:
+        if running < count or wanted not in (None, running):
             raise RuntimeError(
                 f"JAX already runs with {running} CPU device(s), so it cannot be given {count}: "
                 "call jaxadv.use_cpu_cores() right after the imports, before any array is made, "
                 f"or set the environment variable JAX_NUM_CPU_DEVICES={count}"
             ) from None
+        return running
     return count
 
 
