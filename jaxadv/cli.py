@@ -49,9 +49,10 @@ class _OneLine(TyperGroup):
         except (ValueError, ImportError, OSError, NotImplementedError) as error:
             sys.exit(_fail(str(error) or type(error).__name__))
         except Exception as error:
-            if hasattr(error, "format_message"):  # typer's own: a bad option, or none
-                sys.exit(_fail(error.format_message()))
-            raise
+            said = getattr(error, "format_message", None)  # typer's own: a bad option, or none
+            if said is None:
+                raise
+            sys.exit(_fail(said()))
         if code == INTERRUPTED:
             _say("interrupted: what was saved is kept, the same command goes on from there")
         sys.exit(code or 0)
@@ -160,6 +161,12 @@ Lanes = Annotated[int | None, _option("--lanes", help="Images in flight on each 
 # ---- what the commands share ----------------------------------------------------------------
 
 
+def _compilation_cache() -> str | None:
+    import jax
+
+    return getattr(jax.config, "jax_compilation_cache_dir", None)
+
+
 def prepare_jax() -> None:
     """Make every core a device, and keep compiled programs on disk, unless the user decided."""
     import jax
@@ -170,7 +177,7 @@ def prepare_jax() -> None:
     if "JAX_NUM_CPU_DEVICES" not in os.environ and "host_platform_device_count" not in flags:
         with suppress(RuntimeError):  # JAX runs already: called from within Python
             ja.use_cpu_cores()
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not jax.config.jax_compilation_cache_dir:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not _compilation_cache():
         from jaxadv.data.dataset import cache_dir
 
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
@@ -530,7 +537,7 @@ def build_attack(name: str, settings: Mapping[str, Any]) -> Any:
     known = {key.lower(): value for key, value in ATTACKS.items()}
     if name.lower() not in known:
         raise ValueError(f"attack {name!r} is not known: pass one of {', '.join(sorted(ATTACKS))}")
-    kind = known[name.lower()]
+    kind: Any = known[name.lower()]
     fields = {field.name for field in dataclasses.fields(kind)}
     if "attack" in fields:
         return kind(build_attack("PGD", settings))

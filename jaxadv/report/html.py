@@ -84,7 +84,7 @@ def write_html(
         curve=_accuracy_figure(report, data),
         distances=_distance_figure(report),
         level=None if shown is None else float(report.epsilons[shown[0]]),
-        gallery=[] if shown is None else _gallery(report, *shown, names, model, adversarial_logits),
+        gallery=_gallery(report, shown, names, model, adversarial_logits) if shown else [],
         settings={**_settings(data), **(settings or {}), **_versions()},
     )
     return write_file(path, page)
@@ -237,7 +237,9 @@ def _picture(image: np.ndarray) -> str:
     return _uri(out.getvalue(), "png")
 
 
-def _gallery_rows(report: "Report", count: int, epsilon: float | None) -> Any:
+def _gallery_rows(
+    report: "Report", count: int, epsilon: float | None
+) -> tuple[int, np.ndarray] | None:
     """(number of the epsilon, images): broken ones, the first of every class before the second."""
     if report.images.ndim != 4 or count < 1:
         return None
@@ -256,11 +258,12 @@ def _gallery_rows(report: "Report", count: int, epsilon: float | None) -> Any:
 
 
 def _gallery(
-    report: "Report", level: int, rows: np.ndarray, names: Sequence[str], model: Model | None,
+    report: "Report", shown: tuple[int, np.ndarray], names: Sequence[str], model: Model | None,
     adversarial_logits: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
     from jaxadv.core.norms import distance64
 
+    level, rows = shown
     original, found = report.images[rows], report.adversarial[level, rows]
     logits = None
     if adversarial_logits is not None:
