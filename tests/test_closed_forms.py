@@ -1,0 +1,232 @@
+"""Linear models with two classes: the exact distance is known, in every norm, and with the box too
+(SciPy's linear programs; SLSQP for L2). Attacks must succeed just above it and never below."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linprog, minimize
+
+from jaxadv.attacks.fgsm import FGM, FGSM
+from jaxadv.attacks.mifgsm import MIFGSM
+from jaxadv.attacks.noise import GaussianNoise, UniformNoise
+from jaxadv.attacks.pgd import BIM, PGD
+from jaxadv.core.goals import Targeted, Untargeted
+from jaxadv.core.model import Model
+from jaxadv.core.norms import distance64
+from jaxadv.engine.batch import drive_batch, make_table
+
+COUNT, SHAPE, SIZE = 16, (4, 3, 1), 12
+
+
+def logits(params, images):
+    weights, bias = params
+    return images.reshape(len(images), -1) @ weights + bias
+
+
+@functools.cache
+def problem(box):
+    """(weights, bias, images, labels); box: whether it stands in the way."""
+    rng = np.random.default_rng(11)
+    weights = rng.normal(size=(SIZE, 2)).astype(np.float32)
+    if box:
+        bias = np.float32([0.1, -0.1])
+        images = rng.choice([0.0, 0.05, 0.5, 0.95, 1.0], (COUNT, SIZE)).astype(np.float32)
+    else:  # about the middle, which lies on the boundary; not so near that float32 counts
+        bias = (weights.sum(0).mean() / 2 - weights.sum(0) / 2).astype(np.float32)
+        images = rng.uniform(0.45, 0.55, (20 * COUNT, SIZE)).astype(np.float32)
+        clear = np.abs((images - 0.5) @ (weights[:, 0] - weights[:, 1])) > 0.2
+        images = images[clear][:COUNT]
+        assert len(images) == COUNT
+    scores = images.astype(np.float64) @ weights.astype(np.float64) + bias
+    return weights, bias, images, scores.argmax(1).astype(np.int32)
+
+
+def line(weights, bias, label):
+    """w, b: the margin is w @ x + b."""
+    w = weights.astype(np.float64)
+    b = bias.astype(np.float64)
+    return w[:, label] - w[:, 1 - label], b[label] - b[1 - label]
+
+
+def free_distance(norm, w, margin):
+    if norm == "l0":  # each entry at best runs into the box, half a unit away
+        return np.searchsorted(np.cumsum(np.sort(np.abs(w) / 2)[::-1]), margin) + 1
+    dual = {"linf": np.abs(w).sum(), "l2": np.linalg.norm(w), "l1": np.abs(w).max()}[norm]
+    return margin / dual
+
+
+def boxed_distance(norm, w, margin, x):
+    """min |d| with w @ d <= -margin and 0 <= x + d <= 1 (inf where there is none)."""
+    x = x.astype(np.float64)
+    gains = np.where(w > 0, w * x, -w * (1 - x))  # what each entry can give at most
+    if gains.sum() <= margin:
+        return np.inf
+    if norm == "l0":
+        return np.searchsorted(np.cumsum(np.sort(gains)[::-1]), margin) + 1
+    if norm == "linf":  # variables d, t
+        eye, ones = np.eye(SIZE), np.ones((SIZE, 1))
+        found = linprog(
+            np.r_[np.zeros(SIZE), 1.0],
+            A_ub=np.vstack([np.hstack([eye, -ones]), np.hstack([-eye, -ones]), np.r_[w, 0.0]]),
+            b_ub=np.r_[np.zeros(2 * SIZE), -margin],
+            bounds=[*zip(-x, 1 - x, strict=True), (0, None)],
+        )
+        return found.fun
+    if norm == "l1":  # variables p, q with d = p - q
+        found = linprog(
+            np.ones(2 * SIZE),
+            A_ub=np.r_[w, -w][None],
+            b_ub=[-margin],
+            bounds=[(0, r) for r in np.r_[1 - x, x]],
+        )
+        return found.fun
+    found = minimize(
+        lambda d: d @ d,
+        -np.where(w > 0, x, x - 1.0),  # a corner of the box that is adversarial
+        jac=lambda d: 2 * d,
+        bounds=list(zip(-x, 1 - x, strict=True)),
+        constraints={"type": "ineq", "fun": lambda d: -margin - w @ d, "jac": lambda d: -w},
+        method="SLSQP",
+        options={"ftol": 1e-15, "maxiter": 1000},
+    )
+    assert w @ found.x <= -margin + 1e-9
+    return np.sqrt(found.fun)
+
+
+@functools.cache
+def exact(norm, box):
+    weights, bias, images, labels = problem(box)
+    distances = []
+    for x, label in zip(images, labels, strict=True):
+        w, b = line(weights, bias, label)
+        margin = w @ x.astype(np.float64) + b
+        assert margin > 0
+        boxed = boxed_distance(norm, w, margin, x)
+        if not box:  # the solver and the formula agree
+            distances.append(free_distance(norm, w, margin))
+            if norm != "l0":
+                assert boxed == pytest.approx(distances[-1], rel=1e-6)
+        else:
+            distances.append(boxed)
+    return np.array(distances)
+
+
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+@functools.partial(jax.jit, static_argnames="targeted", compiler_options=QUICK)
+def drive(attack, model, images, labels, epsilon, targeted):
+    goal = Targeted(labels, 1 - labels) if targeted else Untargeted(labels)
+    table = make_table(attack, model, images, goal, epsilon)
+    found = drive_batch(attack, model, table, jax.random.key(0), keep="first").best
+    return found.image, found.adversarial
+
+
+def successes(attack, box, epsilon, targeted=False):
+    """Whether each image falls; those returned are checked in float64."""
+    weights, bias, images, labels = problem(box)
+    model = Model(logits, (jnp.asarray(weights), jnp.asarray(bias)))
+    shaped = jnp.asarray(images.reshape(COUNT, *SHAPE))
+    epsilon = np.where(np.isfinite(epsilon), epsilon, SIZE).astype(np.float32)
+    found, success = map(np.asarray, drive(attack, model, shaped, labels, epsilon, targeted))
+    assert found.min() >= 0
+    assert found.max() <= 1
+    distances = distance64(attack.norm, found, images.reshape(COUNT, *SHAPE))
+    assert (distances <= epsilon.astype(np.float64)).all()
+    flat = found.reshape(COUNT, -1).astype(np.float64)
+    for x, label, fell in zip(flat, labels, success, strict=True):
+        w, b = line(weights, bias, label)
+        assert not fell or w @ x + b < 1e-6
+    return success
+
+
+def test_the_box_matters():
+    # Else `box` would test nothing; and some image cannot be changed at all.
+    for norm in ("linf", "l2"):
+        weights, bias, images, labels = problem(True)
+        shares = []
+        for x, label, found in zip(images, labels, exact(norm, True), strict=True):
+            w, b = line(weights, bias, label)
+            shares.append(found / free_distance(norm, w, w @ x.astype(np.float64) + b))
+        assert min(shares) >= 1 - 1e-6
+        assert np.median(shares) > 1.2
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_fgsm_succeeds_exactly_above_the_distance(targeted):
+    distance = exact("linf", False)
+    assert successes(FGSM(), False, 1.001 * distance, targeted).all()
+    assert not successes(FGSM(), False, 0.999 * distance, targeted).any()
+
+
+def test_fgsm_in_the_box():
+    # One signed step, clipped: each entry goes as far as ball and box allow. That is optimal.
+    distance = exact("linf", True)
+    possible = np.isfinite(distance)
+    assert (successes(FGSM(), True, 1.002 * distance) == possible).all()
+    assert not successes(FGSM(), True, 0.999 * distance).any()
+
+
+def test_fgm_succeeds_exactly_above_the_distance():
+    distance = exact("l2", False)
+    assert successes(FGM(), False, 1.001 * distance).all()
+    assert not successes(FGM(), False, 0.999 * distance).any()
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("box", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_pgd_succeeds_just_above_the_distance_and_never_below(norm, box, targeted):
+    if targeted and norm != "linf":
+        pytest.skip("with two classes the targeted attack is the untargeted one")
+    # A step of L1 moves one entry; how near it comes to the box's edge is a matter of its length.
+    attack = PGD(norm=norm, steps=300, step_size=0.02 if norm == "l1" else 0.1)
+    distance = exact(norm, box)
+    fell = successes(attack, box, 1.02 * distance, targeted)
+    np.testing.assert_array_equal(fell, np.isfinite(distance))
+    assert not successes(attack, box, 0.999 * distance, targeted).any()
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+def test_bim_without_a_random_start(loss):
+    for norm in ("linf", "l2"):
+        distance = exact(norm, False)
+        attack = BIM(norm=norm, steps=30, loss=loss)
+        assert successes(attack, False, 1.005 * distance).all()
+        assert not successes(attack, False, 0.999 * distance).any()
+
+
+def test_mifgsm():
+    distance = exact("linf", False)
+    assert successes(MIFGSM(), False, 1.005 * distance).all()
+    assert not successes(MIFGSM(), False, 0.999 * distance).any()
+
+
+def test_pgd_l0_from_the_middle_of_the_box():
+    weights, bias, _, _ = problem(False)
+    w, _ = line(weights, bias, 0)
+    images = jnp.full((COUNT, *SHAPE), 0.5)
+    # A bias each: fold it into the model by a shift that makes the margin run from 0.2 to 6.
+    shift = np.linspace(0.2, 0.9 * np.abs(w).sum() / 2, COUNT)
+    params = jnp.asarray(weights), jnp.zeros((COUNT, 2)).at[:, 0].set(shift - w.sum() / 2)
+    counts = np.array([free_distance("l0", w, m) for m in shift])
+    assert len(set(counts)) > 4
+    attack = PGD(norm="l0", steps=60, step_size=1.0, random_start=False)
+    labels = np.zeros(COUNT, np.int32)
+    for less in (0, 1):
+        epsilon = (counts - less).astype(np.float32)
+        found, success = drive(attack, Model(logits, params), images, labels, epsilon, False)
+        np.testing.assert_array_equal(success, np.full(COUNT, not less))
+        distances = distance64("l0", np.asarray(found), np.asarray(images))
+        assert (distances <= epsilon).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+@pytest.mark.parametrize("attack", [UniformNoise, GaussianNoise])
+def test_noise_never_succeeds_below_the_distance(attack, norm):
+    distance = exact(norm, True)
+    below = distance - 1 if norm == "l0" else 0.999 * distance
+    assert not successes(attack(norm=norm, draws=30), True, below).any()
