@@ -159,7 +159,8 @@ def sequential(script, image, label, weights, epsilon, keep, pullbacks, check):
                 margin, distance = gap(logits(x)), np.linalg.norm((x - image).astype(np.float64))
                 adversarial = margin < 0 and not (check and distance > epsilon)
                 if keep == "loss":
-                    value, tier = margin, False
+                    outside = check and distance > epsilon
+                    value, tier = np.inf if outside else margin, False
                 elif keep == "last":
                     value, tier = -1e9 if where is None or where[:2] != (rank, step) else 0, False
                     if rank > 0:
@@ -216,13 +217,14 @@ def test_kept_image_and_counts_are_a_sequential_runs(
         )  # fmt: skip
         outcomes.add(success)
         assert tuple(int(count[i]) for count in counts) == paid
-        np.testing.assert_array_equal(gathered.best.image[i], one.images[where])
+        truth = images[i] if where is None else one.images[where]  # nothing was inside
+        np.testing.assert_array_equal(gathered.best.image[i], truth)
         if keep in ("first", "distance"):
             assert gathered.best.tier[i] == success
             assert gathered.best.adversarial[i] == success
             if success:
                 assert gathered.rank[i] == rank
-        x = one.images[where].astype(np.float64).ravel() @ weights.astype(np.float64)
+        x = np.asarray(truth, np.float64).ravel() @ weights.astype(np.float64)
         label = int(goal.labels[i])
         assert gathered.best.margin[i] == pytest.approx(
             x[label] - np.delete(x, label).max(), abs=1e-4
