@@ -40,7 +40,7 @@ def network(arrays: dict[str, np.ndarray]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1]).eval()
 
 
-def bare(model, images, labels, s):  # noqa: ANN001, ANN201
+def bare(model, images, labels, s):
     """A plain loop over torch's own gradients."""
     x = images.clone()
     for _ in range(s["steps"]):
@@ -53,7 +53,7 @@ def bare(model, images, labels, s):  # noqa: ANN001, ANN201
     return x.detach()
 
 
-def foolbox_pgd(model, images, labels, s):  # noqa: ANN001, ANN201
+def foolbox_pgd(model, images, labels, s):
     import foolbox
 
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
@@ -61,7 +61,7 @@ def foolbox_pgd(model, images, labels, s):  # noqa: ANN001, ANN201
     return attack.run(wrapped, images, labels, epsilon=s["epsilon"])
 
 
-def torchattacks_pgd(model, images, labels, s):  # noqa: ANN001, ANN201
+def torchattacks_pgd(model, images, labels, s):
     try:
         import torchattacks
     except ImportError:  # it asks for packages that PGD does not use

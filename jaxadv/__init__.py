@@ -6,54 +6,79 @@
 """
 
 import importlib
-from typing import Any
-
-from jaxadv.attacks import (
-    BIM,
-    FGM,
-    FGSM,
-    MIFGSM,
-    PGD,
-    GaussianNoise,
-    MinimalEpsilon,
-    UniformNoise,
-    list_attacks,
-)
-from jaxadv.core.attack import Answer, Attack, Problem, Reads
-from jaxadv.core.goals import Targeted, Untargeted
-from jaxadv.core.model import Model, from_function
-from jaxadv.core.optimizer import Optimizer
-from jaxadv.core.result import Cost, Result, Status
-from jaxadv.engine.batch import drive_batch, make_table, perturb
-from jaxadv.engine.checks import CheckWarning
-from jaxadv.engine.cure import cured
-from jaxadv.engine.devices import use_cpu_cores
-from jaxadv.engine.lanes import drive_lanes
-from jaxadv.engine.evaluate import Report, evaluate
-from jaxadv.engine.run import Budget, run
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_LAZY = {  # what needs flax or a data library is imported on first use
-    "from_linen": "jaxadv.models",
-    "from_nnx": "jaxadv.models",
-    "load_weights": "jaxadv.models",
-    "save_weights": "jaxadv.models",
-    "load_data": "jaxadv.data",
+if TYPE_CHECKING:
+    from jaxadv import data, models, report
+    from jaxadv.attacks import (
+        BIM,
+        FGM,
+        FGSM,
+        MIFGSM,
+        PGD,
+        GaussianNoise,
+        MinimalEpsilon,
+        UniformNoise,
+        list_attacks,
+    )
+    from jaxadv.core.attack import Answer, Attack, Problem, Reads
+    from jaxadv.core.goals import Targeted, Untargeted
+    from jaxadv.core.model import Model, from_function
+    from jaxadv.core.optimizer import Optimizer
+    from jaxadv.core.result import Cost, Result, Status
+    from jaxadv.data import load_data
+    from jaxadv.engine.batch import drive_batch, make_table, perturb
+    from jaxadv.engine.checks import CheckWarning
+    from jaxadv.engine.cure import cured
+    from jaxadv.engine.devices import use_cpu_cores
+    from jaxadv.engine.evaluate import Report, evaluate
+    from jaxadv.engine.lanes import drive_lanes
+    from jaxadv.engine.run import Budget, run
+    from jaxadv.models import from_linen, from_nnx, load_weights, save_weights
+
+# A name is imported on first use: what only asks for help or a version waits for no compiler.
+_MODULES = {
+    "attacks": "BIM FGM FGSM MIFGSM PGD GaussianNoise MinimalEpsilon UniformNoise list_attacks",
+    "core.attack": "Answer Attack Problem Reads",
+    "core.goals": "Targeted Untargeted",
+    "core.model": "Model from_function",
+    "core.optimizer": "Optimizer",
+    "core.result": "Cost Result Status",
+    "data": "load_data",
+    "engine.batch": "drive_batch make_table perturb",
+    "engine.checks": "CheckWarning",
+    "engine.cure": "cured",
+    "engine.devices": "use_cpu_cores",
+    "engine.evaluate": "Report evaluate",
+    "engine.lanes": "drive_lanes",
+    "engine.run": "Budget run",
+    "models": "from_linen from_nnx load_weights save_weights",
 }
+_WHERE = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in ("models", "data", "report"):
+    if name in _WHERE:
+        value = getattr(importlib.import_module(f"jaxadv.{_WHERE[name]}"), name)
+    elif name in ("attacks", "core", "data", "engine", "models", "report"):
         return importlib.import_module(f"jaxadv.{name}")
-    raise AttributeError(f"module 'jaxadv' has no attribute {name!r}")
+    else:
+        raise AttributeError(f"module 'jaxadv' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 __all__ = [
     "BIM", "FGM", "FGSM", "MIFGSM", "PGD", "Answer", "Attack", "Budget", "CheckWarning", "Cost",
-    "GaussianNoise", "MinimalEpsilon", "Model", "Optimizer", "Problem", "Reads", "Report", "Result", "Status",
-    "Targeted", "UniformNoise", "Untargeted", "cured", "drive_batch", "drive_lanes", "evaluate",
-    "from_function", "list_attacks", "make_table", "perturb", "run", "use_cpu_cores", *_LAZY,
+    "GaussianNoise", "MinimalEpsilon", "Model", "Optimizer", "Problem", "Reads", "Report", "Result",
+    "Status", "Targeted", "UniformNoise", "Untargeted", "cured", "data", "drive_batch",
+    "drive_lanes", "evaluate", "from_function", "from_linen", "from_nnx", "list_attacks",
+    "load_data", "load_weights", "make_table", "models", "perturb", "report", "run",
+    "save_weights", "use_cpu_cores",
 ]  # fmt: skip

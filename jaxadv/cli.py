@@ -356,9 +356,9 @@ def _train(
 
 def _write_json(path: Path | None, data: Mapping[str, Any]) -> None:
     if path is not None:
-        from jaxadv.report.files import write_file
+        from jaxadv.engine.store import write_atomically
 
-        write_file(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+        write_atomically(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def _check_folder(*paths: Path | None) -> None:
@@ -622,12 +622,12 @@ def _print_attack(data: Mapping[str, Any]) -> None:
 def _save_images(path: Path, result: "Result", originals: Any, labels: Any) -> None:
     import numpy as np
 
-    from jaxadv.report.files import write_file
+    from jaxadv.engine.store import write_atomically
 
     out = io.BytesIO()
     fields = {k: v for k, v in result._asdict().items() if k != "cost"}
     np.savez_compressed(out, originals=originals, labels=labels, **fields)
-    write_file(path, out.getvalue())
+    write_atomically(path, out.getvalue())
 
 
 @app.command()

@@ -11,7 +11,7 @@ from jaxadv.engine.checks import check_gradients
 from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
 
 
-def run(images=IMAGES, goal=GOAL, epsilon=0.1, model=MODEL, attack=None, **more) -> ja.Result:  # noqa: ANN001
+def run(images=IMAGES, goal=GOAL, epsilon=0.1, model=MODEL, attack=None, **more) -> ja.Result:
     return ja.run(attack or ja.FGSM(), model, images, goal, epsilon, key=KEY, **more)
 
 
@@ -46,7 +46,7 @@ def test_the_error_says_what_to_do(arguments: dict, said: str) -> None:
 
 
 def test_rounding_at_the_bounds_is_no_error() -> None:
-    run(images=np.where(IMAGES == IMAGES.min(), -2.98e-8, IMAGES).astype(np.float32))
+    run(images=np.where(IMAGES.min() == IMAGES, -2.98e-8, IMAGES).astype(np.float32))
 
 
 def test_dlr_needs_three_classes() -> None:
@@ -68,7 +68,7 @@ def test_probabilities_in_place_of_logits() -> None:
 
 class Trained(nn.Module):
     @nn.compact
-    def __call__(self, x, train=True):  # noqa: ANN001, ANN204
+    def __call__(self, x, train=True):
         x = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(x.reshape(len(x), -1)))
         return nn.Dense(4)(nn.Dropout(0.5, deterministic=not train)(x))
 

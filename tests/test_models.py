@@ -14,10 +14,10 @@ from flax import nnx
 
 from jaxadv.core.model import Model, from_function
 from jaxadv.data import Dataset, load_data
+from jaxadv.engine.checks import count_classes
 from jaxadv.models import (
     DEFINITIONS,
     PUBLISHED,
-    check_evaluation_mode,
     from_linen,
     from_nnx,
     get_definition,
@@ -124,7 +124,7 @@ def test_definition_sizes(name, shape, parameters):
     assert logits.shape == (2, 10)
     if parameters is not None:
         assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
-    check_evaluation_mode(Model(lambda v, x: module.apply(v, x), variables), shape)
+    count_classes(Model(lambda v, x: module.apply(v, x), variables), shape)
 
 
 def test_every_definition_has_a_test_of_its_size():
@@ -165,21 +165,21 @@ def test_training_mode_is_refused(dropout, reason):
     module = Regularised(dropout=dropout)
     variables = Regularised(train=False, dropout=dropout).init(jax.random.key(0), IMAGES)
     with pytest.raises(ValueError, match=reason):
-        check_evaluation_mode(from_linen(module, variables), (8, 8, 1))
-    check_evaluation_mode(from_linen(module.clone(train=False), variables), (8, 8, 1))
+        count_classes(from_linen(module, variables), (8, 8, 1))
+    count_classes(from_linen(module.clone(train=False), variables), (8, 8, 1))
 
 
 def test_other_errors_pass_through_the_check():
-    with pytest.raises(AttributeError, match="nothing"):
-        check_evaluation_mode(from_function(lambda x: x.nothing()), (8, 8, 1))  # type: ignore
+    with pytest.raises(ValueError, match="AttributeError.*nothing"):
+        count_classes(from_function(lambda x: x.nothing()), (8, 8, 1))  # type: ignore
 
 
 def test_resnet_train_is_a_call_argument():
     module = get_definition("ResNet32")(widths=(4,), blocks=1)
     variables = module.init(jax.random.key(0), IMAGES)
-    check_evaluation_mode(from_linen(module, variables), (8, 8, 1))
+    count_classes(from_linen(module, variables), (8, 8, 1))
     with pytest.raises(ValueError, match="train=False"):
-        check_evaluation_mode(from_linen(module, variables, train=True), (8, 8, 1))
+        count_classes(from_linen(module, variables, train=True), (8, 8, 1))
 
 
 def test_nnx_evaluates_without_touching_the_module():

@@ -44,7 +44,7 @@ def test_halving_gives_the_same_answers(whole: ja.Result) -> None:
     same(whole, halved, ("success", "forward", "backward", "status"))
 
 
-def test_a_memory_mapped_file_is_read_chunk_by_chunk(whole: ja.Result, tmp_path) -> None:  # noqa: ANN001
+def test_a_memory_mapped_file_is_read_chunk_by_chunk(whole: ja.Result, tmp_path) -> None:
     np.save(tmp_path / "images.npy", IMAGES)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     same(whole, ja.run(ATTACK, MODEL, mapped, GOAL, EPSILON, key=KEY, lanes=4, chunk=8))
@@ -54,7 +54,7 @@ def test_counts_are_those_of_a_sequential_run(whole: ja.Result) -> None:
     """A plain Python loop over images, restarts and steps, which stops at the first success."""
     from jaxadv.core.attack import Problem, attack_key, inner_radius
 
-    radius = jnp.float32(inner_radius("linf", EPSILON, (0, 1)))
+    radius = jnp.float32(inner_radius("linf", EPSILON, (0.0, 1.0)))
     value_and_gradient = jax.jit(
         jax.value_and_grad(
             lambda x, y: ATTACK.objective(ja.Untargeted(y), MODEL(x[None])[0]), has_aux=False
@@ -145,16 +145,16 @@ class Liar(ja.Attack):
     def ticks(self) -> int:
         return 1
 
-    def init(self, problem, key):  # noqa: ANN001, ANN201
+    def init(self, problem, key):
         return jnp.int32(0)
 
-    def ask(self, problem, state):  # noqa: ANN001, ANN201
+    def ask(self, problem, state):
         return jnp.full_like(problem.image, self.value)[None]
 
-    def tell(self, problem, state, answer):  # noqa: ANN001, ANN201
+    def tell(self, problem, state, answer):
         return state + 1
 
-    def done(self, problem, state):  # noqa: ANN001, ANN201
+    def done(self, problem, state):
         return state > 0
 
 
@@ -179,7 +179,7 @@ def test_transfer_is_judged_by_the_other_model() -> None:
 
 @pytest.mark.parametrize("where", ["logits", "gradients"])
 def test_a_model_that_gives_nan_is_reported_and_never_counts(where: str) -> None:
-    def apply(weights, x):  # noqa: ANN001, ANN202
+    def apply(weights, x):
         flat = x.reshape(len(x), -1)
         z = jnp.tanh(flat @ weights["a"]) @ weights["b"]
         if where == "logits":
@@ -195,7 +195,7 @@ def test_a_model_that_gives_nan_is_reported_and_never_counts(where: str) -> None
     assert not (result.success & np.isnan(result.margin)).any()
 
 
-def _nothing():  # noqa: ANN202
+def _nothing():
     import contextlib
 
     return contextlib.nullcontext()
@@ -204,7 +204,7 @@ def _nothing():  # noqa: ANN202
 def test_nothing_recompiles_when_values_change() -> None:
     traces = []
 
-    def apply(weights, x):  # noqa: ANN001, ANN202
+    def apply(weights, x):
         traces.append(1)
         return jnp.tanh(x.reshape(len(x), -1) @ weights["a"]) @ weights["b"]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from jaxadv.attacks.gradient import GradientAttack, steepest_ascent
+from jaxadv.attacks.gradient import GradientAttack
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
 

@@ -133,9 +133,11 @@ def inner_radius(norm: str, epsilon: Any, bounds: tuple[float, float]) -> np.nda
     the stated ball when its distance is recomputed in float64.
     """
     radius = np.asarray(epsilon, np.float64)
-    if norm != "l0":
+    if norm == "l0":
+        radius = np.floor(radius)
+    else:
         radius = radius * (1 - 1e-6) - max(abs(b) for b in bounds) * 2.0**-23
-    return np.maximum(radius, 0).astype(np.float32)
+    return np.asarray(np.maximum(radius, 0), np.float32)
 
 
 def attack_key(attack: Attack, key: Array, example: Any, rank: Any) -> Array:

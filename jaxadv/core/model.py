@@ -27,6 +27,12 @@ class Model:
     params: Any
     bounds: tuple[float, float] = static((0.0, 1.0))
 
+    def __post_init__(self) -> None:
+        lower, upper = map(float, self.bounds)
+        if not lower < upper:
+            raise ValueError(f"bounds={self.bounds}: pass (least, largest) value of the images")
+        object.__setattr__(self, "bounds", (lower, upper))
+
     def __call__(self, images: Float[Array, "N ..."]) -> Float[Array, "N K"]:
         return self.apply(self.params, images)
 

@@ -14,6 +14,10 @@ from jaxadv.core.model import Model
 from jaxadv.engine.cure import cured
 from jaxadv.engine.devices import APPLY
 
+TRAINING_ERRORS = {  # Flax's, by name: it must not be imported for other models
+    "ModifyScopeVariableError": "update batch statistics",
+    "InvalidRngError": "draw a dropout mask",
+}
 TOLERANCE = 1e-6  # rounding error at the bounds, clipped and not complained about
 
 
@@ -132,11 +136,11 @@ def count_classes(model: Model, shape: tuple[int, ...]) -> int:
         logits = APPLY.eval_shape(model, image)
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        if type(error).__name__ in ("ModifyScopeVariableError", "InvalidRngError"):
+        if type(error).__name__ in TRAINING_ERRORS:
             raise ValueError(
-                f"model is in training mode ({said}): pass it in evaluation mode, with batch "
-                "statistics fixed and dropout off (train=False, use_running_average=True, "
-                "deterministic=True)"
+                f"model is in training mode (it wants to {TRAINING_ERRORS[type(error).__name__]}): "
+                "pass it in evaluation mode, e.g. from_linen(module, variables, train=False), "
+                "deterministic=True or use_running_average=True"
             ) from error
         channels_first = len(shape) == 3 and shape[0] in (1, 3) and shape[-1] not in (1, 3)
         hint = " (they look like NCHW: transpose to [N, H, W, C])" if channels_first else ""

@@ -12,7 +12,6 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxadv.core.model import Model
 
-
 APPLY = jax.jit(lambda model, images: model(images))  # only traced: its trace is remembered
 
 
@@ -78,17 +77,17 @@ def choose_devices(devices: Any) -> tuple[Any, ...]:
     return chosen
 
 
-def _free_memory(device: Any) -> float:
-    """Bytes that a run may plan with on this device."""
+def _memory(device: Any) -> float:
+    """The device's memory in bytes (on CPUs its share), whatever is in use: so that the number of
+    lanes, on which equal bits depend, is the same in every run on a machine."""
     statistics = device.memory_stats() if hasattr(device, "memory_stats") else None
     if statistics and "bytes_limit" in statistics:
-        return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return statistics["bytes_limit"]
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and limit.read_text().strip() != "max":
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        free = min(free, int(limit.read_text()) - used)
-    return max(free, 2**28) / jax.local_device_count()
+        total = min(total, int(limit.read_text()))
+    return total / 8  # there are at most as many CPU devices
 
 
 def _bytes_of(jaxpr: Any) -> int:
@@ -112,7 +111,7 @@ def choose_lanes(model: Model, queries: int, shape: tuple[int, ...], rows: int, 
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     on_cpu = device.platform == "cpu"
     needed = 3 * queries * _bytes_of(APPLY.trace(model, image).jaxpr) + 1  # forward, backward, lanes
-    fitting = _free_memory(device) / 4 / needed
+    fitting = _memory(device) / 4 / needed
     wanted = min(128, rows / 8) if on_cpu else min(1024, rows)
     lanes = 2 ** math.ceil(math.log2(max(wanted, 8)))
     while lanes > max(fitting, 1):
@@ -122,4 +121,4 @@ def choose_lanes(model: Model, queries: int, shape: tuple[int, ...], rows: int, 
 
 def rows_in_memory(shape: tuple[int, ...], device: Any) -> int:
     """How many rows (image, best image) a chunk on one device may hold."""
-    return max(1024, int(_free_memory(device) / 8 / (3 * 4 * math.prod(shape))))
+    return max(1024, int(_memory(device) / 8 / (3 * 4 * math.prod(shape))))

@@ -16,6 +16,7 @@ from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes
+from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.run import run_rows
 from jaxadv.engine.store import Store, fingerprint
 from jaxadv.engine.verify import predict
@@ -189,33 +190,35 @@ def evaluate(
     )
     stages: list[Stage] = []
     complete = True
-    for number, (name, attack) in enumerate(named.items()):
-        minimal = not attack.needs_epsilon
-        if minimal:
-            source = np.flatnonzero(right)
-            level = np.full(len(source), len(levels) - 1)
-        else:
-            level, source = np.nonzero(broken_by == SURVIVED)
-        width = lanes or choose_lanes(model, attack.queries, shape, count * len(levels), chosen[0])
-        result = _stage(
-            attack, model, images, goal, source, None if minimal else levels[level],
-            key=key, ids=ids, devices=chosen, lanes=width, clean_logits=logits,
-            store=None if store is None else Store(store), name=f"{number:02d}-{_slug(name)}",
-            mark=fingerprint(same, norm, _describe(attack), levels[level], source, width),
-            progress=None if progress is None else _named(progress, name),
-        )  # fmt: skip
-        stages.append(Stage(name, attack, result, source, level))
-        reached = result.distance if minimal else levels[level]
-        for e, epsilon in enumerate(levels):  # a success counts at every larger epsilon too
-            rows = np.flatnonzero(result.success & (reached <= epsilon))
-            rows = rows[np.argsort(result.distance[rows], kind="stable")][::-1]  # nearest last
-            rows = rows[broken_by[e, source[rows]] == SURVIVED]
-            broken_by[e, source[rows]] = number
-            adversarial[e, source[rows]] = result.images[rows]
-        np.minimum.at(distance, source[result.success], result.distance[result.success])
-        if (result.status == Status.NOT_RUN).any():
-            complete = False
-            break
+    with interruptible() as interrupted:
+        for number, (name, attack) in enumerate(named.items()):
+            minimal = not attack.needs_epsilon
+            if minimal:
+                source = np.flatnonzero(right)
+                level = np.full(len(source), len(levels) - 1)
+            else:
+                level, source = np.nonzero(broken_by == SURVIVED)
+            width = lanes or choose_lanes(model, attack.queries, shape, count * len(levels), chosen[0])
+            result = _stage(
+                attack, model, images, goal, source, None if minimal else levels[level],
+                key=key, ids=ids, devices=chosen, lanes=width, clean_logits=logits,
+                store=None if store is None else Store(store), name=f"{number:02d}-{_slug(name)}",
+                mark=fingerprint(same, norm, _describe(attack), levels[level], source, width),
+                progress=None if progress is None else _named(progress, name),
+                interrupted=interrupted,
+            )  # fmt: skip
+            stages.append(Stage(name, attack, result, source, level))
+            reached = result.distance if minimal else levels[level]
+            for e, epsilon in enumerate(levels):  # a success counts at every larger epsilon too
+                rows = np.flatnonzero(result.success & (reached <= epsilon))
+                rows = rows[np.argsort(result.distance[rows], kind="stable")][::-1]  # nearest last
+                rows = rows[broken_by[e, source[rows]] == SURVIVED]
+                broken_by[e, source[rows]] = number
+                adversarial[e, source[rows]] = result.images[rows]
+            np.minimum.at(distance, source[result.success], result.distance[result.success])
+            if (result.status == Status.NOT_RUN).any() or interrupted():
+                complete = not (result.status == Status.NOT_RUN).any() and number == len(named) - 1
+                break
     return Report(
         norm=norm, epsilons=levels, ids=ids, labels=labels, predictions=logits.argmax(1),
         logits=logits, images=images, bounds=model.bounds, stages=stages, broken_by=broken_by,
@@ -260,6 +263,7 @@ def _stage(
     attack: Attack, model: Model, images: np.ndarray, goal: Untargeted, source: np.ndarray,
     epsilon: np.ndarray | None, *, key: Array, ids: np.ndarray, devices: Any, lanes: int,
     clean_logits: np.ndarray, store: Store | None, name: str, mark: str, progress: Any,
+    interrupted: Callable[[], bool],
 ) -> Result:  # fmt: skip
     """One attack on all its rows; rows that the store holds already are not run again."""
     rows = len(source)
@@ -284,6 +288,7 @@ def _stage(
             attack, model, images[used], Untargeted(np.asarray(goal.labels)[used]), local,
             None if epsilon is None else epsilon[mine], key=key, keep=None, ids=ids[used],
             devices=devices, lanes=lanes, clean_logits=clean_logits[used], progress=report,
+            interrupted=interrupted,
         )  # fmt: skip
         for whole, piece in zip(saved[:-1], part[:-1], strict=True):
             whole[mine] = piece

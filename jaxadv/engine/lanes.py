@@ -41,7 +41,7 @@ def _first(mask: Bool[Array, " N"], count: int) -> Int[Array, " count"]:
 
 def take_off(attack: Attack, model: Model, table: Table, key: Array, width: int) -> Flight:
     """A flight of `width` empty lanes, all of which ask for an entry."""
-    one = jax.eval_shape(lambda: table.lane(attack, model.bounds, key, 0, 0))
+    one = jax.eval_shape(lambda: table.lane(attack, model.bounds, key, jnp.int32(0), jnp.int32(0)))
     lanes = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape), leaf.dtype), one)
     lanes = lanes._replace(finished=jnp.ones(width, bool))
     none = jnp.zeros(width, jnp.int32)

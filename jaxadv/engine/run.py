@@ -2,11 +2,9 @@
 
 import functools
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +20,7 @@ from jaxadv.core.pytree import take
 from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes, rows_in_memory
+from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.lanes import fly, live, narrow, take_off
 from jaxadv.engine.table import Table
 from jaxadv.engine.verify import bucket, forward_sharded, margins, mesh_of, sharded, verify
@@ -120,11 +119,13 @@ def run_rows(
     halve: bool = False,
     chunk: int | None = None,
     progress: Progress | None = None,
+    interrupted: Callable[[], bool] | None = None,
 ) -> Result:
     """As `run`, for M rows: row i attacks images[source[i]] at epsilon[i] (one queue for all).
 
     `goal`, `ids`, `start` and `clean_logits` belong to the images; the result has leading axis M.
-    Where the clean logits [N, K] are given, they are neither computed nor counted.
+    Where the clean logits [N, K] are given, they are neither computed nor counted. interrupted:
+    asked between two pieces of work whether to stop (default: Ctrl-C).
     """
     began = time.perf_counter()
     keep = checks.check_keep(keep, attack)
@@ -150,7 +151,7 @@ def run_rows(
 
     outcome = empty_result(rows, shape, epsilon, ids[source])
     spent = 0
-    with _interruptible() as interrupted:
+    with nullcontext(interrupted) if interrupted else interruptible() as interrupted:
         for begin in range(0, count, chunk):
             mine = np.flatnonzero((source >= begin) & (source < begin + chunk))
             if len(mine) == 0 or interrupted():
@@ -202,7 +203,7 @@ def _programs(keep: str, halve: bool, devices: tuple[Any, ...]) -> tuple[Any, An
         flight = take_off(attack, model, take(table, 0), key, width)
         return jax.tree.map(lambda leaf: leaf[None], flight)
 
-    def go_on(attack, model, table, key, flight, until, limit) -> Any:  # noqa: ANN001
+    def go_on(attack, model, table, key, flight, until, limit) -> Any:
         flight = fly(
             attack, model, take(table, 0), key, take(flight, 0),
             keep=keep, until=until, limit=limit, halve=halve, cure=cure,
@@ -220,7 +221,7 @@ def _programs(keep: str, halve: bool, devices: tuple[Any, ...]) -> tuple[Any, An
     )
 
     @functools.partial(jax.jit, static_argnums=4)
-    def begin_all(attack, model, table, key, width) -> Any:  # noqa: ANN001
+    def begin_all(attack, model, table, key, width) -> Any:
         each = several(lambda a, m, t, k: begin(a, m, t, k, width),
                        in_specs=(whole, whole, split, whole))  # fmt: skip
         return each(attack, model, table, key)
@@ -360,23 +361,3 @@ def _write(
 
 def _like(mask: np.ndarray, images: np.ndarray) -> np.ndarray:
     return mask.reshape(-1, *(1,) * (images.ndim - 1))
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C only sets what the yielded function returns; a second one raises."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    asked: list[int] = []
-    previous = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -16,8 +16,11 @@ import numpy as np
 from jaxadv.core.result import Cost, Result
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: str | Path, content: bytes | str) -> Path:
     """All of `content` or nothing is found at `path`, whenever the program is killed."""
+    path, content = Path(path), content.encode() if isinstance(content, str) else content
+    mask = os.umask(0)  # the only way to read it
+    os.umask(mask)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -25,10 +28,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~mask)  # those of any new file, not of a temporary one
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    return path
 
 
 def fingerprint(*parts: Any) -> str:

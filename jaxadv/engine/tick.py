@@ -63,7 +63,9 @@ def _judge(attack: Attack, keep: str, problem: Problem, images: Any, logits: Any
     margin = jax.vmap(problem.goal.margin)(logits)
     adversarial = (margin < 0) & read
     if not attack.asks_inside:
-        adversarial &= jax.vmap(lambda image: _inside(attack, problem, image))(images)
+        inside = jax.vmap(lambda image: _inside(attack, problem, image))(images)
+        adversarial &= inside
+        read = read & (inside if keep != "last" else True)
     if keep == "first":
         tier, value = adversarial, jnp.where(adversarial, 0.0, margin)
     elif keep == "distance":

@@ -10,7 +10,6 @@ _WHERE = {
     "from_linen": "adapters",
     "from_nnx": "adapters",
     "normalized": "adapters",
-    "check_evaluation_mode": "adapters",
     "DEFINITIONS": "definitions",
     "get_definition": "definitions",
     "save_weights": "weights",

@@ -14,11 +14,6 @@ from jaxtyping import Array, Float
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
 
-_TRAINING_ERRORS = {
-    "ModifyScopeVariableError": "update a collection such as the batch statistics",
-    "InvalidRngError": "draw random numbers (dropout)",
-}
-
 
 def from_linen(
     module: Any, variables: Any, bounds: tuple[float, float] = (0.0, 1.0), **apply_kwargs: Any
@@ -29,7 +24,7 @@ def from_linen(
     returned, all collections ("params", "batch_stats", ...), passed as an argument (new weights
     never recompile); bounds: least and largest pixel value; apply_kwargs: hashable arguments of the
     module's call, such as `train=False`. The module must be in evaluation mode: see
-    `check_evaluation_mode`. Raises ValueError for variables without "params", for `mutable` or
+    `ja.run`. Raises ValueError for variables without "params", for `mutable` or
     `rngs`, and for arguments that have no hash.
 
     >>> import jax, jax.numpy as jnp
@@ -136,27 +131,3 @@ class _Normalized:
         mean, std = jnp.asarray(self.mean, images.dtype), jnp.asarray(self.std, images.dtype)
         return self.apply(params, (images - mean) / std)
 
-
-def check_evaluation_mode(model: Model, image_shape: Sequence[int]) -> None:
-    """Raise ValueError if a Flax linen model is in training mode; nothing is computed.
-
-    image_shape: [H, W, C] of one image. A model that would update its batch statistics or draws a
-    dropout mask is no pure function, and an attack on it would mean nothing.
-
-    >>> import jax.numpy as jnp, jaxadv.core.model as core
-    >>> from jaxadv.models import check_evaluation_mode
-    >>> check_evaluation_mode(core.from_function(lambda x: x.mean((1, 2))), (8, 8, 3))
-    """
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    try:
-        jax.eval_shape(model.apply, model.params, image)
-    except Exception as error:
-        # By name: Flax must not be imported for a model that is not of Flax.
-        wants = _TRAINING_ERRORS.get(type(error).__name__)
-        if wants is None or not type(error).__module__.startswith("flax"):
-            raise
-        raise ValueError(
-            f"model is in training mode: its module tried to {wants} "
-            f"({str(error).split(' (')[0]}); pass the module's evaluation flag, e.g. "
-            "from_linen(module, variables, train=False) or deterministic=True"
-        ) from error

@@ -6,7 +6,6 @@ bounds and preprocessing are JSON strings in the file's metadata.
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadv.core.model import Model
+from jaxadv.engine.store import write_atomically
 
 FORMAT = 1
 _FIELDS = ("definition", "settings", "image_shape", "bounds", "preprocessing")
@@ -144,27 +144,9 @@ def write_arrays(path: Any, arrays: Mapping[str, np.ndarray], metadata: Mapping[
     """A safetensors file of arrays and JSON metadata, written beside and moved into place."""
     import safetensors.numpy
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     packed = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = safetensors.numpy.save(packed, {k: json.dumps(v) for k, v in metadata.items()})
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_atomically(path, content)
 
 
 def read_arrays(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

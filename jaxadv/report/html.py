@@ -52,7 +52,7 @@ def write_html(
     >>> write_html(report, tempfile.mkdtemp() + "/report.html", model=model).name
     'report.html'
     """
-    from jaxadv.report.files import write_file
+    from jaxadv.engine.store import write_atomically
 
     try:
         import jinja2
@@ -87,7 +87,7 @@ def write_html(
         gallery=_gallery(report, shown, names, model, adversarial_logits) if shown else [],
         settings={**_settings(data), **(settings or {}), **_versions()},
     )
-    return write_file(path, page)
+    return write_atomically(path, page)
 
 
 def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
