@@ -65,7 +65,7 @@ def _judge(attack: Attack, keep: str, problem: Problem, images: Any, logits: Any
     if not attack.asks_inside:
         inside = jax.vmap(lambda image: _inside(attack, problem, image))(images)
         adversarial &= inside
-        read = read & (inside if keep != "last" else True)
+        read = read & inside if keep == "loss" else read
     if keep == "first":
         tier, value = adversarial, jnp.where(adversarial, 0.0, margin)
     elif keep == "distance":
