@@ -71,7 +71,9 @@ def compare(network: str, count: int, epsilon: float, rounds: int, python: str) 
     attack, goal = ja.PGD(steps=steps, step_size=share), ja.Untargeted(labels)
 
     def ours(**settings: Any) -> Any:
-        return ja.run(attack, model, images, goal, epsilon, key=jax.random.key(0), keep="last", **settings)
+        return ja.run(
+            attack, model, images, goal, epsilon, key=jax.random.key(0), keep="last", **settings
+        )
 
     with tempfile.TemporaryDirectory() as folder:
         settings = {"steps": steps, "step": share * epsilon, "epsilon": epsilon, "batch": batch}
@@ -88,7 +90,9 @@ def compare(network: str, count: int, epsilon: float, rounds: int, python: str) 
             if len(side.processes) == 1:
                 np.testing.assert_allclose(side.facts["logits"], reference, atol=1e-3, err_msg=name)
 
-        seconds: dict[str, list[float]] = {name: [] for name in ("jaxadv", "jaxadv, stopping early", *sides)}
+        seconds: dict[str, list[float]] = {
+            name: [] for name in ("jaxadv", "jaxadv, stopping early", *sides)
+        }
         first = ours()
         ja.run(attack, model, images, goal, epsilon, key=jax.random.key(0))
         for side in sides.values():
@@ -122,12 +126,15 @@ def compare(network: str, count: int, epsilon: float, rounds: int, python: str) 
             else:
                 found, version = first.images, ja.__version__
                 if "early" in name:
-                    found = ja.run(attack, model, images, goal, epsilon, key=jax.random.key(0)).images
+                    found = ja.run(
+                        attack, model, images, goal, epsilon, key=jax.random.key(0)
+                    ).images
             pairs = zip(times, seconds["jaxadv"], strict=True)
             rows.append([name, version, score(found)[0], statistics.median(times),
                          statistics.median(a / b for a, b in pairs)])  # fmt: skip
         fastest = min(row[4] for row in rows if row[0] in sides)
-    show(f"PGD-{steps} Linf {epsilon}, {network}, {count} images, {cores} cores, jax {jax.__version__}",
+    show(f"PGD-{steps} Linf {epsilon}, {network}, {count} images, {cores} cores, "
+         f"jax {jax.__version__}",
          ["side", "version", "success", "wall s (median)", "times ours"], rows)  # fmt: skip
     print(f"{network}: jaxadv is {fastest:.2f} times as fast as the fastest peer\n")
 

@@ -29,13 +29,19 @@ def network(arrays: dict[str, np.ndarray]) -> nn.Sequential:
     for name in [n for n in names if "conv" in n]:
         kernel = torch.tensor(arrays[f"{name}/kernel"].transpose(3, 2, 0, 1))
         layer = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2], padding="same")
-        layer.weight.data, layer.bias.data = kernel.contiguous(), torch.tensor(arrays[f"{name}/bias"])
+        layer.weight.data, layer.bias.data = (
+            kernel.contiguous(),
+            torch.tensor(arrays[f"{name}/bias"]),
+        )
         layers += [layer, nn.ReLU(), nn.MaxPool2d(2)]
     layers.append(Flatten())
     for name in [n for n in names if "fc" in n]:
         kernel = torch.tensor(arrays[f"{name}/kernel"].T)
         layer = nn.Linear(kernel.shape[1], kernel.shape[0])
-        layer.weight.data, layer.bias.data = kernel.contiguous(), torch.tensor(arrays[f"{name}/bias"])
+        layer.weight.data, layer.bias.data = (
+            kernel.contiguous(),
+            torch.tensor(arrays[f"{name}/bias"]),
+        )
         layers += [layer, nn.ReLU()]
     return nn.Sequential(*layers[:-1]).eval()
 
@@ -68,7 +74,9 @@ def torchattacks_pgd(model, images, labels, s):
         for name in ("torchvision", "torchvision.transforms", "requests", "tqdm"):
             sys.modules.setdefault(name, types.ModuleType(name))
         import torchattacks
-    return torchattacks.PGD(model, eps=s["epsilon"], alpha=s["step"], steps=s["steps"])(images, labels)
+    return torchattacks.PGD(model, eps=s["epsilon"], alpha=s["step"], steps=s["steps"])(
+        images, labels
+    )
 
 
 SIDES = {"torch loop": bare, "foolbox": foolbox_pgd, "torchattacks": torchattacks_pgd}
@@ -82,11 +90,17 @@ def main() -> None:
     with np.load(Path(folder) / "weights.npz") as file:
         model = network(dict(file))
     with np.load(Path(folder) / "data.npz") as file:
-        images, labels = file["images"][int(part) :: int(parts)], file["labels"][int(part) :: int(parts)]
+        images, labels = (
+            file["images"][int(part) :: int(parts)],
+            file["labels"][int(part) :: int(parts)],
+        )
     x, y = torch.tensor(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels).long()
     side, _, layout = name.partition(", ")
     if layout == "channels last":
-        model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+        model, x = (
+            model.to(memory_format=torch.channels_last),
+            x.to(memory_format=torch.channels_last),
+        )
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     batches = list(zip(x.split(settings["batch"]), y.split(settings["batch"]), strict=True))

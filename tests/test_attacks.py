@@ -81,8 +81,12 @@ def test_what_every_attack_owes(name: str, norm: str) -> None:
 @pytest.mark.parametrize("name", ["FGSM", "PGD", "MIFGSM"])
 def test_targeted_attacks_reach_their_target(name: str) -> None:
     targets = (LABELS + 1) % 4
-    result = ja.run(ATTACKS[name](), MODEL, IMAGES, ja.Targeted(LABELS, targets), 0.4, key=KEY, lanes=8)
-    np.testing.assert_array_equal(result.success, np.asarray(MODEL(result.images)).argmax(1) == targets)
+    result = ja.run(
+        ATTACKS[name](), MODEL, IMAGES, ja.Targeted(LABELS, targets), 0.4, key=KEY, lanes=8
+    )
+    np.testing.assert_array_equal(
+        result.success, np.asarray(MODEL(result.images)).argmax(1) == targets
+    )
     assert result.success.mean() > 0.5
 
 
@@ -94,7 +98,9 @@ def test_an_optax_optimiser_takes_the_place_of_steepest_ascent() -> None:
     assert result.success.sum() >= signs.success.sum() - 1
 
 
-@pytest.mark.parametrize("arguments", [{"steps": 0}, {"restarts": 0}, {"norm": "l3"}, {"loss": "hinge"}])
+@pytest.mark.parametrize(
+    "arguments", [{"steps": 0}, {"restarts": 0}, {"norm": "l3"}, {"loss": "hinge"}]
+)
 def test_settings_that_cannot_be_meant(arguments: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         ja.PGD(**arguments)

@@ -77,7 +77,7 @@ def test_prepared_once_without_tensorflow(cache, capfd):
     load_data()
     assert files == {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
     assert any("array_record" in path.name for path in files)
-    assert not [path for path in cache.rglob("*incomplete*")]
+    assert not list(cache.rglob("*incomplete*"))
     assert capfd.readouterr() == ("", "")
     assert "tensorflow" not in sys.modules
 

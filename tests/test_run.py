@@ -76,8 +76,18 @@ def test_counts_are_those_of_a_sequential_run(whole: ja.Result) -> None:
                     break
                 backward += 1
                 _, g = value_and_gradient(x, LABELS[i])
-                x = jnp.clip(jnp.clip(x + 0.1 * radius * jnp.sign(g), IMAGES[i] - radius, IMAGES[i] + radius), 0, 1)
-        assert (whole.success[i], whole.forward[i], whole.backward[i]) == (broken, forward, backward)
+                x = jnp.clip(
+                    jnp.clip(
+                        x + 0.1 * radius * jnp.sign(g), IMAGES[i] - radius, IMAGES[i] + radius
+                    ),
+                    0,
+                    1,
+                )
+        assert (whole.success[i], whole.forward[i], whole.backward[i]) == (
+            broken,
+            forward,
+            backward,
+        )
 
 
 def test_several_epsilons_are_one_queue() -> None:
@@ -173,7 +183,9 @@ def test_transfer_is_judged_by_the_other_model() -> None:
     other = network(seed=5)
     labels = np.asarray(other(IMAGES).argmax(1))
     result = ja.run(ja.PGD(), MODEL, IMAGES, GOAL, 0.3, key=KEY, judge=other, keep="last")
-    np.testing.assert_array_equal(result.success, np.asarray(other(result.images).argmax(1)) != LABELS)
+    np.testing.assert_array_equal(
+        result.success, np.asarray(other(result.images).argmax(1)) != LABELS
+    )
     assert labels.shape == (21,)
 
 
@@ -210,7 +222,10 @@ def test_nothing_recompiles_when_values_change() -> None:
 
     import optax
 
-    for attack in (ja.PGD(steps=5), ja.PGD(steps=5, optimizer=ja.Optimizer(optax.adam, learning_rate=0.1))):
+    for attack in (
+        ja.PGD(steps=5),
+        ja.PGD(steps=5, optimizer=ja.Optimizer(optax.adam, learning_rate=0.1)),
+    ):
         ja.run(attack, ja.Model(apply, MODEL.params), IMAGES, GOAL, 0.1, key=KEY)
         before = len(traces)
         changed = jax.tree.map(lambda leaf: leaf * 1.5, MODEL.params)

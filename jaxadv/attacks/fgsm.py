@@ -16,7 +16,7 @@ class FGSM(GradientAttack):
     >>> attack = ja.FGSM()
     """
 
-    steps: int = static(1)
+    steps: int = static(default=1)
     step_size: Any = 1.0
 
 
@@ -30,6 +30,6 @@ class FGM(GradientAttack):
     >>> attack = ja.FGM(norm="l2")
     """
 
-    norm: str = static("l2")
-    steps: int = static(1)
+    norm: str = static(default="l2")
+    steps: int = static(default=1)
     step_size: Any = 1.0

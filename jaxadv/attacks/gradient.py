@@ -36,25 +36,25 @@ def steepest_ascent(attack: "GradientAttack", problem: Problem) -> "optax.Gradie
     """
     import optax
 
-    def update(gradient: Any, state: Any, image: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         direction = attack.geometry.steepest(
-            -gradient, image, problem.lower, problem.upper, attack.sparsity
+            -updates, params, problem.lower, problem.upper, attack.sparsity
         )
         return attack.step_size * problem.epsilon * direction, state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 @pytree
 class GradientAttack(Attack):
     """Base of the gradient attacks; see `PGD` for the fields."""
 
-    norm: str = static("linf")
-    steps: int = static(40)
+    norm: str = static(default="linf")
+    steps: int = static(default=40)
     step_size: Any = 0.1
-    loss: Any = static("cross_entropy")
-    random_start: bool = static(False)
-    restarts: int = static(1)
+    loss: Any = static(default="cross_entropy")
+    random_start: bool = static(default=False)
+    restarts: int = static(default=1)
     optimizer: Optimizer | None = None
     sparsity: Any = 0.01
 
@@ -107,10 +107,9 @@ class GradientAttack(Attack):
         import optax
 
         descent = -answer.gradients[0, 0]
-        updates, memory = self.transformation(problem).update(
-            descent, state.optimizer, state.image
-        )
-        image = self.project(problem, optax.apply_updates(state.image, updates))
+        updates, memory = self.transformation(problem).update(descent, state.optimizer, state.image)
+        moved: Any = optax.apply_updates(state.image, updates)
+        image = self.project(problem, moved)
         return GradientState(image, memory, state.step + 1)
 
     def done(self, problem: Problem, state: GradientState) -> Bool[Array, ""]:

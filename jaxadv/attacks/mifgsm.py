@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def _normalise_l1() -> "optax.GradientTransformation":
     import optax
 
-    def update(gradient: Any, state: Any, image: Any = None) -> tuple[Any, Any]:
-        scaled = jax.tree.map(lambda g: g / jnp.maximum(jnp.abs(g).sum(), 1e-30), gradient)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        scaled = jax.tree.map(lambda g: g / jnp.maximum(jnp.abs(g).sum(), 1e-30), updates)
         return scaled, state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 @pytree
@@ -34,7 +34,7 @@ class MIFGSM(GradientAttack):
     >>> attack = ja.MIFGSM(steps=10, decay=1.0)
     """
 
-    steps: int = static(10)
+    steps: int = static(default=10)
     step_size: Any = 0.1
     decay: Any = 1.0
 

@@ -38,7 +38,7 @@ class MinimalEpsilon(Attack):
     """
 
     attack: Attack
-    rounds: int = static(10)
+    rounds: int = static(default=10)
     largest: Any = None
     needs_epsilon: ClassVar[bool] = False
     keep: ClassVar[str] = "distance"

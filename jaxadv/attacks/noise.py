@@ -20,9 +20,9 @@ class NoiseState(NamedTuple):
 
 @pytree
 class _Noise(Attack):
-    norm: str = static("linf")
-    draws: int = static(1)
-    restarts: int = static(1)
+    norm: str = static(default="linf")
+    draws: int = static(default=1)
+    restarts: int = static(default=1)
     pullbacks = 0
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class GaussianNoise(_Noise):
     >>> attack = ja.GaussianNoise(norm="l2", draws=10)
     """
 
-    norm: str = static("l2")
+    norm: str = static(default="l2")
 
     def noisy(self, problem: Problem, key: Array) -> Array:
         if self.norm == "l0":

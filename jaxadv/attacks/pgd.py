@@ -24,7 +24,7 @@ class PGD(GradientAttack):
     >>> attack = ja.PGD(norm="linf", steps=40, step_size=0.1)
     """
 
-    random_start: bool = static(True)
+    random_start: bool = static(default=True)
 
 
 @pytree
@@ -37,5 +37,5 @@ class BIM(GradientAttack):
     >>> attack = ja.BIM(steps=10)
     """
 
-    steps: int = static(10)
+    steps: int = static(default=10)
     step_size: Any = 0.1

@@ -25,7 +25,7 @@ class Model:
 
     apply: Callable[..., Any] = static()
     params: Any
-    bounds: tuple[float, float] = static((0.0, 1.0))
+    bounds: tuple[float, float] = static(default=(0.0, 1.0))
 
     def __post_init__(self) -> None:
         lower, upper = map(float, self.bounds)
@@ -37,9 +37,7 @@ class Model:
         return self.apply(self.params, images)
 
 
-def from_function(
-    function: Callable[..., Any], bounds: tuple[float, float] = (0.0, 1.0)
-) -> Model:
+def from_function(function: Callable[..., Any], bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
     """A model of a function `images[N, H, W, C] -> logits[N, K]`; what it closes over is constant.
 
     Weights inside the function become constants of the compiled program: to change them without

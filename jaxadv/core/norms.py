@@ -87,7 +87,8 @@ def _move(centre: Image, by: Image, lower, upper) -> Image:
 class Linf:
     """max |delta|"""
 
-    name, order = "linf", np.inf
+    name: ClassVar[str] = "linf"
+    order: ClassVar[float] = np.inf
 
     def distance(self, delta: Image) -> Float[Array, ""]:
         return jnp.abs(delta).max()
@@ -108,7 +109,8 @@ class Linf:
 class L2:
     """sqrt(sum delta^2)"""
 
-    name, order = "l2", 2.0
+    name: ClassVar[str] = "l2"
+    order: ClassVar[float] = 2.0
 
     def distance(self, delta: Image) -> Float[Array, ""]:
         return jnp.sqrt(jnp.square(delta).sum())
@@ -148,7 +150,8 @@ class L2:
 class L1:
     """sum |delta|"""
 
-    name, order = "l1", 1.0
+    name: ClassVar[str] = "l1"
+    order: ClassVar[float] = 1.0
 
     def distance(self, delta: Image) -> Float[Array, ""]:
         return jnp.abs(delta).sum()
@@ -189,7 +192,8 @@ class L1:
 class L0:
     """The number of array entries that differ."""
 
-    name, order = "l0", 0.0
+    name: ClassVar[str] = "l0"
+    order: ClassVar[float] = 0.0
 
     def distance(self, delta: Image) -> Float[Array, ""]:
         return (delta != 0).sum().astype(jnp.float32)

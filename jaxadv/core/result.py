@@ -74,16 +74,15 @@ class Result(NamedTuple):
         return Result(*(leaf[index] for leaf in self[:-1]), cost=self.cost)
 
 
-def empty_result(
-    rows: int, shape: tuple[int, ...], epsilon: np.ndarray, ids: np.ndarray
-) -> Result:
+def empty_result(rows: int, shape: tuple[int, ...], epsilon: np.ndarray, ids: np.ndarray) -> Result:
     """A result of which nothing has been run."""
 
     def zeros(dtype: Any = np.int32) -> np.ndarray:
         return np.zeros(rows, dtype)
 
     return Result(
-        images=np.zeros((rows, *shape), np.float32), success=zeros(bool), distance=zeros(np.float64),
+        images=np.zeros((rows, *shape), np.float32), success=zeros(bool),
+        distance=zeros(np.float64),
         margin=np.full(rows, np.nan, np.float32), forward=zeros(), backward=zeros(),
         queries=zeros(), computed=zeros(), status=zeros(np.int8), ids=ids, epsilon=epsilon,
     )  # fmt: skip

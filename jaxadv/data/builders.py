@@ -68,7 +68,8 @@ class Digits(_Embedded):
     def source(self) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
 
-        return load_digits(return_X_y=True)
+        digits: Any = load_digits()
+        return digits.data, digits.target
 
 
 BUILDERS = {"mnist5k": Mnist5k, "digits": Digits}

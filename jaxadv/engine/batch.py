@@ -141,5 +141,3 @@ def make_table(
         ids=jnp.arange(count) if ids is None else jnp.asarray(ids),
         active=~(margin < 0) if keep in ("first", "distance") else jnp.ones(count, bool),
     )
-
-

@@ -11,6 +11,7 @@ from jaxadv.core.attack import KEEPS, Attack
 from jaxadv.core.goals import Goal, Targeted, Untargeted
 from jaxadv.core.losses import get_loss
 from jaxadv.core.model import Model
+from jaxadv.core.pytree import take
 from jaxadv.engine.cure import cured
 from jaxadv.engine.devices import APPLY
 
@@ -36,11 +37,11 @@ def check_images(images: Any, bounds: tuple[float, float], name: str = "images")
     images = np.asarray(images)
     if images.ndim < 2 or len(images) == 0:
         raise ValueError(
-            f"{name} has shape {images.shape}: pass at least one image, [N, height, width, channels]"
+            f"{name} has shape {images.shape}: pass at least one image [N, height, width, channels]"
         )
     if not np.issubdtype(images.dtype, np.floating) and images.dtype != jnp.bfloat16:
         raise ValueError(
-            f"{name} has dtype {images.dtype}: pass floats between {bounds[0]:g} and {bounds[1]:g}, "
+            f"{name} has dtype {images.dtype}: pass floats from {bounds[0]:g} to {bounds[1]:g}, "
             f"for 8-bit images {name}.astype('float32') / 255"
         )
     images = images.astype(np.float32)
@@ -75,8 +76,9 @@ def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: A
     if epsilon is None:
         if attack.needs_epsilon:
             raise ValueError(
-                f"epsilon=None: {attack.name} needs one; pass the radius of the {attack.norm} ball, "
-                f"in the scale of images in {bounds}, or wrap it: MinimalEpsilon({attack.name}(...))"
+                f"epsilon=None: {attack.name} needs one; pass the radius of the {attack.norm} "
+                f"ball, in the scale of images in {bounds}, or wrap it: "
+                f"MinimalEpsilon({attack.name}(...))"
             )
         return np.full(rows, np.inf)
     given = np.asarray(epsilon, np.float64)
@@ -217,7 +219,7 @@ def check_gradients(model: Model, images: Any, goal: Goal, width: int = 50) -> l
     collected: dict[str, list[Any]] = {name: [] for name in losses}
     for begin in range(0, len(images), width):
         part = np.arange(begin, begin + width).clip(max=len(images) - 1)
-        out = program(np.asarray(images[part]), jax.tree.map(lambda leaf: np.asarray(leaf)[part], goal))
+        out = program(np.asarray(images[part]), take(jax.tree.map(np.asarray, goal), part))
         for name in losses:
             collected[name].append(np.stack([np.asarray(mask) for mask in out[name]]))
     for name in losses:
@@ -225,7 +227,7 @@ def check_gradients(model: Model, images: Any, goal: Goal, width: int = 50) -> l
         if broken.any():
             messages.append(
                 f"{broken.sum()} of {len(images)} images have NaN or infinite {name} gradients "
-                f"({some(np.flatnonzero(broken))}): look for a division, log or sqrt at 0 in the model"
+                f"({some(np.flatnonzero(broken))}): look for a division, log or sqrt at 0"
             )
         if (zero & ~broken).any():
             other = "margin" if name == "cross_entropy" else "cross_entropy"

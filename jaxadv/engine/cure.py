@@ -1,7 +1,7 @@
 """The cure: convolutions and max-pooling gradients in the form that XLA's CPU backend runs fast.
 
 Inside a loop XLA for CPU runs a convolution in any but the canonical layout 2 to 20 times slower
-(jax issue 12868), and the gradient of max-pooling slowly everywhere. `cured(f)` traces `f`, rewrites
+(jax issue 12868), and the gradient of max-pooling always. `cured(f)` traces `f`, rewrites
 its jaxpr, nested ones included, and returns a function that computes the same:
 
 - every ungrouped `conv_general_dilated` gets NHWC and HWIO operands, with explicit transposes;
@@ -35,7 +35,7 @@ def _is_slow_convolution(eqn: JaxprEqn) -> bool:
     p = eqn.params
     if p["batch_group_count"] != 1 or p["feature_group_count"] != 1:
         return False
-    return tuple(map(tuple, p["dimension_numbers"])) != _canonical(eqn.invars[0].aval.ndim)
+    return tuple(map(tuple, p["dimension_numbers"])) != _canonical(len(p["dimension_numbers"][0]))
 
 
 def _convolution(image: Any, kernel: Any, *, eqn: JaxprEqn) -> Any:
@@ -149,7 +149,7 @@ def _evaluate(jaxpr: Jaxpr, consts: Any, args: Any) -> list[Any]:
 
 
 def cured(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of pytrees of arrays, rewritten for the CPU; the same values, the same derivatives.
+    """`function` of pytrees of arrays, rewritten for the CPU: equal values and derivatives.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxadv.engine.cure import cured

@@ -96,11 +96,14 @@ def _bytes_of(jaxpr: Any) -> int:
         jaxpr = jaxpr.jaxpr
     total = 0
     for eqn in jaxpr.eqns:
-        inner = [v for v in jax.tree.leaves(eqn.params, is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr))
-                 if isinstance(v, ClosedJaxpr | Jaxpr)]  # fmt: skip
-        outputs = (v.aval for v in eqn.outvars if hasattr(v.aval, "shape"))
-        own = sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in outputs
-                  if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.extended))  # fmt: skip
+        nested = jax.tree.leaves(eqn.params, is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr))
+        inner = [v for v in nested if isinstance(v, ClosedJaxpr | Jaxpr)]
+        outputs = (v.aval for v in eqn.outvars)
+        own = sum(
+            math.prod(a.shape) * a.dtype.itemsize
+            for a in outputs
+            if hasattr(a, "shape") and isinstance(getattr(a, "dtype", None), np.dtype)
+        )
         total += max([own, *map(_bytes_of, inner)])
     return total
 
@@ -110,7 +113,9 @@ def choose_lanes(model: Model, queries: int, shape: tuple[int, ...], rows: int, 
     the model and the memory, but not on the number of devices."""
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     on_cpu = device.platform == "cpu"
-    needed = 3 * queries * _bytes_of(APPLY.trace(model, image).jaxpr) + 1  # forward, backward, lanes
+    needed = (
+        3 * queries * _bytes_of(APPLY.trace(model, image).jaxpr) + 1
+    )  # forward, backward, lanes
     fitting = _memory(device) / 4 / needed
     wanted = min(128, rows / 8) if on_cpu else min(1024, rows)
     lanes = 2 ** math.ceil(math.log2(max(wanted, 8)))

@@ -1,4 +1,4 @@
-"""`evaluate`: a list of attacks, each for the survivors of those before, at every epsilon at once."""
+"""`evaluate`: attacks in sequence, each for the survivors of the last, at every epsilon at once."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -164,7 +164,7 @@ def evaluate(
     images = checks.check_images(images, model.bounds)
     count, shape = len(images), images.shape[1:]
     classes = checks.count_classes(model, shape)
-    goal = checks.check_goal(Untargeted(labels), count, classes)
+    goal = Untargeted(checks.check_goal(Untargeted(labels), count, classes).labels)
     checks.check_epsilon(PGD(norm=norm), levels, len(levels), shape, model.bounds)
     labels = np.asarray(goal.labels)
     ids = np.arange(count) if ids is None else np.asarray(ids)
@@ -198,7 +198,9 @@ def evaluate(
                 level = np.full(len(source), len(levels) - 1)
             else:
                 level, source = np.nonzero(broken_by == SURVIVED)
-            width = lanes or choose_lanes(model, attack.queries, shape, count * len(levels), chosen[0])
+            width = lanes or choose_lanes(
+                model, attack.queries, shape, count * len(levels), chosen[0]
+            )
             result = _stage(
                 attack, model, images, goal, source, None if minimal else levels[level],
                 key=key, ids=ids, devices=chosen, lanes=width, clean_logits=logits,
@@ -301,4 +303,3 @@ def _stage(
     if progress is not None and not (saved.status == Status.NOT_RUN).any():
         progress(rows, rows, int(saved.success.sum()))
     return saved
-

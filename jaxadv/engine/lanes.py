@@ -50,7 +50,9 @@ def take_off(attack: Attack, model: Model, table: Table, key: Array, width: int)
     return Flight(lanes, empty, none, jnp.int32(0), gathered, jnp.int32(0))
 
 
-def _turn_over(attack: Attack, model: Model, table: Table, key: Array, keep: str, flight: Flight) -> Flight:
+def _turn_over(
+    attack: Attack, model: Model, table: Table, key: Array, keep: str, flight: Flight
+) -> Flight:
     """Settle up to an eighth of the lanes, those finished first, and load their next entries."""
     rows = table.source.shape[0]
     entries, width = rows * attack.restarts, flight.entry.shape[0]
@@ -67,10 +69,14 @@ def _turn_over(attack: Attack, model: Model, table: Table, key: Array, keep: str
     settling = jnp.where(occupied, entry.at[slot].get(mode="fill", fill_value=entries), entries)
     row, rank = settling % rows, settling // rows
     if attack.restarts > 1:  # two ranks of one row: the second waits for the next turn
-        earlier = (row[:, None] == row[None]) & (settling < entries)[None] & (settling < entries)[:, None]
+        earlier = (
+            (row[:, None] == row[None]) & (settling < entries)[None] & (settling < entries)[:, None]
+        )
         waits = jnp.tril(earlier, -1).any(1)
         occupied, settling = occupied & ~waits, jnp.where(waits, entries, settling)
-    gathered = gathered.settle(take(lanes, jnp.minimum(slot, width - 1)), row, rank, settling < entries)
+    gathered = gathered.settle(
+        take(lanes, jnp.minimum(slot, width - 1)), row, rank, settling < entries
+    )
 
     ahead = flight.head + jnp.arange(min(WINDOW, entries))
     wanted = (ahead < entries) & table.active[ahead % rows]
@@ -82,7 +88,9 @@ def _turn_over(attack: Attack, model: Model, table: Table, key: Array, keep: str
     loaded = occupied & (chosen < ahead.shape[0])
     needed, found = occupied.sum(), jnp.minimum(wanted.sum(), several)
     last = places[jnp.maximum(needed - 1, 0)]
-    head = flight.head + jnp.where(needed == 0, 0, jnp.where(needed <= found, last + 1, ahead.shape[0]))
+    head = flight.head + jnp.where(
+        needed == 0, 0, jnp.where(needed <= found, last + 1, ahead.shape[0])
+    )
     head = jnp.minimum(head, entries)
 
     fresh = jnp.where(loaded, flight.head + chosen, 0)

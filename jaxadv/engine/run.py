@@ -158,7 +158,9 @@ def run_rows(
                 continue
             part = slice(begin, begin + chunk)
             originals = checks.check_images(images[part], model.bounds)
-            first = None if start is None else checks.check_images(start[part], model.bounds, "start")
+            first = (
+                None if start is None else checks.check_images(start[part], model.bounds, "start")
+            )
             batch = _Batch(
                 originals, first, take(goal, part), ids[part], source[mine] - begin, epsilon[mine],
                 None if clean_logits is None else clean_logits[part],
@@ -338,7 +340,13 @@ def _write(
     claimed = collect(gathered.best.adversarial)
     images = np.where(_like(active, originals), collect(gathered.best.image), originals)
     status, distance, margin = verify(
-        model if judge is None else judge, attack.norm, images, originals, goal, batch.epsilon, devices
+        model if judge is None else judge,
+        attack.norm,
+        images,
+        originals,
+        goal,
+        batch.epsilon,
+        devices,
     )
     # A refusal is one of a claim; an image that never claimed anything has simply failed.
     unclaimed = ~claimed if judge is None else margin >= 0

@@ -33,7 +33,9 @@ class Table(NamedTuple):
     start: Any = None
     extra: Any = None
 
-    def lane(self, attack: Attack, bounds: tuple[float, float], key: Array, row: Any, rank: Any) -> Lane:
+    def lane(
+        self, attack: Attack, bounds: tuple[float, float], key: Array, row: Any, rank: Any
+    ) -> Lane:
         """A lane that begins row `row` at `rank` (scalars; vmap for a fleet)."""
         source = self.source[row]
         logits, goal = self.clean_logits[source], take(self.goal, row)
@@ -123,5 +125,3 @@ class Gathered(NamedTuple):
         )
         complete = (self.ended.reshape(-1, rows) | ~paid).all(0)
         return Counts(*counts), complete
-
-

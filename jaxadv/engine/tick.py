@@ -48,9 +48,13 @@ class Lane(NamedTuple):
 def launch(attack: Attack, problem: Problem, key: Array, clean_margin: Array) -> Lane:
     """A lane before its first tick (one image; vmap for a fleet)."""
     zero = jnp.int32(0)
-    best = Best(problem.image, jnp.bool_(False), jnp.float32(jnp.inf), clean_margin < 0, clean_margin)
+    best = Best(
+        problem.image, jnp.bool_(False), jnp.float32(jnp.inf), clean_margin < 0, clean_margin
+    )
     state = attack.init(problem, key)
-    return Lane(problem, state, best, Counts(zero, zero, zero, zero), jnp.bool_(False), jnp.bool_(False))
+    return Lane(
+        problem, state, best, Counts(zero, zero, zero, zero), jnp.bool_(False), jnp.bool_(False)
+    )
 
 
 def better(new: Best, old: Best) -> Bool[Array, "..."]:
@@ -58,7 +62,9 @@ def better(new: Best, old: Best) -> Bool[Array, "..."]:
     return (new.tier & ~old.tier) | ((new.tier == old.tier) & (new.value < old.value))
 
 
-def _judge(attack: Attack, keep: str, problem: Problem, images: Any, logits: Any, read: Any) -> Best:
+def _judge(
+    attack: Attack, keep: str, problem: Problem, images: Any, logits: Any, read: Any
+) -> Best:
     """The best of one image's queries [Q] of this tick, and `adversarial` for all of them."""
     margin = jax.vmap(problem.goal.margin)(logits)
     adversarial = (margin < 0) & read

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxadv.core.goals import Goal
+from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
@@ -69,7 +69,9 @@ def predict(
     for begin in range(0, count, 64 * block):
         piece = images[begin : begin + 64 * block]
         size = bucket(len(piece), block)
-        padded = np.concatenate([piece, np.zeros((size - len(piece), *images.shape[1:]), np.float32)])
+        padded = np.concatenate(
+            [piece, np.zeros((size - len(piece), *images.shape[1:]), np.float32)]
+        )
         split = jax.device_put(padded.reshape(parts, -1, *images.shape[1:]), sharded(devices))
         logits = np.asarray(forward_sharded(model, split, width, devices))
         pieces.append(logits.reshape(size, -1)[: len(piece)])
@@ -78,7 +80,7 @@ def predict(
 
 def margins(goal: Goal, logits: np.ndarray) -> np.ndarray:
     """Signed margins [N] float32: negative where the goal holds. numpy, in float64."""
-    wanted = np.asarray(goal.targets if goal.targeted else goal.labels)
+    wanted = np.asarray(goal.targets if isinstance(goal, Targeted) else goal.labels)
     rows = np.arange(len(logits))
     own = logits[rows, wanted].astype(np.float64)
     others = logits.astype(np.float64).copy()

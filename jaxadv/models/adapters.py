@@ -59,7 +59,7 @@ def from_linen(
 @pytree
 class _Linen:
     module: Any = static()
-    kwargs: tuple[tuple[str, Any], ...] = static(())
+    kwargs: tuple[tuple[str, Any], ...] = static(default=())
 
     def __call__(self, params: Any, images: Array) -> Array:
         return self.module.apply(params, images, **dict(self.kwargs))
@@ -130,4 +130,3 @@ class _Normalized:
     def __call__(self, params: Any, images: Float[Array, "N H W C"]) -> Array:
         mean, std = jnp.asarray(self.mean, images.dtype), jnp.asarray(self.std, images.dtype)
         return self.apply(params, (images - mean) / std)
-

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxadv.core.model import Model
@@ -84,7 +83,7 @@ def from_torch(arrays: Mapping[str, np.ndarray], layers: Mapping[str, str] = {})
     >>> from_torch({"conv1.weight": np.zeros((8, 3, 5, 5))})["params"]["conv1"]["kernel"].shape
     (5, 5, 3, 8)
     """
-    flat: dict[str, np.ndarray] = {}
+    flat: dict[str, Any] = {}
     channels: int | None = 1  # of what is flattened; None once that is done
     for key, array in arrays.items():
         layer, kind = key.rsplit(".", 1)

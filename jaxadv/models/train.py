@@ -105,6 +105,7 @@ def _epoch(
         variables, adam = state
         draw = jax.random.fold_in(noise, number)
         (loss, updated), slope = gradient(variables, images[rows], labels[rows], draw)
+        adam: Any
         direction, adam = optax.scale_by_adam().update(slope, adam)
         rate = learning_rate * (1 + jnp.cos(jnp.pi * (adam.count - 1) / steps)) / 2
         params = jax.tree.map(lambda p, d: p - rate * d, variables["params"], direction)
