@@ -142,12 +142,13 @@ def compare(network: str, count: int, epsilon: float, rounds: int, python: str) 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", default=sys.executable, help="interpreter with the peers")
+    parser.add_argument("--count", type=int, help="images (default: 1,000 for FC, else 500)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--networks", nargs="*", default=["FC", "MadryCNN"])
     options = parser.parse_args()
     ja.use_cpu_cores()
     for chosen in options.networks:
         if chosen == "FC":
-            compare("FC", 1000, 0.05, 3 * options.rounds, options.python)
+            compare("FC", options.count or 1000, 0.05, 3 * options.rounds, options.python)
         else:
-            compare(chosen, 500, 0.1, options.rounds, options.python)
+            compare(chosen, options.count or 500, 0.1, options.rounds, options.python)

@@ -250,7 +250,7 @@ def interval_text(interval: Sequence[float]) -> str:
 def _cost_table(data: Mapping[str, Any]) -> "Table":
     table = _table(
         "Cost (one run is one image at one epsilon; passes are means per run)", "attack",
-        ["runs", "successes", "median distance", "forward", "backward", "seconds"],
+        ["runs", "broke", "median distance", "forward", "backward", "s"],
     )  # fmt: skip
     for attack in data["attacks"]:
         table.add_row(
