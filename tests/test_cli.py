@@ -239,9 +239,10 @@ def test_interrupted_it_goes_on_to_the_same_result(cache, tmp_path):
     assert whole.wait(300) == 0, whole.stderr.read()
     (tmp_path / "broken").mkdir()
     state = tmp_path / "broken" / "jaxadv-results" / "state"
-    # Once in training, once in the attacks: as soon as the first file of each is there.
+    # Once in training, once in the attacks: as soon as the first file of each is there. A cache
+    # of its own leaves what follows to be compiled when the signal comes.
     for kept in ("*.safetensors", "evaluate-linf/*.npz"):
-        process = start(cache, tmp_path / "broken", *args)
+        process = start(tmp_path / "cache", tmp_path / "broken", *args)
         while not list(state.glob(kept)) and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
