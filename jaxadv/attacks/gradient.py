@@ -69,11 +69,6 @@ class GradientAttack(Attack):
     def ticks(self) -> int:
         return self.steps + 1
 
-    @property
-    def pauses(self) -> bool:  # type: ignore[override]
-        """Whether the last tick, which needs no gradient, is worth a branch in the program."""
-        return self.steps < 20
-
     def transformation(self, problem: Problem) -> "optax.GradientTransformation":
         """The optax transformation from the negated loss's gradient to the update."""
         if self.optimizer is not None:

@@ -75,10 +75,6 @@ class MinimalEpsilon(Attack):
         return self.attack.asks_inside
 
     @property
-    def pauses(self) -> bool:  # type: ignore[override]
-        return self.attack.pauses
-
-    @property
     def ticks(self) -> int:
         return (self.rounds + 1) * self.attack.ticks
 

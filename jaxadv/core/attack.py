@@ -76,7 +76,6 @@ class Attack:
     needs_epsilon: ClassVar[bool] = True
     keep: ClassVar[str] = "first"
     asks_inside: ClassVar[bool] = True
-    pauses: Any = True  # often enough reads no gradient for the engine to skip the backward pass
 
     @property
     def name(self) -> str:
@@ -126,18 +125,20 @@ class Attack:
         raise NotImplementedError
 
 
-def inner_radius(norm: str, epsilon: Any, bounds: tuple[float, float]) -> np.ndarray:
+def inner_radius(norm: str, epsilon: Any, bounds: tuple[float, float]) -> Any:
     """The float32 radius that attacks are given for the epsilon [...] that a user states.
 
     Smaller by a hair (a millionth, and one rounding error of the box's scale): so no image leaves
-    the stated ball when its distance is recomputed in float64.
+    the stated ball when its distance is recomputed in float64. Traced where epsilon is.
     """
-    radius = np.asarray(epsilon, np.float64)
+    traced = isinstance(epsilon, jax.Array)
+    xp, precise = (jnp, jnp.float32) if traced else (np, np.float64)
+    radius = xp.asarray(epsilon, precise)
     if norm == "l0":
-        radius = np.floor(radius)
+        radius = xp.floor(radius)
     else:
         radius = radius * (1 - 1e-6) - max(abs(b) for b in bounds) * 2.0**-23
-    return np.asarray(np.maximum(radius, 0), np.float32)
+    return xp.asarray(xp.maximum(radius, 0), xp.float32)
 
 
 def attack_key(attack: Attack, key: Array, example: Any, rank: Any) -> Array:

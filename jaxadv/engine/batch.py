@@ -16,7 +16,7 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.engine.cure import cured
 from jaxadv.engine.table import Gathered, Table
-from jaxadv.engine.tick import tick
+from jaxadv.engine.tick import hungry, tick
 
 
 def on_cpu() -> bool:
@@ -51,12 +51,20 @@ def drive_batch(
         if keep == "first":
             wanted &= ~gathered.best.tier
 
+        def live(lanes: Any) -> Any:
+            return wanted & ~lanes.finished
+
         def go_on(carry: Any) -> Any:
-            return (carry[0] < limit) & (wanted & ~carry[1].finished).any()
+            return (carry[0] < limit) & live(carry[1]).any()
 
         def body(carry: Any) -> Any:
-            count, lanes = carry
-            return count + 1, step(lanes, wanted & ~lanes.finished)
+            return advance(
+                go_on,
+                lambda carry: hungry(attack, carry[1], live(carry[1])),
+                lambda carry, backward: (carry[0] + 1, step(carry[1], live(carry[1]), backward)),
+                carry,
+                attack.pullbacks > 0,
+            )
 
         _, lanes = lax.while_loop(go_on, body, (jnp.int32(0), lanes))
         return gathered.settle(lanes, rows, ranks, wanted)
@@ -68,13 +76,28 @@ def drive_batch(
 
 
 def tick_function(attack: Attack, model: Model, keep: str, cure: bool | None) -> Any:
-    """(lanes, live) -> lanes, cured where it runs on a CPU."""
+    """(lanes, live, backward) -> lanes, cured where it runs on a CPU."""
     cure = on_cpu() if cure is None else cure
 
-    def step(attack: Attack, model: Model, lanes: Any, live: Any) -> Any:
-        return tick(attack, model, lanes, live, keep=keep)
+    def step(lanes: Any, live: Any, backward: bool) -> Any:
+        def plain(attack: Attack, model: Model, lanes: Any, live: Any) -> Any:
+            return tick(attack, model, lanes, live, keep=keep, backward=backward)
 
-    return lambda lanes, live: (cured(step) if cure else step)(attack, model, lanes, live)
+        return (cured(plain) if cure else plain)(attack, model, lanes, live)
+
+    return step
+
+
+def advance(go_on: Any, is_hungry: Any, body: Any, carry: Any, gradients: bool) -> Any:
+    """Tick as long as it takes while `go_on(carry)`: at least once. Pure.
+
+    Whole ticks are a loop of their own, and a tick in which nobody reads a gradient comes between
+    two such loops: a branch within the loop would cost a small network a tenth.
+    """
+    if not gradients:
+        return lax.while_loop(go_on, lambda c: body(c, False), carry)
+    carry = lax.while_loop(lambda c: go_on(c) & is_hungry(c), lambda c: body(c, True), carry)
+    return lax.cond(go_on(carry), lambda c: body(c, False), lambda c: c, carry)
 
 
 def perturb(
@@ -120,12 +143,10 @@ def make_table(
     keep: str = "first",
 ) -> Table:
     """One row an image, with the model's answers to the clean images (one forward pass). Pure."""
+    images = jnp.asarray(images)
     count = images.shape[0]
     if epsilon is None:
         radius = jnp.full(count, jnp.inf, jnp.float32)
-    elif isinstance(epsilon, jax.Array):
-        shrunk = epsilon.astype(jnp.float32) * (1 - 1e-6) - max(map(abs, model.bounds)) * 2.0**-23
-        radius = epsilon if attack.norm == "l0" else jnp.maximum(shrunk, 0)
     else:
         radius = jnp.asarray(inner_radius(attack.norm, epsilon, model.bounds))
     forward = cured(lambda m, x: m(x)) if on_cpu() else lambda m, x: m(x)

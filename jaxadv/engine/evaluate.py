@@ -196,23 +196,25 @@ def evaluate(
             if minimal:
                 source = np.flatnonzero(right)
                 level = np.full(len(source), len(levels) - 1)
+                epsilon = distance[source]  # an earlier stage's answer is where to go on from
             else:
                 level, source = np.nonzero(broken_by == SURVIVED)
+                epsilon = levels[level]
             width = lanes or choose_lanes(
                 model, attack.queries, shape, count * len(levels), chosen[0]
             )
             result = _stage(
-                attack, model, images, goal, source, None if minimal else levels[level],
+                attack, model, images, goal, source, epsilon,
                 key=key, ids=ids, devices=chosen, lanes=width, clean_logits=logits,
                 store=None if store is None else Store(store), name=f"{number:02d}-{_slug(name)}",
-                mark=fingerprint(same, norm, _describe(attack), levels[level], source, width),
+                mark=fingerprint(same, norm, _describe(attack), epsilon, source, width),
                 progress=None if progress is None else _named(progress, name),
                 interrupted=interrupted,
             )  # fmt: skip
             stages.append(Stage(name, attack, result, source, level))
             reached = result.distance if minimal else levels[level]
-            for e, epsilon in enumerate(levels):  # a success counts at every larger epsilon too
-                rows = np.flatnonzero(result.success & (reached <= epsilon))
+            for e, radius in enumerate(levels):  # a success counts at every larger epsilon too
+                rows = np.flatnonzero(result.success & (reached <= radius))
                 rows = rows[np.argsort(result.distance[rows], kind="stable")][::-1]  # nearest last
                 rows = rows[broken_by[e, source[rows]] == SURVIVED]
                 broken_by[e, source[rows]] = number

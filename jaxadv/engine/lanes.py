@@ -1,10 +1,11 @@
 """Continuous batching: a fixed number of lanes; one that is done takes the next entry. Pure.
 
-The outer loop settles finished lanes and loads new entries, a few at a time; the inner loop ticks
-until some lane is finished. Everything is one compiled program, which returns after a given number
+One inner loop settles finished lanes and loads new entries, a few at a time; the other ticks until
+some lane is finished. Everything is one compiled program, which returns after a given number
 of ticks so that its caller can look in, and goes on where it was.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +16,9 @@ from jaxtyping import Array, Bool, Int
 from jaxadv.core.attack import Attack
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
-from jaxadv.engine.batch import tick_function
+from jaxadv.engine.batch import advance, tick_function
 from jaxadv.engine.table import Gathered, Table
-from jaxadv.engine.tick import Lane
+from jaxadv.engine.tick import Lane, hungry
 
 WINDOW = 1024  # entries of the queue that are looked through at once
 
@@ -51,12 +52,11 @@ def take_off(attack: Attack, model: Model, table: Table, key: Array, width: int)
 
 
 def _turn_over(
-    attack: Attack, model: Model, table: Table, key: Array, keep: str, flight: Flight
+    attack: Attack, model: Model, table: Table, key: Array, keep: str, several: int, flight: Flight
 ) -> Flight:
-    """Settle up to an eighth of the lanes, those finished first, and load their next entries."""
+    """Settle up to `several` lanes, those finished first, and load their next entries."""
     rows = table.source.shape[0]
     entries, width = rows * attack.restarts, flight.entry.shape[0]
-    several = max(1, width // 8)
     lanes, entry, gathered = flight.lanes, flight.entry, flight.gathered
 
     if attack.restarts > 1 and keep == "first":  # a lower rank has succeeded meanwhile
@@ -138,23 +138,34 @@ def fly(
     step = tick_function(attack, model, keep, cure)
     width = flight.entry.shape[0]
     stop = flight.ticks + until
+    # Where no success ends a run, all lanes are done at once; else a few at a time.
+    several = width if keep in ("loss", "last") else max(1, width // 8)
+    turn_over = functools.partial(_turn_over, attack, model, table, key, keep, several)
 
-    def inner(state: Any) -> Any:
-        lanes, age, ticks, alive = state
-        age = age + 1
-        lanes = step(lanes, alive)
+    def unsettled(flight: Flight) -> Any:
+        return flight.lanes.finished.any()
+
+    def in_flight(flight: Flight) -> Any:
+        return (flight.ticks < stop) & live(flight).any() & ~unsettled(flight)
+
+    def one_tick(flight: Flight, backward: bool) -> Flight:
+        alive = live(flight)
+        age = flight.age + 1
+        lanes = step(flight.lanes, alive, backward)
         finished = alive & (lanes.finished | (age >= limit))
-        return lanes._replace(finished=finished), age, ticks + 1, alive
+        return flight._replace(
+            lanes=lanes._replace(finished=finished), age=age, ticks=flight.ticks + 1
+        )
 
     def outer(flight: Flight) -> Flight:
-        flight = _turn_over(attack, model, table, key, keep, flight)
-        alive = live(flight)
-        lanes, age, ticks, _ = lax.while_loop(
-            lambda s: (s[2] < stop) & alive.any() & ~s[0].finished.any(),
-            inner,
-            (flight.lanes, flight.age, flight.ticks, alive),
+        flight = lax.while_loop(unsettled, turn_over, flight)
+        return advance(
+            in_flight,
+            lambda f: hungry(attack, f.lanes, live(f)),
+            one_tick,
+            flight,
+            attack.pullbacks > 0,
         )
-        return flight._replace(lanes=lanes, age=age, ticks=ticks)
 
     def go_on(flight: Flight) -> Any:
         busy = live(flight).any() | flight.lanes.finished.any()

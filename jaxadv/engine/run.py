@@ -25,7 +25,7 @@ from jaxadv.engine.lanes import fly, live, narrow, take_off
 from jaxadv.engine.table import Table
 from jaxadv.engine.verify import bucket, forward_sharded, margins, mesh_of, sharded, verify
 
-PIECE_SECONDS = 0.5  # how long a compiled program runs before the host looks in
+PIECE_SECONDS = 2.0  # how long a compiled program runs before the host looks in
 Progress = Callable[[int, int, int], None]  # rows done, rows in all, successes so far
 
 

@@ -98,16 +98,31 @@ def _best_of(asked: Best) -> Best:
     return jax.tree.map(lambda leaf: leaf[choice], asked)
 
 
-def tick(attack: Attack, model: Model, lanes: Lane, live: Bool[Array, " L"], *, keep: str) -> Lane:
+def hungry(attack: Attack, lanes: Lane, live: Bool[Array, " L"]) -> Bool[Array, ""]:
+    """Whether any live lane will read a gradient in its next tick."""
+    reads = jax.vmap(attack.reads)(lanes.problem, lanes.state)
+    return (reads.gradients & live[:, None]).any()
+
+
+def tick(
+    attack: Attack,
+    model: Model,
+    lanes: Lane,
+    live: Bool[Array, " L"],
+    *,
+    keep: str,
+    backward: bool = True,
+) -> Lane:
     """The fleet after one tick; lanes that are not `live` keep their results and counts.
 
-    A lane of a gradient attack to which the model gives nothing but NaN or infinities is ended.
+    backward: whether to pull back at all; False where no live lane is `hungry`. A lane of a
+    gradient attack to which the model gives nothing but NaN or infinities is ended.
     """
     problem, state = lanes.problem, lanes.state
     reads = jax.vmap(attack.reads)(problem, state)
     images = jax.vmap(attack.ask)(problem, state)
     flat = images.reshape(-1, *images.shape[2:])
-    if attack.pullbacks:
+    if attack.pullbacks and backward:
         logits, pull_back = jax.vjp(model, flat)
     else:
         logits, pull_back = model(flat), None
@@ -131,16 +146,10 @@ def tick(attack: Attack, model: Model, lanes: Lane, live: Bool[Array, " L"], *, 
     if pull_back is not None:
         cotangents = jax.vmap(attack.cotangents)(problem, state, logits)
         cotangents = cotangents.reshape(-1, *cotangents.shape[2:]).swapaxes(0, 1)
-
-        def pull() -> Any:
-            return jnp.stack([pull_back(c)[0] for c in cotangents], 1)
-
-        def skip() -> Any:
-            return jnp.zeros((flat.shape[0], attack.pullbacks, *flat.shape[1:]), flat.dtype)
-
-        # A branch keeps XLA from fusing across it: a tenth of a small network's tick.
-        gradients = jax.lax.cond(wanted.any(), pull, skip) if attack.pauses else pull()
+        gradients = jnp.stack([pull_back(c)[0] for c in cotangents], 1)
         gradients = gradients.reshape(*images.shape[:2], *gradients.shape[1:])
+    elif attack.pullbacks:
+        gradients = jnp.zeros((*images.shape[:2], attack.pullbacks, *images.shape[2:]))
 
     answer = Answer(logits, gradients, asked.adversarial, reads.answers)
     told = jax.vmap(attack.tell)(problem, state, answer)

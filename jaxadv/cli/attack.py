@@ -1,0 +1,230 @@
+"""`jaxadv attack` and `jaxadv attacks`."""
+
+import dataclasses
+import io
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jaxadv.cli.app import INTERRUPTED, app, say
+from jaxadv.cli.options import (
+    EPOCHS,
+    EXAMPLES,
+    Data,
+    DataDir,
+    Epochs,
+    Examples,
+    Json,
+    Lanes,
+    ModelName,
+    Output,
+    Published,
+    Seed,
+    Weights,
+    option,
+    parse_number,
+)
+from jaxadv.cli.progress import Bars
+from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.subject import find_subject
+
+if TYPE_CHECKING:
+    from jaxadv.core.result import Result
+
+
+@app.command()
+def attack(
+    name: Annotated[str, typer.Argument(metavar="ATTACK", help="See `jaxadv attacks`.")],
+    data: Data = "mnist5k",
+    data_dir: DataDir = None,
+    weights: Weights = None,
+    published: Published = None,
+    model: ModelName = "lenet",
+    epochs: Epochs = EPOCHS,
+    norm: Annotated[str | None, option("--norm", help="linf, l2, l1 or l0.")] = None,
+    epsilon: Annotated[str | None, option("--epsilon", help="The radius: 0.1 or 8/255.")] = None,
+    steps: Annotated[int | None, option("--steps", help="Gradient steps.", min=1)] = None,
+    step_size: Annotated[
+        str | None, option("--step-size", help="Step, as a share of epsilon.")
+    ] = None,
+    loss: Annotated[str | None, option("--loss", help="cross_entropy, margin or dlr.")] = None,
+    restarts: Annotated[int | None, option("--restarts", help="Independent starts.", min=1)] = None,
+    targeted: Annotated[bool, option("--targeted", help="Towards class label + 1.")] = False,
+    examples: Examples = EXAMPLES,
+    seed: Seed = 0,
+    output: Output = Path("jaxadv-results"),
+    save: Annotated[Path | None, option("--save", help="Save the images as .npz.")] = None,
+    json_file: Json = None,
+    lanes: Lanes = None,
+) -> None:
+    """Run one attack and print how far it gets."""
+    radius = None if epsilon is None else parse_number(epsilon)
+    wanted = {
+        "norm": norm, "steps": steps, "loss": loss, "restarts": restarts,
+        "step_size": None if step_size is None else parse_number(step_size, "--step-size"),
+    }  # fmt: skip
+    check_folder(save, json_file)
+    with plain_messages():
+        prepare_jax()
+        import jax
+
+        import jaxadv as ja
+
+        chosen = build_attack(name, {k: v for k, v in wanted.items() if v is not None})
+        if radius is None and chosen.needs_epsilon:
+            raise ValueError(f"{chosen.name} needs --epsilon, such as 0.1 or 8/255")
+        subject = find_subject(
+            data, data_dir, examples, weights, published, model, epochs, seed,
+            lambda name: output / "state" / f"{name}.safetensors",
+        )  # fmt: skip
+        images, labels = subject.data.images, subject.data.labels
+        goal = ja.Untargeted(labels)
+        if targeted:
+            goal = ja.Targeted(labels, (labels + 1) % len(subject.data.classes))
+        with Bars() as bars:
+            result = ja.run(
+                chosen, subject.model, images, goal, radius, key=jax.random.key(seed),
+                ids=subject.data.ids, lanes=lanes,
+                progress=lambda *now: bars.attack(chosen.name, *now),
+            )  # fmt: skip
+    about = {"model": subject.name, "data": subject.data.name, "seed": seed, "targeted": targeted}
+    written = {**about, **attack_data(chosen, result, radius, labels)}
+    _print_attack(written)
+    write_json(json_file, written)
+    if save is not None:
+        _save_images(save, result, images, labels)
+        print(f"images: {save}")
+    if not result.status.all():  # NOT_RUN is 0
+        say("interrupted: the images not reached are marked NOT_RUN")
+        sys.exit(INTERRUPTED)
+
+
+def build_attack(name: str, settings: Mapping[str, Any]) -> Any:
+    """The attack of that name (in any case) with these settings.
+
+    For an attack around another one, such as MinimalEpsilon, the settings are those of the PGD
+    inside. Raises ValueError for an unknown name, norm or loss and for
+    settings that the attack does not have.
+
+    >>> from jaxadv.cli import build_attack
+    >>> build_attack("pgd", {"steps": 10}).steps
+    10
+    """
+    from jaxadv.attacks import ATTACKS
+    from jaxadv.core.losses import get_loss
+    from jaxadv.core.norms import get_norm
+
+    get_loss(settings.get("loss", "margin"))
+    get_norm(settings.get("norm", "linf"))
+    known = {key.lower(): value for key, value in ATTACKS.items()}
+    if name.lower() not in known:
+        raise ValueError(f"attack {name!r} is not known: pass one of {', '.join(sorted(ATTACKS))}")
+    kind: Any = known[name.lower()]
+    fields = {field.name for field in dataclasses.fields(kind)}
+    if "attack" in fields:
+        return kind(build_attack("PGD", settings))
+    unknown = sorted(set(settings) - fields)
+    if unknown:
+        options = ", ".join(f"--{option.replace('_', '-')}" for option in unknown)
+        raise ValueError(f"{kind.__name__} does not take {options}")
+    return kind(**settings)
+
+
+def attack_data(
+    attack: Any, result: "Result", epsilon: float | None, labels: Any
+) -> dict[str, Any]:
+    """What `jaxadv attack` prints, and what happened to each image, as json can write it."""
+    import numpy as np
+
+    from jaxadv.core.result import Status
+    from jaxadv.report.table import settings_of
+
+    ran = result.status != Status.NOT_RUN
+    attacked = ran & (result.status != Status.MISCLASSIFIED)
+    found = attacked & result.success
+
+    def mean(values: Any) -> float:
+        return float(values[attacked].mean()) if attacked.any() else 0.0
+
+    return {
+        "attack": attack.name,
+        "settings": settings_of(attack),
+        "norm": attack.norm,
+        "epsilon": epsilon,
+        "examples": len(labels),
+        "attacked": int(attacked.sum()),
+        "success": float(found.sum() / max(attacked.sum(), 1)),
+        "median_distance": float(np.median(result.distance[found])) if found.any() else None,
+        "forward": mean(result.forward),
+        "backward": mean(result.backward),
+        "seconds": result.cost.seconds,
+        "statuses": {s.name: int((result.status == s).sum()) for s in Status
+                     if (result.status == s).any()},
+        "images": [
+            {
+                "id": int(result.ids[i]), "label": int(labels[i]),
+                "status": Status(result.status[i]).name, "success": bool(result.success[i]),
+                "distance": float(result.distance[i]) if result.success[i] else None,
+                "forward": int(result.forward[i]), "backward": int(result.backward[i]),
+            }
+            for i in range(len(labels))
+        ],
+    }  # fmt: skip
+
+
+def _print_attack(data: Mapping[str, Any]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from jaxadv.report.table import epsilon_text, number_text
+
+    at = "" if data["epsilon"] is None else f", ε = {epsilon_text(data['epsilon'])}"
+    kind = "targeted" if data["targeted"] else "untargeted"
+    table = Table(
+        title=f"{data['attack']} ({data['norm']}{at}, {kind}) against {data['model']} on "
+        f"{data['data']}",
+        title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=False,
+    )  # fmt: skip
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right")
+    statuses = ", ".join(f"{count} {name}" for name, count in data["statuses"].items())
+    for row in (
+        ("images attacked", f"{data['attacked']:,} of {data['examples']:,}"),
+        ("success", f"[bold]{100 * data['success']:.1f} %[/]"),
+        ("median distance of successes", number_text(data["median_distance"])),
+        ("forward passes per image", number_text(data["forward"])),
+        ("backward passes per image", number_text(data["backward"])),
+        ("seconds", f"{data['seconds']:.1f}"),
+        ("statuses", statuses),
+    ):
+        table.add_row(*row)
+    console().print(table)
+
+
+def _save_images(path: Path, result: "Result", originals: Any, labels: Any) -> None:
+    import numpy as np
+
+    from jaxadv.engine.store import write_atomically
+
+    out = io.BytesIO()
+    fields = {k: v for k, v in result._asdict().items() if k != "cost"}
+    np.savez_compressed(out, originals=originals, labels=labels, **fields)
+    write_atomically(path, out.getvalue())
+
+
+@app.command()
+def attacks(json_file: Json = None) -> None:
+    """List the attacks, a line each."""
+    from jaxadv.attacks import ATTACKS
+
+    lines = {
+        name: " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+        for name, kind in sorted(ATTACKS.items())
+    }
+    width = max(map(len, lines))
+    for name, line in lines.items():
+        print(f"{name:<{width}}  {line}")
+    write_json(json_file, lines)

@@ -1,0 +1,105 @@
+"""`jaxadv evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxadv.cli.app import INTERRUPTED, app
+from jaxadv.cli.options import (
+    EPOCHS,
+    EPSILONS,
+    EXAMPLES,
+    Data,
+    DataDir,
+    Epochs,
+    Examples,
+    Json,
+    Lanes,
+    ModelName,
+    NormName,
+    Output,
+    Published,
+    Seed,
+    Weights,
+    option,
+    parse_epsilons,
+)
+from jaxadv.cli.progress import Bars
+from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.subject import find_subject
+
+
+@app.command()
+def evaluate(
+    data: Data = "mnist5k",
+    data_dir: DataDir = None,
+    weights: Weights = None,
+    published: Published = None,
+    model: ModelName = "lenet",
+    epochs: Epochs = EPOCHS,
+    norm: NormName = "linf",
+    epsilon: Annotated[
+        list[str] | None,
+        option("--epsilon", help="0.1 or 8/255; repeatable, or with commas."),
+    ] = None,
+    attacks: Annotated[str, option("--attacks", help="The list of attacks: quick.")] = "quick",
+    examples: Examples = EXAMPLES,
+    seed: Seed = 0,
+    output: Output = Path("jaxadv-results"),
+    json_file: Json = None,
+    fresh: Annotated[bool, option("--fresh", help="Start over, use nothing kept.")] = False,
+    lanes: Lanes = None,
+) -> None:
+    """Measure a classifier's robustness; without options: train a small one and attack it.
+
+    Writes OUTPUT/report.html and OUTPUT/report.json. Stopped with Ctrl-C, the same command goes on
+    where it was.
+    """
+    if norm not in EPSILONS:
+        raise ValueError(f"--norm {norm!r} is not known: pass one of {list(EPSILONS)}")
+    epsilons = parse_epsilons(epsilon) if epsilon else EPSILONS[norm]
+    check_folder(json_file)
+    state = output / "state"
+    store = state / f"evaluate-{norm}"
+    with plain_messages():
+        prepare_jax()
+        import jax
+
+        import jaxadv as ja
+        from jaxadv.report import as_data, print_report, write_html
+
+        if fresh:
+            for kept in [*state.glob("*.safetensors"), *store.glob("*.npz")]:
+                kept.unlink()
+        subject = find_subject(
+            data, data_dir, examples, weights, published, model, epochs, seed,
+            lambda name: state / f"{name}.safetensors",
+        )  # fmt: skip
+        images = subject.data
+        with Bars() as bars:
+            report = ja.evaluate(
+                subject.model, images.images, images.labels, norm, epsilons, attacks,
+                key=jax.random.key(seed), ids=images.ids, lanes=lanes, store=store,
+                progress=bars.attack,
+            )  # fmt: skip
+            if report.complete:
+                bars.interrupts.check()
+        about = {"model": subject.name, "data": images.name, "attacks": attacks, "seed": seed}
+        written = {**about, **as_data(report, subject.total)}
+        out = console()
+        out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
+        print_report(written, out)
+        write_json(output / "report.json", written)
+        write_json(json_file, written)
+        write_html(
+            report, output / "report.html", images.classes,
+            f"How robust is {subject.name} on {images.name}?",
+            model=subject.model, settings=about, total=subject.total,
+        )  # fmt: skip
+    if not bars.worked:
+        out.print("nothing was left to do: all results are from the store (--fresh starts over)")
+    out.print(f"report: {output / 'report.html'}\ndata:   {output / 'report.json'}",
+                  highlight=False, soft_wrap=True)  # fmt: skip
+    if not report.complete:
+        raise typer.Exit(INTERRUPTED)

@@ -1,0 +1,72 @@
+"""The options that several commands have, and how their text becomes numbers."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXAMPLES = 200  # a first run of everything stays well below two minutes on two cores
+EPOCHS = 8
+EPSILONS = {  # for digits: from hardly anything to nearly everything broken
+    "linf": [0.02, 0.05, 0.1, 0.15],
+    "l2": [0.5, 1.0, 1.5, 2.0],
+    "l1": [2.0, 5.0, 10.0, 15.0],
+    "l0": [2.0, 5.0, 10.0, 20.0],
+}
+
+
+def parse_number(text: str, name: str = "--epsilon") -> float:
+    """A number or a fraction such as 8/255, which is not negative. Raises ValueError.
+
+    >>> from jaxadv.cli import parse_number
+    >>> parse_number("0.1"), parse_number("51/255")
+    (0.1, 0.2)
+    """
+    numerator, slash, denominator = text.partition("/")
+    try:
+        value = float(numerator) / (float(denominator) if slash else 1.0)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} {text!r} is not a number: pass one like 0.1 or 8/255")
+    return value
+
+
+def parse_epsilons(texts: list[str]) -> list[float]:
+    """Epsilons of options that may be repeated, and lists with commas; ascending, each once.
+
+    >>> from jaxadv.cli import parse_epsilons
+    >>> parse_epsilons(["0.5", "51/255,0.1"])
+    [0.1, 0.2, 0.5]
+    """
+    parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    if texts and not parts:
+        raise ValueError(f"--epsilon {' '.join(texts)!r} is empty: pass one like 0.1 or 8/255")
+    return sorted({parse_number(part) for part in parts})
+
+
+def option(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, show_default=more.pop("show_default", True), **more)
+
+
+Data = Annotated[str, option("--data", help="mnist5k, digits, mnist or fashion_mnist.")]
+DataDir = Annotated[
+    Path | None, option("--data-dir", help="Folder of idx files, or the cache of prepared data.")
+]
+Weights = Annotated[
+    Path | None, option("--weights", help="A .safetensors file that `jaxadv train` wrote.")
+]
+Published = Annotated[
+    Path | None, option("--published", help="Folder of a published network (weights.npz).")
+]
+ModelName = Annotated[
+    str, option("--model", help="The network to train here, if none is given: lenet, fc, ...")
+]
+Epochs = Annotated[int, option("--epochs", help="Epochs of training.", min=1)]
+NormName = Annotated[str, option("--norm", help="linf, l2, l1 or l0.")]
+Examples = Annotated[int, option("--examples", help="How many test images, evenly chosen.", min=1)]
+Seed = Annotated[int, option("--seed", help="Seed of training and attacks.", min=0)]
+Output = Annotated[Path, option("--output", help="Folder of reports and of what is kept.")]
+Json = Annotated[Path | None, option("--json", help="Write what is printed as data, too.")]
+Lanes = Annotated[int | None, option("--lanes", help="Images in flight on each device.", min=1)]

@@ -1,0 +1,77 @@
+"""Where a command runs: JAX prepared, messages in plain lines, files written whole."""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxadv.cli.app import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def _compilation_cache() -> str | None:
+    import jax
+
+    return getattr(jax.config, "jax_compilation_cache_dir", None)
+
+
+def prepare_jax() -> None:
+    """Make every core a device, and keep compiled programs on disk, unless the user decided."""
+    import jax
+
+    import jaxadv as ja
+
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "JAX_NUM_CPU_DEVICES" not in os.environ and "host_platform_device_count" not in flags:
+        with suppress(RuntimeError):  # JAX runs already: called from within Python
+            ja.use_cpu_cores()
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not _compilation_cache():
+        from jaxadv.data.dataset import cache_dir
+
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@contextmanager
+def plain_messages() -> Iterator[None]:
+    """Warnings are lines of their own; a Ctrl-C that a callback swallowed is not printed."""
+    print_it = sys.unraisablehook
+
+    def unless_interrupt(event: Any) -> None:
+        if event.exc_type is not KeyboardInterrupt:
+            print_it(event)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+        sys.unraisablehook = unless_interrupt
+        try:
+            yield
+        finally:
+            sys.unraisablehook = print_it
+
+
+def console(stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def write_json(path: Path | None, data: Mapping[str, Any]) -> None:
+    if path is not None:
+        from jaxadv.engine.store import write_atomically
+
+        write_atomically(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def check_folder(*paths: Path | None) -> None:
+    """Complain before the work, not after it."""
+    for path in paths:
+        if path is not None and path.is_dir():
+            raise ValueError(f"{path} is a folder: pass the name of a file")

@@ -1,0 +1,87 @@
+"""The model and the images that the options name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jaxadv.cli.progress import Bars
+
+if TYPE_CHECKING:
+    from jaxadv.core.model import Model
+    from jaxadv.data import Dataset
+
+
+class Subject(NamedTuple):
+    """A model, what it is called, and the images to attack it with."""
+
+    model: "Model"
+    name: str
+    data: "Dataset"
+    total: int
+
+
+def find_subject(
+    data: str, data_dir: Path | None, examples: int | None, weights: Path | None,
+    published: Path | None, model: str, epochs: int, seed: int, checkpoint: Callable[[str], Path],
+) -> Subject:  # fmt: skip
+    """The model that the options name (trained here if they name none) and the test images."""
+    if weights is not None and published is not None:
+        raise ValueError("--weights and --published exclude each other: pass one")
+    from jaxadv.data import load_data
+
+    whole = load_data(data, "test", data_dir=data_dir)
+    total = len(whole.labels)
+    images = load_data(data, "test", min(examples or total, total), data_dir)
+    shape = images.images.shape[1:]
+    if published is not None:
+        from jaxadv.models import load_published
+
+        return Subject(load_published(published), published.name, images, total)
+    if weights is not None:
+        from jaxadv.models import load_weights
+
+        loaded, about = load_weights(weights)
+        if tuple(about["image_shape"]) != shape:
+            raise ValueError(
+                f"--weights {weights} takes images {tuple(about['image_shape'])}, {data} has "
+                f"{shape}: pass the --data that it was trained on"
+            )
+        return Subject(loaded, f"{about['definition']} ({weights.name})", images, total)
+    from jaxadv.models import from_linen
+
+    name, module, variables = train_model(
+        data, data_dir, model, epochs, seed, lambda name: checkpoint(f"{data}-{name}")
+    )
+    return Subject(from_linen(module, variables), name, images, total)
+
+
+def train_model(
+    data: str, data_dir: Path | None, model: str, epochs: int, seed: int,
+    checkpoint: Callable[[str], Path], **how: Any,
+) -> tuple[str, Any, Any]:  # fmt: skip
+    """The definition's name, its module and trained variables; `how` goes to `train`."""
+    import jax
+
+    from jaxadv.data import load_data
+    from jaxadv.models import DEFINITIONS, get_definition
+    from jaxadv.models.train import train
+
+    names = [known for known in DEFINITIONS if known.lower().startswith(model.lower())]
+    exact = [known for known in names if known.lower() == model.lower()]
+    name = (exact or names or [model])[0] if len(exact or names) <= 1 else model
+    data_set = load_data(data, "train", data_dir=data_dir)
+    module = get_definition(name)(classes=len(data_set.classes))
+    with Bars() as bars:
+
+        def progress(done: int, loss: float) -> None:
+            bars.show(f"train {name}", done, epochs, f"loss {loss:.3f}")
+            bars.interrupts.check()
+
+        path = checkpoint(f"{name}-{epochs}-{seed}".lower())
+        if not path.is_file():
+            bars.show(f"train {name}", 0, epochs, "compiling")
+        variables = train(
+            module, data_set, epochs=epochs, key=jax.random.key(seed), checkpoint=path,
+            progress=progress, **how,
+        )  # fmt: skip
+    return name, module, variables
