@@ -36,7 +36,14 @@ if TYPE_CHECKING:
     from jaxadv.engine.evaluate import Report, evaluate
     from jaxadv.engine.lanes import drive_lanes
     from jaxadv.engine.run import Budget, run
-    from jaxadv.models import from_linen, from_nnx, load_weights, save_weights
+    from jaxadv.models import (
+        from_keras,
+        from_linen,
+        from_nnx,
+        from_torch_arrays,
+        load_weights,
+        save_weights,
+    )
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
@@ -54,7 +61,7 @@ _MODULES = {
     "engine.evaluate": "Report evaluate",
     "engine.lanes": "drive_lanes",
     "engine.run": "Budget run",
-    "models": "from_linen from_nnx load_weights save_weights",
+    "models": "from_keras from_linen from_nnx from_torch_arrays load_weights save_weights",
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names.split()}
 
@@ -78,7 +85,8 @@ __all__ = [
     "BIM", "FGM", "FGSM", "MIFGSM", "PGD", "Answer", "Attack", "Budget", "CheckWarning", "Cost",
     "GaussianNoise", "MinimalEpsilon", "Model", "Optimizer", "Problem", "Reads", "Report", "Result",
     "Status", "Targeted", "UniformNoise", "Untargeted", "cured", "data", "drive_batch",
-    "drive_lanes", "evaluate", "from_function", "from_linen", "from_nnx", "list_attacks",
+    "drive_lanes", "evaluate", "from_function", "from_keras", "from_linen", "from_nnx",
+    "from_torch_arrays", "list_attacks",
     "load_data", "load_weights", "make_table", "models", "perturb", "report", "run",
     "save_weights", "use_cpu_cores",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxadv.data import DATASETS, load_data, load_idx
+from jaxadv.data.form import parse_split
 
 SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 needs_shared = pytest.mark.skipif(
@@ -169,3 +171,238 @@ def test_missing_packages(tmp_path, monkeypatch, package):
         monkeypatch.delattr("jaxadv.data.builders", raising=False)
     with pytest.raises(ImportError, match=rf'{package}\S*: pip install "jaxadv\[demo\]"'):
         load_data("mnist5k", data_dir=tmp_path)
+
+
+def write_npz(path, images, labels=(0, 1), **others):
+    np.savez(path, x=images, y=np.array(labels), **others)
+    return path
+
+
+@needs_shared
+def test_npz_of_cifar10():
+    path = SHARED / "cifar10/cifar10_test.npz"
+    data = load_data(path)
+    with np.load(path) as file:
+        pixels, labels, index = file["x"], file["y"], file["index"]
+    assert data.images.shape == (9976, 32, 32, 3) and data.name == "cifar10_test"
+    np.testing.assert_array_equal(np.rint(data.images * 255), pixels.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(data.labels, labels)
+    np.testing.assert_array_equal(data.ids, index)
+    part = load_data(f"{path}:test[260:300]")
+    assert part.ids.tolist() == index[260:300].tolist() and part.ids[0] == 261  # 260 is missing
+
+
+def test_npz_forms(tmp_path):
+    values = np.random.default_rng(0).random((2, 3, 5, 6), np.float32)
+    for layout, images in (("NCHW", values), ("NHWC", values.transpose(0, 2, 3, 1))):
+        path = write_npz(tmp_path / f"{layout}.npz", images, classes=["cat", "dog"])
+        data = load_data(path)
+        np.testing.assert_array_equal(data.images, values.transpose(0, 2, 3, 1))
+        assert data.classes == ("cat", "dog") and data.ids.tolist() == [0, 1]
+    np.savez(tmp_path / "grey.npz", images=np.full((2, 4, 4), 255, "uint8"), labels=[[1], [0]])
+    data = load_data(str(tmp_path / "grey.npz"))
+    assert data.images.shape == (2, 4, 4, 1) and (data.images == 1).all()
+    assert data.labels.tolist() == [1, 0]
+    path = write_npz(tmp_path / "either.npz", values.reshape(2, 3, 10, 3))
+    with pytest.raises(ValueError, match="NHWC or NCHW: pass layout"):
+        load_data(path)
+    assert load_data(path, layout="NCHW").images.shape == (2, 10, 3, 3)
+    assert load_data(path, layout="NHWC").images.shape == (2, 3, 10, 3)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"a": [1]}, r"holds \['a'\]"),
+        ({"x": np.zeros((2, 4, 4)), "y": [0]}, r"labels of shape \(1,\)"),
+        ({"x": np.zeros((2, 4, 4)), "y": [0.5, 1]}, "float64 for 2 images"),
+        ({"x": np.full((2, 4, 4), 255.0), "y": [0, 1]}, "reach from 255 to 255"),
+        ({"x": np.full((2, 4, 4), np.nan), "y": [0, 1]}, "reach from nan"),
+        ({"x": np.zeros((2, 4)), "y": [0, 1]}, r"\[N, H, W, C\]"),
+        ({"x": np.array([{}, {}]), "y": [0, 1]}, "no plain arrays"),
+    ],
+)
+def test_npz_errors(tmp_path, arrays, message):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        load_data(tmp_path / "bad.npz")
+
+
+def pictures(folder, split="", shape=(6, 5, 3), suffix="png"):
+    """Two classes of three pictures each, and their pixels in order."""
+    image = pytest.importorskip("PIL.Image", reason="Pillow is an extra")
+    pixels = np.random.default_rng(1).integers(0, 256, (6, *shape), np.uint8)
+    for row, each in enumerate(pixels):
+        path = folder / split / ("cat", "dog")[row // 3] / f"{row}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.fromarray(each.squeeze()).save(path)
+    (folder / split / "cat" / "Thumbs.db").write_bytes(b"")
+    return pixels
+
+
+def test_folder_of_pictures(tmp_path):
+    pixels = pictures(tmp_path / "pets")
+    data = load_data(tmp_path / "pets")
+    np.testing.assert_array_equal(np.rint(data.images * 255), pixels)
+    assert data.labels.tolist() == [0, 0, 0, 1, 1, 1] and data.classes == ("cat", "dog")
+    assert load_data(f"{tmp_path}/pets", "test[4:]").ids.tolist() == [4, 5]
+    assert load_data(tmp_path / "pets", count=2).labels.tolist() == [0, 1]  # sorted by class
+    with pytest.raises(ValueError, match="split='train'"):
+        load_data(tmp_path / "pets", "train")
+
+
+def test_folder_with_splits_and_grey_pictures(tmp_path):
+    grey = pictures(tmp_path, "train", (4, 4, 1))
+    colour = pictures(tmp_path, "val")
+    np.testing.assert_array_equal(np.rint(load_data(tmp_path, "train").images * 255), grey)
+    np.testing.assert_array_equal(np.rint(load_data(tmp_path, "val").images * 255), colour)
+    with pytest.raises(ValueError, match=r"split='test'.*'train', 'val'"):
+        load_data(tmp_path)
+
+
+def test_pictures_are_resized_and_cut(tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is an extra")
+    ramp = np.broadcast_to(np.linspace(0, 255, 320)[None, :, None], (160, 320, 3))
+    for name, array in (("a", ramp), ("b", ramp.transpose(1, 0, 2))):
+        (tmp_path / name).mkdir()
+        image.fromarray(array.astype(np.uint8)).save(tmp_path / name / "0.png")
+    with pytest.raises(ValueError, match=r"2 shapes.*size=224"):
+        load_data(tmp_path)
+    wide, high = load_data(tmp_path, size=70).images
+    # 160 x 320 becomes 80 x 160, of which columns 45 to 114 remain.
+    middle = (45 + np.arange(70) + 0.5) / 160
+    np.testing.assert_allclose(wide[35, :, 0], middle, atol=0.01)
+    np.testing.assert_allclose(high[:, 35, 0], middle, atol=0.01)
+
+
+def test_path_errors(tmp_path):
+    with pytest.raises(ValueError, match="has no images"):
+        load_data(tmp_path)
+    for missing in (tmp_path / "nothing.npz", tmp_path / "nothing"):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            load_data(missing)
+    path = write_npz(tmp_path / "two.npz", np.zeros((2, 4, 4)))
+    with pytest.raises(ValueError, match="size=8"):
+        load_data(path, size=8)
+    with pytest.raises(ValueError, match="layout='NCHW'"):
+        load_data("digits", layout="NCHW")
+    with pytest.raises(ValueError, match="pass the split once"):
+        load_data("digits:test", "train")
+
+
+@pytest.mark.parametrize(
+    "split", ["test", "test[:10]", "test[5:]", "test[-7:]", "test[10%:20%]", "test[:33%]",
+              "test[-15%:]", "test[3:-3]"],
+)  # fmt: skip
+def test_slices_are_those_of_tensorflow_datasets(split):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    (expected,) = tfds.core.ReadInstruction.from_spec(split).to_absolute({"test": split_info(tfds)})
+    rows = parse_split(split).rows(57)
+    assert (rows.start, rows.stop) == (expected.from_ or 0, expected.to or 57)
+
+
+def split_info(tfds):
+    return tfds.core.SplitInfo(name="test", shard_lengths=[57], num_bytes=0, filename_template=None)
+
+
+@pytest.mark.parametrize(
+    "split", ["test[5]", "test[:9999]", "test[7:7]", "test+train", "test[:2shard]"]
+)
+def test_slices_that_are_refused(split):
+    with pytest.raises(ValueError, match="split="):
+        load_data("digits", split)
+
+
+def prepare(folder, name, keyed=True):
+    """A builder of that name with nine pictures, prepared as array_record; its pixels."""
+    tfds, image = pytest.importorskip("tensorflow_datasets"), pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(2).integers(0, 256, (9, 32, 32, 3), np.uint8)
+    names = [f"class {number}" for number in range(10)]
+    text = {"id": tfds.features.Text()} if keyed else {}
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("3.0.2")
+        code_path = None
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(32, 32, 3)),
+                "label": tfds.features.ClassLabel(names=names),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features | text),
+                supervised_keys=("image", "label"),
+            )  # fmt: skip
+
+        def _split_generators(self, dl_manager):
+            return {"test": self._generate_examples()}
+
+        def _generate_examples(self):
+            for row, each in enumerate(pixels):
+                file = io.BytesIO()
+                image.fromarray(each).save(file, "png")
+                file.seek(0)
+                key = {"id": f"test_{row:05d}"} if keyed else {}
+                yield row, {"image": file, "label": 9 - row, **key}
+
+    Builder.name = name
+    Builder(data_dir=folder, file_format="array_record").download_and_prepare()
+    return pixels
+
+
+def test_prepared_sets_are_read_without_tensorflow(tmp_path):
+    pixels = prepare(tmp_path, "cifar10")
+    for data in (
+        load_data("cifar10", data_dir=tmp_path),
+        load_data("cifar10:3.0.2:test", data_dir=tmp_path),
+        load_data(tmp_path / "cifar10/3.0.2"),
+    ):
+        np.testing.assert_array_equal(np.rint(data.images * 255), pixels)
+        assert data.ids.tolist() == list(range(9)) and data.name == "cifar10"
+        assert data.labels.tolist() == list(range(9, 0, -1)) and data.classes[3] == "class 3"
+    part = load_data("cifar10:test[:4]", data_dir=tmp_path)
+    np.testing.assert_array_equal(np.rint(part.images * 255), pixels[part.ids])
+    assert (np.diff(part.ids) > 0).all()
+    assert load_data("cifar10", data_dir=tmp_path, size=28).images.shape == (9, 28, 28, 3)
+    with pytest.raises(ValueError, match=r"split='train'.*\['test'\]"):
+        load_data("cifar10:train", data_dir=tmp_path)
+    assert "tensorflow" not in sys.modules
+
+
+def test_sets_without_keys_are_numbered_as_they_are_stored(tmp_path):
+    pixels = prepare(tmp_path, "nameless", keyed=False)
+    data = load_data("nameless", data_dir=tmp_path)
+    assert data.ids.tolist() == list(range(9))
+    rows = 9 - data.labels
+    np.testing.assert_array_equal(np.rint(data.images * 255), pixels[rows])
+    part = load_data("nameless:test[5:]", data_dir=tmp_path)
+    assert part.ids.tolist() == [5, 6, 7, 8]
+    np.testing.assert_array_equal(part.images, data.images[5:])
+
+
+def test_sets_that_are_not_prepared(tmp_path, cache):
+    command = "tfds build cifar10 --file_format=array_record"
+    with pytest.raises(FileNotFoundError, match=command):
+        load_data("cifar10")
+    with pytest.raises(FileNotFoundError, match=f"{command} --data_dir={tmp_path}"):
+        load_data("cifar10", data_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"idx files"):
+        load_data("mnist", data_dir=tmp_path)
+    for name in ("huggingface:cifar10/plain", "my-data", "mnist8k"):
+        with pytest.raises(ValueError, match="is not known"):
+            load_data(name)
+
+
+def test_sets_in_another_format(tmp_path):
+    prepare(tmp_path, "cifar10")
+    info = tmp_path / "cifar10/3.0.2/dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(ValueError, match="tfds convert_format"):
+        load_data("cifar10", data_dir=tmp_path)
+
+
+def test_pictures_without_pillow(tmp_path, monkeypatch):
+    pictures(tmp_path)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"jaxadv\[images\]"):
+        load_data(tmp_path)

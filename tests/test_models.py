@@ -27,6 +27,7 @@ from jaxadv.models import (
     save_weights,
 )
 from jaxadv.models.train import train
+from jaxadv.models.weights import variable_shapes
 
 SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 needs_shared = pytest.mark.skipif(
@@ -115,16 +116,41 @@ def test_published_errors(tmp_path):
         ("ResNet32", (32, 32, 3), 464_154),  # akamaster/pytorch_resnet_cifar10
         ("LeNet", (28, 28, 1), None),
         ("ResNet2b", (32, 32, 3), None),
+        ("PreActResNet18", (32, 32, 3), 11_171_146),  # RobustBench
+        ("WideResNet", (32, 32, 3), 36_479_194),  # WRN-28-10: "36.5M" in the paper
+        ("ResNet50", (224, 224, 3), 25_557_032),  # torchvision
+        ("ViT", (224, 224, 3), 22_050_664),  # ViT-S/16: timm
     ],
 )
 def test_definition_sizes(name, shape, parameters):
     image = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     module = get_definition(name)()
     logits, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), image)
-    assert logits.shape == (2, 10)
+    assert logits.shape == (2, 1000 if shape[0] == 224 else 10)
     if parameters is not None:
         assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
     count_classes(Model(lambda v, x: module.apply(v, x), variables), shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "parameters"),
+    [
+        ("WideResNet", {"depth": 34}, 46_160_474),  # TRADES' WRN-34-10: "46.2M"
+        ("WideResNet", {"depth": 16, "width": 8}, 10_961_370),  # "11.0M" in the paper
+        ("PreActResNet18", {"final_norm": True}, 11_172_170),
+    ],
+)
+def test_sizes_of_other_settings(name, settings, parameters):
+    shapes = variable_shapes(get_definition(name)(**settings), (32, 32, 3))
+    sizes = [np.prod(shape) for path, shape in shapes.items() if path.startswith("params/")]
+    assert sum(sizes) == parameters
+
+
+def test_settings_that_do_not_fit():
+    with pytest.raises(ValueError, match="depth=30"):
+        variable_shapes(get_definition("WideResNet")(depth=30), (32, 32, 3))
+    with pytest.raises(ValueError, match="patches of 16"):
+        variable_shapes(get_definition("ViT")(), (28, 28, 1))
 
 
 def test_every_definition_has_a_test_of_its_size():

@@ -1,7 +1,7 @@
 """Builders of tensorflow-datasets for sets that Python packages ship: no download, no TensorFlow.
 
 Prepared once as array_record in the cache directory (tfds writes beside and renames), then read
-through `tfds.data_source`.
+as any other builder's files are.
 """
 
 import contextlib
@@ -30,12 +30,16 @@ class _Embedded(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _info(self) -> Any:
         # A plain tensor: the Image feature would need TensorFlow to encode it.
-        features = {
+        features: Any = {
             "image": tfds.features.Tensor(shape=(self.side, self.side, 1), dtype=np.uint8),
             "label": tfds.features.ClassLabel(names=DIGITS),
             "index": tfds.features.Scalar(np.int32),
         }
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+        )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {"train": self._generate_examples(False), "test": self._generate_examples(True)}
@@ -75,18 +79,10 @@ class Digits(_Embedded):
 BUILDERS = {"mnist5k": Mnist5k, "digits": Digits}
 
 
-def read(name: str, split: str, cache: Path) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
-    """Pixels [N, H, W, 1] uint8, their largest value, labels [N] and indices [N], in order."""
-    builder = _prepared(BUILDERS[name], cache)
-    source = builder.as_data_source(split=split)
-    records = source.__getitems__(range(len(source)))
-    columns = {key: np.stack([record[key] for record in records]) for key in records[0]}
-    order = columns["index"].argsort()  # records come back in the order of their hashes
-    pixels, labels, indices = (columns[key][order] for key in ("image", "label", "index"))
-    return pixels, builder.top, labels, indices
+def prepared(name: str, cache: Path) -> Any:
+    """The builder of that name, its files written once."""
+    builder_class = BUILDERS[name]
 
-
-def _prepared(builder_class: Any, cache: Path) -> Any:
     def make() -> Any:
         return builder_class(data_dir=cache, file_format="array_record")
 

@@ -1,15 +1,20 @@
-"""`load_data`: a data set by name."""
+"""`load_data`: a data set by its name or its path."""
 
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxadv.data.form import Dataset, make_dataset
+from jaxadv.data.form import Dataset, Source, Split, check_split, parse_split
 from jaxadv.data.idx import load_idx
+from jaxadv.data.npz import load_npz
+from jaxadv.data.pictures import find_folder
 
+_EMBEDDED = ("mnist5k", "digits")
 _IDX = ("mnist", "fashion_mnist")
-DATASETS = ("mnist5k", "digits", *_IDX)
+DATASETS = (*_EMBEDDED, *_IDX, "cifar10", "imagenet_v2")
 _CLASSES = {
     "fashion_mnist": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
                       "Sneaker", "Bag", "Ankle boot"),
@@ -17,42 +22,60 @@ _CLASSES = {
 
 
 def load_data(
-    name: str = "mnist5k",
-    split: str = "test",
+    name: str | os.PathLike[str] = "mnist5k",
+    split: str | None = None,
     count: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    *,
+    size: int | None = None,
+    layout: str | None = None,
 ) -> Dataset:
-    """A data set, or `count` images of it.
+    """A data set, or a part of it.
 
     name: "mnist5k" (5,000 MNIST digits, 28 x 28) and "digits" (1,797, 8 x 8) come with Python
-    packages and are prepared once in a cache directory; "mnist" and "fashion_mnist" are read from
-    their four published idx files (gzipped or not). split: "train" or "test". count: the first so
-    many (of "mnist5k", which is sorted by class: evenly spread ones). data_dir: the cache
-    directory (default: the environment's JAXADV_CACHE, else the user's), or the folder that holds
-    the idx files (default: the folder of that name in the cache directory).
+    packages and are prepared once in a cache directory. Any set of image classification of
+    tensorflow-datasets by its name there ("cifar10", "imagenet_v2/topimages", ...), as prepared in
+    array_record; "mnist" and "fashion_mnist" also from their four published idx files (gzipped or
+    not). A path (with a separator, or .npz): an npz file (see `load_npz`), a folder with a folder
+    of pictures for each class, with idx files, or with a prepared tfds set. "name:split" is
+    understood. Nothing is ever downloaded.
+
+    split: "test" (the default), "train", ..., or a slice of one, "test[:1000]", "test[10%:20%]",
+    in the order in which the source stores the images (tfds: that of hashes); what has no splits is
+    "test". Images come in the order of the original set, `ids` are their positions in it. count:
+    the first so many (of a set sorted by class: evenly spread ones). data_dir: the cache directory
+    (default: the environment's JAXADV_CACHE, else the user's), the folder that holds the idx files
+    (default: the folder of that name in the cache directory), or that of tfds (default: the cache
+    directory, then tfds' own). size: encoded pictures are resized to size * 8 / 7 and the middle
+    size x size cut out; layout: see `load_npz`.
 
     Raises ValueError for another name or split and for a count that the split does not have,
-    ImportError for a missing package, FileNotFoundError for missing idx files.
+    ImportError for a missing package, FileNotFoundError for missing files (the message says how to
+    prepare them).
 
     >>> from jaxadv.data import load_data
     >>> data = load_data("digits", count=8)
     >>> data.images.shape, data.labels.tolist(), data.ids.tolist()[:3]
     ((8, 8, 8, 1), [0, 5, 0, 5, 0, 5, 0, 5], [0, 5, 10])
     """
-    if name not in DATASETS:
-        raise ValueError(f"name={name!r} is not known: pass one of {list(DATASETS)}")
-    if split not in ("train", "test"):
-        raise ValueError(f"split={split!r} is not known: pass 'train' or 'test'")
-    load = _load_idx if name in _IDX else _load_embedded
-    data = load(name, split, data_dir)
+    if found := re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", str(name)):
+        if split is not None:
+            raise ValueError(f"name={name!r} with split={split!r}: pass the split once")
+        name, split = found[1] if isinstance(name, str) else Path(found[1]), found[2]
+    part = parse_split(split or "test")
+    source = _open(name, part, data_dir, size, layout)
+    if size is not None and "size" not in source.options:
+        raise ValueError(f"size={size}: only encoded pictures are resized; leave size out")
+    if layout is not None and "layout" not in source.options:
+        raise ValueError(f"layout={layout!r} is for npz files: leave layout out")
+    data = source.read(part.rows(source.count))
     if count is None:
         return data
-    size = len(data.labels)
-    if not 0 < count <= size:
-        raise ValueError(f"count={count}: {name} {split} has {size} images; pass 1 to {size}")
-    step = size if name == "mnist5k" else count
-    rows = np.arange(count) * step // count
-    return data._replace(images=data.images[rows], labels=data.labels[rows], ids=data.ids[rows])
+    total = len(data.labels)
+    if not 0 < count <= total:
+        raise ValueError(f"count={count}: {name} {part.name} has {total} images; pass 1 to {total}")
+    in_classes = (np.diff(data.labels) >= 0).all()
+    return data.take(np.arange(count) * (total if in_classes else count) // count)
 
 
 def cache_dir() -> Path:
@@ -64,11 +87,81 @@ def cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir("jaxadv"))
 
 
-def _load_idx(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
-    folder = Path(data_dir) if data_dir is not None else cache_dir() / name
+def _open(
+    name: str | os.PathLike[str], split: Split, data_dir: Any, size: int | None, layout: str | None
+) -> Source:
+    """The split, not yet read."""
+    text = os.fspath(name)
+    path = Path(text).expanduser()
+    separated = any(mark in text for mark in (os.sep, os.altsep) if mark)
+    if isinstance(name, os.PathLike) or text.endswith(".npz") or (separated and path.exists()):
+        return _open_path(path, split, size, layout)
+    if text in _EMBEDDED:
+        return _open_embedded(text, split, data_dir)
+    folder = Path(data_dir) if data_dir is not None else cache_dir() / text
+    if text in _IDX and _has_idx(folder):
+        return _whole(_load_idx(text, split, folder))
+    return _open_prepared(text, split, data_dir, size)
+
+
+def _open_path(path: Path, split: Split, size: int | None, layout: str | None) -> Source:
+    if path.suffix == ".npz":
+        check_split(split, ["test"])
+        return _whole(load_npz(path, layout), "layout")
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} does not exist: pass an npz file or a folder")
+    if (path / "dataset_info.json").is_file():
+        from jaxadv.data.prepared import find_directory, open_builder
+
+        return open_builder(find_directory(path), split, size)
+    if _has_idx(path):
+        return _whole(_load_idx(path.name, split, path))
+    return find_folder(path, split, size)
+
+
+def _open_prepared(name: str, split: Split, data_dir: Any, size: int | None) -> Source:
+    from jaxadv.data.prepared import find_prepared, open_builder
+
+    folders = [Path(data_dir)] if data_dir is not None else [cache_dir(), None]
+    try:
+        return open_builder(find_prepared(name, folders), split, size)
+    except KeyError:
+        raise ValueError(
+            f"name={name!r} is not known: pass one of {list(DATASETS)}, another name of "
+            "tensorflow-datasets, or a path"
+        ) from None
+    except FileNotFoundError as error:
+        if name not in _IDX:
+            raise
+        raise FileNotFoundError(
+            f"{error}; or pass data_dir=folder, a folder with {name}'s idx files"
+        ) from None
+
+
+def _open_embedded(name: str, split: Split, data_dir: Any) -> Source:
+    try:
+        import array_record  # noqa: F401 (tfds imports it only once it writes)
+
+        from jaxadv.data.builders import prepared
+        from jaxadv.data.prepared import open_builder
+
+        cache = Path(data_dir) if data_dir is not None else cache_dir()
+        return open_builder(prepared(name, cache), split, None)
+    except ImportError as error:
+        raise ImportError(
+            f'{name} needs the package {error.name}: pip install "jaxadv[demo]"', name=error.name
+        ) from error
+
+
+def _has_idx(folder: Path) -> bool:
+    return any(folder.glob("*-idx3-ubyte*"))
+
+
+def _load_idx(name: str, split: Split, folder: Path) -> Dataset:
+    check_split(split, ["test", "train"])
     paths = []
     for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
-        stem = folder / f"{'t10k' if split == 'test' else 'train'}-{kind}"
+        stem = folder / f"{'t10k' if split.name == 'test' else 'train'}-{kind}"
         found = [p for p in (stem, stem.with_name(f"{stem.name}.gz")) if p.is_file()]
         if not found:
             raise FileNotFoundError(
@@ -79,16 +172,5 @@ def _load_idx(name: str, split: str, data_dir: str | os.PathLike[str] | None) ->
     return data._replace(classes=_CLASSES.get(name, data.classes))
 
 
-def _load_embedded(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
-    try:
-        import array_record  # noqa: F401 (tfds imports it only once it writes)
-
-        from jaxadv.data import builders
-
-        cache = Path(data_dir) if data_dir is not None else cache_dir()
-        pixels, top, labels, indices = builders.read(name, split, cache)
-    except ImportError as error:
-        raise ImportError(
-            f'{name} needs the package {error.name}: pip install "jaxadv[demo]"', name=error.name
-        ) from error
-    return make_dataset(pixels, top, labels, indices, name, builders.DIGITS)
+def _whole(data: Dataset, *options: str) -> Source:
+    return Source(len(data.labels), data.take, options)

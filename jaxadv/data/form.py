@@ -1,6 +1,8 @@
-"""The form in which every data set comes."""
+"""The form in which every data set comes, and the splits in which it is asked for."""
 
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +21,21 @@ class Dataset(NamedTuple):
     name: str
     classes: tuple[str, ...]
 
+    def take(self, rows: Any) -> "Dataset":
+        """The images at those positions of this data set."""
+        return self._replace(images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
+
+
+class Source(NamedTuple):
+    """One split before its images are read.
+
+    count: of its images; read: some rows of it; options: those of `load_data` that it heeds.
+    """
+
+    count: int
+    read: Callable[[range], Dataset]
+    options: tuple[str, ...] = ()
+
 
 def make_dataset(
     pixels: np.ndarray,
@@ -31,3 +48,56 @@ def make_dataset(
     """A Dataset of integer pixels [N, H, W, C] from 0 to `top`."""
     images = pixels.astype(np.float32) / np.float32(top)
     return Dataset(images, labels.astype(np.int32), ids.astype(np.int32), name, classes)
+
+
+def numbered(labels: np.ndarray) -> tuple[str, ...]:
+    """Classes without names: "0", "1", ..."""
+    return tuple(map(str, range(int(labels.max(initial=0)) + 1)))
+
+
+class Split(NamedTuple):
+    """A split, or a slice of it, as tensorflow-datasets writes it: "test[:100]", "train[10%:20%]".
+
+    >>> from jaxadv.data.form import parse_split
+    >>> parse_split("test[-20%:]").rows(50)
+    range(40, 50)
+    """
+
+    name: str
+    begin: str | None
+    end: str | None
+
+    def rows(self, count: int) -> range:
+        """The rows of this slice of `count` images; ValueError if there are none."""
+        begin, end = self._row(self.begin, 0, count), self._row(self.end, count, count)
+        if not 0 <= begin < end <= count:
+            raise ValueError(
+                f"split={self.name}[{self.begin or ''}:{self.end or ''}] takes rows {begin} to "
+                f"{end} of {count}: pass a slice of what is there"
+            )
+        return range(begin, end)
+
+    @staticmethod
+    def _row(text: str | None, default: int, count: int) -> int:
+        if text is None:
+            return default
+        row = round(int(text[:-1]) * count / 100) if text.endswith("%") else int(text)
+        return row + count if row < 0 else row
+
+
+def parse_split(text: str) -> Split:
+    """ValueError for what is neither a split's name nor a slice of one."""
+    bound = r"(-?\d+%?)?"
+    found = re.fullmatch(rf"([\w.-]+)(?:\[{bound}:{bound}\])?", text)
+    if found is None:
+        raise ValueError(
+            f"split={text!r}: pass a name such as 'test', or a slice of it, 'test[:1000]', "
+            "'test[10%:20%]'"
+        )
+    return Split(*found.groups())
+
+
+def check_split(split: Split, known: Sequence[str]) -> None:
+    """ValueError for a split that the data set does not have."""
+    if split.name not in known:
+        raise ValueError(f"split={split.name!r} is not known: pass one of {sorted(known)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxadv.data.form import Dataset, make_dataset
+from jaxadv.data.form import Dataset, make_dataset, numbered
 
 
 def load_idx(
@@ -33,8 +33,8 @@ def load_idx(
             f"{images_path} of shape {images.shape} and {labels_path} of shape {labels.shape} do "
             "not fit together: pass images [N, H, W] and labels [N]"
         )
-    classes = tuple(map(str, range(int(labels.max(initial=0)) + 1)))
-    return make_dataset(images[..., None], 255, labels, np.arange(len(labels)), name, classes)
+    ids = np.arange(len(labels))
+    return make_dataset(images[..., None], 255, labels, ids, name, numbered(labels))
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:

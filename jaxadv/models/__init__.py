@@ -10,6 +10,8 @@ _WHERE = {
     "from_linen": "adapters",
     "from_nnx": "adapters",
     "normalized": "adapters",
+    "from_keras": "adapters",
+    "from_torch_arrays": "torch_arrays",
     "DEFINITIONS": "definitions",
     "get_definition": "definitions",
     "save_weights": "weights",

@@ -1,4 +1,4 @@
-"""Models of Flax (linen and nnx) as the engine's `Model`: a pure function and its weights.
+"""Models of Flax (linen and nnx) and Keras as the engine's `Model`: a function and its weights.
 
 What is static (module, graphdef, keyword arguments, normalisation) compares by value, so equal
 architectures share one compiled program, whatever their weights.
@@ -101,6 +101,52 @@ class _Nnx:
         from flax import nnx
 
         return nnx.merge(self.graphdef, params)(images)
+
+
+def from_keras(model: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
+    """A Keras 3 model, in evaluation mode. The user's model is never changed.
+
+    model: a `keras.Model`, built, that maps images [N, H, W, C] to logits [N, K]: end it without
+    a softmax; bounds: least and largest pixel value. Dropout is off and batch normalisation uses
+    its moving averages. The weights are copies of those at the time of the call; a second call on
+    the same model object, as after training, compiles nothing anew.
+
+    Raises ValueError where Keras runs on another backend than jax, for what is no Keras model and
+    for one that is not built; ImportError without Keras.
+
+    >>> from jaxadv.models import from_keras
+    >>> model = from_keras(keras.saving.load_model("digits.keras"))  # doctest: +SKIP
+    """
+    try:
+        import keras  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            f'from_keras needs the package {error.name}: pip install "jaxadv[keras]", and set '
+            "KERAS_BACKEND=jax in the environment",
+            name=error.name,
+        ) from error
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"model is {type(model).__name__}: pass a keras.Model of Keras 3")
+    if keras.backend.backend() != "jax":
+        raise ValueError(
+            f"Keras runs on {keras.backend.backend()!r}: set KERAS_BACKEND=jax in the environment "
+            "before keras is imported, and load the model again"
+        )
+    if not model.built:
+        raise ValueError(f"model {model.name!r} is not built: call it once on an image")
+    # Copied: training hands its buffers back to the compiler.
+    weights = ([v.value for v in model.trainable_variables],
+               [v.value for v in model.non_trainable_variables])  # fmt: skip
+    return Model(_Keras(model), jax.tree.map(lambda w: jnp.array(w, copy=True), weights), bounds)
+
+
+@pytree
+class _Keras:
+    model: Any = static()
+
+    def __call__(self, params: Any, images: Array) -> Array:
+        logits, _ = self.model.stateless_call(*params, images, training=False)
+        return logits
 
 
 def normalized(model: Model, mean: Sequence[float], std: Sequence[float]) -> Model:

@@ -1,23 +1,14 @@
-"""Published networks with known robustness: torch arrays onto our Flax definitions.
+"""Published networks with known robustness, each a folder with torch arrays in weights.npz."""
 
-A folder holds weights.npz: convolutions O, I, H, W, dense layers (out, in), inputs flattened in
-C, H, W order, batch normalisation as weight, bias, running_mean, running_var.
-"""
-
-import math
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-import numpy as np
-
 from jaxadv.core.model import Model
-from jaxadv.models.adapters import from_linen, normalized
+from jaxadv.models.adapters import normalized
 from jaxadv.models.definitions import get_definition
-from jaxadv.models.weights import unflatten
+from jaxadv.models.torch_arrays import from_torch_arrays
 
 
 class Published(NamedTuple):
@@ -67,47 +58,7 @@ def load_published(folder: str | os.PathLike[str]) -> Model:
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: pass the folder that holds weights.npz")
     published = PUBLISHED[folder.name]
-    with np.load(file) as arrays:
-        variables = from_torch(dict(arrays), published.layers)
-    model = from_linen(get_definition(published.definition)(**published.settings), variables)
+    module = get_definition(published.definition)(**published.settings)
+    shape = (28, 28, 1) if folder.name.startswith("mnist") else (32, 32, 3)
+    model = from_torch_arrays(module, file, image_shape=shape, names=published.layers)
     return normalized(model, published.mean, published.std) if published.mean else model
-
-
-def from_torch(arrays: Mapping[str, np.ndarray], layers: Mapping[str, str] = {}) -> dict[str, Any]:
-    """Variables of a linen network (NHWC) from a torch state dict in the order of the layers.
-
-    arrays: {"layer1.0.conv1.weight": array, ...} float32; layers: renamed layers. "a.0" becomes
-    "a_0". The first dense layer after the convolutions is permuted from C, H, W to H, W, C.
-
-    >>> import numpy as np
-    >>> from jaxadv.models.published import from_torch
-    >>> from_torch({"conv1.weight": np.zeros((8, 3, 5, 5))})["params"]["conv1"]["kernel"].shape
-    (5, 5, 3, 8)
-    """
-    flat: dict[str, Any] = {}
-    channels: int | None = 1  # of what is flattened; None once that is done
-    for key, array in arrays.items():
-        layer, kind = key.rsplit(".", 1)
-        layer = re.sub(r"\.(\d+)", r"_\1", layers.get(layer, layer)).replace(".", "/")
-        collection, name = "params", kind
-        if kind.startswith("running_"):
-            collection, name = "batch_stats", kind.removeprefix("running_")
-        elif array.ndim == 4:
-            name, channels = "kernel", len(array)
-            array = array.transpose(2, 3, 1, 0)
-        elif array.ndim == 2:
-            name = "kernel"
-            if channels is not None:
-                array = _channels_last(array, channels)
-            array, channels = array.T, None
-        elif kind == "weight":
-            name = "scale"
-        flat[f"{collection}/{layer}/{name}"] = jnp.asarray(array)
-    return unflatten(flat)
-
-
-def _channels_last(weight: np.ndarray, channels: int) -> np.ndarray:
-    """Columns of a dense weight (out, C * side * side) from C, H, W to H, W, C order."""
-    side = math.isqrt(weight.shape[1] // channels)
-    image = weight.reshape(len(weight), channels, side, side)
-    return image.transpose(0, 2, 3, 1).reshape(weight.shape)

@@ -1,0 +1,106 @@
+"""Data sets of tensorflow-datasets that are prepared as array_record: read without TensorFlow."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.registered import DatasetNotFoundError
+
+from jaxadv.data.form import Dataset, Source, Split, check_split, make_dataset, numbered
+from jaxadv.data.pictures import decode, stack
+
+
+def find_prepared(name: str, folders: Sequence[Path | None]) -> Any:
+    """The builder of a set by its tfds name, as prepared in the first of the folders that has it.
+
+    None stands for tfds' own folder. Raises KeyError for a name that tfds does not know,
+    FileNotFoundError for a set that is not prepared; nothing is downloaded.
+    """
+    if not re.fullmatch(r"\w+(/[\w.-]+)*(:\d+\.\d+\.\d+)?", name):
+        raise KeyError(name)  # tfds would look elsewhere for names with other marks
+    builder = None
+    for folder in folders:
+        try:
+            builder = tfds.builder(name, data_dir=folder)
+        except DatasetNotFoundError:
+            continue
+        if builder.info.splits:
+            return builder
+    if builder is None:
+        raise KeyError(name)
+    where = f" --data_dir={folders[0]}" if folders[0] is not None else ""
+    raise FileNotFoundError(
+        f"{name} is not prepared in {builder.data_dir}, and jaxadv downloads nothing. Prepare it "
+        'once, with TensorFlow and the network: pip install "jaxadv[prepare]" && '
+        f"tfds build {name} --file_format=array_record{where}"
+    )
+
+
+def find_directory(folder: Path) -> Any:
+    """The builder of the prepared files in a folder (which holds dataset_info.json)."""
+    return tfds.builder_from_directory(folder)
+
+
+def open_builder(builder: Any, split: Split, size: int | None) -> Source:
+    """A split of a prepared builder of image classification.
+
+    tfds stores images in the order of their keys' hashes. Those read come in the order of their
+    `index` (integer) or of the number at the end of their `id`, where there is one: their position
+    in the original set. Else ids are the positions in the prepared files. Raises ValueError for
+    another split, for a set without images and labels, and for files in another format.
+    """
+    name, info = builder.name, builder.info
+    check_split(split, list(info.splits))
+    image, label = _keys(name, info)
+    feature = info.features[image]
+    if feature.np_dtype != np.uint8:
+        raise ValueError(f"{name} has images of {feature.np_dtype}: only those of 8 bits are read")
+    encoded = isinstance(feature, tfds.features.Image)
+    decoders: Any = {image: tfds.decode.SkipDecoding()} if encoded else None
+    try:
+        source = builder.as_data_source(split=split.name, decoders=decoders)
+    except NotImplementedError:
+        raise ValueError(
+            f"{name} is prepared as {info.file_format.value} in {builder.data_dir}, which only "
+            'TensorFlow reads: convert it once: pip install "jaxadv[prepare]" && tfds '
+            f"convert_format --dataset_version_dir={builder.data_dir} "
+            "--out_file_format=array_record"
+        ) from None
+
+    def read(rows: range) -> Dataset:
+        records = source.__getitems__(list(rows))
+        ids = _ids(records, rows)
+        order = ids.argsort(kind="stable")
+        grey = feature.shape[-1] == 1
+        pixels = [decode(r[image], size, grey) if encoded else r[image] for r in records]
+        labels = np.array([record[label] for record in records])
+        names = getattr(info.features[label], "names", None)
+        classes = tuple(names) if names else numbered(labels)
+        top = getattr(builder, "top", 255)
+        stacked = stack([pixels[row] for row in order])
+        return make_dataset(stacked, top, labels[order], ids[order], name, classes)
+
+    return Source(len(source), read, ("size",))
+
+
+def _keys(name: str, info: Any) -> tuple[str, str]:
+    """The names of the image and of the class in a record."""
+    keys = info.supervised_keys or ("image", "label")
+    if len(keys) != 2 or not all(key in info.features for key in keys):
+        raise ValueError(f"{name} is no set of images with one class each: pass another name")
+    feature = info.features[keys[0]]
+    if len(feature.shape) != 3 or not isinstance(info.features[keys[1]], tfds.features.ClassLabel):
+        raise ValueError(f"{name} is no set of images with one class each: pass another name")
+    return keys[0], keys[1]
+
+
+def _ids(records: Sequence[Any], rows: range) -> np.ndarray:
+    if "index" in records[0]:
+        return np.array([int(record["index"]) for record in records])
+    named = [re.fullmatch(rb"([A-Za-z]*_?)(\d{1,9})", record.get("id", b"")) for record in records]
+    if all(named) and len({found[1] for found in named if found}) == 1:
+        return np.array([int(found[2]) for found in named if found])
+    return np.array(rows)

@@ -1,0 +1,27 @@
+"""What several definitions are made of."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+Images = Float[Array, "N H W C"]
+Logits = Float[Array, "N K"]
+
+
+def flat(x: Array) -> Array:
+    """[N, H, W, C] as [N, H * W * C]."""
+    return x.reshape(len(x), -1)
+
+
+def pool(x: Array) -> Array:
+    """The maximum of every 2 x 2 pixels."""
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+
+def conv(channels: int, size: int, stride: int, name: str, bias: bool = False) -> nn.Conv:
+    """A convolution of odd size with zeros around the image, so that stride 1 keeps its shape."""
+    return nn.Conv(channels, (size, size), stride, padding=size // 2, use_bias=bias, name=name)
+
+
+def batch_norm(name: str, train: bool) -> nn.BatchNorm:
+    """Batch normalisation with torch's constants."""
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
