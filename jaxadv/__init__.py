@@ -86,7 +86,6 @@ __all__ = [
     "GaussianNoise", "MinimalEpsilon", "Model", "Optimizer", "Problem", "Reads", "Report", "Result",
     "Status", "Targeted", "UniformNoise", "Untargeted", "cured", "data", "drive_batch",
     "drive_lanes", "evaluate", "from_function", "from_keras", "from_linen", "from_nnx",
-    "from_torch_arrays", "list_attacks",
-    "load_data", "load_weights", "make_table", "models", "perturb", "report", "run",
-    "save_weights", "use_cpu_cores",
+    "from_torch_arrays", "list_attacks", "load_data", "load_weights", "make_table", "models",
+    "perturb", "report", "run", "save_weights", "use_cpu_cores",
 ]  # fmt: skip

@@ -216,7 +216,7 @@ def test_npz_forms(tmp_path):
         ({"a": [1]}, r"holds \['a'\]"),
         ({"x": np.zeros((2, 4, 4)), "y": [0]}, r"labels of shape \(1,\)"),
         ({"x": np.zeros((2, 4, 4)), "y": [0.5, 1]}, "float64 for 2 images"),
-        ({"x": np.full((2, 4, 4), 255.0), "y": [0, 1]}, "reach from 255 to 255"),
+        ({"x": np.full((2, 4, 4), 255.0), "y": [0, 1]}, "reach from 0 to 255"),
         ({"x": np.full((2, 4, 4), np.nan), "y": [0, 1]}, "reach from nan"),
         ({"x": np.zeros((2, 4)), "y": [0, 1]}, r"\[N, H, W, C\]"),
         ({"x": np.array([{}, {}]), "y": [0, 1]}, "no plain arrays"),
@@ -381,11 +381,11 @@ def test_sets_without_keys_are_numbered_as_they_are_stored(tmp_path):
 
 
 def test_sets_that_are_not_prepared(tmp_path, cache):
-    command = "tfds build cifar10 --file_format=array_record"
-    with pytest.raises(FileNotFoundError, match=command):
-        load_data("cifar10")
-    with pytest.raises(FileNotFoundError, match=f"{command} --data_dir={tmp_path}"):
-        load_data("cifar10", data_dir=tmp_path)
+    for folder in (cache, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"jaxadv\[prepare\]") as caught:
+            load_data("cifar10", data_dir=None if folder == cache else folder)
+        command = f"'cifar10', data_dir='{folder}', file_format='array_record').download_and_prep"
+        assert command in str(caught.value)
     with pytest.raises(FileNotFoundError, match=r"idx files"):
         load_data("mnist", data_dir=tmp_path)
     for name in ("huggingface:cifar10/plain", "my-data", "mnist8k"):
@@ -397,7 +397,7 @@ def test_sets_in_another_format(tmp_path):
     prepare(tmp_path, "cifar10")
     info = tmp_path / "cifar10/3.0.2/dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(ValueError, match="tfds convert_format"):
+    with pytest.raises(ValueError, match="prepared as tfrecord.*pass another data_dir"):
         load_data("cifar10", data_dir=tmp_path)
 
 

@@ -31,11 +31,18 @@ def find_prepared(name: str, folders: Sequence[Path | None]) -> Any:
             return builder
     if builder is None:
         raise KeyError(name)
-    where = f" --data_dir={folders[0]}" if folders[0] is not None else ""
     raise FileNotFoundError(
-        f"{name} is not prepared in {builder.data_dir}, and jaxadv downloads nothing. Prepare it "
-        'once, with TensorFlow and the network: pip install "jaxadv[prepare]" && '
-        f"tfds build {name} --file_format=array_record{where}"
+        f"{name} is not prepared in {builder.data_dir}, and jaxadv downloads nothing: prepare it "
+        + _how_to_prepare(name, folders[0])
+    )
+
+
+def _how_to_prepare(name: str, folder: Path | None) -> str:
+    where = "" if folder is None else f"data_dir={str(folder)!r}, "
+    return (
+        'once, with TensorFlow and the network: pip install "jaxadv[prepare]", then in Python: '
+        f"import tensorflow_datasets as tfds; tfds.builder({name!r}, {where}"
+        "file_format='array_record').download_and_prepare()"
     )
 
 
@@ -65,9 +72,8 @@ def open_builder(builder: Any, split: Split, size: int | None) -> Source:
     except NotImplementedError:
         raise ValueError(
             f"{name} is prepared as {info.file_format.value} in {builder.data_dir}, which only "
-            'TensorFlow reads: convert it once: pip install "jaxadv[prepare]" && tfds '
-            f"convert_format --dataset_version_dir={builder.data_dir} "
-            "--out_file_format=array_record"
+            "TensorFlow reads: pass another data_dir and prepare it there "
+            + _how_to_prepare(name, Path("FOLDER"))
         ) from None
 
     def read(rows: range) -> Dataset:

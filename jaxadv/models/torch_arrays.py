@@ -57,8 +57,8 @@ def from_torch_arrays(
     """A Flax linen module with the weights of a torch network.
 
     module: maps images [N, H, W, C] to logits [N, K], or a name of `DEFINITIONS`; arrays: the
-    state dict, {"conv1.weight": array, ...}, or a file of it, .safetensors or .npz (never a
-    pickle); image_shape: [H, W, C]; names: {torch layer: Flax layer}, such as {"0": "conv1",
+    state dict, {"conv1.weight": array or CPU tensor, ...}, or a file of it, .safetensors or .npz
+    (never a pickle); image_shape: [H, W, C]; names: {torch layer: Flax layer}, such as {"0": "conv1",
     "features.3": "block_1/conv"}; bounds and apply_kwargs: as in `from_linen`.
 
     Layers without an entry in `names` are paired by name, if every one has its own ("layer1.0.bn1"
@@ -66,7 +66,8 @@ def from_torch_arrays(
     which torch lists them and Flax calls them: give names where these orders differ. Convolutions
     and dense layers are transposed, and the columns behind a flattened [N, H, W, C] map permuted
     from C, H, W order (where the module flattens is read from its own trace). Counters
-    (num_batches_tracked) are left out. No model call is made.
+    (num_batches_tracked) are left out. A normalisation that is not in the arrays is added with
+    `jaxadv.models.normalized`. No model call is made.
 
     Raises one ValueError that lists every array that does not fit, with its shape and what was
     expected; ValueError for a file of another kind; FileNotFoundError.
