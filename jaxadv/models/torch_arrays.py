@@ -58,8 +58,8 @@ def from_torch_arrays(
 
     module: maps images [N, H, W, C] to logits [N, K], or a name of `DEFINITIONS`; arrays: the
     state dict, {"conv1.weight": array or CPU tensor, ...}, or a file of it, .safetensors or .npz
-    (never a pickle); image_shape: [H, W, C]; names: {torch layer: Flax layer}, such as {"0": "conv1",
-    "features.3": "block_1/conv"}; bounds and apply_kwargs: as in `from_linen`.
+    (never a pickle); image_shape: [H, W, C]; names: {torch layer: Flax layer}, such as
+    {"0": "conv1", "features.3": "block_1/conv"}; bounds and apply_kwargs: as in `from_linen`.
 
     Layers without an entry in `names` are paired by name, if every one has its own ("layer1.0.bn1"
     is "layer1_0/bn1" or "layer1/0/bn1"); if not, by shape, those of equal shape in the order in
