@@ -85,7 +85,7 @@ def overhead() -> None:
 def lanes() -> None:
     """(b)"""
     rows = []
-    model, images, labels = trained("LeNet")
+    model, images, labels = trained("FC")
     images, labels = images[:4096], labels[:4096]
     device, goal, attack = (
         jax.local_devices()[:1],
@@ -116,7 +116,7 @@ def lanes() -> None:
                 needed, used, used / needed, used <= needed + 256 * attack.steps / 2,
                 gained := ratio(seconds["all steps"], seconds[name]), steps, gained / steps,
             ])  # fmt: skip
-    show("(b) PGD-40, 4,096 images, 256 lanes, LeNet, one device (bound: needed + L * steps / 2)",
+    show("(b) PGD-40, 4,096 images, 256 lanes, FC, one device (bound: needed + L * steps / 2)",
          ["setting", "success", "mean ticks", "needed", "used", "used/needed", "within bound",
           "speed-up", "steps/needed", "reached"], rows)  # fmt: skip
 

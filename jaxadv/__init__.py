@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jaxadv.engine.checks import CheckWarning
     from jaxadv.engine.cure import cured
     from jaxadv.engine.devices import use_cpu_cores
+    from jaxadv.engine.diagnose import Finding, check
     from jaxadv.engine.evaluate import Report, evaluate
     from jaxadv.engine.lanes import drive_lanes
     from jaxadv.engine.run import Budget, run
@@ -58,6 +59,7 @@ _MODULES = {
     "engine.checks": "CheckWarning",
     "engine.cure": "cured",
     "engine.devices": "use_cpu_cores",
+    "engine.diagnose": "Finding check",
     "engine.evaluate": "Report evaluate",
     "engine.lanes": "drive_lanes",
     "engine.run": "Budget run",
@@ -82,10 +84,48 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "BIM", "FGM", "FGSM", "MIFGSM", "PGD", "Answer", "Attack", "Budget", "CheckWarning", "Cost",
-    "GaussianNoise", "MinimalEpsilon", "Model", "Optimizer", "Problem", "Reads", "Report", "Result",
-    "Status", "Targeted", "UniformNoise", "Untargeted", "cured", "data", "drive_batch",
-    "drive_lanes", "evaluate", "from_function", "from_keras", "from_linen", "from_nnx",
-    "from_torch_arrays", "list_attacks", "load_data", "load_weights", "make_table", "models",
-    "perturb", "report", "run", "save_weights", "use_cpu_cores",
-]  # fmt: skip
+    "BIM",
+    "FGM",
+    "FGSM",
+    "MIFGSM",
+    "PGD",
+    "Answer",
+    "Attack",
+    "Budget",
+    "CheckWarning",
+    "Cost",
+    "Finding",
+    "GaussianNoise",
+    "MinimalEpsilon",
+    "Model",
+    "Optimizer",
+    "Problem",
+    "Reads",
+    "Report",
+    "Result",
+    "Status",
+    "Targeted",
+    "UniformNoise",
+    "Untargeted",
+    "check",
+    "cured",
+    "data",
+    "drive_batch",
+    "drive_lanes",
+    "evaluate",
+    "from_function",
+    "from_keras",
+    "from_linen",
+    "from_nnx",
+    "from_torch_arrays",
+    "list_attacks",
+    "load_data",
+    "load_weights",
+    "make_table",
+    "models",
+    "perturb",
+    "report",
+    "run",
+    "save_weights",
+    "use_cpu_cores",
+]

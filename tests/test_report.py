@@ -1,5 +1,6 @@
 """Reports say what the evaluation found: the same numbers in data, tables and the page."""
 
+import csv
 import io
 import json
 import math
@@ -13,7 +14,15 @@ import pytest
 from rich.console import Console
 
 import jaxadv as ja
-from jaxadv.report import as_data, print_report, write_html
+from jaxadv.report import (
+    as_data,
+    as_robustbench,
+    print_report,
+    write_csv,
+    write_html,
+    write_pages,
+    write_robustbench,
+)
 from jaxadv.report.table import epsilon_text, percent, wilson
 
 CHANNELS = {"grey": 1, "colour": 3, "two": 2}
@@ -176,3 +185,33 @@ def test_wilson_solves_its_equation():
 )  # fmt: skip
 def test_epsilons_are_written_as_people_do(epsilon, text):
     assert epsilon_text(epsilon) == text
+
+
+def test_csv_and_robustbench_give_the_accuracies_of_the_report(grey, tmp_path):
+    report, _ = grey
+    rows = list(csv.DictReader(write_csv(report, tmp_path / "report.csv").open()))
+    assert len(rows) == 24 * 3
+    for epsilon, share in zip(report.epsilons, report.robust_accuracy, strict=True):
+        mine = [row for row in rows if float(row["epsilon"]) == pytest.approx(epsilon)]
+        assert sum(row["broken"] == "0" for row in mine) / len(mine) == pytest.approx(share)
+        assert all((row["broken_by"] == "") == (row["broken"] == "0") for row in mine)
+    path = write_robustbench(report, tmp_path / "r.json", name="Linear", dataset="noise")
+    entries = json.loads(path.read_text())
+    assert [entry["external"] for entry in entries] == [percent(s) for s in report.robust_accuracy]
+    assert entries[0]["threat_model"] == "Linf"
+    assert "autoattack_acc" not in entries[0]  # it was not AutoAttack
+    with pytest.raises(ValueError, match=r"epsilon=0\.5"):
+        as_robustbench(report, 0.5, name="Linear", dataset="noise")
+
+
+def test_every_image_has_a_page_with_all_its_runs(grey, tmp_path):
+    report, _ = grey
+    folder = write_pages(report, tmp_path, ["ant", "bee", "cat", "dog"])
+    index = (folder / "index.html").read_text()
+    for i, name in enumerate(report.ids):
+        page = (folder / f"{name}.html").read_text()
+        assert f'href="{name}.html"' in index
+        runs = sum(int((stage.source == i).sum()) for stage in report.stages)
+        assert page.count("<tr><td>") == runs
+        assert page.count('difference times ten"') == int((report.broken_by[:, i] >= 0).sum())
+        assert "http" not in page

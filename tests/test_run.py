@@ -42,6 +42,7 @@ def test_halving_gives_the_same_answers(whole: ja.Result) -> None:
     halved = ja.run(ATTACK, MODEL, IMAGES, GOAL, EPSILON, key=KEY, lanes=4, halve=True,
                     devices=jax.local_devices()[:1])  # fmt: skip
     same(whole, halved, ("success", "forward", "backward", "status"))
+    assert halved.cost.lane_ticks < whole.cost.lane_ticks
 
 
 def test_a_memory_mapped_file_is_read_chunk_by_chunk(whole: ja.Result, tmp_path) -> None:

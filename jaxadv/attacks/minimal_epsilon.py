@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxadv.core.attack import Answer, Attack, Problem, Reads
 from jaxadv.core.goals import Goal
+from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import pytree, static
 
 
@@ -82,11 +83,8 @@ class MinimalEpsilon(Attack):
         return dataclasses.replace(problem, epsilon=epsilon)
 
     def init(self, problem: Problem, key: Array) -> BisectionState:
-        box = problem.image.size if self.norm != "linf" else 1
-        whole = (problem.upper - problem.lower) * box ** (0.5 if self.norm == "l2" else 1)
+        whole = diameter(self.norm, problem.image.size, problem.upper - problem.lower)
         largest = whole if self.largest is None else self.largest
-        if self.norm == "l0" and self.largest is None:
-            largest = jnp.float32(problem.image.size)
         largest = jnp.minimum(jnp.float32(largest), problem.epsilon)
         first = jax.random.fold_in(key, 0)
         inner = self.attack.init(self._at(problem, largest), first)

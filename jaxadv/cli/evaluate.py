@@ -53,7 +53,8 @@ def evaluate(
 ) -> None:
     """Measure a classifier's robustness; without options: train a small one and attack it.
 
-    Writes OUTPUT/report.html and OUTPUT/report.json. Stopped with Ctrl-C, the same command goes on
+    Writes OUTPUT/report.html, report.json, report.csv, robustbench.json and a page for every image
+    in OUTPUT/images. Stopped with Ctrl-C, the same command goes on
     where it was.
     """
     if norm not in EPSILONS:
@@ -67,7 +68,14 @@ def evaluate(
         import jax
 
         import jaxadv as ja
-        from jaxadv.report import as_data, print_report, write_html
+        from jaxadv.report import (
+            as_data,
+            print_report,
+            write_csv,
+            write_html,
+            write_pages,
+            write_robustbench,
+        )
 
         if fresh:
             for kept in [*state.glob("*.safetensors"), *store.glob("*.npz")]:
@@ -92,14 +100,21 @@ def evaluate(
         print_report(written, out)
         write_json(output / "report.json", written)
         write_json(json_file, written)
+        write_csv(report, output / "report.csv")
+        write_robustbench(report, output / "robustbench.json", name=subject.name,
+                          dataset=images.name)  # fmt: skip
+        write_pages(report, output / "images", images.classes)
         write_html(
             report, output / "report.html", images.classes,
             f"How robust is {subject.name} on {images.name}?",
-            model=subject.model, settings=about, total=subject.total,
+            model=subject.model, settings=about, total=subject.total, pages="images/index.html",
         )  # fmt: skip
     if not bars.worked:
         out.print("nothing was left to do: all results are from the store (--fresh starts over)")
-    out.print(f"report: {output / 'report.html'}\ndata:   {output / 'report.json'}",
-                  highlight=False, soft_wrap=True)  # fmt: skip
+    out.print(
+        f"report: {output / 'report.html'}\ndata:   {output / 'report.json'}, report.csv, "
+        f"robustbench.json\nimages: {output / 'images' / 'index.html'}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
     if not report.complete:
         raise typer.Exit(INTERRUPTED)

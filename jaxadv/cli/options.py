@@ -50,7 +50,9 @@ def option(*names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, show_default=more.pop("show_default", True), **more)
 
 
-Data = Annotated[str, option("--data", help="mnist5k, digits, mnist or fashion_mnist.")]
+Data = Annotated[
+    str, option("--data", help="mnist5k, digits, a set of tfds (cifar10:test[:100]), or a path.")
+]
 DataDir = Annotated[
     Path | None, option("--data-dir", help="Folder of idx files, or the cache of prepared data.")
 ]

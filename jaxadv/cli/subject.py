@@ -1,5 +1,6 @@
 """The model and the images that the options name."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,9 +30,10 @@ def find_subject(
         raise ValueError("--weights and --published exclude each other: pass one")
     from jaxadv.data import load_data
 
-    whole = load_data(data, "test", data_dir=data_dir)
+    name, split = split_of(data)
+    whole = load_data(name, split, data_dir=data_dir)
     total = len(whole.labels)
-    images = load_data(data, "test", min(examples or total, total), data_dir)
+    images = load_data(name, split, min(examples or total, total), data_dir)
     shape = images.images.shape[1:]
     if published is not None:
         from jaxadv.models import load_published
@@ -50,9 +52,30 @@ def find_subject(
     from jaxadv.models import from_linen
 
     name, module, variables = train_model(
-        data, data_dir, model, epochs, seed, lambda name: checkpoint(f"{data}-{name}")
+        data,
+        data_dir,
+        model,
+        epochs,
+        seed,
+        lambda name: checkpoint(f"{slug(split_of(data)[0])}-{name}"),
     )
     return Subject(from_linen(module, variables), name, images, total)
+
+
+def split_of(data: str) -> tuple[str, str]:
+    """The data set's name or path, and the split to attack: "cifar10:test[:100]" has its own.
+
+    >>> from jaxadv.cli.subject import split_of
+    >>> split_of("mnist5k"), split_of("cifar10:test[:100]")
+    (('mnist5k', 'test'), ('cifar10', 'test[:100]'))
+    """
+    found = re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", data)
+    return (found[1], found[2]) if found else (data, "test")
+
+
+def slug(text: str) -> str:
+    """A name that a file can have: letters, digits and dashes."""
+    return re.sub(r"\W+", "-", text).strip("-")
 
 
 def train_model(
@@ -69,7 +92,7 @@ def train_model(
     names = [known for known in DEFINITIONS if known.lower().startswith(model.lower())]
     exact = [known for known in names if known.lower() == model.lower()]
     name = (exact or names or [model])[0] if len(exact or names) <= 1 else model
-    data_set = load_data(data, "train", data_dir=data_dir)
+    data_set = load_data(split_of(data)[0], "train", data_dir=data_dir)
     module = get_definition(name)(classes=len(data_set.classes))
     with Bars() as bars:
 

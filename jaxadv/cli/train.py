@@ -16,7 +16,7 @@ from jaxadv.cli.options import (
     parse_number,
 )
 from jaxadv.cli.setting import check_folder, plain_messages, prepare_jax, write_json
-from jaxadv.cli.subject import train_model
+from jaxadv.cli.subject import split_of, train_model
 
 METHODS = ("standard", "pgd", "trades")
 
@@ -92,7 +92,8 @@ def train(
         name, module, variables = train_model(
             data, data_dir, model, epochs, seed, lambda _: checkpoint, **how
         )
-        test = load_data(data, "test", data_dir=data_dir)
+        name_of_data, split = split_of(data)
+        test = load_data(name_of_data, split, data_dir=data_dir)
         logits = predict(from_linen(module, variables), test.images, choose_devices(None))
         about["accuracy"] = float((logits.argmax(1) == test.labels).mean())
         save_weights(

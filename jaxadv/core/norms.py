@@ -5,7 +5,7 @@ which on a CPU costs a thirtieth of a sort and a cumulative sum. `radius` is in 
 (L0 counts array entries, not pixels), `lower` and `upper` are the box; the centre lies inside it.
 """
 
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -235,3 +235,10 @@ def distance64(norm: str, images: np.ndarray, originals: np.ndarray) -> np.ndarr
     if norm == "l0":
         return (delta != 0).sum(1).astype(np.float64)
     return np.linalg.norm(delta, get_norm(norm).order, axis=1)
+
+
+def diameter(norm: str, size: int, span: Any) -> Any:
+    """The largest distance between two images of `size` entries in a box whose sides are `span`."""
+    if norm == "l0":
+        return span * 0 + float(size)
+    return span * {"linf": 1.0, "l2": size**0.5, "l1": float(size)}[norm]

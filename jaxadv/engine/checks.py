@@ -11,6 +11,7 @@ from jaxadv.core.attack import KEEPS, Attack
 from jaxadv.core.goals import Goal, Targeted, Untargeted
 from jaxadv.core.losses import get_loss
 from jaxadv.core.model import Model
+from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import take
 from jaxadv.engine.cure import cured
 from jaxadv.engine.devices import APPLY
@@ -88,8 +89,8 @@ def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: A
         )
     if not (given >= 0).all():
         raise ValueError(f"epsilon={epsilon!r}: pass a number that is not negative")
-    span, size = bounds[1] - bounds[0], int(np.prod(shape))
-    largest = {"linf": span, "l2": span * size**0.5, "l1": span * size, "l0": size}[attack.norm]
+    span = bounds[1] - bounds[0]
+    largest = diameter(attack.norm, int(np.prod(shape)), span)
     if given.max() > largest and np.isfinite(given).all():
         hint = f": did you mean {given.max():g}/255?" if attack.norm == "linf" and span == 1 else ""
         raise ValueError(
@@ -178,20 +179,35 @@ def check_keep(keep: str | None, attack: Attack) -> str:
     return keep
 
 
-def warn_about_logits(logits: np.ndarray) -> None:
-    """Warn of probabilities in place of logits, and of outputs that are not finite."""
+def logit_messages(logits: np.ndarray) -> list[str]:
+    """What is wrong with the logits [N, K] of clean images: an empty list is a pass."""
     broken = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(broken):
-        warnings.warn(
+        return [
             f"model returns NaN or infinite logits for {len(broken)} of {len(logits)} clean images "
-            f"({some(broken)}): they can never count as adversarial",
-            CheckWarning,
-            stacklevel=4,
-        )
-    elif logits.min() >= 0 and logits.max() <= 1 and np.abs(logits.sum(1) - 1).max() < 1e-4:
-        warnings.warn(
+            f"({some(broken)}): they can never count as adversarial"
+        ]
+    if logits.min() >= 0 and logits.max() <= 1 and np.abs(logits.sum(1) - 1).max() < 1e-4:
+        return [
             "model returns probabilities (each row between 0 and 1, with sum 1): return the logits "
-            "before the softmax, else gradients vanish and attacks look weaker than they are",
+            "before the softmax, else gradients vanish and attacks look weaker than they are"
+        ]
+    return []
+
+
+def warn_about_logits(logits: np.ndarray) -> None:
+    """Warn of probabilities in place of logits, and of outputs that are not finite."""
+    for message in logit_messages(logits):
+        warnings.warn(message, CheckWarning, stacklevel=4)
+
+
+def warn_about_targets(goal: Goal, clean_margin: np.ndarray) -> None:
+    """Warn where most targets are what the model says already: the truth, passed as target."""
+    met = int((clean_margin < 0).sum())
+    if goal.targeted and len(clean_margin) > 1 and met > 0.5 * len(clean_margin):
+        warnings.warn(
+            f"targets equal the current prediction for {met} of {len(clean_margin)} images: pass "
+            "the true classes as labels and wrong ones as targets",
             CheckWarning,
             stacklevel=4,
         )

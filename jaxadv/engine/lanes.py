@@ -145,8 +145,13 @@ def fly(
     def unsettled(flight: Flight) -> Any:
         return flight.lanes.finished.any()
 
+    def sparse(flight: Flight) -> Any:
+        dry = flight.head >= flight.gathered.ended.shape[0]
+        return halve & dry & (live(flight).sum() <= width // 2)
+
     def in_flight(flight: Flight) -> Any:
-        return (flight.ticks < stop) & live(flight).any() & ~unsettled(flight)
+        going = (flight.ticks < stop) & live(flight).any() & ~unsettled(flight)
+        return going & ~sparse(flight)
 
     def one_tick(flight: Flight, backward: bool) -> Flight:
         alive = live(flight)
@@ -168,11 +173,8 @@ def fly(
         )
 
     def go_on(flight: Flight) -> Any:
-        busy = live(flight).any() | flight.lanes.finished.any()
-        if halve:
-            dry = flight.head >= flight.gathered.ended.shape[0]
-            busy &= ~(dry & (live(flight).sum() <= width // 2) & ~flight.lanes.finished.any())
-        return busy & ((flight.ticks < stop) | flight.lanes.finished.any())
+        more = live(flight).any() & (flight.ticks < stop) & ~sparse(flight)
+        return more | unsettled(flight)
 
     return lax.while_loop(go_on, outer, flight)
 

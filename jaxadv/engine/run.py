@@ -271,6 +271,7 @@ def _fly_chunk(
     if interrupted():
         return 0
     clean_margin = margins(batch.goal, logits)
+    checks.warn_about_targets(batch.goal, clean_margin)
     active = np.ones(len(batch.source), bool)
     if keep in ("first", "distance"):
         active = ~(clean_margin[batch.source] < 0)

@@ -32,6 +32,7 @@ def write_html(
     total: int | None = None,
     gallery: int = 6,
     gallery_epsilon: float | None = None,
+    pages: str | None = None,
 ) -> Path:
     """Write a report as one HTML file (atomically) and return its path.
 
@@ -39,7 +40,8 @@ def write_html(
     adversarial images in the gallery (or pass `adversarial_logits` [E, N, K]); settings: more that
     the page should say about the run, such as {"seed": 0}; total: how many images the data set has,
     if these are a sample; gallery: how many images are shown; gallery_epsilon: at which of the
-    report's epsilons (default: the smallest at which there are that many).
+    report's epsilons (default: the smallest at which there are that many); pages: a link to what
+    `write_pages` wrote.
 
     Needs jinja2 and matplotlib; raises ImportError saying how to get them.
 
@@ -54,29 +56,15 @@ def write_html(
     """
     from jaxadv.engine.store import write_atomically
 
-    try:
-        import jinja2
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f'the HTML report needs {error.name}: pip install "jaxadv[demo]"', name=error.name
-        ) from error
     data = table.as_data(report, total)
     names = class_names if class_names is not None else list(map(str, range(10**4)))
     shown = _gallery_rows(report, gallery, gallery_epsilon)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters |= {
-        "percent": table.percent, "number": table.number_text, "interval": table.interval_text,
-        "epsilon": table.epsilon_text, "described": _described,
-    }  # fmt: skip
     passes = [a["rows"] * (a["forward"] + a["backward"]) for a in data["attacks"]]
-    page = environment.get_template("report.html.j2").render(
+    page = template("report.html.j2").render(
         title=title,
         data=data,
         norm=NORMS[report.norm],
+        pages=pages,
         headline=_headline(data),
         refusals=table.refusals(data),
         passes=passes,
@@ -88,6 +76,26 @@ def write_html(
         settings={**_settings(data), **(settings or {}), **_versions()},
     )
     return write_atomically(path, page)
+
+
+def template(name: str) -> Any:
+    """One of the page templates beside this file; ImportError says which package is missing."""
+    try:
+        import jinja2
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f'the HTML report needs {error.name}: pip install "jaxadv[demo]"', name=error.name
+        ) from error
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters |= {
+        "percent": table.percent, "number": table.number_text, "interval": table.interval_text,
+        "epsilon": table.epsilon_text, "described": _described,
+    }  # fmt: skip
+    return environment.get_template(name)
 
 
 def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -225,7 +233,7 @@ def _distance_figure(report: "Report") -> str | None:
     return _svg(figure)
 
 
-def _picture(image: np.ndarray) -> str:
+def picture(image: np.ndarray) -> str:
     """A PNG of an image [H, W, C] of values in [0, 1], pixel for pixel."""
     from matplotlib import image as files
 
@@ -284,9 +292,9 @@ def _gallery(
     return [
         {
             "id": int(report.ids[row]),
-            "original": _picture((original[i] - lower) / (upper - lower)),
-            "adversarial": _picture((found[i] - lower) / (upper - lower)),
-            "difference": _picture(0.5 + 10 * (found[i] - original[i]) / (upper - lower)),
+            "original": picture((original[i] - lower) / (upper - lower)),
+            "adversarial": picture((found[i] - lower) / (upper - lower)),
+            "difference": picture(0.5 + 10 * (found[i] - original[i]) / (upper - lower)),
             "before": said(report.logits[row]),
             "after": None if logits is None else said(logits[i]),
             "distance": table.number_text(float(distances[i])),

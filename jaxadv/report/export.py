@@ -1,0 +1,94 @@
+"""An evaluation in forms that other programs read: RobustBench's JSON, and CSV."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxadv.report.table import as_data, percent
+
+if TYPE_CHECKING:
+    from jaxadv.engine.evaluate import Report
+
+COLUMNS = (
+    "id", "label", "prediction", "epsilon", "broken", "broken_by", "distance", "forward", "backward"
+)  # fmt: skip
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1", "l0": "L0"}
+
+
+def write_csv(report: "Report", path: str | Path) -> Path:
+    """One row for each image and epsilon, written atomically; returns the path.
+
+    Columns: id, label, prediction; epsilon; broken (1 or 0, misclassified images are broken);
+    broken_by: the attack, or "misclassified", or empty; distance: the smallest adversarial
+    distance found by any attack (empty: none); forward, backward: the image's passes in all.
+
+    >>> import jax.numpy as jnp, jaxadv as ja, tempfile
+    >>> from jaxadv.report import write_csv
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
+    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+    >>> how = {"attacks": {"FGSM": ja.FGSM()}, "epsilons": [0.1, 0.6], "distances": False}
+    >>> report = ja.evaluate(model, images, labels, **how)
+    >>> write_csv(report, tempfile.mkdtemp() + "/report.csv").read_text().splitlines()[1:3]
+    ['0,0,0,0.1,0,,0.6,3,2', '0,0,0,0.6,1,FGSM,0.6,3,2']
+    """
+    from jaxadv.engine.store import write_atomically
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for image in as_data(report)["images"]:
+        for epsilon, by in zip(report.epsilons, image["broken_by"], strict=True):
+            distance = image["distance"]
+            writer.writerow([
+                image["id"], image["label"], image["prediction"], f"{epsilon:.9g}",
+                int(by is not None), by or "", "" if distance is None else f"{distance:.9g}",
+                image["forward"], image["backward"],
+            ])  # fmt: skip
+    return write_atomically(path, out.getvalue())
+
+
+def as_robustbench(
+    report: "Report", epsilon: float, *, name: str, dataset: str, architecture: str = ""
+) -> dict[str, Any]:
+    """The entry of a model in RobustBench's leaderboard, for one of the report's epsilons.
+
+    Accuracies are texts in per cent, as there. `autoattack_acc` is left out unless AutoAttack's
+    stages are what ran: the number of other attacks stands in `external`, with their names in
+    `footnote`. Raises ValueError for an epsilon that the report does not have.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> from jaxadv.report import as_robustbench
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
+    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+    >>> report = ja.evaluate(model, images, labels, attacks={"FGSM": ja.FGSM()}, distances=False)
+    >>> entry = as_robustbench(report, 0.1, name="Eye", dataset="corners")
+    >>> entry["clean_acc"], entry["external"], entry["eps"]
+    ('100.0', '100.0', '0.1')
+    """
+    near = [i for i, e in enumerate(report.epsilons) if abs(e - epsilon) <= 1e-9]
+    if not near:
+        raise ValueError(f"epsilon={epsilon}: the report has {report.epsilons.tolist()}")
+    stages = ", ".join(stage.name for stage in report.stages)
+    return {
+        "name": name,
+        "dataset": dataset,
+        "architecture": architecture or name,
+        "threat_model": NORMS[report.norm],
+        "eps": f"{epsilon:.9g}",
+        "clean_acc": percent(report.clean_accuracy),
+        "external": percent(float(report.robust_accuracy[near[0]])),
+        "additional_data": None,
+        "number_forward_passes": "1",
+        "link": "",
+        "footnote": f"attacked by {stages} on {len(report.labels)} images",
+    }
+
+
+def write_robustbench(report: "Report", path: str | Path, **about: Any) -> Path:
+    """`as_robustbench` for every epsilon as one JSON file, written atomically."""
+    from jaxadv.engine.store import write_atomically
+
+    entries = [as_robustbench(report, float(epsilon), **about) for epsilon in report.epsilons]
+    return write_atomically(path, json.dumps(entries, indent=1) + "\n")

@@ -1,0 +1,95 @@
+"""A page for every image of a `Report`, and one that lists them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxadv.core.result import Status
+from jaxadv.report import table
+from jaxadv.report.html import NORMS, picture, template
+
+if TYPE_CHECKING:
+    from jaxadv.engine.evaluate import Report
+
+
+def write_pages(
+    report: "Report", folder: str | Path, class_names: Sequence[str] | None = None
+) -> Path:
+    """Write index.html and ID.html for each image into a folder (each atomically); its path.
+
+    A page shows the image, and for each epsilon at which it is broken the adversarial image and
+    the difference times ten, then what every attack did to it: status, distance, passes. Needs
+    jinja2 and matplotlib (ImportError says how to get them).
+
+    >>> import jax.numpy as jnp, jaxadv as ja, tempfile
+    >>> from jaxadv.report import write_pages
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
+    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+    >>> report = ja.evaluate(model, images, labels, attacks={"FGSM": ja.FGSM()}, distances=False)
+    >>> sorted(path.name for path in write_pages(report, tempfile.mkdtemp()).iterdir())
+    ['0.html', '1.html', '2.html', '3.html', 'index.html']
+    """
+    from jaxadv.engine.store import write_atomically
+
+    folder = Path(folder)
+    page = template("image.html.j2")
+    names = class_names if class_names is not None else list(map(str, range(10**4)))
+    rows = table.as_data(report)["images"]
+    ids = [row["id"] for row in rows]
+    for i, row in enumerate(rows):
+        write_atomically(
+            folder / f"{row['id']}.html",
+            page.render(
+                image=row, norm=NORMS[report.norm], names=names, shown=_shown(report, i),
+                runs=_runs(report, i), before=ids[i - 1] if i else None,
+                after=ids[i + 1] if i + 1 < len(ids) else None,
+            ),
+        )  # fmt: skip
+    index = template("images.html.j2").render(
+        images=rows, names=names, epsilons=report.epsilons.tolist(), norm=NORMS[report.norm],
+        pictures=[_scaled(report, image) for image in report.images],
+    )  # fmt: skip
+    write_atomically(folder / "index.html", index)
+    return folder
+
+
+def _scaled(report: "Report", image: np.ndarray) -> str:
+    lower, upper = report.bounds
+    return picture((image - lower) / (upper - lower))
+
+
+def _shown(report: "Report", i: int) -> list[dict[str, Any]]:
+    """The original, and what broke it at each epsilon."""
+    lower, upper = report.bounds
+    shown = [{"name": "original", "picture": _scaled(report, report.images[i]), "difference": None}]
+    for level, epsilon in enumerate(report.epsilons):
+        number = int(report.broken_by[level, i])
+        if number < 0:
+            continue
+        found = report.adversarial[level, i]
+        change = 0.5 + 10 * (found - report.images[i]) / (upper - lower)
+        shown.append({
+            "name": f"ε = {table.epsilon_text(epsilon)}", "picture": _scaled(report, found),
+            "difference": picture(change), "by": report.stages[number].name,
+        })  # fmt: skip
+    return shown
+
+
+def _runs(report: "Report", i: int) -> list[dict[str, Any]]:
+    """What every attack did to the image, one line for each run."""
+    runs = []
+    for stage in report.stages:
+        for row in np.flatnonzero(stage.source == i):
+            result = stage.result
+            runs.append({
+                "attack": stage.name,
+                "epsilon": None if not stage.attack.needs_epsilon
+                else float(report.epsilons[stage.level[row]]),
+                "status": Status(result.status[row]).name,
+                "distance": float(result.distance[row]) if result.success[row] else None,
+                "margin": float(result.margin[row]),
+                "forward": int(result.forward[row]), "backward": int(result.backward[row]),
+            })  # fmt: skip
+    return runs
