@@ -2,7 +2,8 @@
 
 TRADES' MNIST network at Linf 0.3 under 40 steps of 0.01 (published: clean 99.48 %, robust 96.07 %),
 from random starts (PGD) and from the image itself (BIM). From the far side of the ball 40 steps of
-0.01 do not reach the near one, so the random start is the weaker attack here. Needs the shared data (JAXADV_SHARED, or ../shared).
+0.01 do not reach the near one, so the random start is the weaker attack here. Needs the shared data
+(JAXADV_SHARED, or ../shared).
 """
 
 import argparse
