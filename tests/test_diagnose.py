@@ -59,7 +59,7 @@ def test_a_sound_model_passes_every_check():
         ({"slope": np.float32(-1)}, "nothing withstands all", "masked"),
         ({"scale": np.float32(1e5)}, "gradients", "saturated"),
         ({"steps": 3}, "enough steps", "pass more steps"),
-        ({"epsilon": 0.004}, "8 bits", "rounding to 8 bits"),
+        ({"epsilon": 0.0015}, "8 bits", "rounding to 8 bits"),
     ],
 )
 def test_each_defect_is_named(changes, name, message):
