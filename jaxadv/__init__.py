@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         from_keras,
         from_linen,
         from_nnx,
+        from_onnx,
         from_torch_arrays,
         load_weights,
         save_weights,
@@ -63,7 +64,8 @@ _MODULES = {
     "engine.evaluate": "Report evaluate",
     "engine.lanes": "drive_lanes",
     "engine.run": "Budget run",
-    "models": "from_keras from_linen from_nnx from_torch_arrays load_weights save_weights",
+    "models": "from_keras from_linen from_nnx from_onnx from_torch_arrays load_weights "
+    "save_weights",
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names.split()}
 
@@ -117,6 +119,7 @@ __all__ = [
     "from_keras",
     "from_linen",
     "from_nnx",
+    "from_onnx",
     "from_torch_arrays",
     "list_attacks",
     "load_data",

@@ -9,6 +9,7 @@ from typing import Any
 _WHERE = {
     "from_linen": "adapters",
     "from_nnx": "adapters",
+    "from_onnx": "onnx",
     "normalized": "adapters",
     "from_keras": "adapters",
     "from_torch_arrays": "torch_arrays",
