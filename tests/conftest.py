@@ -1,6 +1,8 @@
 """Eight simulated devices, types checked while the tests run, and where the shared data lies."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -19,3 +21,12 @@ def shared() -> Path:
     if not (root / "data").is_dir():
         pytest.skip(f"no shared data at {root}: set JAXADV_SHARED to its folder")
     return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs() -> Iterator[None]:
+    """Thousands of compiled programs in one process use up the memory maps that Linux allows it,
+    and the compiler crashes: each file of tests leaves none behind."""
+    yield
+    jax.clear_caches()
+    gc.collect()
