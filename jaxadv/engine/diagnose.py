@@ -61,7 +61,7 @@ def check(
     cannot be meant so.
 
     >>> import jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 3 * jnp.eye(4))
     >>> images = jnp.eye(4).reshape(4, 2, 2, 1)
     >>> [f.name for f in ja.check(model, images, jnp.arange(4), epsilon=0.6) if not f.passed]
     []

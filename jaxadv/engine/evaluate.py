@@ -146,7 +146,7 @@ def evaluate(
     report. Raises ValueError for arguments that cannot be meant so.
 
     >>> import jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
     >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
     >>> report = ja.evaluate(model, images, labels, epsilons=[0.1, 0.6], distances=False)
     >>> report.clean_accuracy, report.robust_accuracy
