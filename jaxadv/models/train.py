@@ -45,6 +45,7 @@ def train(
     attack: Attack | None = None,
     epsilon: float | None = None,
     beta: float | None = None,
+    penalty: Callable[[Any], Any] | None = None,
     key: jax.Array,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[int, float], None] | None = None,
@@ -60,6 +61,8 @@ def train(
     (batch statistics are updated; dropout draws from the step's key); data: images float32
     [N, H, W, C] and labels int32 [N], shuffled anew every epoch, the rest of a division by
     `batch_size` left out; learning_rate: Adam's at the first step, falling to 0 along a cosine;
+    penalty: params -> scalar, added to the loss, such as a weight decay; a hashable value whose
+    repr says all about it (a frozen dataclass with `__call__`).
     checkpoint: a safetensors file, replaced after every epoch; where it exists, training goes on
     from there and ends with the weights that an uninterrupted run has; progress: called with
     (epochs done, mean loss of the last one).
@@ -95,13 +98,16 @@ def train(
     run = _fingerprint(definition, data, epochs, batch_size, learning_rate, key)
     if attack is not None:
         run |= {"attack": repr(attack), "epsilon": float(np.float32(epsilon)), "beta": beta}
+    if penalty is not None:
+        run |= {"penalty": repr(penalty)}
     if checkpoint is not None and Path(checkpoint).is_file():
         state, done = _resume(checkpoint, state, run)
     while done < epochs:
         epoch_key = jax.random.fold_in(key, done + 1)
         state, loss = _epoch(state, images, labels, epoch_key, learning_rate, adversary,
                              definition=definition, batch_size=batch_size,
-                             steps=epochs * (count // batch_size), cure=on_cpu())  # fmt: skip
+                             steps=epochs * (count // batch_size), penalty=penalty,
+                             cure=on_cpu())  # fmt: skip
         done += 1
         if checkpoint is not None:
             write_arrays(checkpoint, _named(state), {"run": run, "epochs_done": done})
@@ -115,16 +121,18 @@ def _initialise(definition: Any, key: Any, images: Any) -> Any:
     return _plain(definition.init(key, images))
 
 
-@functools.partial(jax.jit, static_argnames=("definition", "batch_size", "steps", "cure"))
+@functools.partial(
+    jax.jit, static_argnames=("definition", "batch_size", "steps", "penalty", "cure")
+)
 def _epoch(
     state: Any, images: Any, labels: Any, key: Any, learning_rate: Any, adversary: Any,
-    *, definition: Any, batch_size: int, steps: int, cure: bool,
+    *, definition: Any, batch_size: int, steps: int, penalty: Any, cure: bool,
 ) -> Any:  # fmt: skip
     """One pass over the images: the new (variables, optimiser state) and the mean loss."""
     shuffle, noise = jax.random.split(key)
     batches = len(images) // batch_size
     order = jax.random.permutation(shuffle, len(images))[: batches * batch_size]
-    gradient = functools.partial(_gradient, definition)
+    gradient = functools.partial(_gradient, definition, penalty)
     gradient = cured(gradient) if cure else gradient
 
     def step(state: Any, batch: Any) -> Any:
@@ -143,7 +151,13 @@ def _epoch(
 
 
 def _gradient(
-    definition: Any, variables: Any, images: Any, labels: Any, key: Any, adversary: Any
+    definition: Any,
+    penalty: Any,
+    variables: Any,
+    images: Any,
+    labels: Any,
+    key: Any,
+    adversary: Any,
 ) -> Any:
     """((loss, updated collections), gradient of the loss in the params)."""
     others = {name: tree for name, tree in variables.items() if name != "params"}
@@ -163,16 +177,17 @@ def _gradient(
                                 rngs={"dropout": key}, **mode)  # fmt: skip
 
     def loss(params: Any) -> Any:
+        more = 0.0 if penalty is None else penalty(params)
         if beta is None:
             logits, updated = answer(params, attacked, others)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return losses.mean(), _plain(updated)
+            return losses.mean() + more, _plain(updated)
         logits, updated = answer(params, images, others)
         moved, updated = answer(params, attacked, _plain(updated))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         log_clean, log_moved = jax.nn.log_softmax(logits), jax.nn.log_softmax(moved)
         divergence = (jnp.exp(log_clean) * (log_clean - log_moved)).sum(1)
-        return (losses + beta * divergence).mean(), _plain(updated)
+        return (losses + beta * divergence).mean() + more, _plain(updated)
 
     return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 

@@ -1,0 +1,45 @@
+"""The experiments: each a function of a `Setting` that returns `Findings`, also run by name.
+
+`jaxadv reproduce NAME` runs one, or all whose names begin with NAME and a dot.
+"""
+
+import importlib
+import time
+
+from jaxadv.engine.store import fingerprint
+from jaxadv.studies.findings import Curves, Findings, Gallery, Table, Text, as_data, load, save
+from jaxadv.studies.setting import Setting
+
+__all__ = [
+    "EXPERIMENTS", "Curves", "Findings", "Gallery", "Setting", "Table", "Text", "as_data",
+    "conduct", "find",
+]  # fmt: skip
+
+EXPERIMENTS: dict[str, str] = {}  # its name: the module here and its function
+
+
+def find(name: str) -> list[str]:
+    """The experiments meant: the one of that name, or all of that family. ValueError if none."""
+    found = [known for known in EXPERIMENTS if known == name or known.startswith(f"{name}.")]
+    if not found:
+        raise ValueError(f"{name!r} is not known: pass one of {', '.join(EXPERIMENTS)}")
+    return found
+
+
+def conduct(name: str, setting: Setting) -> Findings:
+    """Run one experiment, or find what it found before with the same setting."""
+    module, _, function = EXPERIMENTS[name].partition(":")
+    mark = fingerprint(
+        name, setting.seeds, setting.examples, setting.quick,
+        *((data.images, data.labels) for data in (setting.train, setting.test)),
+    )  # fmt: skip
+    path = setting.folder / "findings" / f"{name}.npz"
+    findings = load(path, mark)
+    if findings is None:
+        begin = time.perf_counter()
+        made: Findings = getattr(importlib.import_module(f"jaxadv.studies.{module}"), function)(
+            setting
+        )
+        findings = Findings(made.name, made.title, made.parts, time.perf_counter() - begin)
+        save(findings, path, mark)
+    return findings

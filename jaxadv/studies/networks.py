@@ -1,0 +1,162 @@
+"""The networks of Szegedy et al. (2013, arXiv 1312.6199) on MNIST, trained once and kept.
+
+Softmax regression and sigmoid networks with the paper's weight decay, lambda * sum(w^2) / k for a
+layer of k units, and a softmax on top of an autoencoder that never saw a label.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jaxadv.core.model import Model
+from jaxadv.data import Dataset
+from jaxadv.engine.devices import choose_devices
+from jaxadv.engine.store import fingerprint
+from jaxadv.engine.verify import predict
+from jaxadv.models.adapters import from_linen
+from jaxadv.models.definitions import get_definition
+from jaxadv.models.train import train
+from jaxadv.models.weights import flatten, read_arrays, unflatten, write_arrays
+from jaxadv.studies.setting import Setting
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightDecay:
+    """params of an FC -> sum over its layers of strength * sum(kernel^2) / units."""
+
+    strengths: tuple[float, ...]
+
+    def __call__(self, params: Any) -> Any:
+        kernels = [params[f"fc{i + 1}"]["kernel"] for i in range(len(self.strengths))]
+        return sum(
+            s * jnp.square(k).sum() / k.shape[1]
+            for s, k in zip(self.strengths, kernels, strict=True)
+        )
+
+
+class Recipe(NamedTuple):
+    """Hidden widths, weight decay of each layer, and epochs of Adam."""
+
+    widths: tuple[int, ...]
+    decay: tuple[float, ...]
+    epochs: int = 20
+    autoencoder: bool = False
+
+
+RECIPES = {
+    "FC10(1e-4)": Recipe((), (1e-4,)),
+    "FC10(1e-2)": Recipe((), (1e-2,)),
+    "FC10(1)": Recipe((), (1.0,)),
+    "FC100-100-10": Recipe((100, 100), (1e-5, 1e-5, 1e-6)),
+    "FC200-200-10": Recipe((200, 200), (1e-5, 1e-5, 1e-6)),
+    "AE400-10": Recipe((400,), (1e-6, 1e-6), autoencoder=True),
+    "FC123-456-10": Recipe((123, 456), (1e-5, 1e-5, 1e-6)),
+}
+SIX = tuple(RECIPES)[:6]  # those of the paper's first two tables
+
+
+class Network(NamedTuple):
+    """A trained network: its name, linen module, variables, and the model to attack."""
+
+    name: str
+    module: Any
+    variables: Any
+    model: Model
+
+    def error(self, data: Dataset) -> float:
+        """The share of the images that it gets wrong."""
+        logits = predict(self.model, data.images, choose_devices(None))
+        return float((logits.argmax(1) != data.labels).mean())
+
+
+def trained(setting: Setting, name: str, seed: int = 0, data: Dataset | None = None) -> Network:
+    """One of `RECIPES`, trained on the setting's training set (or `data`), or found in its folder.
+
+    Raises ValueError for another name.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"name={name!r} is not known: pass one of {', '.join(RECIPES)}")
+    recipe, data = RECIPES[name], setting.train if data is None else data
+    module = get_definition("FC")(
+        widths=recipe.widths, classes=len(data.classes), activation="sigmoid"
+    )
+    mark = fingerprint(repr(recipe), data.images, data.labels, seed, setting.quick)
+    file = setting.folder / "networks" / f"{name}-{seed}-{mark[:8]}.safetensors"
+    if file.is_file():
+        arrays, _ = read_arrays(file)
+        variables = jax.tree.map(jnp.asarray, unflatten(arrays))
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        variables = _fit(setting, recipe, module, name, data, jax.random.key(seed), file)
+        write_arrays(file, flatten(variables), {"name": name, "seed": seed})
+    return Network(name, module, variables, from_linen(module, variables))
+
+
+def _fit(
+    setting: Setting, recipe: Recipe, module: Any, name: str, data: Dataset, key: Any, file: Any
+) -> Any:
+    epochs = max(2, recipe.epochs // 2) if setting.quick else recipe.epochs
+    how = {
+        "epochs": epochs,
+        "batch_size": min(100, len(data.labels)),
+        "learning_rate": 2e-3,
+        "key": key,
+        "checkpoint": file.with_suffix(".checkpoint"),
+        "progress": lambda done, _: setting.progress(f"train {name}", done, epochs),
+    }
+    if not recipe.autoencoder:
+        variables = train(module, data, penalty=WeightDecay(recipe.decay), **how)
+    else:
+        encoder = autoencoder(data.images, recipe.widths[0], recipe.decay[0], epochs, key)
+        flat = data.images.reshape(len(data.images), -1)
+        codes = np.asarray(jax.nn.sigmoid(flat @ encoder["kernel"] + encoder["bias"]))
+        top = get_definition("FC")(widths=(), classes=len(data.classes))
+        coded = data._replace(images=codes.reshape(len(codes), 1, 1, -1))
+        softmax = train(top, coded, penalty=WeightDecay(recipe.decay[1:]), **how)
+        variables = {"params": {"fc1": encoder, "fc2": softmax["params"]["fc1"]}}
+    how["checkpoint"].unlink(missing_ok=True)
+    return variables
+
+
+def autoencoder(images: Any, width: int, decay: float, epochs: int, key: Any) -> dict[str, Any]:
+    """The encoder {"kernel" [n, width], "bias" [width]} of a sigmoid autoencoder, trained by Adam
+    on the squared error of the reconstruction (a sigmoid too); no label is used."""
+    images = jnp.asarray(images).reshape(len(images), -1)
+    draw, shuffle = jax.random.split(key)
+    one, two = jax.random.split(draw)
+    size = images.shape[1]
+    init = jax.nn.initializers.lecun_normal()
+    params = {
+        "encode": {"kernel": init(one, (size, width)), "bias": jnp.zeros(width)},
+        "decode": {"kernel": init(two, (width, size)), "bias": jnp.zeros(size)},
+    }
+    batch = min(100, len(images))
+    batches = len(images) // batch
+    adam = optax.adam(optax.cosine_decay_schedule(2e-3, epochs * batches))
+
+    def loss(params: Any, x: Any) -> Any:
+        code = jax.nn.sigmoid(x @ params["encode"]["kernel"] + params["encode"]["bias"])
+        again = jax.nn.sigmoid(code @ params["decode"]["kernel"] + params["decode"]["bias"])
+        weights = [layer["kernel"] for layer in params.values()]
+        penalty = sum(decay * jnp.square(w).sum() / w.shape[1] for w in weights)
+        return jnp.square(again - x).sum(1).mean() + penalty
+
+    def step(state: Any, rows: Any) -> Any:
+        params, memory = state
+        updates, memory = adam.update(jax.grad(loss)(params, images[rows]), memory)
+        return (optax.apply_updates(params, updates), memory), None
+
+    @jax.jit
+    def epoch(state: Any, key: Any) -> Any:
+        order = jax.random.permutation(key, len(images))[: batches * batch]
+        return lax.scan(step, state, order.reshape(batches, batch))[0]
+
+    state = (params, adam.init(params))
+    for number in range(epochs):
+        state = epoch(state, jax.random.fold_in(shuffle, number))
+    return state[0]["encode"]
