@@ -112,12 +112,16 @@ def as_data(findings: Findings) -> dict[str, Any]:
     """
     parts = []
     for part in findings.parts:
-        fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+        fields = _fields(part)
         if isinstance(part, Gallery):
             fields["images"] = list(np.shape(part.images))
         parts.append({"kind": type(part).__name__.lower(), **_plain(fields)})
     return {"name": findings.name, "title": findings.title, "parts": parts,
             "seconds": findings.seconds}  # fmt: skip
+
+
+def _fields(part: Part) -> dict[str, Any]:
+    return {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
 
 
 def _plain(value: Any) -> Any:
@@ -147,10 +151,7 @@ def save(findings: Findings, path: str | Path, mark: str) -> Path:
             return [leave_out(item) for item in value]
         return value
 
-    parts = [
-        [type(part).__name__, leave_out({f.name: getattr(part, f.name) for f in dataclasses.fields(part)})]
-        for part in findings.parts
-    ]  # fmt: skip
+    parts = [[type(part).__name__, leave_out(_fields(part))] for part in findings.parts]
     head = {"mark": mark, "name": findings.name, "title": findings.title, "parts": parts,
             "seconds": findings.seconds}  # fmt: skip
     out = io.BytesIO()

@@ -40,7 +40,7 @@ class Setting(NamedTuple):
         self, name: str, attack: Attack, model: Model, images: Any, goal: Any,
         epsilon: Any = None, *, key: Any = None, **settings: Any,
     ) -> Result:  # fmt: skip
-        """`ja.run`, whose result is kept under `name` and not computed again for equal arguments."""
+        """`ja.run`, whose result is kept under `name`; equal arguments find it there."""
         key = jax.random.key(0) if key is None else key
         mark = fingerprint(
             repr(attack), model.params, np.asarray(images), goal, np.asarray(epsilon, np.float64),
