@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from jaxadv.core.attack import Attack, Problem, attack_key
@@ -51,7 +52,11 @@ class Table(NamedTuple):
             extra=take(self.extra, source),
         )
         lane_key = attack_key(attack, key, self.ids[row], rank)
-        return launch(attack, problem, lane_key, goal.margin(logits))
+        # What is begun is compiled apart from the table, so its bits do not depend on its length.
+        problem, lane_key, logits = lax.optimization_barrier((problem, lane_key, logits))
+        return lax.optimization_barrier(
+            launch(attack, problem, lane_key, problem.goal.margin(logits))
+        )
 
 
 class Gathered(NamedTuple):
