@@ -1,7 +1,7 @@
 """`python -m benchmarks.training [--python TORCH_PYTHON]`: adversarial training, here and in torch.
 
 Madry's CNN on MNIST digits, PGD-7 at Linf 0.3 inside each step of Adam, batches of 64: steps per
-second here (`models.train`, on one device with all cores) and of the same loop in torch (channels
+second here (`models.train`, every core a device) and of the same loop in torch (channels
 last, all threads), in processes that take turns. Compilation and the first step are not counted.
 """
 
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    ja.use_cpu_cores()
     count = BATCH * options.batches
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, count)

@@ -684,3 +684,14 @@ def test_minimal_epsilon_gives_up_when_the_largest_fails():
     gathered, counts, _ = drive(attack, model, table, KEY, "distance")
     assert not bool(gathered.best.tier.any())
     np.testing.assert_array_equal(counts.forward, 5)
+
+
+def test_the_last_image_is_kept_without_asking_about_it():
+    """keep="last" of `perturb` saves the last forward pass; the images are those of the driver."""
+    model, images, goal, table = setting("last")
+    ids = np.asarray(table.ids)
+    radius = 0.2
+    ours = perturb(ATTACK, model, images, goal, radius, key=KEY, keep="last", ids=ids)
+    table = make_table(ATTACK, model, images, goal, radius, ids, keep="last")
+    truth = drive_batch(ATTACK, model, table, KEY, keep="last").best.image
+    np.testing.assert_array_equal(ours, truth)

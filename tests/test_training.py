@@ -38,7 +38,7 @@ def test_adversarial_training_of_a_linear_model_descends_its_closed_form():
 
     adversary = (PGD(steps=3, step_size=1.0), jnp.float32(epsilon), None)
     (loss, _), slope = training_gradient(
-        module, None, variables, images, labels, jax.random.key(1), adversary
+        module, None, variables, images, labels, jnp.arange(16), jax.random.key(1), adversary
     )
     expected, expected_slope = jax.value_and_grad(worst)(variables["params"])
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -55,7 +55,8 @@ def test_adversarially_trained_networks_withstand_what_breaks_the_standard_one()
         "trades": {"attack": TRADESAscent(steps=4, step_size=0.4), "epsilon": 0.15, "beta": 6.0},
     }.items():
         module = get_definition("FC")(widths=(32,), classes=10)
-        variables = train(module, data, epochs=8, key=jax.random.key(0), **how)
+        how |= {"devices": jax.devices()[:1], "key": jax.random.key(0)}
+        variables = train(module, data, epochs=8, **how)
         result = ja.run(
             PGD(steps=20, step_size=0.2), from_linen(module, variables), held_out.images,
             ja.Untargeted(held_out.labels), 0.15, key=jax.random.key(1), lanes=64,
@@ -75,3 +76,16 @@ def test_adversarial_training_argument_errors():
     ):
         with pytest.raises(ValueError, match=message):
             train(module, data, epochs=1, key=jax.random.key(0), **how)
+
+
+def test_devices_share_a_batch_and_change_nothing_but_rounding():
+    """The mean of the parts' gradients is the batch's; random starts go by place in the batch."""
+    data = load_data("digits", "train", 64)
+    module = get_definition("FC")(widths=(16,))
+    how = {"epochs": 2, "batch_size": 16, "attack": PGD(steps=3, step_size=0.5), "epsilon": 0.1,
+           "key": jax.random.key(0)}  # fmt: skip
+    one, two = (train(module, data, devices=jax.devices()[:n], **how) for n in (1, 2))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match="batch_size=15"):
+        train(module, data, devices=jax.devices()[:2], **{**how, "batch_size": 15})

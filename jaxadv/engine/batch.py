@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from jaxadv.core.attack import KEEPS, Attack, inner_radius
 from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
+from jaxadv.core.pytree import where
 from jaxadv.engine.cure import cured
 from jaxadv.engine.table import Gathered, Table
 from jaxadv.engine.tick import hungry, tick
@@ -35,10 +36,13 @@ def drive_batch(
     keep: str,
     limit: int | None = None,
     cure: bool | None = None,
+    judge_last: bool = True,
 ) -> Gathered:
     """Run every row of the table at once, rank after rank. Pure; rows are the batch's axis.
 
-    limit: the most ticks per entry; cure: rewrite for the CPU (default: where the CPU is used).
+    limit: the most ticks per entry; cure: rewrite for the CPU (default: where the CPU is used);
+    judge_last: whether the model is asked about the image of an entry's last tick; else it is kept
+    as it is, which serves keep="last" of an attack that asks one image a tick.
     """
     rows = jnp.arange(table.source.shape[0])
     limit = attack.ticks if limit is None else min(limit, attack.ticks)
@@ -55,7 +59,7 @@ def drive_batch(
             return wanted & ~lanes.finished
 
         def go_on(carry: Any) -> Any:
-            return (carry[0] < limit) & live(carry[1]).any()
+            return (carry[0] < (limit if judge_last else limit - 1)) & live(carry[1]).any()
 
         def body(carry: Any) -> Any:
             return advance(
@@ -67,6 +71,11 @@ def drive_batch(
             )
 
         _, lanes = lax.while_loop(go_on, body, (jnp.int32(0), lanes))
+        if not judge_last:
+            asked = jax.vmap(attack.ask)(lanes.problem, lanes.state)[:, 0]
+            sound = jax.vmap(lambda image: jnp.isfinite(image).all())(asked)
+            image = where(live(lanes) & sound, asked, lanes.best.image)
+            lanes = lanes._replace(best=lanes.best._replace(image=image))
         return gathered.settle(lanes, rows, ranks, wanted)
 
     gathered = Gathered.empty(table, attack.restarts)
@@ -116,8 +125,9 @@ def perturb(
     images: [N, H, W, C] float32 within `model.bounds`; epsilon: scalar or [N], in the attack's norm
     and the images' scale (None: infinite); keep: "loss" (of all steps the image of highest loss),
     "last", "first" or "distance"; ids: integers [N] that name the images in the random keys
-    (default 0 to N - 1). Pure; nothing is verified or validated. With "loss" a PGD of n steps costs
-    n backward and n + 1 forward passes (with "first" and "distance" one more, for the clean image).
+    (default 0 to N - 1). Pure; nothing is verified or validated. A PGD of n steps costs n backward
+    passes and, with "last", n forward passes, with "loss" one more, with "first" and "distance" yet
+    another, for the clean image.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
@@ -129,7 +139,8 @@ def perturb(
     if keep not in KEEPS:
         raise ValueError(f"keep={keep!r}: pass one of {KEEPS}")
     table = make_table(attack, model, images, goal, epsilon, ids, keep=keep)
-    return drive_batch(attack, model, table, key, keep=keep).best.image
+    judge_last = keep != "last" or attack.queries > 1
+    return drive_batch(attack, model, table, key, keep=keep, judge_last=judge_last).best.image
 
 
 def make_table(

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from jaxadv.attacks.gradient import GradientState
 from jaxadv.attacks.pgd import PGD
@@ -28,6 +29,8 @@ from jaxadv.core.goals import Untargeted
 from jaxadv.core.pytree import pytree
 from jaxadv.engine.batch import on_cpu, perturb
 from jaxadv.engine.cure import cured
+from jaxadv.engine.devices import choose_devices
+from jaxadv.engine.verify import mesh_of
 from jaxadv.models.adapters import from_linen
 from jaxadv.models.weights import flatten, read_arrays, unflatten, write_arrays
 
@@ -47,6 +50,7 @@ def train(
     beta: float | None = None,
     penalty: Callable[[Any], Any] | None = None,
     key: jax.Array,
+    devices: Any = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Any:
@@ -55,7 +59,7 @@ def train(
     Without `attack` on the cross-entropy of the images; with `attack` and `epsilon` (in the
     attack's norm and the images' scale) on that of the attacked images, the last iterate, found in
     evaluation mode; with `beta` too, by TRADES, where the attack (a `TRADESAscent`) climbs the
-    divergence. An attack of n steps costs n backward and n + 2 forward passes more per image.
+    divergence. An attack of n steps costs n forward and n backward passes more per image.
 
     definition: a linen module whose call takes images [N, H, W, C], and `train` if it needs to know
     (batch statistics are updated; dropout draws from the step's key); data: images float32
@@ -63,6 +67,8 @@ def train(
     `batch_size` left out; learning_rate: Adam's at the first step, falling to 0 along a cosine;
     penalty: params -> scalar, added to the loss, such as a weight decay; a hashable value whose
     repr says all about it (a frozen dataclass with `__call__`).
+    devices: each takes its part of every batch (batch statistics are those of the parts, averaged);
+    default: all local ones for adversarial training if `batch_size` can be divided, else the first.
     checkpoint: a safetensors file, replaced after every epoch; where it exists, training goes on
     from there and ends with the weights that an uninterrupted run has; progress: called with
     (epochs done, mean loss of the last one).
@@ -95,6 +101,14 @@ def train(
     state = (variables, optax.scale_by_adam().init(variables["params"]))
     done = 0
     adversary = None if attack is None else (attack, jnp.float32(epsilon), beta)
+    if devices is None and (attack is None or batch_size % len(choose_devices(None))):
+        devices = choose_devices(None)[:1]
+    devices = choose_devices(devices)
+    if batch_size % len(devices):
+        raise ValueError(
+            f"batch_size={batch_size} cannot be divided among {len(devices)} devices: pass a "
+            "multiple, or fewer devices"
+        )
     run = _fingerprint(definition, data, epochs, batch_size, learning_rate, key)
     if attack is not None:
         run |= {"attack": repr(attack), "epsilon": float(np.float32(epsilon)), "beta": beta}
@@ -107,7 +121,7 @@ def train(
         state, loss = _epoch(state, images, labels, epoch_key, learning_rate, adversary,
                              definition=definition, batch_size=batch_size,
                              steps=epochs * (count // batch_size), penalty=penalty,
-                             cure=on_cpu())  # fmt: skip
+                             devices=devices, cure=on_cpu())  # fmt: skip
         done += 1
         if checkpoint is not None:
             write_arrays(checkpoint, _named(state), {"run": run, "epochs_done": done})
@@ -122,11 +136,12 @@ def _initialise(definition: Any, key: Any, images: Any) -> Any:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("definition", "batch_size", "steps", "penalty", "cure")
+    jax.jit, static_argnames=("definition", "batch_size", "steps", "penalty", "devices", "cure")
 )
 def _epoch(
     state: Any, images: Any, labels: Any, key: Any, learning_rate: Any, adversary: Any,
-    *, definition: Any, batch_size: int, steps: int, penalty: Any, cure: bool,
+    *, definition: Any, batch_size: int, steps: int, penalty: Any, devices: Any,
+    cure: bool,
 ) -> Any:  # fmt: skip
     """One pass over the images: the new (variables, optimiser state) and the mean loss."""
     shuffle, noise = jax.random.split(key)
@@ -136,30 +151,38 @@ def _epoch(
     gradient = cured(gradient) if cure else gradient
 
     def step(state: Any, batch: Any) -> Any:
-        rows, number = batch
+        rows, places, number = batch
         variables, adam = state
         draw = jax.random.fold_in(noise, number)
-        (loss, updated), slope = gradient(variables, images[rows], labels[rows], draw, adversary)
+        found = gradient(variables, images[rows], labels[rows], places, draw, adversary)
+        (loss, updated), slope = lax.pmean(found, "devices") if len(devices) > 1 else found
         adam: Any
         direction, adam = optax.scale_by_adam().update(slope, adam)
         rate = learning_rate * (1 + jnp.cos(jnp.pi * (adam.count - 1) / steps)) / 2
         params = jax.tree.map(lambda p, d: p - rate * d, variables["params"], direction)
         return ({**variables, **updated, "params": params}, adam), loss
 
-    state, losses = lax.scan(step, state, (order.reshape(batches, -1), jnp.arange(batches)))
+    def all_steps(state: Any, rows: Any, places: Any) -> Any:
+        places = jnp.broadcast_to(places, rows.shape)
+        return lax.scan(step, state, (rows, places, jnp.arange(batches)))
+
+    rows, places = order.reshape(batches, batch_size), jnp.arange(batch_size)
+    if len(devices) > 1:  # the rows of a batch are dealt out, all else is everywhere the same
+        whole, split = PartitionSpec(), PartitionSpec(None, "devices")
+        all_steps = jax.shard_map(
+            all_steps, mesh=mesh_of(devices), in_specs=(whole, split, PartitionSpec("devices")),
+            out_specs=whole, check_vma=False,
+        )  # fmt: skip
+    state, losses = all_steps(state, rows, places)
     return state, losses.mean()
 
 
 def _gradient(
-    definition: Any,
-    penalty: Any,
-    variables: Any,
-    images: Any,
-    labels: Any,
-    key: Any,
+    definition: Any, penalty: Any, variables: Any, images: Any, labels: Any, places: Any, key: Any,
     adversary: Any,
-) -> Any:
-    """((loss, updated collections), gradient of the loss in the params)."""
+) -> Any:  # fmt: skip
+    """((loss, updated collections), gradient of the loss in the params). places: [N], those of the
+    images in the batch, which name them in random keys."""
     others = {name: tree for name, tree in variables.items() if name != "params"}
     knows = "train" in inspect.signature(definition.__call__).parameters
     mode = {"train": True} if knows else {}
@@ -167,14 +190,15 @@ def _gradient(
     if adversary is not None:
         attack, epsilon, beta = adversary
         model = from_linen(definition, variables)
-        ids = jnp.arange(len(images))
         attacked = perturb(attack, model, images, Untargeted(labels), epsilon,
-                           key=jax.random.fold_in(key, 1), ids=ids, keep="last")  # fmt: skip
+                           key=jax.random.fold_in(key, 1), ids=places, keep="last")  # fmt: skip
         attacked = lax.stop_gradient(attacked)
+
+    rngs = {"dropout": jax.random.fold_in(key, places[0])}
 
     def answer(params: Any, images: Any, others: Any) -> Any:
         return definition.apply({**others, "params": params}, images, mutable=list(others),
-                                rngs={"dropout": key}, **mode)  # fmt: skip
+                                rngs=rngs, **mode)  # fmt: skip
 
     def loss(params: Any) -> Any:
         more = 0.0 if penalty is None else penalty(params)
