@@ -1,9 +1,10 @@
-"""The command line: `jaxadv evaluate`, `attack`, `check`, `train` and `attacks`, a file each.
+"""The command line, a file each: `jaxadv evaluate`, `attack`, `check`, `train`, `reproduce`.
 
 Nothing here imports JAX before a command needs it, so that `jaxadv --help` answers at once.
 """
 
-from jaxadv.cli import attack, check, evaluate, train  # each adds its commands to the app
+# Each adds its commands to the app.
+from jaxadv.cli import attack, check, evaluate, reproduce, train
 from jaxadv.cli.app import app
 from jaxadv.cli.attack import build_attack
 from jaxadv.cli.options import parse_epsilons, parse_number
@@ -16,5 +17,6 @@ __all__ = [
     "evaluate",
     "parse_epsilons",
     "parse_number",
+    "reproduce",
     "train",
 ]

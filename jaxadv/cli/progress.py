@@ -72,6 +72,11 @@ class Bars:
             self.tasks[name] = self.progress.add_task(name, total=total, note=note)
         self.progress.update(self.tasks[name], completed=done, total=total, note=note)
 
+    def drop(self, name: str) -> None:
+        """Take the bar `name` away, if there is one."""
+        if name in self.tasks:
+            self.progress.remove_task(self.tasks.pop(name))
+
     def attack(self, name: str, done: int, total: int, successes: int) -> None:
         """The progress of one attack, as `evaluate` reports it."""
         self.worked |= done < total

@@ -1,16 +1,19 @@
-"""Reports of an evaluation: tables on the console, data for other programs, and HTML pages."""
+"""Reports of evaluations and studies: console tables, data for other programs, HTML pages."""
 
 from jaxadv.report.export import as_robustbench, write_csv, write_robustbench
 from jaxadv.report.html import write_html
 from jaxadv.report.pages import write_pages
+from jaxadv.report.study import print_study, write_study
 from jaxadv.report.table import as_data, print_report
 
 __all__ = [
     "as_data",
     "as_robustbench",
     "print_report",
+    "print_study",
     "write_csv",
     "write_html",
     "write_pages",
     "write_robustbench",
+    "write_study",
 ]

@@ -1,10 +1,6 @@
 """One self-contained HTML page about a `Report`: no network, no scripts, everything embedded."""
 
-import base64
-import io
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +8,20 @@ import numpy as np
 
 from jaxadv.core.model import Model
 from jaxadv.report import table
+from jaxadv.report.elements import (
+    ACCENT,
+    CONTROL,
+    INK,
+    picture,
+    plain_axes,
+    svg,
+    template,
+    versions,
+)
 
 if TYPE_CHECKING:
     from jaxadv.engine.evaluate import Report
 
-INK, ACCENT, CONTROL, FAINT = "#1d2733", "#c2410c", "#64748b", "#d8dee6"
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 
 
@@ -73,29 +78,9 @@ def write_html(
         distances=_distance_figure(report),
         level=None if shown is None else float(report.epsilons[shown[0]]),
         gallery=_gallery(report, shown, names, model, adversarial_logits) if shown else [],
-        settings={**_settings(data), **(settings or {}), **_versions()},
+        settings={**_settings(data), **(settings or {}), **versions()},
     )
     return write_atomically(path, page)
-
-
-def template(name: str) -> Any:
-    """One of the page templates beside this file; ImportError says which package is missing."""
-    try:
-        import jinja2
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f'the HTML report needs {error.name}: pip install "jaxadv[demo]"', name=error.name
-        ) from error
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters |= {
-        "percent": table.percent, "number": table.number_text, "interval": table.interval_text,
-        "epsilon": table.epsilon_text, "described": _described,
-    }  # fmt: skip
-    return environment.get_template(name)
 
 
 def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -136,65 +121,8 @@ def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _described(settings: Mapping[str, Any]) -> str:
-    """An attack's settings as they would be written in Python."""
-    parts = (
-        f"{name}={_described(value) if isinstance(value, Mapping) else repr(value)}"
-        for name, value in settings.items()
-        if name != "name"
-    )
-    return f"{settings['name'].split('(')[0]}({', '.join(parts)})"
-
-
-def _versions() -> dict[str, str]:
-    import jax
-
-    import jaxadv
-
-    devices = jax.local_devices()
-    found = {"jaxadv": jaxadv.__version__}
-    for package in ("jax", "flax", "optax", "numpy"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    found["python"] = platform.python_version()
-    found["devices"] = f"{len(devices)} {devices[0].device_kind}"
-    return found
-
-
-# ---- pictures -------------------------------------------------------------------------------
-
-
-def _uri(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _axes(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(CONTROL)
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=11)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    import matplotlib
-
-    out = io.BytesIO()
-    # Equal reports give equal files: no date, and names that do not depend on chance.
-    with matplotlib.rc_context({"svg.hashsalt": "jaxadv", "svg.fonttype": "path"}):
-        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
-    return _uri(out.getvalue(), "svg+xml")
-
-
 def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
-    figure, axes = _axes(7.2, 4.3)
+    figure, axes = plain_axes(7.2, 4.3)
     epsilons = report.epsilons
     grid = np.linspace(0, 1.12 * epsilons[-1] or 1.0, 600)
     axes.plot(grid, 100 * report.accuracy_curve(grid), color=ACCENT, linewidth=2.2,
@@ -211,7 +139,7 @@ def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
     axes.set_xlabel(f"ε ({NORMS[report.norm]})", fontsize=12, color=INK)
     axes.set_ylabel("accuracy in %", fontsize=12, color=INK)
     axes.legend(frameon=False, fontsize=10.5, loc="best", labelcolor=INK)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _distance_figure(report: "Report") -> str | None:
@@ -219,7 +147,7 @@ def _distance_figure(report: "Report") -> str | None:
     found = report.distance[right & np.isfinite(report.distance)]
     if len(found) == 0:
         return None
-    figure, axes = _axes(7.2, 3.3)
+    figure, axes = plain_axes(7.2, 3.3)
     axes.hist(found, bins=min(40, 8 + len(found) // 8), color=ACCENT, alpha=0.85,
               edgecolor="white", linewidth=0.6)  # fmt: skip
     for epsilon in report.epsilons:
@@ -230,19 +158,7 @@ def _distance_figure(report: "Report") -> str | None:
     axes.set_xlim(left=0)
     axes.set_xlabel(f"smallest distance found ({NORMS[report.norm]})", fontsize=12, color=INK)
     axes.set_ylabel("images", fontsize=12, color=INK)
-    return _svg(figure)
-
-
-def picture(image: np.ndarray) -> str:
-    """A PNG of an image [H, W, C] of values in [0, 1], pixel for pixel."""
-    from matplotlib import image as files
-
-    image = np.clip(image, 0, 1)
-    if image.shape[-1] != 3:  # grey; of other channels the mean
-        image = np.repeat(image.mean(-1, keepdims=True), 3, -1)
-    out = io.BytesIO()
-    files.imsave(out, np.round(255 * image).astype(np.uint8), format="png")
-    return _uri(out.getvalue(), "png")
+    return svg(figure)
 
 
 def _gallery_rows(

@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxadv.core.result import Status
 from jaxadv.report import table
-from jaxadv.report.html import NORMS, picture, template
+from jaxadv.report.elements import picture, template
+from jaxadv.report.html import NORMS
 
 if TYPE_CHECKING:
     from jaxadv.engine.evaluate import Report

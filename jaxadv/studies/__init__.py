@@ -5,6 +5,7 @@
 
 import importlib
 import time
+from collections.abc import Callable
 
 from jaxadv.engine.store import fingerprint
 from jaxadv.studies.findings import Curves, Findings, Gallery, Table, Text, as_data, load, save
@@ -12,7 +13,7 @@ from jaxadv.studies.setting import Setting
 
 __all__ = [
     "EXPERIMENTS", "Curves", "Findings", "Gallery", "Setting", "Table", "Text", "as_data",
-    "conduct", "find",
+    "conduct", "find", "study",
 ]  # fmt: skip
 
 EXPERIMENTS: dict[str, str] = {}  # its name: the module here and its function
@@ -26,9 +27,14 @@ def find(name: str) -> list[str]:
     return found
 
 
+def study(name: str) -> Callable[[Setting], Findings]:
+    """The function of one experiment."""
+    module, _, function = EXPERIMENTS[name].partition(":")
+    return getattr(importlib.import_module(f"jaxadv.studies.{module}"), function)
+
+
 def conduct(name: str, setting: Setting) -> Findings:
     """Run one experiment, or find what it found before with the same setting."""
-    module, _, function = EXPERIMENTS[name].partition(":")
     mark = fingerprint(
         name, setting.seeds, setting.examples, setting.quick,
         *((data.images, data.labels) for data in (setting.train, setting.test)),
@@ -37,9 +43,7 @@ def conduct(name: str, setting: Setting) -> Findings:
     findings = load(path, mark)
     if findings is None:
         begin = time.perf_counter()
-        made: Findings = getattr(importlib.import_module(f"jaxadv.studies.{module}"), function)(
-            setting
-        )
+        made = study(name)(setting)
         findings = Findings(made.name, made.title, made.parts, time.perf_counter() - begin)
         save(findings, path, mark)
     return findings

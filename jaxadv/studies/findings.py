@@ -64,6 +64,18 @@ class Gallery:
     captions: tuple[tuple[str, ...], ...] = ()
     note: str = ""
 
+    def __post_init__(self) -> None:
+        shape = np.shape(self.images)
+        if len(shape) != 5:
+            raise ValueError(f"images have shape {shape}: pass [rows, columns, H, W, C]")
+        captions = tuple(map(len, self.captions))
+        for name, given, wanted in (
+            ("rows", len(self.rows), shape[0]), ("columns", len(self.columns), shape[1]),
+            ("captions", captions, (shape[1],) * shape[0]),
+        ):  # fmt: skip
+            if given and given != wanted:
+                raise ValueError(f"{name} have length {given}, but the images need {wanted}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
@@ -80,6 +92,11 @@ class Curves:
     dashed: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
     note: str = ""
+
+    def __post_init__(self) -> None:
+        for name, line in self.lines.items():
+            if np.ndim(line) != 2 or len(line) != 2:
+                raise ValueError(f"line {name!r} has shape {np.shape(line)}: pass [2, n], x and y")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxadv.core.attack import Attack
 from jaxadv.core.model import Model
-from jaxadv.core.result import Result
+from jaxadv.core.result import Result, Status
 from jaxadv.data import Dataset
 from jaxadv.engine.run import run
 from jaxadv.engine.store import Store, fingerprint
@@ -40,7 +40,10 @@ class Setting(NamedTuple):
         self, name: str, attack: Attack, model: Model, images: Any, goal: Any,
         epsilon: Any = None, *, key: Any = None, **settings: Any,
     ) -> Result:  # fmt: skip
-        """`ja.run`, whose result is kept under `name`; equal arguments find it there."""
+        """`ja.run`, whose result is kept under `name`; equal arguments find it there.
+
+        What Ctrl-C cut short is not kept: KeyboardInterrupt goes on to the caller.
+        """
         key = jax.random.key(0) if key is None else key
         mark = fingerprint(
             repr(attack), model.params, np.asarray(images), goal, np.asarray(epsilon, np.float64),
@@ -53,5 +56,7 @@ class Setting(NamedTuple):
                 attack, model, images, goal, epsilon, key=key,
                 progress=lambda done, total, _: self.progress(name, done, total), **settings,
             )  # fmt: skip
+            if "budget" not in settings and (found.status == Status.NOT_RUN).any():
+                raise KeyboardInterrupt  # a study must not take a part for the whole
             store.save(name, mark, found)
         return found

@@ -1,0 +1,159 @@
+"""`jaxadv reproduce`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jaxadv.cli.app import app
+from jaxadv.cli.options import DataDir, Json, Output, option
+from jaxadv.cli.progress import Bars
+from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.subject import slug, split_of
+
+if TYPE_CHECKING:
+    from jaxadv.data import Dataset
+    from jaxadv.studies import Findings, Setting
+
+SEEDS, EXAMPLES = 3, 500
+QUICK_SEEDS, QUICK_EXAMPLES = 2, 100
+
+
+@app.command()
+def reproduce(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="An experiment, or a family of them: szegedy."),
+    ] = None,
+    show: Annotated[bool, option("--list", help="Name the experiments, a line each.")] = False,
+    data: Annotated[
+        str | None, option("--data", help="As in `jaxadv evaluate`; by default mnist or mnist5k.")
+    ] = None,
+    data_dir: DataDir = None,
+    seeds: Annotated[
+        int | None,
+        option("--seeds", help=f"Networks of each kind: {SEEDS}, quick {QUICK_SEEDS}.", min=1),
+    ] = None,
+    examples: Annotated[
+        int | None,
+        option("--examples", help=f"Images: {EXAMPLES}, quick {QUICK_EXAMPLES}.", min=1),
+    ] = None,
+    quick: Annotated[bool, option("--quick", help="Less of everything: a few minutes.")] = False,
+    output: Output = Path("jaxadv-results"),
+    json_file: Json = None,
+    fresh: Annotated[bool, option("--fresh", help="Start over, use nothing kept.")] = False,
+) -> None:
+    """Run the experiments of a paper, and put its figures beside those found.
+
+    Writes OUTPUT/NAME.html and OUTPUT/NAME.json. Stopped with Ctrl-C, the same command goes on
+    where it was.
+    """
+    check_folder(json_file)
+    with plain_messages():
+        prepare_jax()
+        from jaxadv.studies import EXPERIMENTS, Setting, as_data, find
+
+        if name is None and not show:
+            raise ValueError(f"pass the NAME of an experiment: {', '.join(EXPERIMENTS)}")
+        names = list(EXPERIMENTS) if name is None else find(name)
+        if show:
+            _print_list(names, json_file)
+            return
+        from jaxadv.data import load_data
+        from jaxadv.report import print_study, write_study
+
+        data, why = choose_data(data, data_dir, quick)
+        source, split = split_of(data)
+        train, test = (
+            mixed(load_data(source, part, data_dir=data_dir)) for part in ("train", split)
+        )
+        sizes = f"{len(train.labels):,} training and {len(test.labels):,} test images"
+        print(f"data: {data}, {sizes} ({why})", flush=True)
+        folder = output / "state" / (slug(data) + "-quick" * quick)
+        if fresh:
+            for kept in [*folder.rglob("*.npz"), *folder.rglob("*.safetensors")]:
+                kept.unlink()
+        setting = Setting(
+            train, test, folder, seeds or (QUICK_SEEDS if quick else SEEDS),
+            min(examples or (QUICK_EXAMPLES if quick else EXAMPLES), len(test.labels)), quick,
+        )  # fmt: skip
+        findings = conduct_all(str(name), names, setting)
+        about = {"data": data, "seeds": setting.seeds, "examples": setting.examples, "quick": quick}
+        written = {"name": name, **about, "experiments": [as_data(study) for study in findings]}
+        out = console()
+        out.print()
+        print_study(findings, out)
+        write_json(output / f"{name}.json", written)
+        write_json(json_file, written)
+        title = findings[0].title if len(findings) == 1 else f"{name}: the experiments, run again"
+        page = write_study(findings, output / f"{name}.html", title, {**about, "images": sizes})
+    print(f"report: {page}\ndata:   {page.with_suffix('.json')}")
+
+
+def choose_data(data: str | None, data_dir: Path | None, quick: bool) -> tuple[str, str]:
+    """The data set to use, and why: what was asked for, else MNIST, else 5,000 of its digits.
+
+    >>> from jaxadv.cli.reproduce import choose_data
+    >>> choose_data("digits", None, quick=True), choose_data(None, None, quick=True)
+    (('digits', 'as asked for'), ('mnist5k', 'embedded digits, for --quick'))
+    """
+    if data is not None:
+        return data, "as asked for"
+    if data_dir is not None:
+        return "mnist", f"in {data_dir}"
+    if quick:
+        return "mnist5k", "embedded digits, for --quick"
+    from jaxadv.data import load_data
+
+    try:
+        load_data("mnist", count=1)
+    except FileNotFoundError:
+        return "mnist5k", "embedded digits, as MNIST is not here: --data-dir says where it is"
+    return "mnist", "found here"
+
+
+def mixed(data: "Dataset") -> "Dataset":
+    """A set that is sorted by class in a random order, so that every part of it has all classes."""
+    import numpy as np
+
+    if (np.diff(data.labels) < 0).any():
+        return data
+    return data.take(np.random.default_rng(0).permutation(len(data.labels)))
+
+
+def conduct_all(title: str, names: list[str], setting: "Setting") -> "list[Findings]":
+    """The findings of all these experiments, with a bar for all and one for what is going on."""
+    from jaxadv.studies import conduct
+
+    found: list[Findings] = []
+    with Bars() as bars:
+
+        def progress(stage: str, done: int, total: int) -> None:
+            for other in set(bars.tasks) - {title, stage}:
+                bars.drop(other)
+            bars.show(stage, done, total, "")
+            bars.interrupts.check()
+
+        for experiment in names:
+            bars.show(title, len(found), len(names), experiment)
+            bars.interrupts.check()
+            found.append(conduct(experiment, setting._replace(progress=progress)))
+        for stage in set(bars.tasks) - {title}:
+            bars.drop(stage)
+        bars.show(title, len(found), len(names), "")
+        bars.interrupts.check()
+    return found
+
+
+def _print_list(names: list[str], json_file: Path | None) -> None:
+    from jaxadv.studies import study
+
+    def title(experiment: str) -> str:
+        """The first sentence of its documentation."""
+        return " ".join((study(experiment).__doc__ or "").split("\n\n")[0].split())
+
+    lines: dict[str, Any] = {experiment: title(experiment) for experiment in names}
+    width = max(map(len, lines), default=0)
+    for experiment, line in lines.items():
+        print(f"{experiment:<{width}}  {line}")
+    write_json(json_file, lines)

@@ -1,0 +1,104 @@
+"""What the pages have in common: templates, colours, pictures, the versions that they name."""
+
+import base64
+import io
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxadv.report import table
+
+INK, ACCENT, CONTROL, FAINT = "#1d2733", "#c2410c", "#64748b", "#d8dee6"
+
+
+def template(name: str) -> Any:
+    """One of the page templates beside this file; ImportError says which package is missing."""
+    try:
+        import jinja2
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f'the HTML report needs {error.name}: pip install "jaxadv[demo]"', name=error.name
+        ) from error
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters |= {
+        "percent": table.percent, "number": table.number_text, "interval": table.interval_text,
+        "epsilon": table.epsilon_text, "described": _described,
+    }  # fmt: skip
+    return environment.get_template(name)
+
+
+def _described(settings: Mapping[str, Any]) -> str:
+    """An attack's settings as they would be written in Python."""
+    parts = (
+        f"{name}={_described(value) if isinstance(value, Mapping) else repr(value)}"
+        for name, value in settings.items()
+        if name != "name"
+    )
+    return f"{settings['name'].split('(')[0]}({', '.join(parts)})"
+
+
+def versions() -> dict[str, str]:
+    """What ran here: packages, Python, devices."""
+    import jax
+
+    import jaxadv
+
+    devices = jax.local_devices()
+    found = {"jaxadv": jaxadv.__version__}
+    for package in ("jax", "flax", "optax", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    found["python"] = platform.python_version()
+    found["devices"] = f"{len(devices)} {devices[0].device_kind}"
+    return found
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def plain_axes(width: float, height: float) -> tuple[Any, Any]:
+    """A matplotlib figure of that size in inches, and its axes in the look of the pages."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(CONTROL)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelsize=11)
+    return figure, axes
+
+
+def svg(figure: Any) -> str:
+    """A matplotlib figure as the address of an embedded SVG."""
+    import matplotlib
+
+    out = io.BytesIO()
+    # Equal reports give equal files: no date, and names that do not depend on chance.
+    with matplotlib.rc_context({"svg.hashsalt": "jaxadv", "svg.fonttype": "path"}):
+        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
+    return _uri(out.getvalue(), "svg+xml")
+
+
+def picture(image: np.ndarray) -> str:
+    """An image [H, W, C] of values in [0, 1] as the address of an embedded PNG, pixel for pixel."""
+    from matplotlib import image as files
+
+    image = np.clip(image, 0, 1)
+    if image.shape[-1] != 3:  # grey; of other channels the mean
+        image = np.repeat(image.mean(-1, keepdims=True), 3, -1)
+    out = io.BytesIO()
+    files.imsave(out, np.round(255 * image).astype(np.uint8), format="png")
+    return _uri(out.getvalue(), "png")
