@@ -193,6 +193,15 @@ def test_the_console_shows_the_same_numbers():
     assert printed([study, study]) == 2 * text
 
 
+def test_numbers_stay_whole_beside_long_names():
+    values = 1000 + np.arange(8.0).reshape(2, 4)
+    rows = ("layer 1 of the network: random directions of pixels", "a")
+    table = Table("Long", rows, ("feature similarity",) * 4, values, values / 2, formats=".2f")
+    words = printed(Findings("a", "b", [table])).split()
+    assert {f"{v:.2f}" for v in [*values.flat, *(values / 2).flat]} <= set(words)
+    assert set(" ".join(rows).split()) <= set(words)
+
+
 def test_narrow_consoles_lose_no_digit():
     values = 1000 + np.arange(12.0).reshape(1, 12)
     table = Table("Wide", ("row",), tuple(f"network {i}" for i in range(12)), values, formats=".0f")

@@ -160,7 +160,7 @@ def _curves(curves: Curves) -> dict[str, Any]:
                       markerfacecolor="none" if control else colour)  # fmt: skip
         else:
             axes.plot(x, y, "--" if control else "-", color=colour, linewidth=2.2, label=name,
-                      marker=marker if len(x) <= 12 else None, markersize=5)  # fmt: skip
+                      marker=marker if 2 < len(x) <= 12 else None, markersize=5)  # fmt: skip
     if "x" in curves.log:
         axes.set_xscale("log", nonpositive="mask")
     if "y" in curves.log:
@@ -236,17 +236,23 @@ def _console_table(table: Table) -> Any:
     published = " (published figures below)" if table.published is not None else ""
     grid = Grid(title=_styled(table.title + published, "bold"), title_justify="left",
                 box=box.SIMPLE_HEAD)  # fmt: skip
-    grid.add_column("", no_wrap=True)
-    for name in table.columns:
-        grid.add_column(_styled(name), justify="right", overflow="fold")
+    columns = range(len(table.columns))
+    grid.add_column("", min_width=min(12, max(map(len, table.rows), default=0)))
+    for j in columns:  # where it is narrow, names are broken before numbers are
+        numbers = (
+            len(word) for i in range(len(table.rows))
+            for text in cell(table, i, j) for word in text.split()
+        )  # fmt: skip
+        grid.add_column(_styled(table.columns[j]), justify="right", overflow="fold",
+                        min_width=max(numbers, default=0))  # fmt: skip
     colours = heat(table)
     for i, name in enumerate(table.rows):
         shown = []
-        for j in range(len(table.columns)):
+        for j in columns:
             ours, theirs = cell(table, i, j)
             warm = f"{INK} on {colours[i][j]}" if table.heat and colours[i][j] else ""
             shown.append(_styled(ours, warm))
             if theirs:
-                shown[-1].append(f"\n{theirs}", "dim" if not warm else "")
+                shown[-1].append(f"\n{theirs}", "" if warm else "dim")
         grid.add_row(_styled(name), *shown)
     return grid
