@@ -193,22 +193,18 @@ def test_the_console_shows_the_same_numbers():
     assert printed([study, study]) == 2 * text
 
 
-def test_numbers_stay_whole_beside_long_names():
-    values = 1000 + np.arange(8.0).reshape(2, 4)
+@pytest.mark.parametrize("columns", [1, 4, 12])
+def test_numbers_stay_whole_on_a_narrow_console(columns):
+    values = 1000 + np.arange(2.0 * columns).reshape(2, columns)
     rows = ("layer 1 of the network: random directions of pixels", "a")
-    table = Table("Long", rows, ("feature similarity",) * 4, values, values / 2, formats=".2f")
-    words = printed(Findings("a", "b", [table])).split()
+    names = tuple(f"feature similarity {i}" for i in range(columns))
+    table = Table("Long", rows, names, values, published=values / 2, formats=".2f")
+    text = printed(Findings("a", "b", [table]))
+    words = text.split()
     assert {f"{v:.2f}" for v in [*values.flat, *(values / 2).flat]} <= set(words)
     assert set(" ".join(rows).split()) <= set(words)
-
-
-def test_narrow_consoles_lose_no_digit():
-    values = 1000 + np.arange(12.0).reshape(1, 12)
-    table = Table("Wide", ("row",), tuple(f"network {i}" for i in range(12)), values, formats=".0f")
-    text = printed(Findings("a", "b", [table]))
-    digits = "".join(re.findall(r"\d", text.split("─")[-1]))
-    assert sorted(digits) == sorted("".join(f"{v:.0f}" for v in values[0]))
-    assert "…" not in text
+    assert words.count("Long") == 1
+    assert max(map(len, text.splitlines())) <= 60
 
 
 def test_the_console_has_heat_maps_where_it_has_colours():
