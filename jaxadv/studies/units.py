@@ -253,12 +253,25 @@ def synthesize(
     return better(best, image, value(image))
 
 
+def total_variation(image: Float[Array, "H W C"]) -> Float[Array, ""]:
+    """The mean absolute difference of neighbouring pixels, down and across.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxadv.studies.units import total_variation
+    >>> float(total_variation(jnp.array([[[0.0], [1.0]], [[0.0], [1.0]]])))
+    0.5
+    """
+    down, across = jnp.abs(jnp.diff(image, axis=0)), jnp.abs(jnp.diff(image, axis=1))
+    return (down.mean() + across.mean()) / 2
+
+
 # --- The study ---
 
 NETWORKS = ("FC100-100-10", "FC200-200-10", "AE400-10")
 JUDGE = "FC123-456-10"  # the network whose features judge: none of those, of other widths
 SHOWN = "FC100-100-10 layer 2"  # the layer that is shown in pictures
-TOP, ROWS = 8, 8
+TOP, ROWS = 8, 8  # top images of a direction, directions in a picture
+SMOOTHNESS = 20.0  # what total variation costs a smooth synthesised image, in standard deviations
 KINDS = {
     "units": "single units of the trained network",
     "random directions": "Gaussian v: the image with the largest <phi(x), v>",
@@ -281,14 +294,23 @@ class Hidden(NamedTuple):
     """One hidden layer of a trained network and what it does on the held-out images.
 
     bases: by kind the directions [n, D] of the units, of Gaussian draws and of a rotation; values:
-    by kind [N, D], for all `KINDS`.
+    by kind [N, D], for all `KINDS`; reader: the layer that reads it, writer: that gives it.
     """
 
     name: str
     network: Network
-    layer: str
+    writer: str
+    reader: str
     bases: Mapping[str, Array]
     values: Mapping[str, Array]
+
+    def reading(self, kind: str) -> tuple[str, str]:
+        """The layer and side of `activations` at which directions of that kind are taken.
+
+        Units before the sigmoid: the same order of images, without the ties where float32 rounds
+        it to one.
+        """
+        return (self.writer, "output") if kind == "units" else (self.reader, "input")
 
 
 def units(setting: Setting) -> Findings:
@@ -350,7 +372,8 @@ def _hidden_layers(setting: Setting, name: str, seed: int) -> Iterator[Hidden]:
     images = jnp.asarray(setting.test.images)
     start = network.module.init(jax.random.key(1000 + seed), images[:1])
     for layer in range(1, len(network.variables["params"])):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), layer), 4)
+        mark = jax.random.fold_in(jax.random.key(seed), 10 * NETWORKS.index(name) + layer)
+        keys = jax.random.split(mark, 4)
         count = 100 if setting.quick else 200
         writer, reader = f"fc{layer}", f"fc{layer + 1}"
         phi = activations(network.module, network.variables, images, reader)
@@ -361,7 +384,6 @@ def _hidden_layers(setting: Setting, name: str, seed: int) -> Iterator[Hidden]:
         }
         flat = images.reshape(len(images), -1)
         values = {
-            # Before the sigmoid: the same order, without the ties where float32 rounds it to 1.
             "units": activations(network.module, network.variables, images, writer, "output"),
             "random directions": phi @ bases["random directions"],
             "rotated basis": phi @ bases["rotated basis"],
@@ -370,7 +392,7 @@ def _hidden_layers(setting: Setting, name: str, seed: int) -> Iterator[Hidden]:
             "random directions of pixels":
                 flat @ jax.random.normal(keys[3], (flat.shape[1], count)),
         }  # fmt: skip
-        yield Hidden(f"{name} layer {layer}", network, reader, bases, values)
+        yield Hidden(f"{name} layer {layer}", network, writer, reader, bases, values)
 
 
 def _tests(common: Any, place: str, one: str, two: str) -> list[Comparison]:
@@ -406,7 +428,7 @@ def _test_table(pair: tuple[str, str], tests: Mapping[str, list[Comparison]]) ->
 def _turn(setting: Setting, hidden: Hidden) -> tuple[float, ...]:
     """How the counter-rotated network differs from the network."""
     network, rotation = hidden.network, hidden.bases["rotated basis"]
-    model = counter_rotated(network.module, network.variables, hidden.layer, rotation)
+    model = counter_rotated(network.module, network.variables, hidden.reader, rotation)
     images, labels = jnp.asarray(setting.test.images), np.asarray(setting.test.labels)
     before, after = np.asarray(network.model(images)), np.asarray(model(images))
     one, two = before.argmax(1), after.argmax(1)
@@ -447,42 +469,57 @@ def _synthesised(
     setting: Setting, hidden: Hidden, tops: Mapping[str, np.ndarray], judge: Network
 ) -> list[Part]:
     images, labels = jnp.asarray(setting.test.images), np.asarray(setting.test.labels)
-    network, start = hidden.network, images.mean(0)
-
-    def phi(variables: Any, images: Array) -> Array:
-        return activations(network.module, variables, images, hidden.layer)
-
-    @jax.jit
-    def best(variables: Any, start: Array, directions: Array) -> Any:
-        def ascend(direction: Array) -> Any:
-            return synthesize(lambda image: phi(variables, image[None])[0] @ direction, start)
-
-        return jax.vmap(ascend, 1)(directions)
-
-    rows, pictures, numbers = [], [], []
+    module, variables, model = hidden.network.module, hidden.network.variables, hidden.network.model
+    start = images.mean(0)
+    pictures: dict[str, Any] = {}
+    numbers: dict[str, list[float]] = {}
     for kind, basis in hidden.bases.items():
         basis = basis[:, :100]
-        made, reached = best(network.variables, start, basis)
-        values = np.asarray(phi(network.variables, images) @ basis)
-        found = tops[kind][: basis.shape[1], :TOP]
-        scores = (np.stack([values.max(0), reached]) - values.mean(0)) / values.std(0)
-        modal = np.array([np.bincount(labels[row]).argmax() for row in found])
-        agree = [(np.asarray(n.model(made)).argmax(1) == modal).mean() for n in (network, judge)]
-        numbers.append([*scores.mean(1), *(100 * np.array(agree))])
-        rows += [f"{kind}: best held-out", f"{kind}: synthesised"]
-        pictures += [images[found[:TOP, 0]], made[:TOP]]
+        values = np.asarray(hidden.values[kind])[:, : basis.shape[1]]
+        mean, deviation = values.mean(0), values.std(0)
+        best = tops[kind][: basis.shape[1], :TOP]
+        common = np.array([np.bincount(labels[row]).argmax() for row in best])
+
+        def score(variables: Any, image: Array, direction: Any) -> Array:
+            """<phi(x), v> in standard deviations from its mean."""
+            v, mean, deviation = direction
+            phi = activations(module, variables, image[None], *hidden.reading(kind))[0]
+            return (phi @ v - mean) / deviation
+
+        @jax.jit
+        def ascend(variables: Any, directions: Any, smoothness: Array) -> Any:
+            def one(direction: Any) -> Any:
+                def value(image: Array) -> Array:
+                    worth = score(variables, image, direction)
+                    return worth - smoothness * total_variation(image)
+
+                image, _ = synthesize(value, start)
+                return image, score(variables, image, direction)
+
+            return jax.vmap(one)(directions)
+
+        pictures[f"{kind}: best held-out"] = images[best[:ROWS, 0]]
+        for name, smoothness in (("synthesised", 0.0), ("synthesised, smooth", SMOOTHNESS)):
+            made, scores = ascend(variables, (basis.T, mean, deviation), jnp.float32(smoothness))
+            agree = [100 * (np.asarray(m(made)).argmax(1) == common).mean()
+                     for m in (model, judge.model)]  # fmt: skip
+            held_out = ((values.max(0) - mean) / deviation).mean()
+            pictures[f"{kind}: {name}"] = made[:ROWS]
+            numbers[f"{kind}: {name}"] = [held_out, float(scores.mean()), *agree]
     return [
         Gallery(
-            f"The image that a direction likes best, {hidden.name}", np.array(pictures), tuple(rows),
-            note="The best of the held-out images, and below it the best in the whole box.",
+            f"The image that a direction likes best, {hidden.name}",
+            np.array(list(pictures.values())), tuple(pictures),
+            note="The best of the held-out images, the best in the whole box, and the best where "
+            f"{SMOOTHNESS:g} times the mean difference of neighbouring pixels is subtracted.",
         ),
         Table(
-            f"Synthesised images, {hidden.name}", tuple(hidden.bases),
-            ("best held-out", "synthesised", "the class of the top images, %", f"to {JUDGE}, %"),
-            np.array(numbers), formats=(".2f", ".2f", ".0f", ".0f"),
-            note="Values <phi(x), v> in standard deviations from the mean of the held-out images; "
-            "then how often the synthesised image gets the most frequent label of the direction's "
-            "top images, from its own network and from another.",
+            f"Synthesised images, {hidden.name}", tuple(numbers),
+            ("best held-out", "synthesised", "class of the top images, %", f"for {JUDGE}, %"),
+            np.array(list(numbers.values())), formats=(".2f", ".2f", ".0f", ".0f"),
+            note="Values <phi(x), v> (of units before the sigmoid) in standard deviations from the "
+            "mean of the held-out images; then how often the synthesised image gets the most "
+            "frequent label of its direction's top images, from its own network and from another.",
         ),
     ]  # fmt: skip
 
