@@ -21,7 +21,7 @@ from jaxadv.studies.directions import (
     similarity,
     synthesize,
     top_images,
-)  # fmt: skip
+)
 
 
 def network(*widths: int, side: int = 6, seed: int = 0):

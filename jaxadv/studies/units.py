@@ -25,7 +25,7 @@ from jaxadv.studies.directions import (
     similarity,
     synthesize,
     top_images,
-)  # fmt: skip
+)
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.networks import Network, trained
 from jaxadv.studies.setting import Setting
@@ -240,33 +240,13 @@ def _synthesised(
         mean, deviation = values.mean(0), values.std(0)
         best = tops[kind][: basis.shape[1], :TOP]
         common = np.array([np.bincount(labels[row]).argmax() for row in best])
-
-        def score(variables: Any, image: Array, direction: Any) -> Array:
-            """<phi(x), v> in standard deviations from its mean."""
-            v, mean, deviation = direction
-            phi = activations(module, variables, image[None], *hidden.reading(kind))[0]
-            return (phi @ v - mean) / deviation
-
-        @partial(jax.jit, static_argnums=2)
-        def ascend(variables: Any, directions: Any, likely: bool) -> Any:
-            def one(direction: Any) -> Any:
-                def image(z: Array) -> Array:
-                    return jnp.clip(mean_image + jnp.tensordot(z, components, 1), 0, 1)
-
-                if not likely:
-                    return synthesize(lambda x: score(variables, x, direction), mean_image)
-                z, reached = synthesize(
-                    lambda z: score(variables, image(z), direction), jnp.zeros(COMPONENTS),
-                    (-REACH, REACH), learning_rate=0.1 * 2 * REACH,
-                )  # fmt: skip
-                return image(z), reached
-
-            return jax.vmap(one)(directions)
-
         pictures[f"{kind}: best held-out"] = images[best[:ROWS, 0]]
         held_out = float(((values.max(0) - mean) / deviation).mean())
-        for name in ("any image", "likely image"):
-            made, reached = ascend(variables, (basis.T, mean, deviation), name == "likely image")
+        for name, likely in (("any image", None), ("likely image", components)):
+            made, reached = _ascend(
+                module, *hidden.reading(kind), variables, (basis.T, mean, deviation), mean_image,
+                likely,
+            )  # fmt: skip
             agree = [100 * (np.asarray(m(made)).argmax(1) == common).mean()
                      for m in (model, judge.model)]  # fmt: skip
             pictures[f"{kind}: {name}"] = made[:ROWS]
@@ -288,6 +268,36 @@ def _synthesised(
             "frequent label of its direction's top images, from its own network and from another.",
         ),
     ]  # fmt: skip
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _ascend(
+    module: Any, layer: str, side: str, variables: Any, directions: Any, start: Array,
+    components: Array | None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """For each direction the best image, among the likely ones if components are given, and
+    <phi(x), v> for it in standard deviations from its mean."""
+
+    def one(direction: Any) -> tuple[Array, Array]:
+        v, mean, deviation = direction
+
+        def score(image: Array) -> Array:
+            phi = activations(module, variables, image[None], layer, side)[0]
+            return (phi @ v - mean) / deviation
+
+        if components is None:
+            return synthesize(score, start)
+
+        def likely(z: Array) -> Array:
+            return jnp.clip(start + jnp.tensordot(z, components, 1), 0, 1)
+
+        z, reached = synthesize(
+            lambda z: score(likely(z)), jnp.zeros(len(components)), (-REACH, REACH),
+            learning_rate=0.2 * REACH,
+        )  # fmt: skip
+        return likely(z), reached
+
+    return jax.vmap(one)(directions)
 
 
 def _verdict(tests: Mapping[tuple[str, str], Mapping[str, list[Comparison]]]) -> str:
@@ -312,7 +322,7 @@ def _verdict(tests: Mapping[tuple[str, str], Mapping[str, list[Comparison]]]) ->
                 where = "every layer" if len(layers) == len(places) else ", ".join(layers)
                 counts.append(
                     f"those of {kind} have more in common in {len(found)} "
-                    f"(effect at most {max(map(abs, found.values())):.2f}; {where})"
+                    f"(effect up to {max(map(abs, found.values())):.2f}; {where})"
                 )
         rest = len(places) * len(STATISTICS) - len(gains)
         counts += [f"no difference is shown in {rest}"] if rest else []
@@ -320,6 +330,6 @@ def _verdict(tests: Mapping[tuple[str, str], Mapping[str, list[Comparison]]]) ->
     paragraph.append(
         "What random directions of the pixels and untrained units have in common owes nothing to "
         "learning: what is above them does. The directions of one network are no independent "
-        "draws, so that p is too small rather than too large."
+        "draws: p may be too small."
     )
     return " ".join(paragraph)
