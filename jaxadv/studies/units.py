@@ -235,7 +235,7 @@ def _synthesised(
     pictures: dict[str, Any] = {}
     numbers: dict[str, list[float]] = {}
     for kind, basis in hidden.bases.items():
-        basis = basis[:, :100]
+        basis = basis[:, : 24 if setting.quick else 100]
         values = np.asarray(hidden.values[kind])[:, : basis.shape[1]]
         mean, deviation = values.mean(0), values.std(0)
         best = tops[kind][: basis.shape[1], :TOP]
