@@ -78,7 +78,7 @@ class Hidden(NamedTuple):
 
 def units(setting: Setting) -> Findings:
     """The experiment szegedy.units: do units mean more than random directions of their layer?"""
-    images, labels = setting.test.images, np.asarray(setting.test.labels)
+    images, labels = jnp.asarray(setting.test.images), np.asarray(setting.test.labels)
     counts = [k for k in (2, 4, 8, 16, 32, 64, 128, 256) if k <= len(labels) // 4]
     names = NETWORKS[:1] if setting.quick else NETWORKS
     common: dict[tuple[str, str], list[np.ndarray]] = {}  # (layer, kind): [statistic, D] per seed
@@ -287,9 +287,6 @@ def _ascend(
 
         if components is None:
             return synthesize(score, start)
-
-        def likely(z: Array) -> Array:
-            return jnp.clip(start + jnp.tensordot(z, components, 1), 0, 1)
 
         z, reached = synthesize(
             lambda z: score(likely(z)), jnp.zeros(len(components)), (-REACH, REACH),
