@@ -287,9 +287,13 @@ def _ascend(
 
         if components is None:
             return synthesize(score, start)
+        axes: Array = components
+
+        def likely(z: Array) -> Array:
+            return jnp.clip(start + jnp.tensordot(z, axes, 1), 0, 1)
 
         z, reached = synthesize(
-            lambda z: score(likely(z)), jnp.zeros(len(components)), (-REACH, REACH),
+            lambda z: score(likely(z)), jnp.zeros(len(axes)), (-REACH, REACH),
             learning_rate=0.2 * REACH,
         )  # fmt: skip
         return likely(z), reached
