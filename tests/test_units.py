@@ -46,7 +46,7 @@ def test_activations_are_those_of_the_layers_written_out():
 
 
 def test_activations_of_convolutions_are_those_of_flax_itself():
-    module = get_definition("LeNet")()
+    module = get_definition("CNNA")()
     images = jax.random.uniform(jax.random.key(0), (3, 28, 28, 1))
     variables = module.init(jax.random.key(1), images)
     _, kept = module.apply(variables, images, capture_intermediates=True)
@@ -224,9 +224,9 @@ def test_principal_components_are_those_of_the_singular_value_decomposition():
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """The quick study of a small set, whose networks are of two and a half thousand digits."""
-    train = load_data("mnist5k", "train", 1500)
-    test = load_data("mnist5k", "test", 600)
+    """The quick study of a small set, whose networks saw 800 digits."""
+    train = load_data("mnist5k", "train", 800)
+    test = load_data("mnist5k", "test", 400)
     folder = tmp_path_factory.mktemp("units")
     setting = Setting(train, test, folder, seeds=1, quick=True)
     return setting, conduct("szegedy.units", setting)
