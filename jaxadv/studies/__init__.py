@@ -16,7 +16,9 @@ __all__ = [
     "conduct", "find", "study",
 ]  # fmt: skip
 
-EXPERIMENTS: dict[str, str] = {}  # its name: the module here and its function
+EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
+    "szegedy.units": "units:units",
+}
 
 
 def find(name: str) -> list[str]:

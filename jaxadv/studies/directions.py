@@ -1,0 +1,272 @@
+"""Directions of a hidden layer: their images, what these have in common, and other bases.
+
+Section 3 of Szegedy et al. (2013, arXiv 1312.6199) compares the images that stimulate a unit most,
+argmax <phi(x), e_i>, with those of a random direction, argmax <phi(x), v>, by eye. Here is what
+makes it a measurement; `jaxadv.studies.units` is the study.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxadv.core.model import Model
+from jaxadv.core.pytree import pytree, static
+
+# --- A hidden layer, and the same network in another basis ---
+
+
+def activations(
+    module: Any, variables: Any, images: Float[Array, "N H W C"], layer: str, side: str = "input"
+) -> Float[Array, "N n"]:
+    """What a layer reads (side="input") or gives (side="output"), flattened; one forward pass.
+
+    module: any Flax linen module in evaluation mode; layer: the name of a submodule that is called
+    once ("fc2", or a path "block1/conv2"). What "fc2" reads are the units above "fc1", behind the
+    non-linearity; what "fc1" gives, the same units before it. Pure: jit, vmap and grad go through.
+
+    Raises ValueError for another side, and for a layer that is not called exactly once.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxadv.models import get_definition
+    >>> from jaxadv.studies.directions import activations
+    >>> module = get_definition("FC")(widths=(16, 12))
+    >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    >>> activations(module, variables, jnp.zeros((5, 28, 28, 1)), "fc3").shape
+    (5, 12)
+    """
+    if side not in ("input", "output"):
+        raise ValueError(f"side={side!r}: pass 'input' or 'output'")
+    seen: dict[str, list[Array]] = {}
+
+    def look(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        out = method(*args, **kwargs)
+        if context.method_name == "__call__":
+            kept = args[0] if side == "input" else out
+            seen.setdefault("/".join(context.module.path), []).append(kept)
+        return out
+
+    with nn.intercept_methods(look):
+        module.apply(variables, images)
+    if len(found := seen.get(layer, [])) != 1:
+        known = ", ".join(sorted(name for name, calls in seen.items() if name and len(calls) == 1))
+        raise ValueError(f"layer={layer!r} is called {len(found)} times: pass one of {known}")
+    return found[0].reshape(len(images), -1)
+
+
+def counter_rotated(
+    module: Any, variables: Any, layer: str, rotation: Float[Array, "n n"]
+) -> Model:
+    """The same function with other units: phi -> phi R below a dense layer, whose W becomes R^T W.
+
+    layer: the name of the dense layer that undoes the rotation; rotation: orthogonal. The model's
+    params are (rotation, variables), so that a new rotation compiles nothing. Raises ValueError
+    where the layer has no kernel of as many rows as the rotation.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxadv.models import get_definition
+    >>> from jaxadv.studies.directions import counter_rotated
+    >>> module, images = get_definition("FC")(widths=(16, 12)), jnp.ones((5, 28, 28, 1))
+    >>> variables = module.init(jax.random.key(0), images)
+    >>> rotation = jax.random.orthogonal(jax.random.key(1), 12)
+    >>> model = counter_rotated(module, variables, "fc3", rotation)
+    >>> bool(jnp.allclose(model(images), module.apply(variables, images), atol=1e-5))
+    True
+    """
+    params: Any = variables["params"]
+    kernel = params.get(layer, {}).get("kernel")
+    if kernel is None or kernel.ndim != 2 or len(kernel) != len(rotation):
+        shape = None if kernel is None else kernel.shape
+        raise ValueError(
+            f"layer={layer!r} has a kernel of shape {shape}: a rotation of {len(rotation)} units "
+            "is undone in a dense layer that reads them"
+        )
+    undone = {**params[layer], "kernel": rotation.T @ kernel}
+    turned = {**variables, "params": {**params, layer: undone}}
+    return Model(_Rotated(module, layer), (rotation, turned))
+
+
+@pytree
+class _Rotated:
+    module: Any = static()
+    layer: str = static()
+
+    def __call__(self, params: Any, images: Array) -> Array:
+        rotation, variables = params
+
+        def turn(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            if context.method_name == "__call__" and context.module.path == (self.layer,):
+                args = (args[0] @ rotation, *args[1:])
+            return method(*args, **kwargs)
+
+        with nn.intercept_methods(turn):
+            return self.module.apply(variables, images)
+
+
+# --- The images of a direction, and what they have in common ---
+
+
+def top_images(values: Float[Array, "N D"], count: int = 8) -> Int[np.ndarray, "D count"]:
+    """Positions of the `count` images with the largest value in each column, the largest first.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxadv.studies.directions import top_images
+    >>> top_images(jnp.array([[0.1, 5.0], [0.3, 4.0], [0.2, 6.0]]), 2).tolist()
+    [[1, 2], [2, 0]]
+    """
+    return np.asarray(lax.top_k(values.T, count)[1])
+
+
+def purity(labels: Int[np.ndarray, "D k"]) -> Float[np.ndarray, " D"]:
+    """The share of the most frequent label in each row: 1 where all are of one class.
+
+    >>> import numpy as np
+    >>> from jaxadv.studies.directions import purity
+    >>> purity(np.array([[3, 3, 3, 3], [3, 3, 5, 8]])).tolist()
+    [1.0, 0.5]
+    """
+    return _frequencies(labels).max(1)
+
+
+def entropy(labels: Int[np.ndarray, "D k"]) -> Float[np.ndarray, " D"]:
+    """Shannon entropy in bits of the labels in each row: 0 where all are of one class.
+
+    >>> import numpy as np
+    >>> from jaxadv.studies.directions import entropy
+    >>> entropy(np.array([[3, 3, 3, 3], [3, 3, 5, 5]])).tolist()
+    [0.0, 1.0]
+    """
+    shares = _frequencies(labels)
+    return -(shares * np.log2(np.where(shares > 0, shares, 1))).sum(1) + 0.0
+
+
+def _frequencies(labels: np.ndarray) -> np.ndarray:
+    return (labels[:, :, None] == np.unique(labels)).mean(1)
+
+
+def similarity(
+    vectors: Float[np.ndarray, "N n"], top: Int[np.ndarray, "D k"]
+) -> Float[np.ndarray, " D"]:
+    """The mean cosine over all pairs of the k images of each row, after the mean of all N images is
+    subtracted: 1 for equal images, about 0 for images drawn at random.
+
+    vectors: the images as points in the space that judges: pixels, or features of a network.
+
+    >>> import numpy as np
+    >>> from jaxadv.studies.directions import similarity
+    >>> similarity(np.array([[1.0, 0], [1, 0], [-1, 0], [-1, 0]]), np.array([[0, 1], [0, 2]]))
+    array([ 1., -1.])
+    """
+    centred = vectors - vectors.mean(0)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    chosen = (centred / np.maximum(length, 1e-12))[top]
+    # |sum of k unit vectors|^2 = k + the cosines of all ordered pairs
+    k = top.shape[1]
+    return (np.square(chosen.sum(1)).sum(-1) - k) / (k * (k - 1))
+
+
+class Comparison(NamedTuple):
+    """effect: P(x > y) - P(x < y) in [-1, 1]; low, high: its 95 % interval; p: two-sided."""
+
+    effect: float
+    low: float
+    high: float
+    p: float
+
+
+def compare(x: Any, y: Any) -> Comparison:
+    """The test of Mann and Whitney (1947) of samples x [n] and y [m], ties and all.
+
+    The effect is Cliff's delta (the rank-biserial correlation): 0 where neither sample tends to be
+    larger, 1 where all of x is above all of y. Its interval is that of DeLong et al. (1988), which
+    has no width where the samples do not overlap; p is the normal approximation with corrections
+    for ties and for continuity.
+
+    >>> from jaxadv.studies.directions import compare
+    >>> compare([1, 2, 3, 4], [3, 4, 5, 6]).effect
+    -0.75
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    n, m = len(x), len(y)
+    above = np.sign(x[:, None] - y)
+    effect = float(above.mean())
+    error = math.sqrt(above.mean(1).var(ddof=1) / n + above.mean(0).var(ddof=1) / m)
+    ties = np.unique(np.concatenate([x, y]), return_counts=True)[1].astype(np.float64)
+    variance = n * m / 12 * (n + m + 1 - (ties**3 - ties).sum() / ((n + m) * (n + m - 1)))
+    distance = max(0.0, abs(effect) * n * m / 2 - 0.5)  # of U = n m (1 + effect) / 2 from its mean
+    p = math.erfc(distance / math.sqrt(2 * variance)) if variance > 0 else 1.0
+    low, high = max(-1.0, effect - 1.96 * error), min(1.0, effect + 1.96 * error)
+    return Comparison(effect, low, high, p)
+
+
+# --- The image that a direction likes best ---
+
+
+def synthesize(
+    value: Callable[[Array], Array],
+    start: Float[Array, "..."],
+    bounds: tuple[float, float] = (0.0, 1.0),
+    steps: int = 200,
+    learning_rate: float = 0.1,
+) -> tuple[Float[Array, "..."], Float[Array, ""]]:
+    """The image in the box that maximises `value`, and its value: Adam, projected after each step.
+
+    value: a differentiable function of one image (or of its coordinates); start: where the ascent
+    begins; learning_rate: in the units of the box. Gradients are scaled to a largest entry of one
+    (a saturated unit has hardly any), the learning rate falls to nothing along a cosine, and the
+    best image met is returned. `steps + 1` forward passes, `steps` of them with a backward pass.
+    Pure: vmap it over directions.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxadv.studies.directions import synthesize
+    >>> weights = jnp.array([[[2.0], [-1.0]]])
+    >>> image, best = synthesize(lambda image: (weights * image).sum(), jnp.full((1, 2, 1), 0.5))
+    >>> image.ravel().tolist(), float(best)
+    ([1.0, 0.0], 2.0)
+    """
+    adam = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+
+    def better(best: Any, image: Array, reached: Array) -> Any:
+        return jax.tree.map(lambda new, old: jnp.where(reached > best[1], new, old),
+                            (image, reached), best)  # fmt: skip
+
+    def step(state: Any, _: None) -> Any:
+        image, memory, best = state
+        reached, slope = jax.value_and_grad(value)(image)
+        scaled = slope / jnp.maximum(jnp.abs(slope).max(), 1e-30)
+        updates, memory = adam.update(-scaled, memory)
+        moved: Any = optax.apply_updates(image, updates)
+        return (jnp.clip(moved, *bounds), memory, better(best, image, reached)), None
+
+    start = jnp.asarray(start, jnp.float32)
+    none_yet = (start, jnp.float32(-jnp.inf))
+    (image, _, best), _ = lax.scan(step, (start, adam.init(start), none_yet), None, steps)
+    return better(best, image, value(image))
+
+
+def principal_components(
+    images: Float[Array, "N H W C"], count: int
+) -> tuple[Float[Array, "H W C"], Float[Array, "count H W C"]]:
+    """The mean image, and the first components of the images' covariance, each as long as the
+    standard deviation along it: mean + z . components is like the images for z of about one.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxadv.studies.directions import principal_components
+    >>> images = jnp.array([[0.0, 0.5], [1.0, 0.5]]).reshape(2, 1, 2, 1)
+    >>> jnp.abs(principal_components(images, 1)[1]).round(6).ravel().tolist()
+    [0.5, 0.0]
+    """
+    flat = images.reshape(len(images), -1)
+    mean = flat.mean(0)
+    covariance = (flat - mean).T @ (flat - mean) / len(flat)
+    variances, vectors = jnp.linalg.eigh(covariance)  # in ascending order
+    lengths = jnp.sqrt(jnp.maximum(variances[::-1][:count], 0))
+    components = (vectors[:, ::-1][:, :count] * lengths).T
+    return mean.reshape(images.shape[1:]), components.reshape(-1, *images.shape[1:])

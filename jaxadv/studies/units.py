@@ -1,0 +1,336 @@
+"""Section 3 of Szegedy et al. (2013, arXiv 1312.6199): units and directions, with statistics.
+
+The paper looks at the held-out images that stimulate a hidden unit most, and at those of a random
+direction of its layer, and finds both equally meaningful. Here the same pictures, and tests of what
+the images of a direction have in common; the mathematics is in `jaxadv.studies.directions`.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxadv.studies.directions import (
+    Comparison,
+    activations,
+    compare,
+    counter_rotated,
+    entropy,
+    principal_components,
+    purity,
+    similarity,
+    synthesize,
+    top_images,
+)
+from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
+from jaxadv.studies.networks import Network, trained
+from jaxadv.studies.setting import Setting
+
+NETWORKS = ("FC100-100-10", "FC200-200-10", "AE400-10")
+JUDGE = "FC123-456-10"  # the network whose features judge: none of those, of other widths
+SHOWN = "FC100-100-10 layer 2"  # the layer that is shown in pictures
+TOP, ROWS = 8, 8  # top images of a direction, directions in a picture
+COMPONENTS, REACH = 50, 2.0  # of the box of likely images; its half-width in standard deviations
+KINDS = {
+    "units": "single units of the trained network",
+    "random directions": "Gaussian v: the image with the largest <phi(x), v>",
+    "rotated basis": "the units after a random orthogonal matrix",
+    "random images": "the null: images permuted against activations",
+    "units, untrained": "single units of the network before training",
+    "random directions of pixels": "Gaussian v on the image itself: no network at all",
+}
+STATISTICS = ("label purity", "label entropy", "cosine of pixels", "cosine of features")
+PAIRS = (
+    ("units", "random directions"),
+    ("units", "rotated basis"),
+    ("random directions", "random images"),
+    ("units", "units, untrained"),
+    ("random directions", "random directions of pixels"),
+)
+
+
+class Hidden(NamedTuple):
+    """One hidden layer of a trained network and what it does on the held-out images.
+
+    bases: by kind the directions [n, D] of the units, of Gaussian draws and of a rotation; values:
+    by kind [N, D], for all `KINDS`; reader: the layer that reads it, writer: that gives it.
+    """
+
+    name: str
+    network: Network
+    writer: str
+    reader: str
+    bases: Mapping[str, Array]
+    values: Mapping[str, Array]
+
+    def reading(self, kind: str) -> tuple[str, str]:
+        """The layer and side of `activations` at which directions of that kind are taken.
+
+        Units before the sigmoid: the same order of images, without the ties where float32 rounds
+        it to one.
+        """
+        return (self.writer, "output") if kind == "units" else (self.reader, "input")
+
+
+def units(setting: Setting) -> Findings:
+    """The experiment szegedy.units: do units mean more than random directions of their layer?"""
+    images, labels = jnp.asarray(setting.test.images), np.asarray(setting.test.labels)
+    counts = [k for k in (2, 4, 8, 16, 32, 64, 128, 256) if k <= len(labels) // 4]
+    names = NETWORKS[:1] if setting.quick else NETWORKS
+    common: dict[tuple[str, str], list[np.ndarray]] = {}  # (layer, kind): [statistic, D] per seed
+    curves: dict[str, list[np.ndarray]] = {}
+    turned: dict[str, list[tuple[float, ...]]] = {}
+    pictures: list[Part] = []
+    for seed in range(setting.seeds):
+        judge = trained(setting, JUDGE, seed)
+        spaces = (
+            np.asarray(images).reshape(len(labels), -1),
+            np.asarray(activations(judge.module, judge.variables, images, "fc3")),
+        )
+        for number, name in enumerate(names):
+            setting.progress("units", seed * len(names) + number, setting.seeds * len(names))
+            for hidden in _hidden_layers(setting, name, seed):
+                tops = {kind: top_images(v, counts[-1]) for kind, v in hidden.values.items()}
+                for kind, top in tops.items():
+                    few = top[:, :TOP]
+                    found = [purity(labels[few]), entropy(labels[few])]
+                    found += [similarity(space, few) for space in spaces]
+                    common.setdefault((hidden.name, kind), []).append(np.stack(found))
+                    if hidden.name == SHOWN:
+                        deep = [purity(labels[top[:, :k]]).mean() for k in counts]
+                        curves.setdefault(kind, []).append(np.array(deep))
+                turned.setdefault(hidden.name, []).append(_turn(setting, hidden))
+                if hidden.name == SHOWN and seed == 0:
+                    pictures = [_gallery(setting, hidden, tops, kind) for kind in hidden.bases]
+                    pictures += _synthesised(setting, hidden, tops, judge)
+    places = list(turned)
+    tests = {pair: {place: _tests(common, place, *pair) for place in places} for pair in PAIRS}
+    return Findings(
+        "szegedy.units",
+        "Units and directions",
+        [
+            Text(_verdict(tests)),
+            *pictures[:3],
+            _coherence(common),
+            Curves(
+                f"Label purity of the top images, {SHOWN}", "top images", "label purity",
+                {kind: np.array([counts, np.mean(c, 0)]) for kind, c in curves.items()},
+                log="x", dashed=tuple(KINDS)[3:],
+            ),
+            *(_test_table(pair, tests[pair]) for pair in PAIRS),
+            _turn_table(turned),
+            *pictures[3:],
+        ],
+    )  # fmt: skip
+
+
+def _hidden_layers(setting: Setting, name: str, seed: int) -> Iterator[Hidden]:
+    network = trained(setting, name, seed)
+    images = jnp.asarray(setting.test.images)
+    start = network.module.init(jax.random.key(1000 + seed), images[:1])
+    for layer in range(1, len(network.variables["params"])):
+        mark = jax.random.fold_in(jax.random.key(seed), 10 * NETWORKS.index(name) + layer)
+        keys = jax.random.split(mark, 4)
+        count = 100 if setting.quick else 200
+        writer, reader = f"fc{layer}", f"fc{layer + 1}"
+        phi = activations(network.module, network.variables, images, reader)
+        bases = {
+            "units": jnp.eye(phi.shape[1]),
+            "random directions": jax.random.normal(keys[0], (phi.shape[1], count)),
+            "rotated basis": jax.random.orthogonal(keys[1], phi.shape[1]),
+        }
+        flat = images.reshape(len(images), -1)
+        values = {
+            "units": activations(network.module, network.variables, images, writer, "output"),
+            "random directions": phi @ bases["random directions"],
+            "rotated basis": phi @ bases["rotated basis"],
+            "random images": jax.random.uniform(keys[2], (len(images), count)),
+            "units, untrained": activations(network.module, start, images, writer, "output"),
+            "random directions of pixels":
+                flat @ jax.random.normal(keys[3], (flat.shape[1], count)),
+        }  # fmt: skip
+        yield Hidden(f"{name} layer {layer}", network, writer, reader, bases, values)
+
+
+def _tests(common: Any, place: str, one: str, two: str) -> list[Comparison]:
+    """One comparison for each statistic, over the directions of all seeds."""
+    pooled = (np.concatenate(common[place, kind], 1) for kind in (one, two))
+    return [compare(x, y) for x, y in zip(*pooled, strict=True)]
+
+
+def _coherence(common: Mapping[tuple[str, str], list[np.ndarray]]) -> Table:
+    each = np.array([[s.mean(1) for s in found] for found in common.values()])  # [row, seed, 4]
+    return Table(
+        f"What the {TOP} top images of a direction have in common",
+        tuple(f"{place}: {kind}" for place, kind in common), STATISTICS, each.mean(1),
+        spread=each.std(1, ddof=1) if each.shape[1] > 1 else None, formats=".3f",
+        note=f"Means over directions and seeds, entropy in bits. Cosines are means over pairs, "
+        f"after the mean of all held-out images is subtracted; features are those of the last "
+        f"hidden layer of {JUDGE}. " + "; ".join(f"{k}: {v}" for k, v in KINDS.items()) + ".",
+    )  # fmt: skip
+
+
+def _test_table(pair: tuple[str, str], tests: Mapping[str, list[Comparison]]) -> Table:
+    return Table(
+        f"{pair[0].capitalize()} against {pair[1]}",
+        tuple(f"{place}: {what}" for place in tests for what in STATISTICS),
+        ("effect", "95 % from", "to", "p"),
+        np.array([test for place in tests.values() for test in place]),
+        formats=("+.2f", "+.2f", "+.2f", ".1e"),
+        note="Mann-Whitney, two-sided, directions of all seeds together. Effect: the share of "
+        "pairs in which the first is larger, less the share in which it is smaller.",
+    )
+
+
+def _turn(setting: Setting, hidden: Hidden) -> tuple[float, ...]:
+    """How the counter-rotated network differs from the network."""
+    network, rotation = hidden.network, hidden.bases["rotated basis"]
+    model = counter_rotated(network.module, network.variables, hidden.reader, rotation)
+    images, labels = jnp.asarray(setting.test.images), np.asarray(setting.test.labels)
+    before, after = np.asarray(network.model(images)), np.asarray(model(images))
+    one, two = before.argmax(1), after.argmax(1)
+    return (
+        np.abs(before - after).max(), np.abs(before).max(), (one != two).mean() * 100,
+        (one != labels).mean() * 100, (two != labels).mean() * 100,
+        np.square(rotation).max(0).mean() * 100,
+    )  # fmt: skip
+
+
+def _turn_table(turned: Mapping[str, list[tuple[float, ...]]]) -> Table:
+    return Table(
+        "A layer rotated, and turned back by the next",
+        tuple(turned),
+        ("largest change of a logit", "largest logit", "decisions changed, %", "test error, %",
+         "after, %", "largest share of one old unit in a new one, %"),
+        np.array([np.mean(rows, 0) for rows in turned.values()]),
+        formats=(".1e", ".1f", ".2f", ".2f", ".2f", ".1f"),
+        note="The function is the same up to float32 rounding; its units are those called rotated "
+        "basis above.",
+    )  # fmt: skip
+
+
+def _gallery(
+    setting: Setting, hidden: Hidden, tops: Mapping[str, np.ndarray], kind: str
+) -> Gallery:
+    few = tops[kind][:ROWS, :TOP]
+    shares = purity(np.asarray(setting.test.labels)[few])
+    return Gallery(
+        f"Top images: {kind}, {hidden.name}",
+        np.asarray(setting.test.images)[few],
+        tuple(f"{i + 1}: purity {share:.2f}" for i, share in enumerate(shares)),
+        note=f"Held-out images, one direction a row: the first {len(few)}, not chosen.",
+    )
+
+
+def _synthesised(
+    setting: Setting, hidden: Hidden, tops: Mapping[str, np.ndarray], judge: Network
+) -> list[Part]:
+    images, labels = jnp.asarray(setting.test.images), np.asarray(setting.test.labels)
+    module, variables, model = hidden.network.module, hidden.network.variables, hidden.network.model
+    mean_image, components = principal_components(images, COMPONENTS)
+    pictures: dict[str, Any] = {}
+    numbers: dict[str, list[float]] = {}
+    for kind, basis in hidden.bases.items():
+        basis = basis[:, : 24 if setting.quick else 100]
+        values = np.asarray(hidden.values[kind])[:, : basis.shape[1]]
+        mean, deviation = values.mean(0), values.std(0)
+        best = tops[kind][: basis.shape[1], :TOP]
+        common = np.array([np.bincount(labels[row]).argmax() for row in best])
+        pictures[f"{kind}: best held-out"] = images[best[:ROWS, 0]]
+        held_out = float(((values.max(0) - mean) / deviation).mean())
+        for name, likely in (("any image", None), ("likely image", components)):
+            made, reached = _ascend(
+                module, *hidden.reading(kind), variables, (basis.T, mean, deviation), mean_image,
+                likely,
+            )  # fmt: skip
+            agree = [100 * (np.asarray(m(made)).argmax(1) == common).mean()
+                     for m in (model, judge.model)]  # fmt: skip
+            pictures[f"{kind}: {name}"] = made[:ROWS]
+            numbers[f"{kind}: {name}"] = [held_out, float(reached.mean()), *agree]
+    return [
+        Gallery(
+            f"The image that a direction likes best, {hidden.name}",
+            np.array(list(pictures.values())), tuple(pictures),
+            note="The best of the held-out images; the best in the whole box; the best within "
+            f"{REACH:g} standard deviations along each of the first {COMPONENTS} principal "
+            "components of the held-out images.",
+        ),
+        Table(
+            f"Synthesised images, {hidden.name}", tuple(numbers),
+            ("best held-out", "synthesised", "class of the top images, %", f"for {JUDGE}, %"),
+            np.array(list(numbers.values())), formats=(".2f", ".2f", ".0f", ".0f"),
+            note="Values <phi(x), v> (of units before the sigmoid) in standard deviations from the "
+            "mean of the held-out images; then how often the synthesised image gets the most "
+            "frequent label of its direction's top images, from its own network and from another.",
+        ),
+    ]  # fmt: skip
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _ascend(
+    module: Any, layer: str, side: str, variables: Any, directions: Any, start: Array,
+    components: Array | None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """For each direction the best image, among the likely ones if components are given, and
+    <phi(x), v> for it in standard deviations from its mean."""
+
+    def one(direction: Any) -> tuple[Array, Array]:
+        v, mean, deviation = direction
+
+        def score(image: Array) -> Array:
+            phi = activations(module, variables, image[None], layer, side)[0]
+            return (phi @ v - mean) / deviation
+
+        if components is None:
+            return synthesize(score, start)
+        axes: Array = components
+
+        def likely(z: Array) -> Array:
+            return jnp.clip(start + jnp.tensordot(z, axes, 1), 0, 1)
+
+        z, reached = synthesize(
+            lambda z: score(likely(z)), jnp.zeros(len(axes)), (-REACH, REACH),
+            learning_rate=0.2 * REACH,
+        )  # fmt: skip
+        return likely(z), reached
+
+    return jax.vmap(one)(directions)
+
+
+def _verdict(tests: Mapping[tuple[str, str], Mapping[str, list[Comparison]]]) -> str:
+    paragraph = [
+        "The paper finds no difference between single units and random directions, by eye. "
+        f"Measured with {len(STATISTICS)} statistics, each tested in each hidden layer, at p < "
+        "0.05 over the number of tests of a pair (Bonferroni):"
+    ]
+    for (one, two), places in tests.items():
+        level = 0.05 / (len(places) * len(STATISTICS))
+        gains = {
+            (place, what): test.effect * (-1 if what == "label entropy" else 1)
+            for place, layer in places.items()
+            for what, test in zip(STATISTICS, layer, strict=True)
+            if test.p < level
+        }
+        counts = []
+        for kind, sign in ((one, 1), (two, -1)):
+            found = {where: gain for where, gain in gains.items() if sign * gain > 0}
+            if found:
+                layers = list(dict.fromkeys(place for place, _ in found))
+                where = "every layer" if len(layers) == len(places) else ", ".join(layers)
+                counts.append(
+                    f"those of {kind} have more in common in {len(found)} "
+                    f"(effect up to {max(map(abs, found.values())):.2f}; {where})"
+                )
+        rest = len(places) * len(STATISTICS) - len(gains)
+        counts += [f"no difference is shown in {rest}"] if rest else []
+        paragraph.append(f"Top images of {one} and {two}: {', '.join(counts)}.")
+    paragraph.append(
+        "What random directions of the pixels and untrained units have in common owes nothing to "
+        "learning: what is above them does. The directions of one network are no independent "
+        "draws: p may be too small."
+    )
+    return " ".join(paragraph)
