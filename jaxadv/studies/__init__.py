@@ -15,7 +15,10 @@ __all__ = [
     "conduct", "find",
 ]  # fmt: skip
 
-EXPERIMENTS: dict[str, str] = {}  # its name: the module here and its function
+EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
+    "szegedy.rarity": "rarity:rarity",
+    "szegedy.causes": "causes:causes",
+}
 
 
 def find(name: str) -> list[str]:
