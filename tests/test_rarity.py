@@ -67,28 +67,30 @@ def test_the_estimate_is_unbiased_and_its_error_is_the_one_stated():
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("noise", NOISES)
 def test_a_curved_boundary_is_crossed_as_often_as_counted(noise, clip):
-    random = np.random.default_rng(3)
+    random = np.random.default_rng(4)
     one, two = random.normal(size=(16, 12)), random.normal(size=(12, 4))
     model = ja.Model(lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w[0]) @ w[1],
                      (jnp.float32(one), jnp.float32(two)))  # fmt: skip
-    images = random.random((3, 4, 4, 1))
+    images = random.random((6, 4, 4, 1))
 
     def answer(x):
         return (np.tanh(x.reshape(-1, 16) @ one) @ two).argmax(1)
 
-    size, draws = (0.5, 200_000) if noise == "sphere" else (0.15, 200_000)
+    size, draws = (1.2 if noise == "sphere" else 0.3), 200_000
     goals = ja.Untargeted(jnp.asarray(answer(images)))
     found = probability(model, jnp.asarray(images, jnp.float32), goals, size,
                         key=jax.random.key(4), noise=noise, clip=clip, runs=16)  # fmt: skip
+    rarest = 1.0
     for i, image in enumerate(images):
         steps = random.normal(size=(draws, 16))
         scale = np.linalg.norm(steps, axis=1, keepdims=True) if noise == "sphere" else 1
         noisy = image.ravel() + size * steps / scale
         counted = (answer(np.clip(noisy, 0, 1) if clip else noisy) != answer(image[None])).mean()
-        assert counted > 1e-4
+        rarest = min(rarest, counted)
         error = np.hypot(found.relative_error[i] * found.probability[i],
                          np.sqrt(counted * (1 - counted) / draws))  # fmt: skip
         assert abs(found.probability[i] - counted) < 4 * error
+    assert 1e-4 < rarest < 1e-2
 
 
 def test_what_the_box_forbids_has_no_probability():
@@ -142,7 +144,9 @@ def test_unusable_arguments_are_named(wrong, named):
         probability(model, images, goal, 1.0, key=jax.random.key(0), **wrong)
 
 
-def test_the_study_finds_chance_far_behind_the_worst_case(tmp_path: Path):
+def test_the_study_finds_chance_far_behind_the_worst_case(tmp_path: Path, monkeypatch):
+    one = jax.local_devices()[:1]  # eight take eight times as long to compile
+    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: one)
     train, test = (ja.load_data("digits", split) for split in ("train", "test"))
     findings = conduct("szegedy.rarity", Setting(train, test, tmp_path, 1, 20, quick=True))
     table, _, curves = findings.parts

@@ -59,7 +59,8 @@ def linear_cka(one: Float[Array, "N P"], other: Float[Array, "N Q"]) -> float:
     >>> round(linear_cka(x, 5 * x[:, ::-1] + 1), 6)
     1.0
     """
-    x, y = (np.asarray(a, np.float64) - np.mean(a, 0, np.float64) for a in (one, other))
+    x, y = (np.asarray(a, np.float64) for a in (one, other))
+    x, y = x - x.mean(0), y - y.mean(0)
     own = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
     return float(np.square(np.linalg.norm(y.T @ x)) / own)
 
@@ -92,6 +93,13 @@ class Fit(NamedTuple):
     intercept: float
 
 
+def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+    """nan where one of them is constant, as a bootstrap's sample may be."""
+    a, b = a - a.mean(), b - b.mean()
+    spread = np.sqrt((a @ a) * (b @ b))
+    return a @ b / spread if spread > 0 else np.nan
+
+
 def fit_pairs(x: np.ndarray, y: np.ndarray, draws: int = 2000, seed: int = 0) -> Fit:
     """How two matrices [M, M] over ordered pairs of M networks go together, diagonals left out.
 
@@ -102,11 +110,11 @@ def fit_pairs(x: np.ndarray, y: np.ndarray, draws: int = 2000, seed: int = 0) ->
     random = np.random.default_rng(seed)
     off = ~np.eye(len(x), dtype=bool)
     a, b = x[off], y[off]
-    correlation = np.corrcoef(a, b)[0, 1]
+    correlation = _pearson(a, b)
     rows = random.integers(len(a), size=(draws, len(a)))
-    again = [np.corrcoef(a[r], b[r])[0, 1] for r in rows]
+    again = [_pearson(a[r], b[r]) for r in rows]
     orders = (random.permutation(len(x)) for _ in range(draws))
-    null = np.array([np.corrcoef(x[np.ix_(o, o)][off], b)[0, 1] for o in orders])
+    null = np.array([_pearson(x[np.ix_(o, o)][off], b) for o in orders])
     extreme = (np.abs(null) >= abs(correlation) - 1e-12).sum()
     slope, intercept = np.polyfit(a, b, 1)
     low, high = np.nanpercentile(again, [2.5, 97.5])
@@ -137,26 +145,41 @@ def _nearest(setting: Setting, name: str, network: Network, test: Dataset) -> An
     )  # fmt: skip
 
 
-def _distances(setting: Setting, name: str, train: Dataset, test: Dataset) -> np.ndarray:
-    """[seeds, 2]: test error in %, and the median distance of the nearest adversarial image."""
-    found = []
+class _Robustness(NamedTuple):
+    """Of networks from several seeds: test errors in % [seeds], and for each network the distances
+    of the nearest adversarial images."""
+
+    errors: np.ndarray
+    distances: list[np.ndarray]
+
+    @property
+    def medians(self) -> np.ndarray:
+        return np.array([np.median(d) for d in self.distances])
+
+
+def _robustness(setting: Setting, name: str, train: Dataset, test: Dataset) -> _Robustness:
+    errors, distances = [], []
     for seed in range(setting.seeds):
         network = trained(setting, NETWORK, seed, train)
-        mine = _correct(setting, network, test)
-        result = _nearest(setting, f"{name}-{seed}", network, mine)
-        distance = np.where(result.success, result.distance, np.inf)
-        found.append((100 * network.error(test), np.median(distance)))
-    return np.array(found)
+        result = _nearest(setting, f"{name}-{seed}", network, _correct(setting, network, test))
+        errors.append(100 * network.error(test))
+        distances.append(np.where(result.success, result.distance, np.inf))
+    return _Robustness(np.array(errors), distances)
 
 
-def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """The slope of y [n, seeds] over x [n] and its 95 % interval by a bootstrap over seeds."""
+def _slope(x: np.ndarray, found: list[_Robustness], scale: Any) -> tuple[float, float, float]:
+    """The slope of scale(mean of the medians) over x, and its 95 % interval by a bootstrap over
+    seeds, and over the images of each."""
     random = np.random.default_rng(0)
-    slope = np.polyfit(x, y.mean(1), 1)[0]
-    seeds = y.shape[1]
-    draws = random.integers(seeds, size=(1000, len(x), seeds))
-    again = [np.polyfit(x, np.take_along_axis(y, d, 1).mean(1), 1)[0] for d in draws]
-    return slope, *np.percentile(again, [2.5, 97.5])
+
+    def again(one: _Robustness) -> Any:
+        chosen = random.integers(len(one.distances), size=len(one.distances))
+        return np.mean([np.median(random.choice(one.distances[i], len(one.distances[i])))
+                        for i in chosen])  # fmt: skip
+
+    slope = np.polyfit(x, scale([one.medians.mean() for one in found]), 1)[0]
+    draws = [np.polyfit(x, scale([again(one) for one in found]), 1)[0] for _ in range(500)]
+    return slope, *np.percentile(draws, [2.5, 97.5])
 
 
 def _fixed(setting: Setting, what: str) -> str:
@@ -168,20 +191,20 @@ def _dimension(setting: Setting) -> list[Part]:
     side = setting.test.images.shape[1]
     factors = [f for f in (1 / 4, 1 / 2, 1, 2) if side * f == int(side * f)]
     factors = factors[1:3] if setting.quick else factors
-    rows, values, spread, by_pixel = [], [], [], []
+    rows, values, spread, every = [], [], [], []
     for factor in factors:
         small, test = (d._replace(images=resize(d.images, factor)) for d in (train, whole))
-        found = _distances(setting, f"side-{side * factor:g}", small, test)
+        found = _robustness(setting, f"side-{side * factor:g}", small, test)
         other = _nearest_other(test.take(slice(_count(setting))), small.take(slice(5000)))
         dimension = test.images[0].size
-        columns = [found, found[:, 1:] / dimension**0.5, 100 * found[:, 1:] / other]
-        columns = np.concatenate(columns, 1)
+        columns = np.outer(found.medians, [1, dimension**-0.5, 100 / other])
+        columns = np.column_stack([found.errors, columns])
         rows.append("x".join(map(str, test.images.shape[1:3])))
         values.append([dimension, *columns.mean(0), other])
         spread.append([0, *columns.std(0), 0])
-        by_pixel.append(found[:, 1])
-    values, dimensions = np.array(values), np.log([v[0] for v in values])
-    slope, low, high = _slope(dimensions, np.log(by_pixel))
+        every.append(found)
+    values = np.array(values)
+    slope, low, high = _slope(np.log(values[:, 0]), every, np.log)
     ratio = values[:, 4]
     table = Table(
         "Distance to the boundary against the input's dimension", tuple(rows),
@@ -193,10 +216,10 @@ def _dimension(setting: Setting) -> list[Part]:
         "the boundary lies on that way, which no change of scale can alter."),
     )  # fmt: skip
     text = Text(
-        f"The L2 distance grows as the dimension to the power {slope:.2f} (95 % interval over seeds "
+        f"The L2 distance grows as the dimension to the power {slope:.2f} (95 % interval "
         f"{low:.2f} to {high:.2f}; 1/2 is what a mere change of scale gives, 0 what a cost of "
-        "dimension of its own would bring it down to). Measured by the distance between classes, it "
-        f"is {ratio[0]:.1f} % at {rows[0]} and {ratio[-1]:.1f} % at {rows[-1]}."
+        "dimension of its own would bring it down to). Measured by the distance between classes, "
+        f"it is {ratio[0]:.1f} % at {rows[0]} and {ratio[-1]:.1f} % at {rows[-1]}."
     )
     return [table, text]
 
@@ -217,9 +240,9 @@ def _amount(setting: Setting) -> list[Part]:
     for size in sizes:
         # The same number of steps for all: with fewer images each is seen more often.
         rows = np.resize(np.arange(size), sizes[-1])
-        found.append(_distances(setting, f"train-{size}", setting.train.take(rows), setting.test))
-    found = np.array(found)
-    slope, low, high = _slope(np.log2(sizes), found[..., 1])
+        found.append(_robustness(setting, f"train-{size}", setting.train.take(rows), setting.test))
+    slope, low, high = _slope(np.log2(sizes), found, np.asarray)
+    found = np.array([np.column_stack([one.errors, one.medians]) for one in found])
     table = Table(
         "Distance to the boundary against the training set", tuple(f"{n:,}" for n in sizes),
         ("test error %", "median L2"), found.mean(1), found.std(1), formats=(".2f", ".3f"),
@@ -227,9 +250,9 @@ def _amount(setting: Setting) -> list[Part]:
     )  # fmt: skip
     text = Text(
         f"From {sizes[0]:,} to {sizes[-1]:,} training images the test error goes from "
-        f"{found[0, :, 0].mean():.2f} to {found[-1, :, 0].mean():.2f} %, the median distance of the "
-        f"nearest adversarial image from {found[0, :, 1].mean():.2f} to "
-        f"{found[-1, :, 1].mean():.2f}: {slope:+.3f} with each doubling (95 % interval over seeds "
+        f"{found[0, :, 0].mean():.2f} to {found[-1, :, 0].mean():.2f} %, the median distance of "
+        f"the nearest adversarial image from {found[0, :, 1].mean():.2f} to "
+        f"{found[-1, :, 1].mean():.2f}: {slope:+.3f} with each doubling (95 % interval "
         f"{low:+.3f} to {high:+.3f})."
     )
     return [table, text]
@@ -271,7 +294,8 @@ def transfer_explained(
 
 
 def _transfer(setting: Setting, epsilon: float = 2.0) -> list[Part]:
-    networks = [trained(setting, name) for name in RECIPES]
+    names = tuple(RECIPES)[:5] if setting.quick else tuple(RECIPES)
+    networks = [trained(setting, name) for name in names]
     test, attacked, nearest = setting.test.take(slice(2 * _count(setting))), [], []
     for network in networks:
         right = predict(network.model, test.images, choose_devices(None)).argmax(1) == test.labels
@@ -293,21 +317,21 @@ def _transfer(setting: Setting, epsilon: float = 2.0) -> list[Part]:
         np.array(list(fits.values())), formats=".3g",
         note="Interval: bootstrap over pairs. p: the networks permuted, as pairs share networks.",
     )  # fmt: skip
-    names = tuple(network.name for network in networks)
     heat = Table("Share in % that fools", names, names, 100 * rate, formats=".0f", heat=True,
                  note=f"Rows: made for, columns: fed to; margin PGD at L2 {epsilon:g}, "
                  f"{len(test.labels)} images that all networks get right.")  # fmt: skip
     curves = []
     for name, values in reasons.items():
         ends = np.array([values[off].min(), values[off].max()])
-        lines = {"pairs": np.stack([values[off], rate[off]]),
-                 "fit": np.stack([ends, fits[name].slope * ends + fits[name].intercept])}  # fmt: skip
+        line = np.stack([ends, fits[name].slope * ends + fits[name].intercept])
+        lines = {"pairs": np.stack([values[off], rate[off]]), "fit": line}
         curves.append(Curves(f"Transfer and {name}", name, "share that fools", lines,
                              dashed=("fit",), points=("pairs",)))  # fmt: skip
-    best = max(fits, key=lambda name: fits[name].correlation)
+    best = max(fits, key=lambda name: np.nan_to_num(fits[name].correlation))
     error = np.abs(reasons["flat boundaries"] - rate)[off].mean()
     text = Text(
-        f"Best goes {best} with transfer (r = {fits[best].correlation:.2f}). The prediction from flat "
-        f"boundaries, which fits nothing, is off by {100 * error:.0f} percentage points on average."
+        f"Transfer goes best with {best} (r = {fits[best].correlation:.2f}). "
+        "Flat boundaries, a prediction that fits nothing, is off by "
+        f"{100 * error:.0f} percentage points on average, both ways counted."
     )
     return [heat, table, text, *curves]

@@ -236,8 +236,8 @@ def rarity(setting: Setting) -> Findings:
         ("nearest adversarial", "random: 1 in 10^6", "random: 1 in 10^3", "first over nearest"),
         np.array([row[1:] for row in rows]),
         formats=".2f",
-        note="L2, medians over images that the network gets right. Clipped: to the box, after which "
-        "the perturbation is shorter than the norm stated.",
+        note="L2, medians over images that the network gets right. Clipped: to the box, after "
+        "which the perturbation is shorter than the norm stated.",
     )
     title = "How often a random perturbation fools, down to one in a thousand million"
     return Findings("szegedy.rarity", title, [table, *words, *parts])
@@ -256,8 +256,9 @@ def _measure(setting: Setting, name: str, norms: np.ndarray, count: int) -> _Mea
     plan += [(times * nearest, False) for times in (1, 2, 4)]
     shares, errors = [], []
     for number, (size, clip) in enumerate(plan):
-        found = probability(network.model, images, goal, jnp.broadcast_to(jnp.float32(size), len(images)),
-                            key=jax.random.key(number), clip=clip)  # fmt: skip
+        sizes = jnp.broadcast_to(jnp.float32(size), len(images))
+        key = jax.random.key(number)
+        found = probability(network.model, images, goal, sizes, key=key, clip=clip)
         shares.append(np.asarray(found.probability))
         errors.append(np.asarray(found.relative_error))
         setting.progress(f"rarity {name}", number + 1, len(plan))
@@ -293,7 +294,7 @@ def _words(name: str, found: _Measured) -> Part:
     count = len(found.nearest)
     return Text(
         f"{name}: the nearest adversarial image found lies at L2 {np.median(found.nearest):.2f} "
-        f"(median of {count} images). Random perturbations of exactly that norm fool with less than "
-        f"{FLOOR:g} for {rare[0]} of the {count} images; of twice that norm for {rare[1]}, of four "
+        f"(median of {count} images). Random perturbations of exactly that norm fool with less "
+        f"than {FLOOR:g} for {rare[0]} of the {count} images; of twice that norm for {rare[1]}, of four "
         f"times for {rare[2]}."
     )
