@@ -18,6 +18,8 @@ __all__ = [
 
 EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
     "szegedy.units": "units:units",
+    "szegedy.rarity": "rarity:rarity",
+    "szegedy.causes": "causes:causes",
 }
 
 

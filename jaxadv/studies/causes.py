@@ -1,0 +1,337 @@
+"""Why there are adversarial images, and why they transfer: what the paper left open, measured.
+
+Szegedy et al. (2013, arXiv 1312.6199) leave open how the blind spots depend on the data and why
+images made for one network fool another. Three usual explanations are put to the test here: the
+input's dimension (Shafahi et al. 2018, "Are adversarial examples inevitable?", arXiv 1809.02104),
+too few training images, and likeness of the two networks, in their gradients (Demontis et al. 2018,
+arXiv 1809.02861) or their representations (Kornblith et al. 2019, "Similarity of neural network
+representations revisited", arXiv 1905.00414).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxadv.attacks import PGD, MinimalEpsilon
+from jaxadv.core.goals import Untargeted
+from jaxadv.core.model import Model
+from jaxadv.data import Dataset
+from jaxadv.engine.devices import choose_devices
+from jaxadv.engine.verify import predict
+from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
+from jaxadv.studies.networks import RECIPES, Network, trained
+from jaxadv.studies.setting import Setting
+
+NETWORK = "FC100-100-10"
+
+
+def resize(images: np.ndarray, factor: float) -> np.ndarray:
+    """Images [N, H, W, C] with sides `factor` times as long: 2, 3, ...: each pixel repeated; 1/2,
+    1/4, ...: squares of pixels averaged. ValueError where the sides do not divide.
+
+    >>> import numpy as np
+    >>> resize(np.arange(4.0).reshape(1, 2, 2, 1), 1 / 2).ravel().tolist()
+    [1.5]
+    """
+    if factor >= 1:
+        times = round(factor)
+        return images.repeat(times, axis=1).repeat(times, axis=2)
+    times = round(1 / factor)
+    count, height, width, channels = images.shape
+    if height % times or width % times:
+        raise ValueError(f"factor={factor:g}: sides of {height} x {width} do not divide by {times}")
+    squares = images.reshape(count, height // times, times, width // times, times, channels)
+    return squares.mean((2, 4))
+
+
+def linear_cka(one: Float[Array, "N P"], other: Float[Array, "N Q"]) -> float:
+    """Linear centred kernel alignment of two representations of the same N images, in [0, 1]:
+    |Y'X|^2 / (|X'X| |Y'Y|), columns centred, Frobenius norms, in float64.
+
+    1 for representations that differ by a rotation, a scale and a shift.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(50, 3))
+    >>> round(linear_cka(x, 5 * x[:, ::-1] + 1), 6)
+    1.0
+    """
+    x, y = (np.asarray(a, np.float64) for a in (one, other))
+    x, y = x - x.mean(0), y - y.mean(0)
+    own = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return float(np.square(np.linalg.norm(y.T @ x)) / own)
+
+
+def margin_gradients(model: Model, images: Any, labels: Any) -> Float[Array, "N D"]:
+    """The gradient, in each of the images, of its label's logit less the largest other one."""
+
+    def total(images: Any) -> Any:
+        return jax.vmap(lambda y, z: Untargeted(y).margin(z))(labels, model(images)).sum()
+
+    labels, images = jnp.asarray(labels), jnp.asarray(images)
+    return jax.grad(total)(images).reshape(len(images), -1)
+
+
+def cosines(one: Any, other: Any) -> np.ndarray:
+    """The cosine [N] between rows of two arrays [N, ...]; 0 where one of them is 0."""
+    one, other = (np.asarray(a, np.float64).reshape(len(a), -1) for a in (one, other))
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return (one * other).sum(1) / np.maximum(lengths, 1e-30)
+
+
+class Fit(NamedTuple):
+    """Pearson's correlation, its 95 % interval, p-value, and the line y = slope x + intercept."""
+
+    correlation: float
+    low: float
+    high: float
+    p_value: float
+    slope: float
+    intercept: float
+
+
+def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+    """nan where one of them is constant, as a bootstrap's sample may be."""
+    a, b = a - a.mean(), b - b.mean()
+    spread = np.sqrt((a @ a) * (b @ b))
+    return a @ b / spread if spread > 0 else np.nan
+
+
+def fit_pairs(x: np.ndarray, y: np.ndarray, draws: int = 2000, seed: int = 0) -> Fit:
+    """How two matrices [M, M] over ordered pairs of M networks go together, diagonals left out.
+
+    The interval is a bootstrap's over pairs (percentiles). Pairs share networks and are not
+    independent: the p-value (two-sided) is that of Mantel (1967), "The detection of disease
+    clustering": the networks of one matrix are permuted, rows and columns alike.
+    """
+    random = np.random.default_rng(seed)
+    off = ~np.eye(len(x), dtype=bool)
+    a, b = x[off], y[off]
+    correlation = _pearson(a, b)
+    rows = random.integers(len(a), size=(draws, len(a)))
+    again = [_pearson(a[r], b[r]) for r in rows]
+    orders = (random.permutation(len(x)) for _ in range(draws))
+    null = np.array([_pearson(x[np.ix_(o, o)][off], b) for o in orders])
+    extreme = (np.abs(null) >= abs(correlation) - 1e-12).sum()
+    slope, intercept = np.polyfit(a, b, 1)
+    low, high = np.nanpercentile(again, [2.5, 97.5])
+    return Fit(*map(float, (correlation, low, high, (1 + extreme) / (1 + draws), slope, intercept)))
+
+
+def causes(setting: Setting) -> Findings:
+    """Input dimension, the amount of training data, and what explains transfer."""
+    parts = [*_dimension(setting), *_amount(setting), *_transfer(setting)]
+    return Findings("szegedy.causes", "Why: dimension, data, and likeness of networks", parts)
+
+
+def _count(setting: Setting) -> int:
+    return min(setting.examples, 50 if setting.quick else 200)
+
+
+def _correct(setting: Setting, network: Network, test: Dataset) -> Dataset:
+    """The first images of the test set that the network gets right."""
+    first = test.take(slice(2 * _count(setting)))
+    right = predict(network.model, first.images, choose_devices(None)).argmax(1) == first.labels
+    return first.take(np.flatnonzero(right)[: _count(setting)])
+
+
+def _nearest(setting: Setting, name: str, network: Network, test: Dataset) -> Any:
+    return setting.run(
+        f"causes-{name}", MinimalEpsilon(PGD(norm="l2", steps=20, step_size=0.2), rounds=8),
+        network.model, test.images, Untargeted(test.labels), ids=test.ids,
+    )  # fmt: skip
+
+
+class _Robustness(NamedTuple):
+    """Of networks from several seeds: test errors in % [seeds], and for each network the distances
+    of the nearest adversarial images."""
+
+    errors: np.ndarray
+    distances: list[np.ndarray]
+
+    @property
+    def medians(self) -> np.ndarray:
+        return np.array([np.median(d) for d in self.distances])
+
+
+def _robustness(setting: Setting, name: str, train: Dataset, test: Dataset) -> _Robustness:
+    errors, distances = [], []
+    for seed in range(setting.seeds):
+        network = trained(setting, NETWORK, seed, train)
+        result = _nearest(setting, f"{name}-{seed}", network, _correct(setting, network, test))
+        errors.append(100 * network.error(test))
+        distances.append(np.where(result.success, result.distance, np.inf))
+    return _Robustness(np.array(errors), distances)
+
+
+def _slope(x: np.ndarray, found: list[_Robustness], scale: Any) -> tuple[float, float, float]:
+    """The slope of scale(mean of the medians) over x, and its 95 % interval by a bootstrap over
+    seeds, and over the images of each."""
+    random = np.random.default_rng(0)
+
+    def again(one: _Robustness) -> Any:
+        chosen = random.integers(len(one.distances), size=len(one.distances))
+        return np.mean([np.median(random.choice(one.distances[i], len(one.distances[i])))
+                        for i in chosen])  # fmt: skip
+
+    slope = np.polyfit(x, scale([one.medians.mean() for one in found]), 1)[0]
+    draws = [np.polyfit(x, scale([again(one) for one in found]), 1)[0] for _ in range(500)]
+    return slope, *np.percentile(draws, [2.5, 97.5])
+
+
+def _fixed(setting: Setting, what: str) -> str:
+    return f"FC100-100-10, {setting.seeds} seeds, {_count(setting)} images each; {what}"
+
+
+def _dimension(setting: Setting) -> list[Part]:
+    train, whole = setting.train.take(slice(5000 if setting.quick else 20000)), setting.test
+    side = setting.test.images.shape[1]
+    factors = [f for f in (1 / 4, 1 / 2, 1, 2) if side * f == int(side * f)]
+    factors = factors[1:3] if setting.quick else factors
+    rows, values, spread, every = [], [], [], []
+    for factor in factors:
+        small, test = (d._replace(images=resize(d.images, factor)) for d in (train, whole))
+        found = _robustness(setting, f"side-{side * factor:g}", small, test)
+        other = _nearest_other(test.take(slice(_count(setting))), small.take(slice(5000)))
+        dimension = test.images[0].size
+        columns = np.outer(found.medians, [1, dimension**-0.5, 100 / other])
+        columns = np.column_stack([found.errors, columns])
+        rows.append("x".join(map(str, test.images.shape[1:3])))
+        values.append([dimension, *columns.mean(0), other])
+        spread.append([0, *columns.std(0), 0])
+        every.append(found)
+    values = np.array(values)
+    slope, low, high = _slope(np.log(values[:, 0]), every, np.log)
+    ratio = values[:, 4]
+    table = Table(
+        "Distance to the boundary against the input's dimension", tuple(rows),
+        ("dimension", "test error %", "median L2", "L2 / sqrt(dimension)", "% of other class",
+         "nearest other class"),
+        values, np.array(spread), formats=(".0f", ".2f", ".3f", ".4f", ".1f", ".2f"),
+        note=_fixed(setting, "pixels averaged or repeated. Nearest other class: the median L2 from "
+        "a test image to the nearest of 5,000 training images of another class; % of it: how far "
+        "the boundary lies on that way, which no change of scale can alter."),
+    )  # fmt: skip
+    text = Text(
+        f"The L2 distance grows as the dimension to the power {slope:.2f} (95 % interval "
+        f"{low:.2f} to {high:.2f}; 1/2 is what a mere change of scale gives, 0 what a cost of "
+        "dimension of its own would bring it down to). Measured by the distance between classes, "
+        f"it is {ratio[0]:.1f} % at {rows[0]} and {ratio[-1]:.1f} % at {rows[-1]}."
+    )
+    return [table, text]
+
+
+def _nearest_other(test: Dataset, train: Dataset) -> float:
+    """Median L2 distance of a test image to the nearest training image of another class."""
+    one, other = (d.images.reshape(len(d.images), -1).astype(np.float64) for d in (test, train))
+    squares = np.square(one).sum(1)[:, None] - 2 * one @ other.T + np.square(other).sum(1)
+    squares[test.labels[:, None] == train.labels] = np.inf
+    return float(np.median(np.sqrt(squares.min(1))))
+
+
+def _amount(setting: Setting) -> list[Part]:
+    whole = len(setting.train.labels)
+    sizes = [n for n in (1000, 5000, 20000, 60000) if n < whole] + [min(whole, 60000)]
+    sizes = sizes[:2] if setting.quick else sizes
+    found = []
+    for size in sizes:
+        # The same number of steps for all: with fewer images each is seen more often.
+        rows = np.resize(np.arange(size), sizes[-1])
+        found.append(_robustness(setting, f"train-{size}", setting.train.take(rows), setting.test))
+    slope, low, high = _slope(np.log2(sizes), found, np.asarray)
+    found = np.array([np.column_stack([one.errors, one.medians]) for one in found])
+    table = Table(
+        "Distance to the boundary against the training set", tuple(f"{n:,}" for n in sizes),
+        ("test error %", "median L2"), found.mean(1), found.std(1), formats=(".2f", ".3f"),
+        note=_fixed(setting, "as many steps for all, the first so many training images repeated."),
+    )  # fmt: skip
+    text = Text(
+        f"From {sizes[0]:,} to {sizes[-1]:,} training images the test error goes from "
+        f"{found[0, :, 0].mean():.2f} to {found[-1, :, 0].mean():.2f} %, the median distance of "
+        f"the nearest adversarial image from {found[0, :, 1].mean():.2f} to "
+        f"{found[-1, :, 1].mean():.2f}: {slope:+.3f} with each doubling (95 % interval "
+        f"{low:+.3f} to {high:+.3f})."
+    )
+    return [table, text]
+
+
+def features(network: Network, images: np.ndarray) -> Array:
+    """What the last linear layer of an FC network is given, [N, units]: the last hidden layer's
+    activations, or the pixels."""
+    depth = len(network.module.widths)
+    if depth == 0:
+        return jnp.asarray(images).reshape(len(images), -1)
+    _, seen = network.module.apply(network.variables, images, capture_intermediates=True)
+    activation: Callable[..., Array] = getattr(jax.nn, network.module.activation)
+    return activation(seen["intermediates"][f"fc{depth}"]["__call__"][0])
+
+
+def transfer_explained(
+    networks: list[Network], attacked: np.ndarray, nearest: np.ndarray, test: Dataset
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The share [M, M] of the images made for one network that fool another, and what may explain
+    it, each [M, M], by name.
+
+    attacked: [M, N, H, W, C], made for each network, of one norm; nearest: the nearest adversarial
+    images of each; test: their N originals. "flat boundaries": the share of the images that would
+    fool if each network's boundary were the plane through its own nearest adversarial image.
+    """
+    answers = np.array([[np.asarray(n.model(a)).argmax(1) for n in networks] for a in attacked])
+    rate = (answers != test.labels).mean(2)
+    slopes = [margin_gradients(n.model, test.images, test.labels) for n in networks]
+    seen = [features(n, test.images) for n in networks]
+    moved = (attacked - test.images).reshape(*attacked.shape[:2], -1).astype(np.float64)
+    to = (nearest - test.images).reshape(*nearest.shape[:2], -1).astype(np.float64)
+    beyond = np.einsum("and,bnd->abn", moved, to) >= np.square(to).sum(2)
+    return rate, {
+        "gradient cosine": np.array([[cosines(a, b).mean() for b in slopes] for a in slopes]),
+        "CKA of features": np.array([[linear_cka(a, b) for b in seen] for a in seen]),
+        "flat boundaries": beyond.mean(2),
+    }
+
+
+def _transfer(setting: Setting, epsilon: float = 2.0) -> list[Part]:
+    names = tuple(RECIPES)[:5] if setting.quick else tuple(RECIPES)
+    networks = [trained(setting, name) for name in names]
+    test, attacked, nearest = setting.test.take(slice(2 * _count(setting))), [], []
+    for network in networks:
+        right = predict(network.model, test.images, choose_devices(None)).argmax(1) == test.labels
+        test = test.take(np.flatnonzero(right))
+    test = test.take(slice(_count(setting)))
+    for network in networks:
+        made = setting.run(
+            f"causes-{network.name}-fixed", PGD(norm="l2", loss="margin", steps=20, step_size=0.2),
+            network.model, test.images, Untargeted(test.labels), epsilon, keep="loss", ids=test.ids,
+        )  # fmt: skip
+        attacked.append(made.images)
+        nearest.append(_nearest(setting, network.name, network, test).images)
+    rate, reasons = transfer_explained(networks, np.array(attacked), np.array(nearest), test)
+    fits = {name: fit_pairs(values, rate) for name, values in reasons.items()}
+    off, pairs = ~np.eye(len(rate), dtype=bool), len(rate) * (len(rate) - 1)
+    table = Table(
+        f"What goes together with transfer, over {pairs} ordered pairs of networks", tuple(fits),
+        ("correlation", "95 % from", "to", "p (Mantel)", "slope", "intercept"),
+        np.array(list(fits.values())), formats=".3g",
+        note="Interval: bootstrap over pairs. p: the networks permuted, as pairs share networks.",
+    )  # fmt: skip
+    heat = Table("Share in % that fools", names, names, 100 * rate, formats=".0f", heat=True,
+                 note=f"Rows: made for, columns: fed to; margin PGD at L2 {epsilon:g}, "
+                 f"{len(test.labels)} images that all networks get right.")  # fmt: skip
+    curves = []
+    for name, values in reasons.items():
+        ends = np.array([values[off].min(), values[off].max()])
+        line = np.stack([ends, fits[name].slope * ends + fits[name].intercept])
+        lines = {"pairs": np.stack([values[off], rate[off]]), "fit": line}
+        curves.append(Curves(f"Transfer and {name}", name, "share that fools", lines,
+                             dashed=("fit",), points=("pairs",)))  # fmt: skip
+    best = max(fits, key=lambda name: np.nan_to_num(fits[name].correlation))
+    error = np.abs(reasons["flat boundaries"] - rate)[off].mean()
+    text = Text(
+        f"Transfer goes best with {best} (r = {fits[best].correlation:.2f}). "
+        "Flat boundaries, a prediction that fits nothing, is off by "
+        f"{100 * error:.0f} percentage points on average, both ways counted."
+    )
+    return [heat, table, text, *curves]

@@ -1,0 +1,300 @@
+"""How often a random perturbation fools a network, down to one in a thousand million.
+
+Szegedy et al. (2013, arXiv 1312.6199) guess that adversarial images lie as densely as the rational
+numbers among the reals, and yet are so improbable that no test set holds one. Counting cannot tell:
+a share of 1e-9 takes 1e11 draws. Adaptive multilevel splitting can (Cerou and Guyader 2007,
+"Adaptive multilevel splitting for rare event analysis"; for networks Webb et al. 2018, "A
+statistical approach to assessing neural network robustness", arXiv 1811.07209).
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.special import betainc
+from jaxtyping import Array, Float
+
+from jaxadv.attacks import PGD, MinimalEpsilon
+from jaxadv.core.goals import Goal, Untargeted
+from jaxadv.core.model import Model
+from jaxadv.engine.devices import choose_devices
+from jaxadv.engine.verify import predict
+from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
+from jaxadv.studies.networks import trained
+from jaxadv.studies.setting import Setting
+
+FLOOR = 1e-9
+NOISES = ("sphere", "gaussian")
+ACCEPTANCE = 0.3  # the share of a chain's moves that its step length is steered to
+
+
+class Rarity(NamedTuple):
+    """probability [N]: 0 where rarer than the floor; relative_error [N]: the estimated standard
+    error over the probability (nan where that is 0); runs [N, runs]: the independent estimates."""
+
+    probability: Float[Array, " N"]
+    relative_error: Float[Array, " N"]
+    runs: Float[Array, "N R"]
+
+
+class _Swarm(NamedTuple):
+    """One splitting run of each image: directions [N, R, P, D] and their scores [N, R, P], the
+    logarithm of the share of all draws above `level`, and the step length of its chains [N, R]."""
+
+    directions: Any
+    scores: Any
+    log_share: Any
+    level: Any
+    step: Any
+
+
+def perturb_randomly(
+    images: Float[Array, "N ..."], directions: Float[Array, "N M D"], size: Any,
+    noise: str = "sphere", bounds: Any = (-jnp.inf, jnp.inf),
+) -> Float[Array, "N M ..."]:  # fmt: skip
+    """M noisy versions of each image, from standard normal `directions`.
+
+    noise: "sphere": uniform on the L2 sphere of radius `size`; "gaussian": of standard deviation
+    `size` in every entry; bounds: the box to which the sum is clipped (which shortens the
+    perturbation; by default there is none).
+    """
+    if noise not in NOISES:
+        raise ValueError(f"noise={noise!r} is not known: pass one of {', '.join(NOISES)}")
+    size = jnp.broadcast_to(jnp.asarray(size, jnp.float32), len(images))[:, None, None]
+    if noise == "sphere":
+        size = size / jnp.linalg.norm(directions, axis=-1, keepdims=True)
+    shape = (*directions.shape[:2], *images.shape[1:])
+    return jnp.clip(images[:, None] + (size * directions).reshape(shape), *bounds)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("noise", "particles", "runs", "moves", "kept", "floor")
+)
+def probability(
+    model: Model, images: Float[Array, "N ..."], goal: Goal, size: Any, *, key: Array,
+    noise: str = "sphere", clip: Any = False, particles: int = 128, runs: int = 4,
+    moves: int = 8, kept: float = 0.25, floor: float = FLOOR,
+) -> Rarity:  # fmt: skip
+    """The probability that random noise fulfils the goal, by adaptive multilevel splitting.
+
+    images: float32 [N, H, W, C]; goal: `Untargeted(labels)` or `Targeted(labels, targets)`,
+    integers [N]; size: a number or [N], the radius of the sphere on which the noise is uniform
+    (noise="sphere") or its standard deviation (noise="gaussian"), in the scale of the images; clip:
+    whether the noisy image is clipped to `model.bounds`.
+
+    Draws are standard normal vectors u; their score is the margin by which they fulfil the goal.
+    The best `kept` of the particles give the next level and are copied over the others; then all
+    make `moves` steps u sqrt(1 - s^2) + s v, v normal, which leave the normal distribution as it
+    is, and are refused below the level. The probability is the product of the shares kept. Several
+    independent runs give its standard error, in which the chains' correlation is contained (not
+    that all of them may have missed the same far, small region). The same v serve all images: an
+    estimate does not depend on which others are made beside it, but their errors are correlated.
+
+    At most runs * particles * (1 + moves * log(floor) / log(kept)) forward passes per image; no
+    gradient. Pure, jitted, vmapped over images. Raises ValueError for unusable arguments.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> from jaxadv.studies.rarity import probability
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(100)[:, :2])
+    >>> image = jnp.zeros((1, 10, 10, 1)).at[0, 0, 0, 0].set(jnp.sqrt(2.0) * 5)
+    >>> found = probability(model, image, ja.Untargeted(jnp.zeros(1, int)), 1.0,
+    ...                     key=jax.random.key(0), noise="gaussian")
+    >>> bool(1.5e-7 < found.probability[0] < 5e-7)  # 2.9e-7: five standard deviations
+    True
+    """
+    if not (0 < kept < 1 and 0 < floor < 1 and particles * kept >= 2 and moves > 0 and runs > 1):
+        raise ValueError(
+            f"kept={kept}, floor={floor}, particles={particles}, moves={moves}, runs={runs}: pass "
+            "shares between 0 and 1, of which particles * kept is at least 2, a move and two runs"
+        )
+    count, dimension = len(images), math.prod(images.shape[1:])
+    killed = particles - round(particles * kept)
+    levels = math.ceil(math.log(floor) / math.log(kept))
+    bounds = jnp.where(clip, jnp.array(model.bounds), jnp.array([-jnp.inf, jnp.inf]))
+    margin = jax.vmap(lambda goal, logits: jax.vmap(goal.margin)(logits))
+
+    def score(directions: Any) -> Any:
+        flat = directions.reshape(count, -1, dimension)
+        points = perturb_randomly(images, flat, size, noise, bounds)
+        logits = model(points.reshape(-1, *images.shape[1:]))
+        return -margin(goal, logits.reshape(count, runs * particles, -1)).reshape(
+            count, runs, particles
+        )
+
+    def select(swarm: _Swarm, key: Any) -> _Swarm:
+        """Raise the level, at most to 0, and put copies of the survivors in the others' places."""
+        scores = swarm.scores
+        level = jnp.minimum(jnp.sort(scores)[..., killed - 1], 0.0)
+        alive = scores > level[..., None]
+        survivors = alive.sum(-1, keepdims=True)
+        chosen = jnp.floor(jax.random.uniform(key, (runs, particles)) * survivors).astype(int)
+        parents = jnp.take_along_axis(jnp.argsort(~alive, stable=True), chosen, -1)
+        parents = jnp.where(alive, jnp.arange(particles), parents)
+        return _Swarm(
+            jnp.take_along_axis(swarm.directions, parents[..., None], 2),
+            jnp.take_along_axis(scores, parents, 2),
+            swarm.log_share + jnp.log(alive.mean(-1)), level, swarm.step,
+        )  # fmt: skip
+
+    def move(swarm: _Swarm, key: Any) -> tuple[_Swarm, None]:
+        fresh = jax.random.normal(key, (runs, particles, dimension))
+        step = swarm.step[..., None, None]
+        trial = jnp.sqrt(1 - jnp.square(step)) * swarm.directions + step * fresh
+        scores = score(trial)
+        accepted = scores > swarm.level[..., None]
+        step = swarm.step * jnp.exp(accepted.mean(-1) - ACCEPTANCE)
+        return swarm._replace(
+            directions=jnp.where(accepted[..., None], trial, swarm.directions),
+            scores=jnp.where(accepted, scores, swarm.scores),
+            step=jnp.minimum(step, 1.0),
+        ), None
+
+    def unfinished(swarm: _Swarm) -> Any:
+        return (swarm.level < 0) & (swarm.log_share > -jnp.inf)
+
+    def climb(state: tuple[Any, _Swarm]) -> tuple[Any, _Swarm]:
+        number, swarm = state
+        *draws, choice = jax.random.split(jax.random.fold_in(key, number), moves + 1)
+        moved, _ = lax.scan(move, swarm, jnp.stack(draws))
+        going, raised = unfinished(swarm), select(moved, choice)
+
+        def pick(new: Any, old: Any) -> Any:
+            return jnp.where(going.reshape(going.shape + (1,) * (new.ndim - 2)), new, old)
+
+        return number + 1, jax.tree.map(pick, raised, swarm)
+
+    first, choice = jax.random.split(jax.random.fold_in(key, 0))
+    start = jax.random.normal(first, (runs, particles, dimension))
+    start = jnp.broadcast_to(start, (count, *start.shape))
+    still = jnp.zeros((count, runs))
+    swarm = select(_Swarm(start, score(start), still, still, still + 0.8), choice)
+    _, swarm = lax.while_loop(
+        lambda state: (state[0] < levels) & unfinished(state[1]).any(), climb, (1, swarm)
+    )
+    each = jnp.exp(swarm.log_share) * (swarm.scores > 0).mean(-1)
+    mean = each.mean(1)
+    error = each.std(1, ddof=1) / math.sqrt(runs) / mean
+    return Rarity(mean, error, each)
+
+
+def cap_probability(distance: Any, radius: Any, dimension: int) -> Array:
+    """The share of a sphere of `radius` beyond a hyperplane at `distance` from its centre: what
+    random perturbations of that norm would cross, were the boundary flat.
+
+    Half the regularised incomplete beta function of 1 - (distance / radius)^2 at
+    (dimension - 1) / 2 and 1/2 (Li 2011, "Concise formulas for the area and volume of a
+    hyperspherical cap"); in float32 right to about a thousandth.
+
+    >>> float(cap_probability(1.0, 2.0, 3))  # by Archimedes (1 - 1/2) / 2
+    0.25
+    """
+    inside = jnp.clip(1 - jnp.square(jnp.asarray(distance) / jnp.asarray(radius)), 0.0, 1.0)
+    return betainc((dimension - 1) / 2, 0.5, inside) / 2
+
+
+def norm_at(share: float, norms: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The norm [N] at which a probability [S, N], known at norms [S], rises to `share`: linear
+    between logarithms, 0 read as a tenth of the floor; nan where it stays below."""
+    heights = np.log10(np.maximum(probabilities, FLOOR / 10))
+    found = [
+        np.exp(np.interp(np.log10(share), np.maximum.accumulate(h), np.log(norms), right=np.nan))
+        for h in heights.T
+    ]
+    return np.array(found)
+
+
+class _Measured(NamedTuple):
+    """nearest [N]; at the norms: free, clipped [S, N]; at 1, 2 and 4 times nearest: near [3, N]."""
+
+    nearest: np.ndarray
+    free: np.ndarray
+    clipped: np.ndarray
+    near: np.ndarray
+    errors: np.ndarray
+
+
+def rarity(setting: Setting) -> Findings:
+    """How improbable the blind spots are, beside how near they lie."""
+    names = ("FC100-100-10",) if setting.quick else ("FC10(1e-4)", "FC100-100-10", "AE400-10")
+    norms = 3.0 * np.geomspace(1, 9, 6 if setting.quick else 10)
+    rows, parts, words = [], [], []
+    for name in names:
+        found = _measure(setting, name, norms, min(setting.examples, 4 if setting.quick else 8))
+        parts.append(_curves(name, norms, found, math.prod(setting.test.images.shape[1:])))
+        words.append(_words(name, found))
+        for how, values in (("", found.free), (", clipped", found.clipped)):
+            reached = [norm_at(share, norms, values) for share in (1e-6, 1e-3)]
+            ratio = np.nanmedian(reached[0] / found.nearest)
+            rows.append((name + how, np.median(found.nearest), *map(np.nanmedian, reached), ratio))
+    table = Table(
+        "Norm of the nearest adversarial image, and of random perturbations that fool as rarely",
+        tuple(row[0] for row in rows),
+        ("nearest adversarial", "random: 1 in 10^6", "random: 1 in 10^3", "first over nearest"),
+        np.array([row[1:] for row in rows]),
+        formats=".2f",
+        note="L2, medians over images that the network gets right. Clipped: to the box, after "
+        "which the perturbation is shorter than the norm stated.",
+    )
+    title = "How often a random perturbation fools, down to one in a thousand million"
+    return Findings("szegedy.rarity", title, [table, *words, *parts])
+
+
+def _measure(setting: Setting, name: str, norms: np.ndarray, count: int) -> _Measured:
+    network, test = trained(setting, name), setting.test
+    right = predict(network.model, test.images[: 4 * count], choose_devices(None)).argmax(1)
+    test = test.take(np.flatnonzero(right == test.labels[: 4 * count])[:count])
+    goal = Untargeted(test.labels)
+    attack = MinimalEpsilon(PGD(norm="l2"))
+    worst = setting.run(f"rarity-{name}", attack, network.model, test.images, goal, ids=test.ids)
+    nearest = np.where(worst.success, worst.distance, np.inf)
+    images = jnp.asarray(test.images)
+    plan = [(size, clip) for clip in (False, True) for size in norms]
+    plan += [(times * nearest, False) for times in (1, 2, 4)]
+    shares, errors = [], []
+    for number, (size, clip) in enumerate(plan):
+        sizes = jnp.broadcast_to(jnp.float32(size), len(images))
+        key = jax.random.key(number)
+        found = probability(network.model, images, goal, sizes, key=key, clip=clip)
+        shares.append(np.asarray(found.probability))
+        errors.append(np.asarray(found.relative_error))
+        setting.progress(f"rarity {name}", number + 1, len(plan))
+    free, clipped, near = np.split(np.array(shares), (len(norms), 2 * len(norms)))
+    return _Measured(nearest, free, clipped, near, np.array(errors))
+
+
+def _curves(name: str, norms: np.ndarray, found: _Measured, dimension: int) -> Part:
+    def line(values: Any) -> np.ndarray:
+        values = np.asarray(values, np.float64)
+        return np.stack([norms, np.where(values >= FLOOR, values, np.nan)])
+
+    flat = np.asarray(cap_probability(found.nearest, norms[:, None], dimension))
+    reached = (found.nearest <= norms[:, None]).mean(1)
+    lines = {
+        "an adversarial image exists": line(reached),
+        "random": line(found.free.mean(1)),
+        "random, clipped": line(found.clipped.mean(1)),
+        "random, the median image": line(np.median(found.free, 1)),
+        "random, were boundaries flat": line(flat.mean(1)),
+    }
+    return Curves(
+        f"{name}: worst case and chance", "L2 norm of the perturbation",
+        "share of images, and probability", lines, log="xy",
+        dashed=("random, were boundaries flat",),
+        note=f"{len(found.nearest)} images; their mean where nothing else is said; median relative "
+        f"standard error of an estimate {np.nanmedian(found.errors):.2f}.",
+    )  # fmt: skip
+
+
+def _words(name: str, found: _Measured) -> Part:
+    rare = (found.near < FLOOR).sum(1)
+    count = len(found.nearest)
+    return Text(
+        f"{name}: the nearest adversarial image found lies at L2 {np.median(found.nearest):.2f} "
+        f"(median of {count} images). Random perturbations of exactly that norm fool with less "
+        f"than {FLOOR:g} for {rare[0]} of the {count} images; of twice that norm for {rare[1]}, of four "
+        f"times for {rare[2]}."
+    )
