@@ -15,7 +15,9 @@ __all__ = [
     "conduct", "find",
 ]  # fmt: skip
 
-EXPERIMENTS: dict[str, str] = {}  # its name: the module here and its function
+EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
+    "szegedy.layers": "layers:layers",
+}
 
 
 def find(name: str) -> list[str]:
