@@ -135,11 +135,14 @@ def spectra_table(title: str, spectra: Mapping[str, Spectrum], note: str = "") -
     return Table(title, tuple(rows), columns, np.array(values), formats=".4g", note=note)
 
 
-def table_5(weights: str | os.PathLike[str] | Mapping[str, Any] | None) -> Table:
+def table_5(
+    weights: str | os.PathLike[str] | Mapping[str, Any] | None, module: Any = "AlexNet"
+) -> Table:
     """Table 5, the published bounds beside those of an AlexNet whose weights are given.
 
     weights: torchvision's state dict of `AlexNet` (a .safetensors or .npz file, or a mapping); None
-    leaves our column empty. Raises as `from_torch_arrays`.
+    leaves our columns empty; module: the definition, such as AlexNet(channels=(96, 256, 384, 384,
+    256)) for the widths of the paper. Raises as `from_torch_arrays`.
     """
     bounds = lower = [math.nan] * len(PUBLISHED)
     sizes = tuple(PUBLISHED)
@@ -148,7 +151,7 @@ def table_5(weights: str | os.PathLike[str] | Mapping[str, Any] | None) -> Table
         "alexnet.safetensors."
     )
     if weights is not None:
-        model = from_torch_arrays("AlexNet", weights, image_shape=(224, 224, 3))
+        model = from_torch_arrays(module, weights, image_shape=(224, 224, 3))
         found = spectrum(normalized(model, *_IMAGENET), (224, 224, 3), 100)
         kept = [row for row in found.layers if row.kind in ("dense", "convolution")]
         bounds, lower = [row.norm for row in kept], [row.lower for row in kept]
