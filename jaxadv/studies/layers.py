@@ -155,12 +155,11 @@ def table_5(
         found = spectrum(normalized(model, *_IMAGENET), (224, 224, 3), 100)
         kept = [row for row in found.layers if row.kind in ("dense", "convolution")]
         bounds, lower = [row.norm for row in kept], [row.lower for row in kept]
-        where = weights if isinstance(weights, Mapping) else Path(weights).name
+        where = "the given arrays" if isinstance(weights, Mapping) else Path(weights).name
         note = (
-            f"Ours: {'the given arrays' if isinstance(where, Mapping) else where}, in torchvision's "
-            f"layout, with other widths ({', '.join(row.size for row in kept)}). Product of all "
-            f"steps, pooling (2 where windows of 3 overlap at stride 2) and the normalisation of "
-            f"the pixels too: {found.constant:.3g}; of the published: "
+            f"Ours: {where}, in torchvision's layout: {'; '.join(row.size for row in kept)}. The "
+            "product of all steps, with pooling (2 where windows of 3 overlap at stride 2) and the "
+            f"normalisation of the pixels: {found.constant:.3g}; of the published figures: "
             f"{math.prod(PUBLISHED.values()):.3g}."
         )
     published = np.array([[math.nan, bound] for bound in PUBLISHED.values()])
@@ -244,7 +243,7 @@ def _gain_table(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum]) -> 
         ours, noise = (list(kind.values())[-1] for kind in (found.adversarial, found.random))
         ratio = np.log(ours / np.maximum(noise, 1e-12))
         low, high = _interval(ratio)
-        p = stats.wilcoxon(ratio).pvalue if len(ratio) > 5 else math.nan
+        p = float(np.asarray(stats.wilcoxon(ratio))[1]) if len(ratio) > 5 else math.nan
         values.append([
             np.median(ours), np.median(noise), math.exp(np.median(ratio)), low, high, p,
             np.median(ours / found.local), 100 * np.median(ours) / spectra[name].constant,
@@ -254,7 +253,10 @@ def _gain_table(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum]) -> 
         "adversarial of gain at the image", "adversarial of L, %",
     )  # fmt: skip
     return Table(
-        "Gain from image to logits, medians over images", tuple(gains), columns, np.array(values),
+        "Gain from image to logits, medians over images",
+        tuple(gains),
+        columns,
+        np.array(values),
         note="Adversarial perturbations are the smallest found; random ones are Gaussian and as "
         "long, image by image. The interval is of the median ratio, by 2,000 bootstraps.",
     )
@@ -311,9 +313,7 @@ def _circular_matrix(kernel: np.ndarray, size: int, stride: int) -> np.ndarray:
     return matrix.reshape((size // stride) ** 2 * wide, -1)
 
 
-def _conclusion(
-    gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum], inside: int
-) -> str:
+def _conclusion(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum], inside: int) -> str:
     def last(kind: Mapping[str, np.ndarray]) -> np.ndarray:
         return list(kind.values())[-1]
 

@@ -85,7 +85,8 @@ def spectrum(model: Model, image_shape: Sequence[int], iterations: int = 300) ->
     ValueError for a model with a step that has no global bound, naming it.
 
     >>> import jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w), jnp.diag(jnp.arange(4.0)))
+    >>> apply = lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w)
+    >>> model = ja.Model(apply, jnp.diag(jnp.arange(4.0)))
     >>> spectrum(model, (2, 2, 1)).constant
     3.0
     """
@@ -264,7 +265,7 @@ def _convolution(
     if any(d != 1 for d in params["lhs_dilation"]) or params["batch_group_count"] != 1:
         raise _unbounded(eqn, name)
     kernel = kernel.transpose(*weight[2:], weight[1], weight[0])
-    *space, channels, _ = kernel.shape
+    space = kernel.shape[:-2]
     size = " x ".join(map(str, kernel.shape))
     wide = np.zeros([
         *(d * (n - 1) + 1 for n, d in zip(space, params["rhs_dilation"], strict=True)),

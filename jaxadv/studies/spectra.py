@@ -121,20 +121,25 @@ def convolution_bound(
     """An upper bound of the norm of a convolution with zeros around the image.
 
     kernel: [*space, C, D]; size: of the image; stride; padding: (before, after) for every axis of
-    space (default none). Such a convolution is part of one that wraps around an image of the padded
-    size, rounded up to a multiple of the stride: the rest of that image is zero, and the rest of
-    its output is thrown away, so `circular_norm` bounds it.
+    space (default none). The smaller of two bounds: (1) Such a convolution is part of one that
+    wraps around an image of the padded size, rounded up to a multiple of the stride: the rest of
+    that image is zero, and the rest of its output is thrown away, so `circular_norm` bounds it.
+    (2) It cuts out patches, which repeats a pixel as often as they share it (`pooling_norm`), and
+    multiplies each by one matrix: exact where patches do not overlap.
 
     >>> import numpy as np
-    >>> convolution_bound(np.ones((3, 3, 1, 1)), (4, 4), padding=[(1, 1), (1, 1)])
+    >>> convolution_bound(np.ones((3, 3, 1, 1)), (9, 9), padding=[(1, 1), (1, 1)])
     9.0
     """
-    rank = np.ndim(kernel) - 2
+    kernel = np.asarray(kernel, np.float64)
+    reach, rank = kernel.shape[:-2], kernel.ndim - 2
     strides = (stride,) * rank if isinstance(stride, int) else tuple(stride)
-    edges = [(0, 0)] * rank if padding is None else padding
-    padded = [n + max(a, 0) + max(b, 0) for n, (a, b) in zip(size, edges, strict=True)]
+    edges = [(0, 0)] * rank if padding is None else [(max(a, 0), max(b, 0)) for a, b in padding]
+    padded = [n + a + b for n, (a, b) in zip(size, edges, strict=True)]
     torus = [-(-n // s) * s for n, s in zip(padded, strides, strict=True)]
-    return circular_norm(kernel, torus, strides)
+    patches = matrix_norm(kernel.reshape(-1, kernel.shape[-1]))
+    shared = pooling_norm(size, reach, strides, edges)
+    return min(circular_norm(kernel, torus, strides), patches * shared)
 
 
 def sum_bound(layer: Callable[[Any], Any], shape: Sequence[int]) -> float:
