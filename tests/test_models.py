@@ -120,6 +120,7 @@ def test_published_errors(tmp_path):
         ("WideResNet", (32, 32, 3), 36_479_194),  # WRN-28-10: "36.5M" in the paper
         ("ResNet50", (224, 224, 3), 25_557_032),  # torchvision
         ("ViT", (224, 224, 3), 22_050_664),  # ViT-S/16: timm
+        ("AlexNet", (224, 224, 3), 61_100_840),  # torchvision
     ],
 )
 def test_definition_sizes(name, shape, parameters):

@@ -169,6 +169,7 @@ def test_other_files_are_refused(tmp_path, suffix):
     ("package", "build", "module", "shape"),
     [
         ("torchvision", lambda p: p.models.resnet50(), "ResNet50", (64, 96, 3)),
+        ("torchvision", lambda p: p.models.alexnet(), "AlexNet", (224, 224, 3)),
         ("timm", lambda p: p.create_model("vit_small_patch16_224", img_size=(32, 48)), "ViT",
          (32, 48, 3)),
         ("pytorchcv.model_provider", lambda p: p.get_model("wrn16_10_cifar10"),

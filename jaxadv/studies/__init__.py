@@ -20,6 +20,7 @@ EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
     "szegedy.units": "units:units",
     "szegedy.rarity": "rarity:rarity",
     "szegedy.causes": "causes:causes",
+    "szegedy.layers": "layers:layers",
 }
 
 

@@ -7,7 +7,7 @@ H, W, C order.
 
 from typing import Any
 
-from jaxadv.models.definitions.classic import CNNA, FC, LeNet, MadryCNN, SmallCNN
+from jaxadv.models.definitions.classic import CNNA, FC, AlexNet, LeNet, MadryCNN, SmallCNN
 from jaxadv.models.definitions.preact_resnet import PreActResNet18, WideResNet
 from jaxadv.models.definitions.resnet import ResNet2b, ResNet18, ResNet32, ResNet50
 from jaxadv.models.definitions.vit import ViT
@@ -16,7 +16,7 @@ DEFINITIONS: dict[str, Any] = {
     cls.__name__: cls
     for cls in (
         FC, LeNet, MadryCNN, SmallCNN, CNNA, ResNet2b, ResNet18, ResNet32, PreActResNet18,
-        WideResNet, ResNet50, ViT,
+        WideResNet, ResNet50, ViT, AlexNet,
     )
 }  # fmt: skip
 

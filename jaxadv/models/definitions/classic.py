@@ -79,3 +79,32 @@ class CNNA(nn.Module):
             x = nn.relu(nn.Conv(channels, (4, 4), 2, padding=1, name=f"conv{number}")(x))
         x = nn.relu(nn.Dense(100, name="fc1")(flat(x)))
         return nn.Dense(self.classes, name="fc2")(x)
+
+
+class AlexNet(nn.Module):
+    """AlexNet for images of 224 x 224, as torchvision lays it out: 61,100,840 parameters.
+
+    Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks" (arXiv
+    1404.5997), without dropout, in evaluation mode. channels: of the convolutions (that of the 2012
+    paper: 96, 256, 384, 384, 256); width: of the hidden dense layers. Images whose last map is not
+    6 x 6 raise ValueError.
+    """
+
+    channels: tuple[int, ...] = (64, 192, 384, 256, 256)
+    width: int = 4096
+    classes: int = 1000
+
+    @nn.compact
+    def __call__(self, images: Images) -> Logits:
+        x = images
+        kernels = ((0, 11, 4, 2), (3, 5, 1, 2), (6, 3, 1, 1), (8, 3, 1, 1), (10, 3, 1, 1))
+        for wide, (place, size, stride, edge) in zip(self.channels, kernels, strict=True):
+            name = f"features_{place}"
+            x = nn.relu(nn.Conv(wide, (size, size), stride, padding=edge, name=name)(x))
+            if place in (0, 3, 10):
+                x = nn.max_pool(x, (3, 3), (2, 2))
+        if x.shape[1:3] != (6, 6):
+            raise ValueError(f"images of {images.shape[1:3]}: pass 224 x 224, or 223 to 254 a side")
+        x = nn.relu(nn.Dense(self.width, name="classifier_1")(flat(x)))
+        x = nn.relu(nn.Dense(self.width, name="classifier_4")(x))
+        return nn.Dense(self.classes, name="classifier_6")(x)

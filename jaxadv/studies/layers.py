@@ -1,0 +1,353 @@
+"""How far each layer can, and does, enlarge a perturbation (section 4.3 of Szegedy et al. 2013).
+
+Norms of all layers and their product, a distance that it certifies for every image, and the gain
+of adversarial and of random perturbations, measured layer by layer.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy import stats
+
+from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
+from jaxadv.attacks.pgd import PGD
+from jaxadv.core.goals import Untargeted
+from jaxadv.core.model import Model
+from jaxadv.engine.store import fingerprint
+from jaxadv.models.adapters import from_linen, normalized
+from jaxadv.models.definitions import get_definition
+from jaxadv.models.torch_arrays import from_torch_arrays
+from jaxadv.models.train import train
+from jaxadv.models.weights import flatten, read_arrays, unflatten, write_arrays
+from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
+from jaxadv.studies.lipschitz import (
+    Spectrum,
+    certified_distance,
+    layer_outputs,
+    local_norms,
+    spectrum,
+)
+from jaxadv.studies.networks import trained
+from jaxadv.studies.setting import Setting
+from jaxadv.studies.spectra import circular_norm, matrix_norm
+
+# Table 5: rectified layers of the authors' AlexNet, and the upper bounds of their norms.
+PUBLISHED = {
+    "conv1 (3x11x11x96, stride 4)": 2.75, "conv2 (96x5x5x256)": 10.0, "conv3 (256x3x3x384)": 7.0,
+    "conv4 (384x3x3x384)": 7.5, "conv5 (384x3x3x256)": 11.0, "fc1 (9216x4096)": 3.12,
+    "fc2 (4096x4096)": 4.0, "fc3 (4096x1000)": 4.0,
+}  # fmt: skip
+NETWORKS = ("FC10(1e-4)", "FC100-100-10", "FC200-200-10", "AE400-10")
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def layers(setting: Setting) -> Findings:
+    """Section 4.3 on networks trained on the setting's images: `NETWORKS` and a LeNet (seed 0).
+
+    A torch state dict of torchvision's AlexNet, setting.folder / "alexnet.safetensors" (or .npz),
+    fills Table 5's rows; without one they show the published figures only.
+    """
+    models = {name: trained(setting, name).model for name in NETWORKS}
+    models["LeNet"] = lenet(setting)
+    image_shape = setting.test.images.shape[1:]
+    spectra = {}
+    for number, (name, model) in enumerate(models.items()):
+        setting.progress("norms", number, len(models))
+        spectra[name] = spectrum(model, image_shape, 100 if setting.quick else 300)
+    gains = {name: _gains(setting, name, model) for name, model in models.items()}
+    certificates, inside = _certificates(models, spectra, gains)
+    weights = [setting.folder / f"alexnet.{kind}" for kind in ("safetensors", "npz")]
+    found = next((path for path in weights if path.is_file()), None)
+    parts: list[Part] = [
+        Text(
+            "The norm of a layer is the most by which it enlarges a perturbation (L2); of a "
+            "network, at most the product of its layers' norms, L. Norms are bracketed: from below "
+            "by power iteration on the layer as it is (stride, zeros around the image), from above "
+            "by singular values or the Fourier formula on an image that wraps around. L below is "
+            "a product of upper bounds, with 1/4 for a sigmoid and 1 for a rectifier."
+        ),
+        _factor(),
+        Text(
+            "The paper's formula for a convolution of stride s has the factor s^-2; the exact "
+            "singular values of the whole matrix give s^-1. With s^-2 the bound would be too small "
+            "by the factor s, and no bound at all: for AlexNet's first layer, by 4."
+        ),
+        table_5(found),
+        spectra_table("Norms of the layers", spectra),
+        certificates,
+        _gain_table(gains, spectra),
+        *(_curves(name, gains[name], spectra[name]) for name in models if name != "FC10(1e-4)"),
+        Text(_conclusion(gains, spectra, inside)),
+    ]
+    return Findings("szegedy.layers", "Spectral analysis of unstability", parts)
+
+
+class Gains(NamedTuple):
+    """What perturbations become: images attacked, labels and distances of those that fell, and for
+    adversarial and random perturbations of equal L2 size {layer: |change of its output| / |r|}."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    distances: np.ndarray
+    adversarial: Mapping[str, np.ndarray]
+    random: Mapping[str, np.ndarray]
+    local: np.ndarray
+
+
+def amplification(model: Model, images: Any, perturbations: Any) -> dict[str, np.ndarray]:
+    """|change of a layer's output| / |perturbation|, [N], for every dense layer and convolution.
+
+    images: [N, H, W, C]; perturbations: of the same shape, none of them 0 (ValueError). Outputs are
+    taken before the bias and the activation; the last are the logits. Two model calls.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: 3 * (x.reshape(len(x), -1) @ w), jnp.eye(4))
+    >>> gain = amplification(model, jnp.zeros((2, 2, 2, 1)), jnp.ones((2, 2, 2, 1)))
+    >>> [float(value.mean()) for value in gain.values()]
+    [1.0]
+    """
+    images, moves = (np.asarray(array, np.float32) for array in (images, perturbations))
+    sizes = np.linalg.norm(moves.reshape(len(moves), -1), axis=1)
+    if images.shape != moves.shape or not (sizes > 0).all():
+        raise ValueError(
+            f"perturbations {moves.shape}, {(sizes == 0).sum()} of them 0: pass one that is not 0 "
+            f"for each of the images {images.shape}"
+        )
+    before, after = layer_outputs(model, images), layer_outputs(model, images + moves)
+    return {name: np.linalg.norm(after[name] - before[name], axis=1) / sizes for name in before}
+
+
+def spectra_table(title: str, spectra: Mapping[str, Spectrum], note: str = "") -> Table:
+    """Norms of the layers of networks, {name: `spectrum(model, image_shape)`}, as a table."""
+    rows, values = [], []
+    for network, found in spectra.items():
+        for layer in found.layers:
+            rows.append(f"{network} {layer.name} ({layer.size or layer.kind})")
+            values.append([layer.lower, layer.norm, layer.through])
+        rows.append(f"{network}: whole")
+        values.append([math.nan, math.nan, found.constant])
+    columns = ("power iteration", "upper bound", "from the image on")
+    return Table(title, tuple(rows), columns, np.array(values), formats=".4g", note=note)
+
+
+def table_5(
+    weights: str | os.PathLike[str] | Mapping[str, Any] | None, module: Any = "AlexNet"
+) -> Table:
+    """Table 5, the published bounds beside those of an AlexNet whose weights are given.
+
+    weights: torchvision's state dict of `AlexNet` (a .safetensors or .npz file, or a mapping); None
+    leaves our columns empty; module: the definition, such as AlexNet(channels=(96, 256, 384, 384,
+    256)) for the widths of the paper. Raises as `from_torch_arrays`.
+    """
+    bounds = lower = [math.nan] * len(PUBLISHED)
+    sizes = tuple(PUBLISHED)
+    note = (
+        "No weights of an AlexNet were given: put torchvision's state dict into the folder as "
+        "alexnet.safetensors."
+    )
+    if weights is not None:
+        model = from_torch_arrays(module, weights, image_shape=(224, 224, 3))
+        found = spectrum(normalized(model, *_IMAGENET), (224, 224, 3), 100)
+        kept = [row for row in found.layers if row.kind in ("dense", "convolution")]
+        bounds, lower = [row.norm for row in kept], [row.lower for row in kept]
+        where = "the given arrays" if isinstance(weights, Mapping) else Path(weights).name
+        note = (
+            f"Ours: {where}, in torchvision's layout: {'; '.join(row.size for row in kept)}. The "
+            "product of all steps, with pooling (2 where windows of 3 overlap at stride 2) and the "
+            f"normalisation of the pixels: {found.constant:.3g}; of the published figures: "
+            f"{math.prod(PUBLISHED.values()):.3g}."
+        )
+    published = np.array([[math.nan, bound] for bound in PUBLISHED.values()])
+    return Table(
+        "Norms of AlexNet's layers (Table 5)", sizes, ("power iteration", "upper bound"),
+        np.array([lower, bounds]).T, published=published, note=note,
+    )  # fmt: skip
+
+
+def lenet(setting: Setting) -> Model:
+    """A LeNet trained on the setting's training set (seed 0), or found in its folder."""
+    module, data = get_definition("LeNet")(classes=len(setting.train.classes)), setting.train
+    epochs = 1 if setting.quick else 3
+    mark = fingerprint("LeNet", data.images, data.labels, epochs)
+    file = setting.folder / "networks" / f"LeNet-0-{mark[:8]}.safetensors"
+    if file.is_file():
+        variables = jax.tree.map(jax.numpy.asarray, unflatten(read_arrays(file)[0]))
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        variables = train(
+            module, data, epochs=epochs, batch_size=min(100, len(data.labels)),
+            key=jax.random.key(0),
+            progress=lambda done, _: setting.progress("train LeNet", done, epochs),
+        )  # fmt: skip
+        write_arrays(file, flatten(variables), {"name": "LeNet", "seed": 0})
+    return from_linen(module, variables)
+
+
+def _gains(setting: Setting, name: str, model: Model) -> Gains:
+    """Minimal L2 perturbations, and Gaussian ones of the same size (not clipped to the box)."""
+    count = min(setting.examples, 60 if setting.quick else 200)
+    images, labels = setting.test.images[:count], setting.test.labels[:count]
+    steps, rounds = (10, 5) if setting.quick else (20, 8)
+    attack = MinimalEpsilon(PGD(norm="l2", steps=steps, step_size=0.2), rounds=rounds, largest=8.0)
+    result = setting.run(f"layers-{name}", attack, model, images, Untargeted(labels))
+    fell = np.asarray(result.success) & (np.asarray(result.distance) > 0)
+    images, labels = images[fell], labels[fell]
+    moves = np.asarray(result.images)[fell] - images
+    sizes = np.sqrt(np.square(moves).sum((1, 2, 3), keepdims=True))
+    noise = np.random.default_rng(0).standard_normal(moves.shape)
+    noise *= sizes / np.sqrt(np.square(noise).sum((1, 2, 3), keepdims=True))
+    return Gains(
+        images, labels, sizes.ravel(), amplification(model, images, moves),
+        amplification(model, images, noise), local_norms(model, images),
+    )  # fmt: skip
+
+
+def _certificates(
+    models: Mapping[str, Model], spectra: Mapping[str, Spectrum], gains: Mapping[str, Gains]
+) -> tuple[Table, int]:
+    """What L certifies beside what an attack found; and how many attacks were inside."""
+    values, inside = [], 0
+    for name, model in models.items():
+        found, constant = gains[name], spectra[name].constant
+        certified = certified_distance(model, found.images, found.labels, constant)
+        broken = int((found.distances < certified).sum())
+        inside += broken
+        share = np.median(certified / found.distances)
+        values.append([
+            constant, np.median(found.local), np.median(certified), certified.max(),
+            np.median(found.distances), 100 * share, broken, len(certified),
+        ])  # fmt: skip
+    columns = (
+        "L, product of norms", "gain at the image (median)", "certified distance (median)",
+        "largest", "adversarial distance found (median)", "certified of found, %",
+        "adversarial inside", "images",
+    )  # fmt: skip
+    return Table(
+        "What the product of norms certifies", tuple(models), columns, np.array(values),
+        formats=(".4g", ".3g", ".3g", ".3g", ".3g", ".3g", ".0f", ".0f"),
+        note="Distances in L2 (divide by 28 for the paper's distortion); certified: margin / "
+        "(sqrt(2) L); gain at the image: the norm of the logits' Jacobian there. Images that the "
+        "network gets right and for which the attack found an adversarial one.",
+    ), inside  # fmt: skip
+
+
+def _gain_table(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum]) -> Table:
+    """The gain from image to logits of both kinds of perturbation, with an interval and a p."""
+    values = []
+    for name, found in gains.items():
+        ours, noise = (list(kind.values())[-1] for kind in (found.adversarial, found.random))
+        ratio = np.log(ours / np.maximum(noise, 1e-12))
+        low, high = _interval(ratio)
+        p = float(np.asarray(stats.wilcoxon(ratio))[1]) if len(ratio) > 5 else math.nan
+        values.append([
+            np.median(ours), np.median(noise), math.exp(np.median(ratio)), low, high, p,
+            np.median(ours / found.local), 100 * np.median(ours) / spectra[name].constant,
+        ])  # fmt: skip
+    columns = (
+        "adversarial", "random", "ratio", "from", "to (95 %)", "p (Wilcoxon)",
+        "adversarial of gain at the image", "adversarial of L, %",
+    )  # fmt: skip
+    return Table(
+        "Gain from image to logits, medians over images",
+        tuple(gains),
+        columns,
+        np.array(values),
+        note="Adversarial perturbations are the smallest found; random ones are Gaussian and as "
+        "long, image by image. The interval is of the median ratio, by 2,000 bootstraps.",
+    )
+
+
+def _interval(logs: np.ndarray) -> tuple[float, float]:
+    rows = np.random.default_rng(0).integers(0, len(logs), (2000, len(logs)))
+    low, high = np.percentile(np.median(logs[rows], axis=1), [2.5, 97.5])
+    return math.exp(low), math.exp(high)
+
+
+def _curves(name: str, gains: Gains, found: Spectrum) -> Curves:
+    """Gain from the image to each layer: measured, and the bound."""
+    names = list(gains.adversarial)
+    number = np.arange(1, len(names) + 1)
+    bounds = {layer.name: layer.through for layer in found.layers}
+    middle = {
+        "adversarial": [np.median(gains.adversarial[layer]) for layer in names],
+        "random": [np.median(gains.random[layer]) for layer in names],
+        "product of norms": [bounds[layer] for layer in names],
+    }
+    lines = {kind: np.array([number, values], np.float64) for kind, values in middle.items()}
+    return Curves(
+        f"Gain of a perturbation, layer by layer: {name}",
+        "layer", "|change of the layer's output| / |perturbation|", lines, log="y",
+        dashed=("random", "product of norms"),
+        note=f"Layers: {', '.join(names)}, before the activation; medians over "
+        f"{len(gains.images)} images.",
+    )  # fmt: skip
+
+
+def _factor() -> Table:
+    """The Fourier formula against the singular values of the whole matrix, kernel [5, 5, 3, 4]."""
+    kernel = np.random.default_rng(0).standard_normal((5, 5, 3, 4))
+    values = []
+    for stride in (1, 2, 4):
+        ours = circular_norm(kernel, (8, 8), stride)
+        values.append([matrix_norm(_circular_matrix(kernel, 8, stride)), ours, ours / stride])
+    return Table(
+        "Norm of a convolution that wraps around (8 x 8 pixels, 5 x 5 x 3 x 4)",
+        ("stride 1", "stride 2", "stride 4"), ("singular values", "formula, s^-1", "paper, s^-2"),
+        np.array(values), formats=".4f",
+    )  # fmt: skip
+
+
+def _circular_matrix(kernel: np.ndarray, size: int, stride: int) -> np.ndarray:
+    """The convolution as a matrix, entry by entry: [pixels out * D, pixels * C]."""
+    reach, _, channels, wide = kernel.shape
+    matrix = np.zeros((size // stride, size // stride, wide, size, size, channels))
+    for row, column in np.ndindex(size // stride, size // stride):
+        for i, j in np.ndindex(reach, reach):
+            y, x = (row * stride + i) % size, (column * stride + j) % size
+            matrix[row, column, :, y, x] += kernel[i, j].T
+    return matrix.reshape((size // stride) ** 2 * wide, -1)
+
+
+def _conclusion(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum], inside: int) -> str:
+    def last(kind: Mapping[str, np.ndarray]) -> np.ndarray:
+        return list(kind.values())[-1]
+
+    ratios = {
+        name: float(np.median(last(found.adversarial) / np.maximum(last(found.random), 1e-12)))
+        for name, found in gains.items()
+    }
+    shares = {
+        name: float(np.median(last(found.adversarial)) / spectra[name].constant)
+        for name, found in gains.items()
+    }
+    least, most = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
+    loose, tight = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
+    grows = _grows(gains)
+    return (
+        "The paper asks whether the instability is visible in the layers' norms, and notes that "
+        "large bounds do not prove that adversarial examples exist. Measured: an adversarial "
+        f"perturbation reaches the logits {ratios[least]:.1f} ({least}) to {ratios[most]:.1f} "
+        f"({most}) times stronger than a random one of its size; {grows}. The product of norms is "
+        f"attained to {100 * shares[tight]:.2g} % in {tight} and {100 * shares[loose]:.2g} % in "
+        f"{loose}: the deeper the network, the less it says. It certifies the distances above, and "
+        f"{'no' if inside == 0 else inside} adversarial image was found inside one"
+        + ("." if inside == 0 else ", which contradicts the bound: please report it.")
+    )
+
+
+def _grows(gains: Mapping[str, Gains]) -> str:
+    """In words, at which layer the two kinds of perturbation part."""
+    words = []
+    for name, found in gains.items():
+        names: Sequence[str] = list(found.adversarial)
+        if len(names) < 2:
+            continue
+        ratios = [np.median(found.adversarial[n]) / np.median(found.random[n]) for n in names]
+        steps = " to ".join(f"{ratio:.1f}" for ratio in (ratios[0], ratios[-1]))
+        words.append(f"{name} {steps}")
+    return f"the ratio goes from the first layer to the last from {', '.join(words)}"

@@ -1,0 +1,298 @@
+"""The product of the norms of all layers of a network, read from its own trace.
+
+A model is traced, and its equations are walked in order with an upper bound of how far each value
+moves when the image moves by 1 (L2): a layer multiplies the bound by its norm, a sum of branches
+adds theirs. It works on any model of dense layers, convolutions, pooling, residual sums,
+(evaluated) batch normalisation and activations of bounded slope; what has no global bound, such as
+attention or layer normalisation, raises. Szegedy et al. 2013 (arXiv 1312.6199), section 4.3.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+from jaxadv.core.model import Model
+from jaxadv.engine.devices import choose_devices
+from jaxadv.engine.verify import predict
+from jaxadv.studies.spectra import (
+    convolution_bound,
+    matrix_norm,
+    operator_norm,
+    pooling_norm,
+    sum_bound,
+)
+
+_WEIGHTED = ("dot_general", "conv_general_dilated")
+_SLOPES = {  # of functions of one number
+    "neg": 1.0, "abs": 1.0, "tanh": 1.0, "sin": 1.0, "cos": 1.0, "logistic": 0.25,
+    "erf": 2 / math.sqrt(math.pi), "clamp": 1.0, "convert_element_type": 1.0, "copy": 1.0,
+    "atan": 1.0, "asinh": 1.0, "stop_gradient": 1.0,
+}  # fmt: skip
+_MOVES = (
+    "reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "pad", "gather",
+    "broadcast_in_dim", "reduce_sum", "reduce_window_sum", "dynamic_slice", "cumsum",
+)  # fmt: skip
+
+
+_PLAIN = (
+    "add", "sub", "add_any", "max", "min", "concatenate", "reduce_max", "reduce_min", "split",
+)  # fmt: skip
+_CALLS = (  # of a jaxpr, once, with the same arguments
+    "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint",
+)  # fmt: skip
+
+
+class Layer(NamedTuple):
+    """What one step does to a perturbation.
+
+    name: its place in the network; kind: "dense", "convolution", "pooling", "scaling", "activation"
+    or "sum"; size: in words; lower: its norm by power iteration (nan if not iterated); norm: an
+    upper bound of it; through: the bound from the image up to its output.
+    """
+
+    name: str
+    kind: str
+    size: str
+    lower: float
+    norm: float
+    through: float
+
+
+class Spectrum(NamedTuple):
+    """A network's layers in order, and the bound of the whole: |f(x + r) - f(x)| <= L |r|."""
+
+    layers: tuple[Layer, ...]
+    constant: float
+
+
+class _Moving(NamedTuple):
+    """A value that depends on the image."""
+
+    value: Any
+
+
+def spectrum(model: Model, image_shape: Sequence[int], iterations: int = 300) -> Spectrum:
+    """The norm of every layer of a model, and their product.
+
+    image_shape: [H, W, C]; iterations: of `operator_norm` for every weighted layer (0: none).
+    `constant` is an upper bound in exact arithmetic of the float32 weights: dense layers by their
+    singular values, convolutions by `convolution_bound`. The model is traced, not called. Raises
+    ValueError for a model with a step that has no global bound, naming it.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> apply = lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w)
+    >>> model = ja.Model(apply, jnp.diag(jnp.arange(4.0)))
+    >>> spectrum(model, (2, 2, 1)).constant
+    3.0
+    """
+    image = jnp.zeros((1, *image_shape), jnp.float32)
+    traced = jax.make_jaxpr(model)(image)
+    layers: list[Layer] = []
+
+    def rule(eqn: Any, values: list[Any], name: str) -> Any:
+        gain, kind, size = _gain(eqn, values, name)
+        through = _combined(eqn, values, name) * gain
+        if kind in ("dense", "convolution", "pooling") or gain != 1:
+            lower = math.nan
+            if kind in ("dense", "convolution") and iterations:
+                place = next(i for i, v in enumerate(values) if isinstance(v, _Moving))
+                shape = eqn.invars[place].aval.shape
+                lower = operator_norm(_alone(eqn, values), shape, iterations=iterations)
+            layers.append(Layer(name, kind, size, lower, gain, through))
+        return [through] * len(eqn.outvars) if eqn.primitive.multiple_results else through
+
+    (out,) = _interpret(traced.jaxpr, traced.consts, [_Moving(1.0)], rule)
+    return Spectrum(_distinct(layers), out.value if isinstance(out, _Moving) else 0.0)
+
+
+def layer_outputs(model: Model, images: Any) -> dict[str, np.ndarray]:
+    """What every dense layer and convolution makes of images [N, H, W, C], before its bias.
+
+    Returns {name: float32 [N, n]} in the order of the layers, the names of `spectrum`. One model
+    call.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w) @ w, jnp.eye(4))
+    >>> [v.shape for v in layer_outputs(model, jnp.ones((3, 2, 2, 1))).values()]
+    [(3, 4), (3, 4)]
+    """
+    images = jnp.asarray(images, jnp.float32)
+    traced = jax.make_jaxpr(model)(images)
+    found: list[tuple[str, np.ndarray]] = []
+
+    def rule(eqn: Any, values: list[Any], name: str) -> Any:
+        out = _bind(eqn, [v.value if isinstance(v, _Moving) else v for v in values])
+        if eqn.primitive.name in _WEIGHTED:
+            found.append((name, np.asarray(out).reshape(len(images), -1)))
+        return out
+
+    _interpret(traced.jaxpr, traced.consts, [_Moving(images)], rule)
+    names = _distinct([Layer(name, "layer", "", 0, 0, 0) for name, _ in found])
+    return {layer.name: value for layer, (_, value) in zip(names, found, strict=True)}
+
+
+def certified_distance(model: Model, images: Any, labels: Any, constant: float) -> np.ndarray:
+    """An L2 distance [N] within which no image is classified otherwise: margin / (sqrt(2) L).
+
+    images: [N, H, W, C]; labels: [N], of the class that is to stay; constant: of `spectrum`. The
+    difference of two logits moves by at most sqrt(2) L |r|. 0 for images of another class already;
+    margins are of float32 logits. One forward pass for each image. ValueError if the constant is
+    not above 0.
+    """
+    if not constant > 0:
+        raise ValueError(f"constant={constant}: pass spectrum(model, image_shape).constant")
+    logits = predict(model, images, choose_devices(None)).astype(np.float64)
+    rows, labels = np.arange(len(logits)), np.asarray(labels)
+    own = logits[rows, labels].copy()
+    logits[rows, labels] = -np.inf
+    return np.maximum(own - logits.max(1), 0) / (math.sqrt(2) * constant)
+
+
+def local_norms(model: Model, images: Any) -> np.ndarray:
+    """The norm [N] of the logits' Jacobian at each image: the gain that no small perturbation
+    there exceeds. images: [N, H, W, C]; as many backward passes for each as there are classes."""
+
+    @jax.jit
+    def jacobian(image: Any) -> Any:
+        rows = jax.jacrev(lambda x: model(x[None])[0])(image)
+        return rows.reshape(len(rows), -1)
+
+    return np.array([matrix_norm(jacobian(image)) for image in jnp.asarray(images, jnp.float32)])
+
+
+def _interpret(
+    jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], rule: Callable[..., Any],
+    scope: str = "",
+) -> list[Any]:  # fmt: skip
+    """Evaluate a jaxpr; equations that depend on the image are left to rule(eqn, values, name)."""
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else known[atom]
+
+    for eqn in jaxpr.eqns:
+        values = [read(atom) for atom in eqn.invars]
+        name = "/".join(part for part in (scope, str(eqn.source_info.name_stack)) if part)
+        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+        body = getattr(inner, "jaxpr", inner)
+        if not any(isinstance(value, _Moving) for value in values):
+            outs = _bind(eqn, values)
+            outs = outs if eqn.primitive.multiple_results else [outs]
+        elif eqn.primitive.name in _CALLS:
+            outs = _interpret(body, getattr(inner, "consts", ()), values, rule, name)
+        else:
+            outs = rule(eqn, values, name)
+            outs = [_Moving(v) for v in (outs if eqn.primitive.multiple_results else [outs])]
+        known.update(zip(eqn.outvars, outs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _bind(eqn: Any, values: Sequence[Any]) -> Any:
+    return eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+
+
+def _alone(eqn: Any, values: Sequence[Any]) -> Callable[[Any], Any]:
+    """The equation as a function of its one value that depends on the image."""
+    return lambda x: _bind(eqn, [x if isinstance(v, _Moving) else v for v in values])
+
+
+def _combined(eqn: Any, values: Sequence[Any], name: str) -> float:
+    """The bound of what goes into an equation."""
+    bounds = [value.value for value in values if isinstance(value, _Moving)]
+    if len(bounds) == 1:
+        return bounds[0]
+    if eqn.primitive.name in ("add", "sub", "add_any"):
+        return sum(bounds)
+    if eqn.primitive.name in ("concatenate", "max", "min"):
+        return math.hypot(*bounds)  # each entry moves by no more than one of theirs
+    if eqn.primitive.name == "select_n" and not isinstance(values[0], _Moving):
+        return math.hypot(*bounds)
+    raise _unbounded(eqn, name)
+
+
+def _gain(eqn: Any, values: Sequence[Any], name: str) -> tuple[float, str, str]:
+    """How far an equation enlarges what goes into it; its kind and size."""
+    kind, params = eqn.primitive.name, eqn.params
+    place = next(i for i, value in enumerate(values) if isinstance(value, _Moving))
+    others = [value for value in values if not isinstance(value, _Moving)]
+    shape = eqn.invars[place].aval.shape
+    alone = len(others) == len(values) - 1
+    if kind == "dot_general" and alone:
+        weight, axes = _matrices(others[0], params["dimension_numbers"], 1 - place)
+        return matrix_norm(weight), "dense", f"{axes[0]} x {axes[1]}"
+    if kind == "conv_general_dilated" and place == 0 and alone:
+        return _convolution(np.asarray(others[0], np.float64), shape, eqn, name)
+    if kind == "reduce_window_max":
+        if any(d != 1 for d in params["base_dilation"]):
+            raise _unbounded(eqn, name)
+        window, strides = params["window_dimensions"], params["window_strides"]
+        gain = pooling_norm(shape, window, strides, params["padding"], params["window_dilation"])
+        size = " x ".join(str(n) for n in window if n > 1)
+        return gain, "pooling", f"{size}, stride {max(strides)}"
+    if kind in _SLOPES:
+        return _SLOPES[kind], "activation", kind
+    if kind in ("mul", "div") and alone and (kind == "mul" or place == 0):
+        factor = np.abs(np.asarray(others[0], np.float64))
+        return float(factor.max() if kind == "mul" else 1 / factor.min()), "scaling", ""
+    if kind in _PLAIN:
+        return 1.0, "", ""
+    if kind == "select_n" and not isinstance(values[0], _Moving):
+        return 1.0, "", ""
+    if kind in _MOVES and alone and place == 0:
+        return sum_bound(_alone(eqn, values), shape), "sum", kind
+    raise _unbounded(eqn, name)
+
+
+def _matrices(weight: Any, numbers: Any, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """The weight of a dot_general as [batch, in, out], and its (in, out)."""
+    weight = np.asarray(weight, np.float64)
+    contract, batch = numbers[0][side], numbers[1][side]
+    free = [axis for axis in range(weight.ndim) if axis not in (*contract, *batch)]
+    shape = [math.prod(weight.shape[axis] for axis in axes) for axes in (batch, contract, free)]
+    return weight.transpose(*batch, *contract, *free).reshape(shape), (shape[1], shape[2])
+
+
+def _convolution(
+    kernel: np.ndarray, shape: Sequence[int], eqn: Any, name: str
+) -> tuple[float, str, str]:
+    params = eqn.params
+    image, weight, _ = params["dimension_numbers"]
+    if any(d != 1 for d in params["lhs_dilation"]) or params["batch_group_count"] != 1:
+        raise _unbounded(eqn, name)
+    kernel = kernel.transpose(*weight[2:], weight[1], weight[0])
+    space = kernel.shape[:-2]
+    size = " x ".join(map(str, kernel.shape))
+    wide = np.zeros([
+        *(d * (n - 1) + 1 for n, d in zip(space, params["rhs_dilation"], strict=True)),
+        *kernel.shape[-2:],
+    ])  # fmt: skip
+    wide[tuple(slice(None, None, d) for d in params["rhs_dilation"])] = kernel
+    sides = [shape[axis] for axis in image[2:]]
+    strides = params["window_strides"]
+    groups = np.split(wide, params["feature_group_count"], axis=-1)
+    norm = max(convolution_bound(part, sides, strides, params["padding"]) for part in groups)
+    return norm, "convolution", f"{size}, stride {max(strides)}"
+
+
+def _distinct(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Layers by their place in the network, or their kind, numbered where these are not unique."""
+    short = [layer.name.partition("/")[2] or layer.kind for layer in layers]
+    seen: dict[str, int] = {}
+    out = []
+    for layer, name in zip(layers, short, strict=True):
+        seen[name] = seen.get(name, 0) + 1
+        out.append(layer._replace(name=f"{name} {seen[name]}" if seen[name] > 1 else name))
+    return tuple(out)
+
+
+def _unbounded(eqn: Any, name: str) -> ValueError:
+    return ValueError(
+        f"model: its step {eqn.primitive.name!r} ({name or 'outside any layer'}) has no bound here "
+        "that holds everywhere (attention, layer normalisation, products of activations): use "
+        "operator_norm(model, at=image) for the gain at one image"
+    )
