@@ -15,7 +15,13 @@ __all__ = [
     "conduct", "find",
 ]  # fmt: skip
 
-EXPERIMENTS: dict[str, str] = {}  # its name: the module here and its function
+EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
+    "szegedy.distortion": "blind_spots:distortions",
+    "szegedy.noise": "blind_spots:noise",
+    "szegedy.transfer": "transfer:between_networks",
+    "szegedy.halves": "transfer:between_training_sets",
+    "szegedy.pool": "pool:training",
+}
 
 
 def find(name: str) -> list[str]:
