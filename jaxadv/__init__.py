@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         BIM,
         FGM,
         FGSM,
+        LBFGS,
         MIFGSM,
         PGD,
         GaussianNoise,
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "BIM FGM FGSM MIFGSM PGD GaussianNoise MinimalEpsilon UniformNoise list_attacks",
+    "attacks": "BIM FGM FGSM LBFGS MIFGSM PGD GaussianNoise MinimalEpsilon UniformNoise "
+    "list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
     "core.model": "Model from_function",
@@ -89,6 +91,7 @@ __all__ = [
     "BIM",
     "FGM",
     "FGSM",
+    "LBFGS",
     "MIFGSM",
     "PGD",
     "Answer",

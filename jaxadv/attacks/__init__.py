@@ -1,6 +1,7 @@
 """The attacks: one file per algorithm or family."""
 
 from jaxadv.attacks.fgsm import FGM, FGSM
+from jaxadv.attacks.lbfgs import LBFGS
 from jaxadv.attacks.mifgsm import MIFGSM
 from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
@@ -9,7 +10,7 @@ from jaxadv.core.attack import Attack
 
 ATTACKS: dict[str, type[Attack]] = {
     attack.__name__: attack
-    for attack in (BIM, FGM, FGSM, GaussianNoise, MIFGSM, MinimalEpsilon, PGD, UniformNoise)
+    for attack in (BIM, FGM, FGSM, GaussianNoise, LBFGS, MIFGSM, MinimalEpsilon, PGD, UniformNoise)
 }
 
 

@@ -10,6 +10,8 @@ from jaxadv.core.attack import Answer, Attack, Problem
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import where
 
+CLEAR = 1e-6  # of the largest logit: within that, another batch may round to another answer
+
 
 class Best(NamedTuple):
     """The image that is kept of all that were asked.
@@ -67,7 +69,7 @@ def _judge(
 ) -> Best:
     """The best of one image's queries [Q] of this tick, and `adversarial` for all of them."""
     margin = jax.vmap(problem.goal.margin)(logits)
-    adversarial = (margin < 0) & read
+    adversarial = (margin < -CLEAR * jnp.abs(logits).max(-1)) & read
     if not attack.asks_inside:
         inside = jax.vmap(lambda image: _inside(attack, problem, image))(images)
         adversarial &= inside
@@ -133,6 +135,7 @@ def tick(
     )
     found = jax.vmap(_best_of)(asked)
     replace = live & (better(found, lanes.best) if keep != "last" else ~jnp.isnan(found.margin))
+    found = jax.tree.map(lambda new, old: new.astype(old.dtype), found, lanes.best)
     best = where(replace, found, lanes.best)
     stop = best.tier if keep == "first" else jnp.zeros_like(live)
 

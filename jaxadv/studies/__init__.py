@@ -21,6 +21,11 @@ EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
     "szegedy.rarity": "rarity:rarity",
     "szegedy.causes": "causes:causes",
     "szegedy.layers": "layers:layers",
+    "szegedy.distortion": "blind_spots:distortions",
+    "szegedy.noise": "blind_spots:noise",
+    "szegedy.transfer": "transfer:between_networks",
+    "szegedy.halves": "transfer:between_training_sets",
+    "szegedy.pool": "pool:training",
 }
 
 

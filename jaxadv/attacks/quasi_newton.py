@@ -1,0 +1,72 @@
+"""L-BFGS in a box: the memory of curvature, and the step that it proposes. Vectors are flat [n].
+
+The function is curvature / 2 * |x - x0|^2 + loss(x): a known quadratic and a loss of which only
+gradients are seen. The memory holds the loss's part alone, so it stays true when `curvature`
+changes, and the inverse Hessian without memory, 1 / curvature, is exact wherever the loss is linear
+(a network of rectifiers and K classes bends its cross-entropy in at most K - 1 directions).
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+LEAST_CURVATURE = 0.1  # of the quadratic's: a pair of less would be no descent, or a wild one
+
+
+class Memory(NamedTuple):
+    """The last M pairs, in a ring: steps [M, n], changes [M, n] of the loss's gradient over each,
+    and how many were ever written."""
+
+    steps: Any
+    changes: Any
+    count: Any
+
+    @classmethod
+    def empty(cls, pairs: int, like: Float[Array, " n"]) -> "Memory":
+        """No pairs yet."""
+        none = jnp.zeros((pairs, like.size), like.dtype)
+        return cls(none, none, jnp.int32(0))
+
+    def add(self, step: Float[Array, " n"], change: Float[Array, " n"]) -> "Memory":
+        """With one pair more, in the place of the oldest; a step of length 0 is left out."""
+        pairs = self.steps.shape[0]
+        moved = (step != 0).any()
+        place = jnp.where(moved, self.count % pairs, pairs)
+        return Memory(
+            self.steps.at[place].set(step, mode="drop"),
+            self.changes.at[place].set(change, mode="drop"),
+            self.count + moved,
+        )
+
+    def newton(
+        self, gradient: Float[Array, " n"], free: Bool[Array, " n"], curvature: Any
+    ) -> Float[Array, " n"]:
+        """The inverse Hessian on the free variables times the gradient (0 for the others).
+
+        The two-loop recursion (Nocedal 1980) on pairs restricted to the free variables. A pair
+        without enough curvature there is passed over, so the matrix is positive definite.
+        """
+        back = jnp.arange(self.steps.shape[0])  # from the newest to the oldest
+        order = (self.count - 1 - back) % len(back)
+        steps = jnp.where(free, self.steps[order], 0)
+        changes = jnp.where(free, self.changes[order], 0) + curvature * steps
+        bends = (steps * changes).sum(1)
+        enough = bends > LEAST_CURVATURE * curvature * jnp.square(steps).sum(1)
+        enough &= back < self.count
+        inverses = jnp.where(enough, 1 / jnp.where(enough, bends, 1), 0)
+
+        def backward(vector: Array, pair: Any) -> tuple[Array, Array]:
+            step, change, inverse = pair
+            along = inverse * (step @ vector)
+            return vector - along * change, along
+
+        def forward(vector: Array, pair: Any) -> tuple[Array, None]:
+            step, change, inverse, along = pair
+            return vector + (along - inverse * (change @ vector)) * step, None
+
+        vector = jnp.where(free, gradient, 0)
+        vector, alongs = lax.scan(backward, vector, (steps, changes, inverses))
+        pairs = (steps, changes, inverses, alongs)
+        return lax.scan(forward, vector / curvature, pairs, reverse=True)[0]

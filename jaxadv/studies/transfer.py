@@ -1,0 +1,163 @@
+"""Tables 2 to 4 of Szegedy et al. (2013, arXiv 1312.6199), section 4.2: examples made for one
+network, fed to another that has other weights, another shape, or another training set.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxadv.studies.blind_spots import (
+    distortion,
+    error,
+    examples_of,
+    gaussian,
+    nearest_mistakes,
+)
+from jaxadv.studies.findings import Findings, Part, Table, Text
+from jaxadv.studies.networks import SIX, Network, trained
+from jaxadv.studies.setting import Setting
+
+PUBLISHED = np.array([  # per cent; rows: made for, then two kinds of noise; columns: fed to
+    [100, 11.7, 22.7, 2, 3.9, 2.7, 0.062],
+    [87.1, 100, 35.2, 35.9, 27.3, 9.8, 0.1],
+    [71.9, 76.2, 100, 48.1, 47, 34.4, 0.14],
+    [28.9, 13.7, 21.1, 100, 6.6, 2, 0.058],
+    [38.2, 14, 23.8, 20.3, 100, 2.7, 0.065],
+    [23.4, 16, 24.8, 9.4, 6.6, 100, 0.086],
+    [5.0, 10.1, 18.3, 0, 0, 0.8, 0.1],
+    [15.6, 11.3, 22.7, 5, 4.3, 3.1, 0.3],
+])  # fmt: skip
+HALVES = ("FC100-100-10 on P1", "FC123-456-10 on P1", "FC100-100-10 on P2")
+PUBLISHED_HALVES = np.array([  # error on P1, on P2, on the test set; average distortion
+    [0, 2.4, 2, 0.062], [0, 2.5, 2.1, 0.059], [2.3, 0, 2.1, 0.058],
+])  # fmt: skip
+PUBLISHED_TRANSFER = np.array([
+    [100, 26.2, 5.9], [6.25, 100, 5.1], [8.2, 8.2, 100], [2.2, 2.6, 2.4],
+    [100, 98, 43], [96, 100, 22], [27, 50, 100], [2.6, 2.8, 2.7],
+])  # fmt: skip
+
+
+def amplify(images: Any, originals: Any, deviation: float) -> Float[np.ndarray, "N H W C"]:
+    """The same perturbations [N, H, W, C], each enlarged until its distortion in the box [0, 1] is
+    `deviation` (or the box allows no more).
+
+    >>> import numpy as np
+    >>> from jaxadv.studies.transfer import amplify
+    >>> amplify(np.full((1, 2, 2, 1), 0.55), np.full((1, 2, 2, 1), 0.5), 0.1).ravel().round(4)
+    array([0.6, 0.6, 0.6, 0.6], dtype=float32)
+    """
+    originals = np.asarray(originals, np.float64)
+    r = np.asarray(images, np.float64) - originals
+    low, high = np.zeros(len(r)), np.full(len(r), 1e4)
+
+    def at(share: np.ndarray) -> np.ndarray:
+        return np.clip(originals + share.reshape(-1, 1, 1, 1) * r, 0, 1)
+
+    for _ in range(60):  # distortion grows with the share: bisect
+        middle = np.sqrt((low + 1e-6) * high)
+        beyond = distortion(at(middle), originals) > deviation
+        low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+    return at(low).astype(np.float32)
+
+
+def cross_errors(
+    networks: Sequence[Network], sets: Sequence[np.ndarray], labels: np.ndarray
+) -> Float[np.ndarray, "S M"]:
+    """Per cent of each set of images [N, H, W, C] that each network gets wrong: one call for each
+    network, all sets in one batch."""
+    together = np.concatenate(sets)
+    count = len(labels)
+    matrix = np.zeros((len(sets), len(networks)))
+    for column, network in enumerate(networks):
+        for row, part in enumerate(np.split(np.arange(len(together)), len(sets))):
+            assert len(part) == count
+            matrix[row, column] = error(network, together[part], labels)
+    return matrix
+
+
+def between_networks(setting: Setting) -> Findings:
+    """Table 2: the examples of each of six networks, fed to all six, beside Gaussian noise."""
+    data = examples_of(setting.test, setting.examples)
+    rows = (*SIX, "Gaussian noise 0.1", "Gaussian noise 0.3")
+    values = np.zeros((setting.seeds, len(rows), len(SIX) + 1))
+    for seed in range(setting.seeds):
+        networks = [trained(setting, name, seed) for name in SIX]
+        made = [
+            nearest_mistakes(setting, network, data, targeted=True, seed=seed).images
+            for network in networks
+        ]
+        sets = [*made, gaussian(data.images, 0.1, seed), gaussian(data.images, 0.3, seed)]
+        values[seed, :, :-1] = cross_errors(networks, sets, data.labels)
+        values[seed, :, -1] = [distortion(images, data.images).mean() for images in sets]
+    mean = values.mean(0)
+    apart = ~np.eye(len(SIX), dtype=bool)
+    transfer, noise = mean[: len(SIX), :-1][apart].mean(), mean[len(SIX), :-1].mean()
+    parts: list[Part] = [
+        Table(
+            "Table 2: error in per cent of networks (columns) on examples made for others (rows)",
+            rows, (*SIX, "distortion"), mean, values.std(0), PUBLISHED,
+            (*(".1f",) * len(SIX), ".3f"), heat=True,
+            note=f"{len(data.labels)} test images, the target class drawn at random, mean and "
+            f"standard deviation over {setting.seeds} seeds. Errors are against the true label; "
+            "images that a network gets wrong anyway count.",
+        ),
+        Text(
+            f"Examples fed to another network than theirs are misclassified in {transfer:.1f} % on "
+            f"average, noise of standard deviation 0.1 in {noise:.1f} %. The softmax regressions "
+            "err on some images of any kind, which is most of what their columns show."
+        ),
+    ]  # fmt: skip
+    return Findings("szegedy.transfer", "Examples made for one network, fed to another", parts)
+
+
+def between_training_sets(setting: Setting) -> Findings:
+    """Tables 3 and 4: three networks on two halves of the training set without a common image."""
+    half = len(setting.train.labels) // 2
+    first, second = (
+        setting.train.take(np.arange(half)),
+        setting.train.take(np.arange(half, 2 * half)),
+    )
+    data = examples_of(setting.test, setting.examples)
+    recipes = (("FC100-100-10", first, 0), ("FC123-456-10", first, 1), ("FC100-100-10", second, 2))
+    errors = np.zeros((setting.seeds, 3, 4))
+    crossed = np.zeros((setting.seeds, 8, 3))
+    for seed in range(setting.seeds):
+        networks = [
+            trained(setting, name, 3 * seed + number, half)._replace(name=title)
+            for title, (name, half, number) in zip(HALVES, recipes, strict=True)
+        ]
+        made = [
+            nearest_mistakes(setting, network, data, targeted=True, seed=seed).images
+            for network in networks
+        ]
+        larger = [amplify(images, data.images, 0.1) for images in made]
+        for row, network in enumerate(networks):
+            sets = (first, second, setting.test)
+            errors[seed, row, :3] = [100 * network.error(part) for part in sets]
+            errors[seed, row, 3] = distortion(made[row], data.images).mean()
+        sets = [*made, gaussian(data.images, 0.06, seed), *larger, gaussian(data.images, 0.1, seed)]
+        crossed[seed] = cross_errors(networks, sets, data.labels)
+    rows = (*(f"for {n}" for n in HALVES), "Gaussian noise 0.06",
+            *(f"for {n}, amplified" for n in HALVES), "Gaussian noise 0.1")  # fmt: skip
+    mean = crossed.mean(0)
+    apart = ~np.eye(3, dtype=bool)
+    parts: list[Part] = [
+        Table("Table 3: networks trained on disjoint halves of the training set", HALVES,
+              ("error on P1 %", "error on P2 %", "test error %", "distortion"), errors.mean(0),
+              errors.std(0), PUBLISHED_HALVES, (".2f", ".2f", ".2f", ".4f")),
+        Table("Table 4: error in per cent of networks (columns) on examples made for others (rows)",
+              rows, HALVES, mean, crossed.std(0), PUBLISHED_TRANSFER, ".1f", heat=True,
+              note=f"{len(data.labels)} test images, random targets, {setting.seeds} seeds. "
+              "Amplified: each perturbation enlarged to standard deviation 0.1 within the box."),
+        Text(
+            f"Between networks {mean[:3][apart].mean():.1f} % of the examples carry over as they "
+            f"are and {mean[4:7][apart].mean():.1f} % amplified; noise of the same size makes "
+            f"{mean[3].mean():.1f} and {mean[7].mean():.1f} % wrong. To a network that has seen "
+            f"none of the same images: {mean[[0, 1], 2].mean():.1f} % and "
+            f"{mean[[4, 5], 2].mean():.1f} %."
+        ),
+    ]  # fmt: skip
+    return Findings("szegedy.halves", "Examples made on one half of the data, fed to the other's",
+                    parts)  # fmt: skip
