@@ -17,15 +17,15 @@ __all__ = [
 ]  # fmt: skip
 
 EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
-    "szegedy.units": "units:units",
-    "szegedy.rarity": "rarity:rarity",
-    "szegedy.causes": "causes:causes",
-    "szegedy.layers": "layers:layers",
     "szegedy.distortion": "blind_spots:distortions",
-    "szegedy.noise": "blind_spots:noise",
     "szegedy.transfer": "transfer:between_networks",
     "szegedy.halves": "transfer:between_training_sets",
+    "szegedy.noise": "blind_spots:noise",
+    "szegedy.units": "units:units",
+    "szegedy.layers": "layers:layers",
     "szegedy.pool": "pool:training",
+    "szegedy.rarity": "rarity:rarity",
+    "szegedy.causes": "causes:causes",
 }
 
 
