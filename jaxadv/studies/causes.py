@@ -97,7 +97,7 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
     """nan where one of them is constant, as a bootstrap's sample may be."""
     a, b = a - a.mean(), b - b.mean()
     spread = np.sqrt((a @ a) * (b @ b))
-    return a @ b / spread if spread > 0 else np.nan
+    return float(a @ b / spread) if spread > 0 else np.nan
 
 
 def fit_pairs(x: np.ndarray, y: np.ndarray, draws: int = 2000, seed: int = 0) -> Fit:

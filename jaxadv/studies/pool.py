@@ -22,6 +22,7 @@ from jaxadv.attacks.lbfgs import LBFGS
 from jaxadv.attacks.pgd import PGD
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
+from jaxadv.data import Dataset
 from jaxadv.engine.batch import perturb
 from jaxadv.engine.store import fingerprint
 from jaxadv.models.adapters import from_linen
@@ -258,8 +259,8 @@ def training(setting: Setting) -> Findings:
             f"{len(data.labels)} test images. The paper says 'below 1.2' for pools at all layers.",
         ),
         Text(_verdict(mean, spread, pools)),
-        _by_layer(setting, trained(setting, "FC100-100-10"), data.images, data.labels),
     ]  # fmt: skip
+    parts.append(_by_layer(setting, trained(setting, "FC100-100-10"), data))
     return Findings("szegedy.pool", "Adversarial training with a pool, at any layer", parts)
 
 
@@ -274,14 +275,14 @@ def _verdict(mean: np.ndarray, spread: np.ndarray, pools: np.ndarray) -> str:
     )
 
 
-def _by_layer(setting: Setting, network: Network, images: Array, labels: Array) -> Table:
+def _by_layer(setting: Setting, network: Network, data: Dataset) -> Table:
     """Minimal perturbations of what each layer hands on, against the length of what it hands on."""
     params, rows = network.variables["params"], []
     for layer in range(len(params)):
-        inside = np.asarray(body(params, jnp.asarray(images), layer))
+        inside = np.asarray(body(params, jnp.asarray(data.images), layer))
         result = setting.run(
             f"{network.name}-layer-{layer}", LBFGS(), head_model(params, layer),
-            inside.reshape(len(inside), 1, 1, -1), Untargeted(labels),
+            inside.reshape(len(inside), 1, 1, -1), Untargeted(data.labels),
         )  # fmt: skip
         found = result.distance[result.success & (result.distance > 0)]
         length = np.linalg.norm(inside, axis=1)
