@@ -113,7 +113,7 @@ def units(setting: Setting) -> Findings:
         "szegedy.units",
         "Units and directions",
         [
-            Text(_verdict(tests)),
+            *map(Text, _verdict(tests)),
             *pictures[:3],
             _coherence(common),
             Curves(
@@ -301,8 +301,8 @@ def _ascend(
     return jax.vmap(one)(directions)
 
 
-def _verdict(tests: Mapping[tuple[str, str], Mapping[str, list[Comparison]]]) -> str:
-    paragraph = [
+def _verdict(tests: Mapping[tuple[str, str], Mapping[str, list[Comparison]]]) -> list[str]:
+    paragraphs = [
         "The paper finds no difference between single units and random directions, by eye. "
         f"Measured with {len(STATISTICS)} statistics, each tested in each hidden layer, at p < "
         "0.05 over the number of tests of a pair (Bonferroni):"
@@ -327,10 +327,10 @@ def _verdict(tests: Mapping[tuple[str, str], Mapping[str, list[Comparison]]]) ->
                 )
         rest = len(places) * len(STATISTICS) - len(gains)
         counts += [f"no difference is shown in {rest}"] if rest else []
-        paragraph.append(f"Top images of {one} and {two}: {', '.join(counts)}.")
-    paragraph.append(
-        "What random directions of the pixels and untrained units have in common owes nothing to "
-        "learning: what is above them does. The directions of one network are no independent "
-        "draws: p may be too small."
+        paragraphs.append(f"Top images of {one} and {two}: {', '.join(counts)}.")
+    paragraphs.append(
+        "What the images of untrained units and of random directions of the pixels have in common "
+        "owes nothing to learning; only the difference from them does. The directions of one "
+        "network are no independent draws: p may be too small."
     )
-    return " ".join(paragraph)
+    return paragraphs
