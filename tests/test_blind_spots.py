@@ -48,7 +48,9 @@ def test_examples_fool_the_network_that_they_were_made_for(tmp_path):
     network = trained(given, "FC10(1e-4)")
     assert network.error(given.test) < 0.2
     again = trained(given, "FC10(1e-4)")  # found in the folder
-    for a, b in zip(jax.tree.leaves(network.variables), jax.tree.leaves(again.variables), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(network.variables), jax.tree.leaves(again.variables), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
     data = given.test.take(np.arange(20))
     result = nearest_mistakes(given, network, data, targeted=False)
@@ -59,7 +61,9 @@ def test_examples_fool_the_network_that_they_were_made_for(tmp_path):
     flat, labels = data.images.reshape(20, -1).astype(np.float64), data.labels
     logits = flat @ np.float64(layer["kernel"]) + np.float64(layer["bias"])
     gaps = logits[np.arange(20), labels][:, None] - logits
-    slopes = np.float64(layer["kernel"])[:, labels].T[:, :, None] - np.float64(layer["kernel"])[None]
+    slopes = (
+        np.float64(layer["kernel"])[:, labels].T[:, :, None] - np.float64(layer["kernel"])[None]
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         planes = gaps / np.linalg.norm(slopes, axis=1)
     planes[np.arange(20), labels] = np.inf

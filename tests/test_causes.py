@@ -15,6 +15,7 @@ from jaxadv.data import Dataset
 from jaxadv.models import get_definition
 from jaxadv.studies import Setting, conduct
 from jaxadv.studies.causes import (
+    amplify,
     cosines,
     features,
     fit_pairs,
@@ -107,6 +108,17 @@ def test_features_are_what_the_last_layer_reads():
         last = variables["params"][f"fc{len(widths) + 1}"]
         logits = nn.Dense(3).apply({"params": last}, features(network, images))
         np.testing.assert_allclose(logits, network.model(images), rtol=1e-5, atol=1e-6)
+
+
+def test_amplified_images_lie_at_the_norm_on_the_same_way_and_in_the_box():
+    originals = np.full((3, 2, 2, 1), 0.5)
+    images = originals + 0.01 * RANDOM.normal(size=(3, 2, 2, 1))
+    images[2] = originals[2]
+    far = amplify(images, originals, 0.4) - originals
+    np.testing.assert_allclose(np.linalg.norm(far.reshape(3, 4), axis=1), [0.4, 0.4, 0], rtol=1e-6)
+    np.testing.assert_allclose(cosines(far, images - originals), [1, 1, 0], rtol=1e-6)
+    farther = amplify(images, originals, 10.0)
+    assert farther.min() == 0 and farther.max() == 1
 
 
 def test_for_two_linear_classes_flat_boundaries_explain_all():

@@ -34,13 +34,14 @@ _SLOPES = {  # of functions of one number
     "atan": 1.0, "asinh": 1.0, "stop_gradient": 1.0,
 }  # fmt: skip
 _MOVES = (
-    "reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "pad", "gather",
-    "broadcast_in_dim", "reduce_sum", "reduce_window_sum", "dynamic_slice", "cumsum",
+    "slice", "pad", "gather", "broadcast_in_dim", "reduce_sum", "reduce_window_sum",
+    "dynamic_slice", "cumsum",
 )  # fmt: skip
 
 
 _PLAIN = (
     "add", "sub", "add_any", "max", "min", "concatenate", "reduce_max", "reduce_min", "split",
+    "reshape", "transpose", "squeeze", "expand_dims", "rev",
 )  # fmt: skip
 _CALLS = (  # of a jaxpr, once, with the same arguments
     "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint",

@@ -22,7 +22,6 @@ def operator_norm(
     at: Any = None,
     iterations: int = 300,
     tolerance: float = 1e-6,
-    key: Any = None,
 ) -> float:
     """The largest singular value of a layer's linearisation, from below, by power iteration.
 
@@ -42,19 +41,22 @@ def operator_norm(
     if iterations < 1:
         raise ValueError(f"iterations={iterations}: pass at least 1")
     at = jnp.zeros(shape, jnp.float32) if at is None else jnp.asarray(at, jnp.float32)
-    _, push = jax.linearize(layer, at)
-    _, pull = jax.vjp(layer, at)
-    vector = jax.random.normal(jax.random.key(0) if key is None else key, at.shape)
+    out, pull = jax.vjp(layer, at)
+
+    @jax.jit
+    def step(pull: Any, vector: Any) -> Any:
+        vector = vector / jnp.maximum(jnp.linalg.norm(vector), 1e-30)
+        (image,) = jax.linear_transpose(lambda y: pull(y)[0], out)(vector)
+        return jnp.linalg.norm(image), pull(image)[0]
+
+    vector = np.random.default_rng(0).standard_normal(at.shape, np.float32)
     largest, idle = 0.0, 0
     for _ in range(iterations):
-        vector = vector / jnp.maximum(jnp.linalg.norm(vector), 1e-30)
-        image = push(vector)
-        gain = float(jnp.linalg.norm(image))
+        gain, vector = step(pull, vector)
         idle = idle + 1 if gain <= largest * (1 + tolerance) else 0
-        largest = max(largest, gain)
+        largest = max(largest, float(gain))
         if idle == 3:
             break
-        (vector,) = pull(image)
     return largest
 
 
