@@ -295,11 +295,6 @@ def _words(name: str, found: _Measured) -> Part:
     return Text(
         f"{name}: the nearest adversarial image found lies at L2 {np.median(found.nearest):.2f} "
         f"(median of {count} images). Random perturbations of exactly that norm fool with less "
-<<<<<<< .merge_file_aRgK8P
-        f"than {FLOOR:g} for {rare[0]} of the {count} images; of twice that norm for {rare[1]}, of "
-        f"four times for {rare[2]}."
-=======
         f"than {FLOOR:g} for {rare[0]} of the {count} images; of twice that norm for {rare[1]}, "
         f"of four times for {rare[2]}."
->>>>>>> .merge_file_Nyz2hd
     )
