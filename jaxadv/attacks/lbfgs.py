@@ -66,7 +66,8 @@ class LBFGS(Attack):
     class. memory: pairs that L-BFGS keeps; rounds: most values of c; iterations: most gradients for
     each; tolerance: relative accuracy of the distance, at which the search for c ends; a minimiser
     is as exact as that needs (a distance errs by the square of its minimiser's error), and less
-    where the outcome of its c is plain. initial_c: where to begin (None: c of a linear model's
+    where the outcome of its c is plain (below about 3e-4 it needs float64: a float32 loss does not
+    show its minimum more exactly). initial_c: where to begin (None: c of a linear model's
     boundary). precision: "float32", or "float64" for model and optimiser (needs jax_enable_x64; the
     images asked are rounded to float32 all the same).
 
