@@ -323,7 +323,8 @@ def _transfer(setting: Setting, distortion: float = 0.07) -> list[Part]:
     )  # fmt: skip
     heat = Table("Share in % that fools", names, names, 100 * rate, formats=".0f", heat=True,
                  note="Rows: made for, columns: fed to; the nearest adversarial images, moved on "
-                 f"to L2 {norm:.2f} (distortion {distortion:g}), of {len(test.labels)} images that all networks get right.")  # fmt: skip
+                 f"to L2 {norm:.2f} (distortion {distortion:g}), of {len(test.labels)} images "
+                 "that all networks get right.")  # fmt: skip
     curves = []
     for name, values in reasons.items():
         ends = np.array([values[off].min(), values[off].max()])
