@@ -7,6 +7,7 @@ a share of 1e-9 takes 1e11 draws. Adaptive multilevel splitting can (Cerou and G
 statistical approach to assessing neural network robustness", arXiv 1811.07209).
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -24,10 +25,11 @@ from jaxadv.core.model import Model
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
-from jaxadv.studies.networks import trained
+from jaxadv.studies.networks import Network, trained
 from jaxadv.studies.setting import Setting
 
 FLOOR = 1e-9
+TIMES = np.array([1, 2, 3, 4, 5, 6, 8, 11, 16, 23, 32, 45.0])  # norms over the nearest distance
 NOISES = ("sphere", "gaussian")
 ACCEPTANCE = 0.3  # the share of a chain's moves that its step length is steered to
 
@@ -196,105 +198,140 @@ def cap_probability(distance: Any, radius: Any, dimension: int) -> Array:
     return betainc((dimension - 1) / 2, 0.5, inside) / 2
 
 
-def norm_at(share: float, norms: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """The norm [N] at which a probability [S, N], known at norms [S], rises to `share`: linear
-    between logarithms, 0 read as a tenth of the floor; nan where it stays below."""
-    heights = np.log10(np.maximum(probabilities, FLOOR / 10))
-    found = [
-        np.exp(np.interp(np.log10(share), np.maximum.accumulate(h), np.log(norms), right=np.nan))
-        for h in heights.T
-    ]
-    return np.array(found)
+def norm_at(
+    share: float, norms: np.ndarray, probabilities: np.ndarray, dimension: int
+) -> np.ndarray:
+    """The norm [N] at which a probability, known [S, N] at the rising norms [S, N] of a sphere's
+    noise, is `share`, from `FLOOR` to 1/2; nan where it is not reached.
+
+    Before a flat boundary the cosine that a cap of that share begins at is proportional to
+    1 / norm: so they are interpolated, and below the least probability above 0 continued, though
+    not to norms at which it was found to be 0, rarer than the floor.
+    """
+    cosine = np.linspace(0.999, 0, 4000)
+    cap = np.asarray(cap_probability(cosine, 1.0, dimension), np.float64)
+    cosine, cap = cosine[cap > 1e-30], cap[cap > 1e-30]
+
+    def begins(share: Any) -> Any:
+        return np.interp(np.log(share), np.log(cap), cosine)
+
+    def one(norms: np.ndarray, known: np.ndarray) -> float:
+        known = np.maximum.accumulate(known)
+        inside = known > 0
+        if share > known.max():
+            return np.nan
+        heights, inverse = begins(known[inside]), 1 / norms[inside]
+        heights, inverse = np.append(10 * heights[0], heights), np.append(10 * inverse[0], inverse)
+        found = 1 / np.interp(begins(share), heights[::-1], inverse[::-1])
+        return max(found, norms[~inside].max(initial=0))
+
+    columns = zip(norms.T, np.asarray(probabilities, np.float64).T, strict=True)
+    return np.array([one(*column) for column in columns])
 
 
 class _Measured(NamedTuple):
-    """nearest [N]; at the norms: free, clipped [S, N]; at 1, 2 and 4 times nearest: near [3, N]."""
+    """The nearest adversarial image's distance [N]; the norms [S, N] tried, `times` as large; the
+    probabilities of noise of these norms and their relative standard errors [S, N]."""
 
     nearest: np.ndarray
-    free: np.ndarray
-    clipped: np.ndarray
-    near: np.ndarray
+    times: np.ndarray
+    norms: np.ndarray
+    probability: np.ndarray
     errors: np.ndarray
 
 
 def rarity(setting: Setting) -> Findings:
     """How improbable the blind spots are, beside how near they lie."""
     names = ("FC100-100-10",) if setting.quick else ("FC10(1e-4)", "FC100-100-10", "AE400-10")
-    norms = 3.0 * np.geomspace(1, 9, 6 if setting.quick else 10)
-    rows, parts, words = [], [], []
+    rows, curves, words = [], [], []
+    dimension = setting.test.images[0].size
     for name in names:
-        found = _measure(setting, name, norms, min(setting.examples, 4 if setting.quick else 8))
-        parts.append(_curves(name, norms, found, math.prod(setting.test.images.shape[1:])))
-        words.append(_words(name, found))
-        for how, values in (("", found.free), (", clipped", found.clipped)):
-            reached = [norm_at(share, norms, values) for share in (1e-6, 1e-3)]
+        network = trained(setting, name)
+        free, boxed = (_measure(setting, network, clip) for clip in (False, True))
+        flat = free._replace(probability=cap_probability(free.nearest, free.norms, dimension))
+        curves.append(_curves(name, free, boxed, flat))
+        words.append(_words(name, free, boxed))
+        for kind, found in (("no box", free), ("no box, flat", flat), ("box", boxed)):
+            norms = found.norms, np.asarray(found.probability)
+            reached = [norm_at(share, *norms, dimension) for share in (FLOOR, 1e-6, 1e-3)]
             ratio = np.nanmedian(reached[0] / found.nearest)
-            rows.append((name + how, np.median(found.nearest), *map(np.nanmedian, reached), ratio))
+            rows.append((f"{name}, {kind}", *map(np.nanmedian, (found.nearest, *reached)), ratio))
     table = Table(
         "Norm of the nearest adversarial image, and of random perturbations that fool as rarely",
         tuple(row[0] for row in rows),
-        ("nearest adversarial", "random: 1 in 10^6", "random: 1 in 10^3", "first over nearest"),
+        ("nearest adversarial", "1 in 10^9", "1 in 10^6", "1 in 10^3", "1 in 10^9 over nearest"),
         np.array([row[1:] for row in rows]),
         formats=".2f",
-        note="L2, medians over images that the network gets right. Clipped: to the box, after "
-        "which the perturbation is shorter than the norm stated.",
+        note="L2, medians over images that the network gets right. Box: both the attack and the "
+        "noise are held in it, the noise by clipping (the norm stated is the one before). Flat: "
+        "were the boundary a plane at the nearest adversarial image.",
     )
     title = "How often a random perturbation fools, down to one in a thousand million"
-    return Findings("szegedy.rarity", title, [table, *words, *parts])
+    return Findings("szegedy.rarity", title, [table, *words, *curves])
 
 
-def _measure(setting: Setting, name: str, norms: np.ndarray, count: int) -> _Measured:
-    network, test = trained(setting, name), setting.test
-    right = predict(network.model, test.images[: 4 * count], choose_devices(None)).argmax(1)
-    test = test.take(np.flatnonzero(right == test.labels[: 4 * count])[:count])
-    goal = Untargeted(test.labels)
-    attack = MinimalEpsilon(PGD(norm="l2"))
-    worst = setting.run(f"rarity-{name}", attack, network.model, test.images, goal, ids=test.ids)
-    nearest = np.where(worst.success, worst.distance, np.inf)
-    images = jnp.asarray(test.images)
-    plan = [(size, clip) for clip in (False, True) for size in norms]
-    plan += [(times * nearest, False) for times in (1, 2, 4)]
-    shares, errors = [], []
-    for number, (size, clip) in enumerate(plan):
-        sizes = jnp.broadcast_to(jnp.float32(size), len(images))
+def _measure(setting: Setting, network: Network, clip: bool) -> _Measured:
+    count, test = min(setting.examples, 4 if setting.quick else 8), setting.test.take(slice(100))
+    right = predict(network.model, test.images, choose_devices(None)).argmax(1)
+    test = test.take(np.flatnonzero(right == test.labels)[:count])
+    # Noise that may leave the box is to be held against the worst case that may leave it too.
+    model = network.model if clip else dataclasses.replace(network.model, bounds=(-10.0, 11.0))
+    attack = MinimalEpsilon(PGD(norm="l2"), largest=test.images[0].size ** 0.5)
+    name = f"rarity-{network.name}-{'box' if clip else 'free'}"
+    worst = setting.run(name, attack, model, test.images, Untargeted(test.labels), ids=test.ids)
+    found = np.flatnonzero(worst.success)  # all of them, but for a network that nothing fools
+    images, goal = jnp.asarray(test.images[found]), Untargeted(jnp.asarray(test.labels[found]))
+    nearest, times = worst.distance[found], TIMES[::2] if setting.quick else TIMES
+    norms, estimates = nearest * times[:, None], []
+    for number, size in enumerate(jnp.asarray(norms, jnp.float32)):
         key = jax.random.key(number)
-        found = probability(network.model, images, goal, sizes, key=key, clip=clip)
-        shares.append(np.asarray(found.probability))
-        errors.append(np.asarray(found.relative_error))
-        setting.progress(f"rarity {name}", number + 1, len(plan))
-    free, clipped, near = np.split(np.array(shares), (len(norms), 2 * len(norms)))
-    return _Measured(nearest, free, clipped, near, np.array(errors))
+        estimates.append(probability(network.model, images, goal, size, key=key, clip=clip))
+        jax.block_until_ready(estimates[-1])
+        setting.progress(name, number + 1, len(times))
+    shares, errors, _ = (np.array(each) for each in zip(*estimates, strict=True))
+    return _Measured(nearest, times, norms, shares, errors)
 
 
-def _curves(name: str, norms: np.ndarray, found: _Measured, dimension: int) -> Part:
+def _curves(name: str, free: _Measured, boxed: _Measured, flat: _Measured) -> Part:
     def line(values: Any) -> np.ndarray:
         values = np.asarray(values, np.float64)
-        return np.stack([norms, np.where(values >= FLOOR, values, np.nan)])
+        return np.stack([free.times, np.where(values >= FLOOR, values, np.nan)])
 
-    flat = np.asarray(cap_probability(found.nearest, norms[:, None], dimension))
-    reached = (found.nearest <= norms[:, None]).mean(1)
     lines = {
-        "an adversarial image exists": line(reached),
-        "random": line(found.free.mean(1)),
-        "random, clipped": line(found.clipped.mean(1)),
-        "random, the median image": line(np.median(found.free, 1)),
-        "random, were boundaries flat": line(flat.mean(1)),
+        "worst case": line(np.ones(len(free.times))),
+        "random, no box": line(free.probability.mean(1)),
+        "its median image": line(np.median(free.probability, 1)),
+        "were boundaries flat": line(flat.probability.mean(1)),
+        "random, clipped to the box": line(boxed.probability.mean(1)),
     }
+    errors = np.nanmedian(np.concatenate([free.errors, boxed.errors]))
     return Curves(
-        f"{name}: worst case and chance", "L2 norm of the perturbation",
-        "share of images, and probability", lines, log="xy",
-        dashed=("random, were boundaries flat",),
-        note=f"{len(found.nearest)} images; their mean where nothing else is said; median relative "
-        f"standard error of an estimate {np.nanmedian(found.errors):.2f}.",
+        f"{name}: worst case and chance",
+        "L2 norm of the perturbation, over that of the image's nearest adversarial one",
+        "share of images that can be fooled; probability of fooling by chance", lines, log="xy",
+        dashed=("were boundaries flat",),
+        note=f"Means over {len(free.nearest)} images, nearest at L2 {np.median(free.nearest):.2f} "
+        f"without, {np.median(boxed.nearest):.2f} with the box (medians); median relative "
+        f"standard error of an estimate {errors:.2f}; nothing is drawn below {FLOOR:g}.",
     )  # fmt: skip
 
 
-def _words(name: str, found: _Measured) -> Part:
-    rare = (found.near < FLOOR).sum(1)
-    count = len(found.nearest)
+def _words(name: str, free: _Measured, boxed: _Measured) -> Part:
+    def rare(found: _Measured) -> str:
+        images = [f"{(p < FLOOR).sum()} ({t:.0f})" for t, p in zip(found.times, found.probability,
+                                                                   strict=True) if t <= 8]  # fmt: skip
+        return f"{', '.join(images)} of {len(found.nearest)} images"
+
+    more = np.median(boxed.probability - free.probability) > 0
     return Text(
-        f"{name}: the nearest adversarial image found lies at L2 {np.median(found.nearest):.2f} "
-        f"(median of {count} images). Random perturbations of exactly that norm fool with less "
-        f"than {FLOOR:g} for {rare[0]} of the {count} images; of twice that norm for {rare[1]}, "
-        f"of four times for {rare[2]}."
+        f"{name}: the nearest adversarial image found lies at L2 {np.median(boxed.nearest):.2f} in "
+        f"the box, at {np.median(free.nearest):.2f} without it (medians). Random perturbations of so "
+        f"many times (in brackets) that norm fool with a probability of less than {FLOOR:g}: "
+        f"{rare(free)}; clipped to the box {rare(boxed)}. "
+        + (
+            "Clipped noise fools more often, as it is no longer centred: on a black background it "
+            "only brightens."
+            if more
+            else "Clipped noise fools less often: it is shorter than the norm stated."
+        )
     )
