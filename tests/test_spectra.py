@@ -229,7 +229,7 @@ def test_no_two_images_move_the_logits_by_more(module, shape):
     found = spectrum(model, shape, 0)
     images = RNG.random((2, 20, *shape), np.float32)
     near = images[0] + 1e-2 * RNG.standard_normal(images[0].shape).astype(np.float32)
-    call = jax.jit(model)
+    call = jax.jit(lambda images: model(images))
     logits = np.asarray(call(images[0]))
     for other in (images[1], near):
         moved = np.linalg.norm(np.asarray(call(other)) - logits, axis=1)
@@ -400,7 +400,7 @@ def test_table_5_of_given_weights():
 
 def test_the_study(tmp_path, monkeypatch):
     assert "szegedy.layers" in EXPERIMENTS
-    monkeypatch.setattr("jaxadv.studies.layers.NETWORKS", ("FC10(1e-4)",))
+    monkeypatch.setattr("jaxadv.studies.layers.NETWORKS", ())  # the LeNet alone
     train, test = load_data("digits", "train"), load_data("digits", "test")
     found = conduct("szegedy.layers", Setting(train, test, tmp_path, examples=20, quick=True))
     tables = {part.title: part for part in found.parts if isinstance(part, Table)}
