@@ -47,10 +47,10 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def layers(setting: Setting) -> Findings:
-    """Section 4.3 on networks trained on the setting's images, of seed 0: `NETWORKS` (quick: the
-    first two) and a LeNet.
+    """Section 4.3: how much each layer can amplify, and how much it does.
 
-    A torch state dict of torchvision's AlexNet, setting.folder / "alexnet.safetensors" (or .npz),
+    Networks trained on the setting's images, of seed 0: `NETWORKS` (quick: the first two) and a
+    LeNet. A torch state dict of torchvision's AlexNet, setting.folder / "alexnet.safetensors" (or .npz),
     fills Table 5's rows; without one they show the published figures only.
     """
     names = NETWORKS[:2] if setting.quick else NETWORKS

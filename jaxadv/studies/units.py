@@ -77,7 +77,7 @@ class Hidden(NamedTuple):
 
 
 def units(setting: Setting) -> Findings:
-    """The experiment szegedy.units: do units mean more than random directions of their layer?"""
+    """Section 3: do units mean more than random directions of their layer?"""
     images, labels = jnp.asarray(setting.test.images), np.asarray(setting.test.labels)
     counts = [k for k in (2, 4, 8, 16, 32, 64, 128, 256) if k <= len(labels) // 4]
     names = NETWORKS[:1] if setting.quick else NETWORKS
