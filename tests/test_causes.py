@@ -148,6 +148,7 @@ def test_for_two_linear_classes_flat_boundaries_explain_all():
     np.testing.assert_allclose(reasons["CKA of features"], 1)
 
 
+@pytest.mark.slow
 def test_the_study_runs(tmp_path: Path, monkeypatch):
     one = jax.local_devices()[:1]  # eight take eight times as long to compile
     monkeypatch.setattr(jax, "local_devices", lambda *_, **__: one)

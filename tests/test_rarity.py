@@ -155,6 +155,7 @@ def test_unusable_arguments_are_named(wrong, named):
         probability(model, images, goal, 1.0, key=jax.random.key(0), **wrong)
 
 
+@pytest.mark.slow
 def test_the_study_finds_chance_far_behind_the_worst_case(tmp_path: Path, monkeypatch):
     one = jax.local_devices()[:1]  # eight take eight times as long to compile
     monkeypatch.setattr(jax, "local_devices", lambda *_, **__: one)

@@ -398,6 +398,7 @@ def test_table_5_of_given_weights():
         from_torch_arrays(SMALL, arrays, image_shape=(128, 128, 3))
 
 
+@pytest.mark.slow
 def test_the_study(tmp_path, monkeypatch):
     assert "szegedy.layers" in EXPERIMENTS
     monkeypatch.setattr("jaxadv.studies.layers.NETWORKS", ())  # the LeNet alone

@@ -232,6 +232,7 @@ def study(tmp_path_factory):
     return setting, conduct("szegedy.units", setting)
 
 
+@pytest.mark.slow
 def test_the_study_shows_every_kind_and_tells_what_it_found(study):
     _, findings = study
     assert EXPERIMENTS["szegedy.units"] == "units:units" and findings.name == "szegedy.units"
@@ -244,6 +245,7 @@ def test_the_study_shows_every_kind_and_tells_what_it_found(study):
         assert gallery.images.min() >= 0 and gallery.images.max() <= 1
 
 
+@pytest.mark.slow
 def test_top_images_have_more_in_common_than_chance_and_chance_is_the_closed_form(study):
     """Random images: cosine -1/(N-1), and the purity and entropy of draws of their labels."""
     setting, findings = study
@@ -261,6 +263,7 @@ def test_top_images_have_more_in_common_than_chance_and_chance_is_the_closed_for
         assert better[0] > 0.2 and better[1] < -0.5 and (better[2:] > 0.1).all()
 
 
+@pytest.mark.slow
 def test_the_rotated_network_of_the_study_decides_as_before(study):
     _, findings = study
     table = next(p for p in findings.parts if isinstance(p, Table) and "turned back" in p.title)
@@ -269,7 +272,8 @@ def test_the_rotated_network_of_the_study_decides_as_before(study):
     np.testing.assert_array_equal(before, after)
 
 
-def test_an_unknown_network_is_refused(study):
+def test_an_unknown_network_is_refused(tmp_path):
+    digits = load_data("digits", "test")
     with pytest.raises(ValueError, match="is not known: pass one of"):
-        networks.trained(study[0], "FC1")
+        networks.trained(Setting(digits, digits, tmp_path), "FC1")
     assert set(units.NETWORKS) | {units.JUDGE} <= set(networks.RECIPES)
