@@ -62,14 +62,15 @@ class LBFGS(Attack):
     (each step takes its tangent quadratic; smoothed below a tenth of a linear model's distance; far
     from the boundary loss and penalty are both straight lines, the minimiser jumps as c changes,
     and some distances come out a few per cent larger).
-    loss: "cross_entropy", or "margin" for softplus(margin), which sees only the largest other class:
-    nearer answers where a network is unsure among many. memory: pairs that L-BFGS keeps; rounds: most values of c; iterations: most gradients for
-    each; tolerance: relative accuracy of the distance, at which the search for c ends; a minimiser
-    is as exact as that needs (a distance errs by the square of its minimiser's error), and less
-    where the outcome of its c is plain (below about 3e-4 it needs float64: a float32 loss does not
-    show its minimum more exactly). initial_c: where to begin (None: c of a linear model's
-    boundary). precision: "float32", or "float64" for model and optimiser (needs jax_enable_x64; the
-    images asked are rounded to float32 all the same).
+    loss: "cross_entropy", or "margin" for softplus(margin), which sees only the largest other
+    class: nearer answers where a network is unsure among many. memory: pairs that L-BFGS keeps;
+    rounds: most values of c; iterations: most gradients for each; tolerance: relative accuracy of
+    the distance, at which the search for c ends; a minimiser is as exact as that needs (a distance
+    errs by the square of its minimiser's error), and less where the outcome of its c is plain
+    (below about 3e-4 it needs float64: a float32 loss does not show its minimum more exactly).
+    initial_c: where to begin (None: c of a linear model's boundary). precision: "float32", or
+    "float64" for model and optimiser (needs jax_enable_x64; the images asked are rounded to float32
+    all the same).
 
     A c begins where the last one ended, with its memory of curvature; implementations that call
     SciPy begin each c at the image, and need 10 to 20 times the gradients for distances that are

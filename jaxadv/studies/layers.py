@@ -50,8 +50,8 @@ def layers(setting: Setting) -> Findings:
     """Section 4.3: how much each layer can amplify, and how much it does.
 
     Networks trained on the setting's images, of seed 0: `NETWORKS` (quick: the first two) and a
-    LeNet. A torch state dict of torchvision's AlexNet, setting.folder / "alexnet.safetensors" (or .npz),
-    fills Table 5's rows; without one they show the published figures only.
+    LeNet. A torch state dict of torchvision's AlexNet, setting.folder / "alexnet.safetensors" (or
+    .npz), fills Table 5's rows; without one they show the published figures only.
     """
     names = NETWORKS[:2] if setting.quick else NETWORKS
     models = {name: trained(setting, name).model for name in names}

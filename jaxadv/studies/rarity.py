@@ -318,15 +318,15 @@ def _curves(name: str, free: _Measured, boxed: _Measured, flat: _Measured) -> Pa
 
 def _words(name: str, free: _Measured, boxed: _Measured) -> Part:
     def rare(found: _Measured) -> str:
-        images = [f"{(p < FLOOR).sum()} ({t:.0f})" for t, p in zip(found.times, found.probability,
-                                                                   strict=True) if t <= 8]  # fmt: skip
+        norms = zip(found.times, found.probability, strict=True)
+        images = [f"{(p < FLOOR).sum()} ({t:.0f})" for t, p in norms if t <= 8]
         return f"{', '.join(images)} of {len(found.nearest)} images"
 
     more = np.median(boxed.probability - free.probability) > 0
     return Text(
-        f"{name}: the nearest adversarial image found lies at L2 {np.median(boxed.nearest):.2f} in "
-        f"the box, at {np.median(free.nearest):.2f} without it (medians). Random perturbations of so "
-        f"many times (in brackets) that norm fool with a probability of less than {FLOOR:g}: "
+        f"{name}: the nearest adversarial image found lies at L2 {np.median(boxed.nearest):.2f} "
+        f"in the box, at {np.median(free.nearest):.2f} without it (medians). Random perturbations of "
+        f"so many times (in brackets) that norm fool with a probability of less than {FLOOR:g}: "
         f"{rare(free)}; clipped to the box {rare(boxed)}. "
         + (
             "Clipped noise fools more often, as it is no longer centred: on a black background it "
