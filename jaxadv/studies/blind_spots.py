@@ -48,9 +48,13 @@ def distortion(images: Any, originals: Any) -> Float[np.ndarray, " N"]:
 
 
 def gaussian(images: np.ndarray, deviation: float, seed: int = 0) -> np.ndarray:
-    """The images with Gaussian noise of that standard deviation, cut off at the box [0, 1]."""
+    """The images with Gaussian noise of that standard deviation, which may leave the box [0, 1].
+
+    Cut off at the box it makes a black background brighter, which is no longer noise to a network:
+    at 0.3 softmax regression errs on half of the digits then, and on a fifth otherwise.
+    """
     noise = np.random.default_rng(seed).normal(scale=deviation, size=images.shape)
-    return np.clip(images + noise, 0, 1).astype(np.float32)
+    return (images + noise).astype(np.float32)
 
 
 def wrong_classes(labels: np.ndarray, classes: int, seed: int = 0) -> np.ndarray:
@@ -148,7 +152,8 @@ def _order(ours: np.ndarray) -> str:
     paper = ", ".join(f"{SIX[i]} {theirs[i]:.3f}" for i in np.argsort(theirs))
     return (
         f"From the nearest to the furthest: {order}. In the paper: {paper}. Rank correlation "
-        f"{same:.2f}."
+        f"{same:.2f}. Each of ours is the nearest adversarial image met in a search for c that "
+        "ends within 0.1 %; the paper does not say how finely it searched."
     )
 
 
@@ -170,7 +175,8 @@ def noise(setting: Setting) -> Findings:
     """Random controls: noise of the distortion that suffices for the attack, larger noise, and a
     random search at the attack's distance with as many forward passes as it had."""
     data = examples_of(setting.test, setting.examples)
-    columns = ("adversarial", *(f"noise {d:g}" for d in NOISES), "same distance", "random search")
+    columns = ("adversarial", *(f"noise {d:g}" for d in NOISES), "noise 0.3, cut off",
+               "same distance", "random search")  # fmt: skip
     values = np.zeros((setting.seeds, len(SIX), len(columns)))
     published = np.full(values.shape[1:], np.nan)
     published[:, 0] = 100
@@ -184,7 +190,9 @@ def noise(setting: Setting) -> Findings:
             draws = int(np.ceil((result.forward + result.backward).mean()))
             budgets[seed, row] = draws
             errors = [100 * result.success.mean()]
-            errors += [error(network, gaussian(data.images, d, seed), data.labels) for d in NOISES]
+            noisy = [gaussian(data.images, d, seed) for d in NOISES]
+            noisy.append(gaussian(data.images, 0.3, seed).clip(0, 1))
+            errors += [error(network, images, data.labels) for images in noisy]
             for count in (1, draws):
                 tried = setting.run(
                     f"{name}-{seed}-noise-{count}", GaussianNoise(norm="l2", draws=count),
@@ -199,10 +207,12 @@ def noise(setting: Setting) -> Findings:
         Table(
             "Error in per cent under random noise", SIX, columns, values.mean(0), values.std(0),
             published, ".1f",
-            note=f"{len(data.labels)} test images, {setting.seeds} seeds. 'same distance': one "
-            "Gaussian draw at each image's own adversarial distance; 'random search': as many "
-            f"draws as the attack had forward and backward passes ({budgets.mean():.0f} on "
-            "average), an error if any one succeeds. Misclassified images count as errors.",
+            note=f"{len(data.labels)} test images, {setting.seeds} seeds. The noise may leave the "
+            "box, as the paper's must (its distortion is the standard deviation); cut off there, "
+            "it brightens the background. 'same distance': one Gaussian draw at each image's own "
+            "adversarial distance; 'random search': as many draws as the attack had forward and "
+            f"backward passes ({budgets.mean():.0f} on average), an error if any one succeeds. "
+            "Misclassified images count as errors.",
         ),
         Text(
             "At the distance at which L-BFGS always succeeds, random noise hardly does more than "
@@ -211,7 +221,7 @@ def noise(setting: Setting) -> Findings:
             f"standard deviation 1 the networks still get {100 - best.max():.0f} to "
             f"{100 - best.min():.0f} % right (the paper: 51 %)."
         ),
-        Gallery("Noise of growing standard deviation", readable,
+        Gallery("Noise of growing standard deviation", readable.clip(0, 1),
                 ("image", *(f"{d:g}" for d in NOISES)),
                 tuple(data.classes[label] for label in data.labels[:8])),
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The networks of Szegedy et al. (2013, arXiv 1312.6199) on MNIST, trained once and kept.
 
 Softmax regression and sigmoid networks with the paper's weight decay, lambda * sum(w^2) / k for a
-layer of k units, and a softmax on top of an autoencoder that never saw a label.
+layer of k units, and a softmax on top of a denoising autoencoder that never saw a label.
 """
 
 import dataclasses
@@ -52,10 +52,10 @@ RECIPES = {
     "FC10(1e-4)": Recipe((), (1e-4,)),
     "FC10(1e-2)": Recipe((), (1e-2,)),
     "FC10(1)": Recipe((), (1.0,)),
-    "FC100-100-10": Recipe((100, 100), (1e-5, 1e-5, 1e-6)),
-    "FC200-200-10": Recipe((200, 200), (1e-5, 1e-5, 1e-6)),
+    "FC100-100-10": Recipe((100, 100), (1e-5, 1e-5, 1e-6), epochs=40),
+    "FC200-200-10": Recipe((200, 200), (1e-5, 1e-5, 1e-6), epochs=40),
     "AE400-10": Recipe((400,), (1e-6, 1e-6), autoencoder=True),
-    "FC123-456-10": Recipe((123, 456), (1e-5, 1e-5, 1e-6)),
+    "FC123-456-10": Recipe((123, 456), (1e-5, 1e-5, 1e-6), epochs=40),
 }
 SIX = tuple(RECIPES)[:6]  # those of the paper's first two tables
 
@@ -117,7 +117,7 @@ def _fit(
         codes = np.asarray(jax.nn.sigmoid(flat @ encoder["kernel"] + encoder["bias"]))
         top = get_definition("FC")(widths=(), classes=len(data.classes))
         coded = data._replace(images=codes.reshape(len(codes), 1, 1, -1))
-        how |= {"epochs": 3 * epochs, "learning_rate": 3e-2}  # convex, and cheap
+        how |= {"epochs": 2 * epochs, "learning_rate": 1e-2}  # convex, and cheap
         softmax = train(top, coded, penalty=WeightDecay(recipe.decay[1:]), **how)
         variables = {"params": {"fc1": encoder, "fc2": softmax["params"]["fc1"]}}
     how["checkpoint"].unlink(missing_ok=True)
@@ -125,10 +125,13 @@ def _fit(
 
 
 def autoencoder(images: Any, width: int, decay: float, epochs: int, key: Any) -> dict[str, Any]:
-    """The encoder {"kernel" [n, width], "bias" [width]} of a sigmoid autoencoder, trained by Adam
-    on the cross-entropy of pixels with the reconstruction (a sigmoid too); no label is used.
+    """The encoder {"kernel" [n, width], "bias" [width]} of a sigmoid autoencoder, trained by Adam;
+    no label is used.
 
-    Squared error, or a tenth of the step, leaves codes from which a softmax errs more often.
+    The cross-entropy of the pixels with their reconstruction (a sigmoid too) from pixels with
+    Gaussian noise of standard deviation 0.5. A plain autoencoder of our making does not do: its
+    codes are nearly linear, and a softmax on top errs as often as one on the pixels (7 %), or,
+    where it is trained harder, falls to noise of 0.06.
     """
     images = jnp.asarray(images).reshape(len(images), -1)
     draw, shuffle = jax.random.split(key)
@@ -141,24 +144,26 @@ def autoencoder(images: Any, width: int, decay: float, epochs: int, key: Any) ->
     }
     batch = min(100, len(images))
     batches = len(images) // batch
-    adam = optax.adam(optax.cosine_decay_schedule(1e-2, epochs * batches))
+    adam = optax.adam(optax.cosine_decay_schedule(3e-3, epochs * batches))
 
-    def loss(params: Any, x: Any) -> Any:
-        code = jax.nn.sigmoid(x @ params["encode"]["kernel"] + params["encode"]["bias"])
+    def loss(params: Any, x: Any, key: Any) -> Any:
+        noisy = x + 0.5 * jax.random.normal(key, x.shape)
+        code = jax.nn.sigmoid(noisy @ params["encode"]["kernel"] + params["encode"]["bias"])
         again = code @ params["decode"]["kernel"] + params["decode"]["bias"]
         weights = [layer["kernel"] for layer in params.values()]
         penalty = sum(decay * jnp.square(w).sum() / w.shape[1] for w in weights)
         return optax.sigmoid_binary_cross_entropy(again, x).sum(1).mean() + penalty
 
-    def step(state: Any, rows: Any) -> Any:
-        params, memory = state
-        updates, memory = adam.update(jax.grad(loss)(params, images[rows]), memory)
+    def step(state: Any, draw: Any) -> Any:
+        (params, memory), (rows, key) = state, draw
+        updates, memory = adam.update(jax.grad(loss)(params, images[rows], key), memory)
         return (optax.apply_updates(params, updates), memory), None
 
     @jax.jit
     def epoch(state: Any, key: Any) -> Any:
         order = jax.random.permutation(key, len(images))[: batches * batch]
-        return lax.scan(step, state, order.reshape(batches, batch))[0]
+        keys = jax.random.split(jax.random.fold_in(key, 0), batches)
+        return lax.scan(step, state, (order.reshape(batches, batch), keys))[0]
 
     state = (params, adam.init(params))
     for number in range(epochs):

@@ -100,7 +100,7 @@ def between_networks(setting: Setting) -> Findings:
             (*(".1f",) * len(SIX), ".3f"), heat=True,
             note=f"{len(data.labels)} test images, the target class drawn at random, mean and "
             f"standard deviation over {setting.seeds} seeds. Errors are against the true label; "
-            "images that a network gets wrong anyway count.",
+            "images that a network gets wrong anyway count. The noise may leave the box.",
         ),
         Text(
             f"Examples fed to another network than theirs are misclassified in {transfer:.1f} % on "
