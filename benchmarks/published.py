@@ -8,6 +8,8 @@ resnet2b: the CIFAR-10 ResNet of the verification competition at Linf 2/255 and 
 clean 69.25 %, under PGD 54.82 % and 62.24 % of 10,000 images). The file has 9,976 of them; the last
 column counts the other 24 as robust, which is the worst case for the attack.
 
+norms: the norms of the layers of all these networks, after table 5 of Szegedy et al. (2013).
+
 Needs the shared data (JAXADV_SHARED, or ../shared).
 """
 
@@ -20,7 +22,11 @@ import numpy as np
 
 import jaxadv as ja
 from benchmarks.common import show
-from jaxadv.models.published import load_published
+from jaxadv.models.published import PUBLISHED, load_published
+from jaxadv.report import print_study
+from jaxadv.studies import Findings
+from jaxadv.studies.layers import spectra_table
+from jaxadv.studies.lipschitz import spectrum
 
 SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
@@ -69,7 +75,17 @@ def resnet2b(count: int, seeds: int) -> None:
              rows)  # fmt: skip
 
 
-NETWORKS = {"trades": trades, "resnet2b": resnet2b}
+def norms(count: int, seeds: int) -> None:
+    spectra = {}
+    for name in PUBLISHED:
+        shape = (28, 28, 1) if name.startswith("mnist") else (32, 32, 3)
+        spectra[name] = spectrum(load_published(SHARED / "models" / name), shape, iterations=50)
+    tables = [spectra_table(f"Norms of the layers of {name}", {name: found})
+              for name, found in spectra.items()]  # fmt: skip
+    print_study([Findings("norms", "Norms of the layers of published networks", tables)])
+
+
+NETWORKS = {"trades": trades, "resnet2b": resnet2b, "norms": norms}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
