@@ -157,6 +157,7 @@ def _round(
         x, y = batch_of(params, draw)
         turn = number % max(len(method.layers), 1)
         rows = jax.random.randint(jax.random.fold_in(draw, 1), (BATCH,), 0, POOL)
+        picked = [jax.tree.map(lambda array: array[rows], pools[at]) for at in method.layers]
 
         def loss(params: Any) -> Any:
             if method.dropout:
@@ -168,8 +169,8 @@ def _round(
             if not method.layers:
                 return value
             mixed = [
-                lambda p, at=at: _losses(p, pools[at][0][rows], pools[at][1][rows], at).mean()
-                for at in method.layers
+                lambda p, at=at, batch=batch: _losses(p, *batch, at).mean()
+                for at, batch in zip(method.layers, picked, strict=True)
             ]
             return value + lax.switch(turn, mixed, params)
 
