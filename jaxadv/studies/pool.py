@@ -35,7 +35,7 @@ from jaxadv.studies.setting import Setting
 
 WIDTHS, DECAY = (100, 100), WeightDecay((1e-5, 1e-5, 1e-6))
 BATCH, STEPS_A_ROUND = 100, 100
-POOL, REFRESHED = 6_000, 1_000  # examples of each layer, and how many are replaced in a round
+POOL, REFRESHED = 6_000, 500  # examples of each layer, and how many are replaced in a round
 QUICKLY = LBFGS(memory=4, tolerance=0.05, rounds=5, iterations=8)  # near enough to learn from
 
 
