@@ -199,6 +199,7 @@ def main() -> None:
         "--networks", nargs="*", default=("FC10", "FC100-100-10", "FC100-100-10 (relu)")
     )
     parser.add_argument("--targets", nargs="*", default=networks.SIX, help="of the second table")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="of the search for c")
     options = parser.parse_args()
     ja.use_cpu_cores()
     rows = [
