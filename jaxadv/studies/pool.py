@@ -169,7 +169,7 @@ def _round(
             if not method.layers:
                 return value
             mixed = [
-                lambda p, at=at, batch=batch: _losses(p, *batch, at).mean()
+                lambda p, at=at, batch=batch: _losses(p, batch[0], batch[1], at).mean()
                 for at, batch in zip(method.layers, picked, strict=True)
             ]
             return value + lax.switch(turn, mixed, params)
