@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.goals import Goal
 from jaxadv.core.norms import Norm, get_norm
@@ -92,6 +92,10 @@ class Attack:
         """The most ticks that one run on one image can take."""
         raise NotImplementedError
 
+    def for_classes(self, classes: int) -> "Attack":
+        """The attack as it is run on a model of so many classes; default: itself."""
+        return self
+
     def init(self, problem: Problem, key: Array) -> State:
         """The state before the first tick. Calls no model."""
         raise NotImplementedError
@@ -139,6 +143,12 @@ def inner_radius(norm: str, epsilon: Any, bounds: tuple[float, float]) -> Any:
     else:
         radius = radius * (1 - 1e-6) - max(abs(b) for b in bounds) * 2.0**-23
     return xp.asarray(xp.maximum(radius, 0), xp.float32)
+
+
+def likeliest_wrong(problem: Problem, place: Any, count: int) -> Int[Array, ""]:
+    """The wrong class that the clean image's answer ranks at `place` (0: the first) of `count`."""
+    label = jnp.arange(problem.clean_logits.shape[-1]) == problem.goal.labels
+    return jax.lax.top_k(jnp.where(label, -jnp.inf, problem.clean_logits), count)[1][place]
 
 
 def attack_key(attack: Attack, key: Array, example: Any, rank: Any) -> Array:
