@@ -2,7 +2,7 @@
 
 >>> import jaxadv as ja
 >>> ja.list_attacks()[:3]
-['BIM', 'FGM', 'FGSM']
+['APGD', 'BIM', 'FGM']
 """
 
 import importlib
@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxadv import data, models, report
     from jaxadv.attacks import (
+        APGD,
         BIM,
         FGM,
         FGSM,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "BIM FGM FGSM LBFGS MIFGSM PGD GaussianNoise MinimalEpsilon UniformNoise "
+    "attacks": "APGD BIM FGM FGSM LBFGS MIFGSM PGD GaussianNoise MinimalEpsilon UniformNoise "
     "list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
@@ -88,6 +89,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "APGD",
     "BIM",
     "FGM",
     "FGSM",

@@ -13,7 +13,7 @@ from jaxadv.core.norms import distance64
 KEY = jax.random.key(7)
 EPSILON = {"linf": 0.15, "l2": 1.2, "l1": 5.0, "l0": 12.0}
 INNER = {"MinimalEpsilon": lambda norm: ja.MinimalEpsilon(ja.PGD(norm=norm, steps=8), rounds=5)}
-ONLY = {"FGSM": ["linf"], "LBFGS": ["l2"]}
+ONLY = {"APGD": ["linf", "l2", "l1"], "FGSM": ["linf"], "LBFGS": ["l2"]}
 CASES = [
     (name, norm) for name in sorted(ATTACKS) for norm in ONLY.get(name, ["linf", "l2", "l1", "l0"])
 ]
@@ -61,14 +61,14 @@ def test_what_every_attack_owes(name: str, norm: str) -> None:
     assert result.status[3] == ja.Status.MISCLASSIFIED
     assert (result.distance[3], result.forward[3], result.backward[3]) == (0, 1, 0)
     # Never more than the attack says that it may take.
-    most = attack.ticks * attack.restarts
+    most = attack.ticks * attack.entries
     assert (result.forward <= 1 + most * attack.queries).all()
     assert (result.backward <= most * attack.pullbacks).all()
     assert (result.backward < result.forward).all()
     assert (result.computed >= result.forward).all()
     if attack.pullbacks == 0:
         assert not result.backward.any()
-    elif name in ("PGD", "MinimalEpsilon", "BIM", "LBFGS"):
+    elif name in ("APGD", "PGD", "MinimalEpsilon", "BIM", "LBFGS"):
         assert result.success.sum() > 10
 
     # No result depends on order, company, lane or device (test_run.py: on the devices).

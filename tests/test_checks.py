@@ -49,12 +49,6 @@ def test_rounding_at_the_bounds_is_no_error() -> None:
     run(images=np.where(IMAGES.min() == IMAGES, -2.98e-8, IMAGES).astype(np.float32))
 
 
-def test_dlr_needs_three_classes() -> None:
-    two = ja.Model(lambda w, x: x.reshape(len(x), -1)[:, :2], ())
-    with pytest.raises(ValueError, match="needs 3 classes"):
-        run(model=two, goal=ja.Untargeted(LABELS % 2), attack=ja.PGD(loss="dlr"))
-
-
 def test_logits_of_a_wrong_shape() -> None:
     with pytest.raises(ValueError, match="logits"):
         run(model=ja.Model(lambda w, x: x.sum((1, 2, 3)), ()))

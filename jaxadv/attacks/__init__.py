@@ -1,5 +1,6 @@
 """The attacks: one file per algorithm or family."""
 
+from jaxadv.attacks.apgd import APGD
 from jaxadv.attacks.fgsm import FGM, FGSM
 from jaxadv.attacks.lbfgs import LBFGS
 from jaxadv.attacks.mifgsm import MIFGSM
@@ -10,7 +11,18 @@ from jaxadv.core.attack import Attack
 
 ATTACKS: dict[str, type[Attack]] = {
     attack.__name__: attack
-    for attack in (BIM, FGM, FGSM, GaussianNoise, LBFGS, MIFGSM, MinimalEpsilon, PGD, UniformNoise)
+    for attack in (
+        APGD,
+        BIM,
+        FGM,
+        FGSM,
+        GaussianNoise,
+        LBFGS,
+        MIFGSM,
+        MinimalEpsilon,
+        PGD,
+        UniformNoise,
+    )
 }
 
 

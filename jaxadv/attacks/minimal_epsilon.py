@@ -68,8 +68,8 @@ class MinimalEpsilon(Attack):
         return self.attack.pullbacks
 
     @property
-    def restarts(self) -> int:  # type: ignore[override]
-        return self.attack.restarts
+    def entries(self) -> int:
+        return self.attack.entries
 
     @property
     def asks_inside(self) -> bool:  # type: ignore[override]

@@ -71,7 +71,7 @@ class Attack:
 
     queries: ClassVar[int] = 1  # images asked per tick
     pullbacks: ClassVar[int] = 1  # gradients asked per image (0: answers only)
-    restarts: Any = 1  # queue entries per image
+    restarts: Any = 1
     norm: Any = "linf"
     needs_epsilon: ClassVar[bool] = True
     keep: ClassVar[str] = "first"
@@ -86,6 +86,11 @@ class Attack:
     def geometry(self) -> Norm:
         """The norm in which distances and epsilon are measured."""
         return get_norm(self.norm)
+
+    @property
+    def entries(self) -> int:
+        """The queue entries of one image, in rank order: its restarts, times targets if any."""
+        return self.restarts
 
     @property
     def ticks(self) -> int:

@@ -79,10 +79,10 @@ def drive_batch(
             lanes = lanes._replace(best=lanes.best._replace(image=image))
         return gathered.settle(lanes, rows, ranks, wanted)
 
-    gathered = Gathered.empty(table, attack.restarts)
-    if attack.restarts == 1:
+    gathered = Gathered.empty(table, attack.entries)
+    if attack.entries == 1:
         return one_rank(0, gathered)
-    return lax.fori_loop(0, attack.restarts, one_rank, gathered)
+    return lax.fori_loop(0, attack.entries, one_rank, gathered)
 
 
 def tick_function(attack: Attack, model: Model, keep: str, cure: bool | None) -> Any:

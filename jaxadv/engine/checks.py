@@ -159,18 +159,6 @@ def count_classes(model: Model, shape: tuple[int, ...]) -> int:
     return logits.shape[1]
 
 
-def check_loss(attack: Attack, goal: Goal, classes: int) -> None:
-    """That the loss is defined for so few classes."""
-    inner = getattr(attack, "attack", attack)
-    if getattr(inner, "loss", None) != "dlr":
-        return
-    needed = 4 if goal.targeted else 3
-    if classes < needed:
-        raise ValueError(
-            f"loss='dlr' needs {needed} classes, the model has {classes}: pass loss='margin'"
-        )
-
-
 def check_keep(keep: str | None, attack: Attack) -> str:
     """The attack's own `keep` where None is given."""
     keep = attack.keep if keep is None else keep

@@ -46,8 +46,8 @@ def take_off(attack: Attack, model: Model, table: Table, key: Array, width: int)
     lanes = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape), leaf.dtype), one)
     lanes = lanes._replace(finished=jnp.ones(width, bool))
     none = jnp.zeros(width, jnp.int32)
-    empty = none + table.source.shape[0] * attack.restarts
-    gathered = Gathered.empty(table, attack.restarts)
+    empty = none + table.source.shape[0] * attack.entries
+    gathered = Gathered.empty(table, attack.entries)
     return Flight(lanes, empty, none, jnp.int32(0), gathered, jnp.int32(0))
 
 
@@ -56,10 +56,10 @@ def _turn_over(
 ) -> Flight:
     """Settle up to `several` lanes, those finished first, and load their next entries."""
     rows = table.source.shape[0]
-    entries, width = rows * attack.restarts, flight.entry.shape[0]
+    entries, width = rows * attack.entries, flight.entry.shape[0]
     lanes, entry, gathered = flight.lanes, flight.entry, flight.gathered
 
-    if attack.restarts > 1 and keep == "first":  # a lower rank has succeeded meanwhile
+    if attack.entries > 1 and keep == "first":  # a lower rank has succeeded meanwhile
         dropped = (entry < entries) & (entry // rows > gathered.success_rank(entry % rows))
         entry = jnp.where(dropped, entries, entry)
         lanes = lanes._replace(finished=lanes.finished | dropped)
@@ -68,7 +68,7 @@ def _turn_over(
     occupied = slot < width
     settling = jnp.where(occupied, entry.at[slot].get(mode="fill", fill_value=entries), entries)
     row, rank = settling % rows, settling // rows
-    if attack.restarts > 1:  # two ranks of one row: the second waits for the next turn
+    if attack.entries > 1:  # two ranks of one row: the second waits for the next turn
         earlier = (
             (row[:, None] == row[None]) & (settling < entries)[None] & (settling < entries)[:, None]
         )
@@ -80,7 +80,7 @@ def _turn_over(
 
     ahead = flight.head + jnp.arange(min(WINDOW, entries))
     wanted = (ahead < entries) & table.active[ahead % rows]
-    if attack.restarts > 1 and keep == "first":
+    if attack.entries > 1 and keep == "first":
         wanted &= ahead // rows <= gathered.success_rank(ahead % rows)
     free = jnp.cumsum(occupied) - 1  # the how-manieth free lane this is
     places = _first(wanted, several)

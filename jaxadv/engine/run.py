@@ -136,7 +136,6 @@ def run_rows(
     classes = checks.count_classes(model, shape)
     goal = checks.check_goal(goal, count, classes)
     attack = attack.for_classes(classes)
-    checks.check_loss(attack, goal, classes)
     epsilon = checks.check_epsilon(attack, epsilon, len(source), shape, model.bounds)
     ids = np.asarray(ids)
     if ids.shape != (count,) or not np.issubdtype(ids.dtype, np.integer):

@@ -1,6 +1,6 @@
 """The work to be done as arrays, and where its results are gathered. Both drivers use them.
 
-A row is one image with one goal and one epsilon; it has `attack.restarts` entries, ranked. Its
+A row is one image with one goal and one epsilon; it has `attack.entries` entries, ranked. Its
 result is the success of lowest rank; entries of higher rank are dropped.
 """
 
