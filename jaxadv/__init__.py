@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         PGD,
         GaussianNoise,
         MinimalEpsilon,
+        Square,
         UniformNoise,
         list_attacks,
     )
@@ -51,8 +52,8 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM FGM FGSM LBFGS MIFGSM PGD GaussianNoise MinimalEpsilon UniformNoise "
-    "list_attacks",
+    "attacks": "APGD BIM FGM FGSM LBFGS MIFGSM PGD GaussianNoise MinimalEpsilon Square "
+    "UniformNoise list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
     "core.model": "Model from_function",
@@ -110,6 +111,7 @@ __all__ = [
     "Reads",
     "Report",
     "Result",
+    "Square",
     "Status",
     "Targeted",
     "UniformNoise",

@@ -13,7 +13,12 @@ from jaxadv.core.norms import distance64
 KEY = jax.random.key(7)
 EPSILON = {"linf": 0.15, "l2": 1.2, "l1": 5.0, "l0": 12.0}
 INNER = {"MinimalEpsilon": lambda norm: ja.MinimalEpsilon(ja.PGD(norm=norm, steps=8), rounds=5)}
-ONLY = {"APGD": ["linf", "l2", "l1"], "FGSM": ["linf"], "LBFGS": ["l2"]}
+ONLY = {
+    "APGD": ["linf", "l2", "l1"],
+    "FGSM": ["linf"],
+    "LBFGS": ["l2"],
+    "Square": ["linf", "l2", "l1"],
+}
 CASES = [
     (name, norm) for name in sorted(ATTACKS) for norm in ONLY.get(name, ["linf", "l2", "l1", "l0"])
 ]
@@ -24,6 +29,8 @@ def make(name: str, norm: str) -> ja.Attack:
         return INNER[name](norm)
     if name == "LBFGS":
         return ja.LBFGS()
+    if name == "Square":
+        return ja.Square(norm=norm, steps=300)
     return ATTACKS[name](norm=norm)  # type: ignore[call-arg]
 
 

@@ -7,6 +7,7 @@ from jaxadv.attacks.mifgsm import MIFGSM
 from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
 from jaxadv.attacks.pgd import BIM, PGD
+from jaxadv.attacks.square import Square
 from jaxadv.core.attack import Attack
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -21,6 +22,7 @@ ATTACKS: dict[str, type[Attack]] = {
         MIFGSM,
         MinimalEpsilon,
         PGD,
+        Square,
         UniformNoise,
     )
 }
