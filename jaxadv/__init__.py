@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from jaxadv.core.attack import Answer, Attack, Problem, Reads
     from jaxadv.core.goals import Targeted, Untargeted
-    from jaxadv.core.model import Model, from_function
+    from jaxadv.core.model import EOT, Model, from_function
     from jaxadv.core.optimizer import Optimizer
     from jaxadv.core.result import Cost, Result, Status
     from jaxadv.data import load_data
@@ -56,7 +56,7 @@ _MODULES = {
     "UniformNoise list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
-    "core.model": "Model from_function",
+    "core.model": "EOT Model from_function",
     "core.optimizer": "Optimizer",
     "core.result": "Cost Result Status",
     "data": "load_data",
@@ -92,6 +92,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "APGD",
     "BIM",
+    "EOT",
     "FGM",
     "FGSM",
     "LBFGS",

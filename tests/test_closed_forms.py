@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog, minimize
 
+from jaxadv.attacks.apgd import APGD
 from jaxadv.attacks.fgsm import FGM, FGSM
 from jaxadv.attacks.mifgsm import MIFGSM
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
 from jaxadv.attacks.pgd import BIM, PGD
+from jaxadv.attacks.square import Square
 from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
@@ -188,6 +190,27 @@ def test_pgd_succeeds_just_above_the_distance_and_never_below(norm, box, targete
     fell = successes(attack, box, 1.02 * distance, targeted)
     np.testing.assert_array_equal(fell, np.isfinite(distance))
     assert not successes(attack, box, 0.999 * distance, targeted).any()
+
+
+@pytest.mark.parametrize("box", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_apgd_succeeds_just_above_the_distance_and_never_below(norm, box):
+    # Two classes: the likeliest wrong one is the only one, and DLR is the margin.
+    distance = exact(norm, box)
+    factor, restarts = (1.02, 5) if norm == "l1" else (1.01, 1)  # five, as AutoAttack in L1
+    for settings in ({}, {"loss": "dlr", "targets": 9}):
+        attack = APGD(norm=norm, restarts=restarts, **settings)
+        fell = successes(attack, box, factor * distance)
+        np.testing.assert_array_equal(fell, np.isfinite(distance))
+    assert not successes(attack, box, 0.999 * distance).any()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_square_never_succeeds_below_the_distance(norm):
+    distance, attack = exact(norm, False), Square(norm=norm, steps=1000)
+    if norm == "linf":  # bumps of 3 x 3 are too coarse for images of 4 x 3
+        assert successes(attack, False, 1.01 * distance).all()
+    assert not successes(attack, False, 0.999 * distance).any()
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])

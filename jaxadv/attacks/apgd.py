@@ -164,9 +164,9 @@ class APGD(Attack):
         radius = self.stages[0][0]
         image = problem.image if problem.start is None else problem.start
         if problem.start is None:  # on the sphere (L1: anywhere, then projected)
-            draw = jax.random.uniform if self.norm == "linf" else jax.random.normal
-            limits = {"minval": -1.0} if self.norm == "linf" else {}
-            noise = draw(key, image.shape, image.dtype, **limits)
+            noise = jax.random.normal(key, image.shape, image.dtype)
+            if self.norm == "linf":
+                noise = jax.random.uniform(key, image.shape, image.dtype, minval=-1.0)
             if self.norm != "l1":
                 noise = radius * problem.epsilon * noise / self.geometry.distance(noise)
             image = image + noise
@@ -238,7 +238,7 @@ class APGD(Attack):
         if self.norm != "l1":
             return state
         support = L0().distance(state.image - problem.image)
-        share = support / (1.5 * state.image.size)
+        share = _share(support, state.image)
         if problem.start is None:  # a random start says nothing about how many there should be
             support = jnp.where(state.step == 0, float(state.image.size), support)
             share = jnp.where(state.step == 0, FIRST_SHARE, share)
@@ -250,7 +250,7 @@ class APGD(Attack):
             support = L0().distance(state.best - problem.image)
             back = support < SPARSER * state.support
             length = jnp.where(back, 1.0, jnp.maximum(state.length / 1.5, 0.1))
-            share = support / (1.5 * state.image.size)
+            share = _share(support, state.image)
             return state._replace(length=length, support=support, share=share), back
         stuck = ~state.reduced & (state.seen >= state.best_loss)
         back = (state.improved <= IMPROVING * window) | stuck
@@ -261,6 +261,11 @@ class APGD(Attack):
 
     def done(self, problem: Problem, state: APGDState) -> Bool[Array, ""]:
         return state.step >= self.ticks
+
+
+def _share(support: Array, image: Array) -> Array:
+    """L1: two thirds of the entries moved, rounded down: a support of two can become one."""
+    return (support // 1.5 - 0.5) / image.size
 
 
 def _where(condition: Any, new: Any, old: Any) -> Any:

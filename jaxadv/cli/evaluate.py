@@ -43,7 +43,9 @@ def evaluate(
         list[str] | None,
         option("--epsilon", help="0.1 or 8/255; repeatable, or with commas."),
     ] = None,
-    attacks: Annotated[str, option("--attacks", help="The list of attacks: quick.")] = "quick",
+    attacks: Annotated[
+        str, option("--attacks", help="quick, standard (AutoAttack), plus, rand.")
+    ] = "quick",
     examples: Examples = EXAMPLES,
     seed: Seed = 0,
     output: Output = Path("jaxadv-results"),

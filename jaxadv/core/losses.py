@@ -41,16 +41,17 @@ def _largest(logits: Float[Array, " K"], count: int) -> list[Float[Array, ""]]:
 def dlr(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
     """Difference of logits ratio, and its targeted form (Croce and Hein 2020, arXiv 2003.01690).
 
-    Invariant to the scale of the logits. Of two classes no ratio is left that could change: there
-    it is the margin, as is; of three the targeted form takes the third for the fourth too.
+    Invariant to the scale of the logits. Of two classes (targeted: three) the ratio is constant
+    where it matters, and the margin takes its place.
     """
-    largest = _largest(logits, min(4, logits.shape[-1]))
-    if len(largest) == 2:
+    if logits.shape[-1] < (4 if goal.targeted else 3):
         return -goal.margin(logits)
     if isinstance(goal, Targeted):
+        z1, _, z3, z4 = _largest(logits, 4)
         gain = logits[goal.targets] - logits[goal.labels]
-        return gain / (largest[0] - (largest[2] + largest[-1]) / 2 + 1e-12)
-    return -goal.margin(logits) / (largest[0] - largest[2] + 1e-12)
+        return gain / (z1 - (z3 + z4) / 2 + 1e-12)
+    z1, _, z3 = _largest(logits, 3)
+    return -goal.margin(logits) / (z1 - z3 + 1e-12)
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}

@@ -9,12 +9,13 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from jaxadv.attacks import FGM, FGSM, PGD, MinimalEpsilon, UniformNoise
+from jaxadv.attacks import PGD, MinimalEpsilon
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.engine import checks
+from jaxadv.engine.cascades import get_cascade
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.run import run_rows
@@ -25,17 +26,6 @@ MISCLASSIFIED, SURVIVED = -2, -1
 ROWS_BETWEEN_SAVES = 4096
 
 Progress = Callable[[str, int, int, int], None]  # stage, rows done, rows in all, successes
-
-
-def quick(norm: str) -> dict[str, Attack]:
-    """The attacks of `attacks="quick"`: a noise control, one step, and PGD with two losses."""
-    one_step = FGSM() if norm == "linf" else FGM(norm=norm)
-    return {
-        "noise": UniformNoise(norm=norm, draws=10),
-        one_step.name: one_step,
-        "PGD cross-entropy": PGD(norm=norm, steps=40, step_size=0.1),
-        "PGD margin": PGD(norm=norm, steps=40, step_size=0.1, loss="margin", restarts=3),
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +124,11 @@ def evaluate(
     """How robust a classifier is: clean accuracy, and accuracy under attack at each epsilon.
 
     images: [N, H, W, C] floats within `model.bounds`; labels: integers [N]; epsilons: radii in the
-    norm's unit and the images' scale. attacks: "quick", or named attacks in the order in which
-    they are run, each on the images that survived those before (at every epsilon on its own); an
-    image that falls at one epsilon counts as fallen at every larger one. key: default seed 0.
+    norm's unit and the images' scale. attacks: the name of a cascade ("quick", or "standard",
+    "plus" and "rand", which are AutoAttack's; see `engine.cascades`), or named attacks in the order
+    in which they are run, each on the images that survived those before (at every epsilon on its
+    own); an image that falls at one epsilon counts as fallen at every larger one. A model that
+    draws at random is attacked for all steps, and judged on fresh draws. key: default seed 0.
     distances: also find the smallest epsilon of every image (MinimalEpsilon of PGD), which is the
     last stage and counts too. store: a folder in which every finished part is kept; called again
     with the same arguments, the evaluation goes on from there. progress: called with (stage, rows
@@ -155,7 +147,7 @@ def evaluate(
     levels = np.unique(np.asarray(epsilons, np.float64))
     if levels.ndim != 1 or len(levels) == 0:
         raise ValueError(f"epsilons={epsilons!r}: pass at least one number")
-    named = _resolve(attacks, norm)
+    named = get_cascade(attacks, norm)
     for name, attack in named.items():
         if attack.norm != norm:
             raise ValueError(
@@ -230,19 +222,6 @@ def evaluate(
     )  # fmt: skip
 
 
-def _resolve(attacks: str | dict[str, Attack], norm: str) -> dict[str, Attack]:
-    if isinstance(attacks, dict):
-        return dict(attacks)
-    if attacks == "quick":
-        return quick(norm)
-    if attacks == "standard":
-        raise NotImplementedError(
-            "attacks='standard' is AutoAttack (APGD, FAB, Square), which is not there yet: pass "
-            "'quick', or named attacks such as {'PGD': ja.PGD()}"
-        )
-    raise ValueError(f"attacks={attacks!r} is not known: pass 'quick' or a dict of attacks")
-
-
 def _named(progress: Progress, name: str) -> Callable[[int, int, int], None]:
     return lambda done, total, successes: progress(name, done, total, successes)
 
@@ -290,7 +269,8 @@ def _stage(
         report(0, 0, 0)
         part = run_rows(
             attack, model, images[used], Untargeted(np.asarray(goal.labels)[used]), local,
-            None if epsilon is None else epsilon[mine], key=key, keep=None, ids=ids[used],
+            None if epsilon is None else epsilon[mine], key=key,
+            keep="loss" if model.random and attack.keep == "first" else None, ids=ids[used],
             devices=devices, lanes=lanes, clean_logits=clean_logits[used], progress=report,
             interrupted=interrupted,
         )  # fmt: skip

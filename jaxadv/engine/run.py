@@ -341,7 +341,7 @@ def _write(
     claimed = collect(gathered.best.adversarial)
     images = np.where(_like(active, originals), collect(gathered.best.image), originals)
     status, distance, margin = verify(
-        model if judge is None else judge,
+        model.fresh() if judge is None else judge,
         attack.norm,
         images,
         originals,
@@ -365,7 +365,9 @@ def _write(
     outcome.margin[mine] = margin
     for name in ("forward", "backward", "queries", "computed"):
         clean = name in ("forward", "computed") and batch.clean_logits is None
-        getattr(outcome, name)[mine] = collect(getattr(counts, name)) * active + clean
+        getattr(outcome, name)[mine] = model.samples * (
+            collect(getattr(counts, name)) * active + clean
+        )
 
 
 def _like(mask: np.ndarray, images: np.ndarray) -> np.ndarray:

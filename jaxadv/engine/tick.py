@@ -73,7 +73,7 @@ def _judge(
     if not attack.asks_inside:
         inside = jax.vmap(lambda image: _inside(attack, problem, image))(images)
         adversarial &= inside
-        read = read & inside if keep == "loss" else read
+        read = read & inside
     if keep == "first":
         tier, value = adversarial, jnp.where(adversarial, 0.0, margin)
     elif keep == "distance":

@@ -4,6 +4,7 @@ What is static (module, graphdef, keyword arguments, normalisation) compares by 
 architectures share one compiled program, whatever their weights.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -164,7 +165,7 @@ def normalized(model: Model, mean: Sequence[float], std: Sequence[float]) -> Mod
     mean, std = tuple(map(float, mean)), tuple(map(float, std))
     if len(mean) != len(std) or not all(s > 0 for s in std):
         raise ValueError(f"std={std} with mean={mean}: pass one positive number per channel each")
-    return Model(_Normalized(model.apply, mean, std), model.params, model.bounds)
+    return dataclasses.replace(model, apply=_Normalized(model.apply, mean, std))
 
 
 @pytree
@@ -173,6 +174,6 @@ class _Normalized:
     mean: tuple[float, ...] = static()
     std: tuple[float, ...] = static()
 
-    def __call__(self, params: Any, images: Float[Array, "N H W C"]) -> Array:
+    def __call__(self, params: Any, images: Float[Array, "N H W C"], *key: Array) -> Array:
         mean, std = jnp.asarray(self.mean, images.dtype), jnp.asarray(self.std, images.dtype)
-        return self.apply(params, (images - mean) / std)
+        return self.apply(params, (images - mean) / std, *key)

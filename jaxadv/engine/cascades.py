@@ -1,0 +1,70 @@
+"""Cascades: named lists of attacks, each for the images that survived those before.
+
+"standard", "plus" and "rand" are the three versions of AutoAttack (Croce and Hein 2020, arXiv
+2003.01690; in L1: 2021, arXiv 2103.01208) with its settings. What it runs one after the other, the
+targets and restarts of an image, are entries of one queue here, and an image leaves it at once when
+it falls; the verdict is that of a sequential run, and so are the passes counted.
+"""
+
+from collections.abc import Callable
+
+from jaxadv.attacks import APGD, FGM, FGSM, PGD, Square, UniformNoise
+from jaxadv.core.attack import Attack
+
+Cascade = dict[str, Attack]
+
+
+def quick(norm: str) -> Cascade:
+    """A noise control, one step, and PGD with two losses: a first look, no verdict."""
+    one_step = FGSM() if norm == "linf" else FGM(norm=norm)
+    return {
+        "noise": UniformNoise(norm=norm, draws=10),
+        one_step.name: one_step,
+        "PGD cross-entropy": PGD(norm=norm, steps=40, step_size=0.1),
+        "PGD margin": PGD(norm=norm, steps=40, step_size=0.1, loss="margin", restarts=3),
+    }
+
+
+def standard(norm: str) -> Cascade:
+    """AutoAttack's four: what robust accuracy is reported with."""
+    few = norm == "l1"
+    return {
+        "APGD cross-entropy": APGD(norm=norm, restarts=5 if few else 1),
+        "APGD targeted": APGD(norm=norm, loss="dlr", targets=5 if few else 9),
+        "Square": Square(norm=norm),
+    }
+
+
+def plus(norm: str) -> Cascade:
+    """AutoAttack with five restarts, and the untargeted forms too."""
+    return {
+        "APGD cross-entropy": APGD(norm=norm, restarts=5),
+        "APGD DLR": APGD(norm=norm, loss="dlr", restarts=5),
+        "Square": Square(norm=norm),
+        "APGD targeted": APGD(norm=norm, loss="dlr", targets=9),
+    }
+
+
+def rand(norm: str) -> Cascade:
+    """AutoAttack for models that draw at random: wrap them in `ja.EOT` first."""
+    return {"APGD cross-entropy": APGD(norm=norm), "APGD DLR": APGD(norm=norm, loss="dlr")}
+
+
+CASCADES: dict[str, Callable[[str], Cascade]] = {
+    "quick": quick, "standard": standard, "plus": plus, "rand": rand,
+}  # fmt: skip
+
+
+def get_cascade(attacks: str | Cascade, norm: str) -> Cascade:
+    """The cascade of that name for a norm; named attacks are returned as they are. ValueError."""
+    if isinstance(attacks, dict):
+        return dict(attacks)
+    if attacks not in CASCADES:
+        raise ValueError(
+            f"attacks={attacks!r} is not known: pass one of {list(CASCADES)} or a dict of attacks"
+        )
+    if norm == "l0" and attacks != "quick":
+        raise ValueError(
+            f"attacks={attacks!r} knows linf, l2 and l1, but norm='l0': pass 'quick' or attacks"
+        )
+    return CASCADES[attacks](norm)
