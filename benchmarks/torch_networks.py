@@ -71,9 +71,74 @@ class ResNet32(nn.Module):
         return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
+class Normalize(nn.Module):
+    """Per channel, in the scale of pixels in [0, 1]."""
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
+
+
+def sequential(arrays: dict[str, np.ndarray]) -> nn.Module:
+    """The published networks without shortcuts: convolutions, then dense layers, in their order."""
+    names = [name.rsplit(".", 1)[0] for name in arrays if name.endswith("weight")]
+    strided = "0" in names  # "CNN-A"; the other, TRADES' SmallCNN, has strides 1 and pooling
+    layers: list[nn.Module] = []
+    if arrays[f"{names[0]}.weight"].ndim == 4 and arrays[f"{names[0]}.weight"].shape[1] == 3:
+        layers.append(Normalize([125.3 / 255, 123 / 255, 113.9 / 255],
+                                [63 / 255, 62.1 / 255, 66.7 / 255]))  # fmt: skip
+    for number, name in enumerate(names):
+        weight = torch.tensor(arrays[f"{name}.weight"])
+        if weight.ndim == 4:
+            out, into, size, _ = weight.shape
+            layer: nn.Module = nn.Conv2d(into, out, size, 2 if strided else 1, 1 if strided else 0)
+        else:
+            layer = nn.Linear(weight.shape[1], weight.shape[0])
+            if not any(isinstance(earlier, nn.Linear) for earlier in layers):
+                layers.append(nn.Flatten())
+        layer.weight.data, layer.bias.data = weight, torch.tensor(arrays[f"{name}.bias"])
+        layers += [layer, nn.ReLU()]
+        if weight.ndim == 4 and not strided and number % 2:
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers[:-1])
+
+
+class ResNet2b(nn.Module):
+    """The two-block ResNet of the verification competition."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        super().__init__()
+        self.w = {name: torch.tensor(array) for name, array in arrays.items()}
+        self.normalize = Normalize([0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616])
+
+    def conv(self, x: torch.Tensor, name: str, stride: int, padding: int) -> torch.Tensor:
+        return F.conv2d(x, self.w[f"{name}.weight"], self.w[f"{name}.bias"], stride, padding)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv(self.normalize(x), "conv1", 2, 1))
+        for block, stride in (("layer1.0", 2), ("layer1.1", 1)):
+            y = F.relu(self.conv(x, f"{block}.conv1", stride, 1))
+            y = self.conv(y, f"{block}.conv2", 1, 1)
+            short = self.conv(x, f"{block}.shortcut.0", stride, 0) if stride > 1 else x
+            x = F.relu(y + short)
+        x = F.relu(F.linear(x.flatten(1), self.w["linear1.weight"], self.w["linear1.bias"]))
+        return F.linear(x, self.w["linear2.weight"], self.w["linear2.bias"])
+
+
 def network(arrays: dict[str, np.ndarray]) -> nn.Module:
     """The network that the arrays belong to, for evaluation, its parameters without gradients."""
-    model = ResNet32(arrays) if "layer1.0.conv1.weight" in arrays else plain(arrays)
+    if "linear1.weight" in arrays:
+        model: nn.Module = ResNet2b(arrays)
+    elif "layer1.0.conv1.weight" in arrays:
+        model = ResNet32(arrays)
+    elif any(name.endswith(".weight") for name in arrays):
+        model = sequential(arrays)
+    else:
+        model = plain(arrays)
     return model.eval().requires_grad_(False)
 
 
