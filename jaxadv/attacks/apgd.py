@@ -234,7 +234,7 @@ class APGD(Attack):
     def _begin(self, problem: Problem, state: APGDState) -> APGDState:
         """A stage's first step size; in L1 how many entries a step moves."""
         whole = jnp.float32(1.0 if self.norm == "l1" else 2.0)
-        state = state._replace(length=whole, reduced=jnp.bool_(False), seen=state.best_loss)
+        state = state._replace(length=whole, reduced=jnp.bool_(True), seen=state.best_loss)
         if self.norm != "l1":
             return state
         support = L0().distance(state.image - problem.image)
