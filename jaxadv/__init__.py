@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from jaxadv.core.result import Cost, Result, Status
     from jaxadv.data import load_data
     from jaxadv.engine.batch import drive_batch, make_table, perturb
+    from jaxadv.engine.certify import Certificates, Smoothed, certify, smoothed_predict
     from jaxadv.engine.checks import CheckWarning
     from jaxadv.engine.cure import cured
     from jaxadv.engine.devices import use_cpu_cores
@@ -59,6 +60,7 @@ _MODULES = {
     "core.result": "Cost Result Status",
     "data": "load_data",
     "engine.batch": "drive_batch make_table perturb",
+    "engine.certify": "Certificates Smoothed certify smoothed_predict",
     "engine.checks": "CheckWarning",
     "engine.cure": "cured",
     "engine.devices": "use_cpu_cores",
@@ -97,6 +99,7 @@ __all__ = [
     "Answer",
     "Attack",
     "Budget",
+    "Certificates",
     "CheckWarning",
     "Cost",
     "Finding",
@@ -108,10 +111,12 @@ __all__ = [
     "Reads",
     "Report",
     "Result",
+    "Smoothed",
     "Status",
     "Targeted",
     "UniformNoise",
     "Untargeted",
+    "certify",
     "check",
     "cured",
     "data",
@@ -133,5 +138,6 @@ __all__ = [
     "report",
     "run",
     "save_weights",
+    "smoothed_predict",
     "use_cpu_cores",
 ]
