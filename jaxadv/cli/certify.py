@@ -79,6 +79,7 @@ def certify(
     if noise is not None and (weights is not None or published is not None):
         raise ValueError("--noise is for a network trained here: pass it to `jaxadv train`")
     trained = sigmas[-1] if noise is None else parse_number(noise, "--noise")
+    radii = parse_epsilons(radius, "--radius") if radius else None
     check_folder(json_file)
     state = output / "state"
     with plain_messages():
@@ -101,9 +102,7 @@ def certify(
             lambda name: state / f"{name}-noise-{trained:g}.safetensors", noise=trained,
         )  # fmt: skip
         images, key = subject.data, jax.random.key(seed)
-        radii = parse_epsilons(radius, "--radius") if radius else round_radii(
-            sigmas[-1], samples, level
-        )  # fmt: skip
+        radii = radii or round_radii(sigmas[-1], samples, level)
         found: list[Any] = []
         attacked = None
         with Bars() as bars:
@@ -122,21 +121,18 @@ def certify(
                 found.append(one)
                 if not one.complete:
                     break
-            if not found[-1].forward.any() and len(found) > 1:
-                found.pop()  # interrupted before it had anything
-            if attack and len(found) == len(sigmas) and found[-1].complete:
+            if attack and found[-1].complete:
                 attacked = ja.evaluate(
                     subject.model, images.images, images.labels, "l2", [1.0], attacks={}, key=key,
                     ids=images.ids, store=state, progress=bars.attack,
                 )  # fmt: skip
             written = certified_data(found, radii, attacked, subject.total)
-            complete = written["complete"] and len(found) == len(sigmas)
-            if complete:
+            if written["complete"]:
                 bars.interrupts.check()
         about = {"model": subject.name, "data": images.name, "seed": seed}
         if weights is None and published is None:
             about["noise in training"] = trained
-        written = {**about, **written, "complete": complete}
+        written = {**about, **written}
         out = console()
         out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
         print_certified(written, out)
@@ -153,5 +149,5 @@ def certify(
         f"report: {output / 'report.html'}\ndata:   {output / 'report.json'}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
-    if not complete:
+    if not written["complete"]:
         raise typer.Exit(INTERRUPTED)

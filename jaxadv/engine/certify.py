@@ -139,12 +139,13 @@ def certify(
     (array([0, 1, 2, 3], dtype=int32), True, array([1., 1., 0.]))
     """
     _check(sigma, samples, alpha, samples0)
+    images = checks.check_images(images, model.bounds)
+    if labels is not None:
+        classes = checks.count_classes(model, images.shape[1:])
+        labels = np.asarray(checks.check_goal(Untargeted(labels), len(images), classes).labels)
     votes, reached, ids, seconds = _vote(
         model, images, sigma, samples0, samples, key, ids, devices, store, progress
     )
-    if labels is not None:
-        goal = checks.check_goal(Untargeted(labels), len(votes), votes.shape[-1])
-        labels = np.asarray(goal.labels)
     selected = votes[:, 0].argmax(1)
     top_count = votes[np.arange(len(votes)), 1, selected].astype(np.int64)
     lower = lower_bound(top_count, samples, alpha)
@@ -186,6 +187,7 @@ def smoothed_predict(
     array([0, 1, 2, 3], dtype=int32)
     """
     _check(sigma, samples, alpha)
+    images = checks.check_images(images, model.bounds)
     votes, reached, ids, seconds = _vote(
         model, images, sigma, 0, samples, key, ids, devices, store, progress
     )
@@ -285,13 +287,12 @@ def _program(width: int, devices: tuple[Any, ...]) -> Any:
 
 
 def _vote(
-    model: Model, images: Any, sigma: float, samples0: int, samples: int, key: Array, ids: Any,
+    model: Model, images: np.ndarray, sigma: float, samples0: int, samples: int, key: Array, ids: Any,
     devices: Any, store: str | Path | None, progress: Progress | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:  # fmt: skip
     """Votes int32 [N, 2, K] of the choosing and the estimating samples, which images they are
     complete for [N], the ids [N], and seconds."""
     began = time.perf_counter()
-    images = checks.check_images(images, model.bounds)
     count, shape = len(images), images.shape[1:]
     classes = checks.count_classes(model, shape)
     ids = checks.check_ids(ids, count)
@@ -310,12 +311,11 @@ def _vote(
         if saved is not None:
             votes, reached, before = saved["votes"], saved["reached"], float(saved["seconds"])
 
-    def spent() -> float:
-        return before + time.perf_counter() - began
-
-    def save() -> None:
+    def save() -> float:
+        seconds = before + time.perf_counter() - began
         if keep is not None:
-            keep.save_arrays(name, mark, votes=votes, reached=reached, seconds=spent())
+            keep.save_arrays(name, mark, votes=votes, reached=reached, seconds=seconds)
+        return seconds
 
     def report(more: int = 0) -> None:
         if progress is not None:
@@ -356,5 +356,4 @@ def _vote(
                 if now - saved_at > SECONDS_BETWEEN_SAVES:
                     save()
                     saved_at = time.perf_counter()
-    save()
-    return votes, reached, ids, spent()
+    return votes, reached, ids, save()

@@ -105,11 +105,18 @@ def round_radii(sigma: float, samples: int, alpha: float) -> list[float]:
     >>> round_radii(1.0, 100_000, 0.001)
     [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
     """
-    from scipy.special import ndtri
-
-    largest = max(sigma * float(ndtri(alpha ** (1 / samples))), 1e-6 * sigma)
+    largest = _largest_radius(sigma, samples, alpha)
+    if largest <= 0:
+        return [0.0]
     step = 0.25 * 2.0 ** math.ceil(math.log2(largest / 0.25 / 8))
     return [i * step for i in range(int(largest / step) + 1)]
+
+
+def _largest_radius(sigma: float, samples: int, alpha: float) -> float:
+    """What is certified where all samples agree."""
+    from scipy.special import ndtri
+
+    return sigma * float(ndtri(alpha ** (1 / samples)))
 
 
 def print_certified(data: Mapping[str, Any], console: "Console | None" = None) -> None:
@@ -181,7 +188,7 @@ def write_certified(
     names = class_names if class_names is not None else list(map(str, range(10**4)))
     page = template("certify.html.j2").render(
         title=title, data=data, headline=_headline(data), curve=_figure(found, attacked),
-        largest=max(round_radii(one.sigma, one.samples, one.alpha)[-1] for one in found),
+        largest=max(_largest_radius(one.sigma, one.samples, one.alpha) for one in found),
         rows=_rows(data, found, np.asarray(images, np.float32), names, key, bounds, shown),
         settings={
             "images": f"{data['examples']:,} of {data['total']:,}",
