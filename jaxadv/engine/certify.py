@@ -287,8 +287,8 @@ def _program(width: int, devices: tuple[Any, ...]) -> Any:
 
 
 def _vote(
-    model: Model, images: np.ndarray, sigma: float, samples0: int, samples: int, key: Array, ids: Any,
-    devices: Any, store: str | Path | None, progress: Progress | None,
+    model: Model, images: np.ndarray, sigma: float, samples0: int, samples: int, key: Array,
+    ids: Any, devices: Any, store: str | Path | None, progress: Progress | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:  # fmt: skip
     """Votes int32 [N, 2, K] of the choosing and the estimating samples, which images they are
     complete for [N], the ids [N], and seconds."""
