@@ -206,7 +206,7 @@ def test_stopped_it_goes_on_from_the_store(network, digits, tmp_path):
     [{"sigma": 0.0}, {"sigma": float("nan")}, {"sigma": [0.1, 0.2]}, {"samples": 0},
      {"samples0": 0}, {"samples": 1e4}, {"alpha": 0.0}, {"alpha": 1.0}, {"labels": [0, 1, 2]},
      {"labels": [7, 0]}, {"ids": [0]}, {"devices": []}, {"images": np.full((2, 4, 4, 1), 9.0)}],
-    ids=str,
+    ids=lambda wrong: next(iter(wrong)),
 )  # fmt: skip
 def test_bad_arguments_raise(wrong):
     given = {"images": at_distance([1.0, 2.0]), "labels": None, "sigma": 0.5, "key": KEY, **wrong}
