@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jaxadv.core.result import Cost, Result, Status
     from jaxadv.data import load_data
     from jaxadv.engine.batch import drive_batch, make_table, perturb
+    from jaxadv.engine.certify import Certificates, Smoothed, certify, smoothed_predict
     from jaxadv.engine.checks import CheckWarning
     from jaxadv.engine.cure import cured
     from jaxadv.engine.devices import use_cpu_cores
@@ -61,6 +62,7 @@ _MODULES = {
     "core.result": "Cost Result Status",
     "data": "load_data",
     "engine.batch": "drive_batch make_table perturb",
+    "engine.certify": "Certificates Smoothed certify smoothed_predict",
     "engine.checks": "CheckWarning",
     "engine.cure": "cured",
     "engine.devices": "use_cpu_cores",
@@ -101,6 +103,7 @@ __all__ = [
     "Answer",
     "Attack",
     "Budget",
+    "Certificates",
     "CheckWarning",
     "Cost",
     "Finding",
@@ -112,11 +115,13 @@ __all__ = [
     "Reads",
     "Report",
     "Result",
+    "Smoothed",
     "Square",
     "Status",
     "Targeted",
     "UniformNoise",
     "Untargeted",
+    "certify",
     "check",
     "cured",
     "data",
@@ -138,5 +143,6 @@ __all__ = [
     "report",
     "run",
     "save_weights",
+    "smoothed_predict",
     "use_cpu_cores",
 ]

@@ -33,8 +33,8 @@ def parse_number(text: str, name: str = "--epsilon") -> float:
     return value
 
 
-def parse_epsilons(texts: list[str]) -> list[float]:
-    """Epsilons of options that may be repeated, and lists with commas; ascending, each once.
+def parse_epsilons(texts: list[str], name: str = "--epsilon") -> list[float]:
+    """The numbers of an option that may be repeated, and have commas; ascending, each once.
 
     >>> from jaxadv.cli import parse_epsilons
     >>> parse_epsilons(["0.5", "51/255,0.1"])
@@ -42,8 +42,8 @@ def parse_epsilons(texts: list[str]) -> list[float]:
     """
     parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
     if texts and not parts:
-        raise ValueError(f"--epsilon {' '.join(texts)!r} is empty: pass one like 0.1 or 8/255")
-    return sorted({parse_number(part) for part in parts})
+        raise ValueError(f"{name} {' '.join(texts)!r} is empty: pass one like 0.1 or 8/255")
+    return sorted({parse_number(part, name) for part in parts})
 
 
 def option(*names: str, help: str, **more: Any) -> Any:

@@ -24,8 +24,10 @@ class Subject(NamedTuple):
 def find_subject(
     data: str, data_dir: Path | None, examples: int | None, weights: Path | None,
     published: Path | None, model: str, epochs: int, seed: int, checkpoint: Callable[[str], Path],
+    **how: Any,
 ) -> Subject:  # fmt: skip
-    """The model that the options name (trained here if they name none) and the test images."""
+    """The model that the options name and the test images; if they name none it is trained here,
+    and `how` goes to `train`."""
     if weights is not None and published is not None:
         raise ValueError("--weights and --published exclude each other: pass one")
     from jaxadv.data import load_data
@@ -58,6 +60,7 @@ def find_subject(
         epochs,
         seed,
         lambda name: checkpoint(f"{slug(split_of(data)[0])}-{name}"),
+        **how,
     )
     return Subject(from_linen(module, variables), name, images, total)
 

@@ -39,6 +39,9 @@ def train(
         str, option("--step-size", help="Their step, as a share of epsilon.")
     ] = "0.25",
     beta: Annotated[str, option("--beta", help="The weight of TRADES' divergence.")] = "6",
+    noise: Annotated[
+        str | None, option("--noise", help="Standard deviation of Gaussian noise on the images.")
+    ] = None,
     batch_size: Annotated[int, option("--batch-size", help="Images per step.", min=1)] = 64,
     learning_rate: Annotated[
         str, option("--learning-rate", help="Adam's at the start; falls along a cosine.")
@@ -49,7 +52,7 @@ def train(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Train a classifier, also adversarially, and save its weights.
+    """Train a classifier, also adversarially or under noise, and save its weights.
 
     Ctrl-C loses at most one epoch: the same command goes on.
     """
@@ -63,6 +66,8 @@ def train(
             f"--method {method} {'takes no' if epsilon else 'needs'} --epsilon"
             + (": pass --method pgd or trades" if epsilon else ", such as 0.3 or 8/255")
         )
+    if noise is not None and method != "standard":
+        raise ValueError(f"--noise excludes --method {method}: pass one of them")
     with plain_messages():
         prepare_jax()
         from jaxadv.attacks.pgd import PGD
@@ -77,6 +82,8 @@ def train(
             "batch_size": batch_size,
             "learning_rate": parse_number(learning_rate, "--learning-rate"),
         }
+        if noise is not None:
+            about["noise"] = how["noise"] = parse_number(noise, "--noise")
         if epsilon is not None:
             kind = PGD if method == "pgd" else TRADESAscent
             size = parse_number(step_size, "--step-size")

@@ -132,6 +132,14 @@ def check_goal(goal: Goal, count: int, classes: int) -> Goal:
     return type(goal)(**leaves)
 
 
+def check_ids(ids: Any, count: int) -> np.ndarray:
+    """The ids [count] that name the images in random keys; 0 to count - 1 where None is given."""
+    ids = np.arange(count) if ids is None else np.asarray(ids)
+    if ids.shape != (count,) or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"ids has shape {ids.shape} and dtype {ids.dtype}: pass {count} integers")
+    return ids
+
+
 def count_classes(model: Model, shape: tuple[int, ...]) -> int:
     """The number of the model's classes, and that it takes such images at all."""
     image = jax.ShapeDtypeStruct((2, *shape), np.float32)

@@ -50,7 +50,8 @@ class Report:
     from the start; adversarial [E, N, H, W, C]: the image that did it (else the clean one);
     distance [N]: the smallest adversarial distance found by any stage (0 where misclassified,
     infinite where none was found); messages: what the checks had to say; complete: False if the
-    evaluation was interrupted.
+    evaluation was interrupted; certified [N]: None, or put in with `dataclasses.replace`, radii in
+    the same norm within which the label is proved, NaN where it is not.
     """
 
     norm: str
@@ -67,6 +68,7 @@ class Report:
     distance: np.ndarray
     messages: list[str]
     complete: bool
+    certified: np.ndarray | None = None
 
     @property
     def clean_accuracy(self) -> float:
@@ -103,6 +105,12 @@ class Report:
         """Accuracy at any epsilons, from the smallest adversarial distance of each image."""
         broken = self.distance[None] <= np.asarray(epsilons)[:, None]
         return 1 - (broken | (self.predictions != self.labels)).mean(1)
+
+    def certified_curve(self, epsilons: np.ndarray) -> np.ndarray | None:
+        """Certified accuracy at any epsilons, no more than accuracy; None without certificates."""
+        if self.certified is None:
+            return None
+        return (self.certified >= np.asarray(epsilons)[:, None]).mean(1)
 
 
 def evaluate(

@@ -137,9 +137,7 @@ def run_rows(
     goal = checks.check_goal(goal, count, classes)
     attack = attack.for_classes(classes)
     epsilon = checks.check_epsilon(attack, epsilon, len(source), shape, model.bounds)
-    ids = np.asarray(ids)
-    if ids.shape != (count,) or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"ids has shape {ids.shape} and dtype {ids.dtype}: pass {count} integers")
+    ids = checks.check_ids(ids, count)
     chosen = choose_devices(devices)
     rows = len(source)
     if lanes is None:

@@ -59,23 +59,32 @@ class Store:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
 
-    def load(self, name: str, mark: str) -> Result | None:
+    def load_arrays(self, name: str, mark: str) -> dict[str, np.ndarray] | None:
         """What was saved under this name and fingerprint; None if nothing, or it cannot be read."""
         try:
             with np.load(self._path(name), allow_pickle=False) as saved:
                 if str(saved["fingerprint"]) != mark:
                     return None
-                arrays = {field: saved[field] for field in Result._fields if field != "cost"}
-                ticks, seconds = saved["cost"]
+                return {field: saved[field] for field in saved.files if field != "fingerprint"}
         except (OSError, ValueError, KeyError, EOFError):
             return None
+
+    def save_arrays(self, name: str, mark: str, **arrays: Any) -> None:
+        """Keep arrays under this name and fingerprint, in place of what was there."""
+        with tempfile.TemporaryFile() as file:
+            np.savez(file, fingerprint=np.str_(mark), **arrays)
+            file.seek(0)
+            write_atomically(self._path(name), file.read())
+
+    def load(self, name: str, mark: str) -> Result | None:
+        """The result that was saved under this name and fingerprint, as `load_arrays`."""
+        arrays = self.load_arrays(name, mark)
+        if arrays is None or set(arrays) != set(Result._fields):
+            return None
+        ticks, seconds = arrays.pop("cost")
         return Result(**arrays, cost=Cost(int(ticks), float(seconds)))
 
     def save(self, name: str, mark: str, result: Result) -> None:
         """Keep a result, complete or not."""
-        with tempfile.TemporaryFile() as file:
-            arrays = {k: v for k, v in result._asdict().items() if k != "cost"}
-            cost = np.asarray(result.cost, np.float64)
-            np.savez(file, fingerprint=np.str_(mark), cost=cost, **arrays)
-            file.seek(0)
-            write_atomically(self._path(name), file.read())
+        cost = np.asarray(result.cost, np.float64)
+        self.save_arrays(name, mark, **{**result._asdict(), "cost": cost})

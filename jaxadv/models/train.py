@@ -1,4 +1,4 @@
-"""Training, standard or adversarial: Adam with a cosine schedule, resumable to the bit.
+"""Training, plain, under noise or adversarial: Adam with a cosine schedule, resumable to the bit.
 
 Adversarial training minimises the loss of images attacked anew in every step (Madry et al. 2017,
 "Towards Deep Learning Models Resistant to Adversarial Attacks", arXiv 1706.06083); TRADES (Zhang et
@@ -48,6 +48,7 @@ def train(
     attack: Attack | None = None,
     epsilon: float | None = None,
     beta: float | None = None,
+    noise: float | None = None,
     penalty: Callable[[Any], Any] | None = None,
     key: jax.Array,
     devices: Any = None,
@@ -59,7 +60,9 @@ def train(
     Without `attack` on the cross-entropy of the images; with `attack` and `epsilon` (in the
     attack's norm and the images' scale) on that of the attacked images, the last iterate, found in
     evaluation mode; with `beta` too, by TRADES, where the attack (a `TRADESAscent`) climbs the
-    divergence. An attack of n steps costs n forward and n backward passes more per image.
+    divergence. An attack of n steps costs n forward and n backward passes more per image. With
+    `noise`, and no attack, on that of the images plus Gaussian noise of this standard deviation,
+    drawn anew in every step and not clipped: what randomised smoothing needs (`ja.certify`).
 
     definition: a linen module whose call takes images [N, H, W, C], and `train` if it needs to know
     (batch statistics are updated; dropout draws from the step's key); data: images float32
@@ -94,6 +97,11 @@ def train(
         raise ValueError(f"epsilon={epsilon} with attack={attack}: pass both, or none of them")
     if beta is not None and not isinstance(attack, TRADESAscent):
         raise ValueError(f"beta={beta} is TRADES': pass attack=TRADESAscent(...) and epsilon too")
+    if noise is not None and (attack is not None or not 0 <= noise < np.inf):
+        raise ValueError(
+            f"noise={noise} with attack={attack}: pass a standard deviation that is not negative, "
+            "and no attack"
+        )
     if not 1 <= batch_size <= count:
         raise ValueError(f"batch_size={batch_size}: pass 1 to {count}, the number of images")
     images, labels = jnp.asarray(data.images, jnp.float32), jnp.asarray(data.labels, jnp.int32)
@@ -112,13 +120,15 @@ def train(
     run = _fingerprint(definition, data, epochs, batch_size, learning_rate, key)
     if attack is not None:
         run |= {"attack": repr(attack), "epsilon": float(np.float32(epsilon)), "beta": beta}
+    if noise is not None:
+        run |= {"noise": float(np.float32(noise))}
     if penalty is not None:
         run |= {"penalty": repr(penalty)}
     if checkpoint is not None and Path(checkpoint).is_file():
         state, done = _resume(checkpoint, state, run)
     while done < epochs:
         epoch_key = jax.random.fold_in(key, done + 1)
-        state, loss = _epoch(state, images, labels, epoch_key, learning_rate, adversary,
+        state, loss = _epoch(state, images, labels, epoch_key, learning_rate, adversary, noise,
                              definition=definition, batch_size=batch_size,
                              steps=epochs * (count // batch_size), penalty=penalty,
                              devices=devices, cure=on_cpu())  # fmt: skip
@@ -140,7 +150,7 @@ def _initialise(definition: Any, key: Any, images: Any) -> Any:
 )
 def _epoch(
     state: Any, images: Any, labels: Any, key: Any, learning_rate: Any, adversary: Any,
-    *, definition: Any, batch_size: int, steps: int, penalty: Any, devices: Any,
+    sigma: Any, *, definition: Any, batch_size: int, steps: int, penalty: Any, devices: Any,
     cure: bool,
 ) -> Any:  # fmt: skip
     """One pass over the images: the new (variables, optimiser state) and the mean loss."""
@@ -154,7 +164,7 @@ def _epoch(
         rows, places, number = batch
         variables, adam = state
         draw = jax.random.fold_in(noise, number)
-        found = gradient(variables, images[rows], labels[rows], places, draw, adversary)
+        found = gradient(variables, images[rows], labels[rows], places, draw, adversary, sigma)
         (loss, updated), slope = lax.pmean(found, "devices") if len(devices) > 1 else found
         adam: Any
         direction, adam = optax.scale_by_adam().update(slope, adam)
@@ -179,7 +189,7 @@ def _epoch(
 
 def _gradient(
     definition: Any, penalty: Any, variables: Any, images: Any, labels: Any, places: Any, key: Any,
-    adversary: Any,
+    adversary: Any, sigma: Any,
 ) -> Any:  # fmt: skip
     """((loss, updated collections), gradient of the loss in the params). places: [N], those of the
     images in the batch, which name them in random keys."""
@@ -193,6 +203,12 @@ def _gradient(
         attacked = perturb(attack, model, images, Untargeted(labels), epsilon,
                            key=jax.random.fold_in(key, 1), ids=places, keep="last")  # fmt: skip
         attacked = lax.stop_gradient(attacked)
+    elif sigma is not None:
+        draws = jax.vmap(lambda place: jax.random.fold_in(jax.random.fold_in(key, 2), place))(
+            places
+        )
+        normal = jax.vmap(lambda draw: jax.random.normal(draw, images.shape[1:]))(draws)
+        attacked = images + sigma * normal
 
     rngs = {"dropout": jax.random.fold_in(key, places[0])}
 

@@ -1,5 +1,6 @@
 """Reports of evaluations and studies: console tables, data for other programs, HTML pages."""
 
+from jaxadv.report.certify import certified_data, print_certified, write_certified
 from jaxadv.report.export import as_robustbench, write_csv, write_robustbench
 from jaxadv.report.html import write_html
 from jaxadv.report.pages import write_pages
@@ -9,8 +10,11 @@ from jaxadv.report.table import as_data, print_report
 __all__ = [
     "as_data",
     "as_robustbench",
+    "certified_data",
+    "print_certified",
     "print_report",
     "print_study",
+    "write_certified",
     "write_csv",
     "write_html",
     "write_pages",

@@ -13,6 +13,7 @@ import numpy as np
 from jaxadv.report import table
 
 INK, ACCENT, CONTROL, FAINT = "#1d2733", "#c2410c", "#64748b", "#d8dee6"
+PROVED = "#15803d"
 
 
 def template(name: str) -> Any:

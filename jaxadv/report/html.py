@@ -12,6 +12,7 @@ from jaxadv.report.elements import (
     ACCENT,
     CONTROL,
     INK,
+    PROVED,
     picture,
     plain_axes,
     svg,
@@ -135,6 +136,9 @@ def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
     if noise is not None:
         axes.plot([0, *epsilons], [100 * report.clean_accuracy, *(100 * noise)], "s--",
                   color=CONTROL, markersize=5.5, label="under random noise (control)")  # fmt: skip
+    certified = report.certified_curve(grid)
+    if certified is not None:
+        axes.plot(grid, 100 * certified, color=PROVED, linewidth=2.2, label="certified")
     axes.set(xlim=(0, grid[-1]), ylim=(0, 103))
     axes.set_xlabel(f"ε ({NORMS[report.norm]})", fontsize=12, color=INK)
     axes.set_ylabel("accuracy in %", fontsize=12, color=INK)

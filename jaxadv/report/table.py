@@ -95,6 +95,7 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
         "robust_accuracy": report.robust_accuracy.tolist(),
         "robust_interval": [wilson(s * count, count) for s in report.robust_accuracy],
         "noise_accuracy": _list(report.noise_accuracy()),
+        "certified_accuracy": _list(report.certified_curve(report.epsilons)),
         "median_distance": _finite(np.median(report.distance[right]) if right.any() else np.inf),
         "attacks": [_stage_data(report, number) for number in range(len(names))],
         "messages": list(report.messages),
@@ -105,6 +106,7 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
                 "prediction": int(report.predictions[i]),
                 "broken_by": [who(int(number)) for number in report.broken_by[:, i]],
                 "distance": _finite(report.distance[i]),
+                "certified": None if report.certified is None else _finite(report.certified[i]),
                 "forward": int(forward[i]),
                 "backward": int(backward[i]),
             }
@@ -206,7 +208,8 @@ def print_report(
         console.print("[bold yellow]incomplete: the evaluation was interrupted[/]")
 
 
-def _table(title: str, first: str, columns: Sequence[str]) -> "Table":
+def grid(title: str, first: str, columns: Sequence[str]) -> "Table":
+    """An empty table for the console: names to the left, numbers to the right."""
     from rich import box
     from rich.table import Table
 
@@ -219,7 +222,7 @@ def _table(title: str, first: str, columns: Sequence[str]) -> "Table":
 
 def _accuracy_table(data: Mapping[str, Any]) -> "Table":
     count, norm = data["examples"], data["norm"]
-    table = _table(
+    table = grid(
         f"Accuracy in % on {count:,} images, and what each attack broke ({norm})",
         "after", [f"ε = {epsilon_text(e)}" for e in data["epsilons"]],
     )  # fmt: skip
@@ -236,6 +239,8 @@ def _accuracy_table(data: Mapping[str, Any]) -> "Table":
     table.add_section()
     robust = [f"[bold]{percent(share)}[/]" + " " * 7 for share in data["robust_accuracy"]]
     table.add_row("[bold]robust accuracy[/]", *robust)
+    if data["certified_accuracy"] is not None:
+        table.add_row("certified", *[percent(s) + " " * 7 for s in data["certified_accuracy"]])
     if count < data["total"]:
         table.add_row("95 % interval", *map(interval_text, data["robust_interval"]), style="dim")
     return table
@@ -248,7 +253,7 @@ def interval_text(interval: Sequence[float]) -> str:
 
 
 def _cost_table(data: Mapping[str, Any]) -> "Table":
-    table = _table(
+    table = grid(
         "Cost (one run is one image at one epsilon; passes are means per run)", "attack",
         ["runs", "broke", "median distance", "forward", "backward", "s"],
     )  # fmt: skip

@@ -1,0 +1,153 @@
+"""`jaxadv certify`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jaxadv.cli.app import INTERRUPTED, app
+from jaxadv.cli.options import (
+    EPOCHS,
+    Data,
+    DataDir,
+    Epochs,
+    Json,
+    ModelName,
+    Published,
+    Seed,
+    Weights,
+    option,
+    parse_epsilons,
+    parse_number,
+)
+from jaxadv.cli.progress import Bars
+from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.subject import find_subject
+
+
+@app.command()
+def certify(
+    data: Data = "mnist5k",
+    data_dir: DataDir = None,
+    weights: Weights = None,
+    published: Published = None,
+    model: ModelName = "lenet",
+    epochs: Epochs = EPOCHS,
+    noise: Annotated[
+        str | None,
+        option("--noise", help="Noise in the training of a network made here (largest --sigma)."),
+    ] = None,
+    sigma: Annotated[
+        list[str] | None,
+        option(
+            "--sigma", help="Standard deviation of the noise, 0.25; repeatable, or with commas."
+        ),
+    ] = None,
+    samples: Annotated[int, option("--samples", help="Noisy images that certify.", min=1)] = 10_000,
+    samples0: Annotated[int, option("--samples0", help="That choose the class.", min=1)] = 100,
+    alpha: Annotated[
+        str, option("--alpha", help="Probability that an image's certificate is wrong.")
+    ] = "0.001",
+    radius: Annotated[
+        list[str] | None, option("--radius", help="L2 radii to state; repeatable, or with commas.")
+    ] = None,
+    attack: Annotated[
+        bool, option("--attack/--no-attack", help="Attack the network itself, too, to compare.")
+    ] = True,
+    examples: Annotated[
+        int, option("--examples", help="How many test images, evenly chosen.", min=1)
+    ] = 100,
+    seed: Seed = 0,
+    output: Annotated[Path, option("--output", help="Folder of the report and what is kept.")] = (
+        Path("jaxadv-results/certify")
+    ),
+    json_file: Json = None,
+    fresh: Annotated[bool, option("--fresh", help="Start over, use nothing kept.")] = False,
+) -> None:
+    """Prove, by randomised smoothing, that no change of an image within a radius is answered wrong.
+
+    What is certified is the smoothed classifier, the majority of the network's answers under
+    Gaussian noise. Writes OUTPUT/report.html and report.json. Stopped with Ctrl-C, the same command
+    goes on where it was.
+    """
+    sigmas = parse_epsilons(sigma, "--sigma") if sigma else [0.25]
+    if sigmas[0] == 0:
+        raise ValueError("--sigma 0 is no noise: pass one like 0.25")
+    level = parse_number(alpha, "--alpha")
+    if not 0 < level < 1:
+        raise ValueError(f"--alpha {alpha} is no probability of error: pass one like 0.001")
+    if noise is not None and (weights is not None or published is not None):
+        raise ValueError("--noise is for a network trained here: pass it to `jaxadv train`")
+    trained = sigmas[-1] if noise is None else parse_number(noise, "--noise")
+    radii = parse_epsilons(radius, "--radius") if radius else None
+    check_folder(json_file)
+    state = output / "state"
+    with plain_messages():
+        prepare_jax()
+        import jax
+
+        import jaxadv as ja
+        from jaxadv.report.certify import (
+            certified_data,
+            print_certified,
+            round_radii,
+            write_certified,
+        )
+
+        if fresh:
+            for kept in [*state.glob("*.safetensors"), *state.glob("*.npz")]:
+                kept.unlink()
+        subject = find_subject(
+            data, data_dir, examples, weights, published, model, epochs, seed,
+            lambda name: state / f"{name}-noise-{trained:g}.safetensors", noise=trained,
+        )  # fmt: skip
+        images, key = subject.data, jax.random.key(seed)
+        radii = radii or round_radii(sigmas[-1], samples, level)
+        found: list[Any] = []
+        attacked = None
+        with Bars() as bars:
+            for size in sigmas:
+                name = f"certify σ = {size:g}"
+
+                def progress(done: int, total: int, name: str = name) -> None:
+                    bars.worked |= done < total
+                    bars.show(name, done, total, "noisy images")
+
+                one = ja.certify(
+                    subject.model, images.images, images.labels, sigma=size, samples0=samples0,
+                    samples=samples, alpha=level, key=key, ids=images.ids, store=state,
+                    progress=progress,
+                )  # fmt: skip
+                found.append(one)
+                if not one.complete:
+                    break
+            if attack and found[-1].complete:
+                attacked = ja.evaluate(
+                    subject.model, images.images, images.labels, "l2", [1.0], attacks={}, key=key,
+                    ids=images.ids, store=state, progress=bars.attack,
+                )  # fmt: skip
+            written = certified_data(found, radii, attacked, subject.total)
+            if written["complete"]:
+                bars.interrupts.check()
+        about = {"model": subject.name, "data": images.name, "seed": seed}
+        if weights is None and published is None:
+            about["noise in training"] = trained
+        written = {**about, **written}
+        out = console()
+        out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
+        print_certified(written, out)
+        write_json(output / "report.json", written)
+        write_json(json_file, written)
+        write_certified(
+            found, images.images, output / "report.html", radii, images.classes,
+            f"What can be proved about {subject.name} on {images.name}?", key=key,
+            attacked=attacked, bounds=subject.model.bounds, settings=about, total=subject.total,
+        )  # fmt: skip
+    if not bars.worked:
+        out.print("nothing was left to do: all results are from the store (--fresh starts over)")
+    out.print(
+        f"report: {output / 'report.html'}\ndata:   {output / 'report.json'}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if not written["complete"]:
+        raise typer.Exit(INTERRUPTED)

@@ -1,0 +1,282 @@
+"""Certificates as plain data, as tables on the console, and as one self-contained HTML page."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxadv.report import table
+from jaxadv.report.elements import (
+    CONTROL,
+    INK,
+    PROVED,
+    picture,
+    plain_axes,
+    svg,
+    template,
+    versions,
+)
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
+    from rich.console import Console
+
+    from jaxadv.engine.certify import Certificates
+    from jaxadv.engine.evaluate import Report
+
+COLOURS = (PROVED, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
+
+
+def certified_data(
+    found: "Sequence[Certificates]",
+    radii: Sequence[float],
+    attacked: "Report | None" = None,
+    total: int | None = None,
+) -> dict[str, Any]:
+    """All that is printed about certificates of the same images, for `json.dumps`.
+
+    found: one `Certificates` with labels for each sigma; radii: L2, where certified accuracy is
+    stated; attacked: an L2 evaluation of the network itself on the same images; total: how many
+    images the data set has. Accuracies are shares of the images reached, intervals Wilson's, 95 %.
+    The median radius counts a wrong or missing answer as 0: half of the images keep their label up
+    to there. A prediction of null abstains, or was not reached.
+    """
+    labels = found[0].labels
+    if labels is None:
+        raise ValueError("labels=None: pass labels to certify")
+    count = len(labels)
+
+    def about(one: "Certificates") -> dict[str, Any]:
+        reached = one.forward > 0
+        number = int(reached.sum())
+        accuracy = one.accuracy(radii)
+        radius = np.nan_to_num(one.certified[reached])
+        return {
+            "sigma": one.sigma,
+            "reached": number,
+            "accuracy": float(one.accuracy()),
+            "interval": table.wilson(float(one.accuracy()) * number, number),
+            "abstained": float((one.prediction[reached] < 0).mean()) if number else 0.0,
+            "certified_accuracy": accuracy.tolist(),
+            "certified_interval": [table.wilson(s * number, number) for s in accuracy],
+            "median_radius": float(np.median(radius)) if number else 0.0,
+            "forward": one.samples0 + one.samples,
+            "seconds": one.seconds,
+        }
+
+    def image(i: int) -> dict[str, Any]:
+        answers = [
+            {
+                "prediction": int(one.prediction[i]) if one.prediction[i] >= 0 else None,
+                "radius": float(one.radius[i]),
+                "top_count": int(one.top_count[i]),
+                "lower": float(one.lower[i]),
+            }
+            for one in found
+        ]
+        return {"id": int(found[0].ids[i]), "label": int(labels[i]), "answers": answers}
+
+    return {
+        "norm": "l2",
+        "examples": count,
+        "total": count if total is None else int(total),
+        "complete": all(one.complete for one in found) and (attacked is None or attacked.complete),
+        "samples0": found[0].samples0,
+        "samples": found[0].samples,
+        "alpha": found[0].alpha,
+        "radii": list(map(float, radii)),
+        "sigmas": [about(one) for one in found],
+        "attacked": None if attacked is None else {
+            "clean_accuracy": attacked.clean_accuracy,
+            "accuracy": attacked.accuracy_curve(np.asarray(radii)).tolist(),
+            "distances": [float(d) if np.isfinite(d) else None for d in attacked.distance],
+        },
+        "images": [image(i) for i in range(count)],
+    }  # fmt: skip
+
+
+def round_radii(sigma: float, samples: int, alpha: float) -> list[float]:
+    """At most nine radii from 0 to the largest that so many samples can certify, in steps of a
+    quarter, or of twice, four times, half ... of it.
+
+    >>> from jaxadv.report.certify import round_radii
+    >>> round_radii(1.0, 100_000, 0.001)
+    [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
+    """
+    largest = _largest_radius(sigma, samples, alpha)
+    if largest <= 0:
+        return [0.0]
+    step = 0.25 * 2.0 ** math.ceil(math.log2(largest / 0.25 / 8))
+    return [i * step for i in range(int(largest / step) + 1)]
+
+
+def _largest_radius(sigma: float, samples: int, alpha: float) -> float:
+    """What is certified where all samples agree."""
+    from scipy.special import ndtri
+
+    return sigma * float(ndtri(alpha ** (1 / samples)))
+
+
+def print_certified(data: Mapping[str, Any], console: "Console | None" = None) -> None:
+    """Print a `certified_data` as tables: certified accuracy by sigma and radius, and cost."""
+    from rich.console import Console
+
+    console = console or Console()
+    radii = table.grid(
+        f"Certified accuracy in % of the smoothed classifier on {data['examples']:,} images (L2)",
+        "noise", [f"r = {radius:g}" for radius in data["radii"]],
+    )  # fmt: skip
+    cost = table.grid(
+        "What it took (passes of each image)", "noise",
+        ["images", "accuracy", "abstained", "median radius", "forward", "s"],
+    )  # fmt: skip
+    for row in data["sigmas"]:
+        name = f"σ = {row['sigma']:g}"
+        radii.add_row(name, *map(table.percent, row["certified_accuracy"]))
+        cost.add_row(
+            name, f"{row['reached']:,}", f"[bold]{table.percent(row['accuracy'])}[/]",
+            table.percent(row["abstained"]), table.number_text(row["median_radius"]),
+            f"{row['forward']:,}", f"{row['seconds']:.1f}",
+        )  # fmt: skip
+    if data["attacked"] is not None:
+        shares = map(table.percent, data["attacked"]["accuracy"])
+        radii.add_row("the network itself, attacked", *shares, style="dim")
+    console.print(radii)
+    console.print(cost)
+    if not data["complete"]:
+        console.print("[bold yellow]incomplete: the work was interrupted[/]")
+
+
+def write_certified(
+    found: "Sequence[Certificates]",
+    images: np.ndarray,
+    path: str | Path,
+    radii: Sequence[float],
+    class_names: Sequence[str] | None = None,
+    title: str = "What can be proved about this classifier?",
+    *,
+    key: "Array",
+    attacked: "Report | None" = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    settings: Mapping[str, Any] | None = None,
+    total: int | None = None,
+    shown: int = 12,
+) -> Path:
+    """Write certificates as one HTML page (atomically, everything embedded) and return its path.
+
+    images: [N, H, W, C] within `bounds`, as certified, and key: as given to `certify` (the noisy
+    images shown are its first samples); radii, attacked, total: as in `certified_data`; settings:
+    what the page should say about the run; shown: how many images are in its table, from the
+    smallest radius to the largest.
+
+    Needs jinja2 and matplotlib; raises ImportError saying how to get them.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja, tempfile
+    >>> from jaxadv.report import write_certified
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> images, key = jnp.eye(4).reshape(4, 2, 2, 1), jax.random.key(0)
+    >>> found = ja.certify(model, images, jnp.arange(4), sigma=0.25, samples=100, key=key)
+    >>> page = tempfile.mkdtemp() + "/report.html"
+    >>> write_certified([found], images, page, [0, 0.25], key=key).name
+    'report.html'
+    """
+    from jaxadv.engine.store import write_atomically
+
+    data = certified_data(found, radii, attacked, total)
+    names = class_names if class_names is not None else list(map(str, range(10**4)))
+    page = template("certify.html.j2").render(
+        title=title, data=data, headline=_headline(data), curve=_figure(found, attacked),
+        largest=max(_largest_radius(one.sigma, one.samples, one.alpha) for one in found),
+        rows=_rows(data, found, np.asarray(images, np.float32), names, key, bounds, shown),
+        settings={
+            "images": f"{data['examples']:,} of {data['total']:,}",
+            "samples that choose, and that certify": f"{data['samples0']:,}, {data['samples']:,}",
+            "probability of a wrong certificate": f"{data['alpha']:g} for each image",
+            "image range": f"{bounds[0]:g} to {bounds[1]:g}",
+            **(settings or {}), **versions(),
+        },
+    )  # fmt: skip
+    return write_atomically(path, page)
+
+
+def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The few numbers at the top, of the sigma with the largest median radius."""
+    best = max(data["sigmas"], key=lambda row: (row["median_radius"], row["accuracy"]))
+    at = min(range(len(data["radii"])), key=lambda i: abs(data["radii"][i] - best["median_radius"]))
+    sample = data["examples"] < data["total"]
+    shares = [("accuracy of the smoothed classifier", best["accuracy"], best["interval"])]
+    if data["radii"][at] > 0:
+        name = f"certified accuracy at radius {data['radii'][at]:g}"
+        shares.append((name, best["certified_accuracy"][at], best["certified_interval"][at]))
+    cards = [
+        {"value": table.percent(share), "unit": "%", "name": name,
+         "note": f"95 % interval {table.interval_text(interval)}" if sample else ""}
+        for name, share, interval in shares
+    ]  # fmt: skip
+    return [
+        *cards,
+        {"value": table.number_text(best["median_radius"]), "unit": "",
+         "name": "median certified radius, L2", "note": f"at σ = {best['sigma']:g}"},
+        {"value": table.percent(best["abstained"]), "unit": "%", "name": "abstentions",
+         "note": "no class has most of the votes for certain"},
+    ]  # fmt: skip
+
+
+def _figure(found: "Sequence[Certificates]", attacked: "Report | None") -> str:
+    figure, axes = plain_axes(7.2, 4.3)
+    reach = max(one.radius.max() for one in found)
+    if attacked is not None:
+        finite = attacked.distance[np.isfinite(attacked.distance)]
+        reach = max(reach, np.quantile(finite, 0.95) if len(finite) else 0.0)
+    grid = np.linspace(0, 1.08 * reach or 1.0, 600)
+    if attacked is not None:
+        axes.plot(grid, 100 * attacked.accuracy_curve(grid), "--", color=CONTROL, linewidth=1.8,
+                  label="the network itself, under attack")  # fmt: skip
+    for number, one in enumerate(found):
+        axes.plot(grid, 100 * one.accuracy(grid), color=COLOURS[number % len(COLOURS)],
+                  linewidth=2.2, label=f"smoothed, certified, σ = {one.sigma:g}")  # fmt: skip
+    axes.set(xlim=(0, grid[-1]), ylim=(0, 103))
+    axes.set_xlabel("radius (L2)", fontsize=12, color=INK)
+    axes.set_ylabel("accuracy in %", fontsize=12, color=INK)
+    axes.legend(frameon=False, fontsize=10.5, loc="best", labelcolor=INK)
+    return svg(figure)
+
+
+def _rows(
+    data: Mapping[str, Any], found: "Sequence[Certificates]", images: np.ndarray,
+    names: Sequence[str], key: "Array", bounds: tuple[float, float], shown: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The table of images: original, and for each sigma a noisy image and its answer."""
+    from jaxadv.engine.certify import noise
+
+    if images.ndim != 4:
+        return []
+    lower, upper = bounds
+    order = np.argsort(np.max([np.nan_to_num(one.certified) for one in found], 0), kind="stable")
+    places = np.unique(np.linspace(0, len(order) - 1, min(shown, len(order))).round().astype(int))
+
+    def scaled(image: np.ndarray) -> str:
+        return picture((image - lower) / (upper - lower))
+
+    rows = []
+    for i in order[places]:
+        drawn = np.asarray(noise(key, data["images"][i]["id"], np.arange(1), images.shape[1:])[0])
+        answers = [
+            {
+                "picture": scaled(images[i] + one.sigma * drawn),
+                "name": None if answer["prediction"] is None else names[answer["prediction"]],
+                "right": answer["prediction"] == data["images"][i]["label"],
+                "radius": table.number_text(answer["radius"]),
+                "share": f"{100 * answer['top_count'] / one.samples:.1f} %",
+                "reached": bool(one.forward[i]),
+            }
+            for one, answer in zip(found, data["images"][i]["answers"], strict=True)
+        ]
+        near = None if data["attacked"] is None else data["attacked"]["distances"][i]
+        rows.append({
+            "id": data["images"][i]["id"], "label": names[data["images"][i]["label"]],
+            "original": scaled(images[i]), "answers": answers, "distance": near,
+        })  # fmt: skip
+    return rows
