@@ -59,17 +59,20 @@ class Model:
         return jax.vmap(one)(images)
 
     def fresh(self) -> "Model":
-        """The same model with other draws; a model that draws nothing is itself."""
-        return dataclasses.replace(self, seed=self.seed + 1) if self.random else self
+        """The same model with other draws, in a mean ten times as many; itself if it draws none."""
+        if not self.random:
+            return self
+        apply = _Tenfold(self.apply) if isinstance(self.apply, _Mean) else self.apply
+        return dataclasses.replace(self, seed=self.seed + 1, apply=apply)
 
 
 def EOT(model: Model, samples: int = 20) -> Model:
     """A random model's mean logits over so many draws: expectation over transformations.
 
     Athalye et al. (2017, arXiv 1707.07397). Attacks then follow the gradient of the mean, and
-    success is judged on the mean of fresh draws. One answer costs `samples` forward passes, one
-    gradient as many backward passes, and they are counted so. Raises ValueError for a model that is
-    not random, and for samples below 1.
+    success is judged on the mean of ten times as many fresh draws. One answer costs `samples`
+    forward passes, one gradient as many backward passes, and they are counted so. Raises ValueError
+    for a model that is not random, and for samples below 1.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> def noisy(weights, images, key):
@@ -96,6 +99,16 @@ class _Mean:
     def __call__(self, params: Any, images: Array, key: Array) -> Array:
         draws = jax.vmap(lambda k: self.apply(params, images, k))
         return draws(jax.random.split(key, self.samples)).mean(0)
+
+
+@pytree
+class _Tenfold:
+    apply: Callable[..., Any] = static()
+
+    def __call__(self, params: Any, images: Array, key: Array) -> Array:
+        # One after the other: all draws at once may not fit the memory.
+        draws = lax.map(lambda k: self.apply(params, images, k), jax.random.split(key, 10))
+        return draws.mean(0)
 
 
 def _own_key(seed: Any, image: Array) -> Array:

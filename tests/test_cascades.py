@@ -1,0 +1,84 @@
+"""Cascades: AutoAttack's lists, each attack for the survivors of those before."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxadv as ja
+from jaxadv.engine.cascades import CASCADES, get_cascade
+from tests.test_apgd import IMAGES as NOISY_IMAGES
+from tests.test_apgd import RANDOM
+from tests.test_attacks import IMAGES, LABELS, MODEL
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("name", CASCADES)
+def test_every_cascade_can_be_had_in_every_norm(name: str, norm: str) -> None:
+    for attack in get_cascade(name, norm).values():
+        assert attack.norm == norm
+
+
+def test_the_settings_of_autoattack() -> None:
+    cross_entropy, targeted, *_, square = get_cascade("standard", "linf").values()
+    assert isinstance(targeted, ja.APGD)
+    assert (cross_entropy.ticks, cross_entropy.entries, targeted.entries) == (101, 1, 9)
+    assert square.ticks == 5001
+    cross_entropy, targeted, *_ = get_cascade("standard", "l1").values()
+    assert (cross_entropy.entries, targeted.entries) == (5, 5)
+
+
+def test_standard_breaks_what_its_attacks_break_and_counts_what_survivors_paid() -> None:
+    report = ja.evaluate(
+        MODEL,
+        IMAGES,
+        LABELS,
+        epsilons=[0.02, 0.05],
+        attacks="standard",
+        distances=False,
+        lanes=8,
+        devices=jax.devices()[:1],
+    )
+    alone = ja.run(
+        ja.APGD(loss="dlr", targets=9), MODEL, IMAGES, ja.Untargeted(LABELS), 0.05,
+        key=jax.random.key(0), lanes=8,
+    )  # fmt: skip
+    survived = report.broken_by == -1
+    assert not (survived[1] & alone.success).any()
+    assert 0 < report.robust_accuracy[1] < report.robust_accuracy[0] < 1
+    square = report.stages[-1].result  # 5,001 questions for each that nothing broke
+    assert (square.forward[~square.success] == 5001).all()
+    assert set(report.stages[-1].source[~square.success]) == set(np.flatnonzero(survived.any(0)))
+    # Recomputed from the images returned: all are where and what they claim to be.
+    for level, epsilon in enumerate(report.epsilons):
+        broken = report.broken_by[level] >= 0
+        found = report.adversarial[level]
+        assert (np.asarray(MODEL(found)).argmax(1) != LABELS)[broken].all()
+        assert np.abs(found.astype(np.float64) - IMAGES).max() <= epsilon
+
+
+def test_random_models_are_judged_on_fresh_draws() -> None:
+    labels = np.asarray((NOISY_IMAGES.reshape(12, -1) @ RANDOM.params).argmax(1))
+    model = ja.EOT(RANDOM, samples=10)
+    report = ja.evaluate(
+        model,
+        NOISY_IMAGES,
+        labels,
+        epsilons=[0.2],
+        attacks="rand",
+        distances=False,
+        lanes=4,
+        devices=jax.devices()[:1],
+    )
+    stage = report.stages[0].result
+    assert (stage.backward == 10 * 100).all()  # all steps: a first success may be luck
+    fresh = np.asarray(ja.EOT(RANDOM, samples=5000)(report.adversarial[0])).argmax(1)
+    broken = report.broken_by[0] >= 0
+    assert (fresh != labels)[broken].mean() > 0.8  # but for those on the boundary
+
+
+@pytest.mark.parametrize(
+    ("attacks", "norm", "said"), [("best", "linf", "attacks='best'"), ("standard", "l0", "l0")]
+)
+def test_what_is_not_known_is_said(attacks: str, norm: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        get_cascade(attacks, norm)
