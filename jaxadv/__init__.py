@@ -2,7 +2,7 @@
 
 >>> import jaxadv as ja
 >>> ja.list_attacks()[:3]
-['APGD', 'BIM', 'FGM']
+['APGD', 'BIM', 'FAB']
 """
 
 import importlib
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxadv.attacks import (
         APGD,
         BIM,
+        FAB,
         FGM,
         FGSM,
         LBFGS,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM FGM FGSM LBFGS MIFGSM PGD GaussianNoise MinimalEpsilon UniformNoise "
+    "attacks": "APGD BIM FAB FGM FGSM LBFGS MIFGSM PGD GaussianNoise MinimalEpsilon UniformNoise "
     "list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
@@ -91,6 +92,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "APGD",
     "BIM",
+    "FAB",
     "FGM",
     "FGSM",
     "LBFGS",

@@ -82,6 +82,9 @@ class MinimalEpsilon(Attack):
     def for_classes(self, classes: int) -> "MinimalEpsilon":
         return dataclasses.replace(self, attack=self.attack.for_classes(classes))
 
+    def for_goal(self, goal: Goal) -> "MinimalEpsilon":
+        return dataclasses.replace(self, attack=self.attack.for_goal(goal))
+
     def _at(self, problem: Problem, epsilon: Any) -> Problem:
         return dataclasses.replace(problem, epsilon=epsilon)
 

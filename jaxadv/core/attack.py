@@ -101,6 +101,10 @@ class Attack:
         """The attack as it is run on a model of so many classes; default: itself."""
         return self
 
+    def for_goal(self, goal: Goal) -> "Attack":
+        """The attack as it is run towards such a goal (its kind counts); default: itself."""
+        return self
+
     def init(self, problem: Problem, key: Array) -> State:
         """The state before the first tick. Calls no model."""
         raise NotImplementedError
