@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog, minimize
 
+from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
 from jaxadv.attacks.mifgsm import MIFGSM
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
@@ -203,6 +204,19 @@ def test_mifgsm():
     distance = exact("linf", False)
     assert successes(MIFGSM(), False, 1.005 * distance).all()
     assert not successes(MIFGSM(), False, 0.999 * distance).any()
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("box", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_fab_finds_the_distance(norm, box, targeted):
+    if targeted and norm != "linf":
+        pytest.skip("with two classes the targeted attack is the untargeted one")
+    # The steps end a few thousandths beyond the boundary, the final search goes back to it.
+    distance = exact(norm, box)
+    fell = successes(FAB(norm=norm, steps=20), box, 1.0001 * distance, targeted)
+    np.testing.assert_array_equal(fell, np.isfinite(distance))
+    assert not successes(FAB(norm=norm, steps=20), box, 0.9999 * distance, targeted).any()
 
 
 def test_pgd_l0_from_the_middle_of_the_box():

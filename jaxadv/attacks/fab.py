@@ -64,7 +64,8 @@ class FAB(Attack):
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
-    >>> images, goal = jnp.full((1, 2, 2, 1), 0.5).at[0, 0, 0].set(0.7), ja.Untargeted(jnp.array([0]))
+    >>> images = jnp.full((1, 2, 2, 1), 0.5).at[0, 0, 0].set(0.7)
+    >>> goal = ja.Untargeted(jnp.array([0]))
     >>> ja.run(ja.FAB(), model, images, goal, key=jax.random.key(0)).distance.round(3)
     array([0.1])
     """

@@ -27,7 +27,7 @@ def smallest(holds: Callable[[Array], Bool[Array, ""]]) -> Float[Array, ""]:
 
     def halve(_: Any, interval: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = interval
-        middle = low + (high - low) // 2
+        middle = jnp.maximum(low + (high - low) // 2, 0)  # -1 stands for nothing: a NaN
         enough = holds(lax.bitcast_convert_type(middle, jnp.float32))
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
@@ -50,6 +50,7 @@ def hyperplane_step(
     projections are those of Croce and Hein 2019 (arXiv 1907.02044, section 2.2).
 
     >>> import jax.numpy as jnp
+    >>> from jaxadv.attacks.hyperplane import hyperplane_step
     >>> image, normal = jnp.array([0.5, 0.9, 0.5]), jnp.array([1.0, 2.0, 0.0])
     >>> hyperplane_step("linf", image, normal, 0.6, 0.0, 1.0).round(3)
     Array([0.4, 0.1, 0. ], dtype=float32)
