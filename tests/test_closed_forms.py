@@ -212,9 +212,9 @@ def test_mifgsm():
 def test_fab_finds_the_distance(norm, box, targeted):
     if targeted and norm != "linf":
         pytest.skip("with two classes the targeted attack is the untargeted one")
-    # The steps end a few thousandths beyond the boundary, the final search goes back to it.
+    # Iterates are at most 5 % beyond the boundary; the final search leaves a hundredth of that.
     distance = exact(norm, box)
-    fell = successes(FAB(norm=norm, steps=20), box, 1.0001 * distance, targeted)
+    fell = successes(FAB(norm=norm, steps=20), box, 1.0005 * distance, targeted)
     np.testing.assert_array_equal(fell, np.isfinite(distance))
     assert not successes(FAB(norm=norm, steps=20), box, 0.9999 * distance, targeted).any()
 

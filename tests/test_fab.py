@@ -1,48 +1,57 @@
 """FAB against linear models of several classes, proved minimal distances, and its own count."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxadv as ja
+from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
 from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
-from tests.test_closed_forms import SHAPE, SIZE, boxed_distance, logits
-
-ONE = jax.devices()[:1]
+from tests.test_closed_forms import QUICK, SHAPE, SIZE, boxed_distance, logits
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_several_linear_classes(norm):
+@functools.partial(jax.jit, static_argnames="keep", compiler_options=QUICK)
+def drive(attack, model, images, goal, epsilon=None, keep="distance"):
+    """Images, whether they are adversarial, and the counts."""
+    table = ja.make_table(attack, model, images, goal, epsilon)
+    found = ja.drive_batch(attack, model, table, KEY, keep=keep)
+    return found.best.image, found.best.tier, found.totals(keep)[0]
+
+
+@pytest.mark.parametrize(("norm", "targets"), [("linf", 0), ("linf", 9), ("l2", 9), ("l1", 9)])
+def test_several_linear_classes(norm, targets):
     """The distance is the least of those to the single classes; FAB-T tries each of them."""
     rng = np.random.default_rng(2)
     weights = rng.normal(size=(SIZE, 4)).astype(np.float32)
     images = rng.choice([0.0, 0.3, 0.6, 1.0], (10, SIZE)).astype(np.float32)
     labels = (images @ weights).argmax(1)
-    differences = [(weights[:, [y]] - np.delete(weights, y, 1)).T.astype(float) for y in labels]
     expected = np.array([
-        min(boxed_distance(norm, w, w @ x.astype(float), x) for w in many)
-        for many, x in zip(differences, images, strict=True)
+        min(
+            boxed_distance(norm, w, w @ x.astype(float), x)
+            for w in (weights[:, [y]] - np.delete(weights, y, 1)).T.astype(float)
+        )
+        for x, y in zip(images, labels, strict=True)
     ])  # fmt: skip
     model = ja.Model(logits, (jnp.asarray(weights), jnp.zeros(4)))
-    attack = ja.FAB(norm=norm, steps=20, targets=9)
-    result = ja.run(attack, model, images.reshape(10, *SHAPE), ja.Untargeted(labels), key=KEY)
-    assert result.success.all()
-    ratio = result.distance / expected
-    assert ratio.min() > 1 - 1e-5 and ratio.max() < 1 + 1e-4
-    nearest = ja.run(
-        ja.FAB(norm=norm, steps=20), model, images.reshape(10, *SHAPE), ja.Untargeted(labels),
-        key=KEY,
-    )  # fmt: skip
-    ratio = nearest.distance / expected
-    assert ratio.min() > 1 - 1e-5 and np.median(ratio) < 1 + 1e-4
+    images = images.reshape(10, *SHAPE)
+    attack = ja.FAB(norm=norm, steps=20, targets=targets)
+    found, success, _ = drive(attack, model, images, ja.Untargeted(labels))
+    ratio = distance64(norm, np.asarray(found), images) / expected
+    assert success.all()
+    assert ratio.min() > 1 - 1e-5
+    # Which hyperplane is nearest is judged without the box: mostly, but not always right.
+    assert (ratio.max() if targets else np.median(ratio)) < 1.0005
 
 
 @pytest.mark.parametrize(
-    ("name", "norm"), [("mlp40_standard", "linf"), ("mlp40_standard", "l1"), ("mlp40_linf0.1", "linf")]
+    ("name", "norm"),
+    [("mlp40_standard", "linf"), ("mlp40_standard", "l1"), ("mlp40_linf0.1", "linf")],
 )
 def test_never_below_a_proved_distance(shared, name, norm):
     folder = shared / "data/exact" / name
@@ -54,57 +63,64 @@ def test_never_below_a_proved_distance(shared, name, norm):
     data = load_data("mnist", data_dir=shared / "data/mnist")
     goal = ja.Untargeted(data.labels[index])
     result = ja.run(ja.FAB(norm=norm, steps=30), model, data.images[index], goal, key=KEY,
-                    devices=ONE, lanes=64)  # fmt: skip
+                    devices=jax.devices()[:1], lanes=64)  # fmt: skip
     assert result.success.all()
     ratio = result.distance / distance
-    print(name, norm, f"min {ratio.min():.6f}, median {np.median(ratio):.4f}, max {ratio.max():.3f}")
+    print(
+        name, norm, f"min {ratio.min():.6f}, median {np.median(ratio):.4f}, max {ratio.max():.3f}"
+    )
     assert ratio.min() > 1 - 1e-4
-    assert np.median(ratio) < 1.05
+    assert np.median(ratio) < 1.01
 
 
 def test_what_is_counted():
     steps, search = 7, 2
     attack = ja.FAB(steps=steps, search=search)
-    result = ja.run(attack, MODEL, IMAGES, GOAL, key=KEY, lanes=8, devices=ONE)
-    there = result.status != ja.Status.MISCLASSIFIED
-    assert (result.forward[there] == 1 + 2 * steps + search).all()
-    assert (result.backward[there] == 3 * steps).all()  # four classes
-    targets = ja.Targeted(LABELS, (LABELS + 1) % 4)
-    towards = ja.run(attack, MODEL, IMAGES, targets, key=KEY, lanes=8, devices=ONE)
-    assert set(towards.backward) == {0, steps}
-    assert towards.success.mean() > 0.9
+    active = np.arange(21) != 3
+    counts = drive(attack, MODEL, IMAGES, GOAL)[2]
+    np.testing.assert_array_equal(counts.forward, (2 * steps + search) * active)
+    np.testing.assert_array_equal(counts.backward, 3 * steps * active)  # four classes
+    towards = ja.Targeted(LABELS, (LABELS + 2) % 4)
+    _, success, counts = drive(attack, MODEL, IMAGES, towards)
+    assert success.mean() > 0.9
+    assert (counts.backward == steps).all()
     # Three wrong classes, each with all its restarts.
     each = ja.FAB(steps=steps, search=search, targets=9, restarts=2)
-    result = ja.run(each, MODEL, IMAGES, GOAL, key=KEY, lanes=8, devices=ONE)
-    assert (result.backward[there] == 3 * 2 * steps).all()
-    assert (result.forward[there] <= 1 + 3 * 2 * (2 * steps + search)).all()
+    counts = drive(each, MODEL, IMAGES, GOAL)[2]
+    np.testing.assert_array_equal(counts.backward, 3 * 2 * steps * active)
+    assert (counts.forward <= 3 * 2 * (2 * steps + search)).all()
 
 
 def test_an_epsilon_ends_a_run_at_the_first_success_within():
-    free = ja.run(ja.FAB(), MODEL, IMAGES, GOAL, key=KEY, lanes=8, devices=ONE)
-    epsilon = float(np.median(free.distance))
-    result = ja.run(ja.FAB(), MODEL, IMAGES, GOAL, epsilon, key=KEY, keep="first", lanes=8,
-                    devices=ONE)  # fmt: skip
-    np.testing.assert_array_equal(result.success, free.distance < epsilon)
-    assert (result.distance[result.success] <= epsilon).all()
-    assert (result.forward[result.success] < free.forward.max()).all()
+    attack = ja.FAB(steps=30)
+    images, success, free = drive(attack, MODEL, IMAGES, GOAL)
+    distance = distance64("linf", np.asarray(images), IMAGES)
+    epsilon = float(np.median(distance[success])) * 1.001
+    images, found, counts = drive(attack, MODEL, IMAGES, GOAL, epsilon, keep="first")
+    np.testing.assert_array_equal(found, success & (distance < epsilon))
+    assert (distance64("linf", np.asarray(images), IMAGES)[found] <= epsilon).all()
+    assert (counts.forward[found] < free.forward[found]).mean() > 0.5
 
 
 def test_restarts_begin_within_half_of_epsilon():
     attack = ja.FAB(restarts=3, targets=2).for_classes(4)
     assert attack.entries == 6
-    problem = ja.Problem(
-        image=jnp.asarray(IMAGES[0]), goal=ja.Untargeted(jnp.int32(LABELS[0])),
-        epsilon=jnp.float32(0.1), lower=jnp.float32(0), upper=jnp.float32(1),
-        clean_logits=MODEL(IMAGES[:1])[0], rank=jnp.int32(0),
-    )  # fmt: skip
-    ranking = [c for c in np.argsort(-np.asarray(problem.clean_logits)) if c != LABELS[0]]
+    image, answer = jnp.asarray(IMAGES[0]), MODEL(IMAGES[:1])[0]
+
+    @jax.jit
+    def begin(rank, epsilon):
+        zero, one = jnp.float32(0), jnp.float32(1)
+        goal = ja.Untargeted(jnp.int32(LABELS[0]))
+        problem = ja.Problem(image, goal, epsilon, zero, one, answer, rank)
+        return attack.init(problem, jax.random.key(rank))
+
+    ranking = [c for c in np.argsort(-np.asarray(answer)) if c != LABELS[0]]
     for rank in range(6):
-        for epsilon, most in ((0.1, 0.05), (np.inf, 0.15)):
-            case = dict(vars(problem), rank=jnp.int32(rank), epsilon=jnp.float32(epsilon))
-            state = attack.init(ja.Problem(**case), jax.random.key(rank))
-            moved = float(jnp.abs(state.image - problem.image).max())
-            assert (moved == 0) if rank % 3 == 0 else (0.8 * most < moved <= most * (1 + 1e-6))
+        for epsilon, radius in ((0.1, 0.05), (np.inf, 0.15)):
+            state = begin(jnp.int32(rank), jnp.float32(epsilon))
+            moved = np.abs(np.asarray(state.image) - IMAGES[0]).max()
+            assert moved <= radius + 1e-6
+            assert moved > 0.7 * radius if rank % 3 else moved == 0
             assert state.image.min() >= 0 and state.image.max() <= 1
             assert state.target == ranking[rank // 3]
 

@@ -50,6 +50,7 @@ def shortest(norm, image, normal, gap):
     w, gap = w / scale, float(gap) / scale
     box = np.stack([LOWER - x, UPPER - x], 1)
     if norm == "l2":  # d = clip(s w), s the root of a growing function
+
         def step(s):
             return np.clip(s * w, box[:, 0], box[:, 1])
 

@@ -178,7 +178,9 @@ class FAB(Attack):
 
         # The final search: where would a margin that is linear between the two ends be near 0?
         share = self._share(state)
-        low, margin_low = _where(searching & ~across, (share, margin), (state.low, state.margin_low))
+        low, margin_low = _where(
+            searching & ~across, (share, margin), (state.low, state.margin_low)
+        )
         high = jnp.where(searching & across, share, state.high)
         margin_high = jnp.where(closer | (searching & across), margin, state.margin_high)
         state = FABState(
