@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.hyperplane import hyperplane_step
 from jaxadv.core.attack import Answer, Attack, Problem, Reads, likeliest_wrong
-from jaxadv.core.goals import Goal
+from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
 
@@ -149,9 +149,9 @@ class FAB(Attack):
     ) -> tuple[Int[Array, " P"], Int[Array, ""]]:
         """The classes aimed at, and the one to be left."""
         goal, classes = problem.goal, logits.shape[-1]
-        if goal.targeted:
-            others = jnp.where(jnp.arange(classes) == goal.targets, -jnp.inf, logits)  # type: ignore[union-attr]
-            return goal.targets[None], others.argmax()  # type: ignore[union-attr]
+        if isinstance(goal, Targeted):
+            others = jnp.where(jnp.arange(classes) == goal.targets, -jnp.inf, logits)
+            return goal.targets[None], others.argmax()
         if self.targets:
             return state.target[None], goal.labels
         return (goal.labels + 1 + jnp.arange(classes - 1)) % classes, goal.labels
@@ -190,7 +190,8 @@ class FAB(Attack):
         )  # fmt: skip
         between = problem.image + self._share(state) * (closest - problem.image)
         last = state.tick >= 2 * self.steps
-        return state._replace(image=jnp.where(last, between, iterate))
+        following = jnp.clip(jnp.where(last, between, iterate), problem.lower, problem.upper)
+        return state._replace(image=following)
 
     def step(self, problem: Problem, state: FABState, answer: Answer) -> Float[Array, "..."]:
         """The next iterate [H, W, C], from the gradients [P, H, W, C] at this one."""
