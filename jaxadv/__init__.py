@@ -2,7 +2,7 @@
 
 >>> import jaxadv as ja
 >>> ja.list_attacks()[:3]
-['APGD', 'BIM', 'FGM']
+['APGD', 'BIM', 'FAB']
 """
 
 import importlib
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxadv.attacks import (
         APGD,
         BIM,
+        FAB,
         FGM,
         FGSM,
         LBFGS,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM FGM FGSM LBFGS MIFGSM PGD GaussianNoise MinimalEpsilon Square "
+    "attacks": "APGD BIM FAB FGM FGSM LBFGS MIFGSM PGD GaussianNoise MinimalEpsilon Square "
     "UniformNoise list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
@@ -95,6 +96,7 @@ __all__ = [
     "APGD",
     "BIM",
     "EOT",
+    "FAB",
     "FGM",
     "FGSM",
     "LBFGS",

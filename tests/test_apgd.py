@@ -39,7 +39,7 @@ def test_targets_are_the_likeliest_wrong_classes() -> None:
     given = problem([0.5, 3.0, 2.0, -1.0, 1.0], 1)
     assert [int(likeliest_wrong(given, place, 4)) for place in range(4)] == [2, 4, 0, 3]
     for classes, targets in ((2, 1), (3, 2), (10, 9), (1000, 9)):
-        attack = ja.APGD(targets=9, restarts=2).for_classes(classes)
+        attack = ja.APGD(targets=9, restarts=2).prepared(ja.Untargeted(np.zeros(1, int)), classes)
         assert isinstance(attack, ja.APGD)
         assert (attack.targets, attack.entries) == (targets, 2 * targets)
 

@@ -1,6 +1,7 @@
 """The attacks: one file per algorithm or family."""
 
 from jaxadv.attacks.apgd import APGD
+from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
 from jaxadv.attacks.lbfgs import LBFGS
 from jaxadv.attacks.mifgsm import MIFGSM
@@ -15,6 +16,7 @@ ATTACKS: dict[str, type[Attack]] = {
     for attack in (
         APGD,
         BIM,
+        FAB,
         FGM,
         FGSM,
         GaussianNoise,

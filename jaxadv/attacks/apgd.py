@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxadv.core.attack import Answer, Attack, Problem, Reads, likeliest_wrong
+from jaxadv.core.attack import Answer, Attack, Problem, Reads, check_targets, likeliest_wrong
 from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.losses import get_loss
 from jaxadv.core.norms import L0, get_norm
@@ -148,7 +148,8 @@ class APGD(Attack):
     def entries(self) -> int:
         return self.restarts * max(self.targets, 1)
 
-    def for_classes(self, classes: int) -> "APGD":
+    def prepared(self, goal: Goal, classes: int) -> "APGD":
+        check_targets(self.targets, goal)
         return dataclasses.replace(self, targets=min(self.targets, classes - 1))
 
     def goal(self, problem: Problem, target: Any) -> Goal:

@@ -79,8 +79,8 @@ class MinimalEpsilon(Attack):
     def ticks(self) -> int:
         return (self.rounds + 1) * self.attack.ticks
 
-    def for_classes(self, classes: int) -> "MinimalEpsilon":
-        return dataclasses.replace(self, attack=self.attack.for_classes(classes))
+    def prepared(self, goal: Goal, classes: int) -> "MinimalEpsilon":
+        return dataclasses.replace(self, attack=self.attack.prepared(goal, classes))
 
     def _at(self, problem: Problem, epsilon: Any) -> Problem:
         return dataclasses.replace(problem, epsilon=epsilon)

@@ -97,8 +97,11 @@ class Attack:
         """The most ticks that one run on one image can take."""
         raise NotImplementedError
 
-    def for_classes(self, classes: int) -> "Attack":
-        """The attack as it is run on a model of so many classes; default: itself."""
+    def prepared(self, goal: Goal, classes: int) -> "Attack":
+        """The attack as it is run towards a goal of this kind, on so many classes; default: itself.
+
+        Raises ValueError where the two do not go together.
+        """
         return self
 
     def init(self, problem: Problem, key: Array) -> State:
@@ -148,6 +151,15 @@ def inner_radius(norm: str, epsilon: Any, bounds: tuple[float, float]) -> Any:
     else:
         radius = radius * (1 - 1e-6) - max(abs(b) for b in bounds) * 2.0**-23
     return xp.asarray(xp.maximum(radius, 0), xp.float32)
+
+
+def check_targets(targets: int, goal: Goal) -> None:
+    """ValueError where an attack is to choose targets itself and the goal names one."""
+    if targets and goal.targeted:
+        raise ValueError(
+            f"targets={targets}: the goal names a target for each image already; pass targets=0, "
+            "or ja.Untargeted(labels)"
+        )
 
 
 def likeliest_wrong(problem: Problem, place: Any, count: int) -> Int[Array, ""]:

@@ -44,7 +44,7 @@ def drive_batch(
     judge_last: whether the model is asked about the image of an entry's last tick; else it is kept
     as it is, which serves keep="last" of an attack that asks one image a tick.
     """
-    attack = attack.for_classes(table.clean_logits.shape[-1])
+    attack = attack.prepared(table.goal, table.clean_logits.shape[-1])
     rows = jnp.arange(table.source.shape[0])
     limit = attack.ticks if limit is None else min(limit, attack.ticks)
     step = tick_function(attack, model, keep, cure)

@@ -8,7 +8,7 @@ it falls; the verdict is that of a sequential run, and so are the passes counted
 
 from collections.abc import Callable
 
-from jaxadv.attacks import APGD, FGM, FGSM, PGD, Square, UniformNoise
+from jaxadv.attacks import APGD, FAB, FGM, FGSM, PGD, Square, UniformNoise
 from jaxadv.core.attack import Attack
 
 Cascade = dict[str, Attack]
@@ -31,6 +31,7 @@ def standard(norm: str) -> Cascade:
     return {
         "APGD cross-entropy": APGD(norm=norm, restarts=5 if few else 1),
         "APGD targeted": APGD(norm=norm, loss="dlr", targets=5 if few else 9),
+        "FAB targeted": FAB(norm=norm, targets=9, search=0, bounded=True),
         "Square": Square(norm=norm),
     }
 
@@ -40,8 +41,10 @@ def plus(norm: str) -> Cascade:
     return {
         "APGD cross-entropy": APGD(norm=norm, restarts=5),
         "APGD DLR": APGD(norm=norm, loss="dlr", restarts=5),
+        "FAB": FAB(norm=norm, restarts=5, search=0, bounded=True),
         "Square": Square(norm=norm),
         "APGD targeted": APGD(norm=norm, loss="dlr", targets=9),
+        "FAB targeted": FAB(norm=norm, targets=9, search=0, bounded=True),
     }
 
 

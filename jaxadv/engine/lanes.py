@@ -199,7 +199,7 @@ def drive_lanes(
     cure: bool | None = None,
 ) -> Gathered:
     """The whole table through `lanes` lanes, in one call. Pure, as `drive_batch` is."""
-    attack = attack.for_classes(table.clean_logits.shape[-1])
+    attack = attack.prepared(table.goal, table.clean_logits.shape[-1])
     limit = attack.ticks if limit is None else min(limit, attack.ticks)
     flight = take_off(attack, model, table, key, lanes)
     forever = jnp.iinfo(jnp.int32).max

@@ -135,7 +135,7 @@ def run_rows(
         raise ValueError(f"images has shape {tuple(images.shape)}: pass at least one image")
     classes = checks.count_classes(model, shape)
     goal = checks.check_goal(goal, count, classes)
-    attack = attack.for_classes(classes)
+    attack = attack.prepared(goal, classes)
     epsilon = checks.check_epsilon(attack, epsilon, len(source), shape, model.bounds)
     ids = checks.check_ids(ids, count)
     chosen = choose_devices(devices)

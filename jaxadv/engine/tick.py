@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool
 
 from jaxadv.core.attack import Answer, Attack, Problem
@@ -153,6 +154,7 @@ def tick(
         gradients = gradients.reshape(*images.shape[:2], *gradients.shape[1:])
     elif attack.pullbacks:
         gradients = jnp.zeros((*images.shape[:2], attack.pullbacks, *images.shape[2:]))
+        gradients = lax.optimization_barrier(gradients)  # else folded at compile time, for seconds
 
     answer = Answer(logits, gradients, asked.adversarial, reads.answers)
     told = jax.vmap(attack.tell)(problem, state, answer)
