@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.engine.diagnose.answers import meant_labels, same_answers
+from jaxadv.engine.diagnose.answers import meant_labels, same_answers, smooth
 from jaxadv.engine.diagnose.attacks import enough_steps, verified
 from jaxadv.engine.diagnose.planted import plant
 from jaxadv.engine.diagnose.program import no_gradients_inside, operations, read_program
-from jaxadv.engine.verify import predict
+from jaxadv.engine.verify import margins, predict
 
 ONE = jax.local_devices()[:1]
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(0.2, 0.8, (60, 4, 4, 1)).astype(np.float32)
+LABELS = np.arange(60) % 3
 SOUND = {
     "weights": np.pad(RNG.normal(size=(16, 3)), ((0, 0), (0, 1))).astype(np.float32),
     "wide": RNG.normal(size=(16, 400)).astype(np.float32),
@@ -46,7 +47,8 @@ def apply(params, images):
     images = jnp.where(levels > 0, jnp.round(images * levels) / jnp.maximum(levels, 1), images)
     flat = _tilt(images, params["slope"]).reshape(len(images), -1) - 0.5
     hidden = flat @ params["wide"]
-    winners = jnp.where(hidden >= jax.lax.top_k(hidden, 40)[0][:, -1:], hidden, 0)
+    groups = hidden.reshape(len(images), 40, 10)  # 40 winners of 400, one in each group
+    winners = jnp.where(groups >= groups.max(2, keepdims=True), groups, 0).reshape(hidden.shape)
     many = params["winners"] > 0
     logits = jnp.where(many, winners @ params["narrow"], flat @ params["weights"])
     alarm = params["guard"] * flat.var(1) - 20.0  # a detector: it refuses what varies much
@@ -57,7 +59,7 @@ def apply(params, images):
 
 def broken(epsilon=0.3, steps=20, images=IMAGES, **changes):
     model = ja.Model(apply, {**SOUND, **changes})
-    own = model if "winners" in changes else ja.Model(apply, SOUND)
+    own = model if {"winners", "levels", "coupling"} & set(changes) else ja.Model(apply, SOUND)
     labels = np.asarray(own(IMAGES).argmax(1))
     found = ja.check(model, images, labels, epsilon=epsilon, steps=steps, lanes=16, devices=ONE)
     assert all(bool(finding.message) != finding.passed for finding in found)
@@ -83,7 +85,6 @@ def test_a_sound_model_passes_every_check():
         ({"levels": np.float32(3)}, "gradients", "nor has the margin one; look for rounding"),
         ({"scale": np.float32(1e4)}, "gradients", "saturated logits; the margin has a gradient"),
         ({"scale": np.float32(1e4)}, "gradients", "pass loss='margin'"),
-        ({"winners": np.float32(1)}, "smooth loss", "the loss is noisy"),
         ({"winners": np.float32(1)}, "true gradients", "shattered"),
         ({"guard": np.float32(300)}, "no class for refusals", "class 3, which is no image's"),
         ({"steps": 3}, "enough steps", "pass more steps"),
@@ -102,6 +103,23 @@ def test_each_defect_is_named(changes, name, message):
         changes = changes | {"images": near.clip(0, 1).astype(np.float32)}
     found = broken(**changes)
     assert message in found.get(name, ""), found
+
+
+def test_k_winners_take_all_is_noisy():
+    first, second = RNG.normal(size=(16, 600)), RNG.normal(size=(600, 600)) / 8
+    last = RNG.normal(size=(600, 3))
+
+    def margin(images, winners):
+        hidden = images.reshape(len(images), 16) - 0.5
+        for weights in (first, second):
+            hidden = hidden @ weights
+            hidden = np.where(hidden >= np.sort(hidden)[:, -winners][:, None], hidden, 0)
+        return margins(ja.Untargeted(LABELS), hidden @ last)
+
+    near = IMAGES + RNG.uniform(-0.003, 0.003, (8, *IMAGES.shape))
+    for winners, passed in ((60, False), (600, True)):
+        found = smooth(margin(IMAGES, winners), np.stack([margin(x, winners) for x in near]), 0.3)
+        assert found.passed == passed and ("the loss is noisy" in found.message) != passed
 
 
 def outside(x):
@@ -181,17 +199,16 @@ def test_a_model_that_draws_at_random_and_one_without_derivative_are_named():
     first, *others = (predict(model, IMAGES, tuple(ONE)) for _ in range(6))
     assert "draws at random; average over its draws" in same_answers(first, others).message
 
-    labels = np.arange(60) % 3
-    found = ja.check(ja.Model(leaves, ()), IMAGES, labels, epsilon=0.1, devices=ONE)
+    found = ja.check(ja.Model(leaves, ()), IMAGES, LABELS, epsilon=0.1, devices=ONE)
     named = {f.name: f.message for f in found if f.message}
     assert "leaves JAX" in named["operations"] and "draws at random" in named["same answers"]
     assert found[-1].name == "gradients" and "cannot be differentiated" in found[-1].message
 
     # The same in an evaluation: attacks that only ask go on.
     with pytest.raises(ValueError, match=r"attacks \['FGSM'.*need gradients"):
-        ja.evaluate(ja.Model(leaves, ()), IMAGES, labels, attacks={"FGSM": ja.FGSM()},
+        ja.evaluate(ja.Model(leaves, ()), IMAGES, LABELS, attacks={"FGSM": ja.FGSM()},
                     distances=False, devices=ONE)  # fmt: skip
-    report = ja.evaluate(ja.Model(leaves, ()), IMAGES, labels, attacks={"noise": ja.UniformNoise()},
+    report = ja.evaluate(ja.Model(leaves, ()), IMAGES, LABELS, attacks={"noise": ja.UniformNoise()},
                          distances=False, devices=ONE, lanes=8)  # fmt: skip
     assert any("leaves JAX" in message for message in report.messages)
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from jaxadv.attacks import FGM, FGSM, PGD, UniformNoise
+from jaxadv.attacks import PGD
 from jaxadv.core.attack import Attack, inner_radius
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
@@ -72,16 +72,13 @@ def check(
     shape, bounds = images.shape[1:], model.bounds
     size = int(np.prod(shape))
     goal = checks.check_goal(Untargeted(labels), len(images), checks.count_classes(model, shape))
-    attack = PGD(norm=norm, steps=steps, step_size=0.1)
-    checks.check_epsilon(attack, epsilon, 1, shape, bounds)
+    checks.check_epsilon(PGD(norm=norm, steps=steps), epsilon, 1, shape, bounds)
     key = jax.random.key(0) if key is None else key
     chosen = choose_devices(devices)
 
     def ask(images: np.ndarray) -> np.ndarray:
-        """Logits [..., N, K] of images [..., N, H, W, C]."""
-        return predict(model, images.reshape(-1, *shape), chosen).reshape(
-            *images.shape[: -len(shape)], -1
-        )
+        """Logits [N, K]."""
+        return predict(model, images, chosen)
 
     logits, labels = ask(images), np.asarray(goal.labels)
     scan = program.read_program(model, shape)
@@ -105,48 +102,51 @@ def check(
     goal = Untargeted(labels)
     clean_margin = margins(goal, clean)
 
-    def margin_of(points: np.ndarray) -> np.ndarray:
-        return np.stack([margins(goal, one) for one in ask(points)])
-
     def draw(radius: float, count: int) -> np.ndarray:
         """Points [count, N, H, W, C] of the balls of that radius."""
         inner, keys = inner_radius(norm, radius, bounds), jax.random.split(key, count)
-        return np.stack([np.asarray(_points(norm, kept, inner, bounds, k)) for k in keys])
+        return np.stack([np.asarray(_point(norm, kept, inner, bounds, k)) for k in keys])
+
+    def margin_of(points: np.ndarray) -> np.ndarray:
+        """Margins [D, N] of points [D, N, H, W, C]: pieces of one size compile once."""
+        return np.stack([margins(goal, ask(piece)) for piece in points])
 
     near, aside, inside = draw(epsilon / 100, 8), draw(epsilon / 20, 4), draw(epsilon, 16)
-    pairs = np.stack([aside, (2 * kept - aside).clip(*bounds)])
+    noisy = np.stack([ask(piece) for piece in inside])
     slopes = checks.loss_gradients(model, kept, goal)
     away = checks.loss_gradients(model, inside[0], goal)
+    pairs = np.stack([aside, (2 * kept - aside).clip(*bounds)])
     floor = 4 * scan.rounding * float(np.abs(clean).max())
-    pair_margins = np.stack([margin_of(side) for side in pairs])
+    inner = inner_radius(norm, epsilon, bounds)
+    step = np.asarray(_one_step(norm, kept, slopes["cross_entropy"], inner, bounds))
+    # What breaks an image without PGD: an attack that only asks belongs here too.
+    weaker = {
+        "noise": np.stack([margins(goal, one) for one in noisy]).min(0) < 0,
+        "one step": margins(goal, ask(step)) < 0,
+    }
 
-    def run(attack: Attack, radii: list[float], goal: Any = goal, keep: str = "first") -> Result:
-        """The rows of all images at the first epsilon, then at the second, ..."""
-        rows = np.tile(np.arange(len(kept)), len(radii))
-        width = lanes or choose_lanes(model, 1, shape, len(rows), chosen[0])
+    def run(attack: Attack, places: Any, radii: Any, goal: Any, keep: str = "first") -> Result:
+        """Row i attacks image places[i] of `kept`, or of `kept` twice, at radii[i]."""
+        copies = len(goal.labels) // len(kept)
+        width = lanes or choose_lanes(model, 1, shape, len(places), chosen[0])
         return run_rows(
-            attack, model, kept, goal, rows, np.repeat(radii, len(kept)), key=key, keep=keep,
-            ids=right, devices=chosen, lanes=width, clean_logits=clean,
+            attack, model, np.concatenate([kept] * copies), goal, places, radii, key=key,
+            keep=keep, ids=np.tile(right, copies), devices=chosen, lanes=width,
+            clean_logits=np.concatenate([clean] * copies),
         )  # fmt: skip
 
-    one_step = FGSM() if norm == "linf" else FGM(norm=norm)
-    weaker = {  # an attack that only asks belongs here too: what it breaks, PGD should break
-        "noise": run(UniformNoise(norm=norm, draws=10), [epsilon]),
-        one_step.name: run(one_step, [epsilon]),
-    }
     whole = diameter(norm, size, bounds[1] - bounds[0])
-    radii = [epsilon / 4, epsilon / 2, float(epsilon), whole]
-    each = run(attack, radii)
-    quarter, half, full, everywhere = (
-        each.rows(slice(i * len(kept), (i + 1) * len(kept))) for i in range(4)
-    )
+    hidden, posed = planted.plant(labels, clean, noisy)
+    radii, one = [epsilon / 4, epsilon / 2, epsilon, whole, epsilon], np.arange(len(kept))
+    places = np.concatenate([one, one, one, one, one + len(kept)])
+    attack = PGD(norm=norm, steps=steps, step_size=0.1, loss=planted.either_loss)
+    each = run(attack, places, np.repeat(radii, len(kept)), planted.with_plain(hidden))
+    quarter, half, full, everywhere, sought = (each.rows(i * len(kept) + one) for i in range(5))
     # The highest loss lies well inside: first successes lie at the boundary, where rounding flips.
     patient = PGD(norm=norm, steps=2 * steps, step_size=0.1)
-    longer = run(patient, [epsilon], keep="loss")
+    longer = run(patient, one, np.repeat(epsilon, len(kept)), goal, keep="loss")
     stored = margins(goal, ask(attacks.to_8_bits(longer.images, bounds)))
-    hidden, posed = planted.plant(labels, clean, ask(inside))
-    seeker = PGD(norm=norm, steps=steps, step_size=0.1, loss=planted.planted_loss)
-    sought = run(seeker, [epsilon], hidden)
+    pair_margins = np.stack([margin_of(side) for side in pairs])
     return [
         *found,
         answers.smooth(clean_margin, margin_of(near), epsilon),
@@ -154,17 +154,17 @@ def check(
         gradients.true_gradient(-slopes["margin"], pairs, pair_margins, floor, scan.cuts),
         attacks.enough_steps(full, longer, clean_margin, steps),
         attacks.monotone(np.stack([r.success for r in (quarter, half, full)]), radii),
-        attacks.order({name: r.success for name, r in weaker.items()}, full.success),
+        attacks.order(weaker, full.success),
         attacks.unbounded(everywhere.success, norm, whole),
         planted.planted_problems(hidden, ask(sought.images), posed),
-        attacks.verified([*weaker.values(), each, longer]),
+        attacks.verified([quarter, half, full, everywhere, longer]),
         attacks.rounding(longer.success, stored),
         attacks.reject_class(labels, ask(longer.images[longer.success]).argmax(1), clean.shape[1]),
     ]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _points(norm: str, images: Array, radius: Any, bounds: tuple[float, float], key: Array) -> Any:
+def _point(norm: str, images: Array, radius: Any, bounds: tuple[float, float], key: Array) -> Any:
     """A point [N, H, W, C] of each image's ball, drawn uniformly."""
 
     def one(image: Array, key: Array) -> Array:
@@ -172,3 +172,16 @@ def _points(norm: str, images: Array, radius: Any, bounds: tuple[float, float], 
         return get_norm(norm).project(point, image, radius, *bounds)
 
     return jax.vmap(one)(images, jax.random.split(key, len(images)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _one_step(
+    norm: str, images: Array, gradient: Array, radius: Any, bounds: tuple[float, float]
+) -> Any:
+    """The fast gradient method [N, H, W, C]: one step of steepest ascent, as long as the radius."""
+
+    def one(image: Array, gradient: Array) -> Array:
+        direction = get_norm(norm).steepest(gradient, image, *bounds, 0.01)
+        return get_norm(norm).project(image + radius * direction, image, radius, *bounds)
+
+    return jax.vmap(one)(images, gradient)

@@ -5,8 +5,10 @@ features and in closed form: a linear readout of the logits is laid so that one 
 ball is of the other class, and the image and all other points are not.
 """
 
+import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -22,19 +24,26 @@ SOLVED = 0.9  # the share of the problems that a sound attack solves
 
 @pytree
 class Planted(Untargeted):
-    """To raise `readout . logits` above `threshold`. readout: [N, K]; threshold: [N]."""
+    """To raise `readout . logits` above `threshold`, or (`planted` False) any wrong class.
+
+    readout: [N, K]; threshold: [N]; planted: bool [N]. One program then does both.
+    """
 
     readout: Any
     threshold: Any
+    planted: Any
 
     def margin(self, logits: Float[Array, " K"]) -> Float[Array, ""]:
-        return self.threshold - self.readout @ logits
+        plain = Untargeted(self.labels).margin(logits)
+        return jnp.where(self.planted, self.threshold - self.readout @ logits, plain)
 
 
-def planted_loss(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-    """The cross-entropy of the two classes: not found, and found."""
+def either_loss(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
+    """The cross-entropy of the label, or of "not found" among the two classes of a problem."""
     two = jnp.stack([goal.margin(logits), jnp.zeros_like(logits[0])])
-    return cross_entropy(Untargeted(jnp.int32(0)), two)
+    hidden = cross_entropy(Untargeted(jnp.int32(0)), two)
+    plain = cross_entropy(Untargeted(goal.labels), logits)
+    return jnp.where(goal.planted, hidden, plain)  # type: ignore[union-attr]
 
 
 def plant(labels: np.ndarray, clean: np.ndarray, drawn: np.ndarray) -> tuple[Planted, np.ndarray]:
@@ -58,6 +67,7 @@ def plant(labels: np.ndarray, clean: np.ndarray, drawn: np.ndarray) -> tuple[Pla
         labels=labels,
         readout=readout[best, images].astype(np.float32),
         threshold=threshold.astype(np.float32),
+        planted=np.ones(len(labels), bool),
     )
     scale = np.abs(points).max((0, 2))
     return goal, gap.max(0) > 1e-4 * scale
@@ -75,3 +85,9 @@ def planted_problems(goal: Planted, answers: np.ndarray, posed: np.ndarray) -> F
         if solved < SOLVED
         else "",
     )
+
+
+def with_plain(goal: Planted) -> Planted:
+    """The goals [2 N]: first every image's plain one, then the problems planted in the same."""
+    plain = dataclasses.replace(goal, planted=np.zeros_like(goal.planted))
+    return jax.tree.map(lambda a, b: np.concatenate([a, b]), plain, goal)
