@@ -159,7 +159,7 @@ def check(
         planted.planted_problems(hidden, ask(sought.images), posed),
         attacks.verified([quarter, half, full, everywhere, longer]),
         attacks.rounding(longer.success, stored),
-        attacks.reject_class(labels, ask(longer.images[longer.success]).argmax(1), clean.shape[1]),
+        attacks.reject_class(labels, ask(longer.images)[longer.success]),
     ]
 
 

@@ -93,7 +93,8 @@ def verified(results: list[Result]) -> Finding:
     broken = int((status == Status.NONFINITE).sum())
     messages = []
     if len(refused) > FEW * len(claimed):
-        why = ", ".join(f"{n} {Status(s).name}" for s, n in zip(*np.unique(refused, return_counts=True), strict=True))  # fmt: skip  # noqa: E501
+        names, counts = np.unique(refused, return_counts=True)
+        why = ", ".join(f"{n} {Status(s).name}" for s, n in zip(names, counts, strict=True))
         messages.append(
             f"{len(refused)} of {len(claimed)} images that attacks found were refused when judged "
             f"anew ({why}) and are not counted: answers depend on the batch or on chance"
@@ -106,10 +107,10 @@ def verified(results: list[Result]) -> Finding:
     return verdict("verified", "; ".join(messages))
 
 
-def reject_class(labels: np.ndarray, answers: np.ndarray, classes: int) -> Finding:
-    """Whether most adversarial images [n] go to a class that is no image's label [N]."""
+def reject_class(labels: np.ndarray, logits: np.ndarray) -> Finding:
+    """Whether most adversarial images, with logits [n, K], are of a class that is no label [N]."""
     message = ""
-    named = np.unique(labels)
+    named, classes, answers = np.unique(labels), logits.shape[1], logits.argmax(1)
     if len(answers) and len(named) >= min(classes - 1, 3):
         votes = np.bincount(answers, minlength=classes)
         most = int(votes.argmax())
