@@ -1,5 +1,7 @@
 """The first checks: one clear message that names the argument, what was given and what to do."""
 
+import dataclasses
+import functools
 import warnings
 from typing import Any
 
@@ -20,6 +22,7 @@ TRAINING_ERRORS = {  # Flax's, by name: it must not be imported for other models
     "ModifyScopeVariableError": "update batch statistics",
     "InvalidRngError": "draw a dropout mask",
 }
+PROBED = ("cross_entropy", "margin")  # losses that are to have a gradient
 TOLERANCE = 1e-6  # rounding error at the bounds, clipped and not complained about
 
 
@@ -129,7 +132,7 @@ def check_goal(goal: Goal, count: int, classes: int) -> Goal:
                 f"targets equal the labels of {len(same)} images ({some(same)}): a target must be "
                 "a wrong class"
             )
-    return type(goal)(**leaves)
+    return dataclasses.replace(goal, **leaves)
 
 
 def check_ids(ids: Any, count: int) -> np.ndarray:
@@ -160,9 +163,13 @@ def count_classes(model: Model, shape: tuple[int, ...]) -> int:
             f"{said}"
         ) from error
     if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != 2 or logits.shape[1] < 2:
+        several = (
+            "; a detector's score is no class: return the logits alone, or append one more that is "
+            "the largest where the detector refuses (a refusal then counts as a wrong answer)"
+        )
         raise ValueError(
             f"model returns {jax.tree.map(lambda a: a.shape, logits)} for 2 images: it must return "
-            "logits [N, K] for K >= 2 classes"
+            f"logits [N, K] for K >= 2 classes{'' if hasattr(logits, 'ndim') else several}"
         )
     return logits.shape[1]
 
@@ -209,43 +216,85 @@ def warn_about_targets(goal: Goal, clean_margin: np.ndarray) -> None:
         )
 
 
-def check_gradients(model: Model, images: Any, goal: Goal, width: int = 50) -> list[str]:
+def missing_derivative(model: Model, shape: tuple[int, ...]) -> str:
+    """Why the model cannot be differentiated backwards; empty if it can. Nothing is computed."""
+
+    def back(model: Model, images: Any) -> Any:
+        logits, pull_back = jax.vjp(model, images)
+        return pull_back(logits)
+
+    try:
+        jax.eval_shape(back, model, jax.ShapeDtypeStruct((2, *shape), np.float32))
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return f"the model cannot be differentiated ({said}): pass attacks that only ask"
+    return ""
+
+
+@functools.lru_cache
+def _gradients(cure: bool) -> Any:
+    """Jitted (model, images [N, H, W, C], goal) -> the gradients of each loss of PROBED."""
+
+    def gradients(model: Model, images: Any, goal: Goal) -> Any:
+        logits, pull_back = jax.vjp(model, images)
+        found = {}
+        for name in PROBED:
+            cotangent = jax.vmap(jax.grad(lambda z, g, name=name: get_loss(name)(g, z)))
+            (found[name],) = pull_back(cotangent(logits, goal))
+        return found
+
+    return jax.jit(cured(gradients) if cure else gradients)
+
+
+def loss_gradients(
+    model: Model, images: np.ndarray, goal: Goal, width: int = 50
+) -> dict[str, np.ndarray]:
+    """The gradients [N, H, W, C] of two losses, "cross_entropy" and "margin", at the images.
+
+    images: [N, H, W, C]; one forward and two backward passes per image.
+    """
+    program = _gradients(jax.default_backend() == "cpu")
+    pieces = []
+    for begin in range(0, len(images), width):
+        part = np.arange(begin, begin + width).clip(max=len(images) - 1)
+        out = program(model, np.asarray(images[part]), take(jax.tree.map(np.asarray, goal), part))
+        pieces.append(jax.device_get(out))
+    return {name: np.concatenate([p[name] for p in pieces])[: len(images)] for name in PROBED}
+
+
+def gradient_messages(gradients: dict[str, np.ndarray]) -> list[str]:
+    """What is wrong with the gradients of `loss_gradients`: an empty list is a pass."""
+    messages = []
+    flat = {name: values.reshape(len(values), -1) for name, values in gradients.items()}
+    broken = {name: ~np.isfinite(values).all(1) for name, values in flat.items()}
+    zero = {name: (values == 0).all(1) for name, values in flat.items()}
+    for name in gradients:
+        (other,) = set(PROBED) - {name}
+        if broken[name].any():
+            messages.append(
+                f"{broken[name].sum()} of {len(zero[name])} images have NaN or infinite {name} "
+                f"gradients ({some(np.flatnonzero(broken[name]))}): look for a division, log or "
+                "sqrt at 0"
+            )
+        if zero[name].any():
+            spared = int((zero[name] & ~zero[other] & ~broken[other]).sum())
+            messages.append(
+                f"{zero[name].sum()} of {len(zero[name])} images have a zero {name} gradient "
+                f"({some(np.flatnonzero(zero[name]))}): "
+                + (
+                    f"saturated logits; the {other} has a gradient for {spared} of them, pass "
+                    f"loss='{other}'"
+                    if spared
+                    else f"nor has the {other} one; look for rounding or another step without a "
+                    "gradient in the model, or pass attacks that only ask"
+                )
+            )
+    return messages
+
+
+def check_gradients(model: Model, images: Any, goal: Goal) -> list[str]:
     """Messages about zero or non-finite gradients of two losses at the clean images.
 
     images: [N, H, W, C]; one forward and two backward passes per image. An empty list is a pass.
     """
-    messages = []
-    losses = {name: get_loss(name) for name in ("cross_entropy", "margin")}
-
-    def gradients(images: Any, goal: Goal) -> Any:
-        logits, pull_back = jax.vjp(model, images)
-        found = {}
-        for name, loss in losses.items():
-            cotangent = jax.vmap(jax.grad(lambda z, g, loss=loss: loss(g, z)))(logits, goal)
-            (gradient,) = pull_back(cotangent)
-            flat = gradient.reshape(len(gradient), -1)
-            found[name] = (~jnp.isfinite(flat).all(1), (flat == 0).all(1))
-        return found
-
-    program = jax.jit(cured(gradients) if jax.default_backend() == "cpu" else gradients)
-    collected: dict[str, list[Any]] = {name: [] for name in losses}
-    for begin in range(0, len(images), width):
-        part = np.arange(begin, begin + width).clip(max=len(images) - 1)
-        out = program(np.asarray(images[part]), take(jax.tree.map(np.asarray, goal), part))
-        for name in losses:
-            collected[name].append(np.stack([np.asarray(mask) for mask in out[name]]))
-    for name in losses:
-        broken, zero = np.concatenate(collected[name], 1)[:, : len(images)]
-        if broken.any():
-            messages.append(
-                f"{broken.sum()} of {len(images)} images have NaN or infinite {name} gradients "
-                f"({some(np.flatnonzero(broken))}): look for a division, log or sqrt at 0"
-            )
-        if (zero & ~broken).any():
-            other = "margin" if name == "cross_entropy" else "cross_entropy"
-            messages.append(
-                f"{(zero & ~broken).sum()} of {len(images)} images have a zero {name} gradient "
-                f"({some(np.flatnonzero(zero & ~broken))}): saturated logits, rounding or another "
-                f"step without a gradient in the model; try loss='{other}' or attacks that only ask"
-            )
-    return messages
+    return gradient_messages(loss_gradients(model, images, goal))

@@ -17,6 +17,7 @@ from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.engine import checks
 from jaxadv.engine.cascades import get_cascade
 from jaxadv.engine.devices import choose_devices, choose_lanes
+from jaxadv.engine.diagnose import answers, program
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.run import run_rows
 from jaxadv.engine.store import Store, fingerprint
@@ -175,13 +176,23 @@ def evaluate(
     checks.warn_about_logits(logits)
     right = logits.argmax(1) == labels
     probe = np.flatnonzero(right)[:256]
-    messages = []
-    if len(probe):
-        messages = checks.check_gradients(model, images[probe], Untargeted(labels[probe]))
-
+    scan = program.read_program(model, shape)
+    looks = [
+        answers.meant_labels(logits, labels),
+        answers.meant_radius(levels[-1], norm, int(np.prod(shape)), model.bounds),
+        program.operations(scan),
+        program.no_gradients_inside(scan),
+    ]
+    messages = [look.message for look in looks if not look.passed]
     if distances:
         shortest = PGD(norm=norm, steps=20, step_size=0.125)
         named = {**named, "minimal epsilon": MinimalEpsilon(shortest, rounds=8)}
+    missing = checks.missing_derivative(model, shape)
+    blind = [name for name, attack in named.items() if attack.pullbacks]
+    if missing and blind:
+        raise ValueError(f"attacks {blind} need gradients, but {missing} (and distances=False)")
+    if len(probe) and not missing:
+        messages += checks.check_gradients(model, images[probe], Untargeted(labels[probe]))
     broken_by = np.where(right, SURVIVED, MISCLASSIFIED) + np.zeros((len(levels), 1), int)
     adversarial = np.broadcast_to(images, (len(levels), *images.shape)).copy()
     distance = np.where(right, np.inf, 0.0)
@@ -223,6 +234,9 @@ def evaluate(
             if (result.status == Status.NOT_RUN).any() or interrupted():
                 complete = not (result.status == Status.NOT_RUN).any() and number == len(named) - 1
                 break
+    lost = sum(int((stage.result.status == Status.NONFINITE).sum()) for stage in stages)
+    if lost:
+        messages.append(f"{lost} attacks met NaN or infinities and found nothing: see `ja.check`")
     return Report(
         norm=norm, epsilons=levels, ids=ids, labels=labels, predictions=logits.argmax(1),
         logits=logits, images=images, bounds=model.bounds, stages=stages, broken_by=broken_by,

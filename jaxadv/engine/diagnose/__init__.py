@@ -1,0 +1,187 @@
+"""`check`: whether the numbers that attacks give about a model can be believed.
+
+Every check is cheap, runs on a few images, and fails with one message that says what to do. The
+list follows Croce et al. 2022 (AutoAttack's flags), Carlini et al. 2019 (arXiv 1902.06705), Pintor
+et al. 2022 (indicators of attack failure, arXiv 2106.09947) and Zimmermann et al. 2022 (planted
+problems, arXiv 2206.13991).
+"""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from jaxadv.attacks import PGD
+from jaxadv.core.attack import Attack, inner_radius
+from jaxadv.core.goals import Untargeted
+from jaxadv.core.model import Model
+from jaxadv.core.norms import diameter, get_norm
+from jaxadv.core.result import Result
+from jaxadv.engine import checks
+from jaxadv.engine.devices import choose_devices, choose_lanes
+from jaxadv.engine.diagnose import answers, attacks, gradients, planted, program
+from jaxadv.engine.diagnose.finding import Finding, verdict
+from jaxadv.engine.run import run_rows
+from jaxadv.engine.verify import margins, predict
+
+__all__ = ["Finding", "check"]
+
+
+def check(
+    model: Model,
+    images: Any,
+    labels: Any,
+    *,
+    epsilon: float,
+    norm: str = "linf",
+    steps: int = 40,
+    key: Array | None = None,
+    devices: Any = None,
+    lanes: int | None = None,
+) -> list[Finding]:
+    """Look for what makes attacks seem weaker, or numbers firmer, than they are.
+
+    images: [N, H, W, C] floats within `model.bounds`, 100 are plenty; labels: integers [N];
+    epsilon, norm: the threat model of the evaluation; steps: those that its PGD takes; key: default
+    seed 0. Checked are:
+
+    - the answers: logits and not probabilities, finite, equal when asked twice and in batches of
+      another size, as labelled, and smooth (they hardly change under a hundredth of epsilon);
+    - the program: operations on the way that have no gradient, and gradients that the model takes
+      itself (a defence that optimises at inference); epsilon against the range of the images;
+    - the gradients, at the images and inside the ball: finite, not zero (and which loss has one),
+      and equal to how the margin changes;
+    - a few attacks (noise, one step, PGD at a quarter, a half and the whole of epsilon, with twice
+      the steps, without a bound, and on planted problems): whether the stronger one is stronger and
+      has converged, whether it finds what is there, and whether what it finds survives another
+      judgement and rounding to 8 bits, and is not what a detector refuses.
+
+    A model that is never right or has no derivative gets the first of these only. Per image about
+    7 * steps forward and backward passes, and 60 forward. Raises ValueError for arguments that
+    cannot be meant so.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 3 * jnp.eye(4))
+    >>> images = jnp.eye(4).reshape(4, 2, 2, 1)
+    >>> [f.name for f in ja.check(model, images, jnp.arange(4), epsilon=0.4) if not f.passed]
+    []
+    """
+    images = checks.check_images(images, model.bounds)
+    shape, bounds = images.shape[1:], model.bounds
+    size = int(np.prod(shape))
+    goal = checks.check_goal(Untargeted(labels), len(images), checks.count_classes(model, shape))
+    checks.check_epsilon(PGD(norm=norm, steps=steps), epsilon, 1, shape, bounds)
+    key = jax.random.key(0) if key is None else key
+    chosen = choose_devices(devices)
+
+    def ask(images: np.ndarray) -> np.ndarray:
+        """Logits [N, K]."""
+        return predict(model, images, chosen)
+
+    logits, labels = ask(images), np.asarray(goal.labels)
+    scan = program.read_program(model, shape)
+    found = [
+        verdict("logits", "; ".join(checks.logit_messages(logits))),
+        answers.same_answers(logits, [ask(images) for _ in range(4)]),
+        answers.batch_size(logits, predict(model, images, chosen, width=7)),
+        answers.meant_labels(logits, labels),
+        answers.meant_radius(float(epsilon), norm, size, bounds),
+        program.operations(scan),
+        program.no_gradients_inside(scan),
+    ]
+    right = np.flatnonzero(logits.argmax(1) == labels)
+    kept, labels, clean = images[right], labels[right], logits[right]
+    if len(right) == 0:
+        return found
+    missing = checks.missing_derivative(model, shape)
+    if missing:
+        return [*found, verdict("gradients", missing)]
+
+    goal = Untargeted(labels)
+    clean_margin = margins(goal, clean)
+
+    def draw(radius: float, count: int) -> np.ndarray:
+        """Points [count, N, H, W, C] of the balls of that radius."""
+        inner, keys = inner_radius(norm, radius, bounds), jax.random.split(key, count)
+        return np.stack([np.asarray(_point(norm, kept, inner, bounds, k)) for k in keys])
+
+    def margin_of(points: np.ndarray) -> np.ndarray:
+        """Margins [D, N] of points [D, N, H, W, C]: pieces of one size compile once."""
+        return np.stack([margins(goal, ask(piece)) for piece in points])
+
+    near, aside, inside = draw(epsilon / 100, 8), draw(epsilon / 20, 4), draw(epsilon, 16)
+    noisy = np.stack([ask(piece) for piece in inside])
+    slopes = checks.loss_gradients(model, kept, goal)
+    away = checks.loss_gradients(model, inside[0], goal)
+    pairs = np.stack([aside, (2 * kept - aside).clip(*bounds)])
+    floor = 4 * scan.rounding * float(np.abs(clean).max())
+    inner = inner_radius(norm, epsilon, bounds)
+    step = np.asarray(_one_step(norm, kept, slopes["cross_entropy"], inner, bounds))
+    # What breaks an image without PGD: an attack that only asks belongs here too.
+    weaker = {
+        "noise": np.stack([margins(goal, one) for one in noisy]).min(0) < 0,
+        "one step": margins(goal, ask(step)) < 0,
+    }
+
+    def run(attack: Attack, places: Any, radii: Any, goal: Any, keep: str = "first") -> Result:
+        """Row i attacks image places[i] of `kept`, or of `kept` twice, at radii[i]."""
+        copies = len(goal.labels) // len(kept)
+        width = lanes or choose_lanes(model, 1, shape, len(places), chosen[0])
+        return run_rows(
+            attack, model, np.concatenate([kept] * copies), goal, places, radii, key=key,
+            keep=keep, ids=np.tile(right, copies), devices=chosen, lanes=width,
+            clean_logits=np.concatenate([clean] * copies),
+        )  # fmt: skip
+
+    whole = diameter(norm, size, bounds[1] - bounds[0])
+    hidden, posed = planted.plant(labels, clean, noisy)
+    radii, one = [epsilon / 4, epsilon / 2, epsilon, whole, epsilon], np.arange(len(kept))
+    places = np.concatenate([one, one, one, one, one + len(kept)])
+    attack = PGD(norm=norm, steps=steps, step_size=0.1, loss=planted.either_loss)
+    each = run(attack, places, np.repeat(radii, len(kept)), planted.with_plain(hidden))
+    quarter, half, full, everywhere, sought = (each.rows(i * len(kept) + one) for i in range(5))
+    # The highest loss lies well inside: first successes lie at the boundary, where rounding flips.
+    patient = PGD(norm=norm, steps=2 * steps, step_size=0.1)
+    longer = run(patient, one, np.repeat(epsilon, len(kept)), goal, keep="loss")
+    stored = margins(goal, ask(attacks.to_8_bits(longer.images, bounds)))
+    pair_margins = np.stack([margin_of(side) for side in pairs])
+    return [
+        *found,
+        answers.smooth(clean_margin, margin_of(near), epsilon),
+        gradients.some_gradient(slopes, away),
+        gradients.true_gradient(-slopes["margin"], pairs, pair_margins, floor, scan.cuts),
+        attacks.enough_steps(full, longer, clean_margin, steps),
+        attacks.monotone(np.stack([r.success for r in (quarter, half, full)]), radii),
+        attacks.order(weaker, full.success),
+        attacks.unbounded(everywhere.success, norm, whole),
+        planted.planted_problems(hidden, ask(sought.images), posed),
+        attacks.verified([quarter, half, full, everywhere, longer]),
+        attacks.rounding(longer.success, stored),
+        attacks.reject_class(labels, ask(longer.images)[longer.success]),
+    ]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _point(norm: str, images: Array, radius: Any, bounds: tuple[float, float], key: Array) -> Any:
+    """A point [N, H, W, C] of each image's ball, drawn uniformly."""
+
+    def one(image: Array, key: Array) -> Array:
+        point = get_norm(norm).random(key, image, radius, *bounds)
+        return get_norm(norm).project(point, image, radius, *bounds)
+
+    return jax.vmap(one)(images, jax.random.split(key, len(images)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _one_step(
+    norm: str, images: Array, gradient: Array, radius: Any, bounds: tuple[float, float]
+) -> Any:
+    """The fast gradient method [N, H, W, C]: one step of steepest ascent, as long as the radius."""
+
+    def one(image: Array, gradient: Array) -> Array:
+        direction = get_norm(norm).steepest(gradient, image, *bounds, 0.01)
+        return get_norm(norm).project(image + radius * direction, image, radius, *bounds)
+
+    return jax.vmap(one)(images, gradient)

@@ -1,0 +1,122 @@
+"""Checks by attack: is the stronger one stronger, and does what it finds stand?"""
+
+import numpy as np
+
+from jaxadv.core.result import Result, Status
+from jaxadv.engine.diagnose.finding import FEW, Finding, verdict
+
+RISING = 0.05  # of what the loss has risen so far (Pintor et al. 2022)
+
+
+def enough_steps(now: Result, longer: Result, clean_margin: np.ndarray, steps: int) -> Finding:
+    """Whether twice the steps break more images, or raise the loss of the others much further."""
+    more = int((longer.success & ~now.success).sum())
+    left = ~now.success & ~longer.success & np.isfinite(now.margin + longer.margin)
+    risen = float(np.clip(clean_margin - now.margin, 0, None)[left].sum())
+    rising = float((now.margin - longer.margin)[left].sum())
+    message = ""
+    if more > FEW * len(now.success):
+        message = f"{2 * steps} steps break {more} more of {len(now.success)} images than {steps}: "
+        message += "pass more steps"
+    elif rising > RISING * risen and left.mean() > FEW:
+        message = f"{2 * steps} steps raise the loss of the {left.sum()} images that withstand "
+        message += f"{100 * rising / max(risen, 1e-30):.0f} % further than {steps}: pass more steps"
+    return verdict("enough steps", message)
+
+
+def monotone(broken: np.ndarray, radii: list[float]) -> Finding:
+    """Whether what falls [E, N] at an epsilon falls at every larger one."""
+    for small in range(len(broken)):
+        for large in range(small + 1, len(broken)):
+            lost = int((broken[small] & ~broken[large]).sum())
+            if lost > FEW * broken.shape[1]:
+                return verdict(
+                    "larger epsilon, more success",
+                    f"{lost} of {broken.shape[1]} images fall at epsilon {radii[small]:g} but not "
+                    f"at {radii[large]:g}: gradients mislead; pass more restarts, another loss or "
+                    "attacks that only ask",
+                )
+    return verdict("larger epsilon, more success", "")
+
+
+def order(weaker: dict[str, np.ndarray], strongest: np.ndarray) -> Finding:
+    """Whether PGD [N] breaks what noise, a single step and attacks that only ask break."""
+    for name, broken in weaker.items():
+        lost = int((broken & ~strongest).sum())
+        if lost > FEW * len(strongest):
+            return verdict(
+                "weaker attacks are weaker",
+                f"{name} breaks {lost} of {len(strongest)} images that PGD does not: gradients "
+                "mislead (masking); pass another loss or attacks that only ask",
+            )
+    return verdict("weaker attacks are weaker", "")
+
+
+def unbounded(broken: np.ndarray, norm: str, whole: float) -> Finding:
+    """Whether PGD breaks every image [N] where the ball is the whole box."""
+    left = int((~broken).sum())
+    return verdict(
+        "nothing withstands all",
+        f"{left} of {len(broken)} images withstand PGD in the whole box ({norm} {whole:g}), where "
+        "every image may become any other: gradients are masked, or the model ignores its input"
+        if left > FEW * len(broken)
+        else "",
+    )
+
+
+def to_8_bits(images: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """The images as a file of 8 bits holds them."""
+    lower, upper = bounds
+    bits = np.round((images - lower) / (upper - lower) * 255) / 255
+    return (bits * (upper - lower) + lower).astype(np.float32)
+
+
+def rounding(success: np.ndarray, rounded_margin: np.ndarray) -> Finding:
+    """Whether adversarial images are still adversarial once rounded to 8 bits."""
+    lost = int((success & ~(rounded_margin < 0)).sum())
+    before, after = 1 - success.mean(), 1 - (success.sum() - lost) / len(success)
+    return verdict(
+        "8 bits",
+        f"{lost} of {success.sum()} adversarial images are none after rounding to 8 bits: robust "
+        f"accuracy (of correctly classified images) {100 * before:.1f} %, rounded "
+        f"{100 * after:.1f} %; round in the attack if images are stored so"
+        if lost > max(FEW * len(success), 1)
+        else "",
+    )
+
+
+def verified(results: list[Result]) -> Finding:
+    """Whether what attacks claimed stands when it is judged anew, and all numbers were finite."""
+    status = np.concatenate([result.status for result in results])
+    claimed = status[(status == Status.SUCCESS) | (status >= Status.REJECTED_LABEL)]
+    refused = claimed[claimed != Status.SUCCESS]
+    broken = int((status == Status.NONFINITE).sum())
+    messages = []
+    if len(refused) > FEW * len(claimed):
+        names, counts = np.unique(refused, return_counts=True)
+        why = ", ".join(f"{n} {Status(s).name}" for s, n in zip(names, counts, strict=True))
+        messages.append(
+            f"{len(refused)} of {len(claimed)} images that attacks found were refused when judged "
+            f"anew ({why}) and are not counted: answers depend on the batch or on chance"
+        )
+    if broken:
+        messages.append(
+            f"{broken} of {len(status)} attacks met NaN or infinities in the ball and found "
+            "nothing: look for a division, log or sqrt at 0, or an overflow"
+        )
+    return verdict("verified", "; ".join(messages))
+
+
+def reject_class(labels: np.ndarray, logits: np.ndarray) -> Finding:
+    """Whether most adversarial images, with logits [n, K], are of a class that is no label [N]."""
+    message = ""
+    named, classes, answers = np.unique(labels), logits.shape[1], logits.argmax(1)
+    if len(answers) and len(named) >= min(classes - 1, 3):
+        votes = np.bincount(answers, minlength=classes)
+        most = int(votes.argmax())
+        if most in (0, classes - 1) and most not in named and votes[most] > len(answers) / 2:
+            message = f"{votes[most]} of {len(answers)} adversarial images are answered by class "
+            message += f"{most}, which is no image's label: if it means 'rejected', they are "
+            message += "detected, not missed, yet count as broken; pass ja.Targeted to the true "
+            message += "classes to count those that are missed"
+    return verdict("no class for refusals", message)
