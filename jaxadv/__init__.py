@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         LBFGS,
         MIFGSM,
         PGD,
+        Diverse,
         GaussianNoise,
         MinimalEpsilon,
         Square,
@@ -54,8 +55,8 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM FAB FGM FGSM LBFGS MIFGSM PGD GaussianNoise MinimalEpsilon Square "
-    "UniformNoise list_attacks",
+    "attacks": "APGD BIM FAB FGM FGSM LBFGS MIFGSM PGD Diverse GaussianNoise MinimalEpsilon "
+    "Square UniformNoise list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
     "core.model": "EOT Model from_function",
@@ -108,6 +109,7 @@ __all__ = [
     "Certificates",
     "CheckWarning",
     "Cost",
+    "Diverse",
     "Finding",
     "GaussianNoise",
     "MinimalEpsilon",

@@ -10,6 +10,7 @@ import pytest
 from scipy.optimize import linprog, minimize
 
 from jaxadv.attacks.apgd import APGD
+from jaxadv.attacks.diverse import Diverse
 from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
 from jaxadv.attacks.mifgsm import MIFGSM
@@ -205,6 +206,16 @@ def test_apgd_succeeds_just_above_the_distance_and_never_below(norm, box):
         fell = successes(attack, box, factor * distance)
         np.testing.assert_array_equal(fell, np.isfinite(distance))
     assert not successes(attack, box, 0.999 * distance).any()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_diverse_starts_end_at_the_same_distance(norm):
+    distance = exact(norm, True)
+    for begin in ("stripes", "corner", "ball"):
+        attack = Diverse(norm=norm, steps=60, final=0.01, begin=begin, restarts=3)
+        fell = successes(attack, True, 1.01 * distance)
+        np.testing.assert_array_equal(fell, np.isfinite(distance))
+    assert not successes(attack, True, 0.999 * distance).any()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -1,6 +1,7 @@
 """The attacks: one file per algorithm or family."""
 
 from jaxadv.attacks.apgd import APGD
+from jaxadv.attacks.diverse import Diverse
 from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
 from jaxadv.attacks.lbfgs import LBFGS
@@ -16,6 +17,7 @@ ATTACKS: dict[str, type[Attack]] = {
     for attack in (
         APGD,
         BIM,
+        Diverse,
         FAB,
         FGM,
         FGSM,

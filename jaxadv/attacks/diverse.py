@@ -1,0 +1,116 @@
+"""Margin descent from diverse starts: many short runs that begin far from each other."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxadv.core.attack import Answer, Attack, Problem, Reads
+from jaxadv.core.goals import Goal
+from jaxadv.core.losses import get_loss
+from jaxadv.core.norms import get_norm
+from jaxadv.core.pytree import pytree, static
+
+STARTS = ("stripes", "corner", "ball")
+
+
+class DiverseState(NamedTuple):
+    """image: the iterate; direction: of the logits [K], climbed first; step: gradients so far."""
+
+    image: Any
+    direction: Any
+    step: Any
+
+
+@pytree
+class Diverse(Attack):
+    """Short runs of PGD on the margin, from starts that differ in the logits and in the image.
+
+    The first `spread` steps climb along a random direction of the logits (output diversified
+    initialisation: Tashiro, Song and Ermon 2020, arXiv 2003.07878), the others the margin, with
+    steps that shrink along a cosine from `first` to `final` epsilons (after Liu et al. 2022, arXiv
+    2203.05154). begin: where in the ball, "stripes" (columns of either sign, the start of the
+    Square attack), "corner" (entries of either sign) or "ball" (anywhere); in L2 and L1 stripes and
+    corners are scaled to the sphere. The first run of an image begins at the image itself and has
+    no random direction: what is easy falls there.
+
+    norm: "linf", "l2", "l1" or "l0"; steps: gradients per restart; loss: as in `PGD`; sparsity: the
+    share of the entries that a step in L1 or L0 moves. Per restart at most `steps` backward and
+    `steps + 1` forward passes. Raises ValueError for settings that are not listed here.
+
+    >>> import jaxadv as ja
+    >>> attack = ja.Diverse(steps=40, restarts=10)
+    """
+
+    norm: str = static(default="linf")
+    steps: int = static(default=40)
+    restarts: int = static(default=10)
+    spread: int = static(default=5)
+    begin: str = static(default="stripes")
+    loss: Any = static(default="margin")
+    first: Any = 1.0
+    final: Any = 0.1
+    sparsity: Any = 0.01
+
+    def __post_init__(self) -> None:
+        get_norm(self.norm)
+        get_loss(self.loss)
+        if self.begin not in STARTS:
+            raise ValueError(f"begin={self.begin!r}: pass one of {STARTS}")
+        for field, least in (("steps", 1), ("restarts", 1), ("spread", 0)):
+            if getattr(self, field) < least:
+                raise ValueError(f"{field}={getattr(self, field)}: pass {least} or more")
+
+    @property
+    def ticks(self) -> int:
+        return self.steps + 1
+
+    def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
+        return get_loss(self.loss)(goal, logits)
+
+    def init(self, problem: Problem, key: Array) -> DiverseState:
+        image = problem.image if problem.start is None else problem.start
+        place, logits = jax.random.split(key)
+        direction = jax.random.uniform(logits, problem.clean_logits.shape, minval=-1.0)
+        again = problem.rank > 0
+        box = problem.lower, problem.upper
+        if self.begin == "ball":
+            away = self.geometry.random(place, image, problem.epsilon, *box)
+        else:
+            shape = (1, *image.shape[1:]) if self.begin == "stripes" else image.shape
+            sign = jnp.broadcast_to(jax.random.rademacher(place, shape, image.dtype), image.shape)
+            away = image + problem.epsilon * sign / self.geometry.distance(sign)
+        image = self._project(problem, jnp.where(again, away, image))
+        return DiverseState(image, jnp.where(again, direction, 0.0), jnp.int32(0))
+
+    def ask(self, problem: Problem, state: DiverseState) -> Float[Array, "Q ..."]:
+        return state.image[None]
+
+    def reads(self, problem: Problem, state: DiverseState) -> Reads:
+        return Reads(jnp.ones(1, bool), (state.step < self.steps)[None])
+
+    def cotangents(
+        self, problem: Problem, state: DiverseState, logits: Float[Array, "Q K"]
+    ) -> Float[Array, "Q P K"]:
+        slope = jax.grad(lambda z: self.objective(problem.goal, z))(logits[0])
+        spreading = (state.step < self.spread) & (problem.rank > 0)
+        return jnp.where(spreading, state.direction, slope)[None, None]
+
+    def tell(self, problem: Problem, state: DiverseState, answer: Answer) -> DiverseState:
+        gone = (state.step - self.spread) / max(self.steps - self.spread, 1)
+        wave = (1 + jnp.cos(jnp.pi * jnp.clip(gone, 0, 1))) / 2
+        length = self.final + (self.first - self.final) * wave
+        direction = self.geometry.steepest(
+            answer.gradients[0, 0], state.image, problem.lower, problem.upper, self.sparsity
+        )
+        moved = state.image + length * problem.epsilon * direction
+        return state._replace(image=self._project(problem, moved), step=state.step + 1)
+
+    def done(self, problem: Problem, state: DiverseState) -> Bool[Array, ""]:
+        return state.step > self.steps
+
+    def _project(self, problem: Problem, image: Array) -> Array:
+        return self.geometry.project(
+            image, problem.image, problem.epsilon, problem.lower, problem.upper
+        )
