@@ -157,9 +157,9 @@ def sequential(script, image, label, weights, epsilon, keep, pullbacks, check):
             for query in np.flatnonzero(script.answers[rank, step]):
                 x = script.images[rank, step, query]
                 margin, distance = gap(logits(x)), np.linalg.norm((x - image).astype(np.float64))
-                adversarial = margin < 0 and not (check and distance > epsilon)
+                outside = check and distance > epsilon
+                adversarial = margin < 0 and not outside
                 if keep == "loss":
-                    outside = check and distance > epsilon
                     value, tier = np.inf if outside else margin, False
                 elif keep == "last":
                     value, tier = -1e9 if where is None or where[:2] != (rank, step) else 0, False
@@ -169,7 +169,7 @@ def sequential(script, image, label, weights, epsilon, keep, pullbacks, check):
                 else:
                     tier = adversarial
                     value = distance if keep == "distance" else 0.0
-                    value = value if adversarial else margin
+                    value = value if adversarial else np.inf if outside else margin
                 if (tier and not success) or (tier == success and value < best):
                     best, where, success, winner = value, (rank, step, int(query)), tier, rank
                 stop |= keep == "first" and adversarial

@@ -44,7 +44,7 @@ def evaluate(
         option("--epsilon", help="0.1 or 8/255; repeatable, or with commas."),
     ] = None,
     attacks: Annotated[
-        str, option("--attacks", help="quick, standard (AutoAttack), plus, rand.")
+        str, option("--attacks", help="quick, fast, standard (AutoAttack), plus, rand, strong.")
     ] = "quick",
     examples: Examples = EXAMPLES,
     seed: Seed = 0,

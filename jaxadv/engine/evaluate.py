@@ -133,11 +133,12 @@ def evaluate(
     """How robust a classifier is: clean accuracy, and accuracy under attack at each epsilon.
 
     images: [N, H, W, C] floats within `model.bounds`; labels: integers [N]; epsilons: radii in the
-    norm's unit and the images' scale. attacks: the name of a cascade ("quick", or "standard",
-    "plus" and "rand", which are AutoAttack's; see `engine.cascades`), or named attacks in the order
-    in which they are run, each on the images that survived those before (at every epsilon on its
-    own); an image that falls at one epsilon counts as fallen at every larger one. A model that
-    draws at random is attacked for all steps, and judged on fresh draws. key: default seed 0.
+    norm's unit and the images' scale. attacks: the name of a cascade ("quick"; AutoAttack's
+    "standard", "plus" and "rand"; our "fast" and "strong"; see `engine.cascades`), or named attacks
+    in the order in which they are run, each on the images that survived those before (at every
+    epsilon on its own); an image that falls at one epsilon counts as fallen at every larger one. A
+    model that draws at random is attacked for all steps, and judged on fresh draws. key: default
+    seed 0.
     distances: also find the smallest epsilon of every image (MinimalEpsilon of PGD), which is the
     last stage and counts too. store: a folder in which every finished part is kept; called again
     with the same arguments, the evaluation goes on from there. progress: called with (stage, rows

@@ -70,11 +70,15 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
     total: how many images the data set has, if the report is about a sample of them. Accuracies are
     shares of all images; intervals are Wilson's, 95 %; `null` stands for a distance where no
     adversarial image was found. `broken_by` has for each epsilon the attack's name, "misclassified"
-    or null (survived); `forward` and `backward` are an image's passes in all attacks together.
+    or null (survived), `margin` the least that any attack left it with (null: none was run there);
+    `forward` and `backward` are an image's passes in all attacks together.
     """
     count = len(report.labels)
     forward, backward = np.zeros(count, int), np.zeros(count, int)
+    margin = np.full((len(report.epsilons), count), np.inf)
     for stage in report.stages:
+        if stage.attack.needs_epsilon:
+            np.fmin.at(margin, (stage.level, stage.source), stage.result.margin)
         np.add.at(forward, stage.source, stage.result.forward)
         np.add.at(backward, stage.source, stage.result.backward)
     names = [stage.name for stage in report.stages]
@@ -107,6 +111,7 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
                 "broken_by": [who(int(number)) for number in report.broken_by[:, i]],
                 "distance": _finite(report.distance[i]),
                 "certified": None if report.certified is None else _finite(report.certified[i]),
+                "margin": [_finite(value) for value in margin[:, i]],
                 "forward": int(forward[i]),
                 "backward": int(backward[i]),
             }

@@ -308,7 +308,7 @@ def _curves(name: str, free: _Measured, boxed: _Measured, flat: _Measured) -> Pa
     return Curves(
         f"{name}: worst case and chance",
         "L2 norm of the perturbation, over that of the image's nearest adversarial one",
-        "share of images that can be fooled; probability of fooling by chance", lines, log="xy",
+        "probability of fooling", lines, log="xy",
         dashed=("were boundaries flat",),
         note=f"Means over {len(free.nearest)} images, nearest at L2 {np.median(free.nearest):.2f} "
         f"without, {np.median(boxed.nearest):.2f} with the box (medians); median relative "
