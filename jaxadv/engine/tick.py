@@ -74,7 +74,7 @@ def _judge(
     if not attack.asks_inside:
         inside = jax.vmap(lambda image: _inside(attack, problem, image))(images)
         adversarial &= inside
-        read = read & inside
+        read = read if keep == "last" else read & inside
     if keep == "first":
         tier, value = adversarial, jnp.where(adversarial, 0.0, margin)
     elif keep == "distance":
