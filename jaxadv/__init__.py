@@ -2,7 +2,7 @@
 
 >>> import jaxadv as ja
 >>> ja.list_attacks()[:3]
-['APGD', 'BIM', 'FAB']
+['APGD', 'BIM', 'Diverse']
 """
 
 import importlib

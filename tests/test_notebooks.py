@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-LONG = ("szegedy",)
+LONG = ("szegedy", "verdict")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_adversarial_training_of_a_linear_model_descends_its_closed_form():
 
     adversary = (PGD(steps=3, step_size=1.0), jnp.float32(epsilon), None)
     (loss, _), slope = training_gradient(
-        module, None, variables, images, labels, jnp.arange(16), jax.random.key(1), adversary
+        module, None, variables, images, labels, jnp.arange(16), jax.random.key(1), adversary, None
     )
     expected, expected_slope = jax.value_and_grad(worst)(variables["params"])
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
