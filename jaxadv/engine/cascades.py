@@ -61,7 +61,7 @@ def fast(norm: str) -> Cascade:
     targeted runs what their long ones do; easy images fall in the first run, from the image itself.
     """
     return {
-        "diverse": Diverse(norm=norm, steps=40, restarts=9),
+        "diverse": Diverse(norm=norm, steps=30, restarts=12),
         "APGD targeted": APGD(norm=norm, loss="margin", targets=3, steps=30),
     }
 
