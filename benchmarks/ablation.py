@@ -6,6 +6,8 @@ use). Needs the shared data (JAXADV_SHARED, or ../shared).
 """
 
 import argparse
+from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,18 +17,19 @@ from benchmarks.common import show
 from benchmarks.verdict import HARD, SUBJECTS, load
 from jaxadv.engine.cascades import fast
 
+DIVERSE: Any
 DIVERSE, TARGETED = fast("linf").values()
 VARIANTS: dict[str, list[ja.Attack]] = {
     "fast": [DIVERSE, TARGETED],
     "without the targeted runs": [DIVERSE],
     "without the diverse runs": [TARGETED],
-    "9 runs of 40 steps": [ja.Diverse(steps=40, restarts=9), TARGETED],
-    "18 runs of 20 steps": [ja.Diverse(steps=20, restarts=18), TARGETED],
-    "no random directions": [ja.Diverse(steps=30, restarts=12, spread=0), TARGETED],
-    "corners": [ja.Diverse(steps=30, restarts=12, begin="corner"), TARGETED],
-    "anywhere in the ball": [ja.Diverse(steps=30, restarts=12, begin="ball"), TARGETED],
-    "DLR": [ja.Diverse(steps=30, restarts=12, loss="dlr"), TARGETED],
-    "steps of 0.5 to 0.02": [ja.Diverse(steps=30, restarts=12, first=0.5, final=0.02), TARGETED],
+    "9 runs of 40 steps": [replace(DIVERSE, steps=40, restarts=9), TARGETED],
+    "18 runs of 20 steps": [replace(DIVERSE, steps=20, restarts=18), TARGETED],
+    "no random directions": [replace(DIVERSE, spread=0), TARGETED],
+    "corners": [replace(DIVERSE, begin="corner"), TARGETED],
+    "anywhere in the ball": [replace(DIVERSE, begin="ball"), TARGETED],
+    "DLR": [replace(DIVERSE, loss="dlr"), TARGETED],
+    "steps of 0.5 to 0.02": [replace(DIVERSE, first=0.5, final=0.02), TARGETED],
 }
 
 

@@ -26,6 +26,7 @@ import numpy as np
 import jaxadv as ja
 from benchmarks.common import show, trained
 from jaxadv.engine.devices import cpu_cores
+from jaxadv.engine.evaluate import SURVIVED
 from jaxadv.engine.verify import predict
 from jaxadv.models.published import load_published
 from jaxadv.models.weights import flatten
@@ -90,11 +91,8 @@ def verdict(
         key=jax.random.key(seed), distances=False,
     )  # fmt: skip
     seconds = time.perf_counter() - begin
-    forward, backward = np.zeros(len(labels)), np.zeros(len(labels))
-    for stage in report.stages:
-        np.add.at(forward, stage.source, stage.result.forward)
-        np.add.at(backward, stage.source, stage.result.backward)
-    robust = report.broken_by[0] == -1
+    forward, backward = report.passes
+    robust = report.broken_by[0] == SURVIVED
     steps = [f"{100 * report.left_after(n)[0]:.2f}" for n in range(len(report.stages))]
     share = 100 * float(robust.mean())
     spent = (forward + backward)[robust].mean() if robust.any() else 0.0

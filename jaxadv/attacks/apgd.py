@@ -16,7 +16,7 @@ from jaxadv.core.attack import Answer, Attack, Problem, Reads, check_targets, li
 from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.losses import get_loss
 from jaxadv.core.norms import L0, get_norm
-from jaxadv.core.pytree import pytree, static
+from jaxadv.core.pytree import pytree, static, where
 
 IMPROVING = 0.75  # the share of steps that must raise the loss for a step size to be kept
 MOMENTUM = 0.75  # the share of a step; the rest is the last movement
@@ -144,10 +144,6 @@ class APGD(Attack):
     def ticks(self) -> int:
         return sum(steps + 1 for _, steps in self.stages)
 
-    @property
-    def entries(self) -> int:
-        return self.restarts * max(self.targets, 1)
-
     def prepared(self, goal: Goal, classes: int) -> "APGD":
         check_targets(self.targets, goal)
         return dataclasses.replace(self, targets=min(self.targets, classes - 1))
@@ -155,11 +151,6 @@ class APGD(Attack):
     def goal(self, problem: Problem, target: Any) -> Goal:
         """What this entry aims at."""
         return Targeted(problem.goal.labels, target) if self.targets else problem.goal
-
-    def project(self, problem: Problem, image: Array, radius: Any) -> Array:
-        """The nearest point of box and ball of so many epsilons."""
-        radius = radius * problem.epsilon
-        return self.geometry.project(image, problem.image, radius, problem.lower, problem.upper)
 
     def init(self, problem: Problem, key: Array) -> APGDState:
         radius = self.stages[0][0]
@@ -171,7 +162,7 @@ class APGD(Attack):
             if self.norm != "l1":
                 noise = radius * problem.epsilon * noise / self.geometry.distance(noise)
             image = image + noise
-        image = self.project(problem, image, radius)
+        image = self.project(problem, image, radius * problem.epsilon)
         zero, no = jnp.float32(0), jnp.bool_(False)
         target = jnp.int32(0)
         if self.targets:
@@ -203,18 +194,18 @@ class APGD(Attack):
         now = jax.tree.map(lambda column: jnp.asarray(column)[state.step], self.plan)
         loss = self.objective(self.goal(problem, state.target), answer.logits[0])
         higher = now.begins | (loss > state.best_loss)
-        best, best_loss, gradient = _where(
+        best, best_loss, gradient = where(
             higher,
             (state.image, loss, answer.gradients[0, 0]),
             (state.best, state.best_loss, state.gradient),
         )
         improved = jnp.where(now.begins, 0, state.improved + (loss > state.loss))
         state = state._replace(best=best, best_loss=best_loss, gradient=gradient, improved=improved)
-        state = _where(now.begins, self._begin(problem, state), state)
+        state = where(now.begins, self._begin(problem, state), state)
         judged, back = self._judge(problem, state, now.window)
-        state = _where(now.window > 0, judged, state)
+        state = where(now.window > 0, judged, state)
         back &= now.window > 0
-        image, gradient = _where(
+        image, gradient = where(
             back, (state.best, state.gradient), (state.image, answer.gradients[0, 0])
         )
 
@@ -223,13 +214,15 @@ class APGD(Attack):
             gradient, image, problem.lower, problem.upper, state.share
         )
         move = state.length * now.radius * problem.epsilon * direction
-        following = self.project(problem, image + move, now.radius)
+        radius = now.radius * problem.epsilon
+        following = self.project(problem, image + move, radius)
         if self.norm != "l1":
             share = jnp.where(now.begins, 1.0, MOMENTUM)
             mixed = image + share * (following - image) + (1 - share) * (image - state.previous)
-            following = self.project(problem, mixed, now.radius)
+            following = self.project(problem, mixed, radius)
         if len(self.stages) > 1:
-            following = jnp.where(now.ends, self.project(problem, best, now.ahead), following)
+            entered = self.project(problem, best, now.ahead * problem.epsilon)
+            following = jnp.where(now.ends, entered, following)
         return state._replace(image=following, previous=image, loss=loss, step=state.step + 1)
 
     def _begin(self, problem: Problem, state: APGDState) -> APGDState:
@@ -267,7 +260,3 @@ class APGD(Attack):
 def _share(support: Array, image: Array) -> Array:
     """L1: two thirds of the entries moved, rounded down: a support of two can become one."""
     return (support // 1.5 - 0.5) / image.size
-
-
-def _where(condition: Any, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

@@ -81,7 +81,7 @@ class Diverse(Attack):
             shape = (1, *image.shape[1:]) if self.begin == "stripes" else image.shape
             sign = jnp.broadcast_to(jax.random.rademacher(place, shape, image.dtype), image.shape)
             away = image + problem.epsilon * sign / self.geometry.distance(sign)
-        image = self._project(problem, jnp.where(again, away, image))
+        image = self.project(problem, jnp.where(again, away, image))
         return DiverseState(image, jnp.where(again, direction, 0.0), jnp.int32(0))
 
     def ask(self, problem: Problem, state: DiverseState) -> Float[Array, "Q ..."]:
@@ -105,12 +105,7 @@ class Diverse(Attack):
             answer.gradients[0, 0], state.image, problem.lower, problem.upper, self.sparsity
         )
         moved = state.image + length * problem.epsilon * direction
-        return state._replace(image=self._project(problem, moved), step=state.step + 1)
+        return state._replace(image=self.project(problem, moved), step=state.step + 1)
 
     def done(self, problem: Problem, state: DiverseState) -> Bool[Array, ""]:
         return state.step > self.steps
-
-    def _project(self, problem: Problem, image: Array) -> Array:
-        return self.geometry.project(
-            image, problem.image, problem.epsilon, problem.lower, problem.upper
-        )

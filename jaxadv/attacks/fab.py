@@ -16,7 +16,7 @@ from jaxadv.attacks.hyperplane import hyperplane_step
 from jaxadv.core.attack import Answer, Attack, Problem, Reads, check_targets, likeliest_wrong
 from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.norms import get_norm
-from jaxadv.core.pytree import pytree, static
+from jaxadv.core.pytree import pytree, static, where
 
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 WITHIN = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # box sides: the epsilon of starts where none is given
@@ -106,10 +106,6 @@ class FAB(Attack):
     def ticks(self) -> int:
         return 2 * self.steps + self.search
 
-    @property
-    def entries(self) -> int:
-        return self.restarts * max(self.targets, 1)
-
     def prepared(self, goal: Goal, classes: int) -> "FAB":
         check_targets(self.targets, goal)
         targets = min(self.targets, classes - 1)
@@ -177,9 +173,7 @@ class FAB(Attack):
 
         # The final search: where would a margin that is linear between the two ends be near 0?
         share = self._share(state)
-        low, margin_low = _where(
-            searching & ~across, (share, margin), (state.low, state.margin_low)
-        )
+        low, margin_low = where(searching & ~across, (share, margin), (state.low, state.margin_low))
         high = jnp.where(searching & across, share, state.high)
         margin_high = jnp.where(closer | (searching & across), margin, state.margin_high)
         state = FABState(
@@ -222,7 +216,3 @@ class FAB(Attack):
     def done(self, problem: Problem, state: FABState) -> Bool[Array, ""]:
         nothing = (state.tick >= 2 * self.steps) & (state.distance == jnp.inf)
         return nothing | (state.tick >= self.ticks)
-
-
-def _where(condition: Any, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

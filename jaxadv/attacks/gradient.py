@@ -75,12 +75,6 @@ class GradientAttack(Attack):
             return self.optimizer.build()
         return steepest_ascent(self, problem)
 
-    def project(self, problem: Problem, image: Array) -> Array:
-        """The nearest point of ball and box."""
-        return self.geometry.project(
-            image, problem.image, problem.epsilon, problem.lower, problem.upper
-        )
-
     def init(self, problem: Problem, key: Array) -> GradientState:
         image = problem.image if problem.start is None else problem.start
         if self.random_start:

@@ -16,7 +16,7 @@ from jaxadv.attacks.bracket import Bracket
 from jaxadv.attacks.quasi_newton import Memory
 from jaxadv.core.attack import Answer, Attack, Problem, Reads
 from jaxadv.core.goals import Goal
-from jaxadv.core.pytree import pytree, static
+from jaxadv.core.pytree import pytree, static, where
 
 DECREASE = 1e-4  # Armijo's constant: the share of the linear model's decrease that a step must give
 FLATTER = 0.8  # or, where rounding hides the decrease: the share of the slope that may be left
@@ -168,7 +168,7 @@ class LBFGS(Attack):
         loss, margin = jax.nn.softplus(gap), problem.goal.margin(logits)
         clean_margin = jnp.abs(problem.goal.margin(problem.clean_logits)).astype(image.dtype) + 1e-6
         c, reach = self.linear(problem, gradient / jax.nn.sigmoid(gap), clean_margin)
-        bracket, reach = _where(first, (Bracket.begin(c), reach), (state.bracket, state.reach))
+        bracket, reach = where(first, (Bracket.begin(c), reach), (state.bracket, state.reach))
 
         # Is the trial accepted? `gain` is the decrease, without the cancellation of two values.
         before, after, step = (
@@ -185,7 +185,7 @@ class LBFGS(Attack):
         accepted = first | (gain >= -DECREASE * slope) | ((gain >= -1e-6 * state.loss) & flatter)
         bent = (curvature_after - curvature) * after  # the part of the norm that is not quadratic
         memory = state.memory.add(step, gradient - state.gradient + bent)  # refused ones teach too
-        iterate, loss, gradient, margin, adversarial = _where(
+        iterate, loss, gradient, margin, adversarial = where(
             accepted,
             (state.trial, loss, gradient, margin, answer.adversarial[0]),
             (state.iterate, state.loss, state.gradient, state.margin, state.adversarial),
@@ -206,9 +206,9 @@ class LBFGS(Attack):
         over = ~first & (over | (stalled >= STALLED) | (steps >= self.iterations))
         turned = bracket.after(adversarial, margin, distance)
         found = jnp.where(over & (adversarial | (turned.low == 0)), iterate, state.found)
-        bracket = _where(over, turned, bracket)
+        bracket = where(over, turned, bracket)
         last = over & (bracket.settled(self.tolerance) | (bracket.round >= self.rounds))
-        rejected, stalled, steps = _where(over, (0, 0, 0), (rejected, stalled, steps))
+        rejected, stalled, steps = where(over, (0, 0, 0), (rejected, stalled, steps))
 
         # A refusal changes the next direction; from the second in a row the step is halved too.
         longest = reach * 0.5 ** jnp.maximum(rejected - 1, 0).astype(reach.dtype)
@@ -274,7 +274,3 @@ def _blocked(point: Array, gradient: Array, problem: Problem) -> Bool[Array, " n
     """Which variables the box keeps from following the negative gradient."""
     low, high = point <= problem.lower, point >= problem.upper
     return (low & (gradient > 0)) | (high & (gradient < 0))
-
-
-def _where(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

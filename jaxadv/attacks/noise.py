@@ -43,9 +43,7 @@ class _Noise(Attack):
 
     def ask(self, problem: Problem, state: NoiseState) -> Float[Array, "Q ..."]:
         image = self.noisy(problem, jax.random.fold_in(state.key, state.draw))
-        return self.geometry.project(
-            image, problem.image, problem.epsilon, problem.lower, problem.upper
-        )[None]
+        return self.project(problem, image)[None]
 
     def tell(self, problem: Problem, state: NoiseState, answer: Answer) -> NoiseState:
         return state._replace(draw=state.draw + 1)

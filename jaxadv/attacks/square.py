@@ -80,11 +80,11 @@ class Square(Attack):
 
     def init(self, problem: Problem, key: Array) -> SquareState:
         if problem.start is not None:
-            first = self._project(problem, problem.start)
+            first = self.project(problem, problem.start)
         elif self.norm == "linf":
-            first = self._project(problem, problem.image + _stripes(problem, key))
+            first = self.project(problem, problem.image + _stripes(problem, key))
         else:
-            first = self._project(problem, problem.image + self._bumps(problem, key))
+            first = self.project(problem, problem.image + self._bumps(problem, key))
         return SquareState(first, jnp.float32(jnp.inf), first, key, jnp.int32(0))
 
     def ask(self, problem: Problem, state: SquareState) -> Float[Array, "Q ..."]:
@@ -107,11 +107,6 @@ class Square(Attack):
     def done(self, problem: Problem, state: SquareState) -> Bool[Array, ""]:
         return state.step > self.steps
 
-    def _project(self, problem: Problem, image: Array) -> Array:
-        return self.geometry.project(
-            image, problem.image, problem.epsilon, problem.lower, problem.upper
-        )
-
     def _side(self, problem: Problem, step: Array) -> Any:
         """The side of the squares after so many tries (int32)."""
         height, width, _ = problem.image.shape
@@ -129,7 +124,7 @@ class Square(Attack):
         place, colour = jax.random.split(key)
         inside = _window(best.shape, side, place)
         sign = jax.random.rademacher(colour, (best.shape[2],), best.dtype)
-        return self._project(problem, best + jnp.where(inside, 2 * problem.epsilon * sign, 0.0))
+        return self.project(problem, best + jnp.where(inside, 2 * problem.epsilon * sign, 0.0))
 
     def _shift(self, problem: Problem, best: Array, side: Array, key: Array) -> Array:
         """L2, L1: take what one window has of the perturbation, give it to another as a bump."""
@@ -152,7 +147,7 @@ class Square(Attack):
         delta = jnp.where(other, 0.0, delta)
         delta = jnp.where(inside, mixed / jnp.maximum(size, 1e-12) * available, delta)
         delta = delta * problem.epsilon / jnp.maximum(self.geometry.distance(delta), 1e-12)
-        return self._project(problem, problem.image + delta)
+        return self.project(problem, problem.image + delta)
 
     def _bumps(self, problem: Problem, key: Array) -> Array:
         """The first perturbation in L2 and L1: five by five bumps of either sign."""

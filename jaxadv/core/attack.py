@@ -72,6 +72,7 @@ class Attack:
     queries: ClassVar[int] = 1  # images asked per tick
     pullbacks: ClassVar[int] = 1  # gradients asked per image (0: answers only)
     restarts: Any = 1
+    targets: Any = 0  # classes that an attack without a goal's target aims at, one after the other
     norm: Any = "linf"
     needs_epsilon: ClassVar[bool] = True
     keep: ClassVar[str] = "first"
@@ -90,7 +91,7 @@ class Attack:
     @property
     def entries(self) -> int:
         """The queue entries of one image, in rank order: its restarts, times targets if any."""
-        return self.restarts
+        return self.restarts * max(self.targets, 1)
 
     @property
     def ticks(self) -> int:
@@ -103,6 +104,11 @@ class Attack:
         Raises ValueError where the two do not go together.
         """
         return self
+
+    def project(self, problem: Problem, image: Array, radius: Any = None) -> Array:
+        """The nearest point of the box and the ball of this radius (default: epsilon)."""
+        radius = problem.epsilon if radius is None else radius
+        return self.geometry.project(image, problem.image, radius, problem.lower, problem.upper)
 
     def init(self, problem: Problem, key: Array) -> State:
         """The state before the first tick. Calls no model."""

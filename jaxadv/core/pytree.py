@@ -51,9 +51,10 @@ def take(tree: T, index: Any) -> T:
 
 
 def where(mask: jax.Array, new: T, old: T) -> T:
-    """Leaf by leaf `new` where `mask` [N] holds, else `old` (leading axis N)."""
+    """Leaf by leaf `new` where `mask` holds, else `old`; mask: scalar, or [N], their first axis."""
 
-    def pick(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jax.numpy.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b)
+    def pick(a: Any, b: Any) -> jax.Array:
+        more = max(jax.numpy.ndim(a), jax.numpy.ndim(b)) - mask.ndim
+        return jax.numpy.where(mask.reshape(mask.shape + (1,) * more), a, b)
 
     return jax.tree.map(pick, new, old)

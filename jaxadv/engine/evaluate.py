@@ -90,6 +90,15 @@ class Report:
         """Accuracy [E] under the noise control, which sees all images (None without one)."""
         return self.left_after(0) if self.stages and self.stages[0].name == "noise" else None
 
+    @property
+    def passes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Forward and backward passes of each image [N] in all stages together."""
+        forward, backward = np.zeros(len(self.labels), int), np.zeros(len(self.labels), int)
+        for stage in self.stages:
+            np.add.at(forward, stage.source, stage.result.forward)
+            np.add.at(backward, stage.source, stage.result.backward)
+        return forward, backward
+
     def cost(self, stage: int) -> dict[str, float]:
         """Mean forward and backward passes per image attacked, and seconds, of one stage."""
         result = self.stages[stage].result

@@ -74,13 +74,11 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
     `forward` and `backward` are an image's passes in all attacks together.
     """
     count = len(report.labels)
-    forward, backward = np.zeros(count, int), np.zeros(count, int)
+    forward, backward = report.passes
     margin = np.full((len(report.epsilons), count), np.inf)
     for stage in report.stages:
         if stage.attack.needs_epsilon:
             np.fmin.at(margin, (stage.level, stage.source), stage.result.margin)
-        np.add.at(forward, stage.source, stage.result.forward)
-        np.add.at(backward, stage.source, stage.result.backward)
     names = [stage.name for stage in report.stages]
 
     def who(number: int) -> str | None:
