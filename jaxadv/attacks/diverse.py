@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from jaxadv.core.attack import Answer, Attack, Problem, Reads
+from jaxadv.attacks.iterate import Iterate
+from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import get_loss
-from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
 
 STARTS = ("stripes", "corner", "ball")
@@ -24,7 +24,7 @@ class DiverseState(NamedTuple):
 
 
 @pytree
-class Diverse(Attack):
+class Diverse(Iterate):
     """Short runs of PGD on the margin, from starts that differ in the logits and in the image.
 
     The first `spread` steps climb along a random direction of the logits (output diversified
@@ -43,8 +43,6 @@ class Diverse(Attack):
     >>> attack = ja.Diverse(steps=40, restarts=10)
     """
 
-    norm: str = static(default="linf")
-    steps: int = static(default=40)
     restarts: int = static(default=10)
     spread: int = static(default=5)
     begin: str = static(default="stripes")
@@ -54,17 +52,12 @@ class Diverse(Attack):
     sparsity: Any = 0.01
 
     def __post_init__(self) -> None:
-        get_norm(self.norm)
+        super().__post_init__()
         get_loss(self.loss)
         if self.begin not in STARTS:
             raise ValueError(f"begin={self.begin!r}: pass one of {STARTS}")
-        for field, least in (("steps", 1), ("restarts", 1), ("spread", 0)):
-            if getattr(self, field) < least:
-                raise ValueError(f"{field}={getattr(self, field)}: pass {least} or more")
-
-    @property
-    def ticks(self) -> int:
-        return self.steps + 1
+        if self.spread < 0:
+            raise ValueError(f"spread={self.spread}: pass 0 or more")
 
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         return get_loss(self.loss)(goal, logits)
@@ -84,12 +77,6 @@ class Diverse(Attack):
         image = self.project(problem, jnp.where(again, away, image))
         return DiverseState(image, jnp.where(again, direction, 0.0), jnp.int32(0))
 
-    def ask(self, problem: Problem, state: DiverseState) -> Float[Array, "Q ..."]:
-        return state.image[None]
-
-    def reads(self, problem: Problem, state: DiverseState) -> Reads:
-        return Reads(jnp.ones(1, bool), (state.step < self.steps)[None])
-
     def cotangents(
         self, problem: Problem, state: DiverseState, logits: Float[Array, "Q K"]
     ) -> Float[Array, "Q P K"]:
@@ -106,6 +93,3 @@ class Diverse(Attack):
         )
         moved = state.image + length * problem.epsilon * direction
         return state._replace(image=self.project(problem, moved), step=state.step + 1)
-
-    def done(self, problem: Problem, state: DiverseState) -> Bool[Array, ""]:
-        return state.step > self.steps

@@ -1,19 +1,18 @@
 """Projected gradient ascent with any optax optimiser: what all gradient attacks share.
 
-One tick asks for the gradient at the iterate, hands it to the optimiser, and projects onto ball and
-box. The default optimiser is steepest ascent in the attack's norm. A last tick asks for the final
-iterate's answer only, so that it is judged too: `steps` gradients, `steps + 1` forward passes.
+One tick hands the gradient at the iterate to the optimiser, and projects onto ball and box. The
+default optimiser is steepest ascent in the attack's norm.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from jaxadv.core.attack import Answer, Attack, Problem, Reads
+from jaxadv.attacks.iterate import Iterate
+from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import get_loss
-from jaxadv.core.norms import get_norm
 from jaxadv.core.optimizer import Optimizer
 from jaxadv.core.pytree import pytree, static
 
@@ -46,28 +45,18 @@ def steepest_ascent(attack: "GradientAttack", problem: Problem) -> "optax.Gradie
 
 
 @pytree
-class GradientAttack(Attack):
+class GradientAttack(Iterate):
     """Base of the gradient attacks; see `PGD` for the fields."""
 
-    norm: str = static(default="linf")
-    steps: int = static(default=40)
     step_size: Any = 0.1
     loss: Any = static(default="cross_entropy")
     random_start: bool = static(default=False)
-    restarts: int = static(default=1)
     optimizer: Optimizer | None = None
     sparsity: Any = 0.01
 
     def __post_init__(self) -> None:
-        get_norm(self.norm)
+        super().__post_init__()
         get_loss(self.loss)
-        for field in ("steps", "restarts"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: pass 1 or more")
-
-    @property
-    def ticks(self) -> int:
-        return self.steps + 1
 
     def transformation(self, problem: Problem) -> "optax.GradientTransformation":
         """The optax transformation from the negated loss's gradient to the update."""
@@ -83,12 +72,6 @@ class GradientAttack(Attack):
             image = self.project(problem, image)
         return GradientState(image, self.transformation(problem).init(image), jnp.int32(0))
 
-    def ask(self, problem: Problem, state: GradientState) -> Float[Array, "Q ..."]:
-        return state.image[None]
-
-    def reads(self, problem: Problem, state: GradientState) -> Reads:
-        return Reads(jnp.ones(1, bool), (state.step < self.steps)[None])
-
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         return get_loss(self.loss)(goal, logits)
 
@@ -100,6 +83,3 @@ class GradientAttack(Attack):
         moved: Any = optax.apply_updates(state.image, updates)
         image = self.project(problem, moved)
         return GradientState(image, memory, state.step + 1)
-
-    def done(self, problem: Problem, state: GradientState) -> Bool[Array, ""]:
-        return state.step > self.steps
