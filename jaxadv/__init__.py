@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from jaxadv.engine.diagnose import Finding, check
     from jaxadv.engine.evaluate import Report, evaluate
     from jaxadv.engine.lanes import drive_lanes
+    from jaxadv.engine.minimal import Nearest, minimal_distance
     from jaxadv.engine.run import Budget, run
     from jaxadv.models import (
         from_keras,
@@ -71,6 +72,7 @@ _MODULES = {
     "engine.diagnose": "Finding check",
     "engine.evaluate": "Report evaluate",
     "engine.lanes": "drive_lanes",
+    "engine.minimal": "Nearest minimal_distance",
     "engine.run": "Budget run",
     "models": "from_keras from_linen from_nnx from_onnx from_torch_arrays load_weights "
     "save_weights",
@@ -114,6 +116,7 @@ __all__ = [
     "GaussianNoise",
     "MinimalEpsilon",
     "Model",
+    "Nearest",
     "Optimizer",
     "Problem",
     "Reads",
@@ -142,6 +145,7 @@ __all__ = [
     "load_data",
     "load_weights",
     "make_table",
+    "minimal_distance",
     "models",
     "perturb",
     "report",

@@ -106,6 +106,10 @@ class FAB(Attack):
     def ticks(self) -> int:
         return 2 * self.steps + self.search
 
+    @property
+    def passes(self) -> int:
+        return self.entries * (self.ticks + self.steps * self.pullbacks)
+
     def prepared(self, goal: Goal, classes: int) -> "FAB":
         check_targets(self.targets, goal)
         targets = min(self.targets, classes - 1)

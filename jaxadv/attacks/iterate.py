@@ -36,6 +36,10 @@ class Iterate(Attack):
     def ticks(self) -> int:
         return self.steps + 1
 
+    @property
+    def passes(self) -> int:
+        return self.entries * (self.steps * (1 + self.pullbacks) + 1)
+
     def ask(self, problem: Problem, state: Any) -> Float[Array, "Q ..."]:
         return state.image[None]
 

@@ -79,6 +79,10 @@ class MinimalEpsilon(Attack):
     def ticks(self) -> int:
         return (self.rounds + 1) * self.attack.ticks
 
+    @property
+    def passes(self) -> int:
+        return (self.rounds + 1) * self.attack.passes
+
     def prepared(self, goal: Goal, classes: int) -> "MinimalEpsilon":
         return dataclasses.replace(self, attack=self.attack.prepared(goal, classes))
 

@@ -98,6 +98,11 @@ class Attack:
         """The most ticks that one run on one image can take."""
         raise NotImplementedError
 
+    @property
+    def passes(self) -> int:
+        """The most forward and backward passes that all runs on one image can take."""
+        return self.entries * self.ticks * self.queries * (1 + self.pullbacks)
+
     def prepared(self, goal: Goal, classes: int) -> "Attack":
         """The attack as it is run towards a goal of this kind, on so many classes; default: itself.
 

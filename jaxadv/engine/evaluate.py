@@ -1,7 +1,7 @@
 """`evaluate`: attacks in sequence, each for the survivors of the last, at every epsilon at once."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,17 @@ from jaxadv.attacks import PGD, MinimalEpsilon
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
-from jaxadv.core.result import Cost, Result, Status, empty_result
+from jaxadv.core.result import Result, Status
 from jaxadv.engine import checks
 from jaxadv.engine.cascades import get_cascade
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.diagnose import answers, program
 from jaxadv.engine.interrupt import interruptible
-from jaxadv.engine.run import run_rows
+from jaxadv.engine.stage import Progress, describe, run_stage, slug, under_name
 from jaxadv.engine.store import Store, fingerprint
 from jaxadv.engine.verify import predict
 
 MISCLASSIFIED, SURVIVED = -2, -1
-ROWS_BETWEEN_SAVES = 4096
-
-Progress = Callable[[str, int, int, int], None]  # stage, rows done, rows in all, successes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,12 +221,12 @@ def evaluate(
             width = lanes or choose_lanes(
                 model, attack.queries, shape, count * len(levels), chosen[0]
             )
-            result = _stage(
+            result = run_stage(
                 attack, model, images, goal, source, epsilon,
                 key=key, ids=ids, devices=chosen, lanes=width, clean_logits=logits,
-                store=None if store is None else Store(store), name=f"{number:02d}-{_slug(name)}",
-                mark=fingerprint(same, norm, _describe(attack), epsilon, source, width),
-                progress=None if progress is None else _named(progress, name),
+                store=None if store is None else Store(store), name=f"{number:02d}-{slug(name)}",
+                mark=fingerprint(same, norm, describe(attack), epsilon, source, width),
+                progress=under_name(progress, name),
                 interrupted=interrupted,
             )  # fmt: skip
             stages.append(Stage(name, attack, result, source, level))
@@ -252,68 +249,3 @@ def evaluate(
         logits=logits, images=images, bounds=model.bounds, stages=stages, broken_by=broken_by,
         adversarial=adversarial, distance=distance, messages=messages, complete=complete,
     )  # fmt: skip
-
-
-def _named(progress: Progress, name: str) -> Callable[[int, int, int], None]:
-    return lambda done, total, successes: progress(name, done, total, successes)
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name.lower())
-
-
-def _describe(attack: Attack) -> Any:
-    """An attack as json: all its settings."""
-    return {
-        "attack": attack.name,
-        **{
-            field.name: _describe(value) if isinstance(value, Attack) else repr(value)
-            for field in dataclasses.fields(attack)  # type: ignore[arg-type]
-            for value in (getattr(attack, field.name),)
-        },
-    }
-
-
-def _stage(
-    attack: Attack, model: Model, images: np.ndarray, goal: Untargeted, source: np.ndarray,
-    epsilon: np.ndarray | None, *, key: Array, ids: np.ndarray, devices: Any, lanes: int,
-    clean_logits: np.ndarray, store: Store | None, name: str, mark: str, progress: Any,
-    interrupted: Callable[[], bool],
-) -> Result:  # fmt: skip
-    """One attack on all its rows; rows that the store holds already are not run again."""
-    rows = len(source)
-    saved = store.load(name, mark) if store is not None else None
-    if saved is None:
-        stated = np.full(rows, np.inf) if epsilon is None else epsilon
-        saved = empty_result(rows, images.shape[1:], stated, ids[source])
-    seconds, ticks = saved.cost.seconds, saved.cost.lane_ticks
-    open_rows = np.flatnonzero(saved.status == Status.NOT_RUN)
-    done = rows - len(open_rows)
-    for begin in range(0, len(open_rows), ROWS_BETWEEN_SAVES):
-        mine = open_rows[begin : begin + ROWS_BETWEEN_SAVES]
-        used, local = np.unique(source[mine], return_inverse=True)
-        before, successes = done + begin, int(saved.success.sum())
-
-        def report(d: int, _: int, s: int, before: int = before, found: int = successes) -> None:
-            if progress is not None:
-                progress(before + d, rows, found + s)
-
-        report(0, 0, 0)
-        part = run_rows(
-            attack, model, images[used], Untargeted(np.asarray(goal.labels)[used]), local,
-            None if epsilon is None else epsilon[mine], key=key,
-            keep="loss" if model.random and attack.keep == "first" else None, ids=ids[used],
-            devices=devices, lanes=lanes, clean_logits=clean_logits[used], progress=report,
-            interrupted=interrupted,
-        )  # fmt: skip
-        for whole, piece in zip(saved[:-1], part[:-1], strict=True):
-            whole[mine] = piece
-        seconds, ticks = seconds + part.cost.seconds, ticks + part.cost.lane_ticks
-        saved = saved._replace(cost=Cost(ticks, seconds))
-        if store is not None:
-            store.save(name, mark, saved)
-        if (part.status == Status.NOT_RUN).any():
-            break
-    if progress is not None and not (saved.status == Status.NOT_RUN).any():
-        progress(rows, rows, int(saved.success.sum()))
-    return saved

@@ -1,0 +1,188 @@
+"""`minimal_distance`: the nearest adversarial image that a portfolio of attacks finds.
+
+Its members run one after the other. Each begins at the best image that those before it found, and
+only what is nearer counts; an image that several in a row could not bring nearer is left alone: so
+the passes go where the distance still falls. No answer depends on the company that an image is in.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from jaxadv.core.goals import Targeted, Untargeted
+from jaxadv.core.model import Model
+from jaxadv.core.norms import get_norm
+from jaxadv.core.result import Cost, Status
+from jaxadv.engine import checks
+from jaxadv.engine.devices import choose_devices, choose_lanes
+from jaxadv.engine.interrupt import interruptible
+from jaxadv.engine.portfolios import Portfolio, get_portfolio
+from jaxadv.engine.stage import Progress, describe, run_stage, slug, under_name
+from jaxadv.engine.store import Store, fingerprint
+from jaxadv.engine.verify import margins, predict
+
+GAIN = 1e-3  # an image has come nearer if its distance fell by this share
+PATIENCE = 3  # members in a row that may fail to bring an image nearer
+
+
+@dataclasses.dataclass(frozen=True)
+class Nearest:
+    """The nearest adversarial image of each of N, and how it was found.
+
+    norm; images [N, H, W, C] float32 (the clean one where none was found); success [N]; distance
+    [N] float64, in the norm's unit and the images' scale (0 where the clean image is misclassified,
+    infinite where nothing was found); margin [N]: of the image found; member [N]: the number of the
+    member that found it (-1: none, or misclassified); forward, backward [N]: passes of all members;
+    status [N]: as `Result`'s; ids, labels [N]; lower [N] or None: proved lower bounds that were
+    handed in; members: their names in the order of their runs; path [members, N]: the best distance
+    after each; complete: False where it was interrupted.
+    """
+
+    norm: str
+    images: np.ndarray
+    originals: np.ndarray
+    success: np.ndarray
+    distance: np.ndarray
+    margin: np.ndarray
+    member: np.ndarray
+    forward: np.ndarray
+    backward: np.ndarray
+    status: np.ndarray
+    ids: np.ndarray
+    labels: np.ndarray
+    lower: np.ndarray | None
+    members: list[str]
+    path: np.ndarray
+    complete: bool
+    cost: Cost
+
+    def robust_accuracy(self, epsilons: Any) -> np.ndarray:
+        """The share [E] of the images that no distance up to epsilon [E] is known to break."""
+        return (self.distance > np.asarray(epsilons, np.float64)[..., None]).mean(-1)
+
+    def certified_accuracy(self, epsilons: Any) -> np.ndarray | None:
+        """The share [E] of images that are proved robust at epsilon [E]; None without bounds."""
+        if self.lower is None:
+            return None
+        return (self.lower > np.asarray(epsilons, np.float64)[..., None]).mean(-1)
+
+
+def minimal_distance(
+    model: Model,
+    images: Any,
+    goal: Any,
+    norm: str = "linf",
+    *,
+    effort: str | Portfolio = "standard",
+    passes: int | None = None,
+    key: Array | None = None,
+    ids: Any = None,
+    devices: Any = None,
+    lanes: int | None = None,
+    lower: Any = None,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Nearest:
+    """The nearest adversarial image of each image, by everything we have, at a stated budget.
+
+    images: [N, H, W, C] floats within `model.bounds`; goal: labels, integers [N], or a goal
+    (`ja.Targeted(labels, targets)`); norm: "linf", "l2", "l1" or "l0". effort: "fast", "standard"
+    or "strong": a portfolio and its budget of 400, 2,000 and 40,000 forward and backward passes an
+    image (AttackBench compares at 2,000); or named attacks of your own, run once in their order.
+    passes: another budget; a member that could exceed it is not begun. key: default seed 0. lower:
+    proved lower bounds [N] where they are known; they ride along. store: a folder in which every
+    finished member is kept; called again with the same arguments, it goes on from there. progress:
+    called with (member, rows done, rows in all, successes).
+
+    Each image costs one forward pass more, and verification after every member, which is not
+    counted. Ctrl-C returns what was found so far. Raises ValueError for arguments that cannot be
+    meant so, and for a distance below its proved bound.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
+    >>> images = jnp.full((1, 2, 2, 1), 0.5).at[0, 0, 0].set(0.7)
+    >>> ja.minimal_distance(model, images, jnp.array([0]), effort="fast").distance.round(4)
+    array([0.1])
+    """
+    get_norm(norm)
+    images = checks.check_images(images, model.bounds)
+    count, shape = len(images), images.shape[1:]
+    classes = checks.count_classes(model, shape)
+    if not isinstance(goal, Untargeted | Targeted):
+        goal = Untargeted(goal)
+    goal = checks.check_goal(goal, count, classes)
+    ids = checks.check_ids(ids, count)
+    members, most = get_portfolio(effort, norm, goal.targeted)
+    most = passes or most
+    for name, attack in members.items():
+        if attack.norm != norm:
+            raise ValueError(f"effort: {name!r} works in {attack.norm}, but norm={norm!r}")
+    if lower is not None:
+        lower = np.asarray(lower, np.float64)
+        if lower.shape != (count,):
+            raise ValueError(
+                f"lower has shape {lower.shape}: pass {count} numbers, NaN for unknown"
+            )
+    key = jax.random.key(0) if key is None else key
+    chosen = choose_devices(devices)
+    width = lanes or choose_lanes(model, 1, shape, count, chosen[0])
+
+    logits = predict(model, images, chosen)
+    checks.warn_about_logits(logits)
+    margin = margins(goal, logits)
+    wrong = margin < 0
+    nearest, distance = images.copy(), np.where(wrong, 0.0, np.inf)
+    status = np.where(wrong, Status.MISCLASSIFIED, Status.FAILED).astype(np.int8)
+    member, idle = np.full(count, -1), np.zeros(count, int)
+    forward, backward = np.ones(count, int), np.zeros(count, int)
+    same = fingerprint(model.params, images, goal, ids, jax.random.key_data(key), logits.round(2))
+    path, seconds, ticks, complete = [], 0.0, 0, True
+    with interruptible() as interrupted:
+        for number, (name, attack) in enumerate(members.items()):
+            ready = attack.prepared(goal, classes)
+            fits = forward + backward + ready.passes <= most + 1
+            rows = np.flatnonzero(~wrong & fits & (idle < PATIENCE))
+            if len(rows) == 0:
+                path.append(distance.copy())
+                continue
+            result = run_stage(
+                attack, model, images, goal, rows, distance[rows],
+                key=jax.random.fold_in(key, number), ids=ids, devices=chosen, lanes=width,
+                clean_logits=logits, store=None if store is None else Store(store),
+                name=f"{number:02d}-{slug(name)}",
+                mark=fingerprint(same, norm, describe(attack), rows, distance[rows], width),
+                progress=under_name(progress, name),
+                interrupted=interrupted, start=nearest,
+            )  # fmt: skip
+            nearer = result.success & (result.distance < distance[rows])
+            gained = nearer & ~(result.distance > (1 - GAIN) * distance[rows])
+            better, lost = rows[nearer], rows[result.status == Status.NONFINITE]
+            nearest[better], distance[better] = result.images[nearer], result.distance[nearer]
+            margin[better], member[better] = result.margin[nearer], number
+            status[lost] = np.where(status[lost] == Status.FAILED, Status.NONFINITE, status[lost])
+            status[better] = Status.SUCCESS
+            forward[rows] += result.forward
+            backward[rows] += result.backward
+            idle[rows] = np.where(gained, 0, idle[rows] + np.isfinite(distance[rows]))
+            seconds, ticks = seconds + result.cost.seconds, ticks + result.cost.lane_ticks
+            path.append(distance.copy())
+            if (result.status == Status.NOT_RUN).any() or interrupted():
+                complete = False
+                break
+    below = np.flatnonzero(lower is not None and distance < lower * (1 - 1e-4))
+    if len(below):
+        raise ValueError(
+            f"lower: images {checks.some(ids[below])} were found below their proved bounds: the "
+            "bounds are of another model, norm or scale"
+        )
+    return Nearest(
+        norm=norm, images=nearest, originals=images, success=np.isfinite(distance),
+        distance=distance, margin=margin, member=member, forward=forward, backward=backward,
+        status=status, ids=ids, labels=np.asarray(goal.labels), lower=lower,
+        members=list(members)[: len(path)], path=np.array(path), complete=complete,
+        cost=Cost(ticks, seconds),
+    )  # fmt: skip
