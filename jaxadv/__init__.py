@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jaxadv.core.result import Cost, Result, Status
     from jaxadv.data import load_data
     from jaxadv.engine.batch import drive_batch, make_table, perturb
+    from jaxadv.engine.cascades import Hardest
     from jaxadv.engine.certify import Certificates, Smoothed, certify, smoothed_predict
     from jaxadv.engine.checks import CheckWarning
     from jaxadv.engine.cure import cured
@@ -65,6 +66,7 @@ _MODULES = {
     "core.result": "Cost Result Status",
     "data": "load_data",
     "engine.batch": "drive_batch make_table perturb",
+    "engine.cascades": "Hardest",
     "engine.certify": "Certificates Smoothed certify smoothed_predict",
     "engine.checks": "CheckWarning",
     "engine.cure": "cured",
@@ -114,6 +116,7 @@ __all__ = [
     "Diverse",
     "Finding",
     "GaussianNoise",
+    "Hardest",
     "MinimalEpsilon",
     "Model",
     "Nearest",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.engine.cascades import CASCADES, get_cascade
+from jaxadv.engine.cascades import CASCADES, attack_of, get_cascade
 from tests.test_apgd import IMAGES as NOISY_IMAGES
 from tests.test_apgd import RANDOM
 from tests.test_attacks import IMAGES, LABELS, MODEL
@@ -14,8 +14,25 @@ from tests.test_attacks import IMAGES, LABELS, MODEL
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("name", CASCADES)
 def test_every_cascade_can_be_had_in_every_norm(name: str, norm: str) -> None:
-    for attack in get_cascade(name, norm).values():
-        assert attack.norm == norm
+    for entry in get_cascade(name, norm).values():
+        assert attack_of(entry).norm == norm
+
+
+def test_the_hardest_are_those_of_least_margin() -> None:
+    few = ja.PGD(steps=5, step_size=0.25)
+    long = ja.Hardest(ja.PGD(steps=40, restarts=2), 0.1, least=2)
+    report = ja.evaluate(
+        MODEL, IMAGES, LABELS, epsilons=[0.02, 0.03], attacks={"few": few, "long": long},
+        distances=False, lanes=8, devices=jax.devices()[:1],
+    )  # fmt: skip
+    first, second = report.stages
+    for level in range(2):
+        mine, left = first.level == level, (first.level == level) & ~first.result.success
+        margin = dict(zip(first.source[mine], first.result.margin[mine], strict=True))
+        chosen = second.source[second.level == level]
+        assert len(chosen) == min(3, left.sum())  # a tenth of 21 images
+        others = set(first.source[left]) - set(chosen)
+        assert max(margin[i] for i in chosen) <= min((margin[i] for i in others), default=np.inf)
 
 
 def test_the_settings_of_autoattack() -> None:

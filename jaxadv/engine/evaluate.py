@@ -15,13 +15,13 @@ from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
 from jaxadv.engine import checks
-from jaxadv.engine.cascades import get_cascade
+from jaxadv.engine.cascades import Cascade, Hardest, attack_of, get_cascade
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.diagnose import answers, program
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.stage import Progress, describe, run_stage, slug, under_name
 from jaxadv.engine.store import Store, fingerprint
-from jaxadv.engine.verify import predict
+from jaxadv.engine.verify import margins, predict
 
 MISCLASSIFIED, SURVIVED = -2, -1
 
@@ -126,7 +126,7 @@ def evaluate(
     labels: Any,
     norm: str = "linf",
     epsilons: Sequence[float] = (0.1,),
-    attacks: str | dict[str, Attack] = "quick",
+    attacks: str | Cascade = "quick",
     *,
     key: Array | None = None,
     ids: Any = None,
@@ -142,9 +142,9 @@ def evaluate(
     norm's unit and the images' scale. attacks: the name of a cascade ("quick"; AutoAttack's
     "standard", "plus" and "rand"; our "fast" and "strong"; see `engine.cascades`), or named attacks
     in the order in which they are run, each on the images that survived those before (at every
-    epsilon on its own); an image that falls at one epsilon counts as fallen at every larger one. A
-    model that draws at random is attacked for all steps, and judged on fresh draws. key: default
-    seed 0.
+    epsilon on its own; a `ja.Hardest(attack, share)` on those of least margin); an image that falls
+    at one epsilon counts as fallen at every larger one. A model that draws at random is attacked
+    for all steps, and judged on fresh draws. key: default seed 0.
     distances: also find the smallest epsilon of every image (MinimalEpsilon of PGD), which is the
     last stage and counts too. store: a folder in which every finished part is kept; called again
     with the same arguments, the evaluation goes on from there. progress: called with (stage, rows
@@ -163,8 +163,8 @@ def evaluate(
     levels = np.unique(np.asarray(epsilons, np.float64))
     if levels.ndim != 1 or len(levels) == 0:
         raise ValueError(f"epsilons={epsilons!r}: pass at least one number")
-    named = get_cascade(attacks, norm)
-    for name, attack in named.items():
+    entries = get_cascade(attacks, norm)
+    for name, attack in ((name, attack_of(entry)) for name, entry in entries.items()):
         if attack.norm != norm:
             raise ValueError(
                 f"attacks[{name!r}] works in {attack.norm}, but norm={norm!r}: give both the same"
@@ -193,9 +193,9 @@ def evaluate(
     messages = [look.message for look in looks if not look.passed]
     if distances:
         shortest = PGD(norm=norm, steps=20, step_size=0.125)
-        named = {**named, "minimal epsilon": MinimalEpsilon(shortest, rounds=8)}
+        entries = {**entries, "minimal epsilon": MinimalEpsilon(shortest, rounds=8)}
     missing = checks.missing_derivative(model, shape)
-    blind = [name for name, attack in named.items() if attack.pullbacks]
+    blind = [name for name, entry in entries.items() if attack_of(entry).pullbacks]
     if missing and blind:
         raise ValueError(f"attacks {blind} need gradients, but {missing} (and distances=False)")
     if len(probe) and not missing:
@@ -203,20 +203,28 @@ def evaluate(
     broken_by = np.where(right, SURVIVED, MISCLASSIFIED) + np.zeros((len(levels), 1), int)
     adversarial = np.broadcast_to(images, (len(levels), *images.shape)).copy()
     distance = np.where(right, np.inf, 0.0)
+    least = np.tile(margins(goal, logits), (len(levels), 1))  # of all that was tried at an epsilon
     same = fingerprint(
         model.params, images, labels, ids, jax.random.key_data(key), np.round(logits, 2)
     )
     stages: list[Stage] = []
     complete = True
     with interruptible() as interrupted:
-        for number, (name, attack) in enumerate(named.items()):
+        for number, (name, entry) in enumerate(entries.items()):
+            attack = attack_of(entry)
             minimal = not attack.needs_epsilon
             if minimal:
                 source = np.flatnonzero(right)
                 level = np.full(len(source), len(levels) - 1)
                 epsilon = distance[source]  # an earlier stage's answer is where to go on from
             else:
-                level, source = np.nonzero(broken_by == SURVIVED)
+                standing = [np.flatnonzero(row == SURVIVED) for row in broken_by]
+                if isinstance(entry, Hardest):
+                    standing = [
+                        row[entry.choose(least[e, row], count)] for e, row in enumerate(standing)
+                    ]
+                level = np.repeat(np.arange(len(levels)), [len(row) for row in standing])
+                source = np.concatenate(standing)
                 epsilon = levels[level]
             width = lanes or choose_lanes(
                 model, attack.queries, shape, count * len(levels), chosen[0]
@@ -230,6 +238,8 @@ def evaluate(
                 interrupted=interrupted,
             )  # fmt: skip
             stages.append(Stage(name, attack, result, source, level))
+            if not minimal:
+                np.minimum.at(least, (level, source), result.margin)
             reached = result.distance if minimal else levels[level]
             for e, radius in enumerate(levels):  # a success counts at every larger epsilon too
                 rows = np.flatnonzero(result.success & (reached <= radius))
@@ -239,7 +249,9 @@ def evaluate(
                 adversarial[e, source[rows]] = result.images[rows]
             np.minimum.at(distance, source[result.success], result.distance[result.success])
             if (result.status == Status.NOT_RUN).any() or interrupted():
-                complete = not (result.status == Status.NOT_RUN).any() and number == len(named) - 1
+                complete = (
+                    not (result.status == Status.NOT_RUN).any() and number == len(entries) - 1
+                )
                 break
     lost = sum(int((stage.result.status == Status.NONFINITE).sum()) for stage in stages)
     if lost:
