@@ -1,11 +1,11 @@
-"""The command line, a file each: `jaxadv evaluate`, `attack`, `certify`, `check`, `train`,
-`reproduce`.
+"""The command line, a file each: `jaxadv evaluate`, `attack`, `distance`, `certify`, `check`,
+`train`, `reproduce`.
 
 Nothing here imports JAX before a command needs it, so that `jaxadv --help` answers at once.
 """
 
 # Each adds its commands to the app.
-from jaxadv.cli import attack, certify, check, evaluate, reproduce, train
+from jaxadv.cli import attack, certify, check, distance, evaluate, reproduce, train
 from jaxadv.cli.app import app
 from jaxadv.cli.attack import build_attack
 from jaxadv.cli.options import parse_epsilons, parse_number
@@ -16,6 +16,7 @@ __all__ = [
     "build_attack",
     "certify",
     "check",
+    "distance",
     "evaluate",
     "parse_epsilons",
     "parse_number",

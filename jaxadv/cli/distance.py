@@ -1,0 +1,116 @@
+"""`jaxadv distance`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jaxadv.cli.app import INTERRUPTED, app
+from jaxadv.cli.options import (
+    EPOCHS,
+    Data,
+    DataDir,
+    Epochs,
+    Json,
+    Lanes,
+    ModelName,
+    Published,
+    Seed,
+    Weights,
+    option,
+)
+from jaxadv.cli.progress import Bars
+from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.subject import find_subject
+
+
+@app.command()
+def distance(
+    data: Data = "mnist5k",
+    data_dir: DataDir = None,
+    weights: Weights = None,
+    published: Published = None,
+    model: ModelName = "lenet",
+    epochs: Epochs = EPOCHS,
+    norm: Annotated[
+        list[str] | None, option("--norm", help="linf, l2, l1 or l0; repeatable (default: l2).")
+    ] = None,
+    effort: Annotated[
+        str, option("--effort", help="fast, standard or strong: 400, 2,000, 40,000 passes.")
+    ] = "standard",
+    passes: Annotated[
+        int | None, option("--passes", help="Another budget, forward and backward.", min=1)
+    ] = None,
+    examples: Annotated[
+        int, option("--examples", help="How many test images, evenly chosen.", min=1)
+    ] = 100,
+    seed: Seed = 0,
+    output: Annotated[Path, option("--output", help="Folder of the report and what is kept.")] = (
+        Path("jaxadv-results/distance")
+    ),
+    json_file: Json = None,
+    lanes: Lanes = None,
+    fresh: Annotated[bool, option("--fresh", help="Start over, use nothing kept.")] = False,
+) -> None:
+    """Find the nearest misclassified image of each, and so accuracy at every epsilon at once.
+
+    Writes OUTPUT/report.html and report.json. Stopped with Ctrl-C, the same command goes on where
+    it was.
+    """
+    norms = [one for given in norm or ["l2"] for one in given.split(",")]
+    check_folder(json_file)
+    state = output / "state"
+    with plain_messages():
+        prepare_jax()
+        import jax
+
+        import jaxadv as ja
+        from jaxadv.core.norms import get_norm
+        from jaxadv.report.distance import distance_data, print_distances, write_distances
+
+        for one in norms:
+            get_norm(one)
+        if fresh:
+            for kept in [*state.glob("*.safetensors"), *state.glob("*/*.npz")]:
+                kept.unlink()
+        subject = find_subject(
+            data, data_dir, examples, weights, published, model, epochs, seed,
+            lambda name: state / f"{name}.safetensors",
+        )  # fmt: skip
+        images = subject.data
+        found: dict[str, Any] = {}
+        with Bars() as bars:
+            for one in norms:
+
+                def progress(name: str, *now: int, one: str = one) -> None:
+                    bars.attack(f"{one} {name}", *now)
+
+                found[one] = ja.minimal_distance(
+                    subject.model, images.images, images.labels, one, effort=effort, passes=passes,
+                    key=jax.random.key(seed), ids=images.ids, lanes=lanes, store=state / one,
+                    progress=progress,
+                )  # fmt: skip
+                if not found[one].complete:
+                    break
+            else:
+                bars.interrupts.check()
+        about = {"model": subject.name, "data": images.name, "seed": seed, "effort": effort}
+        written = {**about, **distance_data(found, subject.total)}
+        out = console()
+        out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
+        print_distances(written, out)
+        write_json(output / "report.json", written)
+        write_json(json_file, written)
+        write_distances(
+            found, output / "report.html", images.classes,
+            f"How far is the nearest mistake of {subject.name} on {images.name}?",
+            bounds=subject.model.bounds, settings=about, total=subject.total,
+        )  # fmt: skip
+    if not bars.worked:
+        out.print("nothing was left to do: all results are from the store (--fresh starts over)")
+    out.print(
+        f"report: {output / 'report.html'}\ndata:   {output / 'report.json'}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if not written["complete"]:
+        raise typer.Exit(INTERRUPTED)

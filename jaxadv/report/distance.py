@@ -1,0 +1,258 @@
+"""Minimal distances as plain data, as tables on the console, and as one HTML page."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxadv.core.result import Status
+from jaxadv.report import table
+from jaxadv.report.elements import (
+    ACCENT,
+    CONTROL,
+    INK,
+    PROVED,
+    picture,
+    plain_axes,
+    svg,
+    template,
+    versions,
+)
+from jaxadv.report.html import NORMS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from jaxadv.engine.minimal import Nearest
+
+COLOURS = (ACCENT, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+SHOWN = (0.1, 0.5, 0.9)  # of these, on the console
+
+
+def distance_data(found: "Mapping[str, Nearest]", total: int | None = None) -> dict[str, Any]:
+    """All that is printed about minimal distances of the same images, for `json.dumps`.
+
+    found: each `Nearest` under a name (such as its norm, or its model and norm); total: how many
+    images the data set has. Quantiles are over the images classified right, one without an
+    adversarial image counts as infinite (null). Robust accuracy is stated at the nine deciles of
+    the distances; any other epsilon can be read off the distances of the images, which are listed.
+    """
+
+    def about(name: str, one: "Nearest") -> dict[str, Any]:
+        right = one.status != Status.MISCLASSIFIED
+        distance = one.distance[right]
+        finite = distance[np.isfinite(distance)]
+        epsilons = np.unique(np.quantile(finite, np.arange(1, 10) / 10)) if len(finite) else []
+        gone = np.concatenate([np.full((1, len(one.distance)), np.inf), one.path])
+        return {
+            "name": name,
+            "norm": one.norm,
+            "complete": one.complete,
+            "clean_accuracy": float(right.mean()),
+            "found": int((one.success & right).sum()),
+            "attacked": int(right.sum()),
+            "quantiles": {f"{q:g}": _quantile(distance, q) for q in QUANTILES},
+            "epsilons": list(map(float, epsilons)),
+            "robust_accuracy": one.robust_accuracy(epsilons).tolist(),
+            "forward": float(one.forward[right].mean()) if right.any() else 0.0,
+            "backward": float(one.backward[right].mean()) if right.any() else 0.0,
+            "seconds": one.cost.seconds,
+            "members": [
+                {
+                    "name": member,
+                    "nearer": int((gone[i + 1] < gone[i])[right].sum()),
+                    "best": int((one.member == i).sum()),
+                    "median": _quantile(one.path[i][right], 0.5),
+                }
+                for i, member in enumerate(one.members)
+            ],
+            "images": [
+                {
+                    "id": int(one.ids[i]), "label": int(one.labels[i]),
+                    "status": Status(one.status[i]).name, "distance": _finite(one.distance[i]),
+                    "lower": None if one.lower is None else _finite(one.lower[i]),
+                    "member": one.members[one.member[i]] if one.member[i] >= 0 else None,
+                    "forward": int(one.forward[i]), "backward": int(one.backward[i]),
+                }
+                for i in range(len(one.ids))
+            ],
+        }  # fmt: skip
+
+    first = next(iter(found.values()))
+    return {
+        "examples": len(first.ids),
+        "total": len(first.ids) if total is None else int(total),
+        "complete": all(one.complete for one in found.values()),
+        "found": [about(name, one) for name, one in found.items()],
+    }
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _quantile(values: np.ndarray, share: float) -> float | None:
+    """The smallest value that so large a share does not exceed; null where that is infinite."""
+    if len(values) == 0:
+        return None
+    return _finite(np.quantile(values, share, method="inverted_cdf"))
+
+
+def print_distances(data: Mapping[str, Any], console: "Console | None" = None) -> None:
+    """Print a `distance_data` as tables: quantiles of the distances, and what each member did."""
+    from rich.console import Console
+
+    console = console or Console()
+    distances = table.grid(
+        f"Smallest distance of {data['examples']:,} images to an adversarial one "
+        "(quantiles over those classified right)",
+        "", ["found", *(f"{100 * q:g} %" for q in SHOWN), "forward", "backward", "s"],
+    )  # fmt: skip
+    for one in data["found"]:
+        distances.add_row(
+            one["name"], f"{one['found']:,}/{one['attacked']:,}",
+            *(table.number_text(one["quantiles"][f"{q:g}"]) for q in SHOWN),
+            table.number_text(one["forward"]), table.number_text(one["backward"]),
+            f"{one['seconds']:.1f}",
+        )  # fmt: skip
+    console.print(distances)
+    for one in data["found"]:
+        members = table.grid(
+            f"{one['name']}: the members, one after the other", "member",
+            ["brought nearer", "found the nearest", "median after it"],
+        )  # fmt: skip
+        for member in one["members"]:
+            members.add_row(member["name"], f"{member['nearer']:,}", f"{member['best']:,}",
+                            table.number_text(member["median"]))  # fmt: skip
+        console.print(members)
+    if not data["complete"]:
+        console.print("[bold yellow]incomplete: the work was interrupted[/]")
+
+
+def write_distances(
+    found: "Mapping[str, Nearest]",
+    path: str | Path,
+    class_names: Sequence[str] | None = None,
+    title: str = "How far is the nearest mistake?",
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    settings: Mapping[str, Any] | None = None,
+    total: int | None = None,
+    gallery: int = 6,
+) -> Path:
+    """Write minimal distances as one HTML page (atomically, everything embedded); its path.
+
+    found: each `Nearest` of the same images under a name; those of one norm share a figure. Shows
+    security curves, what the members after the first gained image by image, and for `gallery`
+    images what each norm changes.
+
+    Needs jinja2 and matplotlib; raises ImportError saying how to get them.
+
+    >>> import jax.numpy as jnp, jaxadv as ja, tempfile
+    >>> from jaxadv.report import write_distances
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+    >>> found = ja.minimal_distance(model, images, labels, effort={"FAB": ja.FAB(steps=5)})
+    >>> write_distances({"linf": found}, tempfile.mkdtemp() + "/report.html").name
+    'report.html'
+    """
+    from jaxadv.engine.store import write_atomically
+
+    data = distance_data(found, total)
+    names = class_names if class_names is not None else list(map(str, range(10**4)))
+    norms = list(dict.fromkeys(one.norm for one in found.values()))
+    page = template("distance.html.j2").render(
+        title=title, data=data, norms=NORMS,
+        curves=[
+            {"norm": NORMS[norm],
+             "picture": _curves({n: one for n, one in found.items() if one.norm == norm})}
+            for norm in norms
+        ],
+        gains=[{"name": name, "picture": gain} for name, one in found.items()
+               if (gain := _gain(one)) is not None],
+        rows=_rows(found, names, bounds, gallery),
+        settings={
+            "images": f"{data['examples']:,} of {data['total']:,}",
+            "image range": f"{bounds[0]:g} to {bounds[1]:g}", **(settings or {}), **versions(),
+        },
+    )  # fmt: skip
+    return write_atomically(path, page)
+
+
+def _curves(found: "Mapping[str, Nearest]") -> str:
+    """Robust accuracy against epsilon, of one norm."""
+    figure, axes = plain_axes(5.4, 3.6)
+    finite = [one.distance[np.isfinite(one.distance)] for one in found.values()]
+    reach = max([np.quantile(d, 0.98) for d in finite if len(d)], default=1.0)
+    grid = np.linspace(0, 1.05 * reach or 1.0, 600)
+    for number, (name, one) in enumerate(found.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(grid, 100 * one.robust_accuracy(grid), color=colour, linewidth=2.2, label=name)
+        proved = one.certified_accuracy(grid)
+        if proved is not None:
+            axes.plot(grid, 100 * proved, "--", color=PROVED, linewidth=1.8,
+                      label=f"{name}, proved")  # fmt: skip
+    axes.set(xlim=(0, grid[-1]), ylim=(0, 103))
+    axes.set_xlabel(f"ε ({NORMS[next(iter(found.values())).norm]})", fontsize=12, color=INK)
+    axes.set_ylabel("robust accuracy in %", fontsize=12, color=INK)
+    if len(axes.lines) > 1:
+        axes.legend(frameon=False, fontsize=10.5, loc="best", labelcolor=INK)
+    return svg(figure)
+
+
+def _gain(one: "Nearest") -> str | None:
+    """Distance after the first member against the last one's, a point for each image."""
+    if len(one.members) < 2:
+        return None
+    first, last = one.path[0], one.path[-1]
+    both = np.isfinite(first) & np.isfinite(last) & (last > 0)
+    if not both.any():
+        return None
+    figure, axes = plain_axes(4.2, 4.2)
+    axes.grid(axis="x", color="#d8dee6", linewidth=0.8)
+    reach = 1.05 * first[both].max()
+    axes.plot([0, reach], [0, reach], color=CONTROL, linewidth=1)
+    axes.scatter(first[both], last[both], s=14, color=ACCENT, alpha=0.7, linewidths=0)
+    axes.set(xlim=(0, reach), ylim=(0, reach), aspect="equal")
+    axes.set_xlabel(f"after {one.members[0]} alone", fontsize=11, color=INK)
+    axes.set_ylabel("after all members", fontsize=11, color=INK)
+    return svg(figure)
+
+
+def _rows(
+    found: "Mapping[str, Nearest]", names: Sequence[str], bounds: tuple[float, float], count: int
+) -> list[dict[str, Any]]:
+    """Some images, each class once before any comes again, and what each search made of them."""
+    lower, upper = bounds
+    results = list(found.values())
+    first = results[0]
+    same = all(np.array_equal(one.ids, first.ids) for one in results)
+    if first.originals.ndim != 4 or not same:
+        return []
+    rows = np.flatnonzero(np.all([one.success & (one.distance > 0) for one in results], 0))
+    labels = first.labels[rows]
+    turn = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)], int)
+    rows = rows[np.lexsort((labels, turn))][:count]
+
+    def scaled(image: np.ndarray) -> str:
+        return picture((image - lower) / (upper - lower))
+
+    def shown(name: str, one: "Nearest", i: int) -> dict[str, Any]:
+        change = (one.images[i] - one.originals[i]) / (upper - lower)
+        return {
+            "name": name, "picture": scaled(one.images[i]),
+            "difference": picture(0.5 + change / (2 * np.abs(change).max())),
+            "distance": table.number_text(float(one.distance[i])),
+            "by": one.members[one.member[i]],
+        }  # fmt: skip
+
+    return [
+        {
+            "id": int(first.ids[i]), "label": names[int(first.labels[i])],
+            "original": scaled(first.originals[i]),
+            "found": [shown(name, one, i) for name, one in found.items()],
+        }
+        for i in rows
+    ]  # fmt: skip

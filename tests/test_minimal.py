@@ -1,0 +1,102 @@
+"""The nearest adversarial image: against closed forms, proved distances, and its own promises."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxadv as ja
+from jaxadv.core.norms import distance64
+from tests.test_attacks import IMAGES, KEY, LABELS, MODEL
+
+ONE = jax.devices()[:1]
+COARSE = ja.MinimalEpsilon(ja.PGD(steps=5, loss="margin"), rounds=4)
+TWO = {"PGD": COARSE, "FAB": ja.FAB(steps=10)}
+SETTINGS = {"devices": ONE, "lanes": 8, "key": KEY}
+
+
+def test_what_is_returned_is_what_it_says() -> None:
+    found = ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, **SETTINGS)
+    right = np.arange(21) != 3
+    np.testing.assert_array_equal(
+        found.success, np.asarray(MODEL(found.images)).argmax(1) != LABELS
+    )
+    np.testing.assert_array_equal(
+        found.distance[found.success],
+        distance64("linf", found.images, IMAGES)[found.success],
+    )
+    assert (found.distance[3], found.member[3], found.forward[3]) == (0, -1, 1)
+    assert found.success[right].all() and (found.member[right] >= 0).all()
+    # The path only falls, and ends where the image is; who is named is who made the last step.
+    assert (np.diff(found.path, axis=0) <= 0).all()
+    np.testing.assert_array_equal(found.path[-1], found.distance)
+    moved = (found.path[1] < found.path[0])[right]
+    np.testing.assert_array_equal(found.member[right], moved.astype(int))
+    assert moved.sum() > 0  # the second does go on from the first
+    curve = found.robust_accuracy([0.0, *np.sort(found.distance)])
+    assert curve[0] == 20 / 21
+    np.testing.assert_allclose(curve[1:], 1 - np.arange(1, 22) / 21)
+
+
+def test_an_image_does_not_depend_on_its_company() -> None:
+    whole = ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, **SETTINGS)
+    order = np.array([17, 3, 8, 0, 12])
+    part = ja.minimal_distance(
+        MODEL, IMAGES[order], LABELS[order], effort=TWO, ids=order, **SETTINGS
+    )
+    for field in ("images", "distance", "member", "forward", "backward", "status"):
+        np.testing.assert_array_equal(getattr(whole, field)[order], getattr(part, field))
+
+
+def test_a_budget_is_kept_and_a_stopped_run_goes_on(tmp_path) -> None:
+    most = 1 + TWO["PGD"].prepared(ja.Untargeted(LABELS), 4).passes
+    found = ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, passes=most, **SETTINGS)
+    assert (found.forward + found.backward).max() <= most
+    assert (found.member <= 0).all()  # the second would not fit
+    seen: list[str] = []
+
+    def stop(name: str, done: int, total: int, successes: int) -> None:
+        seen.append(name)
+        if name == "FAB":
+            raise KeyboardInterrupt
+
+    kept = {"store": tmp_path, **SETTINGS}
+    with pytest.raises(KeyboardInterrupt):
+        ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, progress=stop, **kept)
+    again = ja.minimal_distance(
+        MODEL, IMAGES, LABELS, effort=TWO,
+        progress=lambda name, done, total, _: seen.append(f"{name} {done < total}"), **kept,
+    )  # fmt: skip
+    assert "PGD True" not in seen and "FAB True" in seen
+    straight = ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, **SETTINGS)
+    np.testing.assert_array_equal(again.images, straight.images)
+    np.testing.assert_array_equal(again.forward, straight.forward)
+
+
+def test_targets_are_reached() -> None:
+    targets = (LABELS + 1) % 4
+    found = ja.minimal_distance(
+        MODEL, IMAGES, ja.Targeted(LABELS, targets), effort={"FAB": ja.FAB(steps=10)}, **SETTINGS
+    )
+    reached = np.asarray(MODEL(found.images)).argmax(1) == targets
+    np.testing.assert_array_equal(found.success, reached)
+    assert reached.mean() > 0.9
+
+
+def test_a_bound_that_is_broken_is_no_bound() -> None:
+    lower = np.full(21, np.nan)
+    found = ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, lower=lower, **SETTINGS)
+    assert found.certified_accuracy([0.01]) == 0
+    lower[5] = 2 * found.distance[5]
+    with pytest.raises(ValueError, match=r"lower: images 5"):
+        ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, lower=lower, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [({"effort": "best"}, "effort='best'"), ({"norm": "l3"}, "norm='l3'"),
+     ({"effort": {"a": ja.FAB(norm="l2")}}, "works in l2"), ({"lower": [1.0]}, "lower has shape"),
+     ({"ids": [1]}, "ids has shape")],
+)  # fmt: skip
+def test_what_cannot_be_meant(arguments: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ja.minimal_distance(MODEL, IMAGES, LABELS, **arguments)
