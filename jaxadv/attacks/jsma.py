@@ -14,6 +14,7 @@ from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.pytree import pytree, static
 
 DIRECTIONS = {"up": (1.0,), "down": (-1.0,), "both": (1.0, -1.0)}
+HAIR = 0.01  # box sides: nearer to the box an entry has no room; it would be moved for nothing
 
 
 class JSMAState(NamedTuple):
@@ -60,8 +61,8 @@ class JSMA(MinimumNorm):
     """Jacobian-based saliency map attack (Papernot et al. 2015, arXiv 1511.07528): few entries.
 
     Each step moves two entries by `theta`: of all pairs that raise the target's logit (alpha > 0)
-    and lower the sum of the others (beta < 0) the one of the largest -alpha * beta. Entries at the
-    box are left alone; where no such pair is left the run ends.
+    and lower the sum of the others (beta < 0) the one of the largest -alpha * beta. Entries within
+    a hundredth of the box are left alone; where no such pair is left the run ends.
 
     theta: box sides by which entries move (paper: 1); direction: "up" (they grow; the paper's),
     "down" (they shrink), or "both", one run after the other; gamma: the share of the entries that
@@ -138,7 +139,9 @@ class JSMA(MinimumNorm):
 
     def tell(self, problem: Problem, state: JSMAState, answer: Answer) -> JSMAState:
         image, way = state.image, state.way
-        free = jnp.where(way > 0, image < problem.upper, image > problem.lower)
+        hair = HAIR * (problem.upper - problem.lower)
+        room = jnp.where(way > 0, problem.upper - image, image - problem.lower)
+        free = room > hair
         target, others = way * answer.gradients[0].reshape(2, -1)
         p, q, found = salient_pair(target, others, free.ravel())
         pair = (jnp.arange(image.size) == p) | (jnp.arange(image.size) == q)

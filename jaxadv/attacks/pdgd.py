@@ -112,6 +112,8 @@ class PDGD(MinimumNorm):
         low, high = (problem.lower - problem.image) / side, (problem.upper - problem.image) / side
         moved, adam = self.primal(state, moved, gradient, rate, low, high)
         image = jnp.clip(problem.image + side * moved, problem.lower, problem.upper)
+        # A gradient that is not finite is to show in the next answer: the engine looks there.
+        image = image + 0 * gradient
 
         # The ascent on the weight: how fast does not matter to the constraint, only the sign.
         left = (self.steps - 1 - state.step) / max(self.steps - 1, 1)
@@ -127,8 +129,8 @@ class PDGD(MinimumNorm):
         high: Array,
     ) -> tuple[Float[Array, "..."], Any]:  # fmt: skip
         """r after one step, in box sides, and Adam's moments; gradient: of softplus(margin)."""
-        scale = jnp.maximum(jnp.abs(moved).max(), 1e-30)  # squares are not to vanish
-        outward = moved / scale / jnp.maximum(get_norm("l2").distance(moved / scale), 1e-30)
+        scaled = moved / jnp.maximum(jnp.abs(moved).max(), 1e-30)  # squares are not to vanish
+        outward = scaled / jnp.maximum(get_norm("l2").distance(scaled), 0.5)  # it is 0, or 1 and up
         total = state.weights[0] * outward + state.weights[1] * gradient
         update, adam = self.adam().update(total, state.adam)
         return jnp.clip(moved - rate * update, low, high), adam
