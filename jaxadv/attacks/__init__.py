@@ -4,12 +4,16 @@ from jaxadv.attacks.apgd import APGD
 from jaxadv.attacks.diverse import Diverse
 from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
+from jaxadv.attacks.jsma import JSMA
 from jaxadv.attacks.lbfgs import LBFGS
 from jaxadv.attacks.mifgsm import MIFGSM
 from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
+from jaxadv.attacks.pdgd import PDGD
+from jaxadv.attacks.pdpgd import PDPGD
 from jaxadv.attacks.pgd import BIM, PGD
 from jaxadv.attacks.square import Square
+from jaxadv.attacks.vfga import FGA, VFGA
 from jaxadv.core.attack import Attack
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -19,14 +23,19 @@ ATTACKS: dict[str, type[Attack]] = {
         BIM,
         Diverse,
         FAB,
+        FGA,
         FGM,
         FGSM,
         GaussianNoise,
+        JSMA,
         LBFGS,
         MIFGSM,
         MinimalEpsilon,
+        PDGD,
+        PDPGD,
         PGD,
         Square,
+        VFGA,
         UniformNoise,
     )
 }

@@ -1,0 +1,140 @@
+"""PDGD: descent on the image and ascent on the weight of the constraint, both at once.
+
+The Lagrangian of "the shortest r such that x + r is adversarial" has a saddle point there. Adam
+goes down in r; the weight of the constraint grows while the image is not adversarial, and falls
+while it is. So there is no search for the weight around the descent.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxadv.attacks.iterate import MinimumNorm
+from jaxadv.core.attack import Answer, Problem
+from jaxadv.core.goals import Goal
+from jaxadv.core.norms import get_norm
+from jaxadv.core.pytree import pytree, static
+
+DECAY = 0.9, 0.999, 1e-8  # Adam's
+
+
+class PrimalDualState(NamedTuple):
+    """image: the iterate [H, W, C]; adam: its moments; dual: the logarithm of the constraint's
+    weight over the norm's; weights [2]: of norm and constraint, averaged, sum 1; step: gradients
+    so far."""
+
+    image: Any
+    adam: Any
+    dual: Any
+    weights: Any
+    step: Any
+
+
+@pytree
+class PDGD(MinimumNorm):
+    """Primal-dual gradient descent (Matyasko and Chau 2021, arXiv 2106.01538): the smallest L2.
+
+    Minimises w0 |r| + w1 softplus(margin(x + r)) over r by Adam, r in box sides. Each step adds
+    +-`dual_step` to log(w1 / w0), by the sign of the margin; w0 and w1, of sum 1, follow as moving
+    averages.
+
+    steps: gradients per restart; step_size, final_step: Adam's step in box sides at the beginning,
+    and the share of it at the end (exponential decay); dual_step, final_dual_step: the same for the
+    weights (linear decay); ratio: w0 / w1 at the beginning; least_ratio: the least w0 / w1 and
+    w1 / w0; average: what the moving average keeps each step. restarts: the first begins at the
+    image, the others at uniform noise of up to `noise` box sides around it.
+
+    At r = 0 the norm's gradient is taken as 0. The weights know no scale of their own: a network
+    whose margin changes by less than `least_ratio` or so per box side is not moved. Per restart
+    `steps` backward and `steps + 1` forward passes (the paper's code does not look at the last
+    iterate). The nearest adversarial image ever asked is returned. Raises ValueError for settings
+    that are not listed here.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, 9 * jnp.eye(4)[:, :2])
+    >>> images = jnp.full((1, 2, 2, 1), 0.5).at[0, 0, 0].set(0.7)
+    >>> goal = ja.Untargeted(jnp.array([0]))
+    >>> ja.run(ja.PDGD(), model, images, goal, key=jax.random.key(0)).distance.round(2)
+    array([0.14])
+    """
+
+    norm: str = static(default="l2")
+    steps: int = static(default=500)
+    step_size: Any = 0.1
+    final_step: Any = 0.01
+    dual_step: Any = 0.1
+    final_dual_step: Any = 0.1
+    ratio: Any = 0.01
+    least_ratio: Any = 1e-6
+    average: Any = 0.9
+    noise: Any = 0.1
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("step_size", "final_step", "dual_step", "final_dual_step", "ratio", "noise"):
+            value = getattr(self, field)
+            if isinstance(value, np.floating) and not 0 < value < np.inf:
+                raise ValueError(f"{field}={value}: pass a number above 0")
+        for field, low, high in (("least_ratio", 0, 1), ("average", -1, 1)):
+            value = getattr(self, field)
+            if isinstance(value, np.floating) and not low < value < high:
+                raise ValueError(f"{field}={value}: pass a number below 1, and not below 0")
+
+    def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
+        return -jax.nn.softplus(goal.margin(logits))
+
+    def adam(self) -> Any:
+        """optax's, before the step size."""
+        import optax
+
+        return optax.scale_by_adam(*DECAY)
+
+    def init(self, problem: Problem, key: Array) -> PrimalDualState:
+        image = self.begin(problem)
+        if self.restarts > 1:
+            reach = self.noise * (problem.upper - problem.lower)
+            noise = reach * jax.random.uniform(key, image.shape, image.dtype, -1.0, 1.0)
+            noisy = jnp.clip(image + noise, problem.lower, problem.upper)
+            image = jnp.where(problem.rank > 0, noisy, image)
+        dual = -jnp.log(jnp.float32(self.ratio))
+        return PrimalDualState(image, self.adam().init(image), dual, _weights(dual), jnp.int32(0))
+
+    def tell(self, problem: Problem, state: PrimalDualState, answer: Answer) -> PrimalDualState:
+        # The descent on r, in box sides: a box of another size is the same problem.
+        side = problem.upper - problem.lower
+        moved = (state.image - problem.image) / side
+        gradient = -answer.gradients[0, 0] * side
+        rate = self.step_size * self.final_step ** (state.step / self.steps)
+        low, high = (problem.lower - problem.image) / side, (problem.upper - problem.image) / side
+        moved, adam = self.primal(state, moved, gradient, rate, low, high)
+        image = jnp.clip(problem.image + side * moved, problem.lower, problem.upper)
+        # A gradient that is not finite is to show in the next answer: the engine looks there.
+        image = image + 0 * gradient
+
+        # The ascent on the weight: how fast does not matter to the constraint, only the sign.
+        left = (self.steps - 1 - state.step) / max(self.steps - 1, 1)
+        rate = self.dual_step * (self.final_dual_step + (1 - self.final_dual_step) * left)
+        dual = state.dual + rate * jnp.sign(problem.goal.margin(answer.logits[0]))
+        most = -jnp.log(self.least_ratio)
+        dual = jnp.clip(dual, -most, most)
+        weights = self.average * state.weights + (1 - self.average) * _weights(dual)
+        return PrimalDualState(image, adam, dual, weights, state.step + 1)
+
+    def primal(
+        self, state: PrimalDualState, moved: Array, gradient: Array, rate: Array, low: Array,
+        high: Array,
+    ) -> tuple[Float[Array, "..."], Any]:  # fmt: skip
+        """r after one step, in box sides, and Adam's moments; gradient: of softplus(margin)."""
+        scaled = moved / jnp.maximum(jnp.abs(moved).max(), 1e-30)  # squares are not to vanish
+        outward = scaled / jnp.maximum(get_norm("l2").distance(scaled), 0.5)  # it is 0, or 1 and up
+        total = state.weights[0] * outward + state.weights[1] * gradient
+        update, adam = self.adam().update(total, state.adam)
+        return jnp.clip(moved - rate * update, low, high), adam
+
+
+def _weights(dual: Float[Array, ""]) -> Float[Array, "2"]:
+    return jax.nn.softmax(jnp.stack([jnp.zeros_like(dual), dual]))
