@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         PGD,
         VFGA,
         Diverse,
+        EachTarget,
         GaussianNoise,
         MinimalEpsilon,
         Square,
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM FAB FGA FGM FGSM JSMA LBFGS MIFGSM PDGD PDPGD PGD VFGA Diverse "
+    "attacks": "APGD BIM FAB FGA FGM FGSM JSMA LBFGS MIFGSM PDGD PDPGD PGD VFGA Diverse EachTarget "
     "GaussianNoise MinimalEpsilon Square UniformNoise list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
@@ -124,6 +125,7 @@ __all__ = [
     "CheckWarning",
     "Cost",
     "Diverse",
+    "EachTarget",
     "Finding",
     "GaussianNoise",
     "Hardest",

@@ -12,7 +12,10 @@ from jaxadv.core.norms import distance64
 
 KEY = jax.random.key(7)
 EPSILON = {"linf": 0.15, "l2": 1.2, "l1": 5.0, "l0": 12.0}
-INNER = {"MinimalEpsilon": lambda norm: ja.MinimalEpsilon(ja.PGD(norm=norm, steps=8), rounds=5)}
+INNER = {
+    "EachTarget": lambda norm: ja.EachTarget(ja.PGD(norm=norm, steps=8, loss="margin"), 2),
+    "MinimalEpsilon": lambda norm: ja.MinimalEpsilon(ja.PGD(norm=norm, steps=8), rounds=5),
+}
 BALLS = ["linf", "l2", "l1"]
 ONLY = {"APGD": BALLS, "FAB": BALLS, "FGSM": ["linf"], "LBFGS": ["l2"], "Square": BALLS,
         "FGA": ["l0"], "JSMA": ["l0"], "PDGD": ["l2"], "VFGA": ["l0"]}  # fmt: skip

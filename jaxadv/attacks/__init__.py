@@ -2,6 +2,7 @@
 
 from jaxadv.attacks.apgd import APGD
 from jaxadv.attacks.diverse import Diverse
+from jaxadv.attacks.each_target import EachTarget
 from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
 from jaxadv.attacks.jsma import JSMA
@@ -22,6 +23,7 @@ ATTACKS: dict[str, type[Attack]] = {
         APGD,
         BIM,
         Diverse,
+        EachTarget,
         FAB,
         FGA,
         FGM,

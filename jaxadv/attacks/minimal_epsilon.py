@@ -5,10 +5,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
-from jaxadv.core.attack import Answer, Attack, Problem, Reads
-from jaxadv.core.goals import Goal
+from jaxadv.attacks.around import Around
+from jaxadv.core.attack import Answer, Attack, Problem
 from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import pytree, static
 
@@ -25,7 +25,7 @@ class BisectionState(NamedTuple):
 
 
 @pytree
-class MinimalEpsilon(Attack):
+class MinimalEpsilon(Around):
     """The smallest epsilon of each image for which `attack` succeeds, by bisection.
 
     attack: any attack that takes an epsilon; rounds: bisections after the first trial; largest:
@@ -38,7 +38,6 @@ class MinimalEpsilon(Attack):
     >>> attack = ja.MinimalEpsilon(ja.PGD(steps=20), rounds=10)
     """
 
-    attack: Attack
     rounds: int = static(default=10)
     largest: Any = None
     needs_epsilon: ClassVar[bool] = False
@@ -52,39 +51,12 @@ class MinimalEpsilon(Attack):
             )
 
     @property
-    def name(self) -> str:
-        return f"MinimalEpsilon({self.attack.name})"
-
-    @property
-    def norm(self) -> str:  # type: ignore[override]
-        return self.attack.norm
-
-    @property
-    def queries(self) -> int:  # type: ignore[override]
-        return self.attack.queries
-
-    @property
-    def pullbacks(self) -> int:  # type: ignore[override]
-        return self.attack.pullbacks
-
-    @property
-    def entries(self) -> int:
-        return self.attack.entries
-
-    @property
-    def asks_inside(self) -> bool:  # type: ignore[override]
-        return self.attack.asks_inside
-
-    @property
     def ticks(self) -> int:
         return (self.rounds + 1) * self.attack.ticks
 
     @property
     def passes(self) -> int:
         return (self.rounds + 1) * self.attack.passes
-
-    def prepared(self, goal: Goal, classes: int) -> "MinimalEpsilon":
-        return dataclasses.replace(self, attack=self.attack.prepared(goal, classes))
 
     def _at(self, problem: Problem, epsilon: Any) -> Problem:
         return dataclasses.replace(problem, epsilon=epsilon)
@@ -97,19 +69,8 @@ class MinimalEpsilon(Attack):
         inner = self.attack.init(self._at(problem, largest), first)
         return BisectionState(jnp.float32(0), largest, largest, jnp.int32(0), inner, key)
 
-    def ask(self, problem: Problem, state: BisectionState) -> Float[Array, "Q ..."]:
-        return self.attack.ask(self._at(problem, state.trial), state.inner)
-
-    def reads(self, problem: Problem, state: BisectionState) -> Reads:
-        return self.attack.reads(self._at(problem, state.trial), state.inner)
-
-    def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-        return self.attack.objective(goal, logits)
-
-    def cotangents(
-        self, problem: Problem, state: BisectionState, logits: Float[Array, "Q K"]
-    ) -> Float[Array, "Q P K"]:
-        return self.attack.cotangents(self._at(problem, state.trial), state.inner, logits)
+    def seen(self, problem: Problem, state: BisectionState) -> tuple[Problem, Any]:
+        return self._at(problem, state.trial), state.inner
 
     def tell(self, problem: Problem, state: BisectionState, answer: Answer) -> BisectionState:
         trying = self._at(problem, state.trial)

@@ -1,0 +1,166 @@
+"""`python -m benchmarks.minimum [NAME ...] [--python PYTHON]`: who comes nearest at equal cost.
+
+AttackBench's measure (Cina et al. 2024, arXiv 2404.19460) on the networks of the shared data
+(JAXADV_SHARED, or ../shared): every minimum-norm attack, attacks of fixed epsilon with a search
+around them, `ja.minimal_distance`, and with `--python` (an interpreter that has torch, adv-lib and
+Foolbox) theirs on the same weights and images. Each has 2,000 forward and backward passes an image,
+and the least adversarial distance of all that it ever asked counts. Robust accuracy against
+epsilon is a curve; the per-image best of all makes the lowest. An attack's local optimality is 1
+less its curve's excess over the lowest one, as a share of that of no attack at all (100 %: nowhere
+beaten); global: the mean over the networks.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+import jaxadv as ja
+from benchmarks.common import show
+from jaxadv.models.published import load_published
+
+SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+NETWORKS = ("mnist_smallcnn_ddn_l2", "mnist_cnn_a_adv", "mnist_smallcnn_trades_linf0.3",
+            "cifar10_resnet2b", "cifar_cnn_a_mix")  # fmt: skip
+
+
+class Found(NamedTuple):
+    """Distances [N] (infinite: none), mean passes, seconds."""
+
+    distance: np.ndarray
+    passes: float
+    seconds: float
+
+
+def attacks_of(norm: str, passes: int = 2_000) -> dict[str, ja.Attack]:
+    """Our attacks that know the norm, with about so many passes an image."""
+    return {}
+
+
+def optimality(found: dict[str, Found], right: np.ndarray) -> dict[str, float]:
+    """Local optimality of each, in per cent, over the images [N] that are classified right.
+
+    A curve that ends at the largest of the best distances encloses the mean of the distances cut
+    off there; no attack at all encloses everything.
+    """
+    distances = {name: np.where(right, one.distance, 0.0) for name, one in found.items()}
+    best = np.min(list(distances.values()), 0)
+    reach = best[np.isfinite(best)].max()
+    area = {name: np.minimum(d, reach).mean() for name, d in distances.items()}
+    lowest, whole = np.minimum(best, reach).mean(), right.mean() * reach
+    return {name: 100 * (1 - (a - lowest) / (whole - lowest)) for name, a in area.items()}
+
+
+def load(name: str, count: int) -> tuple[ja.Model, dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """The model, its weights as torch reads them, the first `count` test images and labels."""
+    folder = SHARED / "models" / name
+    with np.load(folder / "weights.npz") as file:
+        weights = dict(file)
+    if name.startswith("mnist"):
+        data = ja.load_data("mnist", "test", count, data_dir=SHARED / "mnist")
+    else:
+        data = ja.load_data(str(SHARED / "cifar10" / "cifar10_test.npz"), count=count)
+    return load_published(folder), weights, data.images, data.labels
+
+
+def ours(
+    model: ja.Model, images: np.ndarray, labels: np.ndarray, norm: str, passes: int, only: set[str]
+) -> dict[str, Found]:
+    """Every attack of ours, and minimal_distance at a fifth of the passes and at all of them."""
+    goal, key = ja.Untargeted(labels), jax.random.key(0)
+    found = {}
+    for name, attack in attacks_of(norm, passes).items():
+        if only and name not in only:
+            continue
+        begin = time.perf_counter()
+        result = ja.run(attack, model, images, goal, key=key)
+        seconds = time.perf_counter() - begin
+        distance = np.where(result.success, result.distance, np.inf)
+        spent = float((result.forward + result.backward).mean())
+        found[name] = Found(distance, spent, seconds)
+    for effort, most in (("fast", passes // 5), ("standard", passes)):
+        begin = time.perf_counter()
+        one = ja.minimal_distance(model, images, goal, norm, effort=effort, passes=most, key=key)
+        seconds = time.perf_counter() - begin
+        spent = float((one.forward + one.backward).mean())
+        found[f"minimal_distance, {effort}"] = Found(one.distance, spent, seconds)
+    return found
+
+
+def theirs(
+    model: ja.Model, weights: dict[str, np.ndarray], images: np.ndarray, labels: np.ndarray,
+    norm: str, passes: int, only: set[str], python: str,
+) -> dict[str, Found]:  # fmt: skip
+    """The attacks of adv-lib and Foolbox, in a process of their own."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        np.savez(folder / "weights.npz", **weights)  # type: ignore[arg-type]
+        np.savez(folder / "data.npz", images=images, labels=labels)
+        script = str(Path(__file__).with_name("minimum_torch.py"))
+        subprocess.run(
+            [python, script, path, norm, str(passes), *([",".join(only)] if only else [])],
+            check=True,
+        )
+        found = {}
+        for file in sorted(folder.glob("*-*.npz")):
+            with np.load(file) as saved:
+                np.testing.assert_allclose(saved["logits"], model(images[:8]), atol=1e-3)
+                library, name = file.stem.rsplit("-", 1)
+                found[f"{name} ({library})"] = Found(
+                    saved["distance"], float(saved["passes"]), float(saved["seconds"])
+                )
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"of {list(NETWORKS)} (default: all)")
+    parser.add_argument("--norm", action="append", help="of these norms only")
+    parser.add_argument("--count", type=int, default=100, help="images of each network")
+    parser.add_argument("--passes", type=int, default=2_000)
+    parser.add_argument("--only", default="", help="attacks of these names, with commas")
+    parser.add_argument("--python", help="an interpreter with torch, adv-lib and Foolbox")
+    parser.add_argument("--json", type=Path, help="write the distances of each image here")
+    options = parser.parse_args()
+    ja.use_cpu_cores()
+    only = set(filter(None, options.only.split(",")))
+    names, kept = options.names or NETWORKS, {}
+    for norm in options.norm or ("linf", "l2", "l1", "l0"):
+        whole: dict[str, list[float]] = {}
+        for name in names:
+            model, weights, images, labels = load(name, options.count)
+            found = ours(model, images, labels, norm, options.passes, only)
+            if options.python:
+                found |= theirs(model, weights, images, labels, norm, options.passes, only,
+                                options.python)  # fmt: skip
+            right = np.asarray(model(images)).argmax(1) == labels
+            scores = optimality(found, right)
+            rows = []
+            for attack in sorted(found, key=lambda key: -scores[key]):
+                one = found[attack]
+                median = np.quantile(one.distance[right], 0.5, method="inverted_cdf")
+                rows.append([attack, f"{scores[attack]:.2f}", f"{median:.4g}",
+                             int((~np.isfinite(one.distance[right])).sum()),
+                             f"{one.passes:.0f}", f"{one.seconds:.1f}"])  # fmt: skip
+                whole.setdefault(attack, []).append(scores[attack])
+            show(f"{name}, {norm}, {len(labels)} images, {options.passes} passes each",
+                 ["attack", "optimality %", "median", "failed", "passes", "s"], rows)  # fmt: skip
+            kept[f"{name} {norm}"] = {key: one.distance.tolist() for key, one in found.items()}
+        if len(names) > 1:
+            rows = [[attack, f"{np.mean(values):.2f}"] for attack, values in
+                    sorted(whole.items(), key=lambda item: -np.mean(item[1]))
+                    if len(values) == len(names)]  # fmt: skip
+            show(f"global optimality, {norm}", ["attack", "%"], rows)
+    if options.json:
+        options.json.write_text(json.dumps(kept))
+
+
+if __name__ == "__main__":
+    main()

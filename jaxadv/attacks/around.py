@@ -1,0 +1,62 @@
+"""An attack around another one: what passes through unchanged."""
+
+import dataclasses
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from jaxadv.core.attack import Attack, Problem, Reads
+from jaxadv.core.goals import Goal
+from jaxadv.core.pytree import pytree
+
+
+@pytree
+class Around(Attack):
+    """Base of attacks that run another one, on a problem that they change (`seen`)."""
+
+    attack: Attack
+
+    @property
+    def name(self) -> str:
+        return f"{type(self).__name__}({self.attack.name})"
+
+    @property
+    def norm(self) -> str:  # type: ignore[override]
+        return self.attack.norm
+
+    @property
+    def queries(self) -> int:  # type: ignore[override]
+        return self.attack.queries
+
+    @property
+    def pullbacks(self) -> int:  # type: ignore[override]
+        return self.attack.pullbacks
+
+    @property
+    def entries(self) -> int:
+        return self.attack.entries
+
+    @property
+    def asks_inside(self) -> bool:  # type: ignore[override]
+        return self.attack.asks_inside
+
+    def prepared(self, goal: Goal, classes: int) -> "Around":
+        return dataclasses.replace(self, attack=self.attack.prepared(goal, classes))
+
+    def seen(self, problem: Problem, state: Any) -> tuple[Problem, Any]:
+        """The problem and the state of the attack inside."""
+        raise NotImplementedError
+
+    def ask(self, problem: Problem, state: Any) -> Float[Array, "Q ..."]:
+        return self.attack.ask(*self.seen(problem, state))
+
+    def reads(self, problem: Problem, state: Any) -> Reads:
+        return self.attack.reads(*self.seen(problem, state))
+
+    def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
+        return self.attack.objective(goal, logits)
+
+    def cotangents(
+        self, problem: Problem, state: Any, logits: Float[Array, "Q K"]
+    ) -> Float[Array, "Q P K"]:
+        return self.attack.cotangents(*self.seen(problem, state), logits)

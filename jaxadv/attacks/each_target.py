@@ -1,0 +1,74 @@
+"""Any attack, aimed at one wrong class after the other."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jaxtyping import Array, Bool
+
+from jaxadv.attacks.around import Around
+from jaxadv.core.attack import Answer, Problem, check_targets, likeliest_wrong
+from jaxadv.core.goals import Goal, Targeted
+from jaxadv.core.pytree import pytree, static
+
+
+@pytree
+class EachTarget(Around):
+    """Any attack, aimed at each of the wrong classes that the clean answer ranks first.
+
+    attack: any that takes a target; targets: how many classes, at most K - 1. Any wrong class is a
+    success, as before; a nearer mistake may well lie towards a class that an untargeted attack
+    never turns to. Each target is a run of its own, with all restarts of the attack before the
+    next: `targets` times the attack's passes. Raises ValueError where the goal names a target.
+
+    >>> import jaxadv as ja
+    >>> attack = ja.EachTarget(ja.PGD(loss="margin"), targets=9)
+    """
+
+    targets: int = static(default=9)
+
+    def __post_init__(self) -> None:
+        if self.targets < 1:
+            raise ValueError(f"targets={self.targets}: pass 1 or more")
+
+    @property
+    def needs_epsilon(self) -> bool:  # type: ignore[override]
+        return self.attack.needs_epsilon
+
+    @property
+    def keep(self) -> str:  # type: ignore[override]
+        return self.attack.keep
+
+    @property
+    def entries(self) -> int:
+        return self.targets * self.attack.entries
+
+    @property
+    def ticks(self) -> int:
+        return self.attack.ticks
+
+    @property
+    def passes(self) -> int:
+        return self.targets * self.attack.passes
+
+    def prepared(self, goal: Goal, classes: int) -> "EachTarget":
+        check_targets(self.targets, goal)
+        inner = self.attack.prepared(Targeted(goal.labels, goal.labels), classes)
+        return dataclasses.replace(self, attack=inner, targets=min(self.targets, classes - 1))
+
+    def seen(self, problem: Problem, state: Any) -> tuple[Problem, Any]:
+        each = self.attack.entries
+        target = likeliest_wrong(problem, problem.rank // each, self.targets)
+        goal = Targeted(problem.goal.labels, target)
+        return dataclasses.replace(problem, goal=goal, rank=problem.rank % each), state
+
+    def init(self, problem: Problem, key: Array) -> Any:
+        return self.attack.init(self.seen(problem, None)[0], key)
+
+    def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
+        inner, _ = self.seen(problem, state)
+        reached = jax.vmap(inner.goal.margin)(answer.logits) < 0
+        return self.attack.tell(inner, state, answer._replace(adversarial=reached))
+
+    def done(self, problem: Problem, state: Any) -> Bool[Array, ""]:
+        return self.attack.done(*self.seen(problem, state))
