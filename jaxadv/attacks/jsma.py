@@ -79,12 +79,12 @@ class JSMA(MinimumNorm):
     milliseconds for 3,072. Raises ValueError for settings that are not listed here.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
+    >>> weights = jnp.array([[1.0, -1], [-1, 1], [0, 0], [0, 0]])
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, weights)
     >>> images = jnp.full((1, 2, 2, 1), 0.5).at[0, 0, 0].set(0.7)
-    >>> goal = ja.Targeted(jnp.array([0]), jnp.array([1]))
-    >>> ja.run(ja.JSMA(gamma=1, direction="both"), model, images, goal,
-    ...        key=jax.random.key(0)).success
-    array([False])
+    >>> goal, attack = ja.Targeted(jnp.array([0]), jnp.array([1])), ja.JSMA(gamma=0.5)
+    >>> ja.run(attack, model, images, goal, key=jax.random.key(0)).distance
+    array([2.])
     """
 
     norm: str = static(default="l0")
