@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         FAB,
         FGM,
         FGSM,
+        FMN,
         LBFGS,
         MIFGSM,
         PGD,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM DDN FAB FGM FGSM LBFGS MIFGSM PGD Diverse GaussianNoise MinimalEpsilon "
+    "attacks": "APGD BIM DDN FAB FGM FGSM FMN LBFGS MIFGSM PGD Diverse GaussianNoise MinimalEpsilon "
     "Square UniformNoise list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
@@ -102,6 +103,7 @@ __all__ = [
     "FAB",
     "FGM",
     "FGSM",
+    "FMN",
     "LBFGS",
     "MIFGSM",
     "PGD",

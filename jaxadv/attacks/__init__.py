@@ -5,6 +5,7 @@ from jaxadv.attacks.ddn import DDN
 from jaxadv.attacks.diverse import Diverse
 from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
+from jaxadv.attacks.fmn import FMN
 from jaxadv.attacks.lbfgs import LBFGS
 from jaxadv.attacks.mifgsm import MIFGSM
 from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
@@ -23,6 +24,7 @@ ATTACKS: dict[str, type[Attack]] = {
         FAB,
         FGM,
         FGSM,
+        FMN,
         GaussianNoise,
         LBFGS,
         MIFGSM,
