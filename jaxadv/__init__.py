@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from jaxadv.attacks import (
         APGD,
         BIM,
+        DDN,
         FAB,
         FGA,
         FGM,
         FGSM,
+        FMN,
         JSMA,
         LBFGS,
         MIFGSM,
@@ -63,8 +65,8 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM FAB FGA FGM FGSM JSMA LBFGS MIFGSM PDGD PDPGD PGD VFGA Diverse EachTarget "
-    "GaussianNoise MinimalEpsilon Square UniformNoise list_attacks",
+    "attacks": "APGD BIM DDN Diverse EachTarget FAB FGA FGM FGSM FMN GaussianNoise JSMA LBFGS "
+    "MIFGSM MinimalEpsilon PDGD PDPGD PGD Square UniformNoise VFGA list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
     "core.model": "EOT Model from_function",
@@ -106,11 +108,13 @@ def __dir__() -> list[str]:
 __all__ = [
     "APGD",
     "BIM",
+    "DDN",
     "EOT",
     "FAB",
     "FGA",
     "FGM",
     "FGSM",
+    "FMN",
     "JSMA",
     "LBFGS",
     "MIFGSM",

@@ -1,10 +1,12 @@
 """The attacks: one file per algorithm or family."""
 
 from jaxadv.attacks.apgd import APGD
+from jaxadv.attacks.ddn import DDN
 from jaxadv.attacks.diverse import Diverse
 from jaxadv.attacks.each_target import EachTarget
 from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
+from jaxadv.attacks.fmn import FMN
 from jaxadv.attacks.jsma import JSMA
 from jaxadv.attacks.lbfgs import LBFGS
 from jaxadv.attacks.mifgsm import MIFGSM
@@ -22,12 +24,14 @@ ATTACKS: dict[str, type[Attack]] = {
     for attack in (
         APGD,
         BIM,
+        DDN,
         Diverse,
         EachTarget,
         FAB,
         FGA,
         FGM,
         FGSM,
+        FMN,
         GaussianNoise,
         JSMA,
         LBFGS,
@@ -37,8 +41,8 @@ ATTACKS: dict[str, type[Attack]] = {
         PDPGD,
         PGD,
         Square,
-        VFGA,
         UniformNoise,
+        VFGA,
     )
 }
 

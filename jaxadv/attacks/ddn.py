@@ -1,0 +1,147 @@
+"""DDN: the direction follows the gradient, the norm follows success. Minimum L2 distance.
+
+Each step adds a normalised gradient to the perturbation, and puts the sum onto a sphere around the
+image. The sphere shrinks after an adversarial iterate and grows after any other.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxadv.attacks.iterate import MinimumNorm
+from jaxadv.core.attack import Answer, Problem
+from jaxadv.core.goals import Goal, Targeted
+from jaxadv.core.norms import get_norm
+from jaxadv.core.pytree import pytree, static
+
+
+class DDNState(NamedTuple):
+    """image: the iterate [H, W, C]; radius: of the sphere it lies on; step: gradients so far; key:
+    for directions where there is no gradient."""
+
+    image: Any
+    radius: Any
+    step: Any
+    key: Any
+
+
+@pytree
+class DDN(MinimumNorm):
+    """Decoupled direction and norm (Rony et al. 2018, arXiv 1811.09600): least distance in L2.
+
+    radius: of the first sphere, in sides of the box (1 where images lie in [0, 1]); gamma: the
+    share by which the radius shrinks or grows; step_size: length of the first step, in sides of the
+    box, which falls along a cosine to `last_step` of it; levels: 0, or the number of grey values
+    that every image asked is rounded to (256: an image file holds the result unchanged; the paper's
+    tables are with it). restarts: the first begins at the image (or the problem's start, with its
+    distance for radius), the others at random points of the first sphere's ball.
+
+    The direction is that of the cross-entropy's gradient (targeted: of its descent), taken from the
+    log-odds, of which the cross-entropy is a monotone function: it does not vanish where a network
+    is sure. Where it is zero all the same the direction is random. Two choices differ from the
+    paper's code. The perturbation is scaled so that after clipping to the box it lies on the sphere
+    (there: before, and the norm falls short of what was wanted). And rounding is not accumulated:
+    the iterate stays unrounded, else late steps, smaller than half a level, would be lost.
+
+    Per restart `steps` backward and `steps + 1` forward passes: the last iterate is judged too.
+    Raises ValueError for a norm other than "l2" and settings below or above what they can mean.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
+    >>> images = jnp.full((1, 2, 2, 1), 0.5).at[0, 0, 0].set(0.7)
+    >>> goal = ja.Untargeted(jnp.array([0]))
+    >>> ja.run(ja.DDN(), model, images, goal, key=jax.random.key(0)).distance.round(2)
+    array([0.14])
+    """
+
+    norm: str = static(default="l2")
+    steps: int = static(default=100)
+    radius: Any = 1.0
+    gamma: Any = 0.05
+    step_size: Any = 1.0
+    last_step: Any = 0.01
+    levels: int = static(default=0)
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.levels != 0 and self.levels < 2:
+            raise ValueError(f"levels={self.levels}: pass 0 (no rounding), or 2 or more")
+        check_numbers(self, radius=np.inf, gamma=1, step_size=np.inf, last_step=1)
+
+    def init(self, problem: Problem, key: Array) -> DDNState:
+        radius = self.radius * (problem.upper - problem.lower)
+        image = begin(self, problem, key, radius)
+        if problem.start is not None:
+            distance = self.geometry.distance(image - problem.image)
+            radius = jnp.where(distance > 0, distance, radius)
+        radius = jnp.minimum(radius, farthest(self, problem))
+        return DDNState(image, radius, jnp.int32(0), key)
+
+    def ask(self, problem: Problem, state: DDNState) -> Float[Array, "Q ..."]:
+        if self.levels == 0:
+            return state.image[None]
+        level = (problem.upper - problem.lower) / (self.levels - 1)
+        rounded = problem.lower + jnp.round((state.image - problem.lower) / level) * level
+        return jnp.clip(rounded, problem.lower, problem.upper)[None]
+
+    def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
+        """The log-odds of the wrong classes (targeted: of the target)."""
+        wanted = goal.targets if isinstance(goal, Targeted) else goal.labels
+        others = jnp.where(jnp.arange(logits.shape[-1]) == wanted, -jnp.inf, logits)
+        odds = jax.nn.logsumexp(others) - logits[wanted]
+        return -odds if isinstance(goal, Targeted) else odds
+
+    def tell(self, problem: Problem, state: DDNState, answer: Answer) -> DDNState:
+        import optax
+
+        # Not answer.adversarial: an image that rounding puts beyond epsilon is to shrink as well.
+        across = problem.goal.margin(answer.logits[0]) < 0
+        radius = state.radius * jnp.where(across, 1 - self.gamma, 1 + self.gamma)
+        radius = jnp.minimum(radius, farthest(self, problem))
+
+        span = problem.upper - problem.lower
+        step_size = optax.cosine_decay_schedule(1.0, self.steps, self.last_step)(state.step)
+        step_size = span * self.step_size * step_size
+        way = direction(answer.gradients[0, 0], jax.random.fold_in(state.key, state.step))
+        delta = state.image - problem.image + step_size * way
+
+        # Stretched so far that the projection is always from outside: it ends on the sphere.
+        stretched = 1e6 * span * delta / jnp.maximum(jnp.abs(delta).max(), 1e-30)
+        image = self.project(problem, problem.image + stretched, radius)
+        return DDNState(image, radius, state.step + 1, state.key)
+
+
+def direction(gradient: Float[Array, "..."], key: Array) -> Float[Array, "..."]:
+    """The gradient at unit L2 length, however small it is; a random direction where it is 0."""
+    noise = jax.random.normal(key, gradient.shape, gradient.dtype)
+    gradient = jnp.where((gradient != 0).any(), gradient, noise)
+    return get_norm("l2").steepest(gradient, gradient, 0, 0, 0)
+
+
+def begin(attack: MinimumNorm, problem: Problem, key: Array, radius: Any) -> Float[Array, "..."]:
+    """Where this run begins: the first as `MinimumNorm.begin` says, the other restarts at random
+    points within `radius` of there."""
+    first = attack.begin(problem)
+    if attack.restarts == 1:
+        return first
+    drawn = attack.geometry.random(key, first, radius, problem.lower, problem.upper)
+    drawn = jnp.clip(drawn, problem.lower, problem.upper)
+    return jnp.where(problem.rank % attack.restarts > 0, drawn, first)
+
+
+def farthest(attack: MinimumNorm, problem: Problem) -> Float[Array, ""]:
+    """The largest radius worth a try: to the farthest corner of the box, and within epsilon."""
+    room = jnp.maximum(problem.upper - problem.image, problem.image - problem.lower)
+    return jnp.minimum(attack.geometry.distance(room), problem.epsilon)
+
+
+def check_numbers(attack: MinimumNorm, **most: float) -> None:
+    """ValueError where one of these settings is not a number above 0 and at most so much."""
+    for field, limit in most.items():
+        value = getattr(attack, field)
+        if isinstance(value, np.floating) and not (0 < value <= limit and value < np.inf):
+            raise ValueError(f"{field}={value}: pass a number above 0, at most {limit}")
