@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from jaxadv.attacks import (
         APGD,
         BIM,
+        CW,
+        EAD,
         FAB,
         FGM,
         FGSM,
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM FAB FGM FGSM LBFGS MIFGSM PGD Diverse GaussianNoise MinimalEpsilon "
+    "attacks": "APGD BIM CW EAD FAB FGM FGSM LBFGS MIFGSM PGD Diverse GaussianNoise MinimalEpsilon "
     "Square UniformNoise list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
@@ -96,6 +98,8 @@ def __dir__() -> list[str]:
 __all__ = [
     "APGD",
     "BIM",
+    "CW",
+    "EAD",
     "EOT",
     "FAB",
     "FGM",

@@ -15,6 +15,7 @@ EPSILON = {"linf": 0.15, "l2": 1.2, "l1": 5.0, "l0": 12.0}
 INNER = {"MinimalEpsilon": lambda norm: ja.MinimalEpsilon(ja.PGD(norm=norm, steps=8), rounds=5)}
 BALLS = ["linf", "l2", "l1"]
 ONLY = {"APGD": BALLS, "FAB": BALLS, "FGSM": ["linf"], "LBFGS": ["l2"], "Square": BALLS}
+ONLY |= {"CW": ["linf", "l2", "l0"], "EAD": ["l1"]}
 CASES = [
     (name, norm) for name in sorted(ATTACKS) for norm in ONLY.get(name, ["linf", "l2", "l1", "l0"])
 ]
@@ -25,6 +26,10 @@ def make(name: str, norm: str) -> ja.Attack:
         return INNER[name](norm)
     if name == "LBFGS":
         return ja.LBFGS()
+    if name == "CW":
+        return ja.CW(norm=norm, steps=100)
+    if name == "EAD":
+        return ja.EAD(steps=100)
     if name == "Square":
         return ja.Square(norm=norm, steps=300)
     return ATTACKS[name](norm=norm)  # type: ignore[call-arg]
@@ -71,7 +76,7 @@ def test_what_every_attack_owes(name: str, norm: str) -> None:
     assert (result.computed >= result.forward).all()
     if attack.pullbacks == 0:
         assert not result.backward.any()
-    elif name in ("APGD", "PGD", "Diverse", "MinimalEpsilon", "BIM", "FAB", "LBFGS"):
+    elif name in ("APGD", "PGD", "Diverse", "MinimalEpsilon", "BIM", "FAB", "LBFGS", "CW", "EAD"):
         assert result.success.sum() > 10
 
     # No result depends on order, company, lane or device (test_run.py: on the devices).

@@ -1,7 +1,9 @@
 """The attacks: one file per algorithm or family."""
 
 from jaxadv.attacks.apgd import APGD
+from jaxadv.attacks.cw import CW
 from jaxadv.attacks.diverse import Diverse
+from jaxadv.attacks.ead import EAD
 from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
 from jaxadv.attacks.lbfgs import LBFGS
@@ -17,7 +19,9 @@ ATTACKS: dict[str, type[Attack]] = {
     for attack in (
         APGD,
         BIM,
+        CW,
         Diverse,
+        EAD,
         FAB,
         FGM,
         FGSM,
