@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from jaxadv.attacks import (
         APGD,
         BIM,
+        CW,
         DDN,
+        EAD,
         FAB,
         FGA,
         FGM,
@@ -65,8 +67,8 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM DDN Diverse EachTarget FAB FGA FGM FGSM FMN GaussianNoise JSMA LBFGS "
-    "MIFGSM MinimalEpsilon PDGD PDPGD PGD Square UniformNoise VFGA list_attacks",
+    "attacks": "APGD BIM CW DDN Diverse EachTarget EAD FAB FGA FGM FGSM FMN GaussianNoise JSMA "
+    "LBFGS MIFGSM MinimalEpsilon PDGD PDPGD PGD Square UniformNoise VFGA list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
     "core.model": "EOT Model from_function",
@@ -108,7 +110,9 @@ def __dir__() -> list[str]:
 __all__ = [
     "APGD",
     "BIM",
+    "CW",
     "DDN",
+    "EAD",
     "EOT",
     "FAB",
     "FGA",

@@ -1,9 +1,11 @@
 """The attacks: one file per algorithm or family."""
 
 from jaxadv.attacks.apgd import APGD
+from jaxadv.attacks.cw import CW
 from jaxadv.attacks.ddn import DDN
 from jaxadv.attacks.diverse import Diverse
 from jaxadv.attacks.each_target import EachTarget
+from jaxadv.attacks.ead import EAD
 from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
 from jaxadv.attacks.fmn import FMN
@@ -24,9 +26,11 @@ ATTACKS: dict[str, type[Attack]] = {
     for attack in (
         APGD,
         BIM,
+        CW,
         DDN,
         Diverse,
         EachTarget,
+        EAD,
         FAB,
         FGA,
         FGM,

@@ -1,0 +1,49 @@
+"""The change of variables of Carlini and Wagner: image = middle + side / 2 * tanh(w).
+
+Where an image lies on a face of the box, tanh is flat, and its pixel could not leave. So the tanh
+is that of a box which is a little larger, and w ends where the image's box does.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxadv.core.attack import Problem
+
+INNER = 0.95  # tanh(w) at the faces: a slope of 0.1 there, against 1 in the middle
+LIMIT = float(np.arctanh(INNER))
+
+
+class TanhSpace(NamedTuple):
+    """image: met exactly by `origin`, its w [H, W, C]; half: half of the larger box's side."""
+
+    image: Float[Array, "..."]
+    origin: Float[Array, "..."]
+    half: Float[Array, ""]
+
+    @classmethod
+    def around(cls, problem: Problem) -> "TanhSpace":
+        """The space of the problem's box."""
+        middle, half = (problem.lower + problem.upper) / 2, (problem.upper - problem.lower) / 2
+        origin = jnp.arctanh(jnp.clip((problem.image - middle) / half, -1, 1) * INNER)
+        return cls(problem.image, origin, half / INNER)
+
+    def enter(self, image: Float[Array, "..."]) -> Float[Array, "..."]:
+        """w of an image."""
+        place = jnp.tanh(self.origin) + (image - self.image) / self.half
+        return jnp.arctanh(jnp.clip(place, -INNER, INNER))
+
+    def leave(self, problem: Problem, w: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The image of w, in the box."""
+        moved = self.image + self.half * (jnp.tanh(w) - jnp.tanh(self.origin))
+        return jnp.clip(moved, problem.lower, problem.upper)
+
+    def slope(self, w: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The derivative of `leave`."""
+        return self.half * (1 - jnp.square(jnp.tanh(w)))
+
+    def within(self, w: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The nearest w whose image is in the box."""
+        return jnp.clip(w, -LIMIT, LIMIT)
