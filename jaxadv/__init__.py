@@ -2,7 +2,7 @@
 
 >>> import jaxadv as ja
 >>> ja.list_attacks()[:3]
-['APGD', 'BIM', 'Diverse']
+['APGD', 'BIM', 'DeepFool']
 """
 
 import importlib
@@ -21,10 +21,15 @@ if TYPE_CHECKING:
         LBFGS,
         MIFGSM,
         PGD,
+        DeepFool,
         Diverse,
         GaussianNoise,
         MinimalEpsilon,
+        NewtonFool,
+        SparseFool,
         Square,
+        SuperDeepFool,
+        TrustRegion,
         UniformNoise,
         list_attacks,
     )
@@ -55,8 +60,9 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM FAB FGM FGSM LBFGS MIFGSM PGD Diverse GaussianNoise MinimalEpsilon "
-    "Square UniformNoise list_attacks",
+    "attacks": "APGD BIM FAB FGM FGSM LBFGS MIFGSM PGD DeepFool Diverse GaussianNoise "
+    "MinimalEpsilon NewtonFool SparseFool Square SuperDeepFool TrustRegion UniformNoise "
+    "list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
     "core.model": "EOT Model from_function",
@@ -109,20 +115,25 @@ __all__ = [
     "Certificates",
     "CheckWarning",
     "Cost",
+    "DeepFool",
     "Diverse",
     "Finding",
     "GaussianNoise",
     "MinimalEpsilon",
     "Model",
+    "NewtonFool",
     "Optimizer",
     "Problem",
     "Reads",
     "Report",
     "Result",
     "Smoothed",
+    "SparseFool",
     "Square",
     "Status",
+    "SuperDeepFool",
     "Targeted",
+    "TrustRegion",
     "UniformNoise",
     "Untargeted",
     "certify",

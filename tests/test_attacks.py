@@ -14,7 +14,18 @@ KEY = jax.random.key(7)
 EPSILON = {"linf": 0.15, "l2": 1.2, "l1": 5.0, "l0": 12.0}
 INNER = {"MinimalEpsilon": lambda norm: ja.MinimalEpsilon(ja.PGD(norm=norm, steps=8), rounds=5)}
 BALLS = ["linf", "l2", "l1"]
-ONLY = {"APGD": BALLS, "FAB": BALLS, "FGSM": ["linf"], "LBFGS": ["l2"], "Square": BALLS}
+ONLY = {
+    "APGD": BALLS,
+    "DeepFool": BALLS,
+    "FAB": BALLS,
+    "FGSM": ["linf"],
+    "LBFGS": ["l2"],
+    "NewtonFool": ["l2"],
+    "SparseFool": ["l1", "l0"],
+    "Square": BALLS,
+    "SuperDeepFool": ["l2"],
+    "TrustRegion": ["linf", "l2"],
+}
 CASES = [
     (name, norm) for name in sorted(ATTACKS) for norm in ONLY.get(name, ["linf", "l2", "l1", "l0"])
 ]

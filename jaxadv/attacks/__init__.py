@@ -1,15 +1,20 @@
 """The attacks: one file per algorithm or family."""
 
 from jaxadv.attacks.apgd import APGD
+from jaxadv.attacks.deepfool import DeepFool
 from jaxadv.attacks.diverse import Diverse
 from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
 from jaxadv.attacks.lbfgs import LBFGS
 from jaxadv.attacks.mifgsm import MIFGSM
 from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
+from jaxadv.attacks.newtonfool import NewtonFool
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
 from jaxadv.attacks.pgd import BIM, PGD
+from jaxadv.attacks.sparsefool import SparseFool
 from jaxadv.attacks.square import Square
+from jaxadv.attacks.superdeepfool import SuperDeepFool
+from jaxadv.attacks.trust_region import TrustRegion
 from jaxadv.core.attack import Attack
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -17,6 +22,7 @@ ATTACKS: dict[str, type[Attack]] = {
     for attack in (
         APGD,
         BIM,
+        DeepFool,
         Diverse,
         FAB,
         FGM,
@@ -25,8 +31,12 @@ ATTACKS: dict[str, type[Attack]] = {
         LBFGS,
         MIFGSM,
         MinimalEpsilon,
+        NewtonFool,
         PGD,
+        SparseFool,
         Square,
+        SuperDeepFool,
+        TrustRegion,
         UniformNoise,
     )
 }
