@@ -30,11 +30,16 @@ if TYPE_CHECKING:
         PDPGD,
         PGD,
         VFGA,
+        DeepFool,
         Diverse,
         EachTarget,
         GaussianNoise,
         MinimalEpsilon,
+        NewtonFool,
+        SparseFool,
         Square,
+        SuperDeepFool,
+        TrustRegion,
         UniformNoise,
         list_attacks,
     )
@@ -67,8 +72,9 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM CW DDN Diverse EachTarget EAD FAB FGA FGM FGSM FMN GaussianNoise JSMA "
-    "LBFGS MIFGSM MinimalEpsilon PDGD PDPGD PGD Square UniformNoise VFGA list_attacks",
+    "attacks": "APGD BIM CW DDN DeepFool Diverse EachTarget EAD FAB FGA FGM FGSM FMN "
+    "GaussianNoise JSMA LBFGS MIFGSM MinimalEpsilon NewtonFool PDGD PDPGD PGD SparseFool "
+    "Square SuperDeepFool TrustRegion UniformNoise VFGA list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
     "core.model": "EOT Model from_function",
@@ -132,6 +138,7 @@ __all__ = [
     "Certificates",
     "CheckWarning",
     "Cost",
+    "DeepFool",
     "Diverse",
     "EachTarget",
     "Finding",
@@ -140,15 +147,19 @@ __all__ = [
     "MinimalEpsilon",
     "Model",
     "Nearest",
+    "NewtonFool",
     "Optimizer",
     "Problem",
     "Reads",
     "Report",
     "Result",
     "Smoothed",
+    "SparseFool",
     "Square",
     "Status",
+    "SuperDeepFool",
     "Targeted",
+    "TrustRegion",
     "UniformNoise",
     "Untargeted",
     "certify",

@@ -3,6 +3,7 @@
 from jaxadv.attacks.apgd import APGD
 from jaxadv.attacks.cw import CW
 from jaxadv.attacks.ddn import DDN
+from jaxadv.attacks.deepfool import DeepFool
 from jaxadv.attacks.diverse import Diverse
 from jaxadv.attacks.each_target import EachTarget
 from jaxadv.attacks.ead import EAD
@@ -13,11 +14,15 @@ from jaxadv.attacks.jsma import JSMA
 from jaxadv.attacks.lbfgs import LBFGS
 from jaxadv.attacks.mifgsm import MIFGSM
 from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
+from jaxadv.attacks.newtonfool import NewtonFool
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
 from jaxadv.attacks.pdgd import PDGD
 from jaxadv.attacks.pdpgd import PDPGD
 from jaxadv.attacks.pgd import BIM, PGD
+from jaxadv.attacks.sparsefool import SparseFool
 from jaxadv.attacks.square import Square
+from jaxadv.attacks.superdeepfool import SuperDeepFool
+from jaxadv.attacks.trust_region import TrustRegion
 from jaxadv.attacks.vfga import FGA, VFGA
 from jaxadv.core.attack import Attack
 
@@ -28,6 +33,7 @@ ATTACKS: dict[str, type[Attack]] = {
         BIM,
         CW,
         DDN,
+        DeepFool,
         Diverse,
         EachTarget,
         EAD,
@@ -41,10 +47,14 @@ ATTACKS: dict[str, type[Attack]] = {
         LBFGS,
         MIFGSM,
         MinimalEpsilon,
+        NewtonFool,
         PDGD,
         PDPGD,
         PGD,
+        SparseFool,
         Square,
+        SuperDeepFool,
+        TrustRegion,
         UniformNoise,
         VFGA,
     )

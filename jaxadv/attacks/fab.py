@@ -7,18 +7,16 @@ the class would change, within the box, and goes to a point between the two proj
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxadv.attacks.hyperplane import hyperplane_step
+from jaxadv.attacks.hyperplane import DUAL, hyperplane_step, nearest_hyperplane
 from jaxadv.core.attack import Answer, Attack, Problem, Reads, check_targets, likeliest_wrong
 from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static, where
 
-DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 WITHIN = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # box sides: the epsilon of starts where none is given
 BEYOND = 0.01  # the share of the margin at which the final search aims: not at the boundary itself
 
@@ -197,9 +195,7 @@ class FAB(Attack):
         gradients, logits = answer.gradients[0], answer.logits[0]
         towards, away = self.pairs(problem, state, logits)
         gaps = logits[away] - logits[towards]
-        scale = jnp.maximum(jnp.abs(gradients).max(), 1e-37)  # squares are to stay finite
-        slopes = jax.vmap(get_norm(DUAL[self.norm]).distance)(gradients / scale)
-        nearest = jnp.argmin(jnp.abs(gaps) / jnp.maximum(slopes, 1e-30))
+        nearest = nearest_hyperplane(self.norm, gradients, gaps)
         normal, gap = gradients[nearest], gaps[nearest]
 
         here = hyperplane_step(self.norm, image, normal, gap, *box)

@@ -10,11 +10,15 @@ sorted, and 31 halvings leave neighbouring floats.
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from jaxadv.core.norms import get_norm
+
+DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 LARGEST = int(np.finfo(np.float32).max.view(np.int32))
 
 
@@ -33,6 +37,12 @@ def smallest(holds: Callable[[Array], Bool[Array, ""]]) -> Float[Array, ""]:
 
     _, found = lax.fori_loop(0, 31, halve, (jnp.int32(-1), jnp.int32(LARGEST)))
     return lax.bitcast_convert_type(found, jnp.float32)
+
+
+def _scaled(normal: Float[Array, "..."], gap: Any) -> tuple[Array, Array, Array]:
+    """Weights of 1 at most, what they are to give together, and the sign of each entry's move."""
+    scale = jnp.maximum(jnp.abs(normal).max(), 1e-37)  # squares and sums are to stay finite
+    return jnp.abs(normal) / scale, jnp.abs(gap) / scale, jnp.sign(normal) * jnp.sign(gap)
 
 
 def hyperplane_step(
@@ -55,9 +65,7 @@ def hyperplane_step(
     >>> hyperplane_step("linf", image, normal, 0.6, 0.0, 1.0).round(3)
     Array([0.4, 0.1, 0. ], dtype=float32)
     """
-    scale = jnp.maximum(jnp.abs(normal).max(), 1e-37)  # squares and sums are to stay finite
-    weight, wanted = jnp.abs(normal) / scale, jnp.abs(gap) / scale
-    way = jnp.sign(normal) * jnp.sign(gap)
+    weight, wanted, way = _scaled(normal, gap)
     room = jnp.where(way > 0, upper - image, image - lower)
     room = jnp.where(weight > 0, jnp.clip(room, 0, None), 0)
 
@@ -72,3 +80,25 @@ def hyperplane_step(
         return jnp.minimum(length if norm == "linf" else length * weight, room)
 
     return way * moved(smallest(lambda length: (weight * moved(length)).sum() >= wanted))
+
+
+def free_step(norm: str, normal: Float[Array, "..."], gap: Any) -> Float[Array, "..."]:
+    """The shortest d with <normal, d> = gap where no box is in the way; 0 if the normal is.
+
+    In L1 the entries of largest weight share it. (Moosavi-Dezfooli et al. 2015, section 3.3.)
+    """
+    weight, wanted, way = _scaled(normal, gap)
+    direction = {"linf": weight * 0 + 1, "l2": weight, "l1": (weight >= weight.max()) * weight}[
+        norm
+    ]
+    total = jnp.maximum((weight * direction).sum(), 1e-37)
+    return way * direction * jnp.minimum(wanted / total, 1e30)
+
+
+def nearest_hyperplane(
+    norm: str, normals: Float[Array, "P ..."], gaps: Float[Array, " P"]
+) -> Int[Array, ""]:
+    """Which of the hyperplanes <normal, d> = gap is nearest in the norm, box or no box."""
+    scale = jnp.maximum(jnp.abs(normals).max(), 1e-37)  # squares are to stay finite
+    slopes = jax.vmap(get_norm(DUAL[norm]).distance)(normals / scale)
+    return jnp.argmin(jnp.abs(gaps) / jnp.maximum(slopes, 1e-30))
