@@ -41,7 +41,40 @@ class Found(NamedTuple):
 
 def attacks_of(norm: str, passes: int = 2_000) -> dict[str, ja.Attack]:
     """Our attacks that know the norm, with about so many passes an image."""
-    return {}
+    steps, each = passes // 2, passes // 18
+    wider: dict[str, ja.Attack] = {
+        "FMN": ja.FMN(norm=norm, steps=steps),
+        "FMN, each target": ja.EachTarget(ja.FMN(norm=norm, steps=each)),
+        "PDPGD": ja.PDPGD(norm=norm, steps=steps),
+        "BrendelBethge": ja.BrendelBethge(norm=norm, steps=steps),
+        "PGD, searched": ja.MinimalEpsilon(
+            ja.PGD(norm=norm, steps=steps // 10, step_size=0.05, loss="margin"), rounds=9
+        ),
+    }
+    if norm != "l0":
+        wider["APGD, searched"] = ja.MinimalEpsilon(
+            ja.APGD(norm=norm, steps=steps // 10, loss="dlr"), rounds=9
+        )
+        wider["FAB"] = ja.FAB(norm=norm, steps=passes // 27, targets=9)
+        wider["DeepFool"] = ja.DeepFool(norm=norm)
+    if norm in ja.CW.norms:
+        wider["CW"] = ja.CW(norm=norm, steps=steps // 9)
+    if norm in ja.TrustRegion.norms:
+        wider["TrustRegion"] = ja.TrustRegion(norm=norm)
+    if norm in ja.ALMA.norms:
+        wider["ALMA"] = ja.ALMA(norm=norm, steps=steps)
+    narrow: dict[str, dict[str, ja.Attack]] = {
+        "l2": {
+            "DDN": ja.DDN(steps=steps), "PDGD": ja.PDGD(steps=steps), "LBFGS": ja.LBFGS(),
+            "SuperDeepFool": ja.SuperDeepFool(), "NewtonFool": ja.NewtonFool(),
+        },
+        "l1": {"EAD": ja.EAD(steps=passes // 27), "SparseFool": ja.SparseFool(norm="l1")},
+        "l0": {
+            "SigmaZero": ja.SigmaZero(steps=steps), "VFGA": ja.VFGA(), "FGA": ja.FGA(),
+            "JSMA": ja.JSMA(), "SparseFool": ja.SparseFool(norm="l0"),
+        },
+    }  # fmt: skip
+    return wider | narrow.get(norm, {})
 
 
 def optimality(found: dict[str, Found], right: np.ndarray) -> dict[str, float]:

@@ -16,11 +16,10 @@ INNER = {
     "EachTarget": lambda norm: ja.EachTarget(ja.PGD(norm=norm, steps=8, loss="margin"), 2),
     "MinimalEpsilon": lambda norm: ja.MinimalEpsilon(ja.PGD(norm=norm, steps=8), rounds=5),
 }
-BALLS = ["linf", "l2", "l1"]
-ONLY = {"APGD": BALLS, "FAB": BALLS, "FGSM": ["linf"], "LBFGS": ["l2"], "Square": BALLS,
-        "FGA": ["l0"], "JSMA": ["l0"], "PDGD": ["l2"], "VFGA": ["l0"]}  # fmt: skip
-CASES = [
-    (name, norm) for name in sorted(ATTACKS) for norm in ONLY.get(name, ["linf", "l2", "l1", "l0"])
+CASES = [  # of each attack one norm, all of them with -m slow
+    pytest.param(name, norm, marks=[] if number == 0 else pytest.mark.slow)
+    for name, attack in sorted(ATTACKS.items())
+    for number, norm in enumerate(attack.norms)
 ]
 
 
@@ -29,8 +28,10 @@ def make(name: str, norm: str) -> ja.Attack:
         return INNER[name](norm)
     if name == "LBFGS":
         return ja.LBFGS()
-    if name == "Square":
-        return ja.Square(norm=norm, steps=300)
+    if name == "EAD":
+        return ja.EAD(steps=100)
+    if name in ("CW", "Square"):
+        return ATTACKS[name](norm=norm, steps=100 if name == "CW" else 300)  # type: ignore[call-arg]
     return ATTACKS[name](norm=norm)  # type: ignore[call-arg]
 
 

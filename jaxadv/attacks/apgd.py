@@ -5,7 +5,7 @@ table (`plan`), and a run of APGD reads its rows one after the other.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from jaxadv.core.attack import Answer, Attack, Problem, Reads, check_targets, likeliest_wrong
 from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.losses import get_loss
-from jaxadv.core.norms import L0, get_norm
+from jaxadv.core.norms import L0
 from jaxadv.core.pytree import pytree, static, where
 
 IMPROVING = 0.75  # the share of steps that must raise the loss for a step size to be kept
@@ -106,12 +106,11 @@ class APGD(Attack):
     restarts: int = static(default=1)
     targets: int = static(default=0)
     wide: bool = static(default=True)
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
     def __post_init__(self) -> None:
-        get_norm(self.norm)
+        self.check_norm()
         get_loss(self.loss)
-        if self.norm == "l0":
-            raise ValueError("norm='l0': APGD knows 'linf', 'l2' and 'l1'; pass one, or ja.PGD")
         for field, least in (("steps", 1), ("restarts", 1), ("targets", 0)):
             if getattr(self, field) < least:
                 raise ValueError(f"{field}={getattr(self, field)}: pass {least} or more")

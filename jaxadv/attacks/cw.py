@@ -98,10 +98,10 @@ class CW(Rounds):
     largest_c: Any = None
     decrease: Any = 0.9
     refinements: int = static(default=3)
+    norms: ClassVar[tuple[str, ...]] = tuple(PAPER)
 
     def __post_init__(self) -> None:
-        if self.norm not in PAPER:
-            raise ValueError(f"norm={self.norm!r}: pass one of {sorted(PAPER)}")
+        self.check_norm()
         fields = ("rounds", "learning_rate", "initial_c", "largest_c")
         for field, value in zip(fields, PAPER[self.norm], strict=True):
             if getattr(self, field) is None:

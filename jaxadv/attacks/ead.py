@@ -52,6 +52,7 @@ class EAD(Rounds):
     beta: Any = 1e-2
     rule: str = static(default="l1")
     norm: ClassVar[str] = "l1"
+    norms: ClassVar[tuple[str, ...]] = ("l1",)
     queries: ClassVar[int] = 2
 
     def __post_init__(self) -> None:

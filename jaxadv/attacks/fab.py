@@ -14,7 +14,6 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxadv.attacks.hyperplane import DUAL, hyperplane_step, nearest_hyperplane
 from jaxadv.core.attack import Answer, Attack, Problem, Reads, check_targets, likeliest_wrong
 from jaxadv.core.goals import Goal, Targeted
-from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static, where
 
 WITHIN = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # box sides: the epsilon of starts where none is given
@@ -79,11 +78,10 @@ class FAB(Attack):
     bounded: bool = static(default=False)
     pullbacks: int = static(default=1)
     asks_inside: ClassVar[bool] = False
+    norms: ClassVar[tuple[str, ...]] = tuple(DUAL)
 
     def __post_init__(self) -> None:
-        get_norm(self.norm)
-        if self.norm not in DUAL:
-            raise ValueError(f"norm={self.norm!r}: pass one of {sorted(DUAL)}")
+        self.check_norm()
         for field, least in (("steps", 1), ("restarts", 1), ("targets", 0), ("search", 0)):
             if getattr(self, field) < least:
                 raise ValueError(f"{field}={getattr(self, field)}: pass {least} or more")

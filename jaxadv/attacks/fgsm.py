@@ -1,6 +1,6 @@
 """The fast gradient (sign) method: one step of the length of epsilon."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxadv.attacks.gradient import GradientAttack
 from jaxadv.core.pytree import pytree, static
@@ -18,6 +18,7 @@ class FGSM(GradientAttack):
 
     steps: int = static(default=1)
     step_size: Any = 1.0
+    norms: ClassVar[tuple[str, ...]] = ("linf",)
 
 
 @pytree

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxadv.core.attack import Attack, Problem, Reads
-from jaxadv.core.norms import NORMS, get_norm
 from jaxadv.core.pytree import pytree, static
 
 
@@ -22,12 +21,9 @@ class Iterate(Attack):
     norm: str = static(default="linf")
     steps: int = static(default=40)
     restarts: int = static(default=1)
-    norms: ClassVar[tuple[str, ...]] = tuple(NORMS)
 
     def __post_init__(self) -> None:
-        get_norm(self.norm)
-        if self.norm not in self.norms:
-            raise ValueError(f"norm={self.norm!r}: {self.name} knows {', '.join(self.norms)}")
+        self.check_norm()
         for field in ("steps", "restarts"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: pass 1 or more")
@@ -38,7 +34,7 @@ class Iterate(Attack):
 
     @property
     def passes(self) -> int:
-        return self.entries * (self.steps * (1 + self.pullbacks) + 1)
+        return self.entries * (self.ticks + self.steps * self.pullbacks)
 
     def ask(self, problem: Problem, state: Any) -> Float[Array, "Q ..."]:
         return state.image[None]

@@ -98,6 +98,7 @@ class LBFGS(Attack):
     initial_c: Any = None
     precision: str = static(default="float32")
     norm: ClassVar[str] = "l2"
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
     needs_epsilon: ClassVar[bool] = False
     keep: ClassVar[str] = "distance"
     asks_inside: ClassVar[bool] = False

@@ -4,7 +4,7 @@ The images asked are decided one tick ahead, so that a tick is one forward pass 
 square has a side that changes from tick to tick: it is a mask over the whole image.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ from jaxtyping import Array, Bool, Float
 from jaxadv.core.attack import Answer, Attack, Problem
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import cross_entropy
-from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which p is halved
@@ -59,11 +58,10 @@ class Square(Attack):
     rescale: bool = static(default=False)
     restarts: int = static(default=1)
     pullbacks = 0
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
     def __post_init__(self) -> None:
-        get_norm(self.norm)
-        if self.norm == "l0":
-            raise ValueError("norm='l0': Square knows 'linf', 'l2' and 'l1'; pass one of them")
+        self.check_norm()
         for field in ("steps", "restarts"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: pass 1 or more")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.goals import Goal
-from jaxadv.core.norms import Norm, get_norm
+from jaxadv.core.norms import NORMS, Norm, get_norm
 from jaxadv.core.pytree import pytree
 
 State = Any
@@ -74,6 +74,7 @@ class Attack:
     restarts: Any = 1
     targets: Any = 0  # classes that an attack without a goal's target aims at, one after the other
     norm: Any = "linf"
+    norms: ClassVar[tuple[str, ...]] = tuple(NORMS)  # those that the attack knows
     needs_epsilon: ClassVar[bool] = True
     keep: ClassVar[str] = "first"
     asks_inside: ClassVar[bool] = True
@@ -87,6 +88,12 @@ class Attack:
     def geometry(self) -> Norm:
         """The norm in which distances and epsilon are measured."""
         return get_norm(self.norm)
+
+    def check_norm(self) -> None:
+        """ValueError where the norm is none that the attack knows."""
+        get_norm(self.norm)
+        if self.norm not in self.norms:
+            raise ValueError(f"norm={self.norm!r}: {self.name} knows {', '.join(self.norms)}")
 
     @property
     def entries(self) -> int:
