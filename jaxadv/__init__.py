@@ -2,7 +2,7 @@
 
 >>> import jaxadv as ja
 >>> ja.list_attacks()[:3]
-['APGD', 'BIM', 'Diverse']
+['ALMA', 'APGD', 'BIM']
 """
 
 import importlib
@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxadv import data, models, report
     from jaxadv.attacks import (
+        ALMA,
         APGD,
         BIM,
         DDN,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         Diverse,
         GaussianNoise,
         MinimalEpsilon,
+        SigmaZero,
         Square,
         UniformNoise,
         list_attacks,
@@ -57,8 +59,8 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM DDN FAB FGM FGSM FMN LBFGS MIFGSM PGD Diverse GaussianNoise MinimalEpsilon "
-    "Square UniformNoise list_attacks",
+    "attacks": "ALMA APGD BIM DDN FAB FGM FGSM FMN LBFGS MIFGSM PGD Diverse GaussianNoise "
+    "MinimalEpsilon SigmaZero Square UniformNoise list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
     "core.model": "EOT Model from_function",
@@ -96,6 +98,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "ALMA",
     "APGD",
     "BIM",
     "DDN",
@@ -123,6 +126,7 @@ __all__ = [
     "Reads",
     "Report",
     "Result",
+    "SigmaZero",
     "Smoothed",
     "Square",
     "Status",

@@ -1,5 +1,6 @@
 """The attacks: one file per algorithm or family."""
 
+from jaxadv.attacks.alma import ALMA
 from jaxadv.attacks.apgd import APGD
 from jaxadv.attacks.ddn import DDN
 from jaxadv.attacks.diverse import Diverse
@@ -11,12 +12,14 @@ from jaxadv.attacks.mifgsm import MIFGSM
 from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
 from jaxadv.attacks.pgd import BIM, PGD
+from jaxadv.attacks.sigma_zero import SigmaZero
 from jaxadv.attacks.square import Square
 from jaxadv.core.attack import Attack
 
 ATTACKS: dict[str, type[Attack]] = {
     attack.__name__: attack
     for attack in (
+        ALMA,
         APGD,
         BIM,
         DDN,
@@ -30,6 +33,7 @@ ATTACKS: dict[str, type[Attack]] = {
         MIFGSM,
         MinimalEpsilon,
         PGD,
+        SigmaZero,
         Square,
         UniformNoise,
     )
