@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxadv.attacks.ddn import begin, check_numbers, direction, noise
@@ -168,12 +169,14 @@ class ALMA(MinimumNorm):
         outwards = jnp.where(gradient > 0, problem.image <= problem.lower, False)
         outwards |= jnp.where(gradient < 0, problem.image >= problem.upper, False)
         free = jnp.where(outwards, 0.0, gradient)
-        rate = wanted / jnp.maximum(self.geometry.distance(free), 1e-30)
-        for _ in range(4):
+
+        def longer(_: Any, rate: Array) -> Array:
             moved = jnp.clip(problem.image - span * rate * free, problem.lower, problem.upper)
             length = self.geometry.distance(moved - problem.image) / span
-            rate = rate * jnp.clip(wanted / jnp.maximum(length, 1e-30), 1, 10)
-        return rate
+            return rate * jnp.clip(wanted / jnp.maximum(length, 1e-30), 1, 10)
+
+        rate = wanted / jnp.maximum(self.geometry.distance(free), 1e-30)
+        return lax.fori_loop(0, 4, longer, rate)
 
 
 def slope(value: Any, rho: Any, mu: Any) -> Float[Array, ""]:
