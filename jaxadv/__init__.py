@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxadv import data, models, report
     from jaxadv.attacks import (
+        ALMA,
         APGD,
         BIM,
         CW,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         GaussianNoise,
         MinimalEpsilon,
         NewtonFool,
+        SigmaZero,
         SparseFool,
         Square,
         SuperDeepFool,
@@ -72,9 +74,9 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM CW DDN DeepFool Diverse EachTarget EAD FAB FGA FGM FGSM FMN "
-    "GaussianNoise JSMA LBFGS MIFGSM MinimalEpsilon NewtonFool PDGD PDPGD PGD SparseFool "
-    "Square SuperDeepFool TrustRegion UniformNoise VFGA list_attacks",
+    "attacks": "ALMA APGD BIM CW DDN DeepFool Diverse EachTarget EAD FAB FGA FGM FGSM FMN "
+    "GaussianNoise JSMA LBFGS MIFGSM MinimalEpsilon NewtonFool PDGD PDPGD PGD SigmaZero "
+    "SparseFool Square SuperDeepFool TrustRegion UniformNoise VFGA list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
     "core.model": "EOT Model from_function",
@@ -114,6 +116,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "ALMA",
     "APGD",
     "BIM",
     "CW",
@@ -153,6 +156,7 @@ __all__ = [
     "Reads",
     "Report",
     "Result",
+    "SigmaZero",
     "Smoothed",
     "SparseFool",
     "Square",

@@ -1,5 +1,6 @@
 """The attacks: one file per algorithm or family."""
 
+from jaxadv.attacks.alma import ALMA
 from jaxadv.attacks.apgd import APGD
 from jaxadv.attacks.cw import CW
 from jaxadv.attacks.ddn import DDN
@@ -19,6 +20,7 @@ from jaxadv.attacks.noise import GaussianNoise, UniformNoise
 from jaxadv.attacks.pdgd import PDGD
 from jaxadv.attacks.pdpgd import PDPGD
 from jaxadv.attacks.pgd import BIM, PGD
+from jaxadv.attacks.sigma_zero import SigmaZero
 from jaxadv.attacks.sparsefool import SparseFool
 from jaxadv.attacks.square import Square
 from jaxadv.attacks.superdeepfool import SuperDeepFool
@@ -29,6 +31,7 @@ from jaxadv.core.attack import Attack
 ATTACKS: dict[str, type[Attack]] = {
     attack.__name__: attack
     for attack in (
+        ALMA,
         APGD,
         BIM,
         CW,
@@ -51,6 +54,7 @@ ATTACKS: dict[str, type[Attack]] = {
         PDGD,
         PDPGD,
         PGD,
+        SigmaZero,
         SparseFool,
         Square,
         SuperDeepFool,

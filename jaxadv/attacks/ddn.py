@@ -19,13 +19,14 @@ from jaxadv.core.pytree import pytree, static
 
 
 class DDNState(NamedTuple):
-    """image: the iterate [H, W, C]; radius: of the sphere it lies on; step: gradients so far; key:
-    for directions where there is no gradient."""
+    """image: the iterate [H, W, C]; radius: of the sphere it lies on; step: gradients so far;
+    noise: the direction taken where there is no gradient [H, W, C] (one for the whole run: to draw
+    at every tick would cost as much as a small network)."""
 
     image: Any
     radius: Any
     step: Any
-    key: Any
+    noise: Any
 
 
 @pytree
@@ -79,7 +80,7 @@ class DDN(MinimumNorm):
             distance = self.geometry.distance(image - problem.image)
             radius = jnp.where(distance > 0, distance, radius)
         radius = jnp.minimum(radius, farthest(self, problem))
-        return DDNState(image, radius, jnp.int32(0), key)
+        return DDNState(image, radius, jnp.int32(0), noise(key, image))
 
     def ask(self, problem: Problem, state: DDNState) -> Float[Array, "Q ..."]:
         if self.levels == 0:
@@ -106,18 +107,22 @@ class DDN(MinimumNorm):
         span = problem.upper - problem.lower
         step_size = optax.cosine_decay_schedule(1.0, self.steps, self.last_step)(state.step)
         step_size = span * self.step_size * step_size
-        way = direction(answer.gradients[0, 0], jax.random.fold_in(state.key, state.step))
+        way = direction(answer.gradients[0, 0], state.noise)
         delta = state.image - problem.image + step_size * way
 
         # Stretched so far that the projection is always from outside: it ends on the sphere.
         stretched = 1e6 * span * delta / jnp.maximum(jnp.abs(delta).max(), 1e-30)
         image = self.project(problem, problem.image + stretched, radius)
-        return DDNState(image, radius, state.step + 1, state.key)
+        return DDNState(image, radius, state.step + 1, state.noise)
 
 
-def direction(gradient: Float[Array, "..."], key: Array) -> Float[Array, "..."]:
-    """The gradient at unit L2 length, however small it is; a random direction where it is 0."""
-    noise = jax.random.normal(key, gradient.shape, gradient.dtype)
+def noise(key: Array, image: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Where a run goes that has no gradient to follow."""
+    return jax.random.normal(jax.random.fold_in(key, 1), image.shape, image.dtype)
+
+
+def direction(gradient: Float[Array, "..."], noise: Any) -> Float[Array, "..."]:
+    """The gradient at unit L2 length, however small it is; where it is 0 the noise's direction."""
     gradient = jnp.where((gradient != 0).any(), gradient, noise)
     return get_norm("l2").steepest(gradient, gradient, 0, 0, 0)
 
@@ -139,7 +144,7 @@ def farthest(attack: MinimumNorm, problem: Problem) -> Float[Array, ""]:
     return jnp.minimum(attack.geometry.distance(room), problem.epsilon)
 
 
-def check_numbers(attack: MinimumNorm, **most: float) -> None:
+def check_numbers(attack: MinimumNorm, **most: Any) -> None:
     """ValueError where one of these settings is not a number above 0 and at most so much."""
     for field, limit in most.items():
         value = getattr(attack, field)

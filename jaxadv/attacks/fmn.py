@@ -6,12 +6,11 @@ be crossed; then it shrinks after each adversarial iterate and grows after any o
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxadv.attacks.ddn import begin, check_numbers, direction, farthest
+from jaxadv.attacks.ddn import begin, check_numbers, direction, farthest, noise
 from jaxadv.attacks.fab import DUAL, WITHIN
 from jaxadv.attacks.hyperplane import smallest
 from jaxadv.attacks.iterate import MinimumNorm
@@ -24,7 +23,7 @@ STEP_SIZE = {"linf": 10.0, "l2": 1.0, "l1": 1.0, "l0": 1.0}
 
 class FMNState(NamedTuple):
     """image: what is asked next [H, W, C]; radius: of the ball; closest: the least distance of an
-    adversarial iterate (infinite: none yet); step: gradients taken so far; key: for directions
+    adversarial iterate (infinite: none yet); step: gradients so far; noise: the direction taken
     where there is no gradient. The search between image and start has images at the distances low
     (not adversarial) and high; searched: images it has asked."""
 
@@ -32,7 +31,7 @@ class FMNState(NamedTuple):
     radius: Any
     closest: Any
     step: Any
-    key: Any
+    noise: Any
     low: Any
     high: Any
     searched: Any
@@ -53,10 +52,10 @@ class FMN(MinimumNorm):
     The loss is the margin. Every iterate is the nearest point of ball and box together (the paper
     clips after the projection onto the ball, and its iterates fall short of the radius; Foolbox's
     L2 attack never projects, adv-lib's goes to the sphere even from inside). Two choices are ours.
-    A linear model's distance is exceeded by gamma: without that the iterate converges to the
-    boundary of a piecewise linear network from within, and is never adversarial. In L0, where that
-    distance is the least number of entries whose way to the box would do, the paper has none and
-    grows the radius from one entry.
+    A linear model's distance is exceeded by gamma: without that some iterates converge to the
+    boundary of a piecewise linear network from within, and are never adversarial. In L0, where the
+    paper grows the radius from one entry, that distance is the least number of entries whose way to
+    the box would do.
 
     Per restart `steps` backward and `steps + 1` forward passes (the last iterate is judged too),
     and `search` forward passes more where there is a start. Raises ValueError for settings below or
@@ -94,7 +93,9 @@ class FMN(MinimumNorm):
         image = begin(self, problem, key, within)
         zero, none = jnp.float32(0), jnp.int32(0)
         high, radius = zero + jnp.inf, farthest(self, problem)
-        state = FMNState(image, radius, high, none, key, zero, high, none + self.search)
+        state = FMNState(
+            image, radius, high, none, noise(key, image), zero, high, none + self.search
+        )
         if problem.start is None or self.search == 0:
             return state
         high = self.geometry.distance(image - problem.image)
@@ -152,7 +153,7 @@ class FMN(MinimumNorm):
         outwards = jnp.where(state.closest < jnp.inf, larger, crossed)
         radius = jnp.minimum(jnp.where(across, inwards, outwards), farthest(self, problem))
 
-        way = direction(gradient, jax.random.fold_in(state.key, state.step))
+        way = direction(gradient, state.noise)
         image = self.project(problem, state.image + step_size * way, radius)
         return state._replace(image=image, radius=radius, step=state.step + 1)
 
