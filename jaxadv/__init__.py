@@ -2,7 +2,7 @@
 
 >>> import jaxadv as ja
 >>> ja.list_attacks()[:3]
-['APGD', 'BIM', 'Diverse']
+['APGD', 'BIM', 'BrendelBethge']
 """
 
 import importlib
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         LBFGS,
         MIFGSM,
         PGD,
+        BrendelBethge,
         Diverse,
         GaussianNoise,
         MinimalEpsilon,
@@ -55,8 +56,8 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "APGD BIM FAB FGM FGSM LBFGS MIFGSM PGD Diverse GaussianNoise MinimalEpsilon "
-    "Square UniformNoise list_attacks",
+    "attacks": "APGD BIM FAB FGM FGSM LBFGS MIFGSM PGD BrendelBethge Diverse GaussianNoise "
+    "MinimalEpsilon Square UniformNoise list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
     "core.model": "EOT Model from_function",
@@ -105,6 +106,7 @@ __all__ = [
     "PGD",
     "Answer",
     "Attack",
+    "BrendelBethge",
     "Budget",
     "Certificates",
     "CheckWarning",

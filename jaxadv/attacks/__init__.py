@@ -1,6 +1,7 @@
 """The attacks: one file per algorithm or family."""
 
 from jaxadv.attacks.apgd import APGD
+from jaxadv.attacks.brendel_bethge import BrendelBethge
 from jaxadv.attacks.diverse import Diverse
 from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
@@ -17,6 +18,7 @@ ATTACKS: dict[str, type[Attack]] = {
     for attack in (
         APGD,
         BIM,
+        BrendelBethge,
         Diverse,
         FAB,
         FGM,
