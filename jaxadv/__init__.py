@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from jaxadv.engine.devices import use_cpu_cores
     from jaxadv.engine.diagnose import Finding, check
     from jaxadv.engine.evaluate import Report, evaluate
-    from jaxadv.engine.exact import ExactDistance, exact_distance, relu_network
+    from jaxadv.engine.exact import ExactDistance, ReLUNetwork, exact_distance, relu_network
     from jaxadv.engine.lanes import drive_lanes
     from jaxadv.engine.run import Budget, run
     from jaxadv.models import (
@@ -72,7 +72,7 @@ _MODULES = {
     "engine.devices": "use_cpu_cores",
     "engine.diagnose": "Finding check",
     "engine.evaluate": "Report evaluate",
-    "engine.exact": "ExactDistance exact_distance relu_network",
+    "engine.exact": "ExactDistance ReLUNetwork exact_distance relu_network",
     "engine.lanes": "drive_lanes",
     "engine.run": "Budget run",
     "models": "from_keras from_linen from_nnx from_onnx from_torch_arrays load_weights "
@@ -121,6 +121,7 @@ __all__ = [
     "Model",
     "Optimizer",
     "Problem",
+    "ReLUNetwork",
     "Reads",
     "Report",
     "Result",

@@ -88,7 +88,9 @@ def boundary_step(
     >>> boundary_step("l2", image, original, normal, 0.5, 1.0, 0.0, 1.0).round(3)
     Array([0.4, 0.2], dtype=float32)
     """
-    lengths = get_norm("l2").distance
+    # As vectors: on a CPU a loop of sums over [28, 28, 1] takes twenty times as long.
+    shape, lengths = image.shape, get_norm("l2").distance
+    image, original, normal = image.ravel(), original.ravel(), normal.ravel()
     scale = jnp.maximum(jnp.abs(normal).max(), 1e-37)  # squares and sums are to stay finite
     normal, change = normal / scale, jnp.clip(change / scale, -1e30, 1e30)
     back, span = original - image, upper - lower
@@ -122,10 +124,7 @@ def boundary_step(
     def between(weight: Array) -> Array:
         """The best e for this weight of the distance, from 0 (`first`) to 1 (`last`)."""
         threshold = span * weight / jnp.maximum(1 - weight, 1e-6)
-        if norm == "linf":
-            epsilon = nearest + (1 - weight) * (farthest - nearest)
-        else:
-            epsilon = infinite
+        epsilon = nearest + (1 - weight) * (farthest - nearest) if norm == "linf" else infinite
         least, most = jnp.maximum(low, -epsilon), jnp.minimum(high, epsilon)
 
         def kept(s: Array) -> Array:
@@ -158,4 +157,4 @@ def boundary_step(
     e = jnp.where(too_far_last <= 0, last, jnp.where(weight > 0, between(weight), first))
     towards = image + jnp.sign(change) * 1e6 * span * normal
     cut = get_norm("l2").project(towards, image, radius, lower, upper)
-    return jnp.where(too_far > 0, cut, jnp.clip(original + e, lower, upper))
+    return jnp.where(too_far > 0, cut, jnp.clip(original + e, lower, upper)).reshape(shape)

@@ -111,8 +111,9 @@ def exact_distance(
 
     >>> import numpy as np, jaxadv as ja
     >>> w1, w2 = np.eye(2), np.eye(2)  # two pixels, the larger one wins
-    >>> ja.exact_distance(w1, [0, 0], w2, [0, 0], [0.8, 0.2], 0, "linf").distance
-    0.3
+    >>> found = ja.exact_distance(w1, [0, 0], w2, [0, 0], [0.8, 0.2], 0, norm="linf")
+    >>> round(found.distance, 6), found.proved
+    (0.3, True)
     """
     begun = time.monotonic()
     network = ReLUNetwork(*(np.asarray(array, np.float64) for array in (w1, b1, w2, b2)))
