@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         PDPGD,
         PGD,
         VFGA,
+        BrendelBethge,
         DeepFool,
         Diverse,
         EachTarget,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from jaxadv.engine.devices import use_cpu_cores
     from jaxadv.engine.diagnose import Finding, check
     from jaxadv.engine.evaluate import Report, evaluate
+    from jaxadv.engine.exact import ExactDistance, ReLUNetwork, exact_distance, relu_network
     from jaxadv.engine.lanes import drive_lanes
     from jaxadv.engine.minimal import Nearest, minimal_distance
     from jaxadv.engine.run import Budget, run
@@ -74,9 +76,9 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "ALMA APGD BIM CW DDN DeepFool Diverse EachTarget EAD FAB FGA FGM FGSM FMN "
-    "GaussianNoise JSMA LBFGS MIFGSM MinimalEpsilon NewtonFool PDGD PDPGD PGD SigmaZero "
-    "SparseFool Square SuperDeepFool TrustRegion UniformNoise VFGA list_attacks",
+    "attacks": "ALMA APGD BIM BrendelBethge CW DDN DeepFool Diverse EachTarget EAD FAB FGA FGM "
+    "FGSM FMN GaussianNoise JSMA LBFGS MIFGSM MinimalEpsilon NewtonFool PDGD PDPGD PGD "
+    "SigmaZero SparseFool Square SuperDeepFool TrustRegion UniformNoise VFGA list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
     "core.model": "EOT Model from_function",
@@ -91,6 +93,7 @@ _MODULES = {
     "engine.devices": "use_cpu_cores",
     "engine.diagnose": "Finding check",
     "engine.evaluate": "Report evaluate",
+    "engine.exact": "ExactDistance ReLUNetwork exact_distance relu_network",
     "engine.lanes": "drive_lanes",
     "engine.minimal": "Nearest minimal_distance",
     "engine.run": "Budget run",
@@ -137,6 +140,7 @@ __all__ = [
     "VFGA",
     "Answer",
     "Attack",
+    "BrendelBethge",
     "Budget",
     "Certificates",
     "CheckWarning",
@@ -144,6 +148,7 @@ __all__ = [
     "DeepFool",
     "Diverse",
     "EachTarget",
+    "ExactDistance",
     "Finding",
     "GaussianNoise",
     "Hardest",
@@ -153,6 +158,7 @@ __all__ = [
     "NewtonFool",
     "Optimizer",
     "Problem",
+    "ReLUNetwork",
     "Reads",
     "Report",
     "Result",
@@ -173,6 +179,7 @@ __all__ = [
     "drive_batch",
     "drive_lanes",
     "evaluate",
+    "exact_distance",
     "from_function",
     "from_keras",
     "from_linen",
@@ -186,6 +193,7 @@ __all__ = [
     "minimal_distance",
     "models",
     "perturb",
+    "relu_network",
     "report",
     "run",
     "save_weights",

@@ -2,6 +2,7 @@
 
 from jaxadv.attacks.alma import ALMA
 from jaxadv.attacks.apgd import APGD
+from jaxadv.attacks.brendel_bethge import BrendelBethge
 from jaxadv.attacks.cw import CW
 from jaxadv.attacks.ddn import DDN
 from jaxadv.attacks.deepfool import DeepFool
@@ -34,6 +35,7 @@ ATTACKS: dict[str, type[Attack]] = {
         ALMA,
         APGD,
         BIM,
+        BrendelBethge,
         CW,
         DDN,
         DeepFool,

@@ -1,6 +1,6 @@
 """Carlini and Wagner's attacks: the least perturbation in tanh space, by Adam, in three norms."""
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np

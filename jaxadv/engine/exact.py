@@ -1,0 +1,328 @@
+"""Proved minimal distances of ReLU networks with one hidden layer, by mixed-integer programming.
+
+The truth that attacks can be held against: every ReLU whose sign is not settled within the best
+distance known is a binary variable, so that the programs together have exactly the network's
+adversarial images as their feasible points (Tjeng, Xiao and Tedrake 2017, arXiv 1711.07356).
+"""
+
+import math
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from jaxadv.core.model import Model
+from jaxadv.core.norms import diameter
+
+NORMS = ("l1", "linf")
+SOLVED, STOPPED, NOTHING = 0, 1, 2  # scipy's status of a program; the last: infeasible
+
+
+class ExactDistance(NamedTuple):
+    """The answer of `exact_distance`.
+
+    distance: float, of `witness` from the image, recomputed in float64 (infinite: none found);
+    witness: float64, in the image's shape, or None; proved: whether nothing nearer exists, but for
+    the gap; lower: float, proved: no adversarial image is nearer than that; seconds: wall time.
+    """
+
+    distance: float
+    witness: np.ndarray | None
+    proved: bool
+    lower: float
+    seconds: float
+
+
+class ReLUNetwork(NamedTuple):
+    """logits = relu(x @ w1 + b1) @ w2 + b2. w1 [D, H], b1 [H], w2 [H, K], b2 [K]."""
+
+    w1: np.ndarray
+    b1: np.ndarray
+    w2: np.ndarray
+    b2: np.ndarray
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        return np.maximum(x @ self.w1 + self.b1, 0) @ self.w2 + self.b2
+
+
+def relu_network(model: Model) -> ReLUNetwork:
+    """The four arrays, float64, of a model made of the definition "FC" with one hidden layer.
+
+    Raises ValueError for any other model, and for another activation than ReLU.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> from jaxadv.models import get_definition
+    >>> module = get_definition("FC")(widths=(5,), classes=3)
+    >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
+    >>> ja.relu_network(ja.from_linen(module, variables)).w1.shape
+    (4, 5)
+    """
+    module = getattr(model.apply, "module", None)
+    if type(module).__name__ != "FC":
+        raise ValueError(
+            f"model is of {type(module or model.apply).__name__}: pass one of the definition FC, "
+            "or its four arrays to exact_distance"
+        )
+    if len(module.widths) != 1 or module.activation != "relu":
+        raise ValueError(
+            f"model has widths={module.widths} and activation={module.activation!r}: pass one "
+            "hidden layer and 'relu'"
+        )
+    params = model.params["params"]
+    arrays = (params[layer][kind] for layer in ("fc1", "fc2") for kind in ("kernel", "bias"))
+    return ReLUNetwork(*(np.asarray(array, np.float64) for array in arrays))
+
+
+def exact_distance(
+    w1: Any,
+    b1: Any,
+    w2: Any,
+    b2: Any,
+    image: Any,
+    label: int,
+    norm: str = "linf",
+    *,
+    upper: float | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    seconds: float = math.inf,
+    gap: float = 1e-5,
+) -> ExactDistance:
+    """The smallest ||x' - image|| over the box with some other logit at least the label's.
+
+    The network is relu(x @ w1 + b1) @ w2 + b2 with w1 [D, H], b1 [H], w2 [H, K], b2 [K] (torch
+    holds the transposes), x the image [...] in row order; all is computed in float64. norm: "linf"
+    or "l1". upper: a distance at which an adversarial image is known, say of an attack; nothing
+    beyond is looked for (None: a short walk finds one). seconds: in all, after which what is known
+    is returned, `proved` False. gap: the relative gap of each program. bounds: the box.
+
+    One program per other class (SciPy's HiGHS), the class that the walk or the linearised network
+    puts nearest first; every ReLU that the best distance so far does not fix is a binary. What a
+    program answers is solved again as a linear program with the signs it found, and evaluated. An
+    image that is misclassified is at distance 0. Where nothing adversarial lies within `upper`, the
+    distance is infinite, `lower` is `upper`, and that is not called proved unless the box ends
+    there. HiGHS fulfils constraints to 1e-7 or so: margins of witnesses are 0 to about that.
+
+    784-40-10 networks take seconds to minutes an image, growing fast with the distance. Raises
+    ValueError for shapes that do not fit, values that are not finite, an image outside the box,
+    any other norm (HiGHS has no quadratic objective with integers, so no L2), and settings that
+    cannot be meant.
+
+    >>> import numpy as np, jaxadv as ja
+    >>> w1, w2 = np.eye(2), np.eye(2)  # two pixels, the larger one wins
+    >>> found = ja.exact_distance(w1, [0, 0], w2, [0, 0], [0.8, 0.2], 0, norm="linf")
+    >>> round(found.distance, 6), found.proved
+    (0.3, True)
+    """
+    begun = time.monotonic()
+    network = ReLUNetwork(*(np.asarray(array, np.float64) for array in (w1, b1, w2, b2)))
+    x = _checked(network, image, label, norm, upper, bounds, seconds, gap)
+    low, high = map(float, bounds)
+    logits = network.logits(x)
+    others = np.delete(np.arange(len(logits)), label)
+    if logits[others].max() >= logits[label]:
+        itself = x.reshape(np.shape(image))
+        return ExactDistance(0.0, itself, True, 0.0, time.monotonic() - begun)
+
+    whole = float(diameter(norm, x.size, high - low))
+    limit = whole if upper is None else min(float(upper), whole)
+    starts = {c: _walk(network, x, label, c, norm, low, high) for c in others}
+    reached = {c: _distance(norm, end - x) for c, end in starts.items() if end is not None}
+    order = sorted(others, key=lambda c: reached.get(c, math.inf))  # the nearest class first
+    best, witness, lower = math.inf, None, math.inf
+    if reached and reached[order[0]] <= limit:
+        best, witness = reached[order[0]], starts[order[0]]
+    for other in order:
+        below, end = 0.0, starts[other]
+        guess = end is not None
+        on = end @ network.w1 + network.b1 > 0 if guess else None
+        while (left := seconds - (time.monotonic() - begun)) > 0:
+            radius = limit if best == math.inf else min(limit, best * (1 - gap))
+            program = _Program(network, x, label, other, norm, radius, low, high)
+            if not guess:
+                status, on = program.search(left)
+                if status == NOTHING:
+                    below = radius
+                if on is None:
+                    break
+            found = program.nearest(on, seconds - (time.monotonic() - begun))
+            if found is not None and (distance := _distance(norm, found - x)) < best:
+                best, witness = distance, found
+            elif not guess:
+                break  # what was found fulfils the program only to its tolerance, or time is up
+            guess = False
+        lower = min(lower, below)
+    exhausted = best == math.inf and lower >= whole  # nothing in the box
+    lower = math.inf if exhausted else min(lower, best)
+    return ExactDistance(
+        distance=best,
+        witness=None if witness is None else witness.reshape(np.shape(image)),
+        proved=exhausted or (best < math.inf and lower >= best * (1 - 2 * gap)),
+        lower=lower,
+        seconds=time.monotonic() - begun,
+    )
+
+
+class _Program:
+    """The nearest x' = x + radius * u at which logit `other` is at least the label's.
+
+    Variables: in units of the radius u [D] and its length t (Linf), or the positive and the
+    negative part of u [2 D] (L1); the inputs a [H] of the ReLUs, their outputs h [H], and z [H], 1
+    where a ReLU is on. What the intervals of a within the radius settle is fixed.
+    """
+
+    def __init__(
+        self, network: ReLUNetwork, x: np.ndarray, label: int, other: int, norm: str,
+        radius: float, low: float, high: float,
+    ) -> None:  # fmt: skip
+        down, up = np.maximum((low - x) / radius, -1), np.minimum((high - x) / radius, 1)
+        centre, scaled = x @ network.w1 + network.b1, radius * network.w1
+        hair = 1e-9 * (1 + np.abs(centre) + np.abs(scaled).sum(0))  # of rounding
+        least = centre - _reach(norm, -scaled, down, up) - hair
+        most = centre + _reach(norm, scaled, down, up) + hair
+        dead, linear = most <= 0, least >= 0
+        size, width = scaled.shape
+        one, far, nought = np.eye(width), np.full(width, np.inf), np.zeros(width)
+
+        if norm == "linf":
+            self.parts = sparse.hstack([sparse.eye_array(size), sparse.csr_array((size, 1))])
+            self.cost, first = np.r_[np.zeros(size), 1.0], (np.r_[down, 0.0], np.r_[up, 1.0])
+            t, some = np.ones((size, 1)), np.full(size, np.inf)
+            rest = sparse.csr_array((size, 3 * width))
+            length = [  # not needed where only t <= 1 counts
+                ([sparse.eye_array(size), -t, rest], -some, np.zeros(size)),
+                ([sparse.eye_array(size), t, rest], np.zeros(size), some),
+            ]
+        else:
+            self.parts = sparse.hstack([sparse.eye_array(size), -sparse.eye_array(size)])
+            self.cost = np.ones(2 * size)
+            first = np.zeros(2 * size), np.r_[np.maximum(up, 0), np.maximum(-down, 0)]
+            length = [([self.cost[None], np.zeros((1, 3 * width))], [0.0], [1.0])]
+        gain = (network.w2[:, other] - network.w2[:, label])[None]
+        wanted = network.b2[label] - network.b2[other]
+        none, blank = np.zeros((width, len(self.cost))), np.zeros((1, len(self.cost) + width))
+        rows = [  # blocks of one matrix, and what its product may be: from, to
+            ([-(scaled.T @ self.parts), one, 0 * one, 0 * one], centre, centre),  # a
+            ([none, -one, one, 0 * one], nought, far),  # h >= a
+            ([none, -one, one, -np.diag(least)], -far, -least),  # h <= a where z is 1
+            ([none, 0 * one, one, -np.diag(most)], -far, nought),  # h <= 0 where z is 0
+            ([blank, gain, np.zeros((1, width))], [wanted], [np.inf]),  # the other logit wins
+        ]
+        self.within = _constraint(rows + (length if norm == "l1" else []))
+        self.measured = _constraint(rows + length)
+        self.least = np.r_[first[0], least, nought, 1.0 * linear]
+        self.most = np.r_[first[1], most, np.maximum(most, 0), 1.0 - dead]
+        self.cost = np.r_[self.cost, np.zeros(3 * width)]
+        self.binary = np.r_[np.zeros(len(first[0]) + 2 * width), 1.0 * ~(dead | linear)]
+        self.x, self.radius, self.width, self.box = x, radius, width, (low, high)
+
+    def search(self, seconds: float) -> tuple[int, np.ndarray | None]:
+        """(status, which ReLUs are on [H]) of some x' within the radius."""
+        found = milp(
+            0 * self.cost, constraints=self.within, bounds=Bounds(self.least, self.most),
+            integrality=self.binary, options={"time_limit": max(min(seconds, 1e7), 0.01)},
+        )  # fmt: skip
+        return found.status, None if found.x is None else found.x[-self.width :] > 0.5
+
+    def nearest(self, on: np.ndarray, seconds: float) -> np.ndarray | None:
+        """The nearest x' at which these ReLUs [H] are on and the others off: a linear program."""
+        start = len(self.cost) - 3 * self.width
+        least, most = self.least.copy(), self.most.copy()
+        least[-self.width :] = most[-self.width :] = on
+        inputs = slice(start, start + self.width)
+        least[inputs] = np.where(on, np.maximum(least[inputs], 0), least[inputs])
+        most[inputs] = np.where(on, most[inputs], np.minimum(most[inputs], 0))
+        if (least > most).any():
+            return None
+        options = {"time_limit": max(min(seconds, 1e7), 0.01)}
+        bounds = Bounds(least, most)
+        found = milp(self.cost, constraints=self.measured, bounds=bounds, options=options)
+        if found.x is None:
+            return None
+        return np.clip(self.x + self.radius * (self.parts @ found.x[:start]), *self.box)
+
+
+def _constraint(rows: list[tuple[list[Any], Any, Any]]) -> LinearConstraint:
+    blocks = [sparse.hstack([sparse.csr_array(b) for b in row[0]]) for row in rows]
+    ends = (np.concatenate([np.ravel(row[side]) for row in rows]) for side in (1, 2))
+    return LinearConstraint(sparse.csc_array(sparse.vstack(blocks)), *ends)
+
+
+def _reach(norm: str, weights: np.ndarray, down: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """The largest <w, u> [H] for weights [D, H] over down <= u <= up and, in L1, sum |u| <= 1."""
+    room = np.where(weights > 0, up[:, None], -down[:, None])
+    steep = np.abs(weights)
+    if norm == "linf":
+        return (steep * room).sum(0)
+    order = np.argsort(-steep, 0)
+    room, steep = np.take_along_axis(room, order, 0), np.take_along_axis(steep, order, 0)
+    before = np.cumsum(room, 0) - room
+    return (steep * np.clip(1 - before, 0, room)).sum(0)
+
+
+def _distance(norm: str, delta: np.ndarray) -> float:
+    size = np.abs(delta)
+    return float(size.max() if norm == "linf" else size.sum())
+
+
+def _walk(
+    network: ReLUNetwork, x: np.ndarray, label: int, other: int, norm: str, low: float, high: float
+) -> np.ndarray | None:
+    """An image that is adversarial, on a line from x: a first guess, by linearising 30 times."""
+    point, gain = x, network.w2[:, other] - network.w2[:, label]
+    for _ in range(30):
+        logits = network.logits(point)
+        missing = logits[label] - logits[other]
+        if missing <= 0:
+            break
+        slope = network.w1 @ (gain * (point @ network.w1 + network.b1 > 0))
+        slope = np.where(slope > 0, point < high, point > low) * slope
+        step = np.sign(slope)
+        if norm == "l1":  # a tenth of the entries at a time
+            step = step * (np.abs(slope) >= np.quantile(np.abs(slope), 0.9))
+        total = np.abs(slope) @ np.abs(step)
+        if total <= 0:
+            return None
+        point = np.clip(point + 1.05 * missing / total * step, low, high)
+    least, most = 0.0, 1.0
+    for _ in range(50):
+        middle = (least + most) / 2
+        logits = network.logits(x + middle * (point - x))
+        least, most = (least, middle) if logits[label] <= logits[other] else (middle, most)
+    found = x + most * (point - x)
+    logits = network.logits(found)
+    return found if logits[label] <= logits[other] else None
+
+
+def _checked(
+    network: ReLUNetwork, image: Any, label: int, norm: str, upper: Any, bounds: Any, seconds: Any,
+    gap: Any,
+) -> np.ndarray:  # fmt: skip
+    """The image as a vector, if all of it fits together."""
+    if norm not in NORMS:
+        raise ValueError(
+            f"norm={norm!r}: pass one of {sorted(NORMS)} (L2 would need a quadratic objective, "
+            "which HiGHS does not have for integer programs)"
+        )
+    shapes = {name: array.shape for name, array in network._asdict().items()}
+    x = np.asarray(image, np.float64).ravel()
+    w1, b1, w2, b2 = network
+    if w1.ndim != 2 or w2.ndim != 2 or b1.shape != w1.shape[1:] or b2.shape != w2.shape[1:]:
+        raise ValueError(f"{shapes}: pass w1 [D, H], b1 [H], w2 [H, K], b2 [K]")
+    if w2.shape[0] != w1.shape[1] or w2.shape[1] < 2:
+        raise ValueError(f"{shapes}: pass w1 [D, H] and w2 [H, K] with K of 2 or more")
+    if x.size != w1.shape[0]:
+        raise ValueError(f"image has {x.size} entries and w1 {shapes['w1']}: pass w1 [D, H]")
+    for name, array in (*network._asdict().items(), ("image", x)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds values that are not finite")
+    low, high = bounds
+    if not low < high or x.min() < low or x.max() > high:
+        raise ValueError(f"bounds={bounds}: image has values from {x.min()} to {x.max()}")
+    if not 0 <= label < w2.shape[1]:
+        raise ValueError(f"label={label}: pass a class from 0 to {w2.shape[1] - 1}")
+    for name, value in (("upper", upper), ("seconds", seconds), ("gap", gap)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value}: pass a number above 0")
+    return x
