@@ -2,7 +2,7 @@
 
 >>> import jaxadv as ja
 >>> ja.list_attacks()[:3]
-['APGD', 'BIM', 'Diverse']
+['ALMA', 'APGD', 'BIM']
 """
 
 import importlib
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from jaxadv.engine.exact import ExactDistance, ReLUNetwork, exact_distance, relu_network
     from jaxadv.engine.lanes import drive_lanes
     from jaxadv.engine.minimal import Nearest, minimal_distance
+    from jaxadv.engine.portfolios import Refine
     from jaxadv.engine.run import Budget, run
     from jaxadv.models import (
         from_keras,
@@ -96,6 +97,7 @@ _MODULES = {
     "engine.exact": "ExactDistance ReLUNetwork exact_distance relu_network",
     "engine.lanes": "drive_lanes",
     "engine.minimal": "Nearest minimal_distance",
+    "engine.portfolios": "Refine",
     "engine.run": "Budget run",
     "models": "from_keras from_linen from_nnx from_onnx from_torch_arrays load_weights "
     "save_weights",
@@ -160,6 +162,7 @@ __all__ = [
     "Problem",
     "ReLUNetwork",
     "Reads",
+    "Refine",
     "Report",
     "Result",
     "SigmaZero",

@@ -10,7 +10,7 @@ from tests.test_attacks import IMAGES, KEY, LABELS, MODEL
 
 ONE = jax.devices()[:1]
 COARSE = ja.MinimalEpsilon(ja.PGD(steps=5, loss="margin"), rounds=4)
-TWO = {"PGD": COARSE, "FAB": ja.FAB(steps=10)}
+TWO = {"PGD": COARSE, "FAB": ja.Refine(ja.FAB(steps=10))}
 SETTINGS = {"devices": ONE, "lanes": 8, "key": KEY}
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool
 
 from jaxadv.attacks.boundary_step import boundary_step
 from jaxadv.attacks.iterate import MinimumNorm
-from jaxadv.core.attack import Answer, Problem, Reads
+from jaxadv.core.attack import Answer, Problem, Reads, across
 from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import pytree, static, where
 
@@ -128,7 +128,7 @@ class BrendelBethge(MinimumNorm):
     def tell(
         self, problem: Problem, state: BrendelBethgeState, answer: Answer
     ) -> BrendelBethgeState:
-        found = answer.adversarial[0]
+        found = across(problem.goal, answer.logits[0])  # also where epsilon rules it out
         sought = where(
             found,
             self._between(problem, state._replace(far=state.image, phase=jnp.int32(self.SEARCH))),

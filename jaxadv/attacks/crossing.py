@@ -8,13 +8,11 @@ or its gradients are spent) the line between the image and the nearest adversari
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from jaxadv.attacks.iterate import MinimumNorm
-from jaxadv.core.attack import Answer, Problem, Reads
+from jaxadv.core.attack import Answer, Problem, Reads, across
 from jaxadv.core.pytree import pytree, static
-
-CLEAR = 1e-6  # of the largest logit, as in the engine: what is nearer to a tie counts for nothing
 
 
 class Line(NamedTuple):
@@ -68,28 +66,24 @@ class Crossing(MinimumNorm):
         """Whether the iterate is the walk's last."""
         return across
 
-    def across(self, problem: Problem, logits: Float[Array, " K"]) -> Bool[Array, ""]:
-        """Whether logits are adversarial by more than rounding (at whatever distance)."""
-        return problem.goal.margin(logits) < -CLEAR * jnp.abs(logits).max()
-
     def reads(self, problem: Problem, state: Any) -> Reads:
         walking = (state.line.asked < 0) & (state.step < self.gradients)
         return Reads(jnp.ones(1, bool), walking[None])
 
     def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
         line, searching = state.line, state.line.asked >= 0
-        across = self.across(problem, answer.logits[0])
-        over = searching | self.ends(problem, state, across) | (state.step >= self.gradients)
-        walked = self.walk(problem, state, answer, across)
+        beyond = across(problem.goal, answer.logits[0])
+        over = searching | self.ends(problem, state, beyond) | (state.step >= self.gradients)
+        walked = self.walk(problem, state, answer, beyond)
 
         distance = self.geometry.distance(state.image - problem.image)
-        closer = across & ~searching & (distance < line.distance)
+        closer = beyond & ~searching & (distance < line.distance)
         share = (line.low + line.high) / 2
         line = Line(
             closest=jnp.where(closer, state.image, line.closest),
             distance=jnp.where(closer, distance, line.distance),
-            low=jnp.where(searching & ~across, share, line.low),
-            high=jnp.where(searching & across, share, line.high),
+            low=jnp.where(searching & ~beyond, share, line.low),
+            high=jnp.where(searching & beyond, share, line.high),
             asked=jnp.where(over, line.asked + 1, -1),
         )
         between = problem.image + (line.low + line.high) / 2 * (line.closest - problem.image)

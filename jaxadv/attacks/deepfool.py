@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxadv.attacks.crossing import CLEAR, Crossing, Line
+from jaxadv.attacks.crossing import Crossing, Line
 from jaxadv.attacks.hyperplane import free_step, hyperplane_step, nearest_hyperplane
-from jaxadv.core.attack import Answer, Problem, likeliest_wrong
+from jaxadv.core.attack import CLEAR, Answer, Problem, across, likeliest_wrong
 from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.pytree import pytree, static
 
@@ -88,7 +88,7 @@ class DeepFool(Crossing):
             return goal.targets[None], others.argmax()
         places = jnp.arange(self.pullbacks)
         towards = jax.vmap(lambda k: likeliest_wrong(problem, k, self.pullbacks))(places)
-        reached = jnp.where(self.across(problem, logits), logits.argmax(), towards[0])
+        reached = jnp.where(across(problem.goal, logits), logits.argmax(), towards[0])
         return towards.at[0].set(reached), goal.labels
 
     def cotangents(

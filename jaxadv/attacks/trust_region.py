@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxadv.attacks.crossing import CLEAR, Crossing, Line
+from jaxadv.attacks.crossing import Crossing, Line
 from jaxadv.attacks.hyperplane import free_step, nearest_hyperplane
-from jaxadv.core.attack import Answer, Problem, likeliest_wrong
+from jaxadv.core.attack import CLEAR, Answer, Problem, likeliest_wrong
 from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.pytree import pytree, static, where
 

@@ -18,6 +18,7 @@ from jaxadv.core.pytree import pytree
 
 State = Any
 KEEPS = ("first", "distance", "loss", "last")
+CLEAR = 1e-6  # of the largest logit: within that, another batch may round to another answer
 
 
 @pytree
@@ -153,6 +154,11 @@ class Attack:
     def done(self, problem: Problem, state: State) -> Bool[Array, ""]:
         """Whether nothing more is to be asked."""
         raise NotImplementedError
+
+
+def across(goal: Goal, logits: Float[Array, " K"]) -> Bool[Array, ""]:
+    """Whether logits fulfil the goal by more than rounding, at whatever distance."""
+    return goal.margin(logits) < -CLEAR * jnp.abs(logits).max()
 
 
 def inner_radius(norm: str, epsilon: Any, bounds: tuple[float, float]) -> Any:

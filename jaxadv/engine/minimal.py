@@ -1,8 +1,9 @@
 """`minimal_distance`: the nearest adversarial image that a portfolio of attacks finds.
 
-Its members run one after the other. Each begins at the best image that those before it found, and
-only what is nearer counts; an image that several in a row could not bring nearer is left alone: so
-the passes go where the distance still falls. No answer depends on the company that an image is in.
+Its members run one after the other. Some begin afresh, some at the best image that those before
+them found, and only what is nearer counts. An image that several in a row could not bring nearer is
+left alone: so the passes go where the distance still falls. No answer depends on the company that
+an image is in.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from jaxadv.core.result import Cost, Status
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.interrupt import interruptible
-from jaxadv.engine.portfolios import Portfolio, get_portfolio
+from jaxadv.engine.portfolios import Portfolio, Refine, get_portfolio
 from jaxadv.engine.stage import Progress, describe, run_stage, slug, under_name
 from jaxadv.engine.store import Store, fingerprint
 from jaxadv.engine.verify import margins, predict
@@ -92,7 +93,8 @@ def minimal_distance(
     images: [N, H, W, C] floats within `model.bounds`; goal: labels, integers [N], or a goal
     (`ja.Targeted(labels, targets)`); norm: "linf", "l2", "l1" or "l0". effort: "fast", "standard"
     or "strong": a portfolio and its budget of 400, 2,000 and 40,000 forward and backward passes an
-    image (AttackBench compares at 2,000); or named attacks of your own, run once in their order.
+    image (AttackBench compares at 2,000); or named attacks of your own, run once in their order (a
+    `ja.Refine(attack)` begins at the best image so far).
     passes: another budget; a member that could exceed it is not begun. key: default seed 0. lower:
     proved lower bounds [N] where they are known; they ride along. store: a folder in which every
     finished member is kept; called again with the same arguments, it goes on from there. progress:
@@ -117,8 +119,9 @@ def minimal_distance(
     goal = checks.check_goal(goal, count, classes)
     ids = checks.check_ids(ids, count)
     members, most = get_portfolio(effort, norm, goal.targeted)
-    most = passes or most
-    for name, attack in members.items():
+    most = passes or most or 2**31
+    for name, entry in members.items():
+        attack = entry.attack if isinstance(entry, Refine) else entry
         if attack.norm != norm:
             raise ValueError(f"effort: {name!r} works in {attack.norm}, but norm={norm!r}")
     if lower is not None:
@@ -142,10 +145,12 @@ def minimal_distance(
     same = fingerprint(model.params, images, goal, ids, jax.random.key_data(key), logits.round(2))
     path, seconds, ticks, complete = [], 0.0, 0, True
     with interruptible() as interrupted:
-        for number, (name, attack) in enumerate(members.items()):
-            ready = attack.prepared(goal, classes)
-            fits = forward + backward + ready.passes <= most + 1
-            rows = np.flatnonzero(~wrong & fits & (idle < PATIENCE))
+        for number, (name, entry) in enumerate(members.items()):
+            refining = isinstance(entry, Refine)
+            attack = entry.attack if isinstance(entry, Refine) else entry
+            wanted = ~wrong & (idle < PATIENCE)
+            wanted &= forward + backward + attack.prepared(goal, classes).passes <= most + 1
+            rows = np.flatnonzero(wanted & np.isfinite(distance) if refining else wanted)
             if len(rows) == 0:
                 path.append(distance.copy())
                 continue
@@ -156,7 +161,7 @@ def minimal_distance(
                 name=f"{number:02d}-{slug(name)}",
                 mark=fingerprint(same, norm, describe(attack), rows, distance[rows], width),
                 progress=under_name(progress, name),
-                interrupted=interrupted, start=nearest,
+                interrupted=interrupted, start=nearest if refining else None,
             )  # fmt: skip
             nearer = result.success & (result.distance < distance[rows])
             gained = nearer & ~(result.distance > (1 - GAIN) * distance[rows])

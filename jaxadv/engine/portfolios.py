@@ -1,23 +1,77 @@
 """Portfolios: named lists of attacks for `minimal_distance`, each going on from the best so far.
 
-What each member is for, and the order, come from `python -m benchmarks.exact`.
+FMN aimed at each wrong class finds which mistake is near (most of what an untargeted attack loses
+is the wrong class), and Brendel-Bethge then follows the boundary to its nearest point, to five
+digits. What a portfolio reaches is shown by `python -m benchmarks.exact` and `benchmarks.minimum`.
 """
 
-from jaxadv.attacks import FAB
+from typing import NamedTuple
+
+from jaxadv.attacks import FMN, BrendelBethge, EachTarget
 from jaxadv.core.attack import Attack
 
-Portfolio = dict[str, Attack]
+
+class Refine(NamedTuple):
+    """In a portfolio: an attack that begins at the best image so far (and is not run without).
+
+    Those that are no refinements begin as they would alone.
+    """
+
+    attack: Attack
+
+
+Portfolio = dict[str, Attack | Refine]
 EFFORTS = {"fast": 400, "standard": 2_000, "strong": 40_000}  # forward and backward passes an image
 
 
-def get_portfolio(effort: str | Portfolio, norm: str, targeted: bool) -> tuple[Portfolio, int]:
+def fast(norm: str, targeted: bool) -> Portfolio:
+    """One look at every wrong class, and one refinement."""
+    return {
+        "FMN": _aimed(FMN(norm=norm, steps=14 if not targeted else 100), targeted),
+        "Brendel-Bethge": Refine(BrendelBethge(norm=norm, steps=50)),
+    }
+
+
+def standard(norm: str, targeted: bool) -> Portfolio:
+    """A longer look at every wrong class, and two refinements."""
+    return {
+        "FMN": _aimed(FMN(norm=norm, steps=60), targeted),
+        "Brendel-Bethge": Refine(BrendelBethge(norm=norm, steps=250)),
+        "Brendel-Bethge, small steps": Refine(
+            BrendelBethge(norm=norm, steps=100, learning_rate=0.003)
+        ),
+    }
+
+
+def strong(norm: str, targeted: bool) -> Portfolio:
+    """Every wrong class from many starts, in rounds, each with a refinement."""
+    found: Portfolio = {}
+    for turn in range(4):
+        found |= {
+            f"FMN, {turn + 1}": _aimed(
+                FMN(norm=norm, steps=100, restarts=1 + 2 * (turn > 0)), targeted
+            ),
+            f"Brendel-Bethge, {turn + 1}": Refine(BrendelBethge(norm=norm, steps=300)),
+            f"boundary, {turn + 1}": _aimed(BrendelBethge(norm=norm, steps=100), targeted),
+        }
+    return found
+
+
+def _aimed(attack: Attack, targeted: bool) -> Attack:
+    return attack if targeted else EachTarget(attack, targets=9)
+
+
+def get_portfolio(
+    effort: str | Portfolio, norm: str, targeted: bool
+) -> tuple[Portfolio, int | None]:
     """The members of that effort for a norm, and the passes an image may cost. ValueError.
 
     targeted: whether the goals name a target; else members aim at classes of their own choice.
     Named attacks are returned as they are, with no limit on their passes.
     """
     if isinstance(effort, dict):
-        return dict(effort), 2**31
+        return dict(effort), None
     if effort not in EFFORTS:
         raise ValueError(f"effort={effort!r}: pass one of {list(EFFORTS)} or a dict of attacks")
-    return {"FAB": FAB(norm=norm, targets=0 if targeted else 9)}, EFFORTS[effort]
+    make = {"fast": fast, "standard": standard, "strong": strong}[effort]
+    return make(norm, targeted), EFFORTS[effort]

@@ -7,11 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from jaxadv.core.attack import Answer, Attack, Problem
+from jaxadv.core.attack import Answer, Attack, Problem, across
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import where
-
-CLEAR = 1e-6  # of the largest logit: within that, another batch may round to another answer
 
 
 class Best(NamedTuple):
@@ -70,7 +68,7 @@ def _judge(
 ) -> Best:
     """The best of one image's queries [Q] of this tick, and `adversarial` for all of them."""
     margin = jax.vmap(problem.goal.margin)(logits)
-    adversarial = (margin < -CLEAR * jnp.abs(logits).max(-1)) & read
+    adversarial = jax.vmap(lambda z: across(problem.goal, z))(logits) & read
     if not attack.asks_inside:
         inside = jax.vmap(lambda image: _inside(attack, problem, image))(images)
         adversarial &= inside
