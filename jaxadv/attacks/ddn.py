@@ -108,11 +108,7 @@ class DDN(MinimumNorm):
         step_size = optax.cosine_decay_schedule(1.0, self.steps, self.last_step)(state.step)
         step_size = span * self.step_size * step_size
         way = direction(answer.gradients[0, 0], state.noise)
-        delta = state.image - problem.image + step_size * way
-
-        # Stretched so far that the projection is always from outside: it ends on the sphere.
-        stretched = 1e6 * span * delta / jnp.maximum(jnp.abs(delta).max(), 1e-30)
-        image = self.project(problem, problem.image + stretched, radius)
+        image = on_sphere(self, problem, state.image + step_size * way, radius)
         return DDNState(image, radius, state.step + 1, state.noise)
 
 
@@ -125,6 +121,19 @@ def direction(gradient: Float[Array, "..."], noise: Any) -> Float[Array, "..."]:
     """The gradient at unit L2 length, however small it is; where it is 0 the noise's direction."""
     gradient = jnp.where((gradient != 0).any(), gradient, noise)
     return get_norm("l2").steepest(gradient, gradient, 0, 0, 0)
+
+
+def on_sphere(
+    attack: MinimumNorm, problem: Problem, image: Float[Array, "..."], radius: Any
+) -> Float[Array, "..."]:
+    """Where the ray from the problem's image through `image`, clipped to the box, has this radius.
+
+    It is stretched so far that the projection onto ball and box is always from outside.
+    """
+    delta = image - problem.image
+    stretched = delta * (1e6 * (problem.upper - problem.lower))
+    stretched = stretched / jnp.maximum(jnp.abs(delta).max(), 1e-30)
+    return attack.project(problem, problem.image + stretched, radius)
 
 
 def begin(attack: MinimumNorm, problem: Problem, key: Array, radius: Any) -> Float[Array, "..."]:
