@@ -15,6 +15,7 @@ EPSILON = {"linf": 0.15, "l2": 1.2, "l1": 5.0, "l0": 12.0}
 INNER = {"MinimalEpsilon": lambda norm: ja.MinimalEpsilon(ja.PGD(norm=norm, steps=8), rounds=5)}
 BALLS = ["linf", "l2", "l1"]
 ONLY = {"APGD": BALLS, "FAB": BALLS, "FGSM": ["linf"], "LBFGS": ["l2"], "Square": BALLS}
+LATE = ["BrendelBethge"]
 CASES = [
     (name, norm) for name in sorted(ATTACKS) for norm in ONLY.get(name, ["linf", "l2", "l1", "l0"])
 ]
@@ -23,6 +24,8 @@ CASES = [
 def make(name: str, norm: str) -> ja.Attack:
     if name in INNER:
         return INNER[name](norm)
+    if name == "BrendelBethge":
+        return ja.BrendelBethge(norm=norm, steps=60)
     if name == "LBFGS":
         return ja.LBFGS()
     if name == "Square":
@@ -71,7 +74,16 @@ def test_what_every_attack_owes(name: str, norm: str) -> None:
     assert (result.computed >= result.forward).all()
     if attack.pullbacks == 0:
         assert not result.backward.any()
-    elif name in ("APGD", "PGD", "Diverse", "MinimalEpsilon", "BIM", "FAB", "LBFGS"):
+    elif name in (
+        "APGD",
+        "PGD",
+        "Diverse",
+        "MinimalEpsilon",
+        "BIM",
+        "FAB",
+        "LBFGS",
+        "BrendelBethge",
+    ):
         assert result.success.sum() > 10
 
     # No result depends on order, company, lane or device (test_run.py: on the devices).

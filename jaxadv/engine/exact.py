@@ -245,8 +245,8 @@ class _Program:
 
 def _constraint(rows: list[tuple[list[Any], Any, Any]]) -> LinearConstraint:
     blocks = [sparse.hstack([sparse.csr_array(b) for b in row[0]]) for row in rows]
-    ends = (np.concatenate([np.ravel(row[side]) for row in rows]) for side in (1, 2))
-    return LinearConstraint(sparse.csc_array(sparse.vstack(blocks)), *ends)
+    least, most = (np.concatenate([np.ravel(row[side]) for row in rows]) for side in (1, 2))
+    return LinearConstraint(sparse.csc_array(sparse.vstack(blocks)), least, most)
 
 
 def _reach(norm: str, weights: np.ndarray, down: np.ndarray, up: np.ndarray) -> np.ndarray:
