@@ -16,54 +16,66 @@ from jaxtyping import Array, Float
 
 from jaxadv.attacks.hyperplane import hyperplane_step, smallest
 from jaxadv.core.norms import get_norm
+from jaxadv.core.pytree import where
 
 Scalar = Float[Array, ""]
 DOUBLINGS = -30.0, 24.0  # the range of s in powers of two, in units of the box's side
 
 
-def falsi(f: Callable[[Array], Array], low: Any, high: Any, at_low: Any, at_high: Any, rounds: int):
-    """(low, high, best) after so many rounds of regula falsi, Illinois: f(low) <= 0 < f(high), or
-    the other way round; best: where |f| was least."""
+def falsi(
+    f: Callable[[Array], tuple[Array, Any]], low: Any, high: Any, at_low: Any, at_high: Any,
+    rounds: int, extra: Any = (),
+) -> tuple[Scalar, Any]:  # fmt: skip
+    """So many rounds of regula falsi (Illinois) between two ends at which f has other signs.
+
+    f also gives something that goes with its argument. Returned: the argument at which |f| was
+    least, and what goes with the last `low`; extra: with the first.
+    """
 
     def turn(_: Any, carry: Any) -> Any:
-        low, high, at_low, at_high, side, best, least = carry
+        low, high, at_low, at_high, side, best, least, extra = carry
         fall = at_high - at_low
         share = jnp.where(fall == 0, 0.5, -at_low / jnp.where(fall == 0, 1.0, fall))
         middle = low + jnp.clip(share, 0.01, 0.99) * (high - low)
-        value = f(middle)
+        value, more = f(middle)
         below = (value > 0) == (at_high <= 0)  # on the side of `low`
         at_high = jnp.where(below & (side < 0), at_high / 2, at_high)
         at_low = jnp.where(~below & (side > 0), at_low / 2, at_low)
         low, at_low = jnp.where(below, middle, low), jnp.where(below, value, at_low)
         high, at_high = jnp.where(below, high, middle), jnp.where(below, at_high, value)
-        nearer = jnp.abs(value) < least
+        nearer, side = jnp.abs(value) < least, jnp.where(below, -1, 1)
         best, least = jnp.where(nearer, middle, best), jnp.where(nearer, jnp.abs(value), least)
-        return low, high, at_low, at_high, jnp.where(below, -1, 1), best, least
+        return low, high, at_low, at_high, side, best, least, where(below, more, extra)
 
     best = jnp.where(jnp.abs(at_low) <= jnp.abs(at_high), low, high)
     least = jnp.minimum(jnp.abs(at_low), jnp.abs(at_high))
-    start = (low, high, at_low, at_high, jnp.int32(0), best, least)
-    low, high, *_, best, _ = lax.fori_loop(0, rounds, turn, start)
-    return low, high, best
+    start = (low, high, at_low, at_high, jnp.int32(0), best, least, extra)
+    *_, best, _, extra = lax.fori_loop(0, rounds, turn, start)
+    return best, extra
 
 
 def multiplier(gap: Callable[[Array], Array], unit: Any) -> Scalar:
     """The s at which `gap`, which does not fall, is 0 or nearly so; unit: the scale of s."""
-    way = -jnp.sign(gap(jnp.float32(0)))
+    at_zero = gap(jnp.float32(0))
+    way = -jnp.sign(at_zero)
 
     def at(power: Array) -> Array:
         return way * unit * jnp.exp2(power)
 
-    def halve(_: Any, interval: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = interval
+    def halve(_: Any, carry: Any) -> Any:
+        low, high, at_low, at_high = carry
         middle = (low + high) / 2
-        beyond = way * gap(at(middle)) >= 0
-        return jnp.where(beyond, low, middle), jnp.where(beyond, middle, high)
+        value = gap(at(middle))
+        beyond = way * value >= 0
+        low, at_low = jnp.where(beyond, low, middle), jnp.where(beyond, at_low, value)
+        high, at_high = jnp.where(beyond, middle, high), jnp.where(beyond, value, at_high)
+        return low, high, at_low, at_high
 
     first, last = jnp.float32(DOUBLINGS[0]), jnp.float32(DOUBLINGS[1])
-    low, high = lax.fori_loop(0, 10, halve, (first, last))
-    low, high = jnp.where(low == first, 0.0, at(low)), at(high)
-    return falsi(gap, low, high, gap(low), gap(high), 6)[2]
+    start = (first, last, at_zero, way * jnp.float32(1e30))
+    low, high, at_low, at_high = lax.fori_loop(0, 10, halve, start)
+    low = jnp.where(low == first, 0.0, at(low))
+    return falsi(lambda s: (gap(s), ()), low, at(high), at_low, at_high, 6)[0]
 
 
 def boundary_step(
@@ -75,11 +87,10 @@ def boundary_step(
     norm: "linf", "l2", "l1" or "l0"; image: the iterate x, original: x0, normal: b, all [...]
     float32, both images within the box from `lower` to `upper`; change: c, by which <b, .> is to
     change; radius: r, of the L2 ball around x. Where the hyperplane lies beyond ball or box, the
-    point of them that comes nearest to it. Where b is 0, the iterate. L0 is not convex: its answer
-    is the best for some weight of one changed entry against squared length. The hyperplane is met
-    to about 1e-6 of sum |b (z - x)|, the ball never left, and of the radius mostly more than 0.99
-    used where it matters. About 250 sums over the image, none sorted; calls no model. Brendel et
-    al. 2019 (arXiv 1907.01003, section 3); the paper leaves the solver open.
+    point of them that comes nearest to it. Where b is 0, towards x0, as far as the ball reaches. L0
+    is not convex: its answer is the best for some weight of one changed entry against squared
+    length. The hyperplane is met to about 1e-6 of sum |b (z - x)|, and the ball never left. About
+    250 sums over the image, none sorted; calls no model. Brendel et al. 2019 (arXiv 1907.01003).
 
     >>> import jax.numpy as jnp
     >>> from jaxadv.attacks.boundary_step import boundary_step
@@ -148,13 +159,18 @@ def boundary_step(
         return on(kept(s)) if norm == "l0" else point(s)
 
     def excess(e: Array) -> Array:
-        return lengths(e + back) - radius
+        """Above 0 where the step is too long, or misses the hyperplane (L0: too few entries)."""
+        hair = 0.01 * jnp.abs(change) + 1e-6 * jnp.abs(normal * (e + back)).sum()
+        missed = jnp.abs(gap(e)) > jnp.abs(gap(first)) + hair
+        return jnp.where(missed, radius, lengths(e + back) - radius)
+
+    def trial(weight: Array) -> tuple[Array, Array]:
+        e = between(weight)
+        return excess(e), e
 
     too_far, too_far_last = excess(first), excess(last)
-    weight, _, _ = falsi(
-        lambda w: excess(between(w)), jnp.float32(0), jnp.float32(1), too_far, too_far_last, 8
-    )
-    e = jnp.where(too_far_last <= 0, last, jnp.where(weight > 0, between(weight), first))
+    _, middle = falsi(trial, jnp.float32(0), jnp.float32(1), too_far, too_far_last, 8, extra=first)
+    e = jnp.where(too_far_last <= 0, last, middle)
     towards = image + jnp.sign(change) * 1e6 * span * normal
     cut = get_norm("l2").project(towards, image, radius, lower, upper)
     return jnp.where(too_far > 0, cut, jnp.clip(original + e, lower, upper)).reshape(shape)

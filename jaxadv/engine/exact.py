@@ -59,7 +59,7 @@ def relu_network(model: Model) -> ReLUNetwork:
     >>> ja.relu_network(ja.from_linen(module, variables)).w1.shape
     (4, 5)
     """
-    module = getattr(model.apply, "module", None)
+    module: Any = getattr(model.apply, "module", None)
     if type(module).__name__ != "FC":
         raise ValueError(
             f"model is of {type(module or model.apply).__name__}: pass one of the definition FC, "
@@ -120,7 +120,7 @@ def exact_distance(
     x = _checked(network, image, label, norm, upper, bounds, seconds, gap)
     low, high = map(float, bounds)
     logits = network.logits(x)
-    others = np.delete(np.arange(len(logits)), label)
+    others = [c for c in range(len(logits)) if c != label]
     if logits[others].max() >= logits[label]:
         itself = x.reshape(np.shape(image))
         return ExactDistance(0.0, itself, True, 0.0, time.monotonic() - begun)
@@ -146,6 +146,7 @@ def exact_distance(
                     below = radius
                 if on is None:
                     break
+            assert on is not None
             found = program.nearest(on, seconds - (time.monotonic() - begun))
             if found is not None and (distance := _distance(norm, found - x)) < best:
                 best, witness = distance, found
@@ -245,8 +246,9 @@ class _Program:
 
 def _constraint(rows: list[tuple[list[Any], Any, Any]]) -> LinearConstraint:
     blocks = [sparse.hstack([sparse.csr_array(b) for b in row[0]]) for row in rows]
-    ends = (np.concatenate([np.ravel(row[side]) for row in rows]) for side in (1, 2))
-    return LinearConstraint(sparse.csc_array(sparse.vstack(blocks)), *ends)  # type: ignore[arg-type]
+    least, most = (np.concatenate([np.ravel(row[side]) for row in rows]) for side in (1, 2))
+    matrix = sparse.csc_array(sparse.vstack(blocks))
+    return LinearConstraint(matrix, least, most)  # type: ignore[arg-type]
 
 
 def _reach(norm: str, weights: np.ndarray, down: np.ndarray, up: np.ndarray) -> np.ndarray:
