@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxadv.core.norms import get_norm
+from jaxadv.core.norms import flat, get_norm
 
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 LARGEST = int(np.finfo(np.float32).max.view(np.int32))
@@ -45,6 +45,7 @@ def _scaled(normal: Float[Array, "..."], gap: Any) -> tuple[Array, Array, Array]
     return jnp.abs(normal) / scale, jnp.abs(gap) / scale, jnp.sign(normal) * jnp.sign(gap)
 
 
+@flat
 def hyperplane_step(
     norm: str, image: Float[Array, "..."], normal: Float[Array, "..."], gap: Any, lower: Any,
     upper: Any,

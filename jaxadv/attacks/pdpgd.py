@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxadv.attacks.pdgd import DECAY, PDGD, PrimalDualState
-from jaxadv.core.norms import NORMS, get_norm
+from jaxadv.core.norms import NORMS, flat, get_norm
 from jaxadv.core.pytree import pytree, static
 
 NEWTON = 6  # iterations: from 1 to a root not below 0.79 they reach float32's accuracy
@@ -53,6 +53,7 @@ def proximal_l2(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
     return r * jnp.maximum(1 - weight / jnp.maximum(get_norm("l2").distance(r), 1e-18), 0.0)
 
 
+@flat
 def proximal_linf(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
     """r cut at the height above which it sums to `weight`.
 
