@@ -11,11 +11,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxadv.attacks.ddn import begin, check_numbers, direction, noise
-from jaxadv.attacks.iterate import MinimumNorm
+from jaxadv.attacks.iterate import MinimumNorm, begin, check_numbers, direction, noise
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
-from jaxadv.core.losses import _largest
+from jaxadv.core.losses import largest_logits
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
 
@@ -113,7 +112,7 @@ class ALMA(MinimumNorm):
         few = 4 if goal.targeted else 3
         if logits.shape[-1] < few:
             return goal.margin(logits) + TOLERANCE
-        largest = _largest(logits, few)
+        largest = largest_logits(logits, few)
         third = (largest[2] + largest[3]) / 2 if goal.targeted else largest[2]
         return goal.margin(logits) / (largest[0] - third + 1e-12) + TOLERANCE
 

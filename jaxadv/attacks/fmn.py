@@ -10,10 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxadv.attacks.ddn import begin, check_numbers, direction, farthest, noise, on_sphere
 from jaxadv.attacks.fab import DUAL, WITHIN
 from jaxadv.attacks.hyperplane import smallest
-from jaxadv.attacks.iterate import MinimumNorm
+from jaxadv.attacks.iterate import (
+    MinimumNorm,
+    begin,
+    check_numbers,
+    direction,
+    farthest,
+    noise,
+    on_sphere,
+)
 from jaxadv.core.attack import Answer, Problem, Reads
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static, where

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxadv.attacks.ddn import begin, check_numbers
-from jaxadv.attacks.iterate import MinimumNorm
+from jaxadv.attacks.iterate import MinimumNorm, begin, check_numbers
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
 from jaxadv.core.pytree import pytree, static

@@ -29,7 +29,8 @@ def margin(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
     return -goal.margin(logits)
 
 
-def _largest(logits: Float[Array, " K"], count: int) -> list[Float[Array, ""]]:
+def largest_logits(logits: Float[Array, " K"], count: int) -> list[Float[Array, ""]]:
+    """The `count` largest logits, the largest first."""
     found = []
     for _ in range(count):
         best = jnp.argmax(logits)
@@ -47,10 +48,10 @@ def dlr(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
     if logits.shape[-1] < (4 if goal.targeted else 3):
         return -goal.margin(logits)
     if isinstance(goal, Targeted):
-        z1, _, z3, z4 = _largest(logits, 4)
+        z1, _, z3, z4 = largest_logits(logits, 4)
         gain = logits[goal.targets] - logits[goal.labels]
         return gain / (z1 - (z3 + z4) / 2 + 1e-12)
-    z1, _, z3 = _largest(logits, 3)
+    z1, _, z3 = largest_logits(logits, 3)
     return -goal.margin(logits) / (z1 - z3 + 1e-12)
 
 
