@@ -255,3 +255,32 @@ def test_interrupted_it_goes_on_to_the_same_result(cache, tmp_path):
     process = start(cache, tmp_path / "broken", *args)
     assert process.wait(300) == 0, process.stderr.read()
     assert without_times(tmp_path / "broken/out.json") == without_times(tmp_path / "whole/out.json")
+
+
+def test_distance_prints_writes_and_goes_on(call, weights, tmp_path):
+    args = ("distance", "--data", "digits", "--weights", weights, "--examples", 12, "--norm",
+            "l1", "--effort", "fast", "--lanes", 4, "--json", "found.json")  # fmt: skip
+    result = call(*args)
+    assert result.exit_code == 0, result.output
+    assert "Smallest distance of 12 images" in result.output
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [one["norm"] for one in found["found"]] == ["l1"]
+    for one in found["found"]:
+        distances = [image["distance"] for image in one["images"]]
+        assert one["found"] == one["attacked"]
+        assert one["forward"] + one["backward"] <= 401
+        quantile = np.quantile([d for d in distances if d], 0.5, method="inverted_cdf")
+        assert one["quantiles"]["0.5"] == quantile
+        for epsilon, accuracy in zip(one["epsilons"], one["robust_accuracy"], strict=True):
+            assert accuracy == np.mean([d > epsilon for d in distances])
+    page = (tmp_path / "jaxadv-results/distance/report.html").read_text()
+    assert page.count("<img") >= 2 + 12
+    again = call(*args)
+    assert "nothing was left to do" in again.output
+    assert json.loads((tmp_path / "found.json").read_text()) == found
+
+
+def test_distance_says_what_is_not_known(call):
+    result = call("distance", "--effort", "best")
+    assert result.exit_code == 2
+    assert "effort='best'" in result.output + result.stderr

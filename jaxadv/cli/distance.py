@@ -65,11 +65,11 @@ def distance(
         import jax
 
         import jaxadv as ja
-        from jaxadv.core.norms import get_norm
+        from jaxadv.engine.portfolios import get_portfolio
         from jaxadv.report.distance import distance_data, print_distances, write_distances
 
         for one in norms:
-            get_norm(one)
+            get_portfolio(effort, one, targeted=False)  # says at once what is not known
         if fresh:
             for kept in [*state.glob("*.safetensors"), *state.glob("*/*.npz")]:
                 kept.unlink()

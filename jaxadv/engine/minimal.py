@@ -16,7 +16,6 @@ from jaxtyping import Array
 
 from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
-from jaxadv.core.norms import get_norm
 from jaxadv.core.result import Cost, Status
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes
@@ -110,7 +109,6 @@ def minimal_distance(
     >>> ja.minimal_distance(model, images, jnp.array([0]), effort="fast").distance.round(4)
     array([0.1])
     """
-    get_norm(norm)
     images = checks.check_images(images, model.bounds)
     count, shape = len(images), images.shape[1:]
     classes = checks.count_classes(model, shape)

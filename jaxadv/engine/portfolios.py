@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from jaxadv.attacks import FMN, BrendelBethge, EachTarget
 from jaxadv.core.attack import Attack
+from jaxadv.core.norms import get_norm
 
 
 class Refine(NamedTuple):
@@ -69,6 +70,7 @@ def get_portfolio(
     targeted: whether the goals name a target; else members aim at classes of their own choice.
     Named attacks are returned as they are, with no limit on their passes.
     """
+    get_norm(norm)
     if isinstance(effort, dict):
         return dict(effort), None
     if effort not in EFFORTS:
