@@ -44,7 +44,14 @@ def falls(instance, rounds: int) -> bool:
     return any(len(counterexamples(instance, attack(instance, r, device))) for r in range(rounds))
 
 
-@pytest.mark.parametrize("name", ja.list_attacks())
+QUICK = ("APGD", "BrendelBethge", "FAB", "FMN", "PGD", "Square")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+     for name in ja.list_attacks()],
+)  # fmt: skip
 def test_no_attack_breaks_what_is_proved(instances, name):
     made = make(name)
     if made is None:
