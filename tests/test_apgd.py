@@ -121,6 +121,7 @@ def test_eot_is_the_mean_and_so_is_its_gradient() -> None:
     np.testing.assert_allclose(gradient, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_lucky_draw_is_no_success() -> None:
     """The mean never errs within epsilon; single draws do, and are refused on fresh ones."""
     weights = jnp.zeros((16, 2)).at[:, 0].set(1.0)

@@ -44,6 +44,7 @@ def test_the_settings_of_autoattack() -> None:
     assert (cross_entropy.entries, targeted.entries) == (5, 5)
 
 
+@pytest.mark.slow
 def test_standard_breaks_what_its_attacks_break_and_counts_what_survivors_paid() -> None:
     report = ja.evaluate(
         MODEL,
@@ -73,6 +74,7 @@ def test_standard_breaks_what_its_attacks_break_and_counts_what_survivors_paid()
         assert np.abs(found.astype(np.float64) - IMAGES).max() <= epsilon
 
 
+@pytest.mark.slow
 def test_random_models_are_judged_on_fresh_draws() -> None:
     labels = np.asarray((NOISY_IMAGES.reshape(12, -1) @ RANDOM.params).argmax(1))
     model = ja.EOT(RANDOM, samples=10)

