@@ -26,7 +26,7 @@ from jaxadv.engine.store import Store, fingerprint
 from jaxadv.engine.verify import margins, predict
 
 GAIN = 1e-3  # an image has come nearer if its distance fell by this share
-PATIENCE = 3  # members in a row that may fail to bring an image nearer
+PATIENCE = 5  # members in a row that may fail to bring an image nearer
 
 
 @dataclasses.dataclass(frozen=True)

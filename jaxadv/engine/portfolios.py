@@ -2,12 +2,14 @@
 
 FMN aimed at each wrong class finds which mistake is near (most of what an untargeted attack loses
 is the wrong class), and Brendel-Bethge then follows the boundary to its nearest point, to five
-digits. What a portfolio reaches is shown by `python -m benchmarks.exact` and `benchmarks.minimum`.
+digits. Against networks whose gradients lead nowhere from the image, primal-dual descent and walks
+that begin at noise find what it does not. What a portfolio reaches is shown by `python -m
+benchmarks.exact` and `benchmarks.minimum`.
 """
 
 from typing import NamedTuple
 
-from jaxadv.attacks import FMN, BrendelBethge, EachTarget
+from jaxadv.attacks import FMN, PDGD, PDPGD, BrendelBethge, EachTarget, SigmaZero
 from jaxadv.core.attack import Attack
 from jaxadv.core.norms import get_norm
 
@@ -34,28 +36,37 @@ def fast(norm: str, targeted: bool) -> Portfolio:
 
 
 def standard(norm: str, targeted: bool) -> Portfolio:
-    """A longer look at every wrong class, and two refinements."""
+    """A look at every wrong class, a slow descent, a walk along the boundary, a refinement."""
     return {
-        "FMN": _aimed(FMN(norm=norm, steps=60), targeted),
-        "Brendel-Bethge": Refine(BrendelBethge(norm=norm, steps=250)),
-        "Brendel-Bethge, small steps": Refine(
-            BrendelBethge(norm=norm, steps=100, learning_rate=0.003)
-        ),
+        "FMN": _aimed(FMN(norm=norm, steps=30), targeted),
+        "slow": _slow(norm, 250),
+        "Brendel-Bethge": BrendelBethge(norm=norm, steps=150),
+        "Brendel-Bethge, from the best": Refine(BrendelBethge(norm=norm, steps=150)),
     }
 
 
 def strong(norm: str, targeted: bool) -> Portfolio:
-    """Every wrong class from many starts, in rounds, each with a refinement."""
+    """The same from many starts, with longer runs, in rounds."""
     found: Portfolio = {}
-    for turn in range(4):
+    for turn in range(1, 5):
+        many = 1 if turn == 1 else 3
         found |= {
-            f"FMN, {turn + 1}": _aimed(
-                FMN(norm=norm, steps=100, restarts=1 + 2 * (turn > 0)), targeted
+            f"FMN, {turn}": _aimed(FMN(norm=norm, steps=100, restarts=many), targeted),
+            f"slow, {turn}": _slow(norm, 500),
+            f"Brendel-Bethge, {turn}": BrendelBethge(norm=norm, steps=200, restarts=3),
+            f"Brendel-Bethge, each target, {turn}": _aimed(
+                BrendelBethge(norm=norm, steps=100), targeted
             ),
-            f"Brendel-Bethge, {turn + 1}": Refine(BrendelBethge(norm=norm, steps=300)),
-            f"boundary, {turn + 1}": _aimed(BrendelBethge(norm=norm, steps=100), targeted),
+            f"Brendel-Bethge, from the best, {turn}": Refine(BrendelBethge(norm=norm, steps=300)),
         }
     return found
+
+
+def _slow(norm: str, steps: int) -> Attack:
+    """What finds its way where gradients mislead: small steps with a memory."""
+    if norm == "l0":
+        return SigmaZero(steps=steps)
+    return PDGD(steps=steps) if norm == "l2" else PDPGD(norm=norm, steps=steps)
 
 
 def _aimed(attack: Attack, targeted: bool) -> Attack:
