@@ -30,9 +30,10 @@ import numpy as np
 
 import jaxadv as ja
 from benchmarks.common import show, trained
-from jaxadv.engine.cascades import attack_of, get_cascade
+from jaxadv.engine.cascades import get_cascade
 from jaxadv.engine.devices import cpu_cores
 from jaxadv.engine.evaluate import SURVIVED
+from jaxadv.engine.stage import attack_of
 from jaxadv.engine.verify import predict
 from jaxadv.models.published import load_published
 from jaxadv.models.weights import flatten

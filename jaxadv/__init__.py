@@ -2,7 +2,7 @@
 
 >>> import jaxadv as ja
 >>> ja.list_attacks()[:3]
-['ALMA', 'APGD', 'BIM']
+['ALMA', 'APGD', 'Admix']
 """
 
 import importlib
@@ -18,37 +18,58 @@ if TYPE_CHECKING:
         BIM,
         CW,
         DDN,
+        DIFGSM,
         EAD,
         FAB,
         FGA,
         FGM,
         FGSM,
         FMN,
+        ILA,
         JSMA,
         LBFGS,
         MIFGSM,
+        NES,
+        NIFGSM,
         PDGD,
         PDPGD,
         PGD,
+        SIFGSM,
+        SINIFGSM,
+        SPSA,
+        TIFGSM,
         VFGA,
+        VMIFGSM,
+        VNIFGSM,
+        ZOO,
+        Admix,
+        BlendedNoise,
+        Boundary,
         BrendelBethge,
         DeepFool,
         Diverse,
         EachTarget,
         GaussianNoise,
+        GeoDA,
+        HopSkipJump,
         MinimalEpsilon,
         NewtonFool,
+        OnePixel,
+        SaltAndPepper,
         SigmaZero,
+        SimBA,
         SparseFool,
+        SparseRS,
         Square,
         SuperDeepFool,
+        Transfer,
         TrustRegion,
         UniformNoise,
         list_attacks,
     )
     from jaxadv.core.attack import Answer, Attack, Problem, Reads
     from jaxadv.core.goals import Targeted, Untargeted
-    from jaxadv.core.model import EOT, Model, from_function
+    from jaxadv.core.model import EOT, Model, ensemble, from_features, from_function
     from jaxadv.core.optimizer import Optimizer
     from jaxadv.core.result import Cost, Result, Status
     from jaxadv.data import load_data
@@ -57,10 +78,20 @@ if TYPE_CHECKING:
     from jaxadv.engine.certify import Certificates, Smoothed, certify, smoothed_predict
     from jaxadv.engine.checks import CheckWarning
     from jaxadv.engine.cure import cured
+    from jaxadv.engine.curves import Asked, QueryCurve, compare_queries, query_curve
     from jaxadv.engine.devices import use_cpu_cores
     from jaxadv.engine.diagnose import Finding, check
     from jaxadv.engine.evaluate import Report, evaluate
-    from jaxadv.engine.exact import ExactDistance, ReLUNetwork, exact_distance, relu_network
+    from jaxadv.engine.exact import (
+        ExactDistance,
+        LinearClassifier,
+        ReLUNetwork,
+        TreeEnsemble,
+        exact_distance,
+        linear_classifier,
+        relu_network,
+        tree_ensemble,
+    )
     from jaxadv.engine.lanes import drive_lanes
     from jaxadv.engine.minimal import Nearest, minimal_distance
     from jaxadv.engine.portfolios import Refine
@@ -70,19 +101,33 @@ if TYPE_CHECKING:
         from_linen,
         from_nnx,
         from_onnx,
+        from_sklearn,
         from_torch_arrays,
         load_weights,
         save_weights,
     )
+    from jaxadv.studies.fooling import FoolingImages, fooling_images
+    from jaxadv.studies.universal import (
+        PatchAscent,
+        UniversalAggregation,
+        UniversalAscent,
+        data_free_perturbation,
+        universal_patch,
+        universal_perturbation,
+        universal_training,
+    )
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "ALMA APGD BIM BrendelBethge CW DDN DeepFool Diverse EachTarget EAD FAB FGA FGM "
-    "FGSM FMN GaussianNoise JSMA LBFGS MIFGSM MinimalEpsilon NewtonFool PDGD PDPGD PGD "
-    "SigmaZero SparseFool Square SuperDeepFool TrustRegion UniformNoise VFGA list_attacks",
+    "attacks": "Admix ALMA APGD BIM BlendedNoise Boundary BrendelBethge CW DDN DeepFool DIFGSM "
+    "Diverse EachTarget EAD FAB FGA FGM FGSM FMN GaussianNoise GeoDA HopSkipJump ILA "
+    "JSMA LBFGS MIFGSM MinimalEpsilon NES NewtonFool NIFGSM OnePixel PDGD PDPGD PGD "
+    "SaltAndPepper SIFGSM SigmaZero SimBA SINIFGSM SparseFool SparseRS SPSA Square "
+    "SuperDeepFool TIFGSM Transfer TrustRegion UniformNoise VFGA VMIFGSM VNIFGSM ZOO "
+    "list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
-    "core.model": "EOT Model from_function",
+    "core.model": "EOT Model ensemble from_features from_function",
     "core.optimizer": "Optimizer",
     "core.result": "Cost Result Status",
     "data": "load_data",
@@ -91,16 +136,21 @@ _MODULES = {
     "engine.certify": "Certificates Smoothed certify smoothed_predict",
     "engine.checks": "CheckWarning",
     "engine.cure": "cured",
+    "engine.curves": "Asked QueryCurve compare_queries query_curve",
     "engine.devices": "use_cpu_cores",
     "engine.diagnose": "Finding check",
     "engine.evaluate": "Report evaluate",
-    "engine.exact": "ExactDistance ReLUNetwork exact_distance relu_network",
+    "engine.exact": "ExactDistance LinearClassifier ReLUNetwork TreeEnsemble exact_distance "
+    "linear_classifier relu_network tree_ensemble",
     "engine.lanes": "drive_lanes",
     "engine.minimal": "Nearest minimal_distance",
     "engine.portfolios": "Refine",
     "engine.run": "Budget run",
-    "models": "from_keras from_linen from_nnx from_onnx from_torch_arrays load_weights "
-    "save_weights",
+    "studies.fooling": "FoolingImages fooling_images",
+    "models": "from_keras from_linen from_nnx from_onnx from_sklearn from_torch_arrays "
+    "load_weights save_weights",
+    "studies.universal": "PatchAscent UniversalAggregation UniversalAscent "
+    "data_free_perturbation universal_patch universal_perturbation universal_training",
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names.split()}
 
@@ -126,6 +176,7 @@ __all__ = [
     "BIM",
     "CW",
     "DDN",
+    "DIFGSM",
     "EAD",
     "EOT",
     "FAB",
@@ -133,15 +184,29 @@ __all__ = [
     "FGM",
     "FGSM",
     "FMN",
+    "ILA",
     "JSMA",
     "LBFGS",
     "MIFGSM",
+    "NES",
+    "NIFGSM",
     "PDGD",
     "PDPGD",
     "PGD",
+    "SIFGSM",
+    "SINIFGSM",
+    "SPSA",
+    "TIFGSM",
     "VFGA",
+    "VMIFGSM",
+    "VNIFGSM",
+    "ZOO",
+    "Admix",
     "Answer",
+    "Asked",
     "Attack",
+    "BlendedNoise",
+    "Boundary",
     "BrendelBethge",
     "Budget",
     "Certificates",
@@ -152,43 +217,64 @@ __all__ = [
     "EachTarget",
     "ExactDistance",
     "Finding",
+    "FoolingImages",
     "GaussianNoise",
+    "GeoDA",
     "Hardest",
+    "HopSkipJump",
+    "LinearClassifier",
     "MinimalEpsilon",
     "Model",
     "Nearest",
     "NewtonFool",
+    "OnePixel",
     "Optimizer",
+    "PatchAscent",
     "Problem",
+    "QueryCurve",
     "ReLUNetwork",
     "Reads",
     "Refine",
     "Report",
     "Result",
+    "SaltAndPepper",
     "SigmaZero",
+    "SimBA",
     "Smoothed",
     "SparseFool",
+    "SparseRS",
     "Square",
     "Status",
     "SuperDeepFool",
     "Targeted",
+    "Transfer",
+    "TreeEnsemble",
     "TrustRegion",
     "UniformNoise",
+    "UniversalAggregation",
+    "UniversalAscent",
     "Untargeted",
     "certify",
     "check",
+    "compare_queries",
     "cured",
     "data",
+    "data_free_perturbation",
     "drive_batch",
     "drive_lanes",
+    "ensemble",
     "evaluate",
     "exact_distance",
+    "fooling_images",
+    "from_features",
     "from_function",
     "from_keras",
     "from_linen",
     "from_nnx",
     "from_onnx",
+    "from_sklearn",
     "from_torch_arrays",
+    "linear_classifier",
     "list_attacks",
     "load_data",
     "load_weights",
@@ -196,10 +282,15 @@ __all__ = [
     "minimal_distance",
     "models",
     "perturb",
+    "query_curve",
     "relu_network",
     "report",
     "run",
     "save_weights",
     "smoothed_predict",
+    "tree_ensemble",
+    "universal_patch",
+    "universal_perturbation",
+    "universal_training",
     "use_cpu_cores",
 ]

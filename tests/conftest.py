@@ -2,6 +2,7 @@
 
 import gc
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from jaxtyping import install_import_hook
 install_import_hook("jaxadv.core", "beartype.beartype")
 install_import_hook("jaxadv.attacks", "beartype.beartype")
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """JAXADV_UNTIL: the time, in seconds since 1970, from which no further test is begun."""
+    if time.time() > float(os.environ.get("JAXADV_UNTIL", "inf")):
+        pytest.skip("no time is left (JAXADV_UNTIL)")
 
 
 @pytest.fixture(scope="session")

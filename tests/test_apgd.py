@@ -7,7 +7,7 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.attacks.apgd import checkpoints
-from jaxadv.attacks.square import SquareState
+from jaxadv.attacks.scores.square import SquareState
 from jaxadv.core.attack import Problem, likeliest_wrong
 from jaxadv.core.losses import dlr
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.engine.cascades import CASCADES, attack_of, get_cascade
+from jaxadv.engine.cascades import CASCADES, get_cascade
+from jaxadv.engine.stage import attack_of
 from tests.test_apgd import IMAGES as NOISY_IMAGES
 from tests.test_apgd import RANDOM
 from tests.test_attacks import IMAGES, LABELS, MODEL

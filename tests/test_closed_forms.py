@@ -13,10 +13,10 @@ from jaxadv.attacks.apgd import APGD
 from jaxadv.attacks.diverse import Diverse
 from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
-from jaxadv.attacks.mifgsm import MIFGSM
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
 from jaxadv.attacks.pgd import BIM, PGD
-from jaxadv.attacks.square import Square
+from jaxadv.attacks.scores.square import Square
+from jaxadv.attacks.transfer import MIFGSM
 from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64

@@ -23,7 +23,7 @@ def tiny(seed):
         rng.normal(size=(hidden, classes)), rng.normal(size=classes) / 3,
     )  # fmt: skip
     image = rng.random(inputs)
-    return net, image, int(net.logits(image).argmax())
+    return net, image, int(net.scores(image).argmax())
 
 
 def by_enumeration(net, image, label, norm, low=0.0, high=1.0):
@@ -58,7 +58,7 @@ def test_every_pattern_of_a_tiny_network(norm):
     for seed in range(25):
         net, image, label = tiny(seed)
         expected = by_enumeration(net, image, label, norm)
-        found = ja.exact_distance(*net, image, label, norm)
+        found = ja.exact_distance(net, image, label, norm)
         none += np.isinf(expected)
         assert found.proved
         assert found.distance == pytest.approx(expected, rel=1e-5)
@@ -66,7 +66,7 @@ def test_every_pattern_of_a_tiny_network(norm):
         if found.witness is None:
             assert np.isinf(expected) and np.isinf(found.lower)
             continue
-        margins = net.logits(found.witness)
+        margins = net.scores(found.witness)
         assert np.delete(margins, label).max() >= margins[label] - 1e-6
         assert found.witness.min() >= 0 and found.witness.max() <= 1
     assert 0 < none < 15  # both happen
@@ -76,20 +76,20 @@ def test_another_box_and_another_shape():
     net, image, label = tiny(1)
     expected = by_enumeration(net, image, label, "linf", -1.0, 2.0)
     shaped = image.reshape(1, 2, 1)
-    found = ja.exact_distance(*net, shaped, label, bounds=(-1.0, 2.0))
+    found = ja.exact_distance(net, shaped, label, bounds=(-1.0, 2.0))
     assert found.distance == pytest.approx(expected, rel=1e-5)
     assert found.witness.shape == (1, 2, 1)
 
 
 def test_upper_bounds_and_what_is_misclassified():
     net, image, label = next(t for t in map(tiny, range(99)) if by_enumeration(*t, "linf") < np.inf)
-    distance = ja.exact_distance(*net, image, label).distance
-    known = ja.exact_distance(*net, image, label, upper=1.0001 * distance)
+    distance = ja.exact_distance(net, image, label).distance
+    known = ja.exact_distance(net, image, label, upper=1.0001 * distance)
     assert known.proved and known.distance == pytest.approx(distance, rel=1e-6)
-    below = ja.exact_distance(*net, image, label, upper=0.9 * distance)
+    below = ja.exact_distance(net, image, label, upper=0.9 * distance)
     assert below.witness is None and below.distance == np.inf
     assert not below.proved and below.lower == pytest.approx(0.9 * distance)
-    wrong = ja.exact_distance(*net, image, (label + 1) % 3)
+    wrong = ja.exact_distance(net, image, (label + 1) % 3)
     assert wrong.distance == 0 and wrong.proved
     np.testing.assert_array_equal(wrong.witness, image)
 
@@ -106,7 +106,7 @@ def proved(shared, name, norm, places, **settings):
     ratios = []
     for place in places:
         image, label = data.images[index[place]], int(data.labels[index[place]])
-        found = ja.exact_distance(*ja.relu_network(model), image, label, norm, **settings)
+        found = ja.exact_distance(ja.relu_network(model), image, label, norm, **settings)
         logits = np.asarray(model(jnp.asarray(found.witness[None], jnp.float32)))[0]
         assert found.proved
         assert abs(logits[label] - np.delete(logits, label).max()) < 1e-4
@@ -141,17 +141,18 @@ def test_no_more_time_than_asked_for(shared):
     folder = shared / "data/exact/mlp40_linf0.1"
     data = load_data("mnist", data_dir=shared / "data/mnist")
     with np.load(folder / "weights.npz") as w, np.load(folder / "linf.npz") as exact:
-        net = (w["fc1.weight"].T, w["fc1.bias"], w["fc2.weight"].T, w["fc2.bias"])
+        net = ja.ReLUNetwork(w["fc1.weight"].T, w["fc1.bias"], w["fc2.weight"].T, w["fc2.bias"])
         place = exact["distance"].argmax()
         index, distance = exact["index"][place], exact["distance"][place]
-    found = ja.exact_distance(*net, data.images[index], int(data.labels[index]), seconds=0.5)
+    found = ja.exact_distance(net, data.images[index], int(data.labels[index]), seconds=0.5)
     assert found.seconds < 5 and not found.proved
     assert found.lower < distance < found.distance * (1 + 1e-5) < np.inf
 
 
 def changed(**other):
     net, image, label = tiny(0)
-    return {**net._asdict(), "image": image, "label": label, **other}
+    arrays = {name: other.pop(name, array) for name, array in net._asdict().items()}
+    return {"classifier": ja.ReLUNetwork(**arrays), "image": image, "label": label, **other}
 
 
 @pytest.mark.parametrize(

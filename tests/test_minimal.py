@@ -6,6 +6,7 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.core.norms import distance64
+from jaxadv.core.result import Status
 from tests.test_attacks import IMAGES, KEY, LABELS, MODEL
 
 ONE = jax.devices()[:1]
@@ -87,8 +88,15 @@ def test_a_bound_that_is_broken_is_no_bound() -> None:
     found = ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, lower=lower, **SETTINGS)
     assert found.certified_accuracy([0.01]) == 0
     lower[5] = 2 * found.distance[5]
-    with pytest.raises(ValueError, match=r"lower: images 5"):
-        ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, lower=lower, **SETTINGS)
+    with pytest.warns(ja.CheckWarning, match=r"lower: images 5"):
+        again = ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, lower=lower, **SETTINGS)
+    np.testing.assert_array_equal(again.distance, found.distance)  # nothing is lost
+
+
+def test_a_budget_that_no_member_fits_is_not_run() -> None:
+    found = ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, passes=5, **SETTINGS)
+    right = np.arange(21) != 3
+    assert (found.status[right] == Status.NOT_RUN).all() and found.status[3] == Status.MISCLASSIFIED
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,31 @@ from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
 from jaxadv.attacks.fmn import FMN
 from jaxadv.attacks.jsma import JSMA
+from jaxadv.attacks.labels import BlendedNoise, Boundary, GeoDA, HopSkipJump, SaltAndPepper
 from jaxadv.attacks.lbfgs import LBFGS
-from jaxadv.attacks.mifgsm import MIFGSM
 from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
 from jaxadv.attacks.newtonfool import NewtonFool
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
 from jaxadv.attacks.pdgd import PDGD
 from jaxadv.attacks.pdpgd import PDPGD
 from jaxadv.attacks.pgd import BIM, PGD
+from jaxadv.attacks.scores import NES, SPSA, ZOO, OnePixel, SimBA, SparseRS, Square
 from jaxadv.attacks.sigma_zero import SigmaZero
 from jaxadv.attacks.sparsefool import SparseFool
-from jaxadv.attacks.square import Square
 from jaxadv.attacks.superdeepfool import SuperDeepFool
+from jaxadv.attacks.transfer import (
+    DIFGSM,
+    ILA,
+    MIFGSM,
+    NIFGSM,
+    SIFGSM,
+    SINIFGSM,
+    TIFGSM,
+    VMIFGSM,
+    VNIFGSM,
+    Admix,
+    Transfer,
+)
 from jaxadv.attacks.trust_region import TrustRegion
 from jaxadv.attacks.vfga import FGA, VFGA
 from jaxadv.core.attack import Attack
@@ -32,13 +45,17 @@ from jaxadv.core.attack import Attack
 ATTACKS: dict[str, type[Attack]] = {
     attack.__name__: attack
     for attack in (
+        Admix,
         ALMA,
         APGD,
         BIM,
+        BlendedNoise,
+        Boundary,
         BrendelBethge,
         CW,
         DDN,
         DeepFool,
+        DIFGSM,
         Diverse,
         EachTarget,
         EAD,
@@ -48,21 +65,38 @@ ATTACKS: dict[str, type[Attack]] = {
         FGSM,
         FMN,
         GaussianNoise,
+        GeoDA,
+        HopSkipJump,
+        ILA,
         JSMA,
         LBFGS,
         MIFGSM,
         MinimalEpsilon,
+        NES,
         NewtonFool,
+        NIFGSM,
+        OnePixel,
         PDGD,
         PDPGD,
         PGD,
+        SaltAndPepper,
+        SIFGSM,
         SigmaZero,
+        SINIFGSM,
+        SPSA,
+        SimBA,
         SparseFool,
+        SparseRS,
         Square,
         SuperDeepFool,
+        TIFGSM,
+        Transfer,
         TrustRegion,
         UniformNoise,
         VFGA,
+        VMIFGSM,
+        VNIFGSM,
+        ZOO,
     )
 }
 

@@ -80,8 +80,7 @@ class ALMA(MinimumNorm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.check < 1:
-            raise ValueError(f"check={self.check}: pass 1 or more")
+        self.check_least(check=1)
         check_numbers(self, smoothing=1, first_distance=np.inf, last_step=1, improvement=1)
         if isinstance(self.growth, np.floating) and not 1 <= self.growth < np.inf:
             raise ValueError(f"growth={self.growth}: pass a number from 1")

@@ -111,9 +111,7 @@ class APGD(Attack):
     def __post_init__(self) -> None:
         self.check_norm()
         get_loss(self.loss)
-        for field, least in (("steps", 1), ("restarts", 1), ("targets", 0)):
-            if getattr(self, field) < least:
-                raise ValueError(f"{field}={getattr(self, field)}: pass {least} or more")
+        self.check_least(steps=1, restarts=1, targets=0)
 
     @property
     def asks_inside(self) -> bool:  # type: ignore[override]

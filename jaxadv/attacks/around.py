@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxadv.core.attack import Attack, Problem, Reads
 from jaxadv.core.goals import Goal
@@ -37,6 +37,10 @@ class Around(Attack):
         return self.attack.entries
 
     @property
+    def label_only(self) -> bool:  # type: ignore[override]
+        return self.attack.label_only
+
+    @property
     def asks_inside(self) -> bool:  # type: ignore[override]
         return self.attack.asks_inside
 
@@ -52,6 +56,11 @@ class Around(Attack):
 
     def reads(self, problem: Problem, state: Any) -> Reads:
         return self.attack.reads(*self.seen(problem, state))
+
+    def hears(
+        self, problem: Problem, state: Any, logits: Float[Array, "Q K"], read: Bool[Array, " Q"]
+    ) -> Bool[Array, " Q"]:
+        return self.attack.hears(*self.seen(problem, state), logits, read)
 
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         return self.attack.objective(goal, logits)

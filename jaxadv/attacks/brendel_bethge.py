@@ -88,9 +88,7 @@ class BrendelBethge(MinimumNorm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field, least in (("decays", 1), ("draws", 0), ("search", 0)):
-            if getattr(self, field) < least:
-                raise ValueError(f"{field}={getattr(self, field)}: pass {least} or more")
+        self.check_least(decays=1, draws=0, search=0)
         for field, least, most in (
             ("learning_rate", 0, np.inf), ("decay", 0, 1), ("momentum", 0, 1), ("overshoot", 1, 2),
         ):  # fmt: skip

@@ -46,13 +46,7 @@ class Crossing(MinimumNorm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.search < 0:
-            raise ValueError(f"search={self.search}: pass 0 or more")
-
-    @property
-    def gradients(self) -> int:
-        """The ticks of the walk that read gradients."""
-        return self.steps
+        self.check_least(search=0)
 
     @property
     def ticks(self) -> int:

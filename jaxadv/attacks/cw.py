@@ -111,8 +111,7 @@ class CW(Rounds):
             raise ValueError(f"largest_c={self.largest_c}: pass a number above 0")
         if isinstance(self.decrease, np.floating) and not 0 < self.decrease < 1:
             raise ValueError(f"decrease={self.decrease}: pass a number between 0 and 1")
-        if self.refinements < 0:
-            raise ValueError(f"refinements={self.refinements}: pass 0 or more")
+        self.check_least(refinements=0)
 
     def adam(self) -> "optax.GradientTransformation":
         """The optimiser of a round."""

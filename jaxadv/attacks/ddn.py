@@ -6,7 +6,6 @@ image. The sphere shrinks after an adversarial iterate and grows after any other
 
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -21,7 +20,8 @@ from jaxadv.attacks.iterate import (
     on_sphere,
 )
 from jaxadv.core.attack import Answer, Problem
-from jaxadv.core.goals import Goal, Targeted
+from jaxadv.core.goals import Goal
+from jaxadv.core.losses import log_odds
 from jaxadv.core.pytree import pytree, static
 
 
@@ -97,11 +97,7 @@ class DDN(MinimumNorm):
         return jnp.clip(rounded, problem.lower, problem.upper)[None]
 
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-        """The log-odds of the wrong classes (targeted: of the target)."""
-        wanted = goal.targets if isinstance(goal, Targeted) else goal.labels
-        others = jnp.where(jnp.arange(logits.shape[-1]) == wanted, -jnp.inf, logits)
-        odds = jax.nn.logsumexp(others) - logits[wanted]
-        return -odds if isinstance(goal, Targeted) else odds
+        return log_odds(goal, logits)
 
     def tell(self, problem: Problem, state: DDNState, answer: Answer) -> DDNState:
         import optax

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxadv.attacks.crossing import Crossing, Line
 from jaxadv.attacks.hyperplane import free_step, hyperplane_step, nearest_hyperplane
 from jaxadv.core.attack import CLEAR, Answer, Problem, across, likeliest_wrong
-from jaxadv.core.goals import Goal, Targeted
+from jaxadv.core.goals import Goal, Targeted, others
 from jaxadv.core.pytree import pytree, static
 
 
@@ -84,8 +84,7 @@ class DeepFool(Crossing):
         reached: the others do not matter there."""
         goal = problem.goal
         if isinstance(goal, Targeted):
-            others = jnp.where(jnp.arange(logits.shape[-1]) == goal.targets, -jnp.inf, logits)
-            return goal.targets[None], others.argmax()
+            return goal.targets[None], others(logits, goal.targets).argmax()
         places = jnp.arange(self.pullbacks)
         towards = jax.vmap(lambda k: likeliest_wrong(problem, k, self.pullbacks))(places)
         reached = jnp.where(across(problem.goal, logits), logits.argmax(), towards[0])

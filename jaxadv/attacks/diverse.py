@@ -56,8 +56,7 @@ class Diverse(Iterate):
         get_loss(self.loss)
         if self.begin not in STARTS:
             raise ValueError(f"begin={self.begin!r}: pass one of {STARTS}")
-        if self.spread < 0:
-            raise ValueError(f"spread={self.spread}: pass 0 or more")
+        self.check_least(spread=0)
 
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         return get_loss(self.loss)(goal, logits)

@@ -28,8 +28,7 @@ class EachTarget(Around):
     targets: int = static(default=9)
 
     def __post_init__(self) -> None:
-        if self.targets < 1:
-            raise ValueError(f"targets={self.targets}: pass 1 or more")
+        self.check_least(targets=1)
 
     @property
     def needs_epsilon(self) -> bool:  # type: ignore[override]

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.hyperplane import DUAL, hyperplane_step, nearest_hyperplane
 from jaxadv.core.attack import Answer, Attack, Problem, Reads, check_targets, likeliest_wrong
-from jaxadv.core.goals import Goal, Targeted
+from jaxadv.core.goals import Goal, Targeted, others
 from jaxadv.core.pytree import pytree, static, where
 
 WITHIN = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # box sides: the epsilon of starts where none is given
@@ -82,9 +82,7 @@ class FAB(Attack):
 
     def __post_init__(self) -> None:
         self.check_norm()
-        for field, least in (("steps", 1), ("restarts", 1), ("targets", 0), ("search", 0)):
-            if getattr(self, field) < least:
-                raise ValueError(f"{field}={getattr(self, field)}: pass {least} or more")
+        self.check_least(steps=1, restarts=1, targets=0, search=0)
         for field, least, most in (("alpha_max", 0, 1), ("eta", 1, np.inf), ("beta", 0, 1)):
             value = getattr(self, field)
             if isinstance(value, np.floating) and not least <= value <= most:
@@ -145,8 +143,7 @@ class FAB(Attack):
         """The classes aimed at, and the one to be left."""
         goal, classes = problem.goal, logits.shape[-1]
         if isinstance(goal, Targeted):
-            others = jnp.where(jnp.arange(classes) == goal.targets, -jnp.inf, logits)
-            return goal.targets[None], others.argmax()
+            return goal.targets[None], others(logits, goal.targets).argmax()
         if self.targets:
             return state.target[None], goal.labels
         return (goal.labels + 1 + jnp.arange(classes - 1)) % classes, goal.labels

@@ -88,8 +88,7 @@ class FMN(MinimumNorm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.search < 0:
-            raise ValueError(f"search={self.search}: pass 0 or more")
+        self.check_least(search=0)
         check_numbers(self, step_size=np.inf, last_step=1, gamma=1, last_gamma=1)
 
     @property

@@ -64,7 +64,7 @@ class GradientAttack(Iterate):
             return self.optimizer.build()
         return steepest_ascent(self, problem)
 
-    def init(self, problem: Problem, key: Array) -> GradientState:
+    def init(self, problem: Problem, key: Array) -> Any:
         image = problem.image if problem.start is None else problem.start
         if self.random_start:
             image = self.geometry.random(key, image, problem.epsilon, problem.lower, problem.upper)
@@ -75,11 +75,15 @@ class GradientAttack(Iterate):
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         return get_loss(self.loss)(goal, logits)
 
-    def tell(self, problem: Problem, state: GradientState, answer: Answer) -> GradientState:
+    def climb(self, problem: Problem, state: Any, gradient: Float[Array, "..."]) -> GradientState:
+        """One step of the optimiser along this gradient of the loss, projected."""
         import optax
 
-        descent = -answer.gradients[0, 0]
-        updates, memory = self.transformation(problem).update(descent, state.optimizer, state.image)
+        updates, memory = self.transformation(problem).update(
+            -gradient, state.optimizer, state.image
+        )
         moved: Any = optax.apply_updates(state.image, updates)
-        image = self.project(problem, moved)
-        return GradientState(image, memory, state.step + 1)
+        return GradientState(self.project(problem, moved), memory, state.step + 1)
+
+    def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
+        return self.climb(problem, state, answer.gradients[0, 0])

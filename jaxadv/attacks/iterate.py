@@ -27,17 +27,20 @@ class Iterate(Attack):
 
     def __post_init__(self) -> None:
         self.check_norm()
-        for field in ("steps", "restarts"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: pass 1 or more")
+        self.check_least(steps=1, restarts=1)
+
+    @property
+    def gradients(self) -> int:
+        """The most ticks of a run that read gradients."""
+        return self.steps
 
     @property
     def ticks(self) -> int:
-        return self.steps + 1
+        return self.gradients + 1
 
     @property
     def passes(self) -> int:
-        return self.entries * (self.ticks + self.steps * self.pullbacks)
+        return self.entries * (self.ticks + self.gradients * self.pullbacks)
 
     def ask(self, problem: Problem, state: Any) -> Float[Array, "Q ..."]:
         return state.image[None]

@@ -103,8 +103,7 @@ class JSMA(MinimumNorm):
             raise ValueError(f"direction={self.direction!r}: pass one of {list(DIRECTIONS)}")
         if self.restarts != 1:
             raise ValueError(f"restarts={self.restarts}: JSMA draws nothing; pass 1")
-        if self.targets < 0:
-            raise ValueError(f"targets={self.targets}: pass 0 or more")
+        self.check_least(targets=0)
         for field in ("theta", "gamma"):
             value = getattr(self, field)
             if isinstance(value, np.floating) and not 0 < value <= 1:

@@ -16,6 +16,7 @@ from jaxadv.attacks.bracket import Bracket
 from jaxadv.attacks.quasi_newton import Memory
 from jaxadv.core.attack import Answer, Attack, Problem, Reads
 from jaxadv.core.goals import Goal
+from jaxadv.core.losses import log_odds
 from jaxadv.core.pytree import pytree, static, where
 
 DECREASE = 1e-4  # Armijo's constant: the share of the linear model's decrease that a step must give
@@ -113,9 +114,7 @@ class LBFGS(Attack):
         for field, values in known.items():
             if getattr(self, field) not in values:
                 raise ValueError(f"{field}={getattr(self, field)!r}: pass one of {values}")
-        for field in ("memory", "rounds", "iterations"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: pass 1 or more")
+        self.check_least(memory=1, rounds=1, iterations=1)
         for field in ("tolerance", "initial_c"):
             value = getattr(self, field)
             if isinstance(value, np.floating) and not 0 < value < np.inf:
@@ -132,12 +131,7 @@ class LBFGS(Attack):
 
     def gap(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         """The log-odds against the goal (loss="margin": the margin); the loss is its softplus."""
-        if self.loss == "margin":
-            return goal.margin(logits)
-        wanted = goal.targets if goal.targeted else goal.labels  # type: ignore[union-attr]
-        others = jnp.where(jnp.arange(logits.shape[-1]) == wanted, -jnp.inf, logits)
-        gap = jax.nn.logsumexp(others) - logits[wanted]
-        return gap if goal.targeted else -gap
+        return goal.margin(logits) if self.loss == "margin" else -log_odds(goal, logits)
 
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         return -jax.nn.softplus(self.gap(goal, logits))

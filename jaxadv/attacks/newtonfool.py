@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from jaxadv.attacks.crossing import Crossing, Line
 from jaxadv.attacks.deepfool import DeepFoolState
 from jaxadv.core.attack import Answer, Problem
-from jaxadv.core.goals import Goal
+from jaxadv.core.goals import Goal, others
+from jaxadv.core.losses import log_odds
 from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import pytree, static
 
@@ -64,18 +65,15 @@ class NewtonFool(Crossing):
         self, problem: Problem, state: DeepFoolState, logits: Float[Array, "Q K"]
     ) -> Float[Array, "Q P K"]:
         # F's gradient is F (1 - F) times that of the log-odds, z_label - logsumexp(others).
-        label = jnp.arange(logits.shape[-1]) == problem.goal.labels
-        others = jax.nn.softmax(jnp.where(label, -jnp.inf, logits[0]))
-        return (label - others)[None, None]
+        label = problem.goal.labels
+        rest = jax.nn.softmax(others(logits[0], label))
+        return ((jnp.arange(len(rest)) == label) - rest)[None, None]
 
     def walk(
         self, problem: Problem, state: DeepFoolState, answer: Answer, across: Array
     ) -> DeepFoolState:
         logits, odds = answer.logits[0], answer.gradients[0, 0]
-        classes = logits.shape[-1]
-        label = jnp.arange(classes) == problem.goal.labels
-        others = jax.nn.logsumexp(jnp.where(label, -jnp.inf, logits))
-        gap = logits[problem.goal.labels] - others
+        classes, gap = logits.shape[-1], -log_odds(problem.goal, logits)
         probability, rest = jax.nn.sigmoid(gap), jax.nn.sigmoid(-gap)
 
         free = jnp.where(odds > 0, state.image > problem.lower, state.image < problem.upper)

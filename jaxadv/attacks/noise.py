@@ -27,8 +27,7 @@ class _Noise(Attack):
 
     def __post_init__(self) -> None:
         get_norm(self.norm)
-        if self.draws < 1:
-            raise ValueError(f"draws={self.draws}: pass 1 or more")
+        self.check_least(draws=1)
 
     @property
     def ticks(self) -> int:

@@ -114,8 +114,7 @@ class PDPGD(PDGD):
         super().__post_init__()
         if self.operator is not None and self.operator not in OPERATORS:
             raise ValueError(f"operator={self.operator!r}: pass None or one of {list(OPERATORS)}")
-        if self.inner < 1:
-            raise ValueError(f"inner={self.inner}: pass 1 or more")
+        self.check_least(inner=1)
 
     def primal(
         self, state: PrimalDualState, moved: Array, gradient: Array, rate: Array, low: Array,

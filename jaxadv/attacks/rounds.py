@@ -73,9 +73,7 @@ class Rounds(Attack):
     asks_inside: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for field in ("steps", "rounds"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: pass 1 or more")
+        self.check_least(steps=1, rounds=1)
         for field in ("learning_rate", "initial_c"):
             value = getattr(self, field)
             if isinstance(value, np.floating) and not 0 < value < np.inf:

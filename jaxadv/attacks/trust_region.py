@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxadv.attacks.crossing import Crossing, Line
 from jaxadv.attacks.hyperplane import free_step, nearest_hyperplane
 from jaxadv.core.attack import CLEAR, Answer, Problem, likeliest_wrong
-from jaxadv.core.goals import Goal, Targeted
+from jaxadv.core.goals import Goal, Targeted, others
 from jaxadv.core.pytree import pytree, static, where
 
 BOUNDS = {"l2": (5e-4, 0.05), "linf": (1e-4, 0.01)}  # of the radius, in box sides
@@ -111,8 +111,7 @@ class TrustRegion(Crossing):
         """The class aimed at in this tick, and the one to be left."""
         goal = problem.goal
         if isinstance(goal, Targeted):
-            others = jnp.where(jnp.arange(logits.shape[-1]) == goal.targets, -jnp.inf, logits)
-            return state.target, others.argmax()
+            return state.target, others(logits, goal.targets).argmax()
         place = jnp.minimum(state.step, self.classes - 2)
         ranked = likeliest_wrong(problem, place, self.classes - 1)
         return jnp.where(self.choosing(state), ranked, state.target), goal.labels

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float
 
 from jaxadv.attacks.iterate import MinimumNorm
 from jaxadv.core.attack import Answer, Problem, Reads
-from jaxadv.core.goals import Goal, Targeted
+from jaxadv.core.goals import Goal
+from jaxadv.core.losses import log_odds
 from jaxadv.core.pytree import pytree, static
 
 
@@ -65,8 +66,7 @@ class VFGA(MinimumNorm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 1:
-            raise ValueError(f"samples={self.samples}: pass 1 or more")
+        self.check_least(samples=1)
 
     @property
     def ways(self) -> tuple[int, ...]:
@@ -168,11 +168,3 @@ class FGA(VFGA):
     @property
     def ways(self) -> tuple[int, ...]:
         return (1,) if self.direction == "up" else (-1,)
-
-
-def log_odds(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-    """The log-odds that the goal is met: against the label, or for the target."""
-    wanted = goal.targets if isinstance(goal, Targeted) else goal.labels
-    others = jnp.where(jnp.arange(logits.shape[-1]) == wanted, -jnp.inf, logits)
-    odds = jax.nn.logsumexp(others) - logits[wanted]
-    return -odds if isinstance(goal, Targeted) else odds

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from jaxadv.cli.app import INTERRUPTED, app
+from jaxadv.cli.app import app
 from jaxadv.cli.options import (
     EPOCHS,
     Data,
     DataDir,
     Epochs,
+    Fresh,
     Json,
     ModelName,
     Published,
@@ -21,7 +20,15 @@ from jaxadv.cli.options import (
     parse_number,
 )
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.setting import (
+    check_folder,
+    conclude,
+    console,
+    forget,
+    plain_messages,
+    prepare_jax,
+    write_json,
+)
 from jaxadv.cli.subject import find_subject
 
 
@@ -62,7 +69,7 @@ def certify(
         Path("jaxadv-results/certify")
     ),
     json_file: Json = None,
-    fresh: Annotated[bool, option("--fresh", help="Start over, use nothing kept.")] = False,
+    fresh: Fresh = False,
 ) -> None:
     """Prove, by randomised smoothing, that no change of an image within a radius is answered wrong.
 
@@ -95,8 +102,7 @@ def certify(
         )
 
         if fresh:
-            for kept in [*state.glob("*.safetensors"), *state.glob("*.npz")]:
-                kept.unlink()
+            forget(state)
         subject = find_subject(
             data, data_dir, examples, weights, published, model, epochs, seed,
             lambda name: state / f"{name}-noise-{trained:g}.safetensors", noise=trained,
@@ -143,11 +149,4 @@ def certify(
             f"What can be proved about {subject.name} on {images.name}?", key=key,
             attacked=attacked, bounds=subject.model.bounds, settings=about, total=subject.total,
         )  # fmt: skip
-    if not bars.worked:
-        out.print("nothing was left to do: all results are from the store (--fresh starts over)")
-    out.print(
-        f"report: {output / 'report.html'}\ndata:   {output / 'report.json'}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    if not written["complete"]:
-        raise typer.Exit(INTERRUPTED)
+    conclude(out, output, bars.worked, written["complete"])

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from jaxadv.cli.app import INTERRUPTED, app
+from jaxadv.cli.app import app
 from jaxadv.cli.options import (
     EPOCHS,
     Data,
     DataDir,
     Epochs,
+    Fresh,
     Json,
     Lanes,
     ModelName,
@@ -20,7 +19,15 @@ from jaxadv.cli.options import (
     option,
 )
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.setting import (
+    check_folder,
+    conclude,
+    console,
+    forget,
+    plain_messages,
+    prepare_jax,
+    write_json,
+)
 from jaxadv.cli.subject import find_subject
 
 
@@ -50,7 +57,7 @@ def distance(
     ),
     json_file: Json = None,
     lanes: Lanes = None,
-    fresh: Annotated[bool, option("--fresh", help="Start over, use nothing kept.")] = False,
+    fresh: Fresh = False,
 ) -> None:
     """Find the nearest misclassified image of each, and so accuracy at every epsilon at once.
 
@@ -71,8 +78,7 @@ def distance(
         for one in norms:
             get_portfolio(effort, one, targeted=False)  # says at once what is not known
         if fresh:
-            for kept in [*state.glob("*.safetensors"), *state.glob("*/*.npz")]:
-                kept.unlink()
+            forget(state)
         subject = find_subject(
             data, data_dir, examples, weights, published, model, epochs, seed,
             lambda name: state / f"{name}.safetensors",
@@ -106,11 +112,4 @@ def distance(
             f"How far is the nearest mistake of {subject.name} on {images.name}?",
             bounds=subject.model.bounds, settings=about, total=subject.total,
         )  # fmt: skip
-    if not bars.worked:
-        out.print("nothing was left to do: all results are from the store (--fresh starts over)")
-    out.print(
-        f"report: {output / 'report.html'}\ndata:   {output / 'report.json'}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    if not written["complete"]:
-        raise typer.Exit(INTERRUPTED)
+    conclude(out, output, bars.worked, written["complete"])

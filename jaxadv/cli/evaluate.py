@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from jaxadv.cli.app import INTERRUPTED, app
+from jaxadv.cli.app import app
 from jaxadv.cli.options import (
     EPOCHS,
     EPSILONS,
@@ -14,6 +12,7 @@ from jaxadv.cli.options import (
     DataDir,
     Epochs,
     Examples,
+    Fresh,
     Json,
     Lanes,
     ModelName,
@@ -26,7 +25,15 @@ from jaxadv.cli.options import (
     parse_epsilons,
 )
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.setting import (
+    check_folder,
+    conclude,
+    console,
+    forget,
+    plain_messages,
+    prepare_jax,
+    write_json,
+)
 from jaxadv.cli.subject import find_subject
 
 
@@ -50,7 +57,7 @@ def evaluate(
     seed: Seed = 0,
     output: Output = Path("jaxadv-results"),
     json_file: Json = None,
-    fresh: Annotated[bool, option("--fresh", help="Start over, use nothing kept.")] = False,
+    fresh: Fresh = False,
     lanes: Lanes = None,
 ) -> None:
     """Measure a classifier's robustness; without options: train a small one and attack it.
@@ -80,8 +87,7 @@ def evaluate(
         )
 
         if fresh:
-            for kept in [*state.glob("*.safetensors"), *store.glob("*.npz")]:
-                kept.unlink()
+            forget(state)
         subject = find_subject(
             data, data_dir, examples, weights, published, model, epochs, seed,
             lambda name: state / f"{name}.safetensors",
@@ -111,12 +117,5 @@ def evaluate(
             f"How robust is {subject.name} on {images.name}?",
             model=subject.model, settings=about, total=subject.total, pages="images/index.html",
         )  # fmt: skip
-    if not bars.worked:
-        out.print("nothing was left to do: all results are from the store (--fresh starts over)")
-    out.print(
-        f"report: {output / 'report.html'}\ndata:   {output / 'report.json'}, report.csv, "
-        f"robustbench.json\nimages: {output / 'images' / 'index.html'}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    if not report.complete:
-        raise typer.Exit(INTERRUPTED)
+    more = f", report.csv, robustbench.json\nimages: {output / 'images' / 'index.html'}"
+    conclude(out, output, bars.worked, report.complete, more)

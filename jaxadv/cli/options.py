@@ -71,4 +71,5 @@ Examples = Annotated[int, option("--examples", help="How many test images, evenl
 Seed = Annotated[int, option("--seed", help="Seed of training and attacks.", min=0)]
 Output = Annotated[Path, option("--output", help="Folder of reports and of what is kept.")]
 Json = Annotated[Path | None, option("--json", help="Write what is printed as data, too.")]
+Fresh = Annotated[bool, option("--fresh", help="Start over, use nothing kept.")]
 Lanes = Annotated[int | None, option("--lanes", help="Images in flight on each device.", min=1)]

@@ -6,9 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jaxadv.cli.app import app
-from jaxadv.cli.options import DataDir, Json, Output, option
+from jaxadv.cli.options import DataDir, Fresh, Json, Output, option
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.setting import (
+    check_folder,
+    console,
+    forget,
+    plain_messages,
+    prepare_jax,
+    write_json,
+)
 from jaxadv.cli.subject import slug, split_of
 
 if TYPE_CHECKING:
@@ -23,7 +30,7 @@ QUICK_SEEDS, QUICK_EXAMPLES = 2, 100
 def reproduce(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="An experiment, or a family of them: szegedy."),
+        typer.Argument(metavar="[NAME]", help="An experiment, or a family of them: szegedy, ..."),
     ] = None,
     show: Annotated[bool, option("--list", help="Name the experiments, a line each.")] = False,
     data: Annotated[
@@ -41,7 +48,7 @@ def reproduce(
     quick: Annotated[bool, option("--quick", help="Less of everything: a few minutes.")] = False,
     output: Output = Path("jaxadv-results"),
     json_file: Json = None,
-    fresh: Annotated[bool, option("--fresh", help="Start over, use nothing kept.")] = False,
+    fresh: Fresh = False,
 ) -> None:
     """Run the experiments of a paper, and put its figures beside those found.
 
@@ -71,8 +78,7 @@ def reproduce(
         print(f"data: {data}, {sizes} ({why})", flush=True)
         folder = output / "state" / (slug(data) + "-quick" * quick)
         if fresh:
-            for kept in [*folder.rglob("*.npz"), *folder.rglob("*.safetensors")]:
-                kept.unlink()
+            forget(folder)
         setting = Setting(
             train, test, folder, seeds or (QUICK_SEEDS if quick else SEEDS),
             min(examples or (QUICK_EXAMPLES if quick else EXAMPLES), len(test.labels)), quick,

@@ -9,7 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxadv.cli.app import say
+import typer
+
+from jaxadv.cli.app import INTERRUPTED, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,3 +77,22 @@ def check_folder(*paths: Path | None) -> None:
     for path in paths:
         if path is not None and path.is_dir():
             raise ValueError(f"{path} is a folder: pass the name of a file")
+
+
+def forget(state: Path) -> None:
+    """Remove what a command keeps in its folder: networks and results."""
+    for kept in [*state.rglob("*.safetensors"), *state.rglob("*.npz")]:
+        kept.unlink()
+
+
+def conclude(out: "Console", output: Path, worked: bool, complete: bool, more: str = "") -> None:
+    """The last lines of a command: what was kept, and where the report is; typer.Exit where it was
+    interrupted. more: further files, beside the report's data."""
+    if not worked:
+        out.print("nothing was left to do: all results are from the store (--fresh starts over)")
+    out.print(
+        f"report: {output / 'report.html'}\ndata:   {output / 'report.json'}{more}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if not complete:
+        raise typer.Exit(INTERRUPTED)

@@ -52,7 +52,7 @@ class Reads(NamedTuple):
 class Answer(NamedTuple):
     """What the engine tells: logits [Q, K], gradients [Q, P, H, W, C] (None if P is 0).
 
-    adversarial [Q]: whether the image fulfils the goal; used [Q]: the mask that `reads` gave.
+    adversarial [Q]: whether the image fulfils the goal; used [Q]: the mask that `hears` gave.
     """
 
     logits: Float[Array, "Q K"]
@@ -67,7 +67,8 @@ class Attack:
     Written for one image, without a batch axis. `init` calls no model; loops that call the model
     are state, one tick an iteration. Every image asked must lie in the box and, where an epsilon is
     given, in the ball (an attack that asks elsewhere sets `asks_inside = False`, and the engine
-    then tests each image before it counts).
+    then tests each image before it counts). One that is `label_only` (and has no pull-backs) gets
+    `label_of` every answer, the clean image's too, in place of the logits.
     """
 
     queries: ClassVar[int] = 1  # images asked per tick
@@ -79,6 +80,7 @@ class Attack:
     needs_epsilon: ClassVar[bool] = True
     keep: ClassVar[str] = "first"
     asks_inside: ClassVar[bool] = True
+    label_only: ClassVar[bool] = False  # told the predicted class and no more
 
     @property
     def name(self) -> str:
@@ -95,6 +97,12 @@ class Attack:
         get_norm(self.norm)
         if self.norm not in self.norms:
             raise ValueError(f"norm={self.norm!r}: {self.name} knows {', '.join(self.norms)}")
+
+    def check_least(self, **least: int) -> None:
+        """ValueError where one of these settings is less than so much."""
+        for field, bound in least.items():
+            if getattr(self, field) < bound:
+                raise ValueError(f"{field}={getattr(self, field)}: pass {bound} or more")
 
     @property
     def entries(self) -> int:
@@ -136,6 +144,16 @@ class Attack:
         every = jnp.ones(self.queries, bool)
         return Reads(every, every & (self.pullbacks > 0))
 
+    def hears(
+        self, problem: Problem, state: State, logits: Float[Array, "Q K"], read: Bool[Array, " Q"]
+    ) -> Bool[Array, " Q"]:
+        """Which of the answers that `reads` named would have been asked for one after the other.
+
+        An attack may ask ahead: all middles of the next halvings, many draws of which the first
+        that succeeds ends the tick. The others are neither counted, kept nor told. Default: `read`.
+        """
+        return read
+
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         """The loss that the attack maximises, and by which `keep="loss"` chooses."""
         return -goal.margin(logits)
@@ -154,6 +172,11 @@ class Attack:
     def done(self, problem: Problem, state: State) -> Bool[Array, ""]:
         """Whether nothing more is to be asked."""
         raise NotImplementedError
+
+
+def label_of(logits: Float[Array, "*Q K"]) -> Float[Array, "*Q K"]:
+    """All that an attack that is `label_only` is shown of logits: 1 at the predicted class."""
+    return jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
 
 
 def across(goal: Goal, logits: Float[Array, " K"]) -> Bool[Array, ""]:

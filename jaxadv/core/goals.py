@@ -11,9 +11,13 @@ from jaxtyping import Array, Float
 from jaxadv.core.pytree import pytree
 
 
+def others(logits: Float[Array, " K"], label: Any) -> Float[Array, " K"]:
+    """The logits of the other classes: that of `label` is minus infinity."""
+    return jnp.where(jnp.arange(logits.shape[-1]) == label, -jnp.inf, logits)
+
+
 def _margin(logits: Float[Array, " K"], label: Any) -> Float[Array, ""]:
-    others = jnp.where(jnp.arange(logits.shape[-1]) == label, -jnp.inf, logits)
-    return logits[label] - others.max()
+    return logits[label] - others(logits, label).max()
 
 
 @pytree

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxadv.core.goals import Goal, Targeted
+from jaxadv.core.goals import Goal, Targeted, others
 
 Loss = Callable[[Goal, Float[Array, " K"]], Float[Array, ""]]
 
@@ -18,10 +18,18 @@ def cross_entropy(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
     does not cancel in float32 once the network is sure (the usual form loses it at a gap of 17
     between logits, this one at 87).
     """
+    odds = log_odds(goal, logits)
+    return -jax.nn.softplus(-odds) if isinstance(goal, Targeted) else jax.nn.softplus(odds)
+
+
+def log_odds(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
+    """The log-odds that the goal is met: against the label, or for the target.
+
+    The cross-entropy rises with it, and it does not level off where the network is sure.
+    """
     wanted = goal.targets if isinstance(goal, Targeted) else goal.labels
-    others = jnp.where(jnp.arange(logits.shape[-1]) == wanted, -jnp.inf, logits)
-    gap = jax.nn.logsumexp(others) - logits[wanted]
-    return -jax.nn.softplus(gap) if isinstance(goal, Targeted) else jax.nn.softplus(gap)
+    odds = jax.nn.logsumexp(others(logits, wanted)) - logits[wanted]
+    return -odds if isinstance(goal, Targeted) else odds
 
 
 def margin(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
@@ -55,7 +63,21 @@ def dlr(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
     return -goal.margin(logits) / (z1 - z3 + 1e-12)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+def logit(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
+    """The label's logit, negated; the target's when targeted (Zhao et al. 2020, arXiv 2012.11207).
+
+    On an ensemble of log-probabilities this is the mean of the members' cross-entropies.
+    """
+    return logits[goal.targets] if isinstance(goal, Targeted) else -logits[goal.labels]
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "log_odds": log_odds,
+    "margin": margin,
+    "dlr": dlr,
+    "logit": logit,
+}
 
 
 def get_loss(loss: str | Loss) -> Loss:

@@ -1,7 +1,7 @@
 """The model as the engine sees it: a pure function and its parameters."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxadv.core.pytree import pytree, static
+
+MEANS = ("logits", "probabilities", "log-probabilities")
 
 
 @pytree
@@ -111,6 +113,97 @@ class _Tenfold:
         return draws.mean(0)
 
 
+def ensemble(models: Sequence[Model], weights: Any = None, of: str = "logits") -> Model:
+    """One model of several: the weighted mean of what they answer, as surrogates of another.
+
+    After Dong et al. (2017, arXiv 1710.06081). models: of one image shape, bounds and number of
+    classes, none of them random; weights: numbers [M], scaled to sum 1 (None: equal); of: the mean
+    of their "logits", of their "probabilities" (the answer is its logarithm), or of their
+    "log-probabilities": with `loss="logit"` an attack then follows the mean of their losses. (With
+    "cross_entropy" it follows that of the mean logits: the two differ by what each label gets.)
+    One answer costs as many forward passes as there are models, and is counted so. Raises
+    ValueError for arguments that are not of this form.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> one = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> two = ja.Model(one.apply, 2 * jnp.eye(4))
+    >>> ja.ensemble([one, two])(jnp.ones((1, 2, 2, 1)))
+    Array([[1.5, 1.5, 1.5, 1.5]], dtype=float32)
+    """
+    models = tuple(models)
+    if not models:
+        raise ValueError("models is empty: pass one model or more")
+    if of not in MEANS:
+        raise ValueError(f"of={of!r}: pass one of {MEANS}")
+    if any(model.random for model in models):
+        raise ValueError("models has one that draws at random: its mean over draws is `ja.EOT`")
+    bounds = sorted({model.bounds for model in models})
+    if len(bounds) > 1:
+        raise ValueError(f"models have different bounds {bounds}: pass equal ones")
+    shares = np.ones(len(models)) if weights is None else np.asarray(weights, np.float64)
+    if shares.shape != (len(models),) or not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
+        raise ValueError(f"weights={weights}: pass {len(models)} numbers of 0 or more")
+    shares = np.asarray(shares / shares.sum(), np.float32)
+    samples = sum(model.samples for model in models)
+    return Model(_Ensemble(of), (models, shares), models[0].bounds, samples=samples)
+
+
+@pytree
+class _Ensemble:
+    of: str = static()
+
+    def __call__(self, params: Any, images: Array) -> Array:
+        models, shares = params
+        several = [model(images) for model in models]
+        if len({answer.shape for answer in several}) > 1:
+            classes = [answer.shape[-1] for answer in several]
+            raise ValueError(f"models have {classes} classes: pass models of the same classes")
+        answers = jnp.stack(several)
+        if self.of == "logits":
+            return jnp.einsum("m,mnk->nk", shares, answers, precision=lax.Precision.HIGHEST)
+        logs = jax.nn.log_softmax(answers)
+        if self.of == "probabilities":
+            return jax.nn.logsumexp(logs, 0, b=shares[:, None, None])
+        return jnp.einsum("m,mnk->nk", shares, logs, precision=lax.Precision.HIGHEST)
+
+
+def from_features(
+    features: Callable[..., Any],
+    head: Callable[..., Any],
+    params: Any,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Model:
+    """A model that also shows the features of a hidden layer, for attacks on them (`ja.ILA`).
+
+    features(params, images [N, H, W, C]) -> an array [N, ...]; head(params, features) -> logits
+    [N, K]. The model answers [N, K + 1 + F]: the logits, then 0 and the F features, all moved down
+    below the least logit. So they never win, and every margin, label and success is that of the
+    logits; the features are what comes after column K, less column K. Attacks on the cross-entropy
+    should be run on the plain model: here the features are in its sum over classes.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.from_features(lambda w, x: jax.nn.relu(x.reshape(len(x), -1) - 0.5),
+    ...                          lambda w, f: f @ w, jnp.eye(4)[:, :2])
+    >>> answer = model(jnp.ones((1, 2, 2, 1)))
+    >>> answer[0, :2], answer[0, 3:] - answer[0, 2]
+    (Array([0.5, 0.5], dtype=float32), Array([0.5, 0.5, 0.5, 0.5], dtype=float32))
+    """
+    return Model(_Shown(features, head), params, bounds)
+
+
+@pytree
+class _Shown:
+    features: Callable[..., Any] = static()
+    head: Callable[..., Any] = static()
+
+    def __call__(self, params: Any, images: Array) -> Array:
+        features = self.features(params, images)
+        logits = self.head(params, features)
+        shown = jnp.pad(features.reshape(len(images), -1), ((0, 0), (1, 0)))
+        below = logits.min(1, keepdims=True) - shown.max(1, keepdims=True) - 1
+        return jnp.concatenate([logits, shown + lax.stop_gradient(below)], 1)
+
+
 def _own_key(seed: Any, image: Array) -> Array:
     """A key that depends on the seed and on every bit of the image."""
     bits = lax.bitcast_convert_type(image.astype(jnp.float32), jnp.uint32).ravel()
@@ -119,16 +212,35 @@ def _own_key(seed: Any, image: Array) -> Array:
     return jax.random.fold_in(jax.random.key(seed), (mixed * odd).sum(dtype=jnp.uint32))
 
 
-def from_function(function: Callable[..., Any], bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
+def from_function(
+    function: Callable[..., Any],
+    bounds: tuple[float, float] = (0.0, 1.0),
+    *,
+    differentiable: bool = True,
+    classes: int | None = None,
+) -> Model:
     """A model of a function `images[N, H, W, C] -> logits[N, K]`; what it closes over is constant.
 
     Weights inside the function become constants of the compiled program: to change them without
     recompiling, use `Model(apply, params)`.
 
-    >>> import jaxadv as ja
+    differentiable: False for a function that is no JAX: it is called on the host with a numpy
+    float32 array, and returns scores [N, K] (the largest wins: logits, probabilities, votes) or, if
+    `classes` says how many there are, labels [N], integers from 0 to classes - 1. It must answer
+    equal images equally whatever their company. Attacks that ask for gradients refuse such a model.
+    Raises ValueError for labels without `classes`, and for answers of another shape.
+
+    >>> import numpy as np, jaxadv as ja
     >>> model = ja.from_function(lambda x: x.reshape(len(x), -1)[:, :10])
+    >>> def bright(images):
+    ...     return (images.mean((1, 2, 3)) > 0.5).astype(int)
+    >>> asked = ja.from_function(bright, differentiable=False, classes=2)
+    >>> asked(np.ones((1, 4, 4, 1), np.float32))
+    Array([[0., 1.]], dtype=float32)
     """
-    return Model(apply=_Closed(function), params=(), bounds=bounds)
+    if differentiable:
+        return Model(apply=_Closed(function), params=(), bounds=bounds)
+    return Model(_Called(function, classes), params=(), bounds=bounds)
 
 
 @pytree
@@ -137,3 +249,33 @@ class _Closed:
 
     def __call__(self, params: Any, images: Array) -> Array:
         return self.function(images)
+
+
+@pytree
+class _Called:
+    """A function on the host; where the number of classes is not given, one black image tells."""
+
+    function: Callable[..., Any] = static()
+    classes: int | None = static()
+
+    def __call__(self, params: Any, images: Array) -> Array:
+        classes = self.classes
+        if classes is None:
+            with jax.ensure_compile_time_eval():
+                classes = self.scores(np.zeros((1, *images.shape[1:]), np.float32)).shape[1]
+        shape = jax.ShapeDtypeStruct((len(images), classes), jnp.float32)
+        return jax.pure_callback(self.scores, shape, images)
+
+    def scores(self, images: Any) -> np.ndarray:
+        answer = np.asarray(self.function(np.asarray(images, np.float32)))
+        if answer.shape == (len(images),) and np.issubdtype(answer.dtype, np.integer):
+            if self.classes is None:
+                raise ValueError("function returns labels: pass classes, the number of classes")
+            answer = answer[:, None] == np.arange(self.classes)
+        if answer.ndim != 2 or answer.shape != (len(images), self.classes or answer.shape[1]):
+            raise ValueError(
+                f"function returned shape {answer.shape} and dtype {answer.dtype} for "
+                f"{len(images)} images: return scores [{len(images)}, classes], or integer labels "
+                f"[{len(images)}] and pass classes"
+            )
+        return answer.astype(np.float32)

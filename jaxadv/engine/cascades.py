@@ -38,11 +38,6 @@ class Hardest(NamedTuple):
 Cascade = dict[str, Attack | Hardest]
 
 
-def attack_of(entry: Attack | Hardest) -> Attack:
-    """The attack of a cascade's entry."""
-    return entry.attack if isinstance(entry, Hardest) else entry
-
-
 def quick(norm: str) -> Cascade:
     """A noise control, one step, and PGD with two losses: a first look, no verdict."""
     one_step = FGSM() if norm == "linf" else FGM(norm=norm)

@@ -216,19 +216,29 @@ def warn_about_targets(goal: Goal, clean_margin: np.ndarray) -> None:
         )
 
 
+@jax.jit
+def _pulled_back(model: Model, images: Any) -> Any:
+    logits, pull_back = jax.vjp(model, images)
+    return pull_back(logits)
+
+
 def missing_derivative(model: Model, shape: tuple[int, ...]) -> str:
     """Why the model cannot be differentiated backwards; empty if it can. Nothing is computed."""
-
-    def back(model: Model, images: Any) -> Any:
-        logits, pull_back = jax.vjp(model, images)
-        return pull_back(logits)
-
     try:
-        jax.eval_shape(back, model, jax.ShapeDtypeStruct((2, *shape), np.float32))
+        _pulled_back.eval_shape(model, jax.ShapeDtypeStruct((2, *shape), np.float32))
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         return f"the model cannot be differentiated ({said}): pass attacks that only ask"
     return ""
+
+
+def check_pullbacks(attack: Attack, model: Model, shape: tuple[int, ...]) -> None:
+    """ValueError where the attack asks for gradients of a model that has none."""
+    if attack.pullbacks and (missing := missing_derivative(model, shape)):
+        raise ValueError(
+            f"attack: {attack.name} asks for gradients, but {missing}, such as ja.Square(), or a "
+            "differentiable surrogate as `model` and this one as `judge`"
+        )
 
 
 @functools.lru_cache

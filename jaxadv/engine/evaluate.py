@@ -15,11 +15,11 @@ from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
 from jaxadv.engine import checks
-from jaxadv.engine.cascades import Cascade, Hardest, attack_of, get_cascade
+from jaxadv.engine.cascades import Cascade, Hardest, get_cascade
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.diagnose import answers, program
 from jaxadv.engine.interrupt import interruptible
-from jaxadv.engine.stage import Progress, describe, run_stage, slug, under_name
+from jaxadv.engine.stage import Progress, attack_of, describe, run_stage, slug, under_name
 from jaxadv.engine.store import Store, fingerprint
 from jaxadv.engine.verify import margins, predict
 

@@ -127,13 +127,15 @@ def fly(
     keep: str,
     until: Any,
     limit: Any,
+    most: Any = None,
     halve: bool = False,
     cure: bool | None = None,
 ) -> Flight:
     """Go on until the queue is empty and the lanes are, or for `until` ticks. Pure.
 
-    limit: the most ticks that one entry may take; halve: also return once the queue is dry and half
-    of the lanes are idle, so that the caller can go on with fewer.
+    limit: the most ticks that one entry may take; most: how many answers read end it; halve: also
+    return once the queue is dry and half of the lanes are idle, so that the caller can go on with
+    fewer.
     """
     step = tick_function(attack, model, keep, cure)
     width = flight.entry.shape[0]
@@ -157,7 +159,10 @@ def fly(
         alive = live(flight)
         age = flight.age + 1
         lanes = step(flight.lanes, alive, backward)
-        finished = alive & (lanes.finished | (age >= limit))
+        spent = age >= limit
+        if most is not None:
+            spent |= lanes.counts.queries >= most
+        finished = alive & (lanes.finished | spent)
         return flight._replace(
             lanes=lanes._replace(finished=finished), age=age, ticks=flight.ticks + 1
         )

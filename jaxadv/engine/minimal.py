@@ -7,6 +7,7 @@ an image is in.
 """
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.portfolios import Portfolio, Refine, get_portfolio
-from jaxadv.engine.stage import Progress, describe, run_stage, slug, under_name
+from jaxadv.engine.stage import Progress, attack_of, describe, run_stage, slug, under_name
 from jaxadv.engine.store import Store, fingerprint
 from jaxadv.engine.verify import margins, predict
 
@@ -100,8 +101,9 @@ def minimal_distance(
     called with (member, rows done, rows in all, successes).
 
     Each image costs one forward pass more, and verification after every member, which is not
-    counted. Ctrl-C returns what was found so far. Raises ValueError for arguments that cannot be
-    meant so, and for a distance below its proved bound.
+    counted. Ctrl-C returns what was found so far; images that no member was run on, for that or for
+    the budget, are NOT_RUN. Raises ValueError for arguments that cannot be meant so; warns
+    (CheckWarning) of a distance below its proved bound.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -119,9 +121,8 @@ def minimal_distance(
     members, most = get_portfolio(effort, norm, goal.targeted)
     most = passes or most or 2**31
     for name, entry in members.items():
-        attack = entry.attack if isinstance(entry, Refine) else entry
-        if attack.norm != norm:
-            raise ValueError(f"effort: {name!r} works in {attack.norm}, but norm={norm!r}")
+        if (works_in := attack_of(entry).norm) != norm:
+            raise ValueError(f"effort: {name!r} works in {works_in}, but norm={norm!r}")
     if lower is not None:
         lower = np.asarray(lower, np.float64)
         if lower.shape != (count,):
@@ -130,7 +131,8 @@ def minimal_distance(
             )
     key = jax.random.key(0) if key is None else key
     chosen = choose_devices(devices)
-    width = lanes or choose_lanes(model, 1, shape, count, chosen[0])
+    queries = max(attack_of(entry).prepared(goal, classes).queries for entry in members.values())
+    width = lanes or choose_lanes(model, queries, shape, count, chosen[0])
 
     logits = predict(model, images, chosen)
     checks.warn_about_logits(logits)
@@ -138,14 +140,13 @@ def minimal_distance(
     wrong = margin < 0
     nearest, distance = images.copy(), np.where(wrong, 0.0, np.inf)
     status = np.where(wrong, Status.MISCLASSIFIED, Status.FAILED).astype(np.int8)
-    member, idle = np.full(count, -1), np.zeros(count, int)
+    member, idle, tried = np.full(count, -1), np.zeros(count, int), wrong.copy()
     forward, backward = np.ones(count, int), np.zeros(count, int)
     same = fingerprint(model.params, images, goal, ids, jax.random.key_data(key), logits.round(2))
     path, seconds, ticks, complete = [], 0.0, 0, True
     with interruptible() as interrupted:
         for number, (name, entry) in enumerate(members.items()):
-            refining = isinstance(entry, Refine)
-            attack = entry.attack if isinstance(entry, Refine) else entry
+            attack, refining = attack_of(entry), isinstance(entry, Refine)
             wanted = ~wrong & (idle < PATIENCE)
             wanted &= forward + backward + attack.prepared(goal, classes).passes <= most + 1
             rows = np.flatnonzero(wanted & np.isfinite(distance) if refining else wanted)
@@ -171,16 +172,20 @@ def minimal_distance(
             forward[rows] += result.forward
             backward[rows] += result.backward
             idle[rows] = np.where(gained, 0, idle[rows] + np.isfinite(distance[rows]))
+            tried[rows[result.status != Status.NOT_RUN]] = True
             seconds, ticks = seconds + result.cost.seconds, ticks + result.cost.lane_ticks
             path.append(distance.copy())
             if (result.status == Status.NOT_RUN).any() or interrupted():
                 complete = False
                 break
-    below = np.flatnonzero(lower is not None and distance < lower * (1 - 1e-4))
+    status[~tried] = Status.NOT_RUN
+    below = [] if lower is None else np.flatnonzero(distance < lower * (1 - 1e-4))
     if len(below):
-        raise ValueError(
+        warnings.warn(
             f"lower: images {checks.some(ids[below])} were found below their proved bounds: the "
-            "bounds are of another model, norm or scale"
+            "bounds are of another model, norm or scale",
+            checks.CheckWarning,
+            stacklevel=2,
         )
     return Nearest(
         norm=norm, images=nearest, originals=images, success=np.isfinite(distance),

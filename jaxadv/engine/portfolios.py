@@ -1,4 +1,4 @@
-"""Portfolios: named lists of attacks for `minimal_distance`, each going on from the best so far.
+"""Portfolios: named lists of attacks for `minimal_distance`; a `Refine` goes on from the best.
 
 FMN aimed at each wrong class finds which mistake is near (most of what an untargeted attack loses
 is the wrong class), and Brendel-Bethge then follows the boundary to its nearest point, to five

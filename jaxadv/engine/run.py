@@ -35,12 +35,14 @@ class Budget(NamedTuple):
     steps: ticks (one forward and backward pass) per image and restart; passes: images sent forward
     and gradients pulled back by the hardware in the whole run, idle lanes included; seconds: wall
     time, compilation included. What was not finished has the status NOT_RUN, and is finished by
-    another run with its ids.
+    another run with its ids. queries: answers read per image and restart; the tick that reaches it
+    is the last.
     """
 
     steps: int | None = None
     passes: int | None = None
     seconds: float | None = None
+    queries: int | None = None
 
 
 def run(
@@ -136,6 +138,7 @@ def run_rows(
     classes = checks.count_classes(model, shape)
     goal = checks.check_goal(goal, count, classes)
     attack = attack.prepared(goal, classes)
+    checks.check_pullbacks(attack, model, shape)
     epsilon = checks.check_epsilon(attack, epsilon, len(source), shape, model.bounds)
     ids = checks.check_ids(ids, count)
     chosen = choose_devices(devices)
@@ -203,10 +206,10 @@ def _programs(keep: str, halve: bool, devices: tuple[Any, ...]) -> tuple[Any, An
         flight = take_off(attack, model, take(table, 0), key, width)
         return jax.tree.map(lambda leaf: leaf[None], flight)
 
-    def go_on(attack, model, table, key, flight, until, limit) -> Any:
+    def go_on(attack, model, table, key, flight, until, limit, most) -> Any:
         flight = fly(
             attack, model, take(table, 0), key, take(flight, 0),
-            keep=keep, until=until, limit=limit, halve=halve, cure=cure,
+            keep=keep, until=until, limit=limit, most=most, halve=halve, cure=cure,
         )  # fmt: skip
         _, complete = flight.gathered.totals(keep)
         found = flight.gathered.best.adversarial & complete
@@ -226,7 +229,7 @@ def _programs(keep: str, halve: bool, devices: tuple[Any, ...]) -> tuple[Any, An
                        in_specs=(whole, whole, split, whole))  # fmt: skip
         return each(attack, model, table, key)
 
-    go_on_all = several(go_on, in_specs=(whole, whole, split, whole, split, whole, whole))
+    go_on_all = several(go_on, in_specs=(whole, whole, split, whole, split, whole, whole, whole))
     return begin_all, jax.jit(go_on_all, donate_argnums=4)
 
 
@@ -286,6 +289,8 @@ def _fly_chunk(
     )
     begin, go_on = _programs(keep, halve, devices)
     limit = attack.ticks if budget.steps is None else min(budget.steps, attack.ticks)
+    most = jnp.iinfo(jnp.int32).max if budget.queries is None else budget.queries
+    ends = (jnp.int32(limit), jnp.int32(most))
     flight = begin(attack, model, table, key, width)
     skipped = int((~active).sum())
     ticks, lane_ticks, until, complete = 0, 0, 8, None
@@ -298,7 +303,7 @@ def _fly_chunk(
         if until < 1 or late or interrupted():
             break
         tick = time.perf_counter()
-        flight, seen = go_on(attack, model, table, key, flight, jnp.int32(until), jnp.int32(limit))
+        flight, seen = go_on(attack, model, table, key, flight, jnp.int32(until), *ends)
         alive, waiting, complete, found = jax.device_get(seen)
         elapsed = time.perf_counter() - tick
         before, ticks = ticks, int(np.asarray(flight.ticks).max())

@@ -12,11 +12,16 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Cost, Result, Status, empty_result
-from jaxadv.engine.run import run_rows
+from jaxadv.engine.run import Budget, run_rows
 from jaxadv.engine.store import Store
 
 ROWS_BETWEEN_SAVES = 4096
 Progress = Callable[[str, int, int, int], None]  # stage, rows done, rows in all, successes
+
+
+def attack_of(entry: Any) -> Attack:
+    """The attack of an entry of a cascade or portfolio: itself, or what a wrapper says when of."""
+    return entry if isinstance(entry, Attack) else entry.attack
 
 
 def under_name(progress: Progress | None, name: str) -> Callable[[int, int, int], None] | None:
@@ -47,12 +52,13 @@ def run_stage(
     attack: Attack, model: Model, images: np.ndarray, goal: Goal, source: np.ndarray,
     epsilon: np.ndarray | None, *, key: Array, ids: np.ndarray, devices: Any, lanes: int,
     clean_logits: np.ndarray, store: Store | None, name: str, mark: str, progress: Any,
-    interrupted: Callable[[], bool], start: np.ndarray | None = None,
+    interrupted: Callable[[], bool], start: np.ndarray | None = None, keep: str | None = None,
+    budget: Budget | None = None,
 ) -> Result:  # fmt: skip
     """One attack on all its rows; those that the store holds under this mark are not run again.
 
     Row r attacks images[source[r]] at epsilon[r] (None: without); the goal, ids, clean logits and
-    `start` belong to the images. name: of the stage's file in the store.
+    `start` belong to the images. name: of the stage's file in the store; keep, budget: as in `run`.
     """
     rows = len(source)
     saved = store.load(name, mark) if store is not None else None
@@ -75,9 +81,9 @@ def run_stage(
         part = run_rows(
             attack, model, images[used], take(goal, used), local,
             None if epsilon is None else epsilon[mine], key=key,
-            keep="loss" if model.random and attack.keep == "first" else None, ids=ids[used],
+            keep="loss" if model.random and attack.keep == "first" else keep, ids=ids[used],
             devices=devices, lanes=lanes, clean_logits=clean_logits[used], progress=report,
-            interrupted=interrupted, start=None if start is None else start[used],
+            budget=budget, interrupted=interrupted, start=None if start is None else start[used],
         )  # fmt: skip
         for whole, piece in zip(saved[:-1], part[:-1], strict=True):
             whole[mine] = piece

@@ -1,5 +1,6 @@
 """One tick of a fleet: ask, one forward pass, at most one backward pass, judge, count, tell."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from jaxadv.core.attack import Answer, Attack, Problem, across
+from jaxadv.core.attack import Answer, Attack, Problem, across, label_of
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import where
 
@@ -52,6 +53,8 @@ def launch(attack: Attack, problem: Problem, key: Array, clean_margin: Array) ->
     best = Best(
         problem.image, jnp.bool_(False), jnp.float32(jnp.inf), clean_margin < 0, clean_margin
     )
+    if attack.label_only:
+        problem = dataclasses.replace(problem, clean_logits=label_of(problem.clean_logits))
     state = attack.init(problem, key)
     return Lane(
         problem, state, best, Counts(zero, zero, zero, zero), jnp.bool_(False), jnp.bool_(False)
@@ -128,6 +131,9 @@ def tick(
     else:
         logits, pull_back = model(flat), None
     logits = logits.reshape(*images.shape[:2], -1)
+    shown = label_of(logits) if attack.label_only else logits
+    heard = jax.vmap(attack.hears)(problem, state, shown, reads.answers)
+    reads = reads._replace(answers=heard & reads.answers)
 
     asked = jax.vmap(lambda p, x, z, r: _judge(attack, keep, p, x, z, r))(
         problem, images, logits, reads.answers
@@ -154,7 +160,7 @@ def tick(
         gradients = jnp.zeros((*images.shape[:2], attack.pullbacks, *images.shape[2:]))
         gradients = lax.optimization_barrier(gradients)  # else folded at compile time, for seconds
 
-    answer = Answer(logits, gradients, asked.adversarial, reads.answers)
+    answer = Answer(shown, gradients, asked.adversarial, reads.answers)
     told = jax.vmap(attack.tell)(problem, state, answer)
     done = jax.vmap(attack.done)(problem, told)
     read = reads.answers.sum(1, dtype=jnp.int32)

@@ -12,6 +12,7 @@ _WHERE = {
     "from_onnx": "onnx",
     "normalized": "adapters",
     "from_keras": "adapters",
+    "from_sklearn": "scikit_learn",
     "from_torch_arrays": "torch_arrays",
     "DEFINITIONS": "definitions",
     "get_definition": "definitions",

@@ -100,7 +100,7 @@ def cell(table: Table, row: int, column: int) -> tuple[str, str]:
 
 
 def heat(table: Table) -> list[list[str | None]]:
-    """The colour of each cell, white for the smallest value; None for an empty cell.
+    """The colour of each cell, white for the value least hot; None for an empty cell.
 
     >>> from jaxadv.report.study import heat
     >>> from jaxadv.studies import Table
@@ -109,6 +109,7 @@ def heat(table: Table) -> list[list[str | None]]:
     """
     finite = table.values[np.isfinite(table.values)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+    low, high = (high, low) if table.hot == "low" else (low, high)
 
     def colour(value: float) -> str | None:
         if math.isnan(value):

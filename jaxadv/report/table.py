@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxadv.core.attack import Attack
 from jaxadv.core.result import Status
+from jaxadv.core.shares import wilson
 
 if TYPE_CHECKING:  # evaluate needs all of the engine, the console only what it prints
     from rich.console import Console
@@ -18,21 +19,6 @@ if TYPE_CHECKING:  # evaluate needs all of the engine, the console only what it 
 
 MISCLASSIFIED = "misclassified"
 CONTROL = "noise"  # the stage that no attack may be weaker than
-
-
-def wilson(successes: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share, given how many of `count` it is.
-
-    >>> from jaxadv.report.table import wilson
-    >>> [round(bound, 3) for bound in wilson(90, 100)]
-    [0.826, 0.945]
-    """
-    if count == 0:
-        return 0.0, 1.0
-    share, spread = successes / count, z * z / count
-    centre = share + spread / 2
-    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
 
 
 def epsilon_text(epsilon: float) -> str:

@@ -26,6 +26,20 @@ EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
     "szegedy.pool": "pool:training",
     "szegedy.rarity": "rarity:rarity",
     "szegedy.causes": "causes:causes",
+    "classifiers.distance": "classifiers:all_classifiers",
+    "classifiers.topics": "topics:topics",
+    "fooling.images": "fooling.study:images",
+    "fooling.retraining": "fooling.study:retraining",
+    "universal.rates": "universal.paper:rates",
+    "universal.across": "universal.paper:across",
+    "universal.images": "universal.paper:images_needed",
+    "universal.diversity": "universal.nature:diversity",
+    "universal.labels": "universal.nature:labels",
+    "universal.geometry": "universal.nature:geometry",
+    "universal.controls": "universal.nature:lengths",
+    "universal.data_free": "universal.nature:data_free",
+    "transfer.attacks": "transfer:attacks_between_networks",
+    "transfer.spam": "spam:spam_filter",
 }
 
 

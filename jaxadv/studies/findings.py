@@ -21,7 +21,8 @@ class Table:
 
     spread: the standard deviation over seeds, of the same shape; published: the paper's figures, of
     the same shape, nan where there is none; formats: how values are written, one for each column
-    (or one for all), such as ".1f"; heat: also worth a heat map.
+    (or one for all), such as ".1f"; heat: also worth a heat map, with the "high" or the "low"
+    values hot.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Table:
     published: np.ndarray | None = None
     formats: str | tuple[str, ...] = ".3g"
     heat: bool = False
+    hot: str = "high"
     note: str = ""
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """Tables 2 to 4 of Szegedy et al. (2013, arXiv 1312.6199), section 4.2: examples made for one
-network, fed to another that has other weights, another shape, or another training set.
+network, fed to another that has other weights, another shape, or another training set. Then the
+same with attacks that are made to transfer, from one network or from an ensemble.
 """
 
 from collections.abc import Sequence
@@ -8,6 +9,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxadv.attacks.transfer import (
+    DIFGSM,
+    MIFGSM,
+    NIFGSM,
+    SIFGSM,
+    TIFGSM,
+    VMIFGSM,
+    Admix,
+    Transfer,
+)
+from jaxadv.core.attack import Attack
+from jaxadv.core.goals import Untargeted
+from jaxadv.core.model import Model, ensemble
+from jaxadv.core.result import Result
+from jaxadv.data import Dataset
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 from jaxadv.studies.blind_spots import (
@@ -160,3 +176,97 @@ def between_training_sets(setting: Setting) -> Findings:
     ]  # fmt: skip
     return Findings("szegedy.halves", "Examples made on one half of the data, fed to the other's",
                     parts)  # fmt: skip
+
+
+SURROGATES = ("FC10(1e-4)", "FC100-100-10", "AE400-10")
+
+
+def attacks_for(data: Dataset) -> dict[str, Attack]:
+    """Attacks that are made to transfer; Admix mixes in images of `data`."""
+    others = data.take(np.linspace(0, len(data.labels) - 1, 100).astype(int))
+    return {
+        "BIM": Transfer(),
+        "MI": MIFGSM(),
+        "NI": NIFGSM(),
+        "DI": DIFGSM(diversity=0.7),
+        "TI": TIFGSM(kernel=5),
+        "SI": SIFGSM(),
+        "VMI": VMIFGSM(neighbours=5),
+        "Admix": Admix(mixed_images=others.images, mixed_labels=others.labels),
+        "DI, SI, VMI together": Transfer(
+            decay=1.0, diversity=0.7, scales=5, neighbours=5, nesterov=True
+        ),
+    }
+
+
+def success_on(network: Network, images: np.ndarray, labels: np.ndarray, both: np.ndarray) -> float:
+    """Per cent of the images [N, H, W, C] with mask `both` [N] that the network gets wrong."""
+    answers = predict(network.model, images, choose_devices(None)).argmax(1)
+    return 100 * float((answers != labels)[both].mean())
+
+
+def attacks_between_networks(setting: Setting) -> Findings:
+    """How far attacks made to transfer do: success on networks that they have not seen.
+
+    Linf 0.1, 10 steps of a tenth of it; of the images that surrogate and target both classify
+    right, the share that the target then gets wrong.
+    """
+    data, epsilon = examples_of(setting.test, setting.examples), 0.1
+    attacks = attacks_for(setting.train)
+    count = len(SURROGATES)
+    single = np.zeros((setting.seeds, len(attacks), count, count))
+    joint = np.zeros((setting.seeds, len(attacks), count))
+    passes = np.zeros(len(attacks))
+    for seed in range(setting.seeds):
+        networks = [trained(setting, name, seed) for name in SURROGATES]
+        right = [
+            predict(network.model, data.images, choose_devices(None)).argmax(1) == data.labels
+            for network in networks
+        ]
+
+        def made(name: str, attack: Attack, title: str, model: Model) -> Result:
+            return setting.run(
+                f"{name} for {title}-{seed}", attack, model, data.images,
+                Untargeted(data.labels), epsilon, ids=data.ids,
+            )  # fmt: skip
+
+        for row, (name, attack) in enumerate(attacks.items()):
+            for i, surrogate in enumerate(networks):
+                result = made(name, attack, surrogate.name, surrogate.model)
+                passes[row] = result.backward.mean()
+                for j, target in enumerate(networks):
+                    both = right[i] & right[j]
+                    single[seed, row, i, j] = success_on(target, result.images, data.labels, both)
+            for j, target in enumerate(networks):
+                others = [i for i in range(count) if i != j]
+                model = ensemble([networks[i].model for i in others])
+                result = made(name, attack, f"all but {target.name}", model)
+                both = np.logical_and.reduce(right)
+                joint[seed, row, j] = success_on(target, result.images, data.labels, both)
+    apart = ~np.eye(count, dtype=bool)
+    white = single[:, :, ~apart].mean(2)
+    black = single[:, :, apart].mean(2)
+    values = np.stack([white, black, joint.mean(2)], 2)
+    names, best = tuple(attacks), int(black.mean(0).argmax())
+    mean = values.mean(0)
+    spread = np.concatenate([values.std(0), np.zeros((len(names), 1))], 1)
+    parts: list[Part] = [
+        Table("Success in per cent, by attack", names,
+              ("on the surrogate", "on another network", "on another, from an ensemble",
+               "gradients"), np.concatenate([mean, passes[:, None]], 1), spread,
+              formats=(".1f", ".1f", ".1f", ".0f"),
+              note=f"{len(data.labels)} test images, Linf {epsilon}, 10 steps, {setting.seeds} "
+              "seeds; of the images that both classify right. The ensemble is of the networks that "
+              "are not the target, by the mean of their logits; it pays each gradient once for "
+              "each of them."),
+        Table(f"Success in per cent of {names[best]}, made for (rows), on (columns)", SURROGATES,
+              SURROGATES, single[:, best].mean(0), single[:, best].std(0), formats=".1f",
+              heat=True),
+        Text(
+            f"From one network to another {mean[0, 1]:.1f} % of the examples of plain iteration "
+            f"carry over, and {mean[best, 1]:.1f} % of {names[best]}'s; from an ensemble "
+            f"{mean[0, 2]:.1f} and {mean[best, 2]:.1f} %. These networks are fully connected: what "
+            "smooths or moves an image was made for convolutional ones on natural images."
+        ),
+    ]  # fmt: skip
+    return Findings("transfer.attacks", "Attacks that are made to transfer", parts)

@@ -62,19 +62,13 @@ class Square(Attack):
 
     def __post_init__(self) -> None:
         self.check_norm()
-        for field in ("steps", "restarts"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: pass 1 or more")
+        self.check_least(steps=1, restarts=1)
         if isinstance(self.p, np.floating) and not 0 < self.p <= 1:
             raise ValueError(f"p={self.p:g}: pass a share of the image, above 0 and at most 1")
 
     @property
     def ticks(self) -> int:
         return self.steps + 1
-
-    def loss(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-        """What is to fall."""
-        return -cross_entropy(goal, logits) if goal.targeted else goal.margin(logits)
 
     def init(self, problem: Problem, key: Array) -> SquareState:
         if problem.start is not None:
@@ -89,7 +83,7 @@ class Square(Attack):
         return state.trial[None]
 
     def tell(self, problem: Problem, state: SquareState, answer: Answer) -> SquareState:
-        loss = self.loss(problem.goal, answer.logits[0])
+        loss = search_loss(problem.goal, answer.logits[0])
         lower = (loss < state.loss) | answer.adversarial[0]
         best = jnp.where(lower, state.trial, state.best)
         loss = jnp.where(lower, loss, state.loss)
@@ -166,6 +160,11 @@ class Square(Attack):
         below, right = height - rows * side - above, width - columns * side - left
         whole = jnp.pad(whole, ((above, below), (left, right), (0, 0)))
         return problem.epsilon * whole / self.geometry.distance(whole)
+
+
+def search_loss(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
+    """What a random search lowers: the margin, or towards a target the cross-entropy."""
+    return -cross_entropy(goal, logits) if goal.targeted else goal.margin(logits)
 
 
 def _stripes(problem: Problem, key: Array) -> Array:

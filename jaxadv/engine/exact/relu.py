@@ -14,25 +14,10 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from jaxadv.core.model import Model
-from jaxadv.core.norms import diameter
+from jaxadv.engine.exact.answer import ExactDistance, Question, length
 
 NORMS = ("l1", "linf")
 SOLVED, STOPPED, NOTHING = 0, 1, 2  # scipy's status of a program; the last: infeasible
-
-
-class ExactDistance(NamedTuple):
-    """The answer of `exact_distance`.
-
-    distance: float, of `witness` from the image, recomputed in float64 (infinite: none found);
-    witness: float64, in the image's shape, or None; proved: whether nothing nearer exists, but for
-    the gap; lower: float, proved: no adversarial image is nearer than that; seconds: wall time.
-    """
-
-    distance: float
-    witness: np.ndarray | None
-    proved: bool
-    lower: float
-    seconds: float
 
 
 class ReLUNetwork(NamedTuple):
@@ -43,7 +28,27 @@ class ReLUNetwork(NamedTuple):
     w2: np.ndarray
     b2: np.ndarray
 
-    def logits(self, x: np.ndarray) -> np.ndarray:
+    def checked(self) -> "ReLUNetwork":
+        """Itself in float64; ValueError where the arrays do not fit together."""
+        network = ReLUNetwork(*(np.asarray(array, np.float64) for array in self))
+        w1, b1, w2, b2 = network
+        shapes = {name: array.shape for name, array in network._asdict().items()}
+        if w1.ndim != 2 or w2.ndim != 2 or b1.shape != w1.shape[1:] or b2.shape != w2.shape[1:]:
+            raise ValueError(f"{shapes}: pass w1 [D, H], b1 [H], w2 [H, K], b2 [K]")
+        if w2.shape[0] != w1.shape[1] or w2.shape[1] < 2:
+            raise ValueError(f"{shapes}: pass w1 [D, H] and w2 [H, K] with K of 2 or more")
+        for name, array in network._asdict().items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} holds values that are not finite")
+        return network
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Inputs, classes."""
+        return len(self.w1), len(self.b2)
+
+    def scores(self, x: Any) -> np.ndarray:
+        """Logits [..., K] of inputs [..., D]."""
         return np.maximum(x @ self.w1 + self.b1, 0) @ self.w2 + self.b2
 
 
@@ -75,60 +80,21 @@ def relu_network(model: Model) -> ReLUNetwork:
     return ReLUNetwork(*(np.asarray(array, np.float64) for array in arrays))
 
 
-def exact_distance(
-    w1: Any,
-    b1: Any,
-    w2: Any,
-    b2: Any,
-    image: Any,
-    label: int,
-    norm: str = "linf",
-    *,
-    upper: float | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    seconds: float = math.inf,
-    gap: float = 1e-5,
-) -> ExactDistance:
-    """The smallest ||x' - image|| over the box with some other logit at least the label's.
+def nearest(network: ReLUNetwork, question: Question) -> ExactDistance:
+    """The nearest input at which another logit is at least the label's.
 
-    The network is relu(x @ w1 + b1) @ w2 + b2 with w1 [D, H], b1 [H], w2 [H, K], b2 [K] (torch
-    holds the transposes), x the image [...] in row order; all is computed in float64. norm: "linf"
-    or "l1". upper: a distance at which an adversarial image is known, say of an attack; nothing
-    beyond is looked for (None: a short walk finds one). seconds: in all, after which what is known
-    is returned, `proved` False. gap: the relative gap of each program. bounds: the box.
-
-    One program per other class (SciPy's HiGHS), the class that the walk or the linearised network
-    puts nearest first; every ReLU that the best distance so far does not fix is a binary. What a
-    program answers is solved again as a linear program with the signs it found, and evaluated. An
-    image that is misclassified is at distance 0. Where nothing adversarial lies within `upper`, the
-    distance is infinite, `lower` is `upper`, and that is not called proved unless the box ends
-    there. HiGHS fulfils constraints to 1e-7 or so: margins of witnesses are 0 to about that.
-
-    784-40-10 networks take seconds to minutes an image, growing fast with the distance. Raises
-    ValueError for shapes that do not fit, values that are not finite, an image outside the box,
-    any other norm (HiGHS has no quadratic objective with integers, so no L2), and settings that
-    cannot be meant.
-
-    >>> import numpy as np, jaxadv as ja
-    >>> w1, w2 = np.eye(2), np.eye(2)  # two pixels, the larger one wins
-    >>> found = ja.exact_distance(w1, [0, 0], w2, [0, 0], [0.8, 0.2], 0, norm="linf")
-    >>> round(found.distance, 6), found.proved
-    (0.3, True)
+    One program per other class, the class that a walk along the linearised network puts nearest
+    first; every ReLU that the best distance so far does not fix is a binary. What a program answers
+    is solved again as a linear program with the signs it found, and evaluated.
     """
     begun = time.monotonic()
-    network = ReLUNetwork(*(np.asarray(array, np.float64) for array in (w1, b1, w2, b2)))
-    x = _checked(network, image, label, norm, upper, bounds, seconds, gap)
-    low, high = map(float, bounds)
-    logits = network.logits(x)
+    x, label, norm, low, high, limit, _, seconds, gap = question
+    logits = network.scores(x)
     others = [c for c in range(len(logits)) if c != label]
     if logits[others].max() >= logits[label]:
-        itself = x.reshape(np.shape(image))
-        return ExactDistance(0.0, itself, True, 0.0, time.monotonic() - begun)
-
-    whole = float(diameter(norm, x.size, high - low))
-    limit = whole if upper is None else min(float(upper), whole)
+        return question.answer(0.0, x, 0.0)
     starts = {c: _walk(network, x, label, c, norm, low, high) for c in others}
-    reached = {c: _distance(norm, end - x) for c, end in starts.items() if end is not None}
+    reached = {c: length(norm, end - x) for c, end in starts.items() if end is not None}
     order = sorted(others, key=lambda c: reached.get(c, math.inf))  # the nearest class first
     best, witness, lower = math.inf, None, math.inf
     if reached and reached[order[0]] <= limit:
@@ -148,21 +114,13 @@ def exact_distance(
                     break
             assert on is not None
             found = program.nearest(on, seconds - (time.monotonic() - begun))
-            if found is not None and (distance := _distance(norm, found - x)) < best:
+            if found is not None and (distance := length(norm, found - x)) < best:
                 best, witness = distance, found
             elif not guess:
                 break  # what was found fulfils the program only to its tolerance, or time is up
             guess = False
         lower = min(lower, below)
-    exhausted = best == math.inf and lower >= whole  # nothing in the box
-    lower = math.inf if exhausted else min(lower, best)
-    return ExactDistance(
-        distance=best,
-        witness=None if witness is None else witness.reshape(np.shape(image)),
-        proved=exhausted or (best < math.inf and lower >= best * (1 - 2 * gap)),
-        lower=lower,
-        seconds=time.monotonic() - begun,
-    )
+    return question.answer(best, witness, lower)
 
 
 class _Program:
@@ -263,18 +221,13 @@ def _reach(norm: str, weights: np.ndarray, down: np.ndarray, up: np.ndarray) -> 
     return (steep * np.clip(1 - before, 0, room)).sum(0)
 
 
-def _distance(norm: str, delta: np.ndarray) -> float:
-    size = np.abs(delta)
-    return float(size.max() if norm == "linf" else size.sum())
-
-
 def _walk(
     network: ReLUNetwork, x: np.ndarray, label: int, other: int, norm: str, low: float, high: float
 ) -> np.ndarray | None:
     """An image that is adversarial, on a line from x: a first guess, by linearising 30 times."""
     point, gain = x, network.w2[:, other] - network.w2[:, label]
     for _ in range(30):
-        logits = network.logits(point)
+        logits = network.scores(point)
         missing = logits[label] - logits[other]
         if missing <= 0:
             break
@@ -290,41 +243,8 @@ def _walk(
     least, most = 0.0, 1.0
     for _ in range(50):
         middle = (least + most) / 2
-        logits = network.logits(x + middle * (point - x))
+        logits = network.scores(x + middle * (point - x))
         least, most = (least, middle) if logits[label] <= logits[other] else (middle, most)
     found = x + most * (point - x)
-    logits = network.logits(found)
+    logits = network.scores(found)
     return found if logits[label] <= logits[other] else None
-
-
-def _checked(
-    network: ReLUNetwork, image: Any, label: int, norm: str, upper: Any, bounds: Any, seconds: Any,
-    gap: Any,
-) -> np.ndarray:  # fmt: skip
-    """The image as a vector, if all of it fits together."""
-    if norm not in NORMS:
-        raise ValueError(
-            f"norm={norm!r}: pass one of {sorted(NORMS)} (L2 would need a quadratic objective, "
-            "which HiGHS does not have for integer programs)"
-        )
-    shapes = {name: array.shape for name, array in network._asdict().items()}
-    x = np.asarray(image, np.float64).ravel()
-    w1, b1, w2, b2 = network
-    if w1.ndim != 2 or w2.ndim != 2 or b1.shape != w1.shape[1:] or b2.shape != w2.shape[1:]:
-        raise ValueError(f"{shapes}: pass w1 [D, H], b1 [H], w2 [H, K], b2 [K]")
-    if w2.shape[0] != w1.shape[1] or w2.shape[1] < 2:
-        raise ValueError(f"{shapes}: pass w1 [D, H] and w2 [H, K] with K of 2 or more")
-    if x.size != w1.shape[0]:
-        raise ValueError(f"image has {x.size} entries and w1 {shapes['w1']}: pass w1 [D, H]")
-    for name, array in (*network._asdict().items(), ("image", x)):
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} holds values that are not finite")
-    low, high = bounds
-    if not low < high or x.min() < low or x.max() > high:
-        raise ValueError(f"bounds={bounds}: image has values from {x.min()} to {x.max()}")
-    if not 0 <= label < w2.shape[1]:
-        raise ValueError(f"label={label}: pass a class from 0 to {w2.shape[1] - 1}")
-    for name, value in (("upper", upper), ("seconds", seconds), ("gap", gap)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}={value}: pass a number above 0")
-    return x

@@ -1,0 +1,119 @@
+"""Boundary attack: a random walk along the boundary that drifts towards the image."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxadv.attacks.labels.asking import Asking, LabelOnly, directions
+from jaxadv.core.attack import Problem
+from jaxadv.core.pytree import pytree, static
+
+CHECK = 4  # every how many ticks the step on the sphere is judged by itself
+RATES = 0.5, 0.25  # shares of steps on the sphere, and of whole steps, that are to succeed
+LEAST, MOST = 1e-7, 1.0  # of the steps
+
+
+class Steps(NamedTuple):
+    """sphere, source: lengths of the step on the sphere about the image and of that towards it, as
+    shares of the distance; check: whether the images of this tick come in pairs, the step on the
+    sphere alone and the whole one."""
+
+    sphere: Any
+    source: Any
+    check: Any
+
+
+@pytree
+class Boundary(LabelOnly):
+    """Boundary attack (Brendel, Rauber and Bethge 2017, arXiv 1712.04248): labels alone, L2.
+
+    From an adversarial point a random step on the sphere about the image, then one towards the
+    image; the first candidate that is still adversarial is the next point. The length of the first
+    is steered so that half of such steps stay adversarial, that of the second so that a quarter of
+    the whole steps do; each answer changes a length a little (in the paper, a window of answers).
+
+    budget: answers heard per image; sphere, source: the first lengths, as shares of the distance;
+    rate: by how much an answer changes their logarithm. Begins at `problem.start`
+    (`ja.run(..., start=)`; towards a target it is needed), or at noise. A tick asks `batch`
+    candidates at one point and hears them up to the first success. Raises ValueError for settings
+    out of range.
+
+    >>> import jaxadv as ja
+    >>> attack = ja.Boundary(budget=10_000)
+    """
+
+    norm: str = static(default="l2")
+    batch: int = static(default=8)
+    sphere: Any = 0.05
+    source: Any = 0.05
+    rate: Any = 0.1
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("sphere", "source", "rate"):
+            value = getattr(self, field)
+            if isinstance(value, np.floating) and not 0 < value <= 1:
+                raise ValueError(f"{field}={value:g}: pass a number above 0 and at most 1")
+
+    def first(self, problem: Problem) -> Steps:
+        one = jnp.float32(1)
+        return Steps(one * self.sphere, one * self.source, jnp.bool_(True))
+
+    def images(self, problem: Problem, state: Asking, noise: Array) -> Float[Array, "Q ..."]:
+        steps, whole = state.own, state.point - problem.image
+        radius = jnp.maximum(state.distance, 1e-12)
+
+        def candidates(along: Array) -> tuple[Array, Array]:
+            along = along - (along * whole).sum() / radius**2 * whole
+            along = along * (steps.sphere * radius / _length(along))
+            moved = (whole + along) / jnp.sqrt(1 + steps.sphere**2)  # back on the sphere
+            moved = jnp.clip(problem.image + moved, problem.lower, problem.upper)
+            # What the box cut off has moved it already.
+            shorter = (1 - steps.source) * radius / _length(moved - problem.image)
+            nearer = problem.image + jnp.minimum(shorter, 1.0) * (moved - problem.image)
+            return moved, nearer
+
+        moved, nearer = jax.vmap(candidates)(directions(noise))
+        number = jnp.arange(self.batch)
+        paired = jnp.where(
+            (number % 2 == 0).reshape(-1, *(1,) * problem.image.ndim),
+            moved[number // 2],
+            nearer[number // 2],
+        )
+        return jnp.where(steps.check, paired, nearer)
+
+    def listens(self, state: Asking, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
+        whole = ~state.own.check | (jnp.arange(self.batch) % 2 == 1)
+        success = wrong & whole
+        # Of a pair, the whole step is asked only where the step on the sphere was adversarial.
+        follows = ~state.own.check | ~whole | jnp.roll(wrong, 1)
+        success &= follows
+        return (jnp.cumsum(success) - success == 0) & follows
+
+    def told(
+        self, problem: Problem, state: Asking, wrong: Bool[Array, " Q"], heard: Bool[Array, " Q"]
+    ) -> Asking:
+        steps, number = state.own, jnp.arange(self.batch)
+        alone = steps.check & (number % 2 == 0)
+        whole = ~alone
+
+        def steered(length: Array, asked: Array, success: Array, target: float) -> Array:
+            surplus = jnp.where(asked, success - target, 0.0).sum()
+            return jnp.clip(length * jnp.exp(self.rate * surplus), LEAST, MOST)
+
+        sphere = steered(steps.sphere, heard & alone, wrong, RATES[0])
+        source = steered(steps.source, heard & whole, wrong, RATES[1])
+        found = wrong & whole
+        point = jnp.where(found.any(), state.trial[jnp.argmax(found)], state.point)
+        check = (state.tick + 1) % CHECK == 0
+        return state._replace(
+            point=point, distance=_length(point - problem.image), own=Steps(sphere, source, check)
+        )
+
+
+def _length(values: Array) -> Array:
+    return jnp.sqrt(jnp.maximum(jnp.square(values).sum(), 1e-24))

@@ -1,0 +1,152 @@
+"""HopSkipJump: the boundary's normal from labels of nearby points, a step along it, and back."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxadv.attacks.labels.asking import FINEST, OWN, Asking, LabelOnly, directions
+from jaxadv.core.attack import Problem
+from jaxadv.core.pytree import pytree, static, where
+
+ESTIMATE, STEP = OWN, OWN + 1
+COARSEST = 1e-3  # of the line: on small images gamma alone would lose so much of the distance
+
+
+class Normal(NamedTuple):
+    """What is known of the boundary's normal at a point.
+
+    plain, signed [H, W, C]: sums of the directions asked, and of them times +1 (adversarial) or -1;
+    signs: the sum of these; asked, wanted: directions asked, and to be asked; radius: how far from
+    the point; past, normal [H, W, C]: sums that earlier iterations left, and with this one's;
+    direction [H, W, C]: of the step; round: iterations so far.
+    """
+
+    plain: Any
+    signed: Any
+    signs: Any
+    asked: Any
+    wanted: Any
+    radius: Any
+    past: Any
+    normal: Any
+    direction: Any
+    round: Any
+
+
+@pytree
+class HopSkipJump(LabelOnly):
+    """HopSkipJump (Chen, Jordan and Wainwright 2019, arXiv 1904.02144): labels alone, L2 or Linf.
+
+    At a point of the boundary, `initial` sqrt(t) random directions are asked whether they lead to
+    the adversarial side; their mean, signed and less its baseline, estimates the normal. A step of
+    distance / sqrt(t) along it (Linf: its signs), halved until it is adversarial; then back to the
+    boundary by halving, to within `gamma` / d^1.5 of the distance (Linf: `gamma` / d^2). Beyond the
+    paper, the sums of earlier iterations count on, with a weight of `memory` for each since: the
+    normal turns slowly (memory=0, gamma=1: as published).
+
+    norm: "l2" or "linf"; budget: answers heard per image; initial, most: directions of the first
+    and of any iteration, which are `gamma` / d of the distance long; side: of the square of lowest
+    frequencies from which they are drawn (Li et al. 2020, arXiv 2005.14137; None: from all).
+    Begins at `problem.start` (`ja.run(..., start=)`; towards a target it is needed), or at noise.
+    The last iteration is cut so that what is left suffices for its step. Raises ValueError for
+    settings out of range.
+
+    >>> import jaxadv as ja
+    >>> attack = ja.HopSkipJump(norm="linf", budget=10_000)
+    """
+
+    norm: str = static(default="l2")
+    initial: int = static(default=100)
+    most: int = static(default=10_000)
+    gamma: Any = 8.0
+    memory: Any = 0.5
+    side: int | None = static(default=None)
+    norms: ClassVar[tuple[str, ...]] = ("l2", "linf")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_least(initial=1, most=1)
+        if self.side is not None and self.side < 1:
+            raise ValueError(f"side={self.side}: pass 1 or more, or None for all frequencies")
+        if isinstance(self.gamma, np.floating) and not 0 < self.gamma < np.inf:
+            raise ValueError(f"gamma={self.gamma}: pass a number above 0")
+        if isinstance(self.memory, np.floating) and not 0 <= self.memory < 1:
+            raise ValueError(f"memory={self.memory}: pass a number from 0 to below 1")
+
+    def tolerance(self, problem: Problem) -> Any:
+        size = problem.image.size
+        share = self.gamma / size ** (2 if self.norm == "linf" else 1.5)
+        return jnp.minimum(share, COARSEST)
+
+    def first(self, problem: Problem) -> Normal:
+        zero, none = 0 * problem.image, jnp.int32(0)
+        return Normal(
+            zero, zero, jnp.float32(0), none, none, jnp.float32(0), zero, zero, zero, none
+        )
+
+    def reserve(self, problem: Problem) -> Any:
+        """Answers kept for a step and the way back."""
+        halvings = jnp.ceil(-jnp.log2(jnp.clip(self.tolerance(problem), FINEST, 0.5)))
+        return 4 + halvings.astype(jnp.int32)
+
+    def arrived(self, problem: Problem, state: Asking) -> Asking:
+        known, size = state.own, problem.image.size
+        count = jnp.minimum(self.initial * jnp.sqrt(known.round + 1.0), self.most)
+        left = self.budget - state.spent - self.reserve(problem)
+        first = 0.1 * jnp.max(problem.upper - problem.lower)
+        radius = jnp.where(known.round == 0, first, self.gamma * state.distance / size)
+        own = self.first(problem)._replace(
+            wanted=jnp.minimum(count.astype(jnp.int32), left), radius=radius,
+            past=self.memory * known.normal, round=known.round + 1,
+        )  # fmt: skip
+        return state._replace(own=own, phase=jnp.int32(ESTIMATE))
+
+    def images(self, problem: Problem, state: Asking, noise: Array) -> Float[Array, "Q ..."]:
+        known = state.own
+        around = state.point + known.radius * directions(noise, self.side)
+        length = state.distance / jnp.sqrt(jnp.maximum(known.round, 1.0))
+        halves = jnp.exp2(-jnp.arange(self.batch, dtype=jnp.float32))
+        halves = halves.reshape(-1, *(1,) * problem.image.ndim)
+        beyond = state.point + length * halves * known.direction
+        return jnp.where(state.phase == ESTIMATE, around, beyond)
+
+    def wanted(self, problem: Problem, state: Asking) -> Any:
+        known = state.own
+        return jnp.where(state.phase == ESTIMATE, known.wanted - known.asked, self.batch)
+
+    def listens(self, state: Asking, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
+        until_first = jnp.cumsum(wrong) - wrong == 0
+        return (state.phase == ESTIMATE) | until_first
+
+    def told(
+        self, problem: Problem, state: Asking, wrong: Bool[Array, " Q"], heard: Bool[Array, " Q"]
+    ) -> Asking:
+        estimated = state._replace(own=self._learn(state, wrong, heard))
+        known = estimated.own.asked >= estimated.own.wanted
+        estimated = estimated._replace(phase=jnp.where(known, STEP, ESTIMATE).astype(jnp.int32))
+        stepped = self.halve_from(problem, state, state.trial[jnp.argmax(wrong)])
+        stepped = where(wrong.any(), stepped, self.arrived(problem, state))
+        return where(state.phase == ESTIMATE, estimated, stepped)
+
+    def _learn(self, state: Asking, wrong: Array, heard: Array) -> Normal:
+        """With more answers, and the normal that they all make."""
+        known = state.own
+        moved = (state.trial - state.point) / jnp.maximum(known.radius, 1e-30)  # what the box left
+        sign = jnp.where(heard, jnp.where(wrong, 1.0, -1.0), 0.0)
+        plain = known.plain + jnp.einsum("q,q...->...", heard.astype(jnp.float32), moved)
+        signed = known.signed + jnp.einsum("q,q...->...", sign, moved)
+        signs, asked = known.signs + sign.sum(), known.asked + heard.sum(dtype=jnp.int32)
+        mean = signs / jnp.maximum(asked, 1)
+        normal = jnp.where(jnp.abs(mean) == 1, mean * plain, signed - mean * plain)
+        normal = known.past + normal
+        length = jnp.maximum(jnp.sqrt(jnp.square(normal).sum()), 1e-12)
+        direction = jnp.sign(normal) if self.norm == "linf" else normal / length
+        return known._replace(
+            plain=plain, signed=signed, signs=signs, asked=asked, normal=normal,
+            direction=direction,
+        )  # fmt: skip
+
+    def over(self, problem: Problem, state: Asking) -> Any:
+        return (state.phase == ESTIMATE) & (state.own.wanted < 1)

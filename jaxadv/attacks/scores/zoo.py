@@ -1,0 +1,149 @@
+"""ZOO: Carlini and Wagner's objective without gradients, some entries of the image at a time."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxadv.attacks.rounds import Progress, Rounds, Weight
+from jaxadv.core.attack import Answer, Problem, Reads
+from jaxadv.core.pytree import pytree, static, where
+
+FIRST, SECOND, TINY = 0.9, 0.999, 1e-8  # Adam's
+
+
+class Adam(NamedTuple):
+    """Adam with a clock for each entry [H, W, C]: optax has one for all."""
+
+    mean: Any
+    square: Any
+    count: Any
+
+    @classmethod
+    def begin(cls, image: Any) -> "Adam":
+        """Before the first step."""
+        return cls(jnp.zeros_like(image), jnp.zeros_like(image), jnp.zeros_like(image))
+
+    def step(self, gradient: Any, chosen: Any) -> tuple["Adam", Any]:
+        """The state after a gradient that is known where `chosen`, and the direction to descend."""
+        mean = FIRST * self.mean + (1 - FIRST) * gradient
+        square = SECOND * self.square + (1 - SECOND) * gradient**2
+        new = where(chosen, Adam(mean, square, self.count + 1), self)
+        count = jnp.maximum(new.count, 1)
+        mean, square = new.mean / (1 - FIRST**count), new.square / (1 - SECOND**count)
+        return new, jnp.where(chosen, mean / (jnp.sqrt(square) + TINY), 0)
+
+
+class ZOOState(NamedTuple):
+    """image: the iterate [H, W, C]; adam; weight: the search for c; key: this run's; tick: ticks
+    so far."""
+
+    image: Any
+    adam: Adam
+    weight: Weight
+    progress: Progress
+    key: Any
+    tick: Any
+
+
+@pytree
+class ZOO(Rounds):
+    """Zeroth order optimisation (Chen et al. 2017, arXiv 1708.03999): least L2 distance by answers
+    alone.
+
+    Coordinate descent with Adam on |delta|^2 + c * max(margin + confidence, 0): in every step for
+    `batch` entries of the image, drawn at random, the slope is the symmetric difference quotient
+    between x - width and x + width. Rounds of `steps` steps, each with another c, from the image:
+    `initial_c`, ten times as much until one succeeds, then bisection. Lengths (width, learning
+    rate, distance) are in sides of the box. learning_rate: Adam's; abort_early, confidence: as in
+    `CW`. (The paper's loss of log-probabilities has the margin of the logits for its difference.)
+
+    Iterates are clipped to the box, as the paper does on ImageNet (tanh space elsewhere); at a face
+    the quotient is one-sided. The paper's importance sampling and its coarse-to-fine search are not
+    here. At most `rounds * steps * (2 * batch + 1) + 1` forward passes, fewer on images of less
+    than `batch` entries; no backward pass. Raises ValueError for settings not listed here.
+
+    >>> import jaxadv as ja
+    >>> attack = ja.ZOO(steps=300, rounds=3)
+    """
+
+    norm: str = static(default="l2")
+    initial_c: Any = 0.01
+    batch: int = static(default=128)
+    width: Any = 1e-4
+    pullbacks = 0
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
+
+    def __post_init__(self) -> None:
+        self.check_norm()
+        super().__post_init__()
+        self.check_least(batch=1)
+        if isinstance(self.width, np.floating) and not 0 < self.width < np.inf:
+            raise ValueError(f"width={self.width:g}: pass a number above 0")
+
+    @property
+    def queries(self) -> int:  # type: ignore[override]
+        return 1 + 2 * self.batch
+
+    def init(self, problem: Problem, key: Array) -> ZOOState:
+        image = problem.image if problem.start is None else problem.start
+        return ZOOState(
+            image, Adam.begin(image), Weight.begin(self.initial_c), Progress.begin(problem.image),
+            key, jnp.int32(0),
+        )  # fmt: skip
+
+    def entries_of(self, problem: Problem, state: ZOOState) -> Int[Array, " B"]:
+        """The entries of this step, none twice; beyond the image's size: none."""
+        size = problem.image.size
+        drawn = jax.random.permutation(jax.random.fold_in(state.key, state.tick), size)
+        return jnp.pad(drawn[: self.batch], (0, max(self.batch - size, 0)), constant_values=size)
+
+    def pairs(self, problem: Problem, state: ZOOState) -> tuple[Any, Any]:
+        """The images [2, batch, H, W, C] below and above, and how far apart they are [batch]."""
+        flat, size = state.image.ravel(), problem.image.size
+        entry = self.entries_of(problem, state)
+        width = self.width * (problem.upper - problem.lower)
+        own = flat.at[entry].get(mode="fill", fill_value=0.0)
+        values = jnp.clip(own + jnp.stack([-width, width])[:, None], problem.lower, problem.upper)
+
+        def changed(entry: Array, value: Array) -> Array:
+            return flat.at[entry].set(value, mode="drop").reshape(problem.image.shape)
+
+        images = jax.vmap(jax.vmap(changed), (None, 0))(entry, values)
+        return images, jnp.where(entry < size, values[1] - values[0], jnp.inf)
+
+    def ask(self, problem: Problem, state: ZOOState) -> Float[Array, "Q ..."]:
+        image = jnp.where(state.progress.last, state.progress.best, state.image)
+        pairs, _ = self.pairs(problem, state)
+        return jnp.concatenate([image[None], pairs.reshape(-1, *image.shape)])
+
+    def reads(self, problem: Problem, state: ZOOState) -> Reads:
+        drawn = jnp.tile(jnp.arange(self.batch) < problem.image.size, 2) & ~state.progress.last
+        read = jnp.concatenate([jnp.ones(1, bool), drawn])
+        return Reads(read, jnp.zeros_like(read))
+
+    def tell(self, problem: Problem, state: ZOOState, answer: Answer) -> ZOOState:
+        side = problem.upper - problem.lower
+        delta = (state.image - problem.image) / side
+        lacking, success = jax.vmap(lambda z: self.shortfall(problem.goal, z))(answer.logits)
+        progress = self.seen(state.progress, success[0], state.image, self.geometry.distance(delta))
+        loss = jnp.square(delta).sum() + state.weight.c * lacking[0]
+        progress, over = self.stepped(progress, loss)
+
+        below, above = jnp.split(lacking[1:], 2)
+        _, apart = self.pairs(problem, state)
+        entry = self.entries_of(problem, state)
+        slope = jnp.zeros(delta.size).at[entry].set((above - below) / apart * side, mode="drop")
+        chosen = jnp.zeros(delta.size, bool).at[entry].set(True, mode="drop")
+        gradient = 2 * delta + state.weight.c * slope.reshape(delta.shape)
+        adam, direction = state.adam.step(gradient, chosen.reshape(delta.shape))
+        image = state.image - self.learning_rate * side * direction
+        image = jnp.clip(image, problem.lower, problem.upper)
+
+        weight = where(over, state.weight.after(progress.reached), state.weight)
+        start = problem.image if problem.start is None else problem.start
+        image, adam = where(over, (start, Adam.begin(start)), (image, adam))
+        progress = progress._replace(reached=progress.reached & ~over)
+        return ZOOState(image, adam, weight, progress, state.key, state.tick + 1)

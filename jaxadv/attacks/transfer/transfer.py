@@ -1,0 +1,187 @@
+"""Attacks that are made to travel: momentum, and gradients averaged over views of the image.
+
+Projected gradient ascent whose gradient is that of several views of the iterate, pulled back
+through the views. Each published attack is one choice of these; they compose freely.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxadv.attacks.gradient import GradientAttack, GradientState
+from jaxadv.attacks.transfer.views import FORMS, profile, resize_and_pad, smooth
+from jaxadv.core.attack import Answer, Problem, Reads
+from jaxadv.core.pytree import pytree, static
+
+
+class TransferState(NamedTuple):
+    """image: the iterate [H, W, C]; optimizer: optax's state; step: gradients taken so far; key;
+    momentum: g, variance: v of the last step [H, W, C] (None where not used)."""
+
+    image: Any
+    optimizer: Any
+    step: Any
+    key: Any
+    momentum: Any
+    variance: Any
+
+
+@pytree
+class Transfer(GradientAttack):
+    """Gradient ascent with any of the means by which adversarial examples are made to transfer.
+
+    decay: momentum, g <- decay g + gradient / mean |gradient| (Dong et al. 2017, arXiv 1710.06081;
+    None: none); nesterov: the gradient is taken one step of g ahead (Lin et al. 2019, arXiv
+    1908.06281); diversity: the probability with which a view is made smaller, by `resize` or less,
+    and moved (Xie et al. 2018, arXiv 1803.06978; None: never); kernel: the pixels, an odd number,
+    of a kernel that smooths the gradient, kernel_form "gaussian", "linear" or "uniform" (Dong et
+    al. 2019, arXiv 1904.02884; 0: none); scales: views image / 2^i, i < scales (Lin et al. 2019);
+    neighbours: how many neighbours, within `neighbourhood` epsilons, tell the next step how the
+    gradient varies (Wang and He 2021, arXiv 2103.15571); mixed: in how many views a `portion` of
+    another image is added (Wang et al. 2021, arXiv 2102.00436), drawn from `mixed_images` [M, H, W,
+    C], of another class where `mixed_labels` [M] are given.
+
+    The other fields are those of `ja.BIM`, which this is as long as nothing is chosen; the step is
+    the optimiser's, in any norm (in L2 and L1 momentum is scaled to the length of a step). Views
+    are asked as they are, also outside of box and ball; what is returned is the last iterate, also
+    where the surrogate is fooled earlier (`keep="last"`). `ja.run(..., judge=target)` judges it on
+    the network that is meant.
+
+    (1 + neighbours) * scales * max(mixed, 1) forward and backward passes a step, and one forward
+    pass for the last iterate. Raises ValueError for settings that are not listed here.
+
+    >>> import jaxadv as ja
+    >>> attack = ja.Transfer(decay=1.0, diversity=0.5, kernel=5, scales=5)
+    >>> attack.queries
+    5
+    """
+
+    steps: int = static(default=10)
+    decay: Any = None
+    nesterov: bool = static(default=False)
+    diversity: Any = None
+    resize: float = static(default=0.9)
+    kernel: int = static(default=0)
+    kernel_form: str = static(default="gaussian")
+    scales: int = static(default=1)
+    neighbours: int = static(default=0)
+    neighbourhood: Any = 1.5
+    mixed: int = static(default=0)
+    portion: Any = 0.2
+    mixed_images: Any = None
+    mixed_labels: Any = None
+    keep: ClassVar[str] = "last"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_least(scales=1, neighbours=0, mixed=0, kernel=0)
+        if self.kernel and self.kernel % 2 == 0:
+            raise ValueError(f"kernel={self.kernel}: pass an odd number, so that it has a centre")
+        if self.kernel_form not in FORMS:
+            raise ValueError(f"kernel_form={self.kernel_form!r}: pass one of {FORMS}")
+        if not 0 < self.resize < 1:
+            raise ValueError(f"resize={self.resize}: pass a share between 0 and 1")
+        if isinstance(self.diversity, np.floating) and not 0 <= self.diversity <= 1:
+            raise ValueError(f"diversity={self.diversity}: pass a probability, or None")
+        if self.nesterov and self.decay is None:
+            raise ValueError("nesterov=True looks ahead along the momentum: pass decay too")
+        if self.mixed and self.mixed_images is None:
+            raise ValueError(
+                f"mixed={self.mixed}: pass mixed_images [M, H, W, C], the images to be mixed in"
+            )
+
+    @property
+    def views(self) -> int:
+        """The views of one point."""
+        return self.scales * max(self.mixed, 1)
+
+    @property
+    def queries(self) -> int:  # type: ignore[override]
+        return (1 + self.neighbours) * self.views
+
+    @property
+    def passes(self) -> int:
+        return self.entries * (self.steps * self.queries * 2 + 1)
+
+    @property
+    def asks_inside(self) -> bool:  # type: ignore[override]
+        return self.queries == 1 and not self.mixed and not self.nesterov and self.diversity is None
+
+    def init(self, problem: Problem, key: Array) -> TransferState:
+        start: GradientState = super().init(problem, key)
+        zero = jnp.zeros_like(start.image)
+        momentum = None if self.decay is None else zero
+        variance = zero if self.neighbours else None
+        return TransferState(*start, jax.random.fold_in(key, 1), momentum, variance)
+
+    def ask(self, problem: Problem, state: TransferState) -> Float[Array, "Q ..."]:
+        # The first query of the last tick is the iterate itself: it is what is kept and judged.
+        images = self.views_of(problem, state, self.points(problem, state))
+        final = jnp.where(state.step < self.steps, images[0], state.image)
+        return images.at[0].set(final)
+
+    def reads(self, problem: Problem, state: TransferState) -> Reads:
+        stepping = jnp.broadcast_to(state.step < self.steps, self.queries)
+        return Reads(stepping | (jnp.arange(self.queries) == 0), stepping)
+
+    def points(self, problem: Problem, state: TransferState) -> Float[Array, "P ..."]:
+        """Where gradients are taken: at the iterate (or ahead of it), then at its neighbours."""
+        centre = state.image
+        if self.nesterov:
+            centre = centre + self.step_size * problem.epsilon * self.decay * state.momentum
+        if not self.neighbours:
+            return centre[None]
+        radius = self.neighbourhood * problem.epsilon
+        keys = jax.random.split(self.key(state, 0), self.neighbours)
+        around = jax.vmap(lambda key: self.geometry.random(
+            key, state.image, radius, problem.lower, problem.upper
+        ))(keys)  # fmt: skip
+        return jnp.concatenate([centre[None], around])
+
+    def key(self, state: TransferState, use: int) -> Array:
+        """The key of this step, for one use of it."""
+        return jax.random.fold_in(jax.random.fold_in(state.key, state.step), use)
+
+    def views_of(
+        self, problem: Problem, state: TransferState, points: Float[Array, "P ..."]
+    ) -> Float[Array, "Q ..."]:
+        """What the model is shown of these points, each point's views in turn."""
+        views = points[:, None]
+        if self.mixed:
+            chosen = self.choose(problem, self.key(state, 1), (len(points), self.mixed))
+            views = views + self.portion * jnp.asarray(self.mixed_images)[chosen]
+        halves = 2.0 ** -jnp.arange(self.scales).reshape(-1, 1, *(1,) * state.image.ndim)
+        views = (halves * views[:, None]).reshape(-1, *state.image.shape)
+        if self.diversity is None:
+            return views
+        # Few, large draws: a random function of its own for each takes XLA seconds to compile.
+        draws = jax.random.uniform(self.key(state, 2), (len(views), 4))
+        return jax.vmap(lambda v, d: resize_and_pad(v, d, self.diversity, self.resize))(
+            views, draws
+        )
+
+    def choose(self, problem: Problem, key: Array, shape: tuple[int, ...]) -> Array:
+        """The places of the images to be mixed in, drawn independently."""
+        if self.mixed_labels is None:
+            return jax.random.randint(key, shape, 0, len(self.mixed_images))
+        other = jnp.asarray(self.mixed_labels) != problem.goal.labels
+        return jax.random.categorical(key, jnp.where(other, 0.0, -jnp.inf), shape=shape)
+
+    def tell(self, problem: Problem, state: TransferState, answer: Answer) -> TransferState:
+        points = self.points(problem, state)
+        _, pull_back = jax.vjp(lambda p: self.views_of(problem, state, p), points)
+        here, *around = pull_back(answer.gradients[:, 0])[0] / self.views
+        gradient, variance, momentum = here, state.variance, state.momentum
+        if self.neighbours:
+            gradient = here + state.variance
+            variance = sum(around) / self.neighbours - here
+        if self.kernel:
+            gradient = smooth(gradient, profile(self.kernel, self.kernel_form))
+        if self.decay is not None:
+            step = jnp.abs(gradient).mean() * self.geometry.distance(jnp.ones_like(gradient))
+            gradient = momentum = self.decay * state.momentum + gradient / jnp.maximum(step, 1e-30)
+        moved = self.climb(problem, state, gradient)
+        return TransferState(*moved, state.key, momentum, variance)

@@ -1,0 +1,123 @@
+"""`jaxadv queries`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from jaxadv.cli.app import app
+from jaxadv.cli.attack import build_attack
+from jaxadv.cli.options import (
+    EPOCHS,
+    Data,
+    DataDir,
+    Epochs,
+    Fresh,
+    Json,
+    Lanes,
+    ModelName,
+    NormName,
+    Published,
+    Seed,
+    Weights,
+    option,
+    parse_number,
+)
+from jaxadv.cli.progress import Bars
+from jaxadv.cli.setting import (
+    check_folder,
+    conclude,
+    console,
+    forget,
+    plain_messages,
+    prepare_jax,
+    write_json,
+)
+from jaxadv.cli.subject import find_subject
+
+ATTACKS = {  # those compared, if none is named
+    "linf": ["Square", "SimBA", "NES", "SPSA"],
+    "l2": ["Square", "SimBA", "NES"],
+    "l1": ["Square"],
+    "l0": ["SparseRS", "OnePixel"],
+}
+EPSILONS = {"linf": "0.15", "l2": "2", "l1": "15", "l0": "20"}  # for digits
+
+
+@app.command()
+def queries(
+    data: Data = "mnist5k",
+    data_dir: DataDir = None,
+    weights: Weights = None,
+    published: Published = None,
+    model: ModelName = "lenet",
+    epochs: Epochs = EPOCHS,
+    attack: Annotated[
+        list[str] | None, option("--attack", help="One without gradients; repeatable.")
+    ] = None,
+    norm: NormName = "linf",
+    epsilon: Annotated[str | None, option("--epsilon", help="The radius: 0.1 or 8/255.")] = None,
+    budget: Annotated[int, option("--budget", help="Queries for an image.", min=1)] = 5000,
+    targeted: Annotated[bool, option("--targeted", help="Towards class label + 1.")] = False,
+    examples: Annotated[
+        int, option("--examples", help="How many test images, evenly chosen.", min=1)
+    ] = 100,
+    seed: Seed = 0,
+    output: Annotated[Path, option("--output", help="Folder of the report and what is kept.")] = (
+        Path("jaxadv-results/queries")
+    ),
+    json_file: Json = None,
+    lanes: Lanes = None,
+    fresh: Fresh = False,
+) -> None:
+    """How many answers an attacker needs who may only ask: success against queries.
+
+    Writes OUTPUT/report.html and report.json. Stopped with Ctrl-C, the same command goes on where
+    it was.
+    """
+    check_folder(json_file)
+    state = output / "state"
+    with plain_messages():
+        prepare_jax()
+        import jax
+
+        import jaxadv as ja
+        from jaxadv.core.norms import get_norm
+        from jaxadv.report.queries import print_queries, queries_data, write_queries
+
+        get_norm(norm)
+        radius = parse_number(epsilon if epsilon is not None else EPSILONS[norm])
+        names = [one.strip() for given in attack or ATTACKS[norm] for one in given.split(",")]
+        built = [build_attack(name, {"norm": norm}) for name in names]
+        attacks = {one.name: one for one in built}
+        if fresh:
+            forget(state)
+        subject = find_subject(
+            data, data_dir, examples, weights, published, model, epochs, seed,
+            lambda name: state / f"{name}.safetensors",
+        )  # fmt: skip
+        images, labels = subject.data, subject.data.labels
+        goal = ja.Untargeted(labels)
+        if targeted:
+            goal = ja.Targeted(labels, (labels + 1) % len(images.classes))
+        with Bars() as bars:
+            asked = ja.compare_queries(
+                subject.model, images.images, goal, attacks, radius, budget=budget,
+                key=jax.random.key(seed), ids=images.ids, lanes=lanes, store=state,
+                progress=bars.attack,
+            )  # fmt: skip
+            if asked.complete:
+                bars.interrupts.check()
+        about = {
+            "model": subject.name, "data": images.name, "seed": seed, "targeted": targeted,
+        }  # fmt: skip
+        written = {**about, **queries_data(asked, subject.total)}
+        out = console()
+        out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
+        print_queries(written, out)
+        write_json(output / "report.json", written)
+        write_json(json_file, written)
+        write_queries(
+            asked, output / "report.html", images.classes,
+            f"How many questions until {subject.name} is wrong on {images.name}?",
+            bounds=subject.model.bounds, settings=about, total=subject.total,
+        )  # fmt: skip
+    conclude(out, output, bars.worked, written["complete"])

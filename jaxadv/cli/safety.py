@@ -1,0 +1,102 @@
+"""`jaxadv safety`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from jaxadv.cli.app import app
+from jaxadv.cli.options import (
+    EPOCHS,
+    Data,
+    DataDir,
+    Epochs,
+    Fresh,
+    Json,
+    Lanes,
+    ModelName,
+    NormName,
+    Published,
+    Seed,
+    Weights,
+    option,
+)
+from jaxadv.cli.progress import Bars
+from jaxadv.cli.setting import (
+    check_folder,
+    conclude,
+    console,
+    forget,
+    plain_messages,
+    prepare_jax,
+    write_json,
+)
+from jaxadv.cli.subject import find_subject
+
+
+@app.command()
+def safety(
+    data: Data = "mnist5k",
+    data_dir: DataDir = None,
+    weights: Weights = None,
+    published: Published = None,
+    model: ModelName = "lenet",
+    epochs: Epochs = EPOCHS,
+    norm: NormName = "l2",
+    effort: Annotated[
+        str, option("--effort", help="fast, standard or strong: 400, 2,000, 40,000 passes.")
+    ] = "fast",
+    each: Annotated[
+        int, option("--each", help="Images of every class, aimed at every other class.", min=1)
+    ] = 3,
+    seed: Seed = 0,
+    output: Annotated[Path, option("--output", help="Folder of the report and what is kept.")] = (
+        Path("jaxadv-results/safety")
+    ),
+    json_file: Json = None,
+    lanes: Lanes = None,
+    fresh: Fresh = False,
+) -> None:
+    """Find which class is taken for which by how little, and how right a network is locally.
+
+    A matrix of targeted minimal distances between classes, and accuracy at random and at the worst
+    points around images that are classified right. Writes OUTPUT/report.html and report.json.
+    Stopped with Ctrl-C, the same command goes on where it was.
+    """
+    check_folder(json_file)
+    state = output / "state"
+    with plain_messages():
+        prepare_jax()
+        import jax
+
+        from jaxadv.engine.portfolios import get_portfolio
+        from jaxadv.report import print_study, write_study
+        from jaxadv.studies import as_data
+        from jaxadv.studies.safety import class_pairs
+        from jaxadv.studies.safety import safety as examine
+
+        get_portfolio(effort, norm, targeted=True)  # says at once what is not known
+        if fresh:
+            forget(state)
+        subject = find_subject(
+            data, data_dir, None, weights, published, model, epochs, seed,
+            lambda name: state / f"{name}.safetensors",
+        )  # fmt: skip
+        images = subject.data
+        with Bars() as bars:
+            pairs = class_pairs(
+                subject.model, images.images, images.labels, norm, each=each, effort=effort,
+                key=jax.random.key(seed), ids=images.ids, lanes=lanes, store=state / norm,
+                progress=bars.attack,
+            )  # fmt: skip
+            if pairs.complete:
+                bars.interrupts.check()
+        findings = examine(subject.model, images, norm, pairs=pairs)
+        about = {"model": subject.name, "data": images.name, "norm": norm, "seed": seed,
+                 "effort": effort, "each": each}  # fmt: skip
+        written = {**about, "complete": pairs.complete, **as_data(findings)}
+        out = console()
+        out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
+        print_study(findings, out)
+        write_json(output / "report.json", written)
+        write_json(json_file, written)
+        write_study([findings], output / "report.html", f"{subject.name}: {findings.title}", about)
+    conclude(out, output, bars.worked, pairs.complete)

@@ -1,0 +1,195 @@
+"""Success against queries: what attacks that may only ask reach within how many answers."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from jaxadv.core.attack import Attack
+from jaxadv.core.goals import Targeted, Untargeted
+from jaxadv.core.model import Model
+from jaxadv.core.result import Result, Status
+from jaxadv.core.shares import wilson
+from jaxadv.engine import checks
+from jaxadv.engine.devices import choose_devices, choose_lanes
+from jaxadv.engine.interrupt import interruptible
+from jaxadv.engine.run import Budget
+from jaxadv.engine.stage import Progress, describe, run_stage, slug, under_name
+from jaxadv.engine.store import Store, fingerprint
+from jaxadv.engine.verify import predict
+
+
+class QueryCurve(NamedTuple):
+    """The success rate [B] within so many queries [B], of `attacked` images; lower, upper [B]: its
+    95 % interval (Wilson's)."""
+
+    budgets: np.ndarray
+    success: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    attacked: int
+
+
+def queries_needed(result: Result) -> np.ndarray:
+    """The queries [A] after which each image attacked was fooled; infinite where none was.
+
+    Images that were misclassified from the start, or not reached, are left out.
+    """
+    out = np.isin(result.status, (Status.MISCLASSIFIED, Status.NOT_RUN))
+    return np.where(result.success, result.queries, np.inf)[~out]
+
+
+def query_curve(result: Result, budgets: Any) -> QueryCurve:
+    """The share of the images attacked that were fooled within so many queries.
+
+    result: of an attack with keep="first" (others ask on after a success, and their queries are
+    all that they asked); budgets: integers [B]. Queries are the answers that the attack read, up to
+    the end of the tick that fooled the image; the clean image's answer, which every attack is
+    given, is none of them. An attack that was stopped at a smaller budget than the last one asked
+    for counts as failed from there on. Raises ValueError for negative budgets.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> images, goal = jnp.full((3, 2, 2, 1), 0.5), ja.Untargeted(jnp.arange(3))
+    >>> images = images.at[:, 0].set(jnp.array([0.6, 0.5])[None, :, None])
+    >>> result = ja.run(ja.Square(), model, images, goal, epsilon=0.1, key=jax.random.key(0))
+    >>> ja.query_curve(result, [0, 5000]).success
+    array([0., 1.])
+    """
+    budgets = np.atleast_1d(np.asarray(budgets))
+    if budgets.ndim != 1 or not (budgets >= 0).all():
+        raise ValueError(f"budgets={budgets.tolist()}: pass numbers of queries, 0 or more")
+    needed = queries_needed(result)
+    fooled = (needed <= budgets[:, None]).sum(1)
+    lower, upper = np.array([wilson(float(n), len(needed)) for n in fooled]).reshape(-1, 2).T
+    return QueryCurve(budgets, fooled / max(len(needed), 1), lower, upper, len(needed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What several attacks reached by asking, on the same images.
+
+    norm, epsilon, budget: as they were passed; attacks, results: under their names, those that were
+    begun; ids, labels [N]; originals [N, H, W, C]; complete: False where it was interrupted.
+    """
+
+    norm: str
+    epsilon: float | None
+    budget: int
+    attacks: dict[str, Attack]
+    results: dict[str, Result]
+    ids: np.ndarray
+    labels: np.ndarray
+    originals: np.ndarray
+    complete: bool
+
+    def curve(self, name: str, budgets: Any) -> QueryCurve:
+        """The `query_curve` of one attack."""
+        return query_curve(self.results[name], budgets)
+
+
+def fit_steps(attack: Attack, budget: int) -> Attack:
+    """The attack with as many steps as the budget of queries allows, where a step is a tick.
+
+    So schedules that are stretched over all steps fit the budget. Other attacks stay as they are.
+    Raises ValueError where one tick exceeds the budget.
+
+    >>> import jaxadv as ja
+    >>> from jaxadv.engine.curves import fit_steps
+    >>> fit_steps(ja.Square(), 1000).steps, fit_steps(ja.NES(samples=50), 1000).steps
+    (999, 18)
+    """
+    most = budget // attack.queries
+    if most < 1:
+        raise ValueError(
+            f"budget={budget}: {attack.name} asks {attack.queries} images at a time; pass at least "
+            "so many"
+        )
+    if not isinstance(getattr(attack, "steps", None), int):
+        return attack
+    longer: Any = dataclasses.replace(attack, steps=most)  # type: ignore[type-var]
+    beside = longer.ticks - most
+    return attack if beside >= most else dataclasses.replace(longer, steps=most - beside)
+
+
+def compare_queries(
+    model: Model,
+    images: Any,
+    goal: Any,
+    attacks: Mapping[str, Attack],
+    epsilon: float | None = None,
+    *,
+    budget: int = 5000,
+    key: Array | None = None,
+    ids: Any = None,
+    devices: Any = None,
+    lanes: int | None = None,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Asked:
+    """Run attacks that only ask on the same images, each until its first success or the budget.
+
+    images: [N, H, W, C] floats within `model.bounds`; goal: labels, integers [N], or a goal;
+    attacks: under names of your own, of one norm and without gradients; epsilon: radius of the ball
+    (None: for attacks that need none). budget: queries per image; steps are set to fill it
+    (`fit_steps`), and restarts are not run. store: a folder in which every finished attack is kept;
+    called again with the same arguments, it goes on from there. progress: called with (attack, rows
+    done, rows in all, successes).
+
+    Each image costs one forward pass, and what the attacks count. Ctrl-C returns what is done.
+    Raises ValueError for arguments that cannot be meant so.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+    >>> two = {"Square": ja.Square(), "SimBA": ja.SimBA(norm="linf")}
+    >>> asked = ja.compare_queries(model, images, labels, two, 0.6, budget=100)
+    >>> asked.curve("Square", [100]).success
+    array([1.])
+    """
+    images = checks.check_images(images, model.bounds)
+    count, shape = len(images), images.shape[1:]
+    classes = checks.count_classes(model, shape)
+    if not isinstance(goal, Untargeted | Targeted):
+        goal = Untargeted(goal)
+    goal = checks.check_goal(goal, count, classes)
+    ids = checks.check_ids(ids, count)
+    norms = {attack.norm for attack in attacks.values()}
+    if len(norms) != 1:
+        raise ValueError(f"attacks work in the norms {sorted(norms)}: pass attacks of one norm")
+    for name, attack in attacks.items():
+        if attack.pullbacks:
+            raise ValueError(f"attacks[{name!r}] asks for gradients: pass attacks that only ask")
+        checks.check_epsilon(attack, epsilon, count, shape, model.bounds)
+    fitted = {name: fit_steps(attack, budget) for name, attack in attacks.items()}
+    key = jax.random.key(0) if key is None else key
+    chosen = choose_devices(devices)
+    logits = predict(model, images, chosen)
+    checks.warn_about_logits(logits)
+    rows = np.arange(count)
+    radius = None if epsilon is None else np.full(count, float(epsilon))
+    same = fingerprint(model.params, images, goal, ids, jax.random.key_data(key), logits.round(2))
+    results: dict[str, Result] = {}
+    complete = True
+    with interruptible() as interrupted:
+        for number, (name, attack) in enumerate(fitted.items()):
+            width = lanes or choose_lanes(model, attack.queries, shape, count, chosen[0])
+            results[name] = run_stage(
+                attack, model, images, goal, rows, radius, key=key, ids=ids, devices=chosen,
+                lanes=width, clean_logits=logits, store=None if store is None else Store(store),
+                name=slug(name), progress=under_name(progress, name), interrupted=interrupted,
+                mark=fingerprint(same, describe(attack), budget, str(epsilon), width),
+                keep="first", budget=Budget(queries=budget),
+            )  # fmt: skip
+            if (results[name].status == Status.NOT_RUN).any() or interrupted():
+                complete = number == len(fitted) - 1 and results[name].status.all()
+                break
+    return Asked(
+        norm=norms.pop(), epsilon=epsilon, budget=budget,
+        attacks={name: fitted[name] for name in results}, results=results, ids=ids,
+        labels=np.asarray(goal.labels), originals=images, complete=bool(complete),
+    )  # fmt: skip

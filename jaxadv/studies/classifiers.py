@@ -1,0 +1,258 @@
+"""Is it the network, or all classifiers? Linear ones, trees, neighbours, kernels and a network, at
+equal accuracy and on the same images: how far is the nearest mistake of each?
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxadv.attacks import GaussianNoise, HopSkipJump, MinimalEpsilon
+from jaxadv.core.goals import Untargeted
+from jaxadv.core.model import Model
+from jaxadv.core.norms import distance64
+from jaxadv.data import Dataset
+from jaxadv.engine.devices import choose_devices
+from jaxadv.engine.exact import exact_distance, linear_classifier, tree_ensemble
+from jaxadv.engine.minimal import minimal_distance
+from jaxadv.engine.verify import predict
+from jaxadv.models.scikit_learn import from_sklearn
+from jaxadv.studies.findings import Findings, Gallery, Part, Table, Text
+from jaxadv.studies.setting import Setting
+from jaxadv.studies.universal import judge, universal_perturbation
+
+SIZES = (4000, 2500, 1500, 1000, 600, 400, 250, 150, 100, 60)  # training images that are tried
+QUERIES = 3000
+EXACT, GRADIENTS, ANSWERS = "proved", "gradients", "answers"
+
+
+class Family(NamedTuple):
+    """A kind of classifier, how its nearest mistake is found, and how it is made."""
+
+    how: str
+    make: Callable[[], Any]
+
+
+def families() -> dict[str, Family]:
+    """The classifiers that are compared; ImportError names the extra that is missing."""
+    try:
+        from sklearn.ensemble import RandomForestClassifier
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.naive_bayes import GaussianNB
+        from sklearn.neighbors import KNeighborsClassifier
+        from sklearn.neural_network import MLPClassifier
+        from sklearn.svm import SVC, LinearSVC
+        from sklearn.tree import DecisionTreeClassifier
+    except ImportError as error:
+        raise ImportError(
+            f'this study needs {error.name}: pip install "jaxadv[sklearn]"', name=error.name
+        ) from error
+    return {
+        "logistic regression": Family(EXACT, lambda: LogisticRegression(max_iter=300)),
+        "linear SVM": Family(EXACT, lambda: LinearSVC(C=0.05, random_state=0)),
+        "decision tree": Family(EXACT, lambda: DecisionTreeClassifier(random_state=0)),
+        "naive Bayes": Family(GRADIENTS, lambda: GaussianNB(var_smoothing=0.1)),
+        "SVM with RBF kernel": Family(GRADIENTS, lambda: SVC(gamma="scale")),
+        "nearest neighbour": Family(GRADIENTS, lambda: KNeighborsClassifier(1)),
+        "network, 100-100": Family(
+            GRADIENTS, lambda: MLPClassifier((100, 100), max_iter=60, random_state=0)
+        ),
+        "three neighbours": Family(ANSWERS, lambda: KNeighborsClassifier(3)),
+        "random forest": Family(ANSWERS, lambda: RandomForestClassifier(50, random_state=0)),
+    }
+
+
+class Fitted(NamedTuple):
+    """A trained classifier: the estimator, its model, on how many images, accuracy on the test set
+    in per cent."""
+
+    estimator: Any
+    model: Model
+    size: int
+    accuracy: float
+
+
+def at_equal_accuracy(setting: Setting) -> dict[str, Fitted]:
+    """Each family trained on so many images that its accuracy comes next to that of the worst."""
+    train, test = setting.train, setting.test
+    sizes = [size for size in SIZES if size <= len(train.labels)]
+    flat = train.images.reshape(len(train.images), -1)
+
+    def fit(family: Family, size: int) -> Fitted:
+        estimator = family.make().fit(flat[:size], train.labels[:size])
+        model = from_sklearn(estimator)
+        answers = predict(model, test.images, choose_devices(None)).argmax(1)
+        right = estimator.classes_[answers] == test.labels
+        return Fitted(estimator, model, size, 100 * float(right.mean()))
+
+    kinds = families()
+    best = {}
+    for number, (name, family) in enumerate(kinds.items()):
+        setting.progress("train classifiers", number, len(kinds))
+        best[name] = fit(family, sizes[0])
+    common = min(one.accuracy for one in best.values())
+    for number, (name, family) in enumerate(kinds.items()):
+        setting.progress("at equal accuracy", number, len(kinds))
+        for size in sizes[1:]:
+            smaller = fit(family, size)
+            if abs(smaller.accuracy - common) < abs(best[name].accuracy - common):
+                best[name] = smaller
+    return best
+
+
+def nearest_mistakes(
+    setting: Setting, name: str, fitted: Fitted, how: str, images: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(L2 distances [N], images [N, H, W, C]) of the nearest mistakes of one classifier.
+
+    Proved for linear classifiers and one tree; else upper bounds, by `minimal_distance` (fast) or,
+    for those that answer in steps, by HopSkipJump within 3,000 answers.
+    """
+    if how == EXACT:
+        linear = hasattr(fitted.estimator, "coef_")
+        classifier = (linear_classifier if linear else tree_ensemble)(fitted.estimator)
+        pairs = zip(images, labels, strict=True)
+        found = [exact_distance(classifier, image, int(label), "l2") for image, label in pairs]
+        witness = [images[i] if one.witness is None else one.witness for i, one in enumerate(found)]
+        return np.array([one.distance for one in found]), np.array(witness, np.float32)
+    if how == GRADIENTS:
+        nearest = minimal_distance(
+            fitted.model, images, labels, "l2", effort="fast",
+            store=setting.folder / "classifiers" / name.replace(" ", "-"),
+        )  # fmt: skip
+        return nearest.distance, nearest.images
+    result = setting.run(
+        f"queries-{name.replace(' ', '-')}", HopSkipJump(budget=QUERIES), fitted.model, images,
+        Untargeted(labels),
+    )  # fmt: skip
+    return np.where(result.success, result.distance, np.inf), result.images
+
+
+def all_classifiers(setting: Setting) -> Findings:
+    """Is it the network, or all classifiers? The nearest mistakes of nine, at equal accuracy."""
+    kinds, fitted = families(), at_equal_accuracy(setting)
+    data = _right_everywhere(setting, list(fitted.values()))
+    labels = data.labels
+    away = _nearest_other(setting, data)
+    rows, distances, pictures = [], {}, {}
+    for name, one in fitted.items():
+        own = np.searchsorted(one.estimator.classes_, labels)
+        distance, images = nearest_mistakes(setting, name, one, kinds[name].how, data.images, own)
+        noise = setting.run(
+            f"noise-{name.replace(' ', '-')}", MinimalEpsilon(GaussianNoise(draws=10), rounds=8),
+            one.model, data.images, Untargeted(own),
+        )  # fmt: skip
+        noisy = np.where(noise.success, noise.distance, np.inf)
+        distances[name], pictures[name] = distance, images
+        median = _median(distance)
+        rows.append([
+            one.size, one.accuracy, median, median / float(np.median(away)),
+            _median(noisy), _median(noisy / np.maximum(distance, 1e-9)),
+        ])  # fmt: skip
+    network = np.array(rows)[list(fitted).index("network, 100-100")]
+    ratio = np.array(rows)[:, 3]
+    order = [list(fitted)[i] for i in np.argsort(ratio)]
+    parts: list[Part] = [
+        Table(
+            "The nearest mistake in L2, at equal accuracy",
+            tuple(f"{name} ({kinds[name].how})" for name in fitted),
+            ("training images", "accuracy, %", "median distance", "share of the way", "noise",
+             "noise / mistake"),
+            np.array(rows), formats=(".0f", ".1f", ".3f", ".3f", ".2f", ".1f"),
+            note=f"{len(labels)} test images that all of them get right. Distances: proved, or "
+            "upper bounds found along gradients or by answers alone. The way: from an image to the "
+            f"nearest training image of another class, {np.median(away):.2f} in the median. Noise: "
+            "the least length at which one of ten Gaussian draws is misclassified.",
+        ),
+        Gallery(
+            "The nearest mistakes",
+            np.stack([data.images[:8], *(found[:8] for found in pictures.values())]),
+            ("image", *fitted),
+            captions=(tuple(data.classes[k] for k in labels[:8]),
+                      *(tuple(f"{d:.2f}" for d in distances[name][:8]) for name in fitted)),
+        ),
+        Text(
+            f"From near to far: {', '.join(order)}. The network's median is {network[3]:.3f} of "
+            f"the way to another class, all lie between {ratio.min():.3f} and {ratio.max():.3f}: "
+            "at equal accuracy, blind spots are "
+            + ("not the network's alone." if (ratio < 2 * network[3]).sum() > 1 else
+               "nearest in the network.")
+            + " For those asked by answers alone the truth may be nearer."
+        ),
+        _universal(setting, fitted, data),
+        _far_from_all_data(setting, fitted["logistic regression"]),
+    ]  # fmt: skip
+    return Findings("classifiers.distance", "Is it the network, or all classifiers?", parts)
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.quantile(values, 0.5, method="inverted_cdf")) if len(values) else np.nan
+
+
+def _right_everywhere(setting: Setting, fitted: list[Fitted]) -> Dataset:
+    """Test images that all classifiers get right, a fifth of the setting's examples at most."""
+    test = setting.test
+    right = np.ones(len(test.labels), bool)
+    for one in fitted:
+        answers = predict(one.model, test.images, choose_devices(None)).argmax(1)
+        right &= one.estimator.classes_[answers] == test.labels
+    rows = np.flatnonzero(right)
+    if not len(rows):
+        raise ValueError("no test image is classified right by all classifiers")
+    return test.take(rows[: max(10, setting.examples // 5)])
+
+
+def _nearest_other(setting: Setting, data: Dataset) -> np.ndarray:
+    """The L2 distance [N] of each image to the nearest training image of another class."""
+    train = setting.train
+    out = []
+    for image, label in zip(data.images, data.labels, strict=True):
+        others = train.images[train.labels != label]
+        out.append(distance64("l2", others, np.broadcast_to(image, others.shape)).min())
+    return np.array(out)
+
+
+def _universal(setting: Setting, fitted: dict[str, Fitted], data: Dataset) -> Table:
+    """One perturbation made on a linear classifier and on the network, tried on all of them."""
+    epsilon, makers = 0.2, ("logistic regression", "network, 100-100")
+    given, others = setting.train.images[:500], setting.test.images[:500]
+    made = {
+        f"made on {name}": universal_perturbation(
+            fitted[name].model, given, epsilon, key=jax.random.key(0)
+        ).perturbation
+        for name in makers
+    }
+    rng = np.random.default_rng(0)
+    made["random signs"] = epsilon * rng.choice([-1.0, 1.0], given.shape[1:]).astype(np.float32)
+    values = [
+        [100 * judge(one.model, others, change).rate for change in made.values()]
+        for one in fitted.values()
+    ]
+    return Table(
+        f"One perturbation for all images (Linf {epsilon}): images that change their class, in %",
+        tuple(fitted), tuple(made), np.array(values), formats=".1f", heat=True,
+        note=f"{len(others)} test images, against each classifier's own answers",
+    )  # fmt: skip
+
+
+def _far_from_all_data(setting: Setting, fitted: Fitted) -> Text:
+    """Where a linear classifier is surest, there is no data."""
+    classifier = linear_classifier(fitted.estimator)
+    slope = classifier.weights - classifier.weights.mean(1, keepdims=True)
+    corners = (slope.T > 0).astype(np.float32)
+    scores = classifier.scores(corners)
+    odds = np.exp(scores - scores.max(1, keepdims=True))
+    sure = np.diag(odds / odds.sum(1, keepdims=True))
+    flat = setting.train.images.reshape(len(setting.train.images), -1)[:2000]
+
+    def nearest(points: np.ndarray, own: bool) -> np.ndarray:
+        far = [np.sort(np.linalg.norm(flat - point, axis=1))[int(own)] for point in points]
+        return np.array(far)
+
+    return Text(
+        f"Where logistic regression is surest there is no data: at the corner of the box that "
+        f"suits a class best it gives {100 * np.median(sure):.2f} % in the median, at an L2 "
+        f"distance of {np.median(nearest(corners, False)):.1f} from the nearest training image; "
+        f"those have their nearest neighbour at {np.median(nearest(flat[:200], True)):.1f}."
+    )

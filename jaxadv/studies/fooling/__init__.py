@@ -1,0 +1,6 @@
+"""Fooling images: pictures of nothing that a network is sure of (Nguyen et al. 2014)."""
+
+from jaxadv.studies.fooling.encodings import CPPN, Direct, Encoding
+from jaxadv.studies.fooling.evolution import FoolingImages, fooling_images
+
+__all__ = ["CPPN", "Direct", "Encoding", "FoolingImages", "fooling_images"]

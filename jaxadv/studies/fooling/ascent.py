@@ -1,0 +1,52 @@
+"""Fooling images by gradient ascent (Nguyen, Yosinski and Clune 2014, arXiv 1412.1897)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxadv.core.model import Model
+from jaxadv.engine.cure import cured
+
+DECAY = 0.003  # of the image towards the middle of its range, every step (published: 0.01, slower)
+PROGRESS = (0.03, 0.1)  # wanted of a step: so much probability, or such a share of what is missing
+
+
+@functools.partial(jax.jit, static_argnums=(1, 3, 4))
+def ascend(
+    model: Model, shape: tuple[int, int, int], key: Array, steps: int, classes: int
+) -> tuple[Float[Array, "K H W C"], Float[Array, "S K"]]:
+    """(images, confidence after each step): one image for each class, from the middle of the range
+    and Gaussian noise of a hundredth of it.
+
+    A step is as long as a linear model needs for the progress that is wanted; where the gradient of
+    the probability vanishes, it follows that of its logarithm.
+    """
+    lower, upper = model.bounds
+    middle, span = 0.5 * (lower + upper), upper - lower
+    own = jnp.arange(classes)
+
+    def log_probability(model: Model, images: Array) -> tuple[Array, Array]:
+        chosen = jax.nn.log_softmax(model(images))[own, own]
+        return chosen.sum(), chosen
+
+    def climb(model: Model, images: Array) -> tuple[Array, Array]:
+        gradient_of = jax.grad(log_probability, argnums=1, has_aux=True)
+
+        def step(images: Array, _: None) -> tuple[Array, Array]:
+            gradient, before = gradient_of(model, images)
+            wanted = jnp.minimum(PROGRESS[0], PROGRESS[1] * -jnp.expm1(before))
+            # d p = p * d log p: in units of the logarithm the step is longer, and stays finite.
+            wanted = jnp.minimum(wanted / jnp.maximum(jnp.exp(before), 1e-6), 1.0)
+            length = wanted / jnp.maximum((gradient**2).sum((1, 2, 3)), 1e-12)
+            moved = images + length[:, None, None, None] * gradient
+            moved = jnp.clip(middle + (1 - DECAY) * (moved - middle), lower, upper)
+            return moved, jnp.exp(log_probability(model, moved)[1])
+
+        return lax.scan(step, images, None, length=steps)
+
+    start = middle + 0.01 * span * jax.random.normal(key, (classes, *shape))
+    climb = cured(climb) if jax.default_backend() == "cpu" else climb
+    return climb(model, jnp.clip(start, lower, upper))

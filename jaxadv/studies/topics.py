@@ -1,0 +1,135 @@
+"""A nonsense mixture of words with a chosen document's topics.
+
+A topic model sees a document as counts of words, and says of which topics it is made. Words that do
+not occur in the document, in proportions that mean nothing, can have the very same topics: what
+fooling images are to a network. The texts are Python's own help, which ships with it.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import nnls
+
+from jaxadv.studies.findings import Findings, Part, Table, Text
+from jaxadv.studies.setting import Setting
+
+TOPICS, WORDS = 10, 40
+LONGER = 3  # the nonsense, than the document
+
+
+class Mixture(NamedTuple):
+    """counts [V]: of each word in the nonsense; topics, wanted [T]: shares that the model infers of
+    it and of the document; error: half of the sum of their differences, 0 to 1."""
+
+    counts: np.ndarray
+    topics: np.ndarray
+    wanted: np.ndarray
+    error: float
+
+
+def shares(model: Any, counts: np.ndarray) -> np.ndarray:
+    """The shares of topics [N, T] that a fitted topic model infers of counts [N, V]."""
+    weights = model.transform(np.atleast_2d(counts).astype(np.float64))
+    return weights / np.maximum(weights.sum(1, keepdims=True), 1e-12)
+
+
+def nonsense(model: Any, document: np.ndarray, words: int = WORDS) -> Mixture:
+    """Counts of words that the document does not have, with its topics.
+
+    model: a fitted topic model of scikit-learn (NMF or LatentDirichletAllocation), with
+    `components_` [T, V]; document: counts [V] of its words; words: how many to use. Takes the words
+    that lie deepest in the topics wanted, and as much of each as makes their sum, seen in the space
+    of topics, that of the document (least squares without negative counts), in whole words.
+    Raises ValueError for a document that has nearly every word.
+    """
+    document = np.asarray(document, np.float64)
+    absent = np.flatnonzero(document == 0)
+    if len(absent) < words:
+        raise ValueError(f"words={words}: the document lacks only {len(absent)} of the vocabulary")
+    wanted = shares(model, document)[0]
+    topics = model.components_ / np.maximum(model.components_.sum(0), 1e-12)  # of each word
+    weight = model.components_[:, absent].sum(0)
+    # Of each topic wanted its heaviest words, in proportion: a word that two topics share counts.
+    depth = (wanted[:, None] * topics[:, absent]).max(0) * weight
+    chosen = absent[np.argsort(-depth)[:words]]
+    alone = _inferred(model, chosen, len(document))
+    size = LONGER * document.sum()
+    best, target = None, wanted
+    for _ in range(30):  # inference is not linear: correct by what is still missing
+        amounts, _ = nnls(alone, np.maximum(target, 0))
+        counts = np.zeros_like(document)
+        counts[chosen] = np.rint(size * amounts / max(amounts.sum(), 1e-12))
+        have = shares(model, counts)[0]
+        error = 0.5 * float(np.abs(have - wanted).sum())
+        if best is None or error < best.error:
+            best = Mixture(counts, have, wanted, error)
+        target = target + 0.5 * (wanted - have)
+    assert best is not None
+    return best
+
+
+def _inferred(model: Any, chosen: np.ndarray, size: int) -> np.ndarray:
+    """The weights of topics [T, W] that the model infers of each of these words alone."""
+    return model.transform(np.eye(size)[chosen]).T
+
+
+def corpus() -> list[str]:
+    """Paragraphs of Python's help, each a document."""
+    from pydoc_data.topics import topics
+
+    parts = [part for text in topics.values() for part in re.split(r"\n\s*\n", text)]
+    return [part for part in parts if len(re.findall(r"[a-z]{3,}", part)) >= 25]
+
+
+def topics(setting: Setting) -> Findings:
+    """A nonsense mixture of words with a chosen document's topics (NMF and latent Dirichlet)."""
+    try:
+        from sklearn.decomposition import NMF, LatentDirichletAllocation
+        from sklearn.feature_extraction.text import CountVectorizer
+    except ImportError as error:
+        raise ImportError(
+            f'this study needs {error.name}: pip install "jaxadv[sklearn]"', name=error.name
+        ) from error
+    texts = corpus()
+    counter = CountVectorizer(token_pattern=r"[a-z]{3,}", stop_words="english", min_df=5)
+    counted: Any = counter.fit_transform(texts)
+    counts = counted.toarray().astype(np.float64)
+    vocabulary = counter.get_feature_names_out()
+    chosen = np.argsort(-counts.sum(1))[: 10 if setting.quick else 40]  # the longest documents
+    rows, parts, names = [], [], []
+    rng = np.random.default_rng(0)
+    for name, model in (
+        ("NMF", NMF(TOPICS, init="nndsvda", max_iter=400, random_state=0)),  # type: ignore[arg-type]
+        ("latent Dirichlet", LatentDirichletAllocation(n_components=TOPICS, random_state=0)),
+    ):
+        setting.progress(f"topics of {name}", 0, 1)
+        model.fit(counts)
+        found = [nonsense(model, counts[i]) for i in chosen]
+        other = shares(model, counts[rng.permutation(len(counts))[: len(chosen)]])
+        random = np.zeros((len(chosen), counts.shape[1]))
+        for row in random:
+            row[rng.choice(counts.shape[1], WORDS, replace=False)] = 1
+        wanted = np.array([one.wanted for one in found])
+        apart = [0.5 * np.abs(given - wanted).sum(1) for given in (other, shares(model, random))]
+        errors = np.array([one.error for one in found])
+        rows.append([np.median(errors), errors.max(), np.median(apart[0]), np.median(apart[1]),
+                     float(np.mean([(one.counts > 0).sum() for one in found]))])  # fmt: skip
+        names.append(name)
+        best = int(errors.argmin())
+        most = np.argsort(-found[best].counts)[:12]
+        words = vocabulary[most[found[best].counts[most] > 0]]
+        first = " ".join(texts[chosen[best]].split())[:160]
+        parts.append(Text(
+            f"{name}: “{first} …” has the topics of: {', '.join(words)} (distance "
+            f"{errors[best]:.4f}; none of these words is in it)."
+        ))  # fmt: skip
+    table: Part = Table(
+        "Distance of the topics inferred from those of the document (0: the same, 1: none shared)",
+        tuple(names),
+        ("nonsense, median", "nonsense, worst", "another document", "random words", "words used"),
+        np.array(rows), formats=(".4f", ".4f", ".3f", ".3f", ".1f"),
+        note=f"{len(chosen)} documents of {len(texts):,}, paragraphs of Python's own help; "
+        f"{len(vocabulary):,} words, {TOPICS} topics",
+    )  # fmt: skip
+    return Findings("classifiers.topics", "Nonsense with a document's topics", [table, *parts])

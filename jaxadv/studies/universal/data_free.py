@@ -1,0 +1,174 @@
+"""Universal perturbations without data: what excites every layer of a network fools it.
+
+Nothing is asked of the network's answers. The perturbation is sent through it alone, and what its
+nonlinearities hand on is made as large as possible, in all layers at once.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jaxtyping import Array, Float
+
+from jaxadv.core.attack import inner_radius
+from jaxadv.core.model import Model
+from jaxadv.engine import checks
+from jaxadv.engine.batch import on_cpu
+from jaxadv.engine.cure import cured
+from jaxadv.studies.universal.method import Task
+from jaxadv.studies.universal.perturbation import check_ball
+
+NONLINEAR = ("tanh", "logistic", "erf", "exp")
+LINEAR = ("dot_general", "conv_general_dilated")
+CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+PIECE = 50  # steps between two looks at how much of the perturbation is saturated
+
+
+def activations(model: Model, images: Float[Array, "N ..."]) -> list[Array]:
+    """What each nonlinearity of the model gives for the images, from the first layer on.
+
+    Of any model that JAX can trace: the outputs of every maximum with 0 (ReLU), tanh and sigmoid;
+    if there is none, of every matrix product and convolution. One forward pass; differentiable.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> from jaxadv.studies.universal import activations
+    >>> model = ja.Model(lambda w, x: jnp.maximum(x.reshape(len(x), -1) @ w - 1, 0) @ w, jnp.eye(4))
+    >>> [found.shape for found in activations(model, jnp.ones((2, 2, 2, 1)))]
+    [(2, 4)]
+    """
+    flat, structure = jax.tree.flatten((model, images))
+
+    def call(*leaves: Any) -> Any:
+        one, x = jax.tree.unflatten(structure, leaves)
+        return one(x)
+
+    closed = jax.make_jaxpr(call)(*flat)
+    found: list[tuple[str, Array]] = []
+    _walk(closed.jaxpr, closed.consts, flat, found)
+    rectified = [value for kind, value in found if kind == "nonlinear"]
+    return rectified or [value for kind, value in found if kind == "linear"]
+
+
+def _walk(jaxpr: Jaxpr, consts: Any, args: Any, found: list[tuple[str, Array]]) -> list[Any]:
+    """Evaluate a jaxpr, calls within it too, and note what its layers give."""
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    values.update(zip(jaxpr.invars, args, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
+    for eqn in jaxpr.eqns:
+        inputs, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
+        inner = next((eqn.params[key] for key in CALLS if key in eqn.params), None)
+        if name not in ("scan", "while", "cond") and isinstance(inner, ClosedJaxpr):
+            outputs = _walk(inner.jaxpr, inner.consts, inputs, found)
+        else:
+            params = eqn.primitive.get_bind_params(eqn.params)
+            outputs = eqn.primitive.bind(*inputs, **params)
+            outputs = outputs if eqn.primitive.multiple_results else [outputs]
+        zero = any(isinstance(atom, Literal) and np.all(atom.val == 0) for atom in eqn.invars)
+        if name in NONLINEAR or (name == "max" and zero):
+            found.append(("nonlinear", outputs[0]))
+        elif name in LINEAR:
+            found.append(("linear", outputs[0]))
+        values.update(zip(eqn.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def excitement(layers: list[Array], objective: str) -> Float[Array, ""]:
+    """The sum over layers of the logarithm of their mean ("mean", fast feature fool) or of their
+    length ("l2", GD-UAP)."""
+    if objective == "mean":
+        sizes = [jnp.abs(layer).mean() for layer in layers]
+    else:
+        sizes = [jnp.sqrt(jnp.square(layer).sum() / len(layer) + 1e-20) for layer in layers]
+    return sum((jnp.log(size + 1e-10) for size in sizes), jnp.float32(0))
+
+
+@functools.partial(jax.jit, static_argnames=("objective", "draws", "cure"))
+def _piece(
+    task: Task, v: Array, memory: Any, background: Array, spread: Any, rate: Any, key: Array, *,
+    objective: str, draws: int, cure: bool,
+) -> Any:  # fmt: skip
+    """PIECE steps of Adam, and the share of entries at the bound."""
+
+    def height(v: Array, task: Task, noise: Array) -> Array:
+        images = jnp.clip(background + spread * noise + v, *task.model.bounds)
+        return -excitement(activations(task.model, images), objective)
+
+    slope = cured(jax.grad(height)) if cure else jax.grad(height)
+
+    def step(state: Any, number: Array) -> Any:
+        v, memory = state
+        noise = jax.random.normal(jax.random.fold_in(key, number), (draws, *task.shape))
+        updates, memory = optax.adam(rate).update(slope(v, task, noise), memory)
+        moved: Any = optax.apply_updates(v, updates)
+        return (task.project(moved), memory), None
+
+    (v, memory), _ = lax.scan(step, (v, memory), jnp.arange(PIECE))
+    return v, memory, (jnp.abs(v) >= 0.999 * task.radius).mean()
+
+
+def data_free_perturbation(
+    model: Model,
+    shape: tuple[int, ...],
+    epsilon: float,
+    norm: str = "linf",
+    objective: str = "l2",
+    *,
+    key: Array,
+    steps: int = 1000,
+    background: Any = None,
+    spread: float = 0.0,
+    draws: int = 1,
+) -> np.ndarray:
+    """A perturbation float32 [H, W, C], |v| <= epsilon, that makes all layers answer strongly,
+    found without an image.
+
+    shape: (H, W, C) of the model's images; epsilon: in the norm ("linf" or "l2") and their scale.
+    objective: "l2", GD-UAP (Mopuri et al. 2018, arXiv 1801.08092: lengths of the activations, and
+    the perturbation halved when it has stopped saturating), or "mean", fast feature fool (Mopuri et
+    al. 2017, arXiv 1707.05572). background: what it is added to, [H, W, C] or a number (None: the
+    middle of the box, the mean image of networks that normalise); spread: standard deviation of
+    Gaussian noise around that (GD-UAP's range prior), of which `draws` samples make a step. key: a
+    JAX random key; steps: of Adam, a multiple of 50 is made of it, each of `draws` forward and
+    backward passes. `judge` tells its fooling rate. Raises ValueError for arguments that cannot be
+    meant so.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: jnp.maximum(x.reshape(len(x), -1) @ w, 0), jnp.eye(4))
+    >>> v = ja.data_free_perturbation(model, (2, 2, 1), 0.1, key=jax.random.key(0), steps=50)
+    >>> v.shape, bool(v.max() > 0.09)
+    ((2, 2, 1), True)
+    """
+    checks.count_classes(model, tuple(shape))
+    check_ball(norm, epsilon, shape, model.bounds)
+    if objective not in ("l2", "mean"):
+        raise ValueError(f"objective={objective!r}: pass 'l2' (GD-UAP) or 'mean'")
+    if steps < 1 or draws < 1:
+        raise ValueError(f"steps={steps}, draws={draws}: pass 1 or more")
+    task = Task(model, inner_radius(norm, epsilon, model.bounds), norm, tuple(shape))
+    middle = sum(model.bounds) / 2 if background is None else background
+    middle = jnp.broadcast_to(jnp.asarray(middle, jnp.float32), task.shape)
+    rate = jnp.float32(
+        0.1 * float(np.max(task.radius)) / (np.prod(shape) ** 0.5 if norm == "l2" else 1)
+    )
+    start, key = jax.random.split(key)
+    v = task.project(task.radius * jax.random.uniform(start, task.shape, minval=-1, maxval=1))
+    memory, before = optax.adam(rate).init(v), 0.0
+    pieces = -(-steps // PIECE)
+    for number in range(pieces):
+        v, memory, saturated = _piece(
+            task, v, memory, middle, np.float32(spread), rate, jax.random.fold_in(key, number),
+            objective=objective, draws=draws, cure=on_cpu(),
+        )  # fmt: skip
+        stuck = float(saturated) > 0.5 and float(saturated) - before < 1e-3
+        before = float(saturated)
+        if objective == "l2" and stuck and number < pieces - 4:  # time is left to grow again
+            v, before = v / 2, 0.0
+    return np.asarray(v)

@@ -1,0 +1,225 @@
+"""`universal_perturbation`: one change that fools a network on most images; found, and judged."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from jaxadv.core.attack import inner_radius
+from jaxadv.core.goals import Targeted, Untargeted
+from jaxadv.core.model import Model
+from jaxadv.core.norms import diameter, distance64
+from jaxadv.engine import checks
+from jaxadv.engine.devices import choose_devices
+from jaxadv.engine.verify import mesh_of, predict
+from jaxadv.studies.universal.aggregation import UniversalAggregation
+from jaxadv.studies.universal.ascent import UniversalAscent
+from jaxadv.studies.universal.fooling import Fooling, judge
+from jaxadv.studies.universal.method import (
+    NORMS,
+    Method,
+    Progress,
+    Rows,
+    Task,
+    epoch_program,
+    lanes_for,
+)
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "ascent": UniversalAscent, "aggregation": UniversalAggregation,
+}  # fmt: skip
+
+
+class Universal(NamedTuple):
+    """What was found: perturbation float32 [H, W, C]; norm, epsilon; distance: its length, in
+    float64; given, held_out: `Fooling` of the images that it was made from, and of others (None: no
+    others); history: the fooling rate after each epoch with a `delta`, else as met in passing;
+    forward, backward: passes in all, verification left out; seconds: wall time, compilation too."""
+
+    perturbation: np.ndarray
+    norm: str
+    epsilon: float
+    distance: float
+    given: Fooling
+    held_out: Fooling | None
+    history: np.ndarray
+    forward: int
+    backward: int
+    seconds: float
+
+    @property
+    def fooling_rate(self) -> float:
+        """On the held-out images if there are any, else on those given."""
+        return (self.given if self.held_out is None else self.held_out).rate
+
+
+def universal_perturbation(
+    model: Model,
+    images: Any,
+    epsilon: float,
+    norm: str = "linf",
+    method: str | Method = "ascent",
+    *,
+    key: Array,
+    target: int | None = None,
+    classes: Sequence[int] | None = None,
+    held_out: Any = None,
+    start: Any = None,
+    devices: Any = None,
+    lanes: int | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Universal:
+    """One perturbation v, |v| <= epsilon, that makes the model change its answer on most images.
+
+    images: [N, H, W, C] floats within `model.bounds`, no labels: an image is fooled if the answer
+    to clip(x + v) is not the answer to x (Moosavi-Dezfooli et al. 2016, arXiv 1610.08401). epsilon:
+    in the norm ("linf" or "l2") and the scale of the images. method: "ascent" (SGD-UAP, Shafahi et
+    al. 2018, arXiv 1811.11304), "aggregation" (the first paper's algorithm), or a `UniversalAscent`
+    or `UniversalAggregation` with other settings. key: a JAX random key.
+    target: the class that all images are to move to. classes: fool only images of these classes,
+    and let all others keep theirs (class-discriminative; "ascent" only). held_out: other images, on
+    which it is judged too. start: [H, W, C] to begin from. devices: default all local ones; lanes:
+    images in one call of the model; with equal lanes any number of devices gives equal bits (CPU).
+    progress: called after each epoch with (epochs done, epochs, fooling rate in passing).
+
+    Raises ValueError for arguments that cannot be meant so.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
+    >>> images = 0.5 + 0.1 * jax.random.uniform(jax.random.key(1), (32, 2, 2, 1))
+    >>> found = ja.universal_perturbation(model, images, 0.2, key=jax.random.key(0), target=1)
+    >>> found.given.rate_to(1), bool(found.distance <= 0.2), found.perturbation[0].ravel().round(2)
+    (1.0, True, array([-0.2,  0.2], dtype=float32))
+    """
+    began = time.perf_counter()
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ValueError(f"method={method!r} is not known: pass one of {sorted(METHODS)}")
+        method = METHODS[method]()
+    images = checks.check_images(images, model.bounds)
+    shape = images.shape[1:]
+    count = checks.count_classes(model, shape)
+    check_ball(norm, epsilon, shape, model.bounds)
+    check_slopes(model, shape)
+    for name, chosen in (
+        ("target", [] if target is None else [target]),
+        ("classes", classes or []),
+    ):
+        wrong = [one for one in chosen if not 0 <= one < count]
+        if wrong:
+            raise ValueError(f"{name}: {wrong} is none of the model's classes 0 to {count - 1}")
+    if classes is not None and isinstance(method, UniversalAggregation):
+        raise ValueError("classes: only method='ascent' can keep the other classes as they are")
+    others = None if held_out is None else checks.check_images(held_out, model.bounds, "held_out")
+    if others is not None and others.shape[1:] != shape:
+        raise ValueError(f"held_out has images {others.shape[1:]}, images has {shape}")
+
+    chosen = choose_devices(devices)
+    before = predict(model, images, chosen).argmax(1).astype(np.int32)
+    weights = np.ones(len(images), np.float32)
+    if classes is not None:
+        weights = np.where(np.isin(before, classes), 1, -1).astype(np.float32)
+    goal: Any = Untargeted(before)
+    if target is not None:
+        goal = Targeted(before, np.full_like(before, target))
+        weights = np.where(before == target, 0, weights).astype(np.float32)
+    task = Task(model, inner_radius(norm, epsilon, model.bounds), norm, tuple(shape))
+
+    def rate(variable: Any) -> float:
+        found = judge(model, images, variable, norm, epsilon, devices=chosen)
+        return found.rate if target is None else found.rate_to(target)
+
+    fit = fit_variable(method, task, images, goal, weights, key=key, start=start, devices=chosen,
+                       lanes=lanes, progress=progress, rate=rate)  # fmt: skip
+    perturbation = np.asarray(fit.variable)
+    judged = [
+        None if some is None else judge(model, some, perturbation, norm, epsilon, devices=chosen)
+        for some in (images, others)
+    ]
+    assert judged[0] is not None
+    return Universal(
+        perturbation, norm, float(epsilon), length(norm, perturbation), judged[0], judged[1],
+        fit.history, fit.forward + len(images), fit.backward, time.perf_counter() - began,
+    )  # fmt: skip
+
+
+class Fit(NamedTuple):
+    """The variable after the last epoch, its history, and passes."""
+
+    variable: Any
+    history: np.ndarray
+    forward: int
+    backward: int
+
+
+def fit_variable(
+    method: Method, task: Task, images: np.ndarray, goal: Any, weights: np.ndarray, *, key: Array,
+    start: Any = None, devices: tuple[Any, ...], lanes: int | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+    rate: Callable[[Any], float] | None = None,
+) -> Fit:  # fmt: skip
+    """Run a method on the images for its epochs, each one compiled scan on all devices.
+
+    With a `delta`, `rate` (variable -> share fooled of all images, a forward pass each) decides
+    after each epoch whether it is enough, and the variable of the highest rate is returned.
+    """
+    batch = min(method.batch_size, len(images))
+    width = lanes_for(batch, devices) if lanes is None else min(lanes, batch)
+    if width < 1:
+        raise ValueError(f"lanes={lanes}: pass 1 or more")
+    devices = devices[: -(-batch // width)]  # one image at a time keeps one device busy
+    program = epoch_program(batch, width, devices)
+    one = dataclasses.replace(method, epochs=1, delta=None)  # more rounds do not recompile
+    variable, memory = jax.jit(lambda method, task: method.init(task))(method, task)
+    if start is not None:
+        variable = method.project(task, jnp.asarray(start, jnp.float32).reshape(variable.shape))
+    steps = method.epochs * -(-len(images) // batch)
+    now = Progress(variable, memory, jnp.int32(0), jnp.float32(steps))
+    names = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
+    rows = Rows(images, goal, weights, names)
+    rows = jax.device_put(rows, NamedSharding(mesh_of(devices), PartitionSpec()))
+    history, passes, best = [], np.zeros(2), (-1.0, variable)
+    for number in range(method.epochs):
+        now, tallies = program(one, task, now, rows, jax.random.fold_in(key, number))
+        tallies = np.asarray(tallies, np.float64)
+        history.append(tallies[0] / max((weights > 0).sum(), 1))
+        passes += tallies[2:]
+        if method.delta is not None and rate is not None:
+            history[-1] = rate(now.variable)
+            passes[0] += len(images)
+            best = max(best, (history[-1], now.variable), key=lambda pair: pair[0])
+        if progress is not None:
+            progress(number + 1, method.epochs, history[-1])
+        if method.delta is not None and history[-1] >= 1 - method.delta:
+            break
+    last = now.variable if best[0] < 0 else best[1]
+    return Fit(last, np.array(history), int(passes[0]), int(passes[1]))
+
+
+def length(norm: str, perturbation: np.ndarray) -> float:
+    """The norm of a perturbation [H, W, C] in float64."""
+    return float(distance64(norm, perturbation[None], np.zeros_like(perturbation)[None])[0])
+
+
+def check_slopes(model: Model, shape: tuple[int, ...]) -> None:
+    """ValueError where the model has no gradient to climb."""
+    if checks.missing_derivative(model, shape):
+        raise ValueError("model cannot be differentiated: pass a differentiable surrogate of it")
+
+
+def check_ball(norm: str, epsilon: float, shape: Any, bounds: tuple[float, float]) -> None:
+    """ValueError where the norm is not known here or the radius is none."""
+    if norm not in NORMS:
+        raise ValueError(f"norm={norm!r}: universal perturbations know {', '.join(NORMS)}")
+    largest = diameter(norm, int(np.prod(shape)), bounds[1] - bounds[0])
+    if np.ndim(epsilon) or not 0 < epsilon <= largest:
+        raise ValueError(
+            f"epsilon={epsilon}: pass one radius above 0 and up to {largest:g}, the largest {norm} "
+            f"distance between two images in {bounds}"
+        )
