@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from jaxadv import data, models, report
+    from jaxadv import data, models, report, sweep
     from jaxadv.attacks import (
         ALMA,
         APGD,
@@ -116,6 +116,7 @@ if TYPE_CHECKING:
         universal_perturbation,
         universal_training,
     )
+    from jaxadv.sweep import SweepStore, run_sweep
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
@@ -151,6 +152,7 @@ _MODULES = {
     "load_weights save_weights",
     "studies.universal": "PatchAscent UniversalAggregation UniversalAscent "
     "data_free_perturbation universal_patch universal_perturbation universal_training",
+    "sweep": "SweepStore run_sweep",
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names.split()}
 
@@ -158,7 +160,7 @@ _WHERE = {name: module for module, names in _MODULES.items() for name in names.s
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         value = getattr(importlib.import_module(f"jaxadv.{_WHERE[name]}"), name)
-    elif name in ("attacks", "core", "data", "engine", "models", "report"):
+    elif name in ("attacks", "core", "data", "engine", "models", "report", "sweep"):
         return importlib.import_module(f"jaxadv.{name}")
     else:
         raise AttributeError(f"module 'jaxadv' has no attribute {name!r}")
@@ -246,6 +248,7 @@ __all__ = [
     "Square",
     "Status",
     "SuperDeepFool",
+    "SweepStore",
     "Targeted",
     "Transfer",
     "TreeEnsemble",
@@ -286,8 +289,10 @@ __all__ = [
     "relu_network",
     "report",
     "run",
+    "run_sweep",
     "save_weights",
     "smoothed_predict",
+    "sweep",
     "tree_ensemble",
     "universal_patch",
     "universal_perturbation",

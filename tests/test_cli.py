@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from jaxadv.cli import app, build_attack, parse_epsilons
+from jaxadv.attacks import build_attack
+from jaxadv.cli import app, parse_epsilons
 from jaxadv.models import get_definition, save_weights
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +89,7 @@ def test_other_epsilons_are_refused(text):
 def test_attacks_are_built_by_name():
     assert build_attack("pgd", {"steps": 3, "norm": "l2"}).steps == 3
     assert build_attack("MinimalEpsilon", {"steps": 3}).attack.steps == 3
-    with pytest.raises(ValueError, match="does not take --loss, --step-size"):
+    with pytest.raises(ValueError, match="does not take loss, step_size"):
         build_attack("UniformNoise", {"step_size": 0.1, "loss": "dlr"})
 
 

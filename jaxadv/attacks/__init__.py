@@ -3,6 +3,7 @@
 from jaxadv.attacks.alma import ALMA
 from jaxadv.attacks.apgd import APGD
 from jaxadv.attacks.brendel_bethge import BrendelBethge
+from jaxadv.attacks.build import build_attack
 from jaxadv.attacks.cw import CW
 from jaxadv.attacks.ddn import DDN
 from jaxadv.attacks.deepfool import DeepFool
@@ -111,4 +112,4 @@ def list_attacks() -> list[str]:
     return sorted(ATTACKS)
 
 
-__all__ = [*ATTACKS, "ATTACKS", "list_attacks"]
+__all__ = [*ATTACKS, "ATTACKS", "build_attack", "list_attacks"]

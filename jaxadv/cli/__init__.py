@@ -1,5 +1,5 @@
 """The command line, a file each: `jaxadv evaluate`, `attack`, `distance`, `certify`, `check`,
-`queries`, `safety`, `train`, `reproduce`, `universal`.
+`queries`, `safety`, `sweep`, `train`, `reproduce`, `universal`.
 
 Nothing here imports JAX before a command needs it, so that `jaxadv --help` answers at once.
 """
@@ -14,26 +14,25 @@ from jaxadv.cli import (
     queries,
     reproduce,
     safety,
+    sweep,
     train,
     universal,
 )
 from jaxadv.cli.app import app
-from jaxadv.cli.attack import build_attack
-from jaxadv.cli.options import parse_epsilons, parse_number
+from jaxadv.cli.options import parse_epsilons
 
 __all__ = [
     "app",
     "attack",
-    "build_attack",
     "certify",
     "check",
     "distance",
     "evaluate",
     "parse_epsilons",
-    "parse_number",
     "queries",
     "reproduce",
     "safety",
+    "sweep",
     "train",
     "universal",
 ]

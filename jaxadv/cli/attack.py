@@ -1,6 +1,5 @@
 """`jaxadv attack` and `jaxadv attacks`."""
 
-import dataclasses
 import io
 import sys
 from collections.abc import Mapping
@@ -72,6 +71,7 @@ def attack(
         import jax
 
         import jaxadv as ja
+        from jaxadv.attacks import build_attack
 
         chosen = build_attack(name, {k: v for k, v in wanted.items() if v is not None})
         if radius is None and chosen.needs_epsilon:
@@ -100,37 +100,6 @@ def attack(
     if not result.status.all():  # NOT_RUN is 0
         say("interrupted: the images not reached are marked NOT_RUN")
         sys.exit(INTERRUPTED)
-
-
-def build_attack(name: str, settings: Mapping[str, Any]) -> Any:
-    """The attack of that name (in any case) with these settings.
-
-    For an attack around another one, such as MinimalEpsilon, the settings are those of the PGD
-    inside. Raises ValueError for an unknown name, norm or loss and for
-    settings that the attack does not have.
-
-    >>> from jaxadv.cli import build_attack
-    >>> build_attack("pgd", {"steps": 10}).steps
-    10
-    """
-    from jaxadv.attacks import ATTACKS
-    from jaxadv.core.losses import get_loss
-    from jaxadv.core.norms import get_norm
-
-    get_loss(settings.get("loss", "margin"))
-    get_norm(settings.get("norm", "linf"))
-    known = {key.lower(): value for key, value in ATTACKS.items()}
-    if name.lower() not in known:
-        raise ValueError(f"attack {name!r} is not known: pass one of {', '.join(sorted(ATTACKS))}")
-    kind: Any = known[name.lower()]
-    fields = {field.name for field in dataclasses.fields(kind)}
-    if "attack" in fields:
-        return kind(build_attack("PGD", settings))
-    unknown = sorted(set(settings) - fields)
-    if unknown:
-        options = ", ".join(f"--{option.replace('_', '-')}" for option in unknown)
-        raise ValueError(f"{kind.__name__} does not take {options}")
-    return kind(**settings)
 
 
 def attack_data(

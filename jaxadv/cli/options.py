@@ -1,10 +1,11 @@
 """The options that several commands have, and how their text becomes numbers."""
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from jaxadv.core.numbers import parse_number
 
 EXAMPLES = 200  # a first run of everything stays well below two minutes on two cores
 EPOCHS = 8
@@ -14,23 +15,6 @@ EPSILONS = {  # for digits: from hardly anything to nearly everything broken
     "l1": [2.0, 5.0, 10.0, 15.0],
     "l0": [2.0, 5.0, 10.0, 20.0],
 }
-
-
-def parse_number(text: str, name: str = "--epsilon") -> float:
-    """A number or a fraction such as 8/255, which is not negative. Raises ValueError.
-
-    >>> from jaxadv.cli import parse_number
-    >>> parse_number("0.1"), parse_number("51/255")
-    (0.1, 0.2)
-    """
-    numerator, slash, denominator = text.partition("/")
-    try:
-        value = float(numerator) / (float(denominator) if slash else 1.0)
-    except (ValueError, ZeroDivisionError):
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} {text!r} is not a number: pass one like 0.1 or 8/255")
-    return value
 
 
 def parse_epsilons(texts: list[str], name: str = "--epsilon") -> list[float]:

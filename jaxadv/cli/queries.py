@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxadv.cli.app import app
-from jaxadv.cli.attack import build_attack
 from jaxadv.cli.options import (
     EPOCHS,
     Data,
@@ -80,6 +79,7 @@ def queries(
         import jax
 
         import jaxadv as ja
+        from jaxadv.attacks import build_attack
         from jaxadv.core.norms import get_norm
         from jaxadv.report.queries import print_queries, queries_data, write_queries
 

@@ -89,14 +89,13 @@ def train_model(
     import jax
 
     from jaxadv.data import load_data
-    from jaxadv.models import DEFINITIONS, get_definition
+    from jaxadv.models import get_definition
     from jaxadv.models.train import train
 
-    names = [known for known in DEFINITIONS if known.lower().startswith(model.lower())]
-    exact = [known for known in names if known.lower() == model.lower()]
-    name = (exact or names or [model])[0] if len(exact or names) <= 1 else model
+    definition = get_definition(model)
+    name = definition.__name__
     data_set = load_data(split_of(data)[0], "train", data_dir=data_dir)
-    module = get_definition(name)(classes=len(data_set.classes))
+    module = definition(classes=len(data_set.classes))
     with Bars() as bars:
 
         def progress(done: int, loss: float) -> None:

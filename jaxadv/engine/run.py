@@ -126,8 +126,9 @@ def run_rows(
     """As `run`, for M rows: row i attacks images[source[i]] at epsilon[i] (one queue for all).
 
     `goal`, `ids`, `start` and `clean_logits` belong to the images; the result has leading axis M.
-    Where the clean logits [N, K] are given, they are neither computed nor counted. interrupted:
-    asked between two pieces of work whether to stop (default: Ctrl-C).
+    key: one for all rows, or an array [M] of one for each (restarts from several seeds). Where the
+    clean logits [N, K] are given, they are neither computed nor counted. interrupted: asked
+    between two pieces of work whether to stop (default: Ctrl-C).
     """
     began = time.perf_counter()
     keep = checks.check_keep(keep, attack)
@@ -142,7 +143,11 @@ def run_rows(
     epsilon = checks.check_epsilon(attack, epsilon, len(source), shape, model.bounds)
     ids = checks.check_ids(ids, count)
     chosen = choose_devices(devices)
-    rows = len(source)
+    rows, seeds = len(source), None
+    if key.ndim and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):  # not a raw key of two words
+        key, seeds = key[0], np.asarray(jax.random.key_data(key))
+        if len(seeds) != rows:
+            raise ValueError(f"key has {len(seeds)} keys: pass one, or one for each of {rows} rows")
     if lanes is None:
         lanes = choose_lanes(model, attack.queries, shape, rows, chosen[0])
     if lanes < 1:
@@ -165,6 +170,7 @@ def run_rows(
             batch = _Batch(
                 originals, first, take(goal, part), ids[part], source[mine] - begin, epsilon[mine],
                 None if clean_logits is None else clean_logits[part],
+                None if seeds is None else seeds[mine],
             )  # fmt: skip
             ticks = _fly_chunk(
                 attack, model, batch, key, keep, chosen, lanes, halve, budget, interrupted, began,
@@ -183,6 +189,7 @@ class _Batch(NamedTuple):
     source: np.ndarray
     epsilon: np.ndarray
     clean_logits: np.ndarray | None
+    seeds: np.ndarray | None
 
 
 def _deal(values: np.ndarray, owner: np.ndarray, parts: int, size: int) -> np.ndarray:
@@ -286,6 +293,7 @@ def _fly_chunk(
         ids=deal(batch.ids[batch.source].astype(np.int32), row_owner, per_row),
         active=deal(active, row_owner, per_row),
         start=None if batch.start is None else deal(batch.start, image_owner, per_image),
+        seeds=None if batch.seeds is None else deal(batch.seeds, row_owner, per_row),
     )
     begin, go_on = _programs(keep, halve, devices)
     limit = attack.ticks if budget.steps is None else min(budget.steps, attack.ticks)

@@ -21,7 +21,8 @@ class Table(NamedTuple):
     """images [N, H, W, C] and their clean logits [N, K]; then for each of M rows its image's place
     in `images`, its goal, epsilon, example id, and whether it is to be attacked at all.
 
-    start: None, or [N, H, W, C] images to begin from; extra: None, or a pytree with axis N.
+    start: None, or [N, H, W, C] images to begin from; extra: None, or a pytree with axis N; seeds:
+    None, or the data [M, ...] of each row's random key, in place of the one for all.
     """
 
     images: Any
@@ -33,6 +34,7 @@ class Table(NamedTuple):
     active: Any
     start: Any = None
     extra: Any = None
+    seeds: Any = None
 
     def lane(
         self, attack: Attack, bounds: tuple[float, float], key: Array, row: Any, rank: Any
@@ -51,6 +53,8 @@ class Table(NamedTuple):
             start=take(self.start, source),
             extra=take(self.extra, source),
         )
+        if self.seeds is not None:
+            key = jax.random.wrap_key_data(self.seeds[row], impl=jax.random.key_impl(key))
         lane_key = attack_key(attack, key, self.ids[row], rank)
         # What is begun is compiled apart from the table, so its bits do not depend on its length.
         problem, lane_key, logits = lax.optimization_barrier((problem, lane_key, logits))

@@ -10,6 +10,7 @@ _WHERE = {
     "from_linen": "adapters",
     "from_nnx": "adapters",
     "from_onnx": "onnx",
+    "in_bfloat16": "adapters",
     "normalized": "adapters",
     "from_keras": "adapters",
     "from_sklearn": "scikit_learn",

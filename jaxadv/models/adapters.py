@@ -150,6 +150,35 @@ class _Keras:
         return logits
 
 
+def in_bfloat16(model: Model) -> Model:
+    """The same model computing in bfloat16: weights and images are rounded, logits are float32.
+
+    For searching where half precision is fast; let the model itself judge: `ja.run(attack,
+    in_bfloat16(model), ..., judge=model)`.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> from jaxadv.models import in_bfloat16
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.full((4, 2), 0.1))
+    >>> in_bfloat16(model)(jnp.ones((1, 2, 2, 1))).dtype
+    dtype('float32')
+    """
+    params = jax.tree.map(_rounded, model.params)
+    return dataclasses.replace(model, apply=_Rounded(model.apply), params=params)
+
+
+def _rounded(leaf: Any) -> Any:
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(jnp.bfloat16) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+@pytree
+class _Rounded:
+    apply: Any = static()
+
+    def __call__(self, params: Any, images: Array, *key: Array) -> Array:
+        return self.apply(params, images.astype(jnp.bfloat16), *key).astype(jnp.float32)
+
+
 def normalized(model: Model, mean: Sequence[float], std: Sequence[float]) -> Model:
     """The model behind `(images - mean) / std`; epsilon and bounds stay in the images' own scale.
 

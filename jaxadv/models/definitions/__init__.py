@@ -22,14 +22,17 @@ DEFINITIONS: dict[str, Any] = {
 
 
 def get_definition(name: str) -> Any:
-    """The class of that name; its fields are the settings.
+    """The class of that name, in any case, or of the only name that begins so; its fields are the
+    settings.
 
     Raises ValueError, with the known names, for any other.
 
     >>> from jaxadv.models import get_definition
-    >>> get_definition("FC")(widths=(32,)).classes
-    10
+    >>> get_definition("FC")(widths=(32,)).classes, get_definition("lenet").__name__
+    (10, 'LeNet')
     """
-    if name not in DEFINITIONS:
+    names = [known for known in DEFINITIONS if known.lower().startswith(name.lower()) and name]
+    found = [known for known in names if known.lower() == name.lower()] or names
+    if len(found) != 1:
         raise ValueError(f"definition {name!r} is not known: pass one of {sorted(DEFINITIONS)}")
-    return DEFINITIONS[name]
+    return DEFINITIONS[found[0]]

@@ -1,0 +1,150 @@
+"""`jaxadv sweep`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jaxadv.cli.app import INTERRUPTED, app, say
+from jaxadv.cli.options import Json, option
+from jaxadv.cli.progress import Bars
+from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
+
+if TYPE_CHECKING:
+    from jaxadv.sweep.estimate import Cost
+    from jaxadv.sweep.execute import Summary
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP.TOML", help="The grid: see the README.")],
+    store: Annotated[
+        Path | None, option("--store", help="Folder of the results (default: SWEEP-store).")
+    ] = None,
+    dry_run: Annotated[
+        bool, option("--dry-run", help="Show the plan and what it costs; run nothing.")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        option("--only", help="Cells whose title matches: 'lenet / * / PGD*'; repeatable."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, option("--retry-failed", help="Run jobs again that failed before.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Run a grid of models, data, attacks, norms, epsilons and seeds.
+
+    Whatever stops it, the same command goes on where it was; several may work at one store.
+    """
+    check_folder(json_file)
+    folder = store or file.with_name(f"{file.stem}-store")
+    with plain_messages():
+        from jaxadv.sweep.grid import read_grid
+
+        grid = read_grid(file)
+        prepare_jax()
+        from jaxadv.sweep import SweepStore, run_sweep
+
+        patterns = tuple(only or ())
+        if dry_run:
+            from jaxadv.sweep.estimate import estimate
+            from jaxadv.sweep.subjects import Given
+
+            costs = estimate(grid, SweepStore(folder), Given(), patterns)
+            _print_plan(costs, folder)
+            write_json(json_file, {"store": str(folder), "groups": [_plan_data(c) for c in costs]})
+            return
+        with Bars() as bars:
+            summary = run_sweep(
+                grid, folder, only=patterns, retry_failed=retry_failed, progress=_shown(bars)
+            )
+    _print_summary(summary, folder)
+    write_json(json_file, {"store": str(folder), **summary._asdict()})
+    if summary.failed:
+        raise typer.Exit(1)
+    if not summary.complete:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _shown(bars: Bars) -> Any:
+    """Two bars: the rows of the whole sweep with the time left, and what runs now."""
+
+    def progress(what: str, done: int, total: int, successes: int) -> None:
+        if what.startswith("train "):
+            bars.show(what, done, total, "")
+            return
+        bars.show("sweep", done, total, _left(bars, done, total) + what)
+
+    return progress
+
+
+def _left(bars: Bars, done: int, total: int) -> str:
+    """The time left at the speed so far, as "12 min left, "; "" while it is not known."""
+    task = bars.progress._tasks.get(bars.tasks.get("sweep", -1))  # no public way to one task
+    if task is None or not task.elapsed:
+        return ""
+    begun = task.fields.setdefault("begun", done)
+    if done <= begun or task.elapsed < 2:
+        return ""
+    seconds = task.elapsed * (total - done) / (done - begun)
+    return f"{duration(seconds)} left, "
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> from jaxadv.cli.sweep import duration
+    >>> duration(45), duration(600), duration(20_000)
+    ('45 s', '10 min', '5.6 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _plan_data(cost: "Cost") -> dict[str, Any]:
+    about = {name: cost.group.about[name] for name in ("model", "data", "attack", "norm", "goal")}
+    cells = [{"epsilon": cell.epsilon, "seed": cell.seed} for cell in cost.group.cells]
+    return {**about, **cost._asdict(), "group": cost.group.mark, "cells": cells}
+
+
+def _print_plan(costs: Sequence["Cost"], folder: Path) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("model", "data", "attack", "norm"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("cells", "rows", "kept", "passes a row ≤", "time ≤"):
+        table.add_column(heading, justify="right")
+    for cost in costs:
+        about = cost.group.about
+        table.add_row(
+            *(about[name] for name in ("model", "data", "attack", "norm")), f"{cost.cells:,}",
+            f"{cost.rows:,}", f"{cost.done:,}", f"{cost.passes:,}", duration(cost.seconds),
+        )  # fmt: skip
+    out = console()
+    out.print(table)
+    cells, rows = sum(c.cells for c in costs), sum(c.rows for c in costs)
+    seconds = sum(c.seconds for c in costs)
+    out.print(
+        f"{cells:,} cells, {rows:,} rows, of which {sum(c.done for c in costs):,} are in {folder}; "
+        f"at most {duration(seconds)} here (no success ends an attack early), compilation apart",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _print_summary(summary: "Summary", folder: Path) -> None:
+    out = console()
+    for job, message in summary.failed.items():
+        say(f"failed: {job}: {message}")
+    made = f"{summary.computed:,} made here in {duration(summary.seconds)}"
+    if summary.computed == 0 and summary.complete:
+        made = "nothing was left to do"
+    out.print(
+        f"{summary.rows:,} rows in {folder}; of {summary.jobs:,} jobs {summary.kept:,} were kept, "
+        f"{made}" + (f"; {len(summary.failed)} failed (--retry-failed)" if summary.failed else ""),
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip

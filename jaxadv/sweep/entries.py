@@ -1,0 +1,275 @@
+"""What one line of a grid runs: an attack, a cascade of attacks, or a portfolio of them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from jaxadv.attacks import build_attack
+from jaxadv.core.attack import Attack
+from jaxadv.core.goals import Goal, Untargeted
+from jaxadv.core.model import Model
+from jaxadv.core.pytree import take
+from jaxadv.core.result import Result, Status, empty_result
+from jaxadv.engine.cascades import CASCADES, Hardest, get_cascade
+from jaxadv.engine.minimal import minimal_distance
+from jaxadv.engine.portfolios import EFFORTS, get_portfolio
+from jaxadv.engine.run import run_rows
+from jaxadv.engine.stage import attack_of, describe
+
+PORTFOLIO = "minimal_distance"
+UNKNOWN = -1  # of a count that is not kept
+
+
+class Work(NamedTuple):
+    """M rows of one group: row r attacks images[source[r]] at epsilon[r] with the seed seeds[r].
+
+    images [N, H, W, C], goal and ids [N]; judge: the model that decides, where the attack searches
+    another (None: the same); lanes: in flight on each device; progress(rows done, successes);
+    interrupted: whether to stop.
+    """
+
+    model: Model
+    judge: Model | None
+    images: np.ndarray
+    goal: Goal
+    ids: np.ndarray
+    source: np.ndarray
+    epsilon: np.ndarray | None
+    seeds: np.ndarray
+    devices: Any
+    lanes: int
+    progress: Callable[[int, int], None]
+    interrupted: Callable[[], bool]
+
+    @property
+    def keys(self) -> Any:
+        """A random key for each row: what `ja.run(key=jax.random.key(seed))` would use."""
+        return jax.vmap(jax.random.key)(np.asarray(self.seeds, np.uint32))
+
+
+class Entry(Protocol):
+    """What `build_entry` returns."""
+
+    @property
+    def title(self) -> str:
+        """Its name in results."""
+        ...
+
+    @property
+    def norm(self) -> str:
+        """The norm in which it works."""
+        ...
+
+    @property
+    def needs_epsilon(self) -> bool:
+        """Whether its cells have a radius."""
+        ...
+
+    def queries(self, classes: int) -> int:
+        """Images asked in a tick."""
+        ...
+
+    def passes(self, classes: int) -> int:
+        """The most forward and backward passes that one image can cost."""
+        ...
+
+    def describe(self) -> Any:
+        """All its settings, for a fingerprint."""
+        ...
+
+    def run(self, work: Work) -> tuple[Result, np.ndarray]:
+        """The rows' results, and who broke each: a name, or "" where nobody did."""
+        ...
+
+
+def build_entry(name: str, settings: Mapping[str, Any]) -> Entry:
+    """What a grid's attack of that name and settings (its norm among them) is. ValueError."""
+    if name in CASCADES:
+        norm = _only(name, settings, "norm")["norm"]
+        return CascadeEntry(name, norm, get_cascade(name, norm))
+    if name == PORTFOLIO:
+        given = _only(name, settings, "norm", "effort")
+        effort = given.get("effort", "standard")
+        if effort not in EFFORTS:
+            raise ValueError(f"effort={effort!r}: pass one of {list(EFFORTS)}")
+        get_portfolio(effort, given["norm"], False)
+        return PortfolioEntry(effort, given["norm"])
+    try:
+        return SingleEntry(build_attack(name, settings))
+    except ValueError as error:
+        if "is not known" in str(error) and "attack" in str(error).split("'")[0]:
+            raise ValueError(f"{error}, {', '.join(CASCADES)}, {PORTFOLIO}") from None
+        raise
+
+
+def _only(name: str, settings: Mapping[str, Any], *known: str) -> Mapping[str, Any]:
+    if unknown := sorted(set(settings) - set(known)):
+        raise ValueError(f"{name} does not take {', '.join(unknown)}")
+    return settings
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleEntry:
+    """One attack."""
+
+    attack: Attack
+
+    @property
+    def title(self) -> str:
+        return self.attack.name
+
+    @property
+    def norm(self) -> str:
+        return self.attack.norm
+
+    @property
+    def needs_epsilon(self) -> bool:
+        return self.attack.needs_epsilon
+
+    def queries(self, classes: int) -> int:
+        return self.attack.prepared(_any_goal(), classes).queries
+
+    def passes(self, classes: int) -> int:
+        return self.attack.prepared(_any_goal(), classes).passes
+
+    def describe(self) -> Any:
+        return describe(self.attack)
+
+    def run(self, work: Work) -> tuple[Result, np.ndarray]:
+        result = run_rows(
+            self.attack, work.model, work.images, work.goal, work.source, work.epsilon,
+            key=work.keys, keep="loss" if work.model.random else None, ids=work.ids,
+            judge=work.judge, devices=work.devices, lanes=work.lanes,
+            progress=lambda done, _, found: work.progress(done, found),
+            interrupted=work.interrupted,
+        )  # fmt: skip
+        return result, _names(result, self.title)
+
+
+def _any_goal() -> Goal:
+    return Untargeted(np.zeros(1, np.int32))
+
+
+def _names(result: Result, title: str) -> np.ndarray:
+    names = np.where(result.success, title, "").astype(object)
+    names[result.status == Status.MISCLASSIFIED] = "misclassified"
+    return names
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeEntry:
+    """Attacks one after the other, each for the rows that survived those before.
+
+    Unlike `ja.evaluate` every epsilon stands alone, and an attack meant for the hardest images is
+    given all survivors, so that no row depends on another.
+    """
+
+    name: str
+    norm: str
+    stages: Mapping[str, Attack | Hardest]
+    needs_epsilon: bool = True
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+    def queries(self, classes: int) -> int:
+        return max(SingleEntry(attack_of(s)).queries(classes) for s in self.stages.values())
+
+    def passes(self, classes: int) -> int:
+        return sum(SingleEntry(attack_of(s)).passes(classes) for s in self.stages.values())
+
+    def describe(self) -> Any:
+        return {name: describe(attack_of(stage)) for name, stage in self.stages.items()}
+
+    def run(self, work: Work) -> tuple[Result, np.ndarray]:
+        rows, epsilon = len(work.source), np.asarray(work.epsilon)
+        whole = empty_result(rows, work.images.shape[1:], epsilon, work.ids[work.source])
+        names = np.full(rows, "", object)
+        standing = np.arange(rows)
+        for number, (name, stage) in enumerate(self.stages.items()):
+            fallen = rows - len(standing)
+            part = work._replace(
+                source=work.source[standing],
+                epsilon=epsilon[standing],
+                seeds=work.seeds[standing],
+                progress=lambda done, found, gone=fallen: work.progress(gone, gone + found),
+            )
+            result, by = SingleEntry(attack_of(stage)).run(part)
+            spent = {f: getattr(result, f) for f in ("forward", "backward", "queries", "computed")}
+            if number:  # the clean image is one pass, and was counted by the first
+                clean = work.model.samples
+                spent["forward"] = spent["forward"] - clean
+                spent["computed"] = spent["computed"] - clean
+            total = {f: getattr(whole, f)[standing] + count for f, count in spent.items()}
+            kept = result._replace(**total)
+            for target, values in zip(whole[:-1], kept[:-1], strict=True):
+                target[standing] = values
+            names[standing] = np.where(by == "", "", np.where(by == "misclassified", by, name))
+            unfinished = (result.status == Status.NOT_RUN).any()
+            standing = standing[~result.success & (result.status != Status.NOT_RUN)]
+            if unfinished or work.interrupted() or len(standing) == 0:
+                if unfinished or (work.interrupted() and number < len(self.stages) - 1):
+                    whole.status[standing] = Status.NOT_RUN
+                break
+        return whole, names
+
+
+@dataclasses.dataclass(frozen=True)
+class PortfolioEntry:
+    """`ja.minimal_distance`, which does not count queries."""
+
+    effort: str
+    norm: str
+    needs_epsilon: bool = False
+
+    @property
+    def title(self) -> str:
+        return PORTFOLIO
+
+    def _attacks(self) -> list[Attack]:
+        return [attack_of(e) for e in get_portfolio(self.effort, self.norm, False)[0].values()]
+
+    def queries(self, classes: int) -> int:
+        return max(SingleEntry(attack).queries(classes) for attack in self._attacks())
+
+    def passes(self, classes: int) -> int:
+        return EFFORTS[self.effort]
+
+    def describe(self) -> Any:
+        return [self.effort, *map(describe, self._attacks())]
+
+    def run(self, work: Work) -> tuple[Result, np.ndarray]:
+        rows = len(work.source)
+        nothing = np.full(rows, np.inf)
+        whole = empty_result(rows, work.images.shape[1:], nothing, work.ids[work.source])
+        names = np.full(rows, "", object)
+        for seed in np.unique(work.seeds):
+            mine = np.flatnonzero(work.seeds == seed)
+            used = work.source[mine]
+            before, found = int((whole.status != Status.NOT_RUN).sum()), int(whole.success.sum())
+            nearest = minimal_distance(
+                work.model, work.images[used], take(work.goal, used), self.norm,
+                effort=self.effort, key=jax.random.key(int(seed)), ids=work.ids[used],
+                devices=work.devices, lanes=work.lanes,
+                progress=lambda *now, b=before, f=found: work.progress(b, f + now[-1]),
+            )  # fmt: skip
+            values = {
+                "images": nearest.images, "success": nearest.success, "distance": nearest.distance,
+                "margin": nearest.margin, "forward": nearest.forward, "backward": nearest.backward,
+                "status": nearest.status, "queries": np.full(len(mine), UNKNOWN),
+            }  # fmt: skip
+            for field, value in values.items():
+                getattr(whole, field)[mine] = value
+            title = np.array([*nearest.members, ""], object)[nearest.member]
+            title[nearest.status == Status.MISCLASSIFIED] = "misclassified"
+            names[mine] = np.where(nearest.success, title, "")
+            if not nearest.complete:
+                whole.status[mine] = Status.NOT_RUN
+                break
+            if work.interrupted():
+                break
+        return whole, names

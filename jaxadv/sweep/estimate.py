@@ -1,0 +1,81 @@
+"""What a sweep will cost, before it is run."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxadv.core.model import Model
+from jaxadv.engine.cure import cured
+from jaxadv.sweep.grid import Grid
+from jaxadv.sweep.plan import Group, make_plan
+from jaxadv.sweep.store import SweepStore, job_of
+from jaxadv.sweep.subjects import Given
+from jaxadv.sweep.trained import untrained
+
+
+class Cost(NamedTuple):
+    """Of one group: its cells and rows, those rows that the store holds, the most passes that a row
+    can cost, and the seconds that the open rows take at most on all devices."""
+
+    group: Group
+    cells: int
+    rows: int
+    done: int
+    passes: int
+    seconds: float
+
+
+def estimate(grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...] = ()) -> list[Cost]:
+    """The cost of every group, at most; nothing is written, trained or attacked.
+
+    Seconds are those of as many gradients as the attack may ask, at the speed of one batch of them
+    now; attacks that end at the first success take less, and compilation comes on top.
+    """
+    groups = make_plan(grid, given, lambda model, data: untrained(store.folder, model, data), only)
+    done = _rows_done(store)
+    speed: dict[str, float] = {}
+    costs = []
+    for group in groups:
+        count = group.images.source.count
+        held = sum(done.get(cell.mark, 0) for cell in group.cells)
+        rows = count * len(group.cells)
+        seconds = 0.0
+        if held < rows:
+            if group.subject.mark not in speed:
+                speed[group.subject.mark] = _seconds_per_pass(group)
+            devices = jax.local_device_count()
+            seconds = (rows - held) * group.passes * speed[group.subject.mark] / devices
+        costs.append(Cost(group, len(group.cells), rows, held, group.passes, seconds))
+    return costs
+
+
+def _rows_done(store: SweepStore) -> Mapping[str, int]:
+    """How many rows of each cell the store holds."""
+    done: dict[str, int] = {}
+    for mark, about in store.manifest["jobs"].items():
+        job = job_of(mark, about)
+        if store.load(job) is not None:
+            for cell in job.cells:
+                done[cell] = done.get(cell, 0) + job.end - job.begin
+    return done
+
+
+def _seconds_per_pass(group: Group) -> float:
+    """Of one forward or backward pass of one image, on one device."""
+    on_cpu = jax.default_backend() == "cpu"
+
+    def gradient(model: Model, images: Any) -> Any:
+        return jax.grad(lambda x: jax.nn.logsumexp(model(x), -1).sum())(images)
+
+    step = jax.jit(cured(gradient) if on_cpu else gradient)
+    images = np.zeros((group.lanes, *group.images.shape), np.float32)
+    jax.block_until_ready(step(group.subject.model, images))
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready(step(group.subject.model, images))
+        times.append(time.perf_counter() - began)
+    return float(np.median(times)) / group.lanes / 2

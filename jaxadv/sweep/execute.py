@@ -1,0 +1,294 @@
+"""Running a sweep: every job that the store does not hold yet, here or among several processes."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxadv.core.goals import Goal, Targeted, Untargeted
+from jaxadv.core.model import Model
+from jaxadv.core.norms import NORMS, distance64
+from jaxadv.core.result import Status
+from jaxadv.data.form import Dataset
+from jaxadv.engine.devices import choose_devices
+from jaxadv.engine.interrupt import interruptible
+from jaxadv.engine.verify import margins, predict
+from jaxadv.sweep.entries import UNKNOWN, Work
+from jaxadv.sweep.grid import Grid, read_grid
+from jaxadv.sweep.plan import Cell, Group, Job, make_plan
+from jaxadv.sweep.store import SCHEMA, SweepStore
+from jaxadv.sweep.subjects import Given
+from jaxadv.sweep.trained import Progress, trained
+
+WAIT_SECONDS = 0.5  # between two looks at jobs that other processes are at
+
+
+class Summary(NamedTuple):
+    """How a sweep ended. jobs: in the sweep; kept: found in the store; computed: made here;
+    failed: what went wrong, by the job's name; rows: in finished jobs; complete: all jobs are."""
+
+    jobs: int
+    kept: int
+    computed: int
+    failed: dict[str, str]
+    rows: int
+    seconds: float
+    complete: bool
+
+
+class Plan(NamedTuple):
+    """A sweep that is ready to run: its store, its groups by name, jobs, and how they are run."""
+
+    store: SweepStore
+    groups: Mapping[str, Group]
+    cells: Mapping[str, Cell]
+    jobs: list[Job]
+    images: str
+
+
+def prepare(
+    grid: Grid, store: SweepStore, given: Given, only: Iterable[str] = (), text: str = "",
+    progress: Progress | None = None,
+) -> Plan:  # fmt: skip
+    """Open models and data (training what is to be trained), and write the jobs into the store."""
+    groups = make_plan(
+        grid, given, lambda model, data: trained(store.folder, model, data, given, progress), only
+    )
+    jobs = store.register(groups, grid.shard, text)
+    manifest = store.manifest
+    cells = {
+        mark: Cell(mark, about["epsilon"], about["seed"])
+        for mark, about in manifest["cells"].items()
+    }
+    kept = {  # lanes decide about the last bits: those of the first run
+        group.mark: dataclasses.replace(group, lanes=manifest["groups"][group.mark]["lanes"])
+        for group in groups
+    }
+    return Plan(store, kept, cells, jobs, grid.images)
+
+
+def run_sweep(
+    grid: Grid | str | Path,
+    store: str | Path,
+    *,
+    models: Mapping[str, Model] | None = None,
+    data: Mapping[str, Dataset] | None = None,
+    only: Iterable[str] = (),
+    retry_failed: bool = False,
+    devices: Any = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Run every cell of a grid that the store does not hold yet.
+
+    grid: a sweep file, or what `read_grid` made of one; store: a folder. models, data: what the
+    grid calls `given = "name"`, and data sets by their names there. only: patterns of cells' titles
+    ("lenet / mnist5k / PGD*"). retry_failed: run jobs again that failed before. devices: default
+    all local devices. progress: called with (what runs, rows done, rows in all, successes).
+
+    A job's file is there whole or not at all, so a killed sweep loses no more than the job in
+    flight; several processes may work at one store, and share its jobs. Among processes that
+    `jax.distributed` joins each begins with its own part. Ctrl-C ends it between two pieces of
+    work. Raises ValueError for a grid that cannot be meant so, and OSError where the store cannot
+    be written.
+
+    >>> import tempfile, jax.numpy as jnp, numpy as np, jaxadv as ja
+    >>> from jaxadv.sweep import parse_grid
+    >>> grid = parse_grid('''
+    ... epsilons = {linf = [0.1, 0.6]}
+    ... data = [{name = "corners"}]
+    ... models = [{given = "eye"}]
+    ... attacks = [{name = "FGSM"}]
+    ... ''')
+    >>> images, labels = np.eye(4, dtype=np.float32).reshape(4, 2, 2, 1), np.arange(4)
+    >>> corners = ja.data.Dataset(images, labels, labels, "corners", tuple("abcd"))
+    >>> eye = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
+    >>> folder = tempfile.mkdtemp()
+    >>> ja.run_sweep(grid, folder, models={"eye": eye}, data={"corners": corners}).rows
+    8
+    >>> rows = ja.SweepStore(folder).rows()
+    >>> rows.group_by("epsilon").aggregate([("success", "sum")]).to_pydict()
+    {'epsilon': [0.1, 0.6], 'success_sum': [0, 4]}
+    """
+    began = time.perf_counter()
+    if not isinstance(grid, Grid):
+        grid = read_grid(grid)
+    here = SweepStore(store)
+    given = Given(models or {}, data or {})
+    plan = prepare(grid, here, given, only, grid.model_dump_json(), progress)
+    todo = open_jobs(plan, retry_failed)
+    kept = len(plan.jobs) - len(todo)
+    complete, computed = run_jobs(plan, todo, devices, progress)
+    failed = {mark: said for mark, said in here.failures().items()
+              if mark in {job.mark for job in plan.jobs}}  # fmt: skip
+    rows = sum(job.rows for job in plan.jobs if here.path(job).is_file())
+    seconds = time.perf_counter() - began
+    return Summary(len(plan.jobs), kept, computed, failed, rows, seconds, complete and not failed)
+
+
+def open_jobs(plan: Plan, retry_failed: bool) -> list[Job]:
+    """The jobs that the store does not hold whole; failed ones only where they are to be retried.
+
+    Those of this process (where `jax.distributed` has joined several) come first.
+    """
+    failed = {} if retry_failed else plan.store.failures()
+    todo = [job for job in plan.jobs if job.mark not in failed and plan.store.load(job) is None]
+    mine = jax.process_index()
+    return [*todo[mine :: jax.process_count()],
+            *(job for i, job in enumerate(todo) if i % jax.process_count() != mine)]  # fmt: skip
+
+
+def run_jobs(
+    plan: Plan, todo: Sequence[Job], devices: Any = None, progress: Progress | None = None
+) -> tuple[bool, int]:
+    """Run those jobs, in this process; whether all are done, and how many were done here."""
+    chosen = choose_devices(tuple(jax.local_devices()) if devices is None else devices)
+    total = sum(job.rows for job in plan.jobs)
+    waiting, computed = list(todo), 0
+    done = total - sum(job.rows for job in waiting)
+    with interruptible() as interrupted:
+        while waiting:
+            left = []
+            for job in waiting:
+                if interrupted():
+                    return False, computed
+                with plan.store.claimed(job) as ours:
+                    if not ours:
+                        left.append(job)
+                        continue
+                    if plan.store.path(job).is_file() and plan.store.load(job) is not None:
+                        done += job.rows  # another process did it meanwhile
+                        continue
+                    if not _attempt(plan, job, chosen, done, total, progress, interrupted):
+                        return False, computed
+                done, computed = done + job.rows, computed + 1
+            if len(left) == len(waiting):
+                time.sleep(WAIT_SECONDS)
+            failed = plan.store.failures()
+            waiting = [job for job in left if job.mark not in failed]
+    return True, computed
+
+
+def _attempt(
+    plan: Plan, job: Job, devices: Any, done: int, total: int, progress: Progress | None,
+    interrupted: Callable[[], bool],
+) -> bool:  # fmt: skip
+    """Run one job; what goes wrong is noted. False where it was interrupted."""
+    group = plan.groups[job.group]
+
+    def report(rows: int, found: int) -> None:
+        if progress is not None:
+            progress(group.title(), done + rows, total, found)
+
+    report(0, 0)
+    try:
+        finished = run_job(plan, job, devices, report, interrupted)
+    except OSError:
+        raise  # the disk is full, or gone: nothing that another job could do better
+    except Exception as error:
+        plan.store.fail(job, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        return True
+    if finished:
+        report(job.rows, 0)
+    return finished
+
+
+def run_job(
+    plan: Plan, job: Job, devices: Any, progress: Callable[[int, int], None] = lambda *_: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> bool:  # fmt: skip
+    """Compute one job and keep it; False, and nothing kept, where it was interrupted.
+
+    Where the memory does not suffice, with half the lanes, down to one.
+    """
+    began = time.perf_counter()
+    group = plan.groups[job.group]
+    part = group.images.source.read(range(job.begin, job.end))
+    count, cells = len(part.labels), [plan.cells[mark] for mark in job.cells]
+    epsilon = [np.nan if cell.epsilon is None else cell.epsilon for cell in cells]
+    work = Work(
+        model=group.subject.model, judge=group.subject.judge, images=part.images,
+        goal=_goal(group, part.labels), ids=part.ids, source=np.tile(np.arange(count), len(cells)),
+        epsilon=np.repeat(epsilon, count) if group.entry.needs_epsilon else None,
+        seeds=np.repeat([cell.seed for cell in cells], count), devices=devices, lanes=group.lanes,
+        progress=progress, interrupted=interrupted,
+    )  # fmt: skip
+    while True:
+        try:
+            result, broken_by = group.entry.run(work)
+            break
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or work.lanes == 1:
+                raise
+        jax.clear_caches()
+        work = work._replace(lanes=work.lanes // 2)
+    if (result.status == Status.NOT_RUN).any():
+        return False
+    columns, kept = _columns(plan, group, job, work, part, result, broken_by)
+    columns["seconds"] = np.full(job.rows, (time.perf_counter() - began) / job.rows)
+    plan.store.save(job, {name: columns[name] for name in SCHEMA.names}, kept)
+    return True
+
+
+def _goal(group: Group, labels: np.ndarray) -> Goal:
+    if group.goal == "next":
+        return Targeted(labels, (labels + 1) % group.images.classes)
+    return Untargeted(labels)
+
+
+def _columns(
+    plan: Plan, group: Group, job: Job, work: Work, part: Dataset, result: Any,
+    broken_by: np.ndarray,
+) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:  # fmt: skip
+    """A job's columns, and the images to keep."""
+    judge, source, won = work.judge or work.model, work.source, result.success
+    found = np.flatnonzero(won)
+    originals = part.images[source[found]]
+    prediction = predict(judge, part.images, work.devices).argmax(1)
+    columns: dict[str, Any] = {
+        name: [group.about[name]] * job.rows for name in SCHEMA.names if name in group.about
+    }
+    cells = np.repeat(np.arange(len(job.cells)), len(part.labels))
+    columns |= {
+        "cell": np.array(job.cells, object)[cells], "seed": work.seeds.astype(np.int64),
+        "epsilon": [None] * job.rows if work.epsilon is None else work.epsilon,
+        "id": part.ids[source].astype(np.int64), "label": part.labels[source].astype(np.int32),
+        "target": [None] * job.rows, "prediction": prediction[source].astype(np.int32),
+        "success": won, "status": [Status(code).name for code in result.status],
+        "broken_by": [name or None for name in broken_by], "margin": result.margin,
+        "distance": _filled(result.distance[found], found, job.rows),
+        "lanes": np.full(job.rows, work.lanes, np.int32), "success_8bit": [None] * job.rows,
+        **{norm: _filled(distance64(norm, result.images[found], originals), found, job.rows)
+           for norm in NORMS},
+        **{name: [None if n == UNKNOWN else int(n) for n in getattr(result, name)]
+           for name in ("forward", "backward", "queries")},
+    }  # fmt: skip
+    if isinstance(work.goal, Targeted):
+        columns["target"] = np.asarray(work.goal.targets)[source].astype(np.int32)
+    if plan.images == "none":
+        return columns, None
+    images = result.images[found]
+    if plan.images == "uint8":
+        lower, upper = judge.bounds
+        images = np.round(255 * (images - lower) / (upper - lower)).astype(np.uint8)
+        rounded = (images / np.float32(255) * (upper - lower) + lower).astype(np.float32)
+        rows = jax.tree.map(lambda leaf: np.asarray(leaf)[source[found]], work.goal)
+        still = [False] * job.rows
+        if len(found):
+            for row, margin in zip(
+                found, margins(rows, predict(judge, rounded, work.devices)), strict=True
+            ):
+                still[row] = bool(margin < 0)
+        columns["success_8bit"] = still
+    return columns, {"images": images, "rows": found.astype(np.int32)}
+
+
+def _filled(values: np.ndarray, rows: np.ndarray, count: int) -> list[float | None]:
+    """A column of `count` with values at some rows, else empty."""
+    column: list[float | None] = [None] * count
+    for row, value in zip(rows, values, strict=True):
+        column[row] = float(value)
+    return column

@@ -1,0 +1,263 @@
+"""The sweep file: a grid of models, data, attacks, norms, epsilons and seeds, and its mistakes.
+
+Settings that are lists are axes of the grid. Every mistake is one error that names the line.
+"""
+
+import itertools
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jaxadv.core.norms import NORMS
+from jaxadv.core.numbers import parse_number
+from jaxadv.models.definitions import get_definition
+
+Number = float | str  # "8/255" is understood
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataEntry(_Strict):
+    """name: as for `ja.load_data` ("cifar10:test[:100]"), or that of a data set handed in."""
+
+    name: str
+    data_dir: Path | None = None
+    examples: Annotated[int, Field(ge=1)] | None = None
+
+
+class ModelEntry(_Strict):
+    """One of: train (a definition, trained in the store), weights (a .safetensors file that
+    `jaxadv train` wrote), published (a folder), given (a model handed in). data: the sets it is
+    for, where not for all; dtype: "bfloat16" searches in half precision and is judged in float32.
+    """
+
+    train: str | None = None
+    epochs: Annotated[int, Field(ge=1)] = 8
+    train_seed: Annotated[int, Field(ge=0)] = 0
+    weights: Path | None = None
+    published: Path | None = None
+    given: str | None = None
+    name: str | None = None
+    data: tuple[str, ...] | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _one(self) -> "ModelEntry":
+        ways = ("train", "weights", "published", "given")
+        if sum(getattr(self, way) is not None for way in ways) != 1:
+            raise ValueError(f"pass one of {', '.join(ways)}")
+        return self
+
+    @property
+    def title(self) -> str:
+        """What the model is called in results."""
+        path = self.published or self.weights
+        return self.name or self.train or self.given or (path.stem if path else "")
+
+
+class AttackEntry(BaseModel):
+    """name: an attack of the registry, a cascade ("standard", "fast", ...) or "minimal_distance";
+    further keys are its settings. epsilons: for this attack, where not those of the norm.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    norm: str | tuple[str, ...] = "linf"
+    epsilons: tuple[Number, ...] | None = None
+    goal: Literal["untargeted", "next"] = "untargeted"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings; those that are lists are axes."""
+        return dict(self.model_extra or {})
+
+
+class Grid(_Strict):
+    """A sweep file. seeds: of the attacks; examples: images of each data set; epsilons: by norm;
+    images: which pictures are kept, "none", "float32" (as they are) or "uint8" (rounded to 8 bits,
+    and judged again); shard: rows in a file of the store.
+    """
+
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    examples: Annotated[int, Field(ge=1)] | None = None
+    epsilons: dict[str, tuple[Number, ...]] = {}
+    images: Literal["none", "float32", "uint8"] = "float32"
+    shard: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    lanes: Annotated[int, Field(ge=1)] | None = None
+    data: Annotated[tuple[DataEntry, ...], Field(min_length=1)]
+    models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
+    attacks: Annotated[tuple[AttackEntry, ...], Field(min_length=1)]
+
+
+class GridError(ValueError):
+    """A mistake in a sweep file, with its line."""
+
+
+def read_grid(path: str | Path) -> Grid:
+    """The grid that a sweep file (TOML) describes; paths in it are relative to its folder.
+
+    Raises FileNotFoundError, and GridError (a ValueError) that names the line of the first mistake.
+
+    >>> import pathlib, tempfile
+    >>> from jaxadv.sweep import read_grid
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "sweep.toml"
+    >>> _ = path.write_text('''
+    ... epsilons = {linf = [0.1, "51/255"]}
+    ... [[data]]
+    ... name = "digits"
+    ... [[models]]
+    ... train = "fc"
+    ... [[attacks]]
+    ... name = "PGD"
+    ... steps = [10, 40]
+    ... ''')
+    >>> read_grid(path).attacks[0].settings
+    {'steps': [10, 40]}
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: pass a sweep file (TOML)")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise GridError(f"{path}: not UTF-8 text ({error.reason}); pass a sweep file") from None
+    return parse_grid(text, str(path), path.parent)
+
+
+def parse_grid(text: str, name: str = "sweep file", folder: Path | None = None) -> Grid:
+    """As `read_grid`, from the text itself."""
+    try:
+        raw = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise GridError(f"{name}: {error or 'nested too deep'}") from None
+    try:
+        grid = Grid.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = [part for part in first["loc"] if part in _keys(raw) or isinstance(part, int)]
+        said = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            said = "is not known here"
+        raise GridError(_at(name, text, where, said)) from None
+    _check(grid, name, text)
+    return grid if folder is None else _relative_to(grid, folder)
+
+
+def _keys(raw: Any) -> set[str]:
+    """All keys of nested tables."""
+    if isinstance(raw, Mapping):
+        return set(raw).union(*map(_keys, raw.values()))
+    return set().union(*map(_keys, raw)) if isinstance(raw, list) else set()
+
+
+def _relative_to(grid: Grid, folder: Path) -> Grid:
+    def placed(entry: Any, *names: str) -> Any:
+        paths = {name: getattr(entry, name) for name in names if getattr(entry, name) is not None}
+        return entry.model_copy(update={name: folder / path for name, path in paths.items()})
+
+    return grid.model_copy(update={
+        "models": tuple(placed(model, "weights", "published") for model in grid.models),
+        "data": tuple(placed(data, "data_dir") for data in grid.data),
+    })  # fmt: skip
+
+
+def _at(name: str, text: str, where: Sequence[str | int], said: str) -> str:
+    dotted = ".".join(part for part in where if isinstance(part, str))
+    return f"{name}, line {line_of(text, where)}: {dotted + ': ' if dotted else ''}{said}"
+
+
+def line_of(text: str, where: Sequence[str | int]) -> int:
+    """The line (from 1) on which a key of a TOML text stands, or the table it belongs in.
+
+    >>> from jaxadv.sweep.grid import line_of
+    >>> line_of("[[models]]\\n\\n[[models]]\\nepochs = 0\\n", ["models", 1, "epochs"])
+    4
+    """
+    table, number = "", -1
+    seen: dict[str, int] = {}
+    best, depth = 1, 0
+    wanted = [part for part in where if isinstance(part, str)]
+    place = next((part for part in where if isinstance(part, int)), None)
+    for row, line in enumerate(text.splitlines(), 1):
+        if found := re.match(r"\s*\[+\s*([\w.\"'-]+)\s*\]", line):
+            table = found[1].strip("\"'")
+            number = seen[table] = seen.get(table, -1) + 1
+            path: list[str] = [table]
+        elif found := re.match(r"\s*([\w\"'.-]+)\s*=", line):
+            path = [*([table] if table else []), found[1].strip("\"'")]
+        else:
+            continue
+        inside = place is None or number == place or path[0] != wanted[0] or table == ""
+        if inside and path == wanted[: len(path)] and len(path) > depth:
+            best, depth = row, len(path)
+    return best
+
+
+def _check(grid: Grid, name: str, text: str) -> None:
+    """What pydantic cannot know: names of data sets, attacks, norms; numbers; settings."""
+    from jaxadv.sweep.entries import build_entry
+
+    def refuse(where: Sequence[str | int], said: str) -> None:
+        raise GridError(_at(name, text, where, said)) from None
+
+    for axis in ("seeds",):
+        if not getattr(grid, axis):
+            refuse([axis], "is empty: pass one or more")
+    known = [data.name for data in grid.data]
+    if len(set(known)) < len(known):
+        refuse(["data"], f"has {known}: give each data set once")
+    for i, model in enumerate(grid.models):
+        if model.train is not None:
+            try:
+                get_definition(model.train)
+            except ValueError as error:
+                refuse(["models", i, "train"], str(error))
+        for other in model.data or ():
+            if other not in known:
+                refuse(["models", i, "data"], f"{other!r} is not among the data sets {known}")
+    titles = [(model.title, model.dtype) for model in grid.models]
+    if len(set(titles)) < len(titles):
+        refuse(["models"], "two are called the same: give each a name of its own")
+    for norm, values in grid.epsilons.items():
+        if norm not in NORMS:
+            refuse(["epsilons", norm], f"norm {norm!r} is not known: pass one of {list(NORMS)}")
+        try:
+            [parse_number(str(value), "epsilon") for value in values]
+        except ValueError as error:
+            refuse(["epsilons", norm], str(error))
+    for i, attack in enumerate(grid.attacks):
+        at = ["attacks", i]
+        try:
+            for settings in expand(attack):
+                entry = build_entry(attack.name, settings)
+                values = epsilons_of(grid, attack, str(settings["norm"]))
+                if entry.needs_epsilon and not values:
+                    refuse([*at, "norm"], f"{attack.name} needs epsilons of {settings['norm']}: "
+                           "pass epsilons here or for the norm")  # fmt: skip
+        except (ValueError, TypeError) as error:
+            if isinstance(error, GridError):
+                raise
+            refuse(at, str(error))
+
+
+def expand(attack: AttackEntry) -> list[dict[str, Any]]:
+    """Every combination of an attack's settings, its norm among them."""
+    axes = {"norm": attack.norm, **attack.settings}
+    lists = [list(v) if isinstance(v, list | tuple) else [v] for v in axes.values()]
+    for axis, values in zip(axes, lists, strict=True):
+        if not values:
+            raise ValueError(f"{axis} is empty: pass one value or more")
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*lists)]
+
+
+def epsilons_of(grid: Grid, attack: AttackEntry, norm: str) -> list[float]:
+    """The epsilons of one attack in one norm, ascending, each once."""
+    values = grid.epsilons.get(norm, ()) if attack.epsilons is None else attack.epsilons
+    return sorted({parse_number(str(value), "epsilon") for value in values})

@@ -1,0 +1,164 @@
+"""From a grid to cells, groups and jobs.
+
+A cell is one model, data set, attack (with all settings), epsilon and seed; a group is the cells
+that differ in epsilon and seed alone, and share one compiled program; a job is the rows of a group
+that run as one queue and become one file of the store. What a cell is called is a hash of all that
+its rows depend on, so a changed grid keeps what is still asked for.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxadv.core.model import Model
+from jaxadv.engine.devices import choose_lanes
+from jaxadv.engine.store import fingerprint
+from jaxadv.sweep.entries import Entry, build_entry
+from jaxadv.sweep.grid import DataEntry, Grid, ModelEntry, epsilons_of, expand
+from jaxadv.sweep.subjects import Given, Images, Subject, open_data, open_model, software
+
+SHARD_BYTES = 2**28  # of images in one job
+
+
+class Cell(NamedTuple):
+    """epsilon: None where the attack takes none; mark: what the cell is called in the store."""
+
+    mark: str
+    epsilon: float | None
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Cells that share model, data and attack.
+
+    about: what each of their rows says of them (model, data, attack, settings, norm, goal and
+    the fingerprints); lanes: images in flight per device.
+    """
+
+    mark: str
+    about: Mapping[str, Any]
+    entry: Entry
+    subject: Subject
+    images: Images
+    goal: str
+    lanes: int
+    cells: tuple[Cell, ...]
+
+    @property
+    def passes(self) -> int:
+        """The most that one row can cost."""
+        return self.entry.passes(self.images.classes)
+
+    def title(self, cell: Cell | None = None) -> str:
+        """ "model / data / attack / norm", with the cell's epsilon and seed."""
+        parts = [self.about[name] for name in ("model", "data", "attack", "norm")]
+        if cell is not None:
+            parts += [] if cell.epsilon is None else [f"{cell.epsilon:.6g}"]
+            parts.append(f"seed {cell.seed}")
+        return " / ".join(parts)
+
+
+class Job(NamedTuple):
+    """The rows of some cells of one group, for the images begin to end; mark: its file's name."""
+
+    mark: str
+    group: str
+    cells: tuple[str, ...]
+    begin: int
+    end: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows the job has: cell by cell, image by image."""
+        return len(self.cells) * (self.end - self.begin)
+
+
+def make_plan(
+    grid: Grid, given: Given, train: Callable[[ModelEntry, DataEntry], Model],
+    only: Iterable[str] = (),
+) -> list[Group]:  # fmt: skip
+    """All groups of a grid in its order; `train` makes the models that are to be trained.
+
+    only: patterns of cells' titles ("lenet / * / PGD*"); others are left out. Raises ValueError
+    where a model does not fit its images, or where no cell is left.
+    """
+    groups = []
+    opened = [(entry, open_data(grid, entry, given)) for entry in grid.data]
+    for model in grid.models:
+        for data, images in opened:
+            if model.data is not None and data.name not in model.data:
+                continue
+            subject = open_model(model, data, images, given, train)
+            for attack in grid.attacks:
+                for settings in expand(attack):
+                    entry = build_entry(attack.name, settings)
+                    radii = epsilons_of(grid, attack, entry.norm) if entry.needs_epsilon else [None]
+                    varied = {key: settings[key] for key in attack.settings}
+                    groups.append(_group(grid, model, data, images, subject, entry, attack.goal,
+                                         radii, varied))  # fmt: skip
+    patterns = tuple(only)
+    if patterns:
+        groups = [kept for group in groups if (kept := _matching(group, patterns)).cells]
+        if not groups:
+            raise ValueError(f"--only {', '.join(patterns)}: matches no cell")
+    seen: set[str] = set()
+    for group in groups:
+        if again := seen & {cell.mark for cell in group.cells}:
+            raise ValueError(f"{group.title()}: {len(again)} cells are in the grid twice")
+        seen |= {cell.mark for cell in group.cells}
+    return groups
+
+
+def _group(
+    grid: Grid, model: ModelEntry, data: DataEntry, images: Images, subject: Subject, entry: Entry,
+    goal: str, radii: Iterable[float | None], varied: Mapping[str, Any],
+) -> Group:  # fmt: skip
+    ran = software()
+    described = fingerprint(entry.describe(), entry.norm, goal)
+    settings = ", ".join(f"{key}={value}" for key, value in varied.items())
+    title = f"{entry.title}({settings})" if settings else entry.title
+    about = {
+        "model": model.title + (f" {model.dtype}" if model.dtype != "float32" else ""),
+        "data": data.name, "attack": title, "norm": entry.norm, "goal": goal,
+        "model_hash": subject.mark, "data_hash": images.mark, "attack_hash": described,
+        "software_hash": fingerprint(ran), "software": " ".join(map(" ".join, ran.items())),
+    }  # fmt: skip
+    lanes = grid.lanes or choose_lanes(
+        subject.model, entry.queries(images.classes), images.shape,
+        min(grid.shard, images.source.count * len(grid.seeds)), jax.local_devices()[0],
+    )  # fmt: skip
+    same = [subject.mark, images.mark, described, about["software_hash"]]
+    cells = tuple(
+        Cell(fingerprint(same, epsilon, seed)[:20], epsilon, seed)
+        for epsilon in radii
+        for seed in dict.fromkeys(grid.seeds)
+    )
+    return Group(fingerprint(same)[:20], about, entry, subject, images, goal, lanes, cells)
+
+
+def _matching(group: Group, patterns: tuple[str, ...]) -> Group:
+    def wanted(cell: Cell) -> bool:
+        title = group.title(cell)
+        return any(fnmatchcase(title, p) or fnmatchcase(title, f"*{p}*") for p in patterns)
+
+    return dataclasses.replace(group, cells=tuple(filter(wanted, group.cells)))
+
+
+def make_jobs(group: Group, cells: tuple[str, ...], shard: int) -> list[Job]:
+    """Jobs of at most `shard` rows (or the memory's) for those cells: several whole cells each, or
+    a part of one."""
+    count = group.images.source.count
+    most = max(1, min(shard, SHARD_BYTES // (4 * math.prod(group.images.shape))))
+    jobs = []
+    for first in range(0, len(cells), per := max(1, most // count)):
+        mine = cells[first : first + per]
+        for begin in range(0, count, most):
+            end = min(begin + most, count)
+            mark = fingerprint(group.mark, list(mine), begin, end)[:20]
+            jobs.append(Job(mark, group.mark, mine, begin, end))
+    return jobs

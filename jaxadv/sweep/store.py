@@ -1,0 +1,238 @@
+"""The store of a sweep: a folder of Parquet files, one row an image, and pictures beside them.
+
+    STORE/rows/JOB.parquet    rows of one job, whole or not there; read the folder with any reader
+    STORE/images/JOB.npz      their adversarial images (`rows`: the rows they belong to)
+    STORE/manifest.json       the jobs, the groups and cells that they belong to, the sweep file
+    STORE/failed/JOB.json     what went wrong in a job that failed
+    STORE/models/             what the sweep trained
+    STORE/locks/              which job a process is at; the operating system frees them at its end
+
+Every file is written beside its place and renamed, rows after their images; rows carry a checksum
+of their values and that of their images, and what does not agree is not counted, but done again.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from jaxadv.engine.store import write_atomically
+from jaxadv.sweep.plan import Group, Job, make_jobs
+
+FORMAT = 1
+TEXT, REAL, COUNT = pa.string(), pa.float64(), pa.int32()
+SCHEMA = pa.schema([
+    ("cell", TEXT), ("model", TEXT), ("data", TEXT), ("attack", TEXT), ("norm", TEXT),
+    ("goal", TEXT), ("epsilon", REAL), ("seed", pa.int64()),
+    ("id", pa.int64()), ("label", COUNT), ("target", COUNT), ("prediction", COUNT),
+    ("success", pa.bool_()), ("status", TEXT), ("broken_by", TEXT), ("distance", REAL),
+    ("linf", REAL), ("l2", REAL), ("l1", REAL), ("l0", REAL), ("margin", pa.float32()),
+    ("success_8bit", pa.bool_()),
+    ("forward", COUNT), ("backward", COUNT), ("queries", COUNT), ("seconds", REAL),
+    ("lanes", COUNT),
+    ("model_hash", TEXT), ("data_hash", TEXT), ("attack_hash", TEXT), ("software_hash", TEXT),
+    ("software", TEXT),
+])  # fmt: skip
+"""cell to seed: what was run (epsilon: empty for minimum-norm attacks); id to prediction: the
+image, the target (empty: untargeted), the class of the clean image; success to success_8bit: the
+outcome (distance in the attack's norm; the four distances, empty without success; success_8bit: of
+the image rounded to 8 bits, where such are kept); forward to lanes: what it cost (seconds: the
+job's, shared equally); then who computed it, on what."""
+
+TIMED = ("seconds",)  # columns in which two runs of one sweep may differ
+
+
+def checksum(table: pa.Table) -> str:
+    """A hash of all values of a table, and of what its file says of it."""
+    digest = hashlib.sha256()
+    for name in table.column_names:
+        column = table.column(name)
+        digest.update(f"{name} {column.type} {column.null_count}".encode())
+        if pa.types.is_string(column.type):
+            digest.update(json.dumps(column.to_pylist()).encode())
+        else:
+            digest.update(np.ascontiguousarray(column.is_null().to_numpy()).tobytes())
+            zero = False if pa.types.is_boolean(column.type) else 0
+            digest.update(column.fill_null(zero).to_numpy().tobytes())
+    said = table.schema.metadata or {}
+    for name in (b"job", b"images"):
+        digest.update(said.get(name, b""))
+    return digest.hexdigest()
+
+
+class SweepStore:
+    """A sweep's folder; made where it does not exist.
+
+    >>> import tempfile
+    >>> from jaxadv.sweep import SweepStore
+    >>> SweepStore(tempfile.mkdtemp()).rows().num_rows
+    0
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"store={str(folder)!r} is a file: pass a folder")
+
+    # the manifest
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the sweeps of this store have planned. ValueError where it cannot be read."""
+        path = self.folder / "manifest.json"
+        empty = {"format": FORMAT, "groups": {}, "cells": {}, "jobs": {}, "sweeps": []}
+        try:
+            found = json.loads(path.read_text())
+        except FileNotFoundError:
+            return empty
+        except (ValueError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read ({error}): restore or remove it") from None
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise ValueError(f"{path} is not a manifest of format {FORMAT}: pass another store")
+        return {**empty, **found}
+
+    def register(self, groups: Sequence[Group], shard: int, text: str) -> list[Job]:
+        """The jobs of those groups: those planned before, and new ones for new cells."""
+        wanted = {cell.mark for group in groups for cell in group.cells}
+        with self._lock("manifest"):
+            manifest = self.manifest
+            jobs = {mark: job_of(mark, data) for mark, data in manifest["jobs"].items()}
+            for group in groups:
+                planned = {cell for job in jobs.values() for cell in job.cells}
+                new = tuple(cell.mark for cell in group.cells if cell.mark not in planned)
+                jobs |= {job.mark: job for job in make_jobs(group, new, shard)}
+                manifest["groups"].setdefault(group.mark, {**group.about, "lanes": group.lanes})
+                for cell in group.cells:
+                    about = {"group": group.mark, "epsilon": cell.epsilon, "seed": cell.seed}
+                    manifest["cells"].setdefault(cell.mark, about)
+            before = json.dumps(self.manifest, sort_keys=True)
+            manifest["jobs"] = {mark: _as_data(job) for mark, job in jobs.items()}
+            if text not in manifest["sweeps"]:
+                manifest["sweeps"].append(text)
+            if json.dumps(manifest, sort_keys=True) != before:
+                self._write(self.folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        return [job for job in jobs.values() if wanted.intersection(job.cells)]
+
+    # rows
+
+    def path(self, job: Job | str) -> Path:
+        """The file of a job's rows."""
+        return self.folder / "rows" / f"{job if isinstance(job, str) else job.mark}.parquet"
+
+    def load(self, job: Job | str) -> pa.Table | None:
+        """A job's rows; None where they are not there, torn or altered."""
+        mark = job if isinstance(job, str) else job.mark
+        try:
+            table = pq.ParquetFile(self.path(mark)).read()
+            said = table.schema.metadata or {}
+            if said.get(b"job") != mark.encode() or said[b"checksum"].decode() != checksum(table):
+                return None
+            images = said[b"images"].decode()
+            if images and _sha256(self.folder / "images" / f"{mark}.npz") != images:
+                return None
+            return table.replace_schema_metadata(None).cast(SCHEMA)
+        except (OSError, KeyError, ValueError, pa.ArrowException, UnicodeDecodeError):
+            return None
+
+    def save(
+        self, job: Job, columns: Mapping[str, Any], images: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep a job's rows and images: all of it, or nothing that counts."""
+        digest = ""
+        if images is not None:
+            out = io.BytesIO()
+            np.savez_compressed(out, **images)
+            path = self.folder / "images" / f"{job.mark}.npz"
+            self._write(path, out.getvalue())
+            digest = hashlib.sha256(out.getvalue()).hexdigest()
+        table = pa.table(dict(columns), schema=SCHEMA)
+        said = {"job": job.mark, "images": digest}
+        said["checksum"] = checksum(table.replace_schema_metadata(said))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(said), sink, compression="zstd")
+        self._write(self.path(job), sink.getvalue().to_pybytes())
+        (self.folder / "failed" / f"{job.mark}.json").unlink(missing_ok=True)
+
+    def rows(self) -> pa.Table:
+        """All rows of all jobs that are whole, in the order of the manifest."""
+        tables = [table for job in self.manifest["jobs"] if (table := self.load(job)) is not None]
+        return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+
+    def images(self, job: Job | str) -> dict[str, np.ndarray] | None:
+        """A job's images, as saved: `images` and the `rows` that they belong to; None without."""
+        mark = job if isinstance(job, str) else job.mark
+        try:
+            with np.load(self.folder / "images" / f"{mark}.npz", allow_pickle=False) as saved:
+                return {name: saved[name] for name in saved.files}
+        except (OSError, ValueError, KeyError, EOFError):
+            return None
+
+    # failures, locks
+
+    def fail(self, job: Job, message: str) -> None:
+        """Note that a job failed; it is not run again unless asked for."""
+        path = self.folder / "failed" / f"{job.mark}.json"
+        self._write(path, json.dumps({"job": job.mark, "error": message}) + "\n")
+
+    def failures(self) -> dict[str, str]:
+        """What went wrong, by job."""
+        found = {}
+        for path in sorted((self.folder / "failed").glob("*.json")):
+            try:
+                found[path.stem] = str(json.loads(path.read_text())["error"])
+            except (ValueError, KeyError, TypeError, OSError):
+                found[path.stem] = "unknown"
+        return found
+
+    @contextmanager
+    def claimed(self, job: Job) -> Iterator[bool]:
+        """Whether the job is this process's alone, while the context lasts."""
+        lock = self._lock(job.mark)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _lock(self, name: str) -> FileLock:
+        folder = self.folder / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{name}.lock")
+
+    def _write(self, path: Path, content: bytes | str) -> None:
+        try:
+            write_atomically(path, content)
+        except OSError as error:
+            raise OSError(
+                f"{path} cannot be written ({error.strerror or error}): the store is as it was; "
+                "make room, then the same command goes on"
+            ) from error
+
+
+def job_of(mark: str, data: Mapping[str, Any]) -> Job:
+    """A job as the manifest has it."""
+    return Job(mark, data["group"], tuple(data["cells"]), data["begin"], data["end"])
+
+
+def _as_data(job: Job) -> dict[str, Any]:
+    return {"group": job.group, "cells": list(job.cells), "begin": job.begin, "end": job.end}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,66 @@
+"""Models that a sweep trains itself, and keeps in its store."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from filelock import FileLock
+
+from jaxadv.core.model import Model
+from jaxadv.data.dataset import load_data
+from jaxadv.models.adapters import from_linen
+from jaxadv.models.definitions import get_definition
+from jaxadv.models.train import train
+from jaxadv.models.weights import load_weights, save_weights
+from jaxadv.sweep.grid import DataEntry, ModelEntry
+from jaxadv.sweep.subjects import Given
+
+Progress = Callable[[str, int, int, int], None]  # what, rows (epochs) done, in all, successes
+
+
+def weights_of(folder: Path, entry: ModelEntry, data: DataEntry) -> Path:
+    """Where a store keeps a model that its sweep trained; `jaxadv --weights` reads it too."""
+    name = "".join(c if c.isalnum() else "-" for c in f"{entry.train}-{data.name}")
+    return folder / "models" / f"{name}-{entry.epochs}-{entry.train_seed}.safetensors"
+
+
+def trained(
+    folder: Path, entry: ModelEntry, data: DataEntry, given: Given, progress: Progress | None
+) -> Model:
+    """A definition trained on a data set's training images: by one process, from where it was."""
+    if data.name in given.data:
+        raise ValueError(f"models: {entry.train!r} is to be trained, but {data.name!r} was handed "
+                         "in: hand in the model too, given = ...")  # fmt: skip
+    path = weights_of(folder, entry, data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def report(epoch: int, loss: float) -> None:
+        if progress is not None:
+            progress(f"train {entry.train}", epoch, entry.epochs, 0)
+
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            examples = load_data(data.name.partition(":")[0], "train", data_dir=data.data_dir)
+            definition = get_definition(str(entry.train))
+            checkpoint = path.with_suffix(".checkpoint")
+            variables = train(
+                definition(classes=len(examples.classes)), examples, epochs=entry.epochs,
+                key=jax.random.key(entry.train_seed), checkpoint=checkpoint, progress=report,
+            )  # fmt: skip
+            save_weights(
+                path, definition.__name__, {"classes": len(examples.classes)}, variables,
+                image_shape=examples.images.shape[1:],
+            )  # fmt: skip
+            checkpoint.unlink(missing_ok=True)
+    return load_weights(path)[0]
+
+
+def untrained(folder: Path, entry: ModelEntry, data: DataEntry) -> Model:
+    """The trained model where the store has it, else one of the same shape."""
+    path = weights_of(folder, entry, data)
+    if path.is_file():
+        return load_weights(path)[0]
+    examples = load_data(data.name.partition(":")[0], "train", 1, data_dir=data.data_dir)
+    module = get_definition(str(entry.train))(classes=len(examples.classes))
+    return from_linen(module, module.init(jax.random.key(0), jnp.asarray(examples.images)))

@@ -1,0 +1,219 @@
+"""A sweep against `ja.run` itself, and against everything that can happen to its store."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import jaxadv as ja
+from jaxadv.core.norms import distance64
+from jaxadv.sweep import GridError, SweepStore, parse_grid
+from jaxadv.sweep.store import TIMED
+
+GRID = """
+seeds = [0, 1]
+shard = 30
+lanes = 8
+epsilons = {linf = [0.02, "15/255"]}
+data = [{name = "noise"}]
+models = [{given = "smooth"}]
+attacks = [
+    {name = "PGD", steps = [3]},
+    {name = "DDN", norm = "l2", steps = 20},
+]
+"""
+WEIGHTS = jax.random.normal(jax.random.key(3), (36, 4))
+MODEL = ja.Model(lambda w, x: jnp.tanh(x.reshape(len(x), -1) - 0.5) @ w, WEIGHTS)
+IMAGES = np.asarray(jax.random.uniform(jax.random.key(1), (12, 6, 6, 1)))
+LABELS = np.asarray(MODEL(IMAGES).argmax(-1)).astype(np.int32)
+IDS = np.arange(100, 112, dtype=np.int32)
+DATA = ja.data.Dataset(IMAGES, LABELS, IDS, "noise", ("a", "b", "c", "d"))
+
+
+def sweep(folder, text: str = GRID, **more):
+    return ja.run_sweep(
+        parse_grid(text), folder, models={"smooth": MODEL}, data={"noise": DATA}, **more
+    )
+
+
+def untimed(folder):
+    """All rows in an order that no timing decides, without the times."""
+    rows = SweepStore(folder).rows().drop_columns(list(TIMED))
+    return rows.sort_by([("cell", "ascending"), ("id", "ascending")])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    summary = sweep(folder)
+    assert summary.complete
+    assert summary.rows == 12 * (2 * 2 + 2)
+    return folder
+
+
+def test_every_cell_is_what_run_returns(whole):
+    rows = SweepStore(whole).rows().to_pylist()
+    store = SweepStore(whole)
+    images = {}
+    for job in store.manifest["jobs"]:
+        kept = store.images(job)
+        for row, image in zip(kept["rows"], kept["images"], strict=True):
+            about = store.load(job).slice(row, 1).to_pylist()[0]
+            images[about["cell"], about["id"]] = image
+    seen = 0
+    for title, attack in (("PGD(steps=3)", ja.PGD(steps=3)),
+                          ("DDN(steps=20)", ja.DDN(steps=20))):  # fmt: skip
+        for seed in (0, 1):
+            for epsilon in (0.02, 15 / 255) if attack.needs_epsilon else (None,):
+                mine = [r for r in rows if (r["attack"], r["seed"], r["epsilon"])
+                        == (title, seed, epsilon)]  # fmt: skip
+                result = ja.run(attack, MODEL, IMAGES, ja.Untargeted(LABELS), epsilon,
+                                key=jax.random.key(seed), ids=IDS, lanes=8)  # fmt: skip
+                assert [r["id"] for r in mine] == IDS.tolist()
+                assert [r["success"] for r in mine] == result.success.tolist()
+                assert [r["forward"] for r in mine] == result.forward.tolist()
+                assert [r["queries"] for r in mine] == result.queries.tolist()
+                for i in np.flatnonzero(result.success):
+                    kept = images[mine[i]["cell"], IDS[i]]
+                    np.testing.assert_array_equal(kept, result.images[i])
+                    for norm in ("linf", "l2", "l1", "l0"):
+                        expected = distance64(norm, kept[None], IMAGES[i : i + 1])[0]
+                        assert mine[i][norm] == expected
+                seen += len(mine)
+    assert seen == len(rows)
+
+
+def test_other_readers_read_the_rows(whole):
+    polars, duckdb, pandas = (pytest.importorskip(n) for n in ("polars", "duckdb", "pandas"))
+    count = SweepStore(whole).rows().num_rows
+    won = sum(SweepStore(whole).rows()["success"].to_pylist())
+    table = polars.read_parquet(whole / "rows/*.parquet")
+    assert (len(table), table["success"].sum()) == (count, won)
+    frame = pandas.read_parquet(whole / "rows")
+    assert (len(frame), frame["success"].sum()) == (count, won)
+    found = duckdb.sql(f"select count(*), sum(success::int) from '{whole}/rows/*.parquet'")
+    assert found.fetchall() == [(count, won)]
+
+
+def test_a_second_call_and_a_larger_grid_keep_what_is_there(whole, tmp_path):
+    first = sweep(tmp_path, GRID.replace("[0, 1]", "[1]"))
+    again = sweep(tmp_path)
+    assert (first.kept, again.kept) == (0, first.jobs)
+    assert sweep(tmp_path).computed == 0
+    assert untimed(tmp_path).equals(untimed(whole))
+
+
+@pytest.mark.parametrize("damage", ["cut", "byte", "value", "images", "gone", "empty"])
+def test_what_is_torn_or_altered_is_done_again(whole, tmp_path, damage):
+    import shutil
+
+    folder = shutil.copytree(whole, tmp_path / "store")
+    job = sorted((folder / "rows").glob("*.parquet"))[0]
+    content = job.read_bytes()
+    if damage == "cut":
+        job.write_bytes(content[: len(content) // 2])
+    elif damage == "byte":
+        middle = len(content) // 3
+        job.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
+    elif damage == "value":  # a well-formed file with another value
+        table = pq.read_table(job)
+        said = table.schema.metadata
+        flipped = [not value for value in table["success"].to_pylist()]
+        place = table.column_names.index("success")
+        pq.write_table(
+            table.set_column(place, table.schema.field(place), [flipped])
+            .replace_schema_metadata(said), job)  # fmt: skip
+    elif damage == "images":
+        (folder / "images" / f"{job.stem}.npz").write_bytes(b"nothing")
+    elif damage == "empty":
+        job.write_bytes(b"")
+    else:
+        job.unlink()
+    assert SweepStore(folder).rows().num_rows < SweepStore(whole).rows().num_rows
+    summary = sweep(folder)
+    assert (summary.computed, summary.complete) == (1, True)
+    assert untimed(folder).equals(untimed(whole))
+
+
+def test_only_some_cells(whole, tmp_path):
+    summary = sweep(tmp_path, only=["PGD(steps=3) / linf / 0.02 / seed 0"])
+    assert summary.rows == 12
+    assert sweep(tmp_path, only=["DDN*"]).rows == 24
+    with pytest.raises(ValueError, match="matches no cell"):
+        sweep(tmp_path, only=["nothing"])
+
+
+def test_a_full_disk_leaves_the_store_valid(whole, tmp_path, monkeypatch):
+    import errno
+
+    from jaxadv.sweep import store as module
+
+    written, write = [], module.write_atomically
+
+    def full(path, content):
+        written.append(path)
+        if len(written) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(module, "write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        sweep(tmp_path)
+    rows = SweepStore(tmp_path).rows().num_rows
+    assert 0 < rows < SweepStore(whole).rows().num_rows
+    monkeypatch.undo()
+    assert sweep(tmp_path).complete
+    assert untimed(tmp_path).equals(untimed(whole))
+
+
+def test_a_job_that_fails_is_named_and_retried_on_request(tmp_path):
+    broken = ja.Model(lambda w, x: 1 / 0 if len(x) == 8 else MODEL.apply(w, x), WEIGHTS)
+    grid = parse_grid(GRID)
+    how = {"models": {"smooth": broken}, "data": {"noise": DATA}}
+    summary = ja.run_sweep(grid, tmp_path, **how)
+    assert not summary.complete
+    assert len(summary.failed) == summary.jobs
+    assert all("ZeroDivisionError" in said for said in summary.failed.values())
+    assert ja.run_sweep(grid, tmp_path, **how).computed == 0
+    assert ja.run_sweep(grid, tmp_path, retry_failed=True, **how).computed == summary.jobs
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("seeds = [0, 1]", "seeds = [0, -1]", 2, "seeds"),
+        ("seeds = [0, 1]", "seed = [0]", 2, "seed"),
+        ("shard = 30", "shard = 0", 3, "shard"),
+        ('"15/255"', '"15/x"', 5, "15/x"),
+        ("linf = [0.02", "linv = [0.02", 5, "linv"),
+        ("lanes = 8", "lanes = = 8", 4, "line 4"),
+        ('{given = "smooth"}', '{given = "smooth", train = "lenet"}', 7, "one of"),
+        ('name = "PGD"', 'name = "PDG"', 8, "PDG"),
+        ("steps = 20", "steps = 0", 8, "steps"),
+        ("steps = 20", 'steps = "x"', 8, "integer"),
+        ("steps = 20", "step = 20", 8, "does not take"),
+        ('norm = "l2"', 'norm = "l3"', 8, "l3"),
+        ('name = "PGD"', 'name = "PGD", norm = "l2"', 8, "needs epsilons"),
+    ],
+)
+def test_every_mistake_names_its_line(old, new, line, said):
+    assert old in GRID
+    with pytest.raises(GridError, match=said) as caught:
+        parse_grid(GRID.replace(old, new))
+    assert f"line {line}" in str(caught.value)
+
+
+def test_two_at_one_store_share_its_jobs(whole, tmp_path):
+    script = (
+        "import sys; sys.path.insert(0, 'tests'); from test_sweep import sweep\n"
+        "print(sweep(sys.argv[1]).computed)"
+    )
+    run = [sys.executable, "-c", script, str(tmp_path)]
+    both = [subprocess.Popen(run, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    made = [int(process.communicate()[0].split()[-1]) for process in both]
+    assert sum(made) == len(SweepStore(tmp_path).manifest["jobs"])
+    assert untimed(tmp_path).equals(untimed(whole))
