@@ -52,7 +52,7 @@ class CWState(NamedTuple):
 
 @pytree
 class CW(Rounds):
-    """Carlini and Wagner 2016 (arXiv 1608.04644): least distance in L2, Linf or L0.
+    """Carlini-Wagner attack (Carlini and Wagner 2016, arXiv 1608.04644): least L2, Linf or L0.
 
     A round takes at most `steps` steps of Adam in tanh space on penalty + c * max(margin +
     confidence, 0). Distances are in sides of the box, so that the constants fit every box.

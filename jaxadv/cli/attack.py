@@ -185,15 +185,21 @@ def _save_images(path: Path, result: "Result", originals: Any, labels: Any) -> N
 
 
 @app.command()
-def attacks(json_file: Json = None) -> None:
+def attacks(
+    markdown: Annotated[
+        Path | None, option("--markdown", help="Write a reference page for each into this folder.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
     """List the attacks, a line each."""
     from jaxadv.attacks import ATTACKS
+    from jaxadv.report.reference import summary, write_reference
 
-    lines = {
-        name: " ".join((kind.__doc__ or "").split("\n\n")[0].split())
-        for name, kind in sorted(ATTACKS.items())
-    }
-    width = max(map(len, lines))
-    for name, line in lines.items():
-        print(f"{name:<{width}}  {line}")
+    lines = {name: summary(kind) for name, kind in sorted(ATTACKS.items())}
+    if markdown is None:
+        width = max(map(len, lines))
+        for name, line in lines.items():
+            print(f"{name:<{width}}  {line}")
+    else:
+        print(f"{len(write_reference(markdown))} pages in {markdown}")
     write_json(json_file, lines)
