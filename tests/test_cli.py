@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import jaxadv as ja
 from jaxadv.attacks import build_attack
 from jaxadv.cli import app, parse_epsilons
 from jaxadv.models import get_definition, save_weights
@@ -285,3 +286,48 @@ def test_distance_says_what_is_not_known(call):
     result = call("distance", "--effort", "best")
     assert result.exit_code == 2
     assert "effort='best'" in result.output + result.stderr
+
+
+SWEEP = """
+examples = 20
+epsilons = {linf = [0.05, 0.1]}
+data = [{name = "digits"}]
+models = [{weights = "fc.safetensors"}]
+attacks = [{name = "FGSM"}]
+"""
+
+
+def test_a_sweep_from_plan_to_store(call, weights, tmp_path):
+    (tmp_path / "fc.safetensors").write_bytes(weights.read_bytes())
+    (tmp_path / "grid.toml").write_text(SWEEP)
+    planned = call("sweep", "grid.toml", "--dry-run", "--json", "plan.json")
+    assert planned.exit_code == 0, planned.output
+    assert "2 cells, 40 rows, of which 0" in planned.output
+    assert json.loads((tmp_path / "plan.json").read_text())["groups"][0]["passes"] == 3
+    assert not (tmp_path / "grid-store").exists()
+    ran = call("sweep", "grid.toml", "--json", "ran.json")
+    assert ran.exit_code == 0, ran.output
+    assert json.loads((tmp_path / "ran.json").read_text())["rows"] == 40
+    rows = ja.SweepStore(tmp_path / "grid-store").rows()
+    assert rows.num_rows == 40
+    assert "nothing was left to do" in call("sweep", "grid.toml").output
+    assert "of which 40 are in" in call("sweep", "grid.toml", "--dry-run").output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("FGSM", "FGSN", "grid.toml, line 6: attacks: attack 'FGSN' is not known"),
+        ("examples = 20", "examples = 0", "grid.toml, line 2: examples: Input should be"),
+        ("fc.safetensors", "no.safetensors", "no.safetensors"),
+        ('"digits"', '"digit"', "'digit' is not known"),
+    ],
+)
+def test_a_wrong_sweep_is_one_line(call, weights, tmp_path, old, new, said):
+    (tmp_path / "fc.safetensors").write_bytes(weights.read_bytes())
+    (tmp_path / "grid.toml").write_text(SWEEP.replace(old, new))
+    result = call("sweep", "grid.toml")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert said in result.stderr

@@ -56,19 +56,20 @@ class Bars:
 
     def __enter__(self) -> Self:
         self.interrupts.__enter__()
-        self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         for task in self.progress.tasks:
             self.progress.stop_task(task.id)
-        self.progress.stop()
+        if self.progress.live.is_started:  # else it prints an empty line
+            self.progress.stop()
         self.interrupts.__exit__()
 
     def show(self, name: str, done: int, total: int, note: str) -> None:
         """Set the bar `name`."""
         if name not in self.tasks:
             self.interrupts.check()
+            self.progress.start()  # not before: an error before it is to be one line
             self.tasks[name] = self.progress.add_task(name, total=total, note=note)
         self.progress.update(self.tasks[name], completed=done, total=total, note=note)
 
