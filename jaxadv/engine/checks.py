@@ -36,13 +36,19 @@ def some(indices: Any) -> str:
     return ", ".join(map(str, indices[:5])) + (", ..." if len(indices) > 5 else "")
 
 
-def check_images(images: Any, bounds: tuple[float, float], name: str = "images") -> np.ndarray:
-    """Float32 images [N, H, W, C] within the bounds; ValueError says what is wrong with them."""
-    images = np.asarray(images)
-    if images.ndim < 2 or len(images) == 0:
+def some_images(images: Any, name: str = "images") -> Any:
+    """The same array, read or not; ValueError where it does not hold one image or more."""
+    images = images if hasattr(images, "shape") else np.asarray(images)
+    if len(images.shape) < 2 or images.shape[0] == 0:
         raise ValueError(
             f"{name} has shape {images.shape}: pass at least one image [N, height, width, channels]"
         )
+    return images
+
+
+def check_images(images: Any, bounds: tuple[float, float], name: str = "images") -> np.ndarray:
+    """Float32 images [N, H, W, C] within the bounds; ValueError says what is wrong with them."""
+    images = np.asarray(some_images(images, name))
     if not np.issubdtype(images.dtype, np.floating) and images.dtype != jnp.bfloat16:
         raise ValueError(
             f"{name} has dtype {images.dtype}: pass floats from {bounds[0]:g} to {bounds[1]:g}, "
@@ -85,7 +91,10 @@ def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: A
                 f"MinimalEpsilon({attack.name}(...))"
             )
         return np.full(rows, np.inf)
-    given = np.asarray(epsilon, np.float64)
+    try:
+        given = np.asarray(epsilon, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"epsilon={epsilon!r}: pass a number, or one for each image") from None
     if given.shape not in ((), (rows,)):
         raise ValueError(
             f"epsilon has shape {given.shape}: pass one number, or one for each of {rows} images"

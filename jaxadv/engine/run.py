@@ -93,6 +93,7 @@ def run(
     >>> result.success.all(), result.distance.max() <= 0.1
     (np.True_, np.True_)
     """
+    images = checks.some_images(images)
     count = len(images)
     return run_rows(
         attack, model, images, goal, np.arange(count), epsilon, key=key, keep=keep,
@@ -134,8 +135,6 @@ def run_rows(
     keep = checks.check_keep(keep, attack)
     budget = budget or Budget()
     count, shape = len(images), tuple(images.shape[1:])
-    if count == 0:
-        raise ValueError(f"images has shape {tuple(images.shape)}: pass at least one image")
     classes = checks.count_classes(model, shape)
     goal = checks.check_goal(goal, count, classes)
     attack = attack.prepared(goal, classes)

@@ -136,7 +136,11 @@ def parse_grid(text: str, name: str = "sweep file", folder: Path | None = None) 
     try:
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise GridError(f"{name}: {error or 'nested too deep'}") from None
+        said = str(error or "nested too deep")
+        last = len(text.splitlines())
+        raise GridError(
+            f"{name}: {said.replace('end of document', f'the end, line {last}')}"
+        ) from None
     try:
         grid = Grid.model_validate(raw)
     except ValidationError as error:

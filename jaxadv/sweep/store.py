@@ -28,6 +28,7 @@ from jaxadv.engine.store import write_atomically
 from jaxadv.sweep.plan import Group, Job, make_jobs
 
 FORMAT = 1
+MAGIC = b"PAR1"  # how a Parquet file begins
 TEXT, REAL, COUNT = pa.string(), pa.float64(), pa.int32()
 SCHEMA = pa.schema([
     ("cell", TEXT), ("model", TEXT), ("data", TEXT), ("attack", TEXT), ("norm", TEXT),
@@ -131,6 +132,9 @@ class SweepStore:
         """A job's rows; None where they are not there, torn or altered."""
         mark = job if isinstance(job, str) else job.mark
         try:
+            with self.path(mark).open("rb") as file:
+                if file.read(len(MAGIC)) != MAGIC:  # which our reader does not look at
+                    return None
             table = pq.ParquetFile(self.path(mark)).read()
             said = table.schema.metadata or {}
             if said.get(b"job") != mark.encode() or said[b"checksum"].decode() != checksum(table):
