@@ -13,7 +13,7 @@ from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.engine.run import Budget, run_rows
-from jaxadv.engine.store import Store
+from jaxadv.engine.store import Store, fingerprint
 
 ROWS_BETWEEN_SAVES = 4096
 Progress = Callable[[str, int, int, int], None]  # stage, rows done, rows in all, successes
@@ -37,15 +37,20 @@ def slug(name: str) -> str:
 
 
 def describe(attack: Attack) -> Any:
-    """An attack as json: all its settings."""
+    """An attack as json: all its settings, arrays by their fingerprint."""
     return {
         "attack": attack.name,
         **{
-            field.name: describe(value) if isinstance(value, Attack) else repr(value)
+            field.name: _described(getattr(attack, field.name))
             for field in dataclasses.fields(attack)  # type: ignore[arg-type]
-            for value in (getattr(attack, field.name),)
         },
     }
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, Attack):
+        return describe(value)
+    return fingerprint(value) if getattr(value, "ndim", 0) else repr(value)
 
 
 def run_stage(

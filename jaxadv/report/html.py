@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import softmax
 
 from jaxadv.core.model import Model
 from jaxadv.report import table
@@ -205,9 +206,9 @@ def _gallery(
     distances = distance64(report.norm, found, original)
 
     def said(scores: np.ndarray) -> dict[str, Any]:
-        scores = np.exp(scores.astype(np.float64) - scores.max())
         best = int(scores.argmax())
-        return {"name": names[best], "confidence": f"{100 * scores[best] / scores.sum():.0f} %"}
+        sure = softmax(scores.astype(np.float64))[best]
+        return {"name": names[best], "confidence": f"{100 * sure:.0f} %"}
 
     return [
         {

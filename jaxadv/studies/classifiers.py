@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy.special import softmax
 
 from jaxadv.attacks import GaussianNoise, HopSkipJump, MinimalEpsilon
 from jaxadv.core.goals import Untargeted
@@ -242,8 +243,7 @@ def _far_from_all_data(setting: Setting, fitted: Fitted) -> Text:
     slope = classifier.weights - classifier.weights.mean(1, keepdims=True)
     corners = (slope.T > 0).astype(np.float32)
     scores = classifier.scores(corners)
-    odds = np.exp(scores - scores.max(1, keepdims=True))
-    sure = np.diag(odds / odds.sum(1, keepdims=True))
+    sure = np.diag(softmax(scores, 1))
     flat = setting.train.images.reshape(len(setting.train.images), -1)[:2000]
 
     def nearest(points: np.ndarray, own: bool) -> np.ndarray:

@@ -12,6 +12,7 @@ from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
 from jaxadv.data import Dataset
 from jaxadv.engine.run import run
+from jaxadv.engine.stage import describe
 from jaxadv.engine.store import Store, fingerprint
 
 
@@ -46,8 +47,9 @@ class Setting(NamedTuple):
         """
         key = jax.random.key(0) if key is None else key
         mark = fingerprint(
-            repr(attack), model.params, np.asarray(images), goal, np.asarray(epsilon, np.float64),
-            jax.random.key_data(key), {k: repr(v) for k, v in sorted(settings.items())},
+            describe(attack), model.params, np.asarray(images), goal,
+            np.asarray(epsilon, np.float64), jax.random.key_data(key), sorted(settings),
+            [settings[name] for name in sorted(settings)],
         )  # fmt: skip
         store = Store(self.folder / "runs")
         found = store.load(name, mark)

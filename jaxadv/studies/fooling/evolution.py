@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+from scipy.special import softmax
 
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
@@ -85,8 +86,7 @@ def fooling_images(
         forward, backward = OFFSPRING * (generations + 1), 0
     images = np.asarray(pictures)
     logits = predict(model, images, choose_devices(None)).astype(np.float64)
-    odds = np.exp(logits - logits.max(1, keepdims=True))
-    confidence = odds[np.arange(classes), np.arange(classes)] / odds.sum(1)
+    confidence = softmax(logits, 1)[np.arange(classes), np.arange(classes)]
     return FoolingImages(
         images, confidence, logits.argmax(1), np.asarray(history), forward, backward
     )

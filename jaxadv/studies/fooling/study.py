@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.special import softmax
 
 from jaxadv.core.model import Model
 from jaxadv.data import Dataset
@@ -41,8 +42,7 @@ def lenet(setting: Setting, data: Dataset, seed: int, epochs: int = 12) -> Model
 def _probabilities(model: Model, images: np.ndarray) -> np.ndarray:
     """Softmax [N, K] in float64."""
     logits = predict(model, images, choose_devices(None)).astype(np.float64)
-    odds = np.exp(logits - logits.max(1, keepdims=True))
-    return odds / odds.sum(1, keepdims=True)
+    return softmax(logits, 1)
 
 
 def _error(model: Model, data: Dataset) -> float:

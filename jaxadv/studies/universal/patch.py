@@ -1,5 +1,6 @@
 """A universal patch: one small picture that, pasted anywhere into any image, changes the answer."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -93,7 +94,6 @@ def universal_patch(
     >>> found.patch.max(), found.given.rate
     (np.float32(1.0), 1.0)
     """
-    import dataclasses
 
     began = time.perf_counter()
     images = checks.check_images(images, model.bounds)
