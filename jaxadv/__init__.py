@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         SimBA,
         SparseFool,
         SparseRS,
+        Spatial,
         Square,
         SuperDeepFool,
         Transfer,
@@ -123,7 +124,7 @@ _MODULES = {
     "attacks": "Admix ALMA APGD BIM BlendedNoise Boundary BrendelBethge CW DDN DeepFool DIFGSM "
     "Diverse EachTarget EAD FAB FGA FGM FGSM FMN GaussianNoise GeoDA HopSkipJump ILA "
     "JSMA LBFGS MIFGSM MinimalEpsilon NES NewtonFool NIFGSM OnePixel PDGD PDPGD PGD "
-    "SaltAndPepper SIFGSM SigmaZero SimBA SINIFGSM SparseFool SparseRS SPSA Square "
+    "SaltAndPepper SIFGSM SigmaZero SimBA SINIFGSM SparseFool SparseRS Spatial SPSA Square "
     "SuperDeepFool TIFGSM Transfer TrustRegion UniformNoise VFGA VMIFGSM VNIFGSM ZOO "
     "list_attacks",
     "core.attack": "Answer Attack Problem Reads",
@@ -245,6 +246,7 @@ __all__ = [
     "Smoothed",
     "SparseFool",
     "SparseRS",
+    "Spatial",
     "Square",
     "Status",
     "SuperDeepFool",

@@ -2,6 +2,7 @@
 
 from jaxadv.attacks.alma import ALMA
 from jaxadv.attacks.apgd import APGD
+from jaxadv.attacks.beyond import Spatial
 from jaxadv.attacks.brendel_bethge import BrendelBethge
 from jaxadv.attacks.build import build_attack
 from jaxadv.attacks.cw import CW
@@ -88,6 +89,7 @@ ATTACKS: dict[str, type[Attack]] = {
         SimBA,
         SparseFool,
         SparseRS,
+        Spatial,
         Square,
         SuperDeepFool,
         TIFGSM,

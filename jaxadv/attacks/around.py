@@ -44,6 +44,10 @@ class Around(Attack):
     def asks_inside(self) -> bool:  # type: ignore[override]
         return self.attack.asks_inside
 
+    @property
+    def bounded_by(self) -> str:  # type: ignore[override]
+        return self.attack.bounded_by
+
     def prepared(self, goal: Goal, classes: int) -> "Around":
         return dataclasses.replace(self, attack=self.attack.prepared(goal, classes))
 

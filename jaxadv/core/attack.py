@@ -68,7 +68,9 @@ class Attack:
     are state, one tick an iteration. Every image asked must lie in the box and, where an epsilon is
     given, in the ball (an attack that asks elsewhere sets `asks_inside = False`, and the engine
     then tests each image before it counts). One that is `label_only` (and has no pull-backs) gets
-    `label_of` every answer, the clean image's too, in place of the logits.
+    `label_of` every answer, the clean image's too, in place of the logits. One whose images lie in
+    no ball (rotated, recoloured) says what they are `bounded_by`: it takes no epsilon and keeps its
+    bounds by construction; `norm` is only what its distances are told in.
     """
 
     queries: ClassVar[int] = 1  # images asked per tick
@@ -81,6 +83,7 @@ class Attack:
     keep: ClassVar[str] = "first"
     asks_inside: ClassVar[bool] = True
     label_only: ClassVar[bool] = False  # told the predicted class and no more
+    bounded_by: ClassVar[str] = ""  # by what, if by no ball: "rotation and translation"
 
     @property
     def name(self) -> str:

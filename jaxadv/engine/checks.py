@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -91,6 +92,11 @@ def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: A
                 f"MinimalEpsilon({attack.name}(...))"
             )
         return np.full(rows, np.inf)
+    if attack.bounded_by:
+        raise ValueError(
+            f"epsilon={epsilon!r}: {attack.name} is bounded by its {attack.bounded_by}, not by a "
+            "ball; pass epsilon=None, and the bounds to the attack"
+        )
     try:
         given = np.asarray(epsilon, np.float64)
     except (TypeError, ValueError):
@@ -110,6 +116,20 @@ def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: A
             f"between two images in {bounds}{hint or ': pass it in the scale of the images'}"
         )
     return np.broadcast_to(given, (rows,)).copy()
+
+
+def check_norms(attacks: Mapping[str, Attack], norm: str, argument: str) -> None:
+    """ValueError where one of several attacks, which this argument names, works in another norm."""
+    for name, attack in attacks.items():
+        if attack.bounded_by:
+            raise ValueError(
+                f"{argument}[{name!r}]: {attack.name} is bounded by its {attack.bounded_by}, in no "
+                "norm: run it alone, with ja.run"
+            )
+        if attack.norm != norm:
+            raise ValueError(
+                f"{argument}[{name!r}] works in {attack.norm}, but norm={norm!r}: give both the same"
+            )
 
 
 def check_goal(goal: Goal, count: int, classes: int) -> Goal:

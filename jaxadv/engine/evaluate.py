@@ -164,11 +164,7 @@ def evaluate(
     if levels.ndim != 1 or len(levels) == 0:
         raise ValueError(f"epsilons={epsilons!r}: pass at least one number")
     entries = get_cascade(attacks, norm)
-    for name, attack in ((name, attack_of(entry)) for name, entry in entries.items()):
-        if attack.norm != norm:
-            raise ValueError(
-                f"attacks[{name!r}] works in {attack.norm}, but norm={norm!r}: give both the same"
-            )
+    checks.check_norms({name: attack_of(one) for name, one in entries.items()}, norm, "attacks")
     images = checks.check_images(images, model.bounds)
     count, shape = len(images), images.shape[1:]
     classes = checks.count_classes(model, shape)

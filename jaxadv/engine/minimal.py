@@ -120,9 +120,7 @@ def minimal_distance(
     ids = checks.check_ids(ids, count)
     members, most = get_portfolio(effort, norm, goal.targeted)
     most = passes or most or 2**31
-    for name, entry in members.items():
-        if (works_in := attack_of(entry).norm) != norm:
-            raise ValueError(f"effort: {name!r} works in {works_in}, but norm={norm!r}")
+    checks.check_norms({name: attack_of(one) for name, one in members.items()}, norm, "effort")
     if lower is not None:
         lower = np.asarray(lower, np.float64)
         if lower.shape != (count,):

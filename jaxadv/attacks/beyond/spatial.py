@@ -1,0 +1,142 @@
+"""Rotations and translations: the worst of a grid of them, or of a few that are drawn."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxadv.attacks.beyond.resample import places, resample
+from jaxadv.core.attack import Answer, Attack, Problem, Reads
+from jaxadv.core.pytree import pytree, static
+
+
+class SpatialState(NamedTuple):
+    """drawn [draws, 3]: the transformations as `grid` has them (None: the grid); asked: how many of
+    them so far."""
+
+    drawn: Any
+    asked: Any
+
+
+def turned(
+    image: Float[Array, "H W C"], degrees: Any, down: Any, right: Any, outside: Any
+) -> Float[Array, "H W C"]:
+    """The image [H, W, C] turned anticlockwise about its centre, then moved by so many pixels.
+
+    Bilinear; what comes in from beyond the image has the value `outside`.
+    """
+    height, width, _ = image.shape
+    rows, columns = places(image)
+    rows, columns = rows - (height - 1) / 2 - down, columns - (width - 1) / 2 - right
+    cosine, sine = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
+    return resample(
+        image,
+        cosine * rows + sine * columns + (height - 1) / 2,
+        cosine * columns - sine * rows + (width - 1) / 2,
+        outside,
+    )
+
+
+def grid(angles: int, shifts: int) -> np.ndarray:
+    """All (angle, down, right) of an even grid, in shares of the largest, the smallest first."""
+    angle, shift = (np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in (angles, shifts))
+    every = np.stack(np.meshgrid(angle, shift, shift, indexing="ij"), -1).reshape(-1, 3)
+    size = np.abs(every)
+    return every[np.lexsort((size.sum(1), size.max(1)))].astype(np.float32)
+
+
+@pytree
+class Spatial(Attack):
+    """Rotation and translation (Engstrom et al. 2017, arXiv 1712.02779): no gradients, no ball.
+
+    The image is turned by at most `rotation` degrees about its centre and moved by at most
+    `translation` pixels down and right (bilinear; black, the box's lower end, comes in from
+    beyond). The paper's grid of `angles` times `shifts` times `shifts` is asked from the smallest
+    transformation to the largest; with draws=k instead k random ones (the paper's worst-of-k). The
+    success is kept that was asked first.
+
+    batch: images asked per tick; all are counted, so an image costs a multiple of it, or the whole
+    grid. The bounds hold by construction; distances are told in L2. Raises ValueError for settings
+    out of range.
+
+    >>> import jax, numpy as np, jaxadv as ja
+    >>> lit = ja.Model(lambda side, x: (x - 0.5).mean((1, 3)) @ side, np.eye(8)[:, [3, 4]])
+    >>> image = np.zeros((1, 8, 8, 1), np.float32)
+    >>> image[:, :, 3] = 1.0
+    >>> goal, attack = ja.Untargeted(np.array([0])), ja.Spatial(rotation=0, translation=1)
+    >>> ja.run(attack, lit, image, goal, key=jax.random.key(0)).images[0, 0, :, 0]
+    array([0., 0., 0., 0., 1., 0., 0., 0.], dtype=float32)
+    """
+
+    norm: str = static(default="l2")
+    rotation: Any = 30.0
+    translation: Any = 3.0
+    angles: int = static(default=31)
+    shifts: int = static(default=5)
+    draws: int = static(default=0)
+    batch: int = static(default=25)
+    restarts: int = static(default=1)
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
+    pullbacks: ClassVar[int] = 0
+    needs_epsilon: ClassVar[bool] = False
+    bounded_by: ClassVar[str] = "rotation and translation"
+
+    def __post_init__(self) -> None:
+        self.check_norm()
+        self.check_least(angles=1, shifts=1, draws=0, batch=1, restarts=1)
+        for field, most in (("rotation", 180.0), ("translation", np.inf)):
+            value = getattr(self, field)
+            if isinstance(value, np.floating) and not (0 <= value <= most and value < np.inf):
+                raise ValueError(f"{field}={value}: pass a number from 0 to {most}")
+
+    @property
+    def count(self) -> int:
+        """How many transformations a run tries."""
+        return self.draws or self.angles * self.shifts**2
+
+    @property
+    def queries(self) -> int:  # type: ignore[override]
+        return min(self.batch, self.count)
+
+    @property
+    def ticks(self) -> int:
+        return -(-self.count // self.queries)
+
+    @property
+    def passes(self) -> int:
+        return self.entries * self.count
+
+    def init(self, problem: Problem, key: Array) -> SpatialState:
+        if problem.start is not None:
+            raise ValueError("start: Spatial begins at the image itself; pass none")
+        drawn = jax.random.uniform(key, (self.draws, 3), minval=-1.0) if self.draws else None
+        return SpatialState(drawn, jnp.int32(0))
+
+    def numbers(self, state: SpatialState) -> Array:
+        """Which transformations [Q] are asked now."""
+        return state.asked + jnp.arange(self.queries)
+
+    def ask(self, problem: Problem, state: SpatialState) -> Float[Array, "Q ..."]:
+        every = jnp.asarray(grid(self.angles, self.shifts)) if state.drawn is None else state.drawn
+        shares = every[jnp.minimum(self.numbers(state), self.count - 1)]
+
+        def one(share: Array) -> Array:
+            moves = self.translation * share[1:]
+            image = turned(
+                problem.image, self.rotation * share[0], moves[0], moves[1], problem.lower
+            )
+            return jnp.clip(image, problem.lower, problem.upper)
+
+        return jax.vmap(one)(shares)
+
+    def reads(self, problem: Problem, state: SpatialState) -> Reads:
+        wanted = self.numbers(state) < self.count
+        return Reads(wanted, jnp.zeros_like(wanted))
+
+    def tell(self, problem: Problem, state: SpatialState, answer: Answer) -> SpatialState:
+        return state._replace(asked=state.asked + self.queries)
+
+    def done(self, problem: Problem, state: SpatialState) -> Bool[Array, ""]:
+        return state.asked >= self.count
