@@ -55,8 +55,10 @@ if TYPE_CHECKING:
         MinimalEpsilon,
         NewtonFool,
         OnePixel,
+        Pointwise,
         SaltAndPepper,
         SigmaZero,
+        SignOPT,
         SimBA,
         SparseFool,
         SparseRS,
@@ -122,10 +124,10 @@ if TYPE_CHECKING:
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
     "attacks": "Admix ALMA APGD BIM BlendedNoise Boundary BrendelBethge CW DDN DeepFool DIFGSM "
-    "Diverse EachTarget EAD FAB FGA FGM FGSM FMN GaussianNoise GeoDA HopSkipJump ILA "
-    "JSMA LBFGS MIFGSM MinimalEpsilon NES NewtonFool NIFGSM OnePixel PDGD PDPGD PGD "
-    "SaltAndPepper SIFGSM SigmaZero SimBA SINIFGSM SparseFool SparseRS Spatial SPSA Square "
-    "SuperDeepFool TIFGSM Transfer TrustRegion UniformNoise VFGA VMIFGSM VNIFGSM ZOO "
+    "Diverse EachTarget EAD FAB FGA FGM FGSM FMN GaussianNoise GeoDA HopSkipJump ILA JSMA LBFGS "
+    "MIFGSM MinimalEpsilon NES NewtonFool NIFGSM OnePixel PDGD PDPGD PGD Pointwise "
+    "SaltAndPepper SIFGSM SigmaZero SignOPT SimBA SINIFGSM SparseFool SparseRS Spatial SPSA "
+    "Square SuperDeepFool TIFGSM Transfer TrustRegion UniformNoise VFGA VMIFGSM VNIFGSM ZOO "
     "list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
@@ -233,6 +235,7 @@ __all__ = [
     "OnePixel",
     "Optimizer",
     "PatchAscent",
+    "Pointwise",
     "Problem",
     "QueryCurve",
     "ReLUNetwork",
@@ -242,6 +245,7 @@ __all__ = [
     "Result",
     "SaltAndPepper",
     "SigmaZero",
+    "SignOPT",
     "SimBA",
     "Smoothed",
     "SparseFool",

@@ -9,7 +9,7 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.attacks.labels.hopskipjump import ESTIMATE
-from jaxadv.core.attack import Problem, Reads
+from jaxadv.core.attack import Problem, Reads, attack_key
 from jaxadv.core.pytree import pytree, static
 from tests.test_asking import on_the_host
 from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
@@ -38,6 +38,7 @@ HYPERPLANE = ja.Model(lambda p, x: plane(p[0], x) - jnp.array([p[1], 0.0]),
         (ja.HopSkipJump(norm="linf", budget=10_000), 1.05),
         (ja.Boundary(budget=4000), 1.02),
         (ja.GeoDA(budget=4000), 1.02),
+        (ja.SignOPT(budget=2000), 1.005),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -107,6 +108,48 @@ def test_halving_is_counted_as_it_would_have_been_one_by_one() -> None:
     assert (share >= gap / -change - 1e-6).all()
     assert (share <= gap / -change + 1 / 1024 + 1e-6).all()
     assert sum(n for n in asked if n == 5 * attack.batch) == 5 * 3 * attack.batch
+
+
+def set_back(image: np.ndarray, start: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, int]:
+    """The pointwise attack as a loop that asks one image at a time, and the answers it needs."""
+    point, asked, vain = start.ravel().copy(), 1, False
+    while not vain:
+        vain = True
+        for entry in order[(point != image.ravel())[order]]:
+            trial = point.copy()
+            trial[entry] = image.ravel()[entry]
+            asked += 1
+            if int(np.asarray(HYPERPLANE(jnp.asarray(trial.reshape(1, 6, 6, 1)))).argmax()):
+                point, vain = trial, False
+    return point.reshape(image.shape), asked
+
+
+def test_what_is_set_back_is_what_a_loop_of_single_questions_sets_back() -> None:
+    goal, attack = ja.Untargeted(np.zeros(5, int)), ja.Pointwise(batch=8)
+    start = np.where(NORMAL.reshape(6, 6, 1) > 0, 0.0, 1.0).astype(np.float32) + 0 * NEAR
+    result = ja.run(attack, HYPERPLANE, NEAR, goal, key=KEY, lanes=3, start=start, devices=ONE)
+    for row in range(5):
+        key = attack_key(attack, KEY, row, 0)
+        image, asked = set_back(NEAR[row], start[row], np.asarray(jax.random.permutation(key, 36)))
+        np.testing.assert_array_equal(result.images[row], image)
+        assert result.queries[row] == asked
+    # No fewer than the fewest entries whose whole way across the box leads to the other side.
+    way = np.abs(NORMAL) * np.abs(start - NEAR).reshape(5, -1)
+    gap = NORMAL @ NEAR.reshape(5, -1).T - float(OFFSET.mean())
+    fewest = (np.cumsum(-np.sort(-way, 1), 1) < gap[:, None]).sum(1) + 1
+    assert (result.distance >= fewest).all() and result.distance.mean() < 2 * fewest.mean()
+
+
+def test_salt_and_pepper_is_set_back_until_no_entry_can_be() -> None:
+    goal = ja.Untargeted(np.zeros(5, int))
+    result = ja.run(ja.Pointwise(), HYPERPLANE, NEAR, goal, key=KEY, lanes=5, devices=ONE)
+    assert result.success.all() and (result.queries < 300).all()
+    for image, original in zip(result.images, NEAR, strict=True):
+        changed = np.flatnonzero(image != original)
+        fewer = np.repeat(image.reshape(1, -1), len(changed), 0)
+        fewer[np.arange(len(changed)), changed] = original.ravel()[changed]
+        answers = np.asarray(HYPERPLANE(jnp.asarray(fewer.reshape(-1, 6, 6, 1)))).argmax(1)
+        assert not answers.any()
 
 
 @pytree
@@ -204,6 +247,10 @@ def test_a_target_is_reached_from_a_start_of_that_class() -> None:
         (lambda: ja.HopSkipJump(gamma=0), "gamma"),
         (lambda: ja.Boundary(rate=2), "rate"),
         (lambda: ja.Boundary(batch=1), "batch"),
+        (lambda: ja.SignOPT(beta=0), "beta"),
+        (lambda: ja.SignOPT(norm="linf"), "l2"),
+        (lambda: ja.SignOPT(directions=0), "directions"),
+        (lambda: ja.Pointwise(norm="l1"), "l0"),
     ],
 )
 def test_settings_that_cannot_be_meant(make: Any, match: str) -> None:

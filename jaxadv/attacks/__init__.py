@@ -15,7 +15,15 @@ from jaxadv.attacks.fab import FAB
 from jaxadv.attacks.fgsm import FGM, FGSM
 from jaxadv.attacks.fmn import FMN
 from jaxadv.attacks.jsma import JSMA
-from jaxadv.attacks.labels import BlendedNoise, Boundary, GeoDA, HopSkipJump, SaltAndPepper
+from jaxadv.attacks.labels import (
+    BlendedNoise,
+    Boundary,
+    GeoDA,
+    HopSkipJump,
+    Pointwise,
+    SaltAndPepper,
+    SignOPT,
+)
 from jaxadv.attacks.lbfgs import LBFGS
 from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
 from jaxadv.attacks.newtonfool import NewtonFool
@@ -81,9 +89,11 @@ ATTACKS: dict[str, type[Attack]] = {
         PDGD,
         PDPGD,
         PGD,
+        Pointwise,
         SaltAndPepper,
         SIFGSM,
         SigmaZero,
+        SignOPT,
         SINIFGSM,
         SPSA,
         SimBA,

@@ -128,7 +128,8 @@ def check_norms(attacks: Mapping[str, Attack], norm: str, argument: str) -> None
             )
         if attack.norm != norm:
             raise ValueError(
-                f"{argument}[{name!r}] works in {attack.norm}, but norm={norm!r}: give both the same"
+                f"{argument}[{name!r}] works in {attack.norm}, but norm={norm!r}: give both the "
+                "same"
             )
 
 

@@ -12,7 +12,7 @@ def resample(
     image: Float[Array, "H W C"], rows: Float[Array, "H W"], columns: Float[Array, "H W"],
     outside: Any = None,
 ) -> Float[Array, "H W C"]:  # fmt: skip
-    """The image [H, W, C] at the places rows, columns [H, W], in pixels from the first one's centre.
+    """The image [H, W, C] at the places rows, columns [H, W], in pixels from the first's centre.
 
     outside: the value of all that lies beyond the image; None: that of the nearest pixel.
     """

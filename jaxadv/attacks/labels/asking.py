@@ -145,7 +145,7 @@ class LabelOnly(Attack):
         wrong = jax.vmap(lambda label: across(problem.goal, label))(answer.logits) & answer.used
         spent = state.spent + answer.used.sum(dtype=jnp.int32)
         told = self.told(problem, state, wrong, answer.used)
-        told = where(state.phase == START, self._started(problem, state, wrong), told)
+        told = where(state.phase == START, self.started(problem, state, wrong), told)
         told = where(state.phase == HALVE, self._halved(problem, state, wrong, answer.used), told)
         told = told._replace(spent=spent, tick=state.tick + 1)
         ready = (told.phase == HALVE) & (told.high - told.low <= self._finest(problem))
@@ -163,13 +163,13 @@ class LabelOnly(Attack):
         noise = jax.random.uniform(key, (state.trial.size,), jnp.float32, 1e-7, 1.0)
         noise = lax.optimization_barrier(noise)  # else every use of it draws it again
         noise = noise.reshape(state.trial.shape)
-        starts = jnp.where(state.phase == START, self._starts(problem, state, noise), state.trial)
-        line = self._along(problem, state, self._shares(state))
+        starts = jnp.where(state.phase == START, self.starts(problem, state, noise), state.trial)
+        line = self.along(problem, state, self._shares(state))
         own = self.images(problem, state, noise)
         trial = jnp.where(state.phase == HALVE, line, jnp.where(state.phase >= OWN, own, starts))
         return state._replace(trial=jnp.clip(trial, problem.lower, problem.upper))
 
-    def _starts(self, problem: Problem, state: Asking, noise: Array) -> Array:
+    def starts(self, problem: Problem, state: Asking, noise: Array) -> Array:
         """Noise of several grains and densities, blended with the image by growing shares."""
         number = jnp.arange(self.batch)
         height, width, _ = problem.image.shape
@@ -187,7 +187,8 @@ class LabelOnly(Attack):
         drawn = problem.lower + drawn * (problem.upper - problem.lower)
         return problem.image + share * (drawn - problem.image)
 
-    def _started(self, problem: Problem, state: Asking, wrong: Array) -> Asking:
+    def started(self, problem: Problem, state: Asking, wrong: Array) -> Asking:
+        """The state after the answers to starts: on its way from the nearest, or as it was."""
         distance = jax.vmap(lambda x: self.geometry.distance(x - problem.image))(state.trial)
         nearest = jnp.argmin(jnp.where(wrong, distance, jnp.inf))
         return where(wrong.any(), self.halve_from(problem, state, state.trial[nearest]), state)
@@ -207,7 +208,7 @@ class LabelOnly(Attack):
         parts = 2 ** int(np.log2(self.batch))
         return state.low + (state.high - state.low) * (jnp.arange(self.batch) + 1.0) / parts
 
-    def _along(self, problem: Problem, state: Asking, shares: Array) -> Array:
+    def along(self, problem: Problem, state: Asking, shares: Array) -> Array:
         """Points of the way from the image to `far`: in Linf projections, else of the segment."""
         shares = shares.reshape(-1, *(1,) * problem.image.ndim)
         whole = state.far - problem.image
