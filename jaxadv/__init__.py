@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         NewtonFool,
         OnePixel,
         Pointwise,
+        ReColorAdv,
         SaltAndPepper,
         SigmaZero,
         SignOPT,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         SparseRS,
         Spatial,
         Square,
+        StAdv,
         SuperDeepFool,
         Transfer,
         TrustRegion,
@@ -126,9 +128,9 @@ _MODULES = {
     "attacks": "Admix ALMA APGD BIM BlendedNoise Boundary BrendelBethge CW DDN DeepFool DIFGSM "
     "Diverse EachTarget EAD FAB FGA FGM FGSM FMN GaussianNoise GeoDA HopSkipJump ILA JSMA LBFGS "
     "MIFGSM MinimalEpsilon NES NewtonFool NIFGSM OnePixel PDGD PDPGD PGD Pointwise "
-    "SaltAndPepper SIFGSM SigmaZero SignOPT SimBA SINIFGSM SparseFool SparseRS Spatial SPSA "
-    "Square SuperDeepFool TIFGSM Transfer TrustRegion UniformNoise VFGA VMIFGSM VNIFGSM ZOO "
-    "list_attacks",
+    "ReColorAdv SaltAndPepper SIFGSM SigmaZero SignOPT SimBA SINIFGSM SparseFool SparseRS Spatial "
+    "SPSA Square StAdv SuperDeepFool TIFGSM Transfer TrustRegion UniformNoise VFGA VMIFGSM VNIFGSM "
+    "ZOO list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
     "core.model": "EOT Model ensemble from_features from_function",
@@ -238,6 +240,7 @@ __all__ = [
     "Pointwise",
     "Problem",
     "QueryCurve",
+    "ReColorAdv",
     "ReLUNetwork",
     "Reads",
     "Refine",
@@ -252,6 +255,7 @@ __all__ = [
     "SparseRS",
     "Spatial",
     "Square",
+    "StAdv",
     "Status",
     "SuperDeepFool",
     "SweepStore",

@@ -9,8 +9,12 @@ import pytest
 import scipy.ndimage as ndimage
 
 import jaxadv as ja
+from jaxadv.attacks.beyond.colours import from_luv, to_luv
+from jaxadv.attacks.beyond.functional import differences
 from jaxadv.attacks.beyond.resample import resample
 from jaxadv.attacks.beyond.spatial import grid, turned
+from jaxadv.core.attack import Problem, attack_key
+from jaxadv.engine.verify import margins as margins_of
 from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
 
 ONE = jax.local_devices()[:1]
@@ -80,14 +84,17 @@ def test_the_grid_search_finds_what_a_loop_over_scipy_finds() -> None:
     np.testing.assert_array_equal(result.queries[survived], 63)
 
 
-def test_worst_of_k_draws_the_same_whatever_the_batch() -> None:
-    few, many = (
-        ja.run(ja.Spatial(draws=12, batch=batch), MODEL, IMAGES, GOAL, key=KEY, keep="loss",
-               lanes=8, devices=ONE)
-        for batch in (5, 12)
-    )  # fmt: skip
-    np.testing.assert_allclose(few.images, many.images, atol=1e-6)
-    np.testing.assert_array_equal(few.queries, 12)
+def test_worst_of_k_is_the_highest_loss_of_k_draws() -> None:
+    attack = ja.Spatial(draws=12, batch=5)
+    result = ja.run(attack, MODEL, IMAGES, GOAL, key=KEY, keep="loss", lanes=8, devices=ONE)
+    np.testing.assert_array_equal(result.queries, 12)
+    for row in range(21):
+        drawn = jax.random.uniform(attack_key(attack, KEY, row, 0), (12, 3), minval=-1.0)
+        images = [turned_by_scipy(IMAGES[row], *one) for one in np.asarray(drawn) * [30, 3, 3]]
+        logits = np.asarray(MODEL(jnp.asarray(np.array(images), jnp.float32)))
+        margins = margins_of(ja.Untargeted(np.full(12, LABELS[row])), logits)
+        np.testing.assert_allclose(result.margin[row], np.min(margins), atol=1e-4)
+        assert np.abs(result.images[row] - images).reshape(12, -1).max(1).min() < 1e-4
 
 
 def test_what_is_bounded_by_no_ball_is_refused_where_a_norm_is_asked_for() -> None:
@@ -106,6 +113,138 @@ def test_what_is_bounded_by_no_ball_is_refused_where_a_norm_is_asked_for() -> No
     assert asked.results["turned"].success.all()
 
 
+def problem_of(image: np.ndarray) -> Problem:
+    """The image's problem in the unit box."""
+    box = jnp.float32(0), jnp.float32(1)
+    goal = ja.Untargeted(jnp.int32(0))
+    return Problem(jnp.asarray(image), goal, jnp.inf, *box, jnp.zeros(2), jnp.int32(0))
+
+
+def flowed_by_scipy(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    rows, columns = np.indices(image.shape[:2])
+    where = [rows + flow[..., 0], columns + flow[..., 1]]
+    return np.stack(
+        [
+            ndimage.map_coordinates(c, where, order=1, mode="nearest")
+            for c in np.moveaxis(image, 2, 0)
+        ],
+        -1,
+    )
+
+
+def test_a_flow_and_the_gradient_through_it_are_scipys() -> None:
+    attack, problem = ja.StAdv(bound=2.0), problem_of(PICTURE)
+    flow = RNG.uniform(-2, 2, (9, 7, 2)).astype(np.float32)
+    weights = RNG.normal(size=PICTURE.shape)
+    ours = np.asarray(attack.rendered(problem, jnp.asarray(flow)))
+    np.testing.assert_allclose(ours, flowed_by_scipy(PICTURE, flow), atol=2e-6)
+    slope = jax.grad(lambda f: (attack.rendered(problem, f) * weights).sum())(jnp.asarray(flow))
+    picture = PICTURE.astype(np.float64)
+    for place in RNG.integers(0, (9, 7, 2), (20, 3)):
+        step = np.zeros(flow.shape)
+        step[tuple(place)] = 1e-6
+        up, down = (flowed_by_scipy(picture, flow + sign * step) for sign in (1, -1))
+        expected = ((up - down) * weights).sum() / 2e-6
+        np.testing.assert_allclose(slope[tuple(place)], expected, atol=1e-4)
+
+
+def test_the_roughness_is_the_papers_double_sum() -> None:
+    flow = RNG.normal(size=(5, 4, 2)).astype(np.float32)
+    total = 0.0
+    for i, j in np.ndindex(5, 4):
+        for k, m in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
+            if 0 <= k < 5 and 0 <= m < 4:
+                total += np.linalg.norm(flow[i, j] - flow[k, m])
+    np.testing.assert_allclose(differences(jnp.asarray(flow), 2), total, rtol=1e-5)
+    assert not np.asarray(jax.grad(lambda f: differences(f, 2))(jnp.zeros((5, 4, 2)))).any()
+
+
+def test_a_flow_below_a_pixel_stays_between_the_neighbours() -> None:
+    """To be seen in the returned image alone; and it finds what random flows do not."""
+    attack = ja.StAdv(bound=0.8, steps=60, step_size=0.1, smoothness=0.01)
+    result = ja.run(attack, MODEL, IMAGES, GOAL, key=KEY, lanes=8, devices=ONE)
+    for image, original in zip(result.images[..., 0], IMAGES[..., 0], strict=True):
+        assert (image <= ndimage.maximum_filter(original, 3, mode="nearest") + 1e-6).all()
+        assert (image >= ndimage.minimum_filter(original, 3, mode="nearest") - 1e-6).all()
+    flows = RNG.uniform(-0.8, 0.8, (20, 6, 6, 2))
+    moved = np.array([[flowed_by_scipy(image, flow) for flow in flows] for image in IMAGES])
+    answers = np.asarray(MODEL(jnp.asarray(moved.reshape(-1, 6, 6, 1), jnp.float32))).argmax(1)
+    by_chance = (answers.reshape(21, -1) != LABELS[:, None]).any(1)
+    assert result.success.sum() >= by_chance.sum() and result.success.mean() > 0.7
+
+
+def luv(rgb: np.ndarray) -> np.ndarray:
+    """CIELUV under D65 by the formulas of the standards, float64."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz, white = linear @ np.transpose(matrix), np.sum(matrix, 1)
+
+    def chromaticity(c: np.ndarray) -> np.ndarray:
+        total = c[..., 0] + 15 * c[..., 1] + 3 * c[..., 2]
+        return np.stack([4 * c[..., 0], 9 * c[..., 1]], -1) / np.maximum(total, 1e-30)[..., None]
+
+    y = xyz[..., 1]
+    lightness = np.where(y > (6 / 29) ** 3, 116 * np.cbrt(y) - 16, (29 / 3) ** 3 * y)
+    away = 13 * lightness[..., None] * (chromaticity(xyz) - chromaticity(white))
+    return np.concatenate([lightness[..., None], away], -1)
+
+
+def test_cieluv_is_the_standards_and_back() -> None:
+    published = {  # L*, u*, v* of the primaries of sRGB and of white, as tables have them
+        (1, 1, 1): (100, 0, 0), (0, 0, 0): (0, 0, 0), (1, 0, 0): (53.24, 175.01, 37.76),
+        (0, 1, 0): (87.73, -83.08, 107.40), (0, 0, 1): (32.30, -9.41, -130.34),
+        (1, 1, 0): (97.14, 7.71, 106.79), (0, 1, 1): (91.11, -70.46, -15.21),
+    }  # fmt: skip
+    for colour, expected in published.items():
+        ours = to_luv(jnp.array(colour, jnp.float32))
+        np.testing.assert_allclose(ours, expected, atol=0.06)
+    every = np.stack(np.meshgrid(*[np.linspace(0, 1, 18)] * 3), -1).reshape(-1, 3)
+    ours = to_luv(jnp.asarray(every, jnp.float32))
+    np.testing.assert_allclose(ours[1:], luv(every)[1:], atol=2e-3)
+    np.testing.assert_allclose(from_luv(ours), every, atol=2e-5)
+    slope = jax.vmap(jax.jacobian(from_luv))(ours)
+    assert np.isfinite(slope).all()
+
+
+FEW = np.array([[0.6, 0.5, 0.4], [0.4, 0.55, 0.5], [0.5, 0.45, 0.55], [0.55, 0.6, 0.5]], np.float32)
+COLOURED = FEW[RNG.integers(0, 4, (12, 6, 6))]
+TINTS = ja.Model(lambda w, x: x.mean((1, 2)) @ w, jnp.asarray(RNG.normal(size=(3, 4))))
+
+
+@pytest.mark.parametrize("space", ["cieluv", "rgb"])
+def test_recolouring_moves_each_colour_as_one_and_within_its_bound(space: str) -> None:
+    labels = np.asarray(TINTS(jnp.asarray(COLOURED)).argmax(1))
+    attack = ja.ReColorAdv(space=space, resolution=(8, 9, 10), smoothness=0)
+    result = ja.run(attack, TINTS, COLOURED, ja.Untargeted(labels), key=KEY, keep="loss", lanes=12,
+                    devices=ONE)  # fmt: skip
+    largest = 0.0
+    for image, original in zip(result.images, COLOURED, strict=True):
+        for colour in FEW:
+            mine = image[(original == colour).all(-1)]
+            assert np.ptp(mine, axis=0).max() < 1e-6
+            if space == "cieluv":
+                away = luv(mine[:1].astype(float)) - luv(colour.astype(float))
+                away = away / [100, 200, 200]
+            else:
+                away = mine[:1] - colour
+            assert np.abs(away).max() < 0.06 + 1e-5
+            largest = max(largest, np.abs(away).max())
+    assert largest > 0.05
+
+
+def test_of_grey_images_the_lightness_moves() -> None:
+    """By six units at most: the darkest and the lightest that a tone can become."""
+    tones = np.linspace(0.05, 0.95, 36, dtype=np.float32).reshape(1, 6, 6, 1)
+    brightness = ja.Model(lambda w, x: x.mean((1, 2, 3))[:, None] * w, jnp.array([1.0, -1.0]))
+    result = ja.run(ja.ReColorAdv(steps=80), brightness, tones, ja.Untargeted(np.array([0])),
+                    key=KEY, keep="loss", devices=ONE)  # fmt: skip
+    before, after = (
+        luv(np.repeat(x, 3, -1).astype(np.float64))[..., 0] for x in (tones, result.images)
+    )
+    assert (after - before).max() < 0 and (before - after).max() < 6 + 1e-3
+    assert (before - after).max() > 5.9
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
@@ -113,6 +252,11 @@ def test_what_is_bounded_by_no_ball_is_refused_where_a_norm_is_asked_for() -> No
         (lambda: ja.Spatial(translation=np.inf), "translation"),
         (lambda: ja.Spatial(shifts=0), "shifts"),
         (lambda: ja.Spatial(norm="linf"), "l2"),
+        (lambda: ja.StAdv(bound=-1), "bound"),
+        (lambda: ja.StAdv(loss="hinge"), "loss"),
+        (lambda: ja.ReColorAdv(space="hsv"), "space"),
+        (lambda: ja.ReColorAdv(resolution=(1, 2, 2)), "resolution"),
+        (lambda: ja.ReColorAdv().untouched(problem_of(np.zeros((4, 4, 2)))), "2 channels"),
     ],
 )
 def test_settings_that_cannot_be_meant(make: Any, match: str) -> None:

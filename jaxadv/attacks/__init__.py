@@ -2,7 +2,7 @@
 
 from jaxadv.attacks.alma import ALMA
 from jaxadv.attacks.apgd import APGD
-from jaxadv.attacks.beyond import Spatial
+from jaxadv.attacks.beyond import ReColorAdv, Spatial, StAdv
 from jaxadv.attacks.brendel_bethge import BrendelBethge
 from jaxadv.attacks.build import build_attack
 from jaxadv.attacks.cw import CW
@@ -90,6 +90,7 @@ ATTACKS: dict[str, type[Attack]] = {
         PDPGD,
         PGD,
         Pointwise,
+        ReColorAdv,
         SaltAndPepper,
         SIFGSM,
         SigmaZero,
@@ -101,6 +102,7 @@ ATTACKS: dict[str, type[Attack]] = {
         SparseRS,
         Spatial,
         Square,
+        StAdv,
         SuperDeepFool,
         TIFGSM,
         Transfer,

@@ -1,5 +1,7 @@
-"""Attacks that leave the norms' balls: the picture is moved, and stays what it was to the eye."""
+"""Attacks that leave the norms' balls: the picture is moved, or its colours are."""
 
+from jaxadv.attacks.beyond.recoloradv import ReColorAdv
 from jaxadv.attacks.beyond.spatial import Spatial
+from jaxadv.attacks.beyond.stadv import StAdv
 
-__all__ = ["Spatial"]
+__all__ = ["ReColorAdv", "Spatial", "StAdv"]
