@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         Transfer,
         TrustRegion,
         UniformNoise,
+        Wasserstein,
         list_attacks,
     )
     from jaxadv.core.attack import Answer, Attack, Problem, Reads
@@ -130,7 +131,7 @@ _MODULES = {
     "MIFGSM MinimalEpsilon NES NewtonFool NIFGSM OnePixel PDGD PDPGD PGD Pointwise "
     "ReColorAdv SaltAndPepper SIFGSM SigmaZero SignOPT SimBA SINIFGSM SparseFool SparseRS Spatial "
     "SPSA Square StAdv SuperDeepFool TIFGSM Transfer TrustRegion UniformNoise VFGA VMIFGSM VNIFGSM "
-    "ZOO list_attacks",
+    "Wasserstein ZOO list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Targeted Untargeted",
     "core.model": "EOT Model ensemble from_features from_function",
@@ -267,6 +268,7 @@ __all__ = [
     "UniversalAggregation",
     "UniversalAscent",
     "Untargeted",
+    "Wasserstein",
     "certify",
     "check",
     "compare_queries",

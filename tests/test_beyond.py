@@ -7,11 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage as ndimage
+import scipy.special
+from scipy.optimize import linprog
+from scipy.sparse import csr_matrix, vstack
 
 import jaxadv as ja
 from jaxadv.attacks.beyond.colours import from_luv, to_luv
 from jaxadv.attacks.beyond.functional import differences
 from jaxadv.attacks.beyond.resample import resample
+from jaxadv.attacks.beyond.sinkhorn import Prices, arrived, costs, lambert, plan_of, sinkhorn
 from jaxadv.attacks.beyond.spatial import grid, turned
 from jaxadv.core.attack import Problem, attack_key
 from jaxadv.engine.verify import margins as margins_of
@@ -161,7 +165,7 @@ def test_the_roughness_is_the_papers_double_sum() -> None:
 
 def test_a_flow_below_a_pixel_stays_between_the_neighbours() -> None:
     """To be seen in the returned image alone; and it finds what random flows do not."""
-    attack = ja.StAdv(bound=0.8, steps=60, step_size=0.1, smoothness=0.01)
+    attack = ja.StAdv(bound=0.8, steps=60)
     result = ja.run(attack, MODEL, IMAGES, GOAL, key=KEY, lanes=8, devices=ONE)
     for image, original in zip(result.images[..., 0], IMAGES[..., 0], strict=True):
         assert (image <= ndimage.maximum_filter(original, 3, mode="nearest") + 1e-6).all()
@@ -245,6 +249,90 @@ def test_of_grey_images_the_lightness_moves() -> None:
     assert (before - after).max() > 5.9
 
 
+def moves(height: int, width: int, reach: int) -> tuple[np.ndarray, csr_matrix, csr_matrix]:
+    """All moves of mass of at most `reach` pixels along each axis: their squared lengths, and
+    which pixel each leaves and enters, [pixels, moves]."""
+    place = np.indices((height, width)).reshape(2, -1).T
+    way = place[:, None] - place
+    source, target = np.nonzero(np.abs(way).max(-1) <= reach)
+    cost = np.square(way[source, target]).sum(-1).astype(float)
+    number, ones = np.arange(len(cost)), np.ones(len(cost))
+    leaves, enters = (csr_matrix((ones, (pixel, number))) for pixel in (source, target))
+    return cost, leaves, enters
+
+
+def wasserstein(image: np.ndarray, original: np.ndarray) -> float:
+    """The least cost of any transport from one to the other, by linear programming."""
+    total, mass = float(original.sum(dtype=float)), original.ravel().astype(float)
+    ends = image.ravel() * (total / image.sum(dtype=float))
+    cost, leaves, enters = moves(*image.shape[:2], max(image.shape))
+    # One equation follows from the others, and rounding would set them at odds.
+    every = vstack([leaves, enters[:-1]])
+    return linprog(cost, A_eq=every, b_eq=np.concatenate([mass, ends[:-1]]) / total).fun
+
+
+# With black and white pixels, which can give and take nothing.
+CONTRASTED = np.clip(2 * IMAGES - 0.5, 0, 1)
+
+
+def test_the_cheapest_transport_to_what_is_returned_is_within_the_radius() -> None:
+    labels = np.asarray(MODEL(jnp.asarray(CONTRASTED)).argmax(1))
+    attack = ja.Wasserstein(radius=0.15, steps=20)
+    result = ja.run(attack, MODEL, CONTRASTED, ja.Untargeted(labels), key=KEY, lanes=8,
+                    keep="loss", devices=ONE)  # fmt: skip
+    totals = result.images.sum((1, 2, 3), dtype=float)
+    np.testing.assert_allclose(totals, CONTRASTED.sum((1, 2, 3), dtype=float), rtol=1e-5)
+    assert result.images.min() >= 0 and result.images.max() <= 1
+    cost = np.array([wasserstein(*pair) for pair in zip(result.images, CONTRASTED, strict=True)])
+    assert (cost <= 0.15 + 1e-5).all() and np.median(cost) > 0.12
+    assert result.success.sum() > 10
+
+
+def test_against_a_linear_class_it_nears_the_best_of_all_plans() -> None:
+    """The best plan within the window, the radius and the box is a linear program, too."""
+    weights = np.random.default_rng(0).normal(size=36)
+    linear = ja.Model(lambda w, x: jnp.stack([-(x.reshape(len(x), -1) @ w), 0 * x[:, 0, 0, 0]], 1),
+                      jnp.asarray(weights, jnp.float32))  # fmt: skip
+    images = np.concatenate([0.5 * IMAGES[:4] + 0.2, CONTRASTED[:4]])
+    goal = ja.Untargeted(np.zeros(8, int))
+    attack = ja.Wasserstein(radius=0.15)
+    result = ja.run(attack, linear, images, goal, key=KEY, keep="loss", lanes=8, devices=ONE)
+    cost, leaves, enters = moves(6, 6, 2)
+    share = []
+    for image, original in zip(result.images, images, strict=True):
+        total, mass = original.sum(dtype=float), original.ravel().astype(float)
+        best = linprog(
+            -(enters.T @ weights), A_ub=vstack([cost[None], enters]),
+            b_ub=np.concatenate([[0.15 * total], np.ones(36)]), A_eq=leaves, b_eq=mass,
+        )  # fmt: skip
+        gain = (image.ravel() - mass) @ weights
+        share.append(gain / (-best.fun - mass @ weights))
+    assert min(share) > 0.7 and np.mean(share) > 0.85 and max(share) < 1 + 1e-5
+
+
+def test_sinkhorn_meets_the_conditions_of_the_optimum() -> None:
+    """Of a convex problem: a plan from the prices, mass where the worth says, the whole radius."""
+    mass = RNG.random((5, 4, 2)).astype(np.float32)
+    mass /= mass.sum()
+    wanted = mass + 0.03 * RNG.normal(size=mass.shape).astype(np.float32)
+    cost, sharpness = costs(5, 2.0), 200.0
+    mass, wanted = jnp.asarray(mass), jnp.asarray(wanted)
+    begin = Prices(0 * mass, jnp.float32(1))
+    prices = sinkhorn(mass, wanted, 0.1, begin, cost, 5, sharpness, 400)
+    plan = plan_of(mass, prices, cost, 5)
+    np.testing.assert_allclose(plan.sum(0), mass, atol=1e-6)
+    np.testing.assert_allclose(arrived(plan, 5), wanted - prices.worth / sharpness, atol=1e-5)
+    np.testing.assert_allclose((plan * cost).sum(), 0.1, rtol=1e-3)
+    far = np.asarray(plan).copy()
+    for number, (down, right) in enumerate(np.ndindex(5, 5)):
+        rows, columns = np.indices((5, 4)) + np.array([down - 2, right - 2]).reshape(2, 1, 1)
+        outside = (rows < 0) | (rows >= 5) | (columns < 0) | (columns >= 4)
+        assert not far[number][outside].any()
+    logs = np.linspace(-30, 60, 400, dtype=np.float32)
+    theirs = scipy.special.lambertw(np.exp(logs.astype(float))).real
+    np.testing.assert_allclose(lambert(jnp.asarray(logs)), theirs, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
@@ -254,6 +342,8 @@ def test_of_grey_images_the_lightness_moves() -> None:
         (lambda: ja.Spatial(norm="linf"), "l2"),
         (lambda: ja.StAdv(bound=-1), "bound"),
         (lambda: ja.StAdv(loss="hinge"), "loss"),
+        (lambda: ja.Wasserstein(window=4), "window"),
+        (lambda: ja.Wasserstein(radius=0), "radius"),
         (lambda: ja.ReColorAdv(space="hsv"), "space"),
         (lambda: ja.ReColorAdv(resolution=(1, 2, 2)), "resolution"),
         (lambda: ja.ReColorAdv().untouched(problem_of(np.zeros((4, 4, 2)))), "2 channels"),

@@ -2,7 +2,7 @@
 
 from jaxadv.attacks.alma import ALMA
 from jaxadv.attacks.apgd import APGD
-from jaxadv.attacks.beyond import ReColorAdv, Spatial, StAdv
+from jaxadv.attacks.beyond import ReColorAdv, Spatial, StAdv, Wasserstein
 from jaxadv.attacks.brendel_bethge import BrendelBethge
 from jaxadv.attacks.build import build_attack
 from jaxadv.attacks.cw import CW
@@ -111,6 +111,7 @@ ATTACKS: dict[str, type[Attack]] = {
         VFGA,
         VMIFGSM,
         VNIFGSM,
+        Wasserstein,
         ZOO,
     )
 }

@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,6 +52,9 @@ def attack(
     ] = None,
     loss: Annotated[str | None, option("--loss", help="cross_entropy, margin or dlr.")] = None,
     restarts: Annotated[int | None, option("--restarts", help="Independent starts.", min=1)] = None,
+    settings: Annotated[
+        list[str] | None, option("--set", help="Any other setting: rotation=15. Repeatable.")
+    ] = None,
     targeted: Annotated[bool, option("--targeted", help="Towards class label + 1.")] = False,
     examples: Examples = EXAMPLES,
     seed: Seed = 0,
@@ -64,6 +68,7 @@ def attack(
     wanted = {
         "norm": norm, "steps": steps, "loss": loss, "restarts": restarts,
         "step_size": None if step_size is None else parse_number(step_size, "--step-size"),
+        **dict(parse_setting(text) for text in settings or []),
     }  # fmt: skip
     check_folder(save, json_file)
     with plain_messages():
@@ -102,6 +107,23 @@ def attack(
         sys.exit(INTERRUPTED)
 
 
+def parse_setting(text: str) -> tuple[str, int | float | str]:
+    """The name and the value of a NAME=VALUE: a whole number, another one, or else a word.
+
+    >>> from jaxadv.cli.attack import parse_setting
+    >>> parse_setting("draws=10"), parse_setting("bound=1/20"), parse_setting("space=rgb")
+    (('draws', 10), ('bound', 0.05), ('space', 'rgb'))
+    """
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals and value):
+        raise ValueError(f"--set {text!r} is no setting: pass one like rotation=15")
+    with suppress(ValueError):
+        return name, int(value)
+    with suppress(ValueError):
+        return name, parse_number(value)
+    return name, value
+
+
 def attack_data(
     attack: Any, result: "Result", epsilon: float | None, labels: Any
 ) -> dict[str, Any]:
@@ -122,6 +144,7 @@ def attack_data(
         "attack": attack.name,
         "settings": settings_of(attack),
         "norm": attack.norm,
+        "bounded_by": attack.bounded_by,
         "epsilon": epsilon,
         "examples": len(labels),
         "attacked": int(attacked.sum()),
@@ -152,8 +175,9 @@ def _print_attack(data: Mapping[str, Any]) -> None:
 
     at = "" if data["epsilon"] is None else f", ε = {epsilon_text(data['epsilon'])}"
     kind = "targeted" if data["targeted"] else "untargeted"
+    ball = f"by {data['bounded_by']}" if data["bounded_by"] else f"{data['norm']}{at}"
     table = Table(
-        title=f"{data['attack']} ({data['norm']}{at}, {kind}) against {data['model']} on "
+        title=f"{data['attack']} ({ball}, {kind}) against {data['model']} on "
         f"{data['data']}",
         title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=False,
     )  # fmt: skip
@@ -163,7 +187,7 @@ def _print_attack(data: Mapping[str, Any]) -> None:
     for row in (
         ("images attacked", f"{data['attacked']:,} of {data['examples']:,}"),
         ("success", f"[bold]{100 * data['success']:.1f} %[/]"),
-        ("median distance of successes", number_text(data["median_distance"])),
+        (f"median {data['norm']} distance of successes", number_text(data["median_distance"])),
         ("forward passes per image", number_text(data["forward"])),
         ("backward passes per image", number_text(data["backward"])),
         ("seconds", f"{data['seconds']:.1f}"),

@@ -3,5 +3,6 @@
 from jaxadv.attacks.beyond.recoloradv import ReColorAdv
 from jaxadv.attacks.beyond.spatial import Spatial
 from jaxadv.attacks.beyond.stadv import StAdv
+from jaxadv.attacks.beyond.wasserstein import Wasserstein
 
-__all__ = ["ReColorAdv", "Spatial", "StAdv"]
+__all__ = ["ReColorAdv", "Spatial", "StAdv", "Wasserstein"]

@@ -39,7 +39,7 @@ class Functional(Iterate):
     steps: int = static(default=100)
     bound: Any = 1.0
     smoothness: Any = 0.05
-    step_size: Any = 0.02
+    step_size: Any = 0.1
     loss: Any = static(default="margin")
     optimizer: Optimizer | None = None
     norms: ClassVar[tuple[str, ...]] = ("l2",)

@@ -1,0 +1,151 @@
+"""Projection onto the Wasserstein ball by Sinkhorn iterations, with a plan that proves it.
+
+A plan says how much of each pixel's mass goes to which of the pixels around it. Channels exchange
+none, and nothing leaves the image. [O, H, W, C]: the mass that goes from each pixel by each of the
+O offsets of a window.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+BACKTRACKS = 6  # halvings of a Newton step on the price, which is not to fall below 0
+FITTINGS = 12  # rounds in which inflows are cut to the room that there is
+
+
+def offsets(window: int) -> np.ndarray:
+    """(down, right) of all pixels of a square window, [O, 2]; the middle one is staying."""
+    half = window // 2
+    steps = np.arange(-half, half + 1)
+    return np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
+
+
+def costs(window: int, power: Any) -> Float[Array, "O 1 1 1"]:
+    """What it costs to move one unit of mass by each offset: its length in pixels, to that power."""
+    length = np.sqrt(np.square(offsets(window)).sum(1)).reshape(-1, 1, 1, 1)
+    return jnp.where(length > 0, jnp.asarray(length, jnp.float32) ** power, 0.0)
+
+
+def gathered(values: Float[Array, "H W C"], window: int, beyond: float) -> Float[Array, "O H W C"]:
+    """At each pixel the values of those within its reach; outside the image: `beyond`."""
+    height, width, _ = values.shape
+    half = window // 2
+    wide = jnp.pad(values, ((half, half), (half, half), (0, 0)), constant_values=beyond)
+    return jnp.stack(
+        [
+            wide[d + half : d + half + height, r + half : r + half + width]
+            for d, r in offsets(window)
+        ]
+    )
+
+
+def arrived(plan: Float[Array, "O H W C"], window: int) -> Float[Array, "H W C"]:
+    """The mass that ends at each pixel."""
+    _, height, width, _ = plan.shape
+    half = window // 2
+    wide = jnp.pad(plan, ((0, 0), (half, half), (half, half), (0, 0)))
+    return sum(
+        wide[offset, half - down : half - down + height, half - right : half - right + width]
+        for offset, (down, right) in enumerate(offsets(window))
+    )  # type: ignore[return-value]
+
+
+class Prices(NamedTuple):
+    """The dual point. worth [H, W, C]: of mass that arrives at a pixel; fare: of a unit of cost."""
+
+    worth: Any
+    fare: Any
+
+
+def plan_of(mass: Array, prices: Prices, cost: Array, window: int) -> Float[Array, "O H W C"]:
+    """The plan of these prices; exactly `mass` leaves each pixel."""
+    gain = gathered(prices.worth, window, -jnp.inf) - prices.fare * cost
+    odds = jnp.exp(gain - gain.max(0))
+    return mass * odds / odds.sum(0)
+
+
+def lambert(log: Float[Array, "..."]) -> Float[Array, "..."]:
+    """v with log v + v = log, which is Lambert's W of exp(log); by Newton's method on log v."""
+    small = jnp.minimum(log, 0.0)  # there v is nearly exp(log)
+    start = jnp.where(log > 1, jnp.log(jnp.maximum(log, 1.0)), small - jnp.exp(small) / 2)
+
+    def newton(_: Any, logv: Array) -> Array:
+        v = jnp.exp(logv)
+        return logv - (logv + v - log) / (1 + v)
+
+    return jnp.exp(lax.fori_loop(0, 4, newton, start))
+
+
+def sinkhorn(
+    mass: Float[Array, "H W C"], wanted: Float[Array, "H W C"], radius: Any, prices: Prices,
+    cost: Float[Array, "O 1 1 1"], window: int, sharpness: Any, iterations: int,
+) -> Prices:  # fmt: skip
+    """Prices at which the plan leads near to `wanted` for at most `radius`: so many dual steps.
+
+    Minimises sharpness / 2 |arrived - wanted|^2 - entropy(plan), the plan's cost at most radius,
+    over plans from `mass` (Wong, Schmidt and Kolter 2019, arXiv 1902.07906, algorithm 2), by block
+    ascent: the mass that leaves is met by every plan, then the worth of all pixels, then a Newton
+    step on the fare.
+    """
+
+    def step(_: Any, prices: Prices) -> Prices:
+        gain = gathered(prices.worth, window, -jnp.inf) - prices.fare * cost
+        most = gain.max(0)
+        total = jnp.log(jnp.exp(gain - most).sum(0)) + most
+        # log of sum_i mass_i exp(-fare cost - total_i), that is, of what arrives per exp(worth).
+        left = jnp.where(mass > 0, jnp.log(jnp.maximum(mass, 1e-30)) - total, -jnp.inf)
+        coming = gathered(left, window, -jnp.inf) - prices.fare * cost
+        peak = jnp.maximum(coming.max(0), -1e4)
+        inflow = jnp.log(jnp.maximum(jnp.exp(coming - peak).sum(0), 1e-30)) + peak
+        aim = sharpness * wanted
+        worth = aim - lambert(jnp.log(sharpness) + aim + inflow)
+        plan = plan_of(mass, Prices(worth, prices.fare), cost, window)
+        slope, bend = (plan * cost).sum() - radius, (plan * jnp.square(cost)).sum()
+        move = slope / jnp.maximum(bend, 1e-30)
+        share = jnp.exp2(-jnp.arange(BACKTRACKS, dtype=jnp.float32))
+        fares = prices.fare + share * move
+        fare = jnp.where((fares >= 0).any(), fares[jnp.argmax(fares >= 0)], 0.0)
+        return Prices(worth, fare)
+
+    return lax.fori_loop(0, iterations, step, prices)
+
+
+def affordable(
+    plan: Float[Array, "O H W C"], room: Float[Array, "H W C"], radius: Any, cost: Any, window: int
+) -> Float[Array, "H W C"]:
+    """The mass that arrives by so much of a plan as its cost and the pixels' capacity allow.
+
+    room [H, W, C]: what each pixel can hold above what is there now. Moves are cut in the same
+    share for all of one pixel's inflows, until no pixel overflows, then all alike to the radius.
+    """
+    stay = cost == 0
+    moves, mass = jnp.where(stay, 0.0, plan), plan.sum(0)
+
+    def overflow(moves: Array) -> tuple[Array, Array]:
+        return arrived(moves, window), moves.sum(0)
+
+    def cut(moves: Array, allowed: Array, coming: Array) -> Array:
+        kept = jnp.where(coming > allowed, allowed / jnp.maximum(coming, 1e-30), 1.0)
+        return moves * gathered(kept, window, 0.0)
+
+    def fit(number: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        # What leaves makes room too; a pixel that overflows again later may not count on it.
+        moves, wary = carry
+        coming, leaving = overflow(moves)
+        over = coming > room + leaving
+        wary |= over & (number > FITTINGS // 2)
+        return cut(moves, jnp.where(wary, room, room + leaving), coming), wary
+
+    fitted, _ = lax.fori_loop(0, FITTINGS, fit, (moves, jnp.zeros(room.shape, bool)))
+    coming, leaving = overflow(fitted)
+    # If a pixel is still too full, no pixel counts on what leaves it: then all fit.
+    coming_all, _ = overflow(moves)
+    careful = cut(moves, room, coming_all)
+    fits = (coming <= room + leaving + 1e-6 * (room + mass)).all()
+    moves = jnp.where(fits, fitted, careful)
+    share = jnp.minimum(radius / jnp.maximum((moves * cost).sum(), 1e-30), 1.0)
+    moves = share * moves
+    return mass - moves.sum(0) + arrived(moves, window)
