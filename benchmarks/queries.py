@@ -1,9 +1,10 @@
 """`python -m benchmarks.queries [NAME ...] [--python PYTHON]`: who comes nearest by asking alone.
 
-Networks of the shared data (JAXADV_SHARED, or ../shared). HopSkipJump and the boundary attack: the
-median distance of the nearest adversarial image that was asked within 1,000, 5,000 and 25,000
-answers per image; Square: the share of images broken at epsilon within them. With `--python` (an
-interpreter that has torch, Foolbox, ART and pyautoattack) theirs on the same weights and images.
+Networks of the shared data (JAXADV_SHARED, or ../shared). HopSkipJump, the boundary attack,
+Sign-OPT and, in L0, the pointwise attack: the median distance of the nearest adversarial image that
+was asked within 1,000, 5,000 and 25,000 answers per image; Square: the share of images broken at
+epsilon within them. With `--python` (an interpreter that has torch, Foolbox, ART and pyautoattack)
+theirs on the same weights and images.
 Seconds are to the last budget; ours are of a second run, the first one's surplus (mostly
 compilation) is a column of its own. ART's work on one image at a time, as they are made.
 """
@@ -50,6 +51,9 @@ def ours(
     }
     if norm == "l2":
         makers["Boundary"] = lambda n: ja.Boundary(budget=n)
+        makers["SignOPT"] = lambda n: ja.SignOPT(budget=n)
+    if norm == "l0":
+        makers = {"Pointwise": lambda n: ja.Pointwise(budget=n)}
     for name, make in makers.items():
         if only and name not in only:
             continue
@@ -62,7 +66,7 @@ def ours(
             seconds.append(second)
             compiling = first - second
         found[name] = Asked(np.array(distances), np.array(seconds), compiling)
-    if not only or "Square" in only:
+    if norm != "l0" and (not only or "Square" in only):
         attack = ja.Square(norm=norm, steps=budgets[-1] - 1)
         first = timed(attack, epsilon, 0)[1]
         result, second = timed(attack, epsilon, 0)
@@ -100,11 +104,11 @@ def theirs(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=["mnist_cnn_a_adv"])
-    parser.add_argument("--norm", action="append", help="l2 or linf (default: both)")
+    parser.add_argument("--norm", action="append", help="l2, linf or l0 (default: l2, linf)")
     parser.add_argument("--count", type=int, default=20, help="images of each network")
     parser.add_argument("--budgets", default="1000,5000,25000")
     parser.add_argument("--epsilon", type=float, help="of Square (default: L2 1.5, Linf 0.3)")
-    parser.add_argument("--only", default="", help="HopSkipJump, Boundary, Square, with commas")
+    parser.add_argument("--only", default="", help="HopSkipJump, SignOPT, ..., with commas")
     parser.add_argument("--python", help="an interpreter with torch and the peers")
     options = parser.parse_args()
     ja.use_cpu_cores()
@@ -113,7 +117,7 @@ def main() -> None:
     for name in options.names:
         model, weights, images, labels = load(name, options.count)
         for norm in options.norm or ("l2", "linf"):
-            epsilon = options.epsilon or {"l2": 1.5, "linf": 0.3}[norm]
+            epsilon = options.epsilon or {"l2": 1.5, "linf": 0.3, "l0": 0.0}[norm]
             found = ours(model, images, labels, norm, budgets, epsilon, only)
             if options.python:
                 found |= theirs(

@@ -35,7 +35,7 @@ class Watched(nn.Module):
                  budgets: list[int]) -> None:  # fmt: skip
         super().__init__()
         self.model, self.images, self.labels, self.budgets = model, images, labels, budgets
-        self.order = {"l2": 2, "linf": torch.inf}[norm]
+        self.order = {"l2": 2, "linf": torch.inf, "l0": 0}[norm]
         self.asked, self.seconds, self.began = 0, [0.0] * len(budgets), time.perf_counter()
         self.distance = torch.full((len(budgets), len(images)), torch.inf, dtype=torch.float64)
 
@@ -74,6 +74,8 @@ def foolbox(norm: str, budget: int, epsilon: float) -> dict[str, Peer]:
     def of(attack: Any) -> Peer:
         return lambda m, x, y: attack(PyTorchModel(m, bounds=(0, 1)), x, y, epsilons=None)
 
+    if norm == "l0":
+        return {"Pointwise": of(a.PointwiseAttack())}
     found = {"HopSkipJump": of(a.HopSkipJumpAttack(constraint=norm, steps=10_000))}
     if norm == "l2":
         found["Boundary"] = of(a.BoundaryAttack(steps=budget))
@@ -82,9 +84,11 @@ def foolbox(norm: str, budget: int, epsilon: float) -> dict[str, Peer]:
 
 def art(norm: str, budget: int, epsilon: float) -> dict[str, Peer]:
     """ART's attacks by labels; one image at a time, as it works itself."""
-    from art.attacks.evasion import BoundaryAttack, HopSkipJump, SquareAttack
+    from art.attacks.evasion import BoundaryAttack, HopSkipJump, SignOPTAttack, SquareAttack
     from art.estimators.classification import PyTorchClassifier
 
+    if norm == "l0":
+        return {}
     order = {"l2": 2, "linf": np.inf}[norm]
 
     def of(attack: Any, **settings: Any) -> Peer:
@@ -102,12 +106,16 @@ def art(norm: str, budget: int, epsilon: float) -> dict[str, Peer]:
     }
     if norm == "l2":
         found["Boundary"] = of(BoundaryAttack, targeted=False, max_iter=budget)
+        found["SignOPT"] = of(SignOPTAttack, targeted=False, query_limit=budget)
     return found
 
 
 def pyautoattack(norm: str, budget: int, epsilon: float) -> dict[str, Peer]:
     """pyautoattack's Square; one image at a time, so that its queries can be counted."""
     from pyautoattack.square import SquareAttack
+
+    if norm == "l0":
+        return {}
 
     def run(m: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
         named = {"l2": "L2", "linf": "Linf"}[norm]

@@ -207,6 +207,23 @@ def test_minimum_norm_attacks_need_no_epsilon(call, weights):
     assert "100.0 %" in result.stdout
 
 
+def test_attacks_beyond_a_ball_run_with_settings_of_their_own(call, weights, tmp_path):
+    common = ("--weights", weights, "--data", "digits", "--examples", "8")
+    result = call("attack", "spatial", *common, "--set", "rotation=20", "--set", "angles=5",
+                  "--set", "translation=1/2", "--json", "spatial.json")  # fmt: skip
+    assert result.exit_code == 0 and "by rotation and translation" in result.output
+    written = json.loads((tmp_path / "spatial.json").read_text())
+    assert written["bounded_by"] == "rotation and translation" and written["epsilon"] is None
+    assert written["settings"]["rotation"] == 20 and written["settings"]["translation"] == 0.5
+    assert max(image["forward"] for image in written["images"]) <= 1 + 125
+    for wrong, said in (
+        (("--epsilon", "0.1"), "not by a ball"), (("--set", "turn=3"), "does not take --turn"),
+        (("--set", "rotation"), "pass one like"), (("--set", "rotation=-1"), "rotation=-1"),
+    ):  # fmt: skip
+        refused = call("attack", "spatial", *common, *wrong)
+        assert refused.exit_code != 0 and said in " ".join(refused.output.split())
+
+
 def test_train_writes_weights_that_attack_reads(call, tmp_path):
     result = call("train", "--model", "fc", "--data", "digits", "--epochs", "3", "--output",
                   "fc.safetensors", "--json", "fc.json")  # fmt: skip

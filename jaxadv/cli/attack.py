@@ -117,10 +117,9 @@ def parse_setting(text: str) -> tuple[str, int | float | str]:
     name, equals, value = (part.strip() for part in text.partition("="))
     if not (name and equals and value):
         raise ValueError(f"--set {text!r} is no setting: pass one like rotation=15")
-    with suppress(ValueError):
-        return name, int(value)
-    with suppress(ValueError):
-        return name, parse_number(value)
+    for parse in (int, float, parse_number):
+        with suppress(ValueError):
+            return name, parse(value)
     return name, value
 
 

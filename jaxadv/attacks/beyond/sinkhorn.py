@@ -24,7 +24,7 @@ def offsets(window: int) -> np.ndarray:
 
 
 def costs(window: int, power: Any) -> Float[Array, "O 1 1 1"]:
-    """What it costs to move one unit of mass by each offset: its length in pixels, to that power."""
+    """The cost of moving one unit of mass by each offset: its length in pixels, to that power."""
     length = np.sqrt(np.square(offsets(window)).sum(1)).reshape(-1, 1, 1, 1)
     return jnp.where(length > 0, jnp.asarray(length, jnp.float32) ** power, 0.0)
 
