@@ -339,6 +339,7 @@ def test_sinkhorn_meets_the_conditions_of_the_optimum() -> None:
         (lambda: ja.Spatial(rotation=-1), "rotation"),
         (lambda: ja.Spatial(translation=np.inf), "translation"),
         (lambda: ja.Spatial(shifts=0), "shifts"),
+        (lambda: ja.Spatial(restarts=2), "restarts"),
         (lambda: ja.Spatial(norm="linf"), "l2"),
         (lambda: ja.StAdv(bound=-1), "bound"),
         (lambda: ja.StAdv(loss="hinge"), "loss"),

@@ -217,7 +217,7 @@ def test_attacks_beyond_a_ball_run_with_settings_of_their_own(call, weights, tmp
     assert written["settings"]["rotation"] == 20 and written["settings"]["translation"] == 0.5
     assert max(image["forward"] for image in written["images"]) <= 1 + 125
     for wrong, said in (
-        (("--epsilon", "0.1"), "not by a ball"), (("--set", "turn=3"), "does not take --turn"),
+        (("--epsilon", "0.1"), "not by a ball"), (("--set", "turn=3"), "does not take turn"),
         (("--set", "rotation"), "pass one like"), (("--set", "rotation=-1"), "rotation=-1"),
     ):  # fmt: skip
         refused = call("attack", "spatial", *common, *wrong)

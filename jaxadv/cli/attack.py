@@ -108,7 +108,7 @@ def attack(
 
 
 def parse_setting(text: str) -> tuple[str, int | float | str]:
-    """The name and the value of a NAME=VALUE: a whole number, another one, or else a word.
+    """The name and the value of a NAME=VALUE: a number, true or false, or else a word.
 
     >>> from jaxadv.cli.attack import parse_setting
     >>> parse_setting("draws=10"), parse_setting("bound=1/20"), parse_setting("space=rgb")
@@ -120,7 +120,7 @@ def parse_setting(text: str) -> tuple[str, int | float | str]:
     for parse in (int, float, parse_number):
         with suppress(ValueError):
             return name, parse(value)
-    return name, value
+    return name, {"true": True, "false": False}.get(value, value)
 
 
 def attack_data(

@@ -35,7 +35,9 @@ def knows(kind: type[Attack]) -> str:
 
 
 def radius(kind: type[Attack]) -> str:
-    """Whether it needs an epsilon."""
+    """Whether it needs an epsilon, or what bounds it instead."""
+    if isinstance(kind.bounded_by, str) and kind.bounded_by:
+        return f"none: its own bounds, of {kind.bounded_by}"
     if not isinstance(kind.needs_epsilon, bool):
         return _depends(kind)
     return "epsilon" if kind.needs_epsilon else "none: it seeks the nearest"

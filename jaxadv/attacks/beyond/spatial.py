@@ -80,12 +80,15 @@ class Spatial(Attack):
     restarts: int = static(default=1)
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     pullbacks: ClassVar[int] = 0
+    label_only: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     bounded_by: ClassVar[str] = "rotation and translation"
 
     def __post_init__(self) -> None:
         self.check_norm()
         self.check_least(angles=1, shifts=1, draws=0, batch=1, restarts=1)
+        if self.restarts > 1 and not self.draws:
+            raise ValueError(f"restarts={self.restarts}: the grid stays the same; pass 1, or draws")
         for field, most in (("rotation", 180.0), ("translation", np.inf)):
             value = getattr(self, field)
             if isinstance(value, np.floating) and not (0 <= value <= most and value < np.inf):
