@@ -31,7 +31,9 @@ PICTURE = RNG.random((9, 7, 3), np.float32)
 )
 def test_reading_off_between_pixels_is_scipys(outside: Any, mode: str) -> None:
     rows, columns = RNG.uniform(-3, 11, (2, 9, 7)).astype(np.float32)
-    ours = np.asarray(resample(jnp.asarray(PICTURE), *map(jnp.asarray, (rows, columns)), outside))
+    ours = np.asarray(
+        resample(jnp.asarray(PICTURE), jnp.asarray(rows), jnp.asarray(columns), outside)
+    )
     for channel in range(3):
         theirs = ndimage.map_coordinates(
             PICTURE[..., channel], [rows, columns], order=1, mode=mode, cval=outside or 0.0
@@ -44,7 +46,7 @@ def test_turning_is_scipys(degrees: float, down: float, right: float) -> None:
     ours = np.asarray(turned(jnp.asarray(PICTURE), degrees, down, right, 0.0))
     angle, centre = np.deg2rad(degrees), np.array([4.0, 3.0])
     matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    offset = centre - matrix @ (centre + np.array([down, right]))
+    offset: Any = centre - matrix @ (centre + np.array([down, right]))
     for channel in range(3):
         theirs = ndimage.affine_transform(
             PICTURE[..., channel], matrix, offset, order=1, mode="grid-constant"
@@ -65,7 +67,7 @@ def turned_by_scipy(image: np.ndarray, degrees: float, down: float, right: float
     centre = (np.array(image.shape[:2]) - 1) / 2
     angle = np.deg2rad(degrees)
     matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    offset = centre - matrix @ (centre + np.array([down, right]))
+    offset: Any = centre - matrix @ (centre + np.array([down, right]))
     return ndimage.affine_transform(
         image[..., 0].astype(np.float64), matrix, offset, order=1, mode="grid-constant"
     )[..., None]
@@ -102,7 +104,8 @@ def test_worst_of_k_is_the_highest_loss_of_k_draws() -> None:
 
 
 def test_what_is_bounded_by_no_ball_is_refused_where_a_norm_is_asked_for() -> None:
-    spatial, goal = {"turned": ja.Spatial()}, ja.Untargeted(LABELS)
+    spatial: Any = {"turned": ja.Spatial()}
+    goal = ja.Untargeted(LABELS)
     with pytest.raises(ValueError, match="bounded by its rotation and translation, not by a ball"):
         ja.run(ja.Spatial(), MODEL, IMAGES, goal, 0.1, key=KEY)
     with pytest.raises(ValueError, match=r"attacks\['turned'\].*in no norm"):
@@ -257,7 +260,7 @@ def moves(height: int, width: int, reach: int) -> tuple[np.ndarray, csr_matrix, 
     source, target = np.nonzero(np.abs(way).max(-1) <= reach)
     cost = np.square(way[source, target]).sum(-1).astype(float)
     number, ones = np.arange(len(cost)), np.ones(len(cost))
-    leaves, enters = (csr_matrix((ones, (pixel, number))) for pixel in (source, target))
+    leaves, enters = csr_matrix((ones, (source, number))), csr_matrix((ones, (target, number)))
     return cost, leaves, enters
 
 
@@ -265,7 +268,7 @@ def wasserstein(image: np.ndarray, original: np.ndarray) -> float:
     """The least cost of any transport from one to the other, by linear programming."""
     total, mass = float(original.sum(dtype=float)), original.ravel().astype(float)
     ends = image.ravel() * (total / image.sum(dtype=float))
-    cost, leaves, enters = moves(*image.shape[:2], max(image.shape))
+    cost, leaves, enters = moves(image.shape[0], image.shape[1], max(image.shape))
     # One equation follows from the others, and rounding would set them at odds.
     every = vstack([leaves, enters[:-1]])
     return linprog(cost, A_eq=every, b_eq=np.concatenate([mass, ends[:-1]]) / total).fun
@@ -283,7 +286,7 @@ def test_the_cheapest_transport_to_what_is_returned_is_within_the_radius() -> No
     totals = result.images.sum((1, 2, 3), dtype=float)
     np.testing.assert_allclose(totals, CONTRASTED.sum((1, 2, 3), dtype=float), rtol=1e-5)
     assert result.images.min() >= 0 and result.images.max() <= 1
-    cost = np.array([wasserstein(*pair) for pair in zip(result.images, CONTRASTED, strict=True)])
+    cost = np.array([wasserstein(a, b) for a, b in zip(result.images, CONTRASTED, strict=True)])
     assert (cost <= 0.15 + 1e-5).all() and np.median(cost) > 0.12
     assert result.success.sum() > 10
 
