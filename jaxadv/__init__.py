@@ -74,8 +74,8 @@ if TYPE_CHECKING:
         list_attacks,
     )
     from jaxadv.core.attack import Answer, Attack, Problem, Reads
-    from jaxadv.core.goals import Targeted, Untargeted
-    from jaxadv.core.model import EOT, Model, ensemble, from_features, from_function
+    from jaxadv.core.goals import Evading, Targeted, Untargeted
+    from jaxadv.core.model import EOT, Model, ensemble, from_features, from_function, with_detector
     from jaxadv.core.optimizer import Optimizer
     from jaxadv.core.result import Cost, Result, Status
     from jaxadv.data import load_data
@@ -133,8 +133,8 @@ _MODULES = {
     "SPSA Square StAdv SuperDeepFool TIFGSM Transfer TrustRegion UniformNoise VFGA VMIFGSM VNIFGSM "
     "Wasserstein ZOO list_attacks",
     "core.attack": "Answer Attack Problem Reads",
-    "core.goals": "Targeted Untargeted",
-    "core.model": "EOT Model ensemble from_features from_function",
+    "core.goals": "Evading Targeted Untargeted",
+    "core.model": "EOT Model ensemble from_features from_function with_detector",
     "core.optimizer": "Optimizer",
     "core.result": "Cost Result Status",
     "data": "load_data",
@@ -223,6 +223,7 @@ __all__ = [
     "DeepFool",
     "Diverse",
     "EachTarget",
+    "Evading",
     "ExactDistance",
     "Finding",
     "FoolingImages",
@@ -310,4 +311,5 @@ __all__ = [
     "universal_perturbation",
     "universal_training",
     "use_cpu_cores",
+    "with_detector",
 ]

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from jaxadv.attacks.iterate import MinimumNorm, begin, check_numbers, direction, noise
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
-from jaxadv.core.losses import largest_logits
+from jaxadv.core.losses import spread
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
 
@@ -108,12 +108,8 @@ class ALMA(MinimumNorm):
 
     def constraint(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         """Negative when the image is adversarial, whatever the scale of the logits."""
-        few = 4 if goal.targeted else 3
-        if logits.shape[-1] < few:
-            return goal.margin(logits) + TOLERANCE
-        largest = largest_logits(logits, few)
-        third = (largest[2] + largest[3]) / 2 if goal.targeted else largest[2]
-        return goal.margin(logits) / (largest[0] - third + 1e-12) + TOLERANCE
+        scale, margin = spread(goal, logits), goal.margin(logits)
+        return (margin if scale is None else margin / scale) + TOLERANCE
 
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         return -self.constraint(goal, logits)

@@ -143,11 +143,12 @@ class APGD(Attack):
 
     def prepared(self, goal: Goal, classes: int) -> "APGD":
         check_targets(self.targets, goal)
-        return dataclasses.replace(self, targets=min(self.targets, classes - 1))
+        return dataclasses.replace(self, targets=min(self.targets, goal.ways(classes)))
 
     def goal(self, problem: Problem, target: Any) -> Goal:
         """What this entry aims at."""
-        return Targeted(problem.goal.labels, target) if self.targets else problem.goal
+        goal = problem.goal
+        return goal.towards(target) if self.targets and not isinstance(goal, Targeted) else goal
 
     def init(self, problem: Problem, key: Array) -> APGDState:
         radius = self.stages[0][0]

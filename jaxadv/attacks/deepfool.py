@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxadv.attacks.crossing import Crossing, Line
 from jaxadv.attacks.hyperplane import free_step, hyperplane_step, nearest_hyperplane
 from jaxadv.core.attack import CLEAR, Answer, Problem, across, likeliest_wrong
-from jaxadv.core.goals import Goal, Targeted, others
+from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.pytree import pytree, static
 
 
@@ -71,8 +71,7 @@ class DeepFool(Crossing):
             raise ValueError(f"overshoot={self.overshoot}: pass a number from 0 on")
 
     def prepared(self, goal: Goal, classes: int) -> "DeepFool":
-        others = 1 if goal.targeted else min(self.classes, classes) - 1
-        return dataclasses.replace(self, pullbacks=others)
+        return dataclasses.replace(self, pullbacks=min(self.classes - 1, goal.ways(classes)))
 
     def init(self, problem: Problem, key: Array) -> Any:
         return DeepFoolState(self.begin(problem), jnp.int32(0), Line.begin(problem))
@@ -84,11 +83,11 @@ class DeepFool(Crossing):
         reached: the others do not matter there."""
         goal = problem.goal
         if isinstance(goal, Targeted):
-            return goal.targets[None], others(logits, goal.targets).argmax()
+            return goal.targets[None], goal.left(logits)
         places = jnp.arange(self.pullbacks)
         towards = jax.vmap(lambda k: likeliest_wrong(problem, k, self.pullbacks))(places)
         reached = jnp.where(across(problem.goal, logits), logits.argmax(), towards[0])
-        return towards.at[0].set(reached), goal.labels
+        return towards.at[0].set(reached), goal.left(logits)
 
     def cotangents(
         self, problem: Problem, state: Any, logits: Float[Array, "Q K"]

@@ -53,12 +53,13 @@ class EachTarget(Around):
     def prepared(self, goal: Goal, classes: int) -> "EachTarget":
         check_targets(self.targets, goal)
         inner = self.attack.prepared(Targeted(goal.labels, goal.labels), classes)
-        return dataclasses.replace(self, attack=inner, targets=min(self.targets, classes - 1))
+        targets = min(self.targets, goal.ways(classes))
+        return dataclasses.replace(self, attack=inner, targets=targets)
 
     def seen(self, problem: Problem, state: Any) -> tuple[Problem, Any]:
         each = self.attack.entries
         target = likeliest_wrong(problem, problem.rank // each, self.targets)
-        goal = Targeted(problem.goal.labels, target)
+        goal = problem.goal.towards(target)
         return dataclasses.replace(problem, goal=goal, rank=problem.rank % each), state
 
     def init(self, problem: Problem, key: Array) -> Any:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.hyperplane import DUAL, hyperplane_step, nearest_hyperplane
 from jaxadv.core.attack import Answer, Attack, Problem, Reads, check_targets, likeliest_wrong
-from jaxadv.core.goals import Goal, Targeted, others
+from jaxadv.core.goals import Evading, Goal, Targeted
 from jaxadv.core.pytree import pytree, static, where
 
 WITHIN = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # box sides: the epsilon of starts where none is given
@@ -106,9 +106,9 @@ class FAB(Attack):
 
     def prepared(self, goal: Goal, classes: int) -> "FAB":
         check_targets(self.targets, goal)
-        targets = min(self.targets, classes - 1)
-        single = targets or goal.targeted
-        return dataclasses.replace(self, targets=targets, pullbacks=1 if single else classes - 1)
+        ways = goal.ways(classes)
+        targets = min(self.targets, ways)
+        return dataclasses.replace(self, targets=targets, pullbacks=1 if targets else ways)
 
     def init(self, problem: Problem, key: Array) -> FABState:
         image = problem.image if problem.start is None else problem.start
@@ -143,10 +143,13 @@ class FAB(Attack):
         """The classes aimed at, and the one to be left."""
         goal, classes = problem.goal, logits.shape[-1]
         if isinstance(goal, Targeted):
-            return goal.targets[None], others(logits, goal.targets).argmax()
+            return goal.targets[None], goal.left(logits)
         if self.targets:
-            return state.target[None], goal.labels
-        return (goal.labels + 1 + jnp.arange(classes - 1)) % classes, goal.labels
+            return state.target[None], goal.left(logits)
+        after = 1 + jnp.arange(goal.ways(classes))
+        if isinstance(goal, Evading):
+            after += after >= (goal.rejected - goal.labels) % classes
+        return (goal.labels + after) % classes, goal.left(logits)
 
     def cotangents(
         self, problem: Problem, state: FABState, logits: Float[Array, "Q K"]

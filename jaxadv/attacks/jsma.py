@@ -117,7 +117,7 @@ class JSMA(MinimumNorm):
         check_targets(self.targets, goal)
         if goal.targeted:
             return self
-        return dataclasses.replace(self, targets=min(self.targets or 9, classes - 1))
+        return dataclasses.replace(self, targets=min(self.targets or 9, goal.ways(classes)))
 
     def init(self, problem: Problem, key: Array) -> JSMAState:
         ways = jnp.asarray(DIRECTIONS[self.direction])

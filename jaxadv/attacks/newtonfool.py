@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jaxadv.attacks.crossing import Crossing, Line
 from jaxadv.attacks.deepfool import DeepFoolState
 from jaxadv.core.attack import Answer, Problem
-from jaxadv.core.goals import Goal, others
+from jaxadv.core.goals import Goal
 from jaxadv.core.losses import log_odds
 from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import pytree, static
@@ -65,9 +65,7 @@ class NewtonFool(Crossing):
         self, problem: Problem, state: DeepFoolState, logits: Float[Array, "Q K"]
     ) -> Float[Array, "Q P K"]:
         # F's gradient is F (1 - F) times that of the log-odds, z_label - logsumexp(others).
-        label = problem.goal.labels
-        rest = jax.nn.softmax(others(logits[0], label))
-        return ((jnp.arange(len(rest)) == label) - rest)[None, None]
+        return -jax.grad(log_odds, argnums=1)(problem.goal, logits[0])[None, None]
 
     def walk(
         self, problem: Problem, state: DeepFoolState, answer: Answer, across: Array

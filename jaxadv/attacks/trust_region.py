@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxadv.attacks.crossing import Crossing, Line
 from jaxadv.attacks.hyperplane import free_step, nearest_hyperplane
 from jaxadv.core.attack import CLEAR, Answer, Problem, likeliest_wrong
-from jaxadv.core.goals import Goal, Targeted, others
+from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.pytree import pytree, static, where
 
 BOUNDS = {"l2": (5e-4, 0.05), "linf": (1e-4, 0.01)}  # of the radius, in box sides
@@ -89,7 +89,7 @@ class TrustRegion(Crossing):
         return self.steps + self.classes - 2
 
     def prepared(self, goal: Goal, classes: int) -> "TrustRegion":
-        return dataclasses.replace(self, classes=2 if goal.targeted else min(self.classes, classes))
+        return dataclasses.replace(self, classes=min(self.classes, 1 + goal.ways(classes)))
 
     def init(self, problem: Problem, key: Array) -> TrustRegionState:
         zero, start = jnp.float32(0), self.begin(problem)
@@ -111,10 +111,10 @@ class TrustRegion(Crossing):
         """The class aimed at in this tick, and the one to be left."""
         goal = problem.goal
         if isinstance(goal, Targeted):
-            return state.target, others(logits, goal.targets).argmax()
+            return state.target, goal.left(logits)
         place = jnp.minimum(state.step, self.classes - 2)
         ranked = likeliest_wrong(problem, place, self.classes - 1)
-        return jnp.where(self.choosing(state), ranked, state.target), goal.labels
+        return jnp.where(self.choosing(state), ranked, state.target), goal.left(logits)
 
     def cotangents(
         self, problem: Problem, state: TrustRegionState, logits: Float[Array, "Q K"]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxadv.core.goals import Goal
+from jaxadv.core.goals import Goal, others
 from jaxadv.core.norms import NORMS, Norm, get_norm
 from jaxadv.core.pytree import pytree
 
@@ -213,9 +213,10 @@ def check_targets(targets: int, goal: Goal) -> None:
 
 
 def likeliest_wrong(problem: Problem, place: Any, count: int) -> Int[Array, ""]:
-    """The wrong class that the clean image's answer ranks at `place` (0: the first) of `count`."""
-    label = jnp.arange(problem.clean_logits.shape[-1]) == problem.goal.labels
-    return jax.lax.top_k(jnp.where(label, -jnp.inf, problem.clean_logits), count)[1][place]
+    """The wrong class that the clean image's answer ranks at `place` (0: the first) of `count`; one
+    that rejects is not among them."""
+    wrong = others(problem.goal.merged(problem.clean_logits), problem.goal.labels)
+    return jax.lax.top_k(wrong, count)[1][place]
 
 
 def attack_key(attack: Attack, key: Array, example: Any, rank: Any) -> Array:

@@ -204,6 +204,48 @@ class _Shown:
         return jnp.concatenate([logits, shown + lax.stop_gradient(below)], 1)
 
 
+def with_detector(model: Model, detector: Model, threshold: float = 0.0) -> Model:
+    """A classifier and a detector as one model: a class more means that the image is refused.
+
+    model: answers [N, K]; detector: answers [N, 2], natural and tampered with. The joint model's
+    answer is [N, K + 1]: the logits, then their largest plus the detector's log-odds that the image
+    was tampered with, less `threshold` (0: refused where that is likelier than not). So class K
+    wins exactly where the detector refuses, and `ja.Evading(labels, rejected=K)` is the goal of an
+    attack that must get past both. One answer costs a forward pass of each, and is counted as two.
+
+    After Carlini and Wagner (2017, arXiv 1705.07263, section 2.4), whose last logit is the product
+    (D(x) + 1) * max F(x): it means the contrary where all logits are negative, the sum here does
+    not. Raises ValueError for random models, and for bounds that differ.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4)[:, :2])
+    >>> detector = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4)[:, 2:])
+    >>> images = jnp.array([[3.0, 1, 2, 0], [3, 1, 0, 2]]).reshape(2, 2, 2, 1)
+    >>> ja.with_detector(model, detector)(images)
+    Array([[3., 1., 1.],
+           [3., 1., 5.]], dtype=float32)
+    """
+    if model.random or detector.random:
+        raise ValueError("model or detector draws at random: pass those that do not")
+    if model.bounds != detector.bounds:
+        raise ValueError(f"detector has bounds {detector.bounds}, but the model {model.bounds}")
+    params = (model, detector, np.float32(threshold))
+    return Model(_Guarded(), params, model.bounds, samples=model.samples + detector.samples)
+
+
+@pytree
+class _Guarded:
+    def __call__(self, params: Any, images: Array) -> Array:
+        model, detector, threshold = params
+        logits, odds = model(images), detector(images)
+        if odds.shape[-1] != 2:
+            raise ValueError(
+                f"detector has {odds.shape[-1]} classes: pass two, the second tampered"
+            )
+        refusal = logits.max(1) + odds[:, 1] - odds[:, 0] - threshold
+        return jnp.concatenate([logits, refusal[:, None]], 1)
+
+
 def _own_key(seed: Any, image: Array) -> Array:
     """A key that depends on the seed and on every bit of the image."""
     bits = lax.bitcast_convert_type(image.astype(jnp.float32), jnp.uint32).ravel()

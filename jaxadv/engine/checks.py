@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadv.core.attack import KEEPS, Attack
-from jaxadv.core.goals import Goal, Targeted, Untargeted
+from jaxadv.core.goals import Evading, Goal, Targeted, Untargeted
 from jaxadv.core.losses import get_loss
 from jaxadv.core.model import Model
 from jaxadv.core.norms import diameter
@@ -137,9 +137,10 @@ def check_goal(goal: Goal, count: int, classes: int) -> Goal:
     """The goal with int32 numpy leaves [N], its labels and targets within the classes."""
     if not isinstance(goal, Untargeted | Targeted):
         raise ValueError(
-            f"goal is {type(goal).__name__}: pass ja.Untargeted(labels) or "
-            "ja.Targeted(labels, targets)"
+            f"goal is {type(goal).__name__}: pass ja.Untargeted(labels), "
+            "ja.Evading(labels, rejected) or ja.Targeted(labels, targets)"
         )
+    rejected = _check_rejected(goal, classes)
     leaves = {}
     for name in ("labels", "targets") if isinstance(goal, Targeted) else ("labels",):
         values = np.asarray(getattr(goal, name))
@@ -154,6 +155,11 @@ def check_goal(goal: Goal, count: int, classes: int) -> Goal:
                 f"{name} reach from {values.min()} to {values.max()}, but the model has {classes} "
                 f"classes, 0 to {classes - 1} ({len(wrong)} out of range: {some(wrong)})"
             )
+        if rejected is not None and (values == rejected).any():
+            raise ValueError(
+                f"{name} are {rejected} for {(values == rejected).sum()} images, but rejected="
+                f"{rejected} means that an image is refused: pass natural classes"
+            )
         leaves[name] = values.astype(np.int32)
     if isinstance(goal, Targeted):
         same = np.flatnonzero(leaves["labels"] == leaves["targets"])
@@ -163,6 +169,23 @@ def check_goal(goal: Goal, count: int, classes: int) -> Goal:
                 "a wrong class"
             )
     return dataclasses.replace(goal, **leaves)
+
+
+def _check_rejected(goal: Goal, classes: int) -> int | None:
+    """The class that rejects, None where the goal knows none."""
+    rejected = getattr(goal, "rejected", None)
+    if rejected is None and not isinstance(goal, Evading):
+        return None
+    if not isinstance(rejected, int | np.integer) or not 0 <= rejected < classes:
+        raise ValueError(
+            f"rejected={rejected!r}: pass one of the model's {classes} classes, 0 to {classes - 1}"
+        )
+    if classes < 3:
+        raise ValueError(
+            f"rejected={rejected}: the model has {classes} classes, and no natural one is left "
+            "that would be wrong"
+        )
+    return int(rejected)
 
 
 def check_ids(ids: Any, count: int) -> np.ndarray:
@@ -194,8 +217,8 @@ def count_classes(model: Model, shape: tuple[int, ...]) -> int:
         ) from error
     if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != 2 or logits.shape[1] < 2:
         several = (
-            "; a detector's score is no class: return the logits alone, or append one more that is "
-            "the largest where the detector refuses (a refusal then counts as a wrong answer)"
+            "; a detector's score is no class: return the logits alone, or make it one with "
+            "ja.with_detector(model, detector) and pass ja.Evading(labels, rejected) as the goal"
         )
         raise ValueError(
             f"model returns {jax.tree.map(lambda a: a.shape, logits)} for 2 images: it must return "

@@ -91,10 +91,10 @@ def minimal_distance(
     """The nearest adversarial image of each image, by everything we have, at a stated budget.
 
     images: [N, H, W, C] floats within `model.bounds`; goal: labels, integers [N], or a goal
-    (`ja.Targeted(labels, targets)`); norm: "linf", "l2", "l1" or "l0". effort: "fast", "standard"
-    or "strong": a portfolio and its budget of 400, 2,000 and 40,000 forward and backward passes an
-    image (AttackBench compares at 2,000); or named attacks of your own, run once in their order (a
-    `ja.Refine(attack)` begins at the best image so far).
+    (`ja.Targeted(labels, targets)`, `ja.Evading(labels, rejected)`); norm: "linf", "l2", "l1" or
+    "l0". effort: "fast", "standard" or "strong": a portfolio and its budget of 400, 2,000 and
+    40,000 forward and backward passes an image (AttackBench compares at 2,000); or named attacks of
+    your own, run once in their order (a `ja.Refine(attack)` begins at the best image so far).
     passes: another budget; a member that could exceed it is not begun. key: default seed 0. lower:
     proved lower bounds [N] where they are known; they ride along. store: a folder in which every
     finished member is kept; called again with the same arguments, it goes on from there. progress:

@@ -67,9 +67,10 @@ def run(
     """Attack every image and verify every answer.
 
     images: [N, H, W, C] floats within `model.bounds`; any array that can be sliced, also a
-    memory-mapped one. goal: `Untargeted(labels)` or `Targeted(labels, targets)`, integers [N].
-    epsilon: radius of the ball, one number or [N], in the attack's norm and the scale of the
-    images; None for minimum-norm attacks. key: a JAX random key.
+    memory-mapped one. goal: `Untargeted(labels)`, `Targeted(labels, targets)` or, where the
+    model can refuse an image, `Evading(labels, rejected)`, integers [N]. epsilon: radius of the
+    ball, one number or [N], in the attack's norm and the scale of the images; None for
+    minimum-norm attacks. key: a JAX random key.
     keep: which of all images asked is returned: "first" (stop at the first success), "distance"
     (the nearest adversarial one), "loss" (the highest loss, all steps), "last"; None: what the
     attack is made for. ids: integers [N] that name the images in the random keys (default 0 to

@@ -3,6 +3,7 @@
 One npz file (plain arrays, never pickles) for each stage of an evaluation, written atomically.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -40,6 +41,11 @@ def fingerprint(*parts: Any) -> str:
     """A hash of arrays (pytrees of them) and of what json can write."""
     digest = hashlib.sha256()
     for part in parts:
+        if dataclasses.is_dataclass(part):  # of a goal the kind, and the class that rejects
+            fixed = [f for f in dataclasses.fields(part) if f.metadata.get("static")]
+            digest.update(
+                repr((type(part).__name__, [getattr(part, f.name) for f in fixed])).encode()
+            )
         for leaf in jax.tree.leaves(part):
             if hasattr(leaf, "shape"):
                 leaf = np.ascontiguousarray(leaf)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxadv.core.goals import Goal, Targeted
+from jaxadv.core.goals import Evading, Goal, Targeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
@@ -85,6 +85,9 @@ def margins(goal: Goal, logits: np.ndarray) -> np.ndarray:
     own = logits[rows, wanted].astype(np.float64)
     others = logits.astype(np.float64).copy()
     others[rows, wanted] = -np.inf
+    if isinstance(goal, Evading):
+        own = np.maximum(own, logits[:, goal.rejected])
+        others[:, goal.rejected] = -np.inf
     gap = own - others.max(1)
     return (-gap if goal.targeted else gap).astype(np.float32)
 

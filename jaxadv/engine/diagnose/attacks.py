@@ -117,6 +117,6 @@ def reject_class(labels: np.ndarray, logits: np.ndarray) -> Finding:
         if most in (0, classes - 1) and most not in named and votes[most] > len(answers) / 2:
             message = f"{votes[most]} of {len(answers)} adversarial images are answered by class "
             message += f"{most}, which is no image's label: if it means 'rejected', they are "
-            message += "detected, not missed, yet count as broken; pass ja.Targeted to the true "
-            message += "classes to count those that are missed"
+            message += "detected, not missed, yet count as broken; pass ja.Evading(labels, "
+            message += f"rejected={most}) to count those that are missed"
     return verdict("no class for refusals", message)
