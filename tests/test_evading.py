@@ -43,7 +43,7 @@ def test_the_margin_by_brute_force():
 
 
 def test_losses_by_their_formulas():
-    for logits, label, rejected in cases(60):
+    for logits, label, rejected in cases(15):
         goal, z = ja.Evading(np.int32(label), rejected), logits.astype(np.float64)
         ours = {name: float(loss(goal, jnp.asarray(logits))) for name, loss in LOSSES.items()}
         both, rest = [label, rejected], np.delete(z, [label, rejected])
@@ -67,7 +67,7 @@ def test_losses_by_their_formulas():
 def test_no_loss_stands_still_or_runs_into_the_rejecting_class(name, classes):
     """A step along the gradient lessens the margin, whichever of the two is ahead."""
     slope = jax.jit(jax.grad(LOSSES[name], argnums=1))
-    for logits, label, rejected in cases(60, classes):
+    for logits, label, rejected in cases(15, classes):
         goal = ja.Evading(np.int32(label), rejected)
         found = np.asarray(slope(goal, jnp.asarray(logits)))
         ahead = int(goal.left(jnp.asarray(logits)))
@@ -133,7 +133,7 @@ def exact(norm: str) -> np.ndarray:
         pytest.param(ja.FMN(norm="l2"), 1.02, marks=pytest.mark.slow),
         pytest.param(ja.DDN(steps=300), 1.1, marks=pytest.mark.slow),  # it swings at a corner
     ],
-    ids=repr,
+    ids=["FAB-l2", "FAB-linf", "FMN-linf", "FMN-l2", "DDN"],
 )
 def test_one_attack_reaches_the_nearest_evading_image(attack, within):
     """Two planes at once are to be crossed: SciPy's linear and quadratic programs say how far."""
@@ -198,6 +198,7 @@ def test_losses_that_aim_leave_the_rejecting_class_too():
         assert result.success.mean() > 0.9
 
 
+@pytest.mark.slow
 def test_a_detector_is_a_class_more():
     """A linear classifier and a quadratic detector; what the joint model says, by their parts."""
     rng = np.random.default_rng(1)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxadv.core.attack import Answer, Attack, Problem, Reads, check_targets, likeliest_wrong
-from jaxadv.core.goals import Goal, Targeted
+from jaxadv.core.goals import Goal
 from jaxadv.core.losses import get_loss
 from jaxadv.core.norms import L0
 from jaxadv.core.pytree import pytree, static, where
@@ -147,8 +147,7 @@ class APGD(Attack):
 
     def goal(self, problem: Problem, target: Any) -> Goal:
         """What this entry aims at."""
-        goal = problem.goal
-        return goal.towards(target) if self.targets and not isinstance(goal, Targeted) else goal
+        return problem.goal.towards(target) if self.targets else problem.goal
 
     def init(self, problem: Problem, key: Array) -> APGDState:
         radius = self.stages[0][0]

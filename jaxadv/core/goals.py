@@ -130,5 +130,9 @@ class Targeted:
             return logits
         return _merged(logits, self.labels, self.rejected)
 
+    def towards(self, target: Any) -> "Targeted":
+        """The goal itself: it names its target."""
+        return self
+
 
 Goal = Untargeted | Targeted

@@ -38,6 +38,8 @@ EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
     "universal.geometry": "universal.nature:geometry",
     "universal.controls": "universal.nature:lengths",
     "universal.data_free": "universal.nature:data_free",
+    "tampered.defences": "tampered.study:defences",
+    "tampered.retraining": "tampered.study:retraining",
     "transfer.attacks": "transfer:attacks_between_networks",
     "transfer.spam": "spam:spam_filter",
 }

@@ -24,17 +24,20 @@ SURE = 0.9999
 ROUNDS, RUNS = 5, 4  # of retraining, and of evolution in each round
 
 
-def lenet(setting: Setting, data: Dataset, seed: int, epochs: int = 12) -> Model:
-    """A LeNet trained on these images, kept in the setting's folder."""
+def lenet(
+    setting: Setting, data: Dataset, seed: int, epochs: int = 12, kind: str = "LeNet"
+) -> Model:
+    """A LeNet, or a network of another kind, trained on these images, kept in the setting's
+    folder."""
     epochs = max(2, epochs // 3) if setting.quick else epochs
-    module = get_definition("LeNet")(classes=len(data.classes))
+    module = get_definition(kind)(classes=len(data.classes))
     mark = fingerprint(data.images, data.labels, data.classes, seed, epochs)
-    path = setting.folder / "networks" / f"LeNet-{seed}-{mark[:8]}.safetensors"
+    path = setting.folder / "networks" / f"{kind}-{seed}-{mark[:8]}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     variables = train(
         module, data, epochs=epochs, batch_size=min(100, len(data.labels)),
         key=jax.random.key(seed), checkpoint=path,
-        progress=lambda done, _: setting.progress("train LeNet", done, epochs),
+        progress=lambda done, _: setting.progress(f"train {kind}", done, epochs),
     )  # fmt: skip
     return from_linen(module, variables)
 
@@ -129,7 +132,7 @@ def retraining(setting: Setting) -> Findings:
     rows, pictures = [], []
     for number in range(rounds):
         setting.progress("rounds of retraining", number, rounds)
-        model = lenet(setting, _with_negatives(data, negatives), seed=number)
+        model = lenet(setting, with_negatives(data, negatives), seed=number)
         known = (
             100 * float((_probabilities(model, negatives).argmax(1) == classes).mean())
             if len(negatives)
@@ -176,7 +179,7 @@ def retraining(setting: Setting) -> Findings:
     return Findings("fooling.retraining", "Is a network that knows fooling images safe?", parts)
 
 
-def _with_negatives(data: Dataset, negatives: np.ndarray) -> Dataset:
+def with_negatives(data: Dataset, negatives: np.ndarray) -> Dataset:
     """The set with one class more, in which each negative comes so often that together they are as
     many as the images of one other class."""
     classes = (*data.classes, "none of these")

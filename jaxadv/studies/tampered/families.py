@@ -1,0 +1,191 @@
+"""Ways to make images that are tampered with or not natural, for any model: one that takes every
+image for natural, or one that rejects some and is to be evaded.
+
+A family is the same attack in both cases. So its images made for a plain network are negatives to
+train on, and the same made for the defended one are the adaptive attack.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from jaxadv.core.attack import Attack, inner_radius
+from jaxadv.core.goals import Evading, Untargeted
+from jaxadv.core.model import Model
+from jaxadv.core.norms import distance64
+from jaxadv.core.result import Status
+from jaxadv.data import Dataset
+from jaxadv.engine.devices import choose_devices
+from jaxadv.engine.run import run
+from jaxadv.engine.verify import predict
+from jaxadv.studies.fooling.evolution import fooling_images
+from jaxadv.studies.universal.ascent import UniversalAscent
+from jaxadv.studies.universal.method import Task
+from jaxadv.studies.universal.perturbation import check_ball, fit_variable
+
+
+class Made(NamedTuple):
+    """Images that a family made for one model.
+
+    images: float32 [N, H, W, C]; labels: int [N], the classes that they are not to be taken for
+    (of natural images), or that they are made for (of others; -1: for any); distance: float64 [N]
+    from the natural image, 0 where there is none; allowed: bool [N], whether the family counts
+    them (within its radius).
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    distance: np.ndarray
+    allowed: np.ndarray
+
+
+class Family(Protocol):
+    """What a family owes. name: for tables; natural: whether it begins at natural images."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def natural(self) -> bool: ...
+
+    def make(
+        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Array
+    ) -> Made:
+        """Images made for a model, evading its class `rejected` if there is one.
+
+        given: natural images to learn from; data: those to be changed.
+        """
+        ...
+
+
+def fools(family: Family, model: Model, made: Made, rejected: int | None) -> np.ndarray:
+    """Which images [N] do to the model what they were made for, and are not rejected.
+
+    A natural image is to be taken for another natural class, an image of nothing for the class
+    that it was made for. Asked anew, one forward pass each.
+    """
+    answers = predict(model, made.images, choose_devices(None)).argmax(1)
+    met = answers != made.labels if family.natural else answers == made.labels
+    met |= made.labels < 0
+    return met & made.allowed & (True if rejected is None else answers != rejected)
+
+
+def _goal(labels: np.ndarray, rejected: int | None) -> Untargeted:
+    return Untargeted(labels) if rejected is None else Evading(labels, rejected)
+
+
+@dataclasses.dataclass(frozen=True)
+class Perturbed:
+    """Any attack on one image at a time, within `epsilon` in its norm: of one that takes no radius
+    (a minimal perturbation) what it finds within epsilon counts. run: `ja.run`, or one that keeps
+    its results."""
+
+    name: str
+    attack: Attack
+    epsilon: float
+    run: Callable[..., Any] = dataclasses.field(default=run, repr=False)
+    natural = True
+
+    def make(
+        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Array
+    ) -> Made:
+        radius = self.epsilon if self.attack.needs_epsilon else None
+        goal = _goal(data.labels, rejected)
+        found = self.run(self.attack, model, data.images, goal, radius, key=key)
+        if (found.status == Status.NOT_RUN).any():
+            raise KeyboardInterrupt  # a part must not be taken for the whole
+        return Made(found.images, data.labels, found.distance, found.distance <= self.epsilon)
+
+
+@dataclasses.dataclass(frozen=True)
+class Universal:
+    """Universal perturbations, made from the images given by SGD-UAP; `count` of them, dealt out to
+    the images in turn."""
+
+    name: str
+    epsilon: float
+    norm: str = "linf"
+    epochs: int = 10
+    count: int = 1
+    natural = True
+
+    def make(
+        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Array
+    ) -> Made:
+        shape, (lower, upper) = tuple(data.images.shape[1:]), model.bounds
+        check_ball(self.norm, self.epsilon, shape, model.bounds)
+        task = Task(model, inner_radius(self.norm, self.epsilon, model.bounds), self.norm, shape)
+        weights, images = np.ones(len(given.labels), np.float32), np.array(data.images)
+        for number in range(self.count):
+            fit = fit_variable(
+                UniversalAscent(epochs=self.epochs), task, given.images,
+                _goal(given.labels.astype(np.int32), rejected), weights,
+                key=jax.random.fold_in(key, number), devices=choose_devices(None),
+            )  # fmt: skip
+            images[number :: self.count] += np.asarray(fit.variable)
+        images = images.clip(lower, upper)
+        distance = distance64(self.norm, images, data.images)
+        return Made(images, data.labels, distance, distance <= self.epsilon)
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """Uniform noise, as many images as there are natural ones. To evade, each is drawn `draws`
+    times, at any brightness and contrast, and the one that is rejected least is kept."""
+
+    name: str = "noise"
+    draws: int = 20
+    natural = False
+
+    def make(
+        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Array
+    ) -> Made:
+        lower, upper = model.bounds
+        count, rng = len(data.labels), np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        shades = rng.random(data.images.shape)
+        if rejected is not None:
+            shades = self._evading(model, shades, rejected, rng)
+        images = (lower + (upper - lower) * shades).astype(np.float32)
+        return Made(images, np.full(count, -1), np.zeros(count), np.ones(count, bool))
+
+    def _evading(
+        self, model: Model, shades: np.ndarray, rejected: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Of several draws in [0, 1] for each image the one that is rejected least."""
+        lower, upper = model.bounds
+        count, best = len(shades), np.full(len(shades), -np.inf)
+        for _ in range(self.draws):
+            bright, contrast = rng.random((2, count, 1, 1, 1))
+            drawn = (bright + 2 * contrast * (rng.random(shades.shape) - 0.5)).clip(0, 1)
+            logits = predict(model, lower + (upper - lower) * drawn, choose_devices(None))
+            ahead = np.delete(logits, rejected, 1).max(1) - logits[:, rejected]
+            shades[ahead > best], best = drawn[ahead > best], np.maximum(best, ahead)
+        return shades
+
+
+@dataclasses.dataclass(frozen=True)
+class Fooling:
+    """Images of nothing (Nguyen et al. 2014): by "cppn" or "direct" encoding or "gradient" ascent,
+    `runs` times one for each natural class."""
+
+    name: str
+    method: str
+    generations: int = 60
+    runs: int = 3
+    natural = False
+
+    def make(
+        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Array
+    ) -> Made:
+        classes, shape = len(data.classes), data.images.shape[1:]
+        images = np.concatenate([
+            fooling_images(model, shape, self.method, generations=self.generations,
+                           classes=classes, key=jax.random.fold_in(key, run)).images
+            for run in range(self.runs)
+        ])  # fmt: skip
+        labels = np.tile(np.arange(classes), self.runs)
+        return Made(images, labels, np.zeros(len(images)), np.ones(len(images), bool))

@@ -1,0 +1,348 @@
+"""A class for tampered or non-natural input, and a detector of it: what they reject of attacks that
+do not know of them, beside what evades them on purpose."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxadv.attacks import DDN, PGD
+from jaxadv.core.model import Model
+from jaxadv.core.shares import wilson
+from jaxadv.data import Dataset
+from jaxadv.engine.devices import choose_devices
+from jaxadv.engine.store import Store, fingerprint
+from jaxadv.engine.verify import predict
+from jaxadv.studies.blind_spots import examples_of
+from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
+from jaxadv.studies.setting import Setting
+from jaxadv.studies.tampered.defences import Defence, detector_defence, extra_class, trained
+from jaxadv.studies.tampered.families import Family, Fooling, Made, Noise, Perturbed, Universal
+from jaxadv.studies.tampered.outcome import Confrontation, Outcome, confront
+
+LINF, L2 = 0.3, 3.0
+PUBLISHED = (
+    "Published: each of ten detectors was evaded once the attack knew of it (Carlini and Wagner "
+    "2017); networks on digits with a class for fooling images were fooled again in every round "
+    "(Nguyen et al. 2014)."
+)
+ALL = "all of these"
+KINDS = {"class": "class", "detector": "detector"}
+
+
+def families(setting: Setting, training: bool = False) -> tuple[Family, ...]:
+    """The families of attacks, the natural ones last (quick: all but one); training: as many images
+    as a defence is to learn from, else as are to be judged."""
+    quick = setting.quick
+    runs = (3 if quick else 20) if training else (1 if quick else 5)
+    generations = 20 if quick else 200
+
+    def run(attack: Any, model: Model, images: Any, goal: Any, epsilon: Any, *, key: Any) -> Any:
+        """As `ja.run`, kept in the setting's folder under a name for each model."""
+        name = f"tampered-{attack.name}-{fingerprint(model.params, images)[:8]}"
+        return setting.run(name, attack, model, images, goal, epsilon, key=key)
+
+    pgd = PGD(loss="margin", steps=40 if quick else 100, restarts=1 if quick else 3)
+    found: tuple[Family, ...] = (
+        Noise(draws=10 if quick else 50),
+        Fooling("CPPN", "cppn", generations, runs),
+        Fooling("direct encoding", "direct", generations, runs),
+        Fooling("gradient ascent", "gradient", 200, runs),
+        Universal(f"universal, Linf {LINF:g}", LINF, epochs=5 if quick else 10,
+                  count=3 if training else 1),
+        Perturbed(f"PGD, Linf {LINF:g}", pgd, LINF, run),
+        Perturbed(f"minimal (DDN), L2 {L2:g}", DDN(steps=60 if quick else 300), L2, run),
+    )  # fmt: skip
+    return tuple(one for one in found if not quick or one.name != "direct encoding")
+
+
+def _parts(setting: Setting) -> tuple[Dataset, Dataset]:
+    """Training images that attacks may learn from, and test images that are attacked."""
+    return (
+        examples_of(setting.train, setting.examples),  # as many: one program for both
+        examples_of(setting.test, setting.examples),
+    )
+
+
+def _negatives(setting: Setting, plain: Model) -> dict[str, np.ndarray]:
+    """Images [M, H, W, C] of each family, made for the plain network from training images."""
+    given, _ = _parts(setting)
+    store, found = Store(setting.folder / "tampered"), {}
+    for number, family in enumerate(every := families(setting, training=True)):
+        setting.progress("negatives", number, len(every))
+        mark = fingerprint(repr(family), plain.params, given.images)
+        kept = store.load_arrays(f"negatives-{number}", mark)
+        if kept is None:
+            made = family.make(plain, given, given, None, jax.random.key(1000 + number))
+            kept = {"images": made.images}
+            store.save_arrays(f"negatives-{number}", mark, **kept)
+        found[family.name] = kept["images"]
+    return found
+
+
+def _both_kinds(setting: Setting, name: str, plain: Model, negatives: np.ndarray) -> list[Defence]:
+    return [
+        extra_class(setting, name, negatives),
+        detector_defence(setting, name, plain, negatives),
+    ]
+
+
+def defences(setting: Setting) -> Findings:
+    """A class, and a detector, for what is not natural, trained on negatives of several kinds: what
+    each rejects of seven families of attacks, and what evades it on purpose."""
+    plain = trained(setting, setting.train)
+    given, data = _parts(setting)
+    negatives = _negatives(setting, plain)
+    names = list(negatives)
+    learned = [names[0], names[-2]] if setting.quick else names
+    least = min(map(len, negatives.values()))
+    sets = {name: negatives[name] for name in learned}
+    sets[ALL] = np.concatenate([images[:least] for images in negatives.values()])
+    made: list[Defence] = []
+    for number, (name, images) in enumerate(sets.items()):
+        setting.progress("defences", number, len(sets))
+        made += _both_kinds(setting, name, plain, images)
+    found = []
+    for number, family in enumerate(every := families(setting)):
+        found.append(confront(
+            family, plain, made, given, data, key=jax.random.key(number),
+            progress=lambda done, number=number: setting.progress(
+                "attacks", number * len(made) + done, len(every) * len(made)
+            ),
+        ))  # fmt: skip
+    parts: list[Part] = [
+        _natural(setting, plain, made, sets),
+        *(_table(one.outcomes) for one in found),
+        _gallery(found, made, data),
+        _over_distance(found[-1], plain, made),
+        Text(verdict([outcome for one in found for outcome in one.outcomes]) + " " + PUBLISHED),
+    ]
+    title = "A class for tampered or non-natural input, and who knows of it"
+    return Findings("tampered.defences", title, parts)
+
+
+def _natural(
+    setting: Setting, plain: Model, made: Sequence[Defence], sets: dict[str, np.ndarray]
+) -> Table:
+    """What a defence costs where nobody attacks."""
+    right = predict(plain, setting.test.images, choose_devices(None)).argmax(1)
+    rows: list[list[float]] = []
+    for name, images in sets.items():
+        both = [one.on_natural(setting.test) for one in made if one.name == name]
+        rows.append([len(images), *(100 * share for pair in both for share in pair)])
+    plainly = 100 * float((right == setting.test.labels).mean())
+    return Table(
+        "On natural test images", tuple(sets),
+        ("negatives", "class: right, %", "class: rejected, %", "detector: right, %",
+         "detector: rejected, %"),
+        np.array(rows), formats=(".0f", ".1f", ".1f", ".1f", ".1f"),
+        note=f"rows: what the defence was trained on. The plain network is right about "
+        f"{plainly:.1f} % of {len(right):,} images, and rejects none.",
+    )  # fmt: skip
+
+
+def _table(outcomes: Sequence[Outcome]) -> Table:
+    """One family against all defences: what was made for the plain network, and what to evade."""
+    names = list(dict.fromkeys(outcome.defence for outcome in outcomes))
+    first, far = outcomes[0], bool(np.isfinite(outcomes[0].plain_distance))
+    columns = [
+        f"{label}: {what}" for label in KINDS.values()
+        for what in ("rejects, %", "misses, %", "evaded, %", *["median distance"] * far)
+    ]  # fmt: skip
+    rows = []
+    for name in names:
+        row: list[float] = []
+        for kind in KINDS:
+            (one,) = (o for o in outcomes if (o.defence, o.kind) == (name, kind))
+            row += [100 * one.rejected, 100 * one.missed, 100 * one.adaptive]
+            row += [one.adaptive_distance] * far
+        rows.append(row)
+    at = f", at a median distance of {first.plain_distance:.2f}" if far else ""
+    return Table(
+        f"Attack: {first.family}", tuple(names), tuple(columns), np.array(rows),
+        formats=((".0f", ".0f", ".0f", *[".2f"] * far) * 2),
+        note=f"{first.count} images: {100 * first.plain:.0f} % fool the plain network{at}. "
+        "Rejected and missed: of these, made without knowledge of the defence. Evaded: by the same "
+        "attack, told to fool the network and not to be rejected. Rows: what the defence was "
+        "trained on.",
+    )  # fmt: skip
+
+
+def _gallery(found: Sequence[Confrontation], made: Sequence[Defence], data: Dataset) -> Gallery:
+    """Of each family one image: natural, made for the plain network, and to evade the defences that
+    were trained on all."""
+    shown = [place for place, one in enumerate(made) if one.name == ALL]
+    rows, captions = [], []
+    for number, one in enumerate(found):
+        begun = np.isfinite(one.outcomes[0].plain_distance)
+        place = int(np.flatnonzero(one.right)[number]) if begun else number
+        blank = np.full(one.ordinary.images.shape[1:], np.nan, np.float32)
+        images = [data.images[place] if begun else blank, one.ordinary.images[place]]
+        said = ["", *(_answer(made[i], one.ordinary.images[place], data) for i in shown[:1])]
+        for i in shown:
+            images.append(one.adaptive[i].images[place])
+            said.append(_answer(made[i], images[-1], data))
+        rows.append(images)
+        captions.append(tuple(said))
+    return Gallery(
+        "One image of each family", np.stack(rows).clip(0, 1),
+        tuple(one.outcomes[0].family for one in found),
+        ("natural", "made for the plain network", "to evade the class", "to evade the detector"),
+        tuple(captions),
+        note="against the defences that were trained on all families; below each the defence's "
+        "answer (below the second image that of the class)",
+    )  # fmt: skip
+
+
+def _answer(defence: Defence, image: np.ndarray, data: Dataset) -> str:
+    answer = int(predict(defence.model, image[None], choose_devices(None))[0].argmax())
+    return "rejected" if answer == defence.rejected else str(data.classes[answer])
+
+
+def _over_distance(last: Confrontation, plain: Model, made: Sequence[Defence]) -> Curves:
+    """How many images a minimal perturbation has turned within a distance."""
+    grid = np.linspace(0, L2, 61)
+
+    def line(model: Model, images: Made, rejected: int | None) -> np.ndarray:
+        answers = predict(model, images.images, choose_devices(None)).argmax(1)
+        met = (answers != images.labels) & (True if rejected is None else answers != rejected)
+        reached = np.where(met, images.distance, np.inf)[last.right]
+        return np.stack([grid, 100 * (reached[:, None] <= grid).mean(0)])
+
+    lines = {"plain network": line(plain, last.ordinary, None)}
+    for one, images in zip(made, last.adaptive, strict=True):
+        if one.name == ALL:
+            lines[f"{KINDS[one.kind]}, evaded"] = line(one.model, images, one.rejected)
+    return Curves(
+        "Minimal perturbations", "L2 distance", "misclassified and not rejected, %", lines,
+        dashed=("plain network",), note="defences trained on all families of negatives",
+    )  # fmt: skip
+
+
+def verdict(outcomes: Sequence[Outcome]) -> str:
+    """What the numbers say, in words: each share of rejected images with that of evading ones. Of
+    the defences those that were trained on all families, or on all that there is.
+
+    >>> from jaxadv.studies.tampered.outcome import Outcome
+    >>> one = Outcome("PGD", "PGD", "class", 1.0, 0.99, 0.0, 0.9, 0.3, 0.3, 100)
+    >>> verdict([one]).split(". ")[0]
+    'The class rejects 99 % of PGD images that do not know of it; 90 % evade it on purpose'
+    """
+    said = []
+    for kind, label in KINDS.items():
+        mine = [one for one in outcomes if one.kind == kind]
+        mine = [one for one in mine if one.defence == mine[-1].defence]
+        natural = [one for one in mine if np.isfinite(one.plain_distance)]
+        others = [one for one in mine if one not in natural]
+        for group, of in ((natural, "changed natural images"), (others, "images of nothing")):
+            if not group:
+                continue
+            rejected = float(np.nanmean([one.rejected for one in group]))
+            adaptive = float(np.mean([one.adaptive for one in group]))
+            of = f"{group[0].family} images" if len(group) == 1 else of
+            means = f" (means over {', '.join(o.family for o in group)})" if len(group) > 1 else ""
+            said.append(
+                f"The {label} rejects {100 * rejected:.0f} % of {of} that do not know of it; "
+                f"{100 * adaptive:.0f} % evade it on purpose{means}."
+            )
+    pairs = dict.fromkeys((one.defence, one.kind) for one in outcomes)
+    worst = [
+        max((o for o in outcomes if (o.defence, o.kind) == pair), key=lambda o: o.adaptive)
+        for pair in pairs
+    ]
+    best = min(worst, key=lambda one: one.adaptive)
+    low, _ = wilson(round(best.adaptive * best.count), best.count)
+    said.append(
+        f"Of {len(worst)} defences none is evaded by less than {100 * best.adaptive:.0f} % of the "
+        f"attacks of its worst family ({KINDS[best.kind]} trained on {best.defence}: "
+        f"{best.family}, at least {100 * low:.0f} % by a Wilson interval of 95 %)."
+    )
+    return " ".join(said)
+
+
+def retraining(setting: Setting) -> Findings:
+    """Rounds of retraining on images that evaded the round before: does it help?"""
+    plain = trained(setting, setting.train)
+    given, data = _parts(setting)
+    every = families(setting)[-2:]
+    first = np.concatenate(
+        [one.make(plain, given, given, None, jax.random.key(0)).images for one in every]
+    )
+    rounds, parts, said = (3 if setting.quick else 6), [], []
+    lines: dict[str, np.ndarray] = {}
+    for turn, (kind, label) in enumerate(KINDS.items()):
+        pool, rows = first, []
+        outcomes: list[Outcome] = []
+        for number in range(rounds):
+            setting.progress("rounds of retraining", turn * rounds + number, 2 * rounds)
+            defence = _retrained(setting, kind, plain, pool, number)
+            answers = predict(defence.model, pool, choose_devices(None)).argmax(1)
+            outcomes = [
+                confront(one, plain, [defence], given, data, key=jax.random.key(1)).outcomes[0]
+                for one in every
+            ]
+            rows.append([
+                len(pool), *(100 * share for share in defence.on_natural(setting.test)),
+                100 * float((answers == defence.rejected).mean()),
+                *(100 * share for one in outcomes for share in (one.rejected, one.adaptive)),
+                outcomes[-1].adaptive_distance,
+            ])  # fmt: skip
+            key = jax.random.key(2 + number)
+            made = [one.make(defence.model, given, given, defence.rejected, key) for one in every]
+            pool = np.concatenate([pool, *(one.images for one in made)])
+        parts.append(_rounds(label, rows, outcomes))
+        lines[label] = np.stack([np.arange(1, rounds + 1), np.array(rows)[:, -1]])
+        said.append(_helped(label, np.array(rows), outcomes))
+        lines["plain network"] = np.stack(
+            [np.arange(1, rounds + 1), np.full(rounds, outcomes[-1].plain_distance)]
+        )
+    parts.append(Curves(
+        "How far an image must go to evade", "round", "median L2 distance", lines,
+        dashed=("plain network",),
+        note="medians over the images that evade within the largest distance counted",
+    ))  # fmt: skip
+    parts.append(Text(" ".join(said) + " " + PUBLISHED))
+    title = "Does it help to retrain on what evaded?"
+    return Findings("tampered.retraining", title, parts)
+
+
+def _retrained(setting: Setting, kind: str, plain: Model, pool: np.ndarray, number: int) -> Defence:
+    """The defence of one round: a new network each time."""
+    name = f"round {number + 1}"
+    if kind == "class":
+        return extra_class(setting, name, pool, number)
+    return detector_defence(setting, name, plain, pool, number)
+
+
+def _rounds(label: str, rows: Sequence[Sequence[float]], outcomes: Sequence[Outcome]) -> Table:
+    far = outcomes[-1].plain_distance
+    families = [f"{what} {one.family}, %" for one in outcomes for what in ("rejects", "evaded by")]
+    return Table(
+        f"Rounds with a {label}", tuple(f"round {number + 1}" for number in range(len(rows))),
+        ("negatives", "natural right, %", "natural rejected, %", "rejects its negatives, %",
+         *families, "at a median of"),
+        np.array(rows), formats=(".0f", ".1f", ".1f", ".0f", *[".0f"] * len(families), ".2f"),
+        note="Negatives: images made for the plain network, then also those that were made to "
+        "evade each round before. Rejects: of images made for the plain network. Evaded by: the "
+        f"same attacks, made to evade this round; the median is of L2 ({far:.2f} for the plain "
+        "network).",
+    )  # fmt: skip
+
+
+def _helped(label: str, rows: np.ndarray, outcomes: Sequence[Outcome]) -> str:
+    """What the rounds changed, in words."""
+    first, last = rows[0], rows[-1]
+    best, plain = last[[5, 7]].max(), outcomes[-1].plain_distance
+    return (
+        f"The {label} rejects {last[3]:.0f} % of {last[0]:.0f} negatives after {len(rows)} rounds, "
+        f"and {best:.0f} % evade it on purpose by the better of the two attacks (after the first "
+        f"{first[[5, 7]].max():.0f} %), at a median distance of {last[-1]:.2f} (after the first "
+        f"{first[-1]:.2f}; the plain network: {plain:.2f}); it rejects {last[2]:.1f} % of natural "
+        f"images. "
+        + (
+            "What it learned of those before did not keep out the next."
+            if best > 50
+            else "The rounds kept out most of what these attacks can do."
+        )
+    )
