@@ -196,6 +196,20 @@ def check_ids(ids: Any, count: int) -> np.ndarray:
     return ids
 
 
+def check_problem(
+    model: Model, images: Any, goal: Any, ids: Any
+) -> tuple[np.ndarray, Goal, np.ndarray, int]:
+    """Images [N, ...], goal, ids [N] and the number of classes of a run, each checked.
+
+    goal: a goal, or labels, which mean any other class.
+    """
+    images = check_images(images, model.bounds)
+    classes = count_classes(model, images.shape[1:])
+    goal = goal if isinstance(goal, Untargeted | Targeted) else Untargeted(goal)
+    goal = check_goal(goal, len(images), classes)
+    return images, goal, check_ids(ids, len(images)), classes
+
+
 def count_classes(model: Model, shape: tuple[int, ...]) -> int:
     """The number of the model's classes, and that it takes such images at all."""
     image = jax.ShapeDtypeStruct((2, *shape), np.float32)

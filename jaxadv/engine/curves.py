@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.attack import Attack
-from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
 from jaxadv.core.shares import wilson
@@ -151,13 +150,8 @@ def compare_queries(
     >>> asked.curve("Square", [100]).success
     array([1.])
     """
-    images = checks.check_images(images, model.bounds)
+    images, goal, ids, _ = checks.check_problem(model, images, goal, ids)
     count, shape = len(images), images.shape[1:]
-    classes = checks.count_classes(model, shape)
-    if not isinstance(goal, Untargeted | Targeted):
-        goal = Untargeted(goal)
-    goal = checks.check_goal(goal, count, classes)
-    ids = checks.check_ids(ids, count)
     norms = {attack.norm for attack in attacks.values()}
     if len(norms) != 1:
         raise ValueError(f"attacks work in the norms {sorted(norms)}: pass attacks of one norm")

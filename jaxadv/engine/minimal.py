@@ -15,7 +15,6 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Status
 from jaxadv.engine import checks
@@ -111,13 +110,8 @@ def minimal_distance(
     >>> ja.minimal_distance(model, images, jnp.array([0]), effort="fast").distance.round(4)
     array([0.1])
     """
-    images = checks.check_images(images, model.bounds)
+    images, goal, ids, classes = checks.check_problem(model, images, goal, ids)
     count, shape = len(images), images.shape[1:]
-    classes = checks.count_classes(model, shape)
-    if not isinstance(goal, Untargeted | Targeted):
-        goal = Untargeted(goal)
-    goal = checks.check_goal(goal, count, classes)
-    ids = checks.check_ids(ids, count)
     members, most = get_portfolio(effort, norm, goal.targeted)
     most = passes or most or 2**31
     checks.check_norms({name: attack_of(one) for name, one in members.items()}, norm, "effort")
