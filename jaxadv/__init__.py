@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         VNIFGSM,
         ZOO,
         Admix,
+        AdversarialPatch,
         BlendedNoise,
         Boundary,
         BrendelBethge,
@@ -52,11 +53,13 @@ if TYPE_CHECKING:
         GaussianNoise,
         GeoDA,
         HopSkipJump,
+        Masked,
         MinimalEpsilon,
         NewtonFool,
         OnePixel,
         Pointwise,
         ReColorAdv,
+        Repeated,
         SaltAndPepper,
         SigmaZero,
         SignOPT,
@@ -78,6 +81,21 @@ if TYPE_CHECKING:
     from jaxadv.core.model import EOT, Model, ensemble, from_features, from_function, with_detector
     from jaxadv.core.optimizer import Optimizer
     from jaxadv.core.result import Cost, Result, Status
+    from jaxadv.core.transforms import (
+        JPEG,
+        Brightness,
+        Contrast,
+        Cropping,
+        GaussianBlur,
+        Identity,
+        Noise,
+        Rescaling,
+        Rounding,
+        Shifting,
+        Transform,
+        transformed,
+    )
+    from jaxadv.core.window import windowed
     from jaxadv.data import load_data
     from jaxadv.engine.batch import drive_batch, make_table, perturb
     from jaxadv.engine.cascades import Hardest
@@ -113,6 +131,8 @@ if TYPE_CHECKING:
         save_weights,
     )
     from jaxadv.studies.fooling import FoolingImages, fooling_images
+    from jaxadv.studies.streams import Streams, streams
+    from jaxadv.studies.survival import Survival, survival
     from jaxadv.studies.universal import (
         PatchAscent,
         UniversalAggregation,
@@ -126,17 +146,21 @@ if TYPE_CHECKING:
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
-    "attacks": "Admix ALMA APGD BIM BlendedNoise Boundary BrendelBethge CW DDN DeepFool DIFGSM "
-    "Diverse EachTarget EAD FAB FGA FGM FGSM FMN GaussianNoise GeoDA HopSkipJump ILA JSMA LBFGS "
-    "MIFGSM MinimalEpsilon NES NewtonFool NIFGSM OnePixel PDGD PDPGD PGD Pointwise "
-    "ReColorAdv SaltAndPepper SIFGSM SigmaZero SignOPT SimBA SINIFGSM SparseFool SparseRS Spatial "
-    "SPSA Square StAdv SuperDeepFool TIFGSM Transfer TrustRegion UniformNoise VFGA VMIFGSM VNIFGSM "
-    "Wasserstein ZOO list_attacks",
+    "attacks": "Admix AdversarialPatch ALMA APGD BIM BlendedNoise Boundary BrendelBethge CW DDN "
+    "DeepFool DIFGSM Diverse EachTarget EAD FAB FGA FGM FGSM FMN GaussianNoise GeoDA "
+    "HopSkipJump ILA JSMA LBFGS Masked MIFGSM MinimalEpsilon NES NewtonFool NIFGSM "
+    "OnePixel PDGD PDPGD PGD Pointwise ReColorAdv Repeated SaltAndPepper SIFGSM SigmaZero "
+    "SignOPT SimBA SINIFGSM SparseFool SparseRS Spatial SPSA Square StAdv SuperDeepFool "
+    "TIFGSM Transfer TrustRegion UniformNoise VFGA VMIFGSM VNIFGSM Wasserstein ZOO "
+    "list_attacks",
     "core.attack": "Answer Attack Problem Reads",
     "core.goals": "Evading Targeted Untargeted",
     "core.model": "EOT Model ensemble from_features from_function with_detector",
     "core.optimizer": "Optimizer",
     "core.result": "Cost Result Status",
+    "core.transforms": "Brightness Contrast Cropping GaussianBlur Identity JPEG Noise Rescaling "
+    "Rounding Shifting Transform transformed",
+    "core.window": "windowed",
     "data": "load_data",
     "engine.batch": "drive_batch make_table perturb",
     "engine.cascades": "Hardest",
@@ -154,6 +178,8 @@ _MODULES = {
     "engine.portfolios": "Refine",
     "engine.run": "Budget run",
     "studies.fooling": "FoolingImages fooling_images",
+    "studies.streams": "Streams streams",
+    "studies.survival": "Survival survival",
     "models": "from_keras from_linen from_nnx from_onnx from_sklearn from_torch_arrays "
     "load_weights save_weights",
     "studies.universal": "PatchAscent UniversalAggregation UniversalAscent "
@@ -193,6 +219,7 @@ __all__ = [
     "FGSM",
     "FMN",
     "ILA",
+    "JPEG",
     "JSMA",
     "LBFGS",
     "MIFGSM",
@@ -210,16 +237,20 @@ __all__ = [
     "VNIFGSM",
     "ZOO",
     "Admix",
+    "AdversarialPatch",
     "Answer",
     "Asked",
     "Attack",
     "BlendedNoise",
     "Boundary",
     "BrendelBethge",
+    "Brightness",
     "Budget",
     "Certificates",
     "CheckWarning",
+    "Contrast",
     "Cost",
+    "Cropping",
     "DeepFool",
     "Diverse",
     "EachTarget",
@@ -227,15 +258,19 @@ __all__ = [
     "ExactDistance",
     "Finding",
     "FoolingImages",
+    "GaussianBlur",
     "GaussianNoise",
     "GeoDA",
     "Hardest",
     "HopSkipJump",
+    "Identity",
     "LinearClassifier",
+    "Masked",
     "MinimalEpsilon",
     "Model",
     "Nearest",
     "NewtonFool",
+    "Noise",
     "OnePixel",
     "Optimizer",
     "PatchAscent",
@@ -246,9 +281,13 @@ __all__ = [
     "ReLUNetwork",
     "Reads",
     "Refine",
+    "Repeated",
     "Report",
+    "Rescaling",
     "Result",
+    "Rounding",
     "SaltAndPepper",
+    "Shifting",
     "SigmaZero",
     "SignOPT",
     "SimBA",
@@ -259,10 +298,13 @@ __all__ = [
     "Square",
     "StAdv",
     "Status",
+    "Streams",
     "SuperDeepFool",
+    "Survival",
     "SweepStore",
     "Targeted",
     "Transfer",
+    "Transform",
     "TreeEnsemble",
     "TrustRegion",
     "UniformNoise",
@@ -305,11 +347,15 @@ __all__ = [
     "run_sweep",
     "save_weights",
     "smoothed_predict",
+    "streams",
+    "survival",
     "sweep",
+    "transformed",
     "tree_ensemble",
     "universal_patch",
     "universal_perturbation",
     "universal_training",
     "use_cpu_cores",
+    "windowed",
     "with_detector",
 ]

@@ -13,6 +13,10 @@ from jaxadv.core.norms import distance64
 KEY = jax.random.key(7)
 EPSILON = {"linf": 0.15, "l2": 1.2, "l1": 5.0, "l0": 12.0}
 INNER = {
+    "Masked": lambda norm: ja.Masked(
+        ja.PGD(norm=norm, steps=8, loss="margin"), np.arange(36).reshape(6, 6, 1) % 5 > 0
+    ),
+    "Repeated": lambda norm: ja.Repeated(ja.PGD(norm=norm, steps=8), 2),
     "EachTarget": lambda norm: ja.EachTarget(ja.PGD(norm=norm, steps=8, loss="margin"), 2),
     "MinimalEpsilon": lambda norm: ja.MinimalEpsilon(ja.PGD(norm=norm, steps=8), rounds=5),
 }

@@ -348,3 +348,30 @@ def test_a_wrong_sweep_is_one_line(call, weights, tmp_path, old, new, said):
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert said in result.stderr
+
+
+def test_survival_prints_what_it_writes(call, weights, tmp_path):
+    args = ("survival", "--weights", weights, "--data", "digits", "--examples", 12, "--attack",
+            "FGSM", "--epsilon", "0.3", "--transform", "jpeg", "--json", "copy.json")  # fmt: skip
+    result = call(*args)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "jaxadv-results" / "survival"
+    data = json.loads((folder / "report.json").read_text())
+    assert json.loads((tmp_path / "copy.json").read_text()) == data
+    table = next(part for part in data["parts"] if part["kind"] == "table")
+    assert table["rows"] == [f"JPEG, quality {q}" for q in (95, 75, 50, 25)]
+    values = np.array(table["values"], float)  # null becomes nan
+    assert (values[:, 3] <= values[:, 2]).all()  # who knows the transform does no worse
+    assert (values[:, 2] <= values[:, 0]).all()
+    page = (folder / "report.html").read_text()
+    for words in ("JPEG, quality 75", "adaptive attack", "data:image/png", "data:image/svg"):
+        assert words in page
+    for words in ("survived", f"{values[1, 1]:.1f}", "report.html"):
+        assert words in result.stdout
+    (kept,) = folder.rglob("runs")
+    before = {path: path.stat().st_mtime_ns for path in kept.rglob("*.npz")}
+    assert len(before) == 5
+    assert call(*args).stdout == result.stdout
+    assert {path: path.stat().st_mtime_ns for path in kept.rglob("*.npz")} == before
+    wrong = call("survival", "--transform", "zork")
+    assert wrong.exit_code == 2 and "JPEG, blur, noise" in wrong.stderr

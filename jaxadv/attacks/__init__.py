@@ -1,5 +1,6 @@
 """The attacks: one file per algorithm or family."""
 
+from jaxadv.attacks.adversarial_patch import AdversarialPatch
 from jaxadv.attacks.alma import ALMA
 from jaxadv.attacks.apgd import APGD
 from jaxadv.attacks.beyond import ReColorAdv, Spatial, StAdv, Wasserstein
@@ -25,12 +26,14 @@ from jaxadv.attacks.labels import (
     SignOPT,
 )
 from jaxadv.attacks.lbfgs import LBFGS
+from jaxadv.attacks.masked import Masked
 from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
 from jaxadv.attacks.newtonfool import NewtonFool
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
 from jaxadv.attacks.pdgd import PDGD
 from jaxadv.attacks.pdpgd import PDPGD
 from jaxadv.attacks.pgd import BIM, PGD
+from jaxadv.attacks.repeated import Repeated
 from jaxadv.attacks.scores import NES, SPSA, ZOO, OnePixel, SimBA, SparseRS, Square
 from jaxadv.attacks.sigma_zero import SigmaZero
 from jaxadv.attacks.sparsefool import SparseFool
@@ -55,6 +58,7 @@ from jaxadv.core.attack import Attack
 ATTACKS: dict[str, type[Attack]] = {
     attack.__name__: attack
     for attack in (
+        AdversarialPatch,
         Admix,
         ALMA,
         APGD,
@@ -80,6 +84,7 @@ ATTACKS: dict[str, type[Attack]] = {
         ILA,
         JSMA,
         LBFGS,
+        Masked,
         MIFGSM,
         MinimalEpsilon,
         NES,
@@ -91,6 +96,7 @@ ATTACKS: dict[str, type[Attack]] = {
         PGD,
         Pointwise,
         ReColorAdv,
+        Repeated,
         SaltAndPepper,
         SIFGSM,
         SigmaZero,

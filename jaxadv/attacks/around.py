@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
-from jaxadv.core.attack import Attack, Problem, Reads
+from jaxadv.core.attack import Answer, Attack, Problem, Reads
 from jaxadv.core.goals import Goal
 from jaxadv.core.pytree import pytree
 
@@ -48,12 +48,30 @@ class Around(Attack):
     def bounded_by(self) -> str:  # type: ignore[override]
         return self.attack.bounded_by
 
+    def needs_epsilon(self) -> bool:  # type: ignore[override]
+        return self.attack.needs_epsilon
+
+    @property
+    def keep(self) -> str:  # type: ignore[override]
+        return self.attack.keep
+
+    @property
+    def ticks(self) -> int:
+        return self.attack.ticks
+
+    @property
+    def passes(self) -> int:
+        return self.attack.passes
+
     def prepared(self, goal: Goal, classes: int) -> "Around":
         return dataclasses.replace(self, attack=self.attack.prepared(goal, classes))
 
     def seen(self, problem: Problem, state: Any) -> tuple[Problem, Any]:
         """The problem and the state of the attack inside."""
-        raise NotImplementedError
+        return problem, state
+
+    def init(self, problem: Problem, key: Array) -> Any:
+        return self.attack.init(self.seen(problem, None)[0], key)
 
     def ask(self, problem: Problem, state: Any) -> Float[Array, "Q ..."]:
         return self.attack.ask(*self.seen(problem, state))
@@ -73,3 +91,9 @@ class Around(Attack):
         self, problem: Problem, state: Any, logits: Float[Array, "Q K"]
     ) -> Float[Array, "Q P K"]:
         return self.attack.cotangents(*self.seen(problem, state), logits)
+
+    def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
+        return self.attack.tell(*self.seen(problem, state), answer)
+
+    def done(self, problem: Problem, state: Any) -> Bool[Array, ""]:
+        return self.attack.done(*self.seen(problem, state))

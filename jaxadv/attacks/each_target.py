@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import jax
-from jaxtyping import Array, Bool
 
 from jaxadv.attacks.around import Around
 from jaxadv.core.attack import Answer, Problem, check_targets, likeliest_wrong
@@ -31,20 +30,8 @@ class EachTarget(Around):
         self.check_least(targets=1)
 
     @property
-    def needs_epsilon(self) -> bool:  # type: ignore[override]
-        return self.attack.needs_epsilon
-
-    @property
-    def keep(self) -> str:  # type: ignore[override]
-        return self.attack.keep
-
-    @property
     def entries(self) -> int:
         return self.targets * self.attack.entries
-
-    @property
-    def ticks(self) -> int:
-        return self.attack.ticks
 
     @property
     def passes(self) -> int:
@@ -62,13 +49,7 @@ class EachTarget(Around):
         goal = problem.goal.towards(target)
         return dataclasses.replace(problem, goal=goal, rank=problem.rank % each), state
 
-    def init(self, problem: Problem, key: Array) -> Any:
-        return self.attack.init(self.seen(problem, None)[0], key)
-
     def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
         inner, _ = self.seen(problem, state)
         reached = jax.vmap(inner.goal.margin)(answer.logits) < 0
         return self.attack.tell(inner, state, answer._replace(adversarial=reached))
-
-    def done(self, problem: Problem, state: Any) -> Bool[Array, ""]:
-        return self.attack.done(*self.seen(problem, state))

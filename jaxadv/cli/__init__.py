@@ -1,5 +1,5 @@
 """The command line, a file each: `jaxadv evaluate`, `attack`, `distance`, `certify`, `check`,
-`queries`, `safety`, `sweep`, `train`, `reproduce`, `universal`.
+`queries`, `safety`, `survival`, `sweep`, `train`, `reproduce`, `universal`.
 
 Nothing here imports JAX before a command needs it, so that `jaxadv --help` answers at once.
 """
@@ -14,6 +14,7 @@ from jaxadv.cli import (
     queries,
     reproduce,
     safety,
+    survival,
     sweep,
     train,
     universal,
@@ -32,6 +33,7 @@ __all__ = [
     "queries",
     "reproduce",
     "safety",
+    "survival",
     "sweep",
     "train",
     "universal",

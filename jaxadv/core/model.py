@@ -93,6 +93,12 @@ def EOT(model: Model, samples: int = 20) -> Model:
     )
 
 
+def check_no_mean(model: Model) -> None:
+    """ValueError for a model that `EOT` made: it knows its own draws only as the outermost."""
+    if isinstance(model.apply, _Mean):
+        raise ValueError("model is a mean of draws: pass the model inside, and put EOT around it")
+
+
 @pytree
 class _Mean:
     apply: Callable[..., Any] = static()

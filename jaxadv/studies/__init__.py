@@ -42,6 +42,8 @@ EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
     "tampered.retraining": "tampered.study:retraining",
     "transfer.attacks": "transfer:attacks_between_networks",
     "transfer.spam": "spam:spam_filter",
+    "survival": "survival:images_of_digits",
+    "streams": "streams:windows_of_digits",
 }
 
 

@@ -1,0 +1,154 @@
+"""A patch: a small square of one image that may take any value, and where to put it."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxadv.attacks.iterate import Iterate, direction, noise
+from jaxadv.core.attack import Answer, Problem
+from jaxadv.core.goals import Goal
+from jaxadv.core.losses import get_loss
+from jaxadv.core.optimizer import Optimizer
+from jaxadv.core.pytree import pytree, static
+
+PLACES = ("searched", "random")
+
+
+class PatchState(NamedTuple):
+    """image: the iterate [H, W, C]; mask [H, W]: where the patch lies, nowhere before the first
+    gradient; optimizer: optax's state; key: this run's; step: gradients taken so far."""
+
+    image: Any
+    mask: Any
+    optimizer: Any
+    key: Any
+    step: Any
+
+
+def place_gains(gain: Float[Array, "H W"], size: int) -> Float[Array, "h w"]:
+    """The sum of `gain` over each square of this size: entry [r, c] begins at row r, column c.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxadv.attacks.adversarial_patch import place_gains
+    >>> place_gains(jnp.arange(9.0).reshape(3, 3), 2).tolist()
+    [[8.0, 12.0], [20.0, 24.0]]
+    """
+    height, width = gain.shape
+    rows = sum(gain[i : height - size + 1 + i] for i in range(size))
+    return sum(rows[:, i : width - size + 1 + i] for i in range(size))  # type: ignore[index]
+
+
+@pytree
+class AdversarialPatch(Iterate):
+    """A square patch of one image, which may take any value of the box (LaVAN, Karmon et al. 2018,
+    arXiv 1801.02608; Brown et al. 2017, arXiv 1712.09665, of a single image). Nothing else changes.
+
+    The first gradient, at the image itself, says how much each entry could raise the loss if it
+    went to a face of the box. `place="searched"` takes the square of the largest sum (of a linear
+    model the best there is), restart r the r-th best that lies half a side away from those before;
+    "random" draws one; (row, column) is the patch's upper left corner. The patch begins at those
+    faces, and then follows the gradient's sign by `step_size` of the box's side, or an `optimizer`
+    (`ja.Optimizer`, in the scale of the image).
+
+    size: the side in pixels; steps: gradients per restart; loss: as in `ja.PGD`. Takes no epsilon:
+    the distance is in L0 (array entries), at most size * size * C. Per restart `steps` backward and
+    `steps + 1` forward passes; a run ends at its first success. `ja.universal_patch` makes one
+    patch for all images and places, `ja.Masked` patches of any shape. Raises ValueError for
+    settings that are not listed here and for a patch that does not fit into the image.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> weights = jnp.zeros((16, 2)).at[15].set(jnp.array([-1.0, 1.0]))
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w + jnp.array([0.5, 0]), weights)
+    >>> attack, goal = ja.AdversarialPatch(size=2), ja.Untargeted(jnp.array([0]))
+    >>> found = ja.run(attack, model, jnp.full((1, 4, 4, 1), 0.1), goal, key=jax.random.key(0))
+    >>> found.images[0, 3, :, 0], found.success
+    (array([0.1, 0.1, 0.1, 1. ], dtype=float32), array([ True]))
+    """
+
+    norm: str = static(default="l0")
+    size: int = static(default=5)
+    place: str | tuple[int, int] = static(default="searched")
+    steps: int = static(default=40)
+    step_size: Any = 0.1
+    loss: Any = static(default="cross_entropy")
+    optimizer: Optimizer | None = None
+    norms: ClassVar[tuple[str, ...]] = ("l0",)
+    needs_epsilon: ClassVar[bool] = False
+    asks_inside: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_least(size=1)
+        get_loss(self.loss)
+        corner = isinstance(self.place, tuple) and len(self.place) == 2
+        if self.place not in PLACES and not (corner and min(self.place) >= 0):  # type: ignore[type-var]
+            raise ValueError(f"place={self.place!r}: pass one of {PLACES}, or (row, column)")
+
+    def init(self, problem: Problem, key: Array) -> PatchState:
+        height, width = problem.image.shape[:2]
+        row, column = (0, 0) if isinstance(self.place, str) else self.place
+        if row + self.size > height or column + self.size > width:
+            raise ValueError(
+                f"size={self.size}, place={self.place!r}: the patch must lie within the image's "
+                f"{height} x {width} pixels"
+            )
+        nowhere = jnp.zeros((height, width), bool)
+        memory = None if self.optimizer is None else self.optimizer.build().init(problem.image)
+        return PatchState(problem.image, nowhere, memory, key, jnp.int32(0))
+
+    def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
+        return get_loss(self.loss)(goal, logits)
+
+    def tell(self, problem: Problem, state: PatchState, answer: Answer) -> PatchState:
+        gradient = direction(answer.gradients[0, 0], noise(state.key, state.image))
+        begun = state.step > 0
+        faces = jnp.where(gradient > 0, problem.upper, problem.lower)
+        faces = jnp.where(gradient == 0, state.image, faces)
+        mask = jnp.where(begun, state.mask, self.chosen(problem, state, gradient, faces))
+        moved, memory = self.climb(problem, state, gradient)
+        moved = jnp.where(begun, moved, faces)
+        moved = jnp.where(mask[..., None], moved, problem.image)
+        # A gradient that is not finite is to show in the next answer: the engine looks there.
+        moved = moved + 0 * answer.gradients[0, 0]
+        return PatchState(moved, mask, memory, state.key, state.step + 1)
+
+    def climb(self, problem: Problem, state: PatchState, gradient: Array) -> tuple[Array, Any]:
+        """The iterate after one step along the gradient, within the box, and optax's state."""
+        if self.optimizer is None:
+            step = self.step_size * (problem.upper - problem.lower) * jnp.sign(gradient)
+            return jnp.clip(state.image + step, problem.lower, problem.upper), None
+        import optax
+
+        updates, memory = self.optimizer.build().update(-gradient, state.optimizer, state.image)
+        moved: Any = optax.apply_updates(state.image, updates)
+        return jnp.clip(moved, problem.lower, problem.upper), memory
+
+    def chosen(
+        self, problem: Problem, state: PatchState, gradient: Array, faces: Array
+    ) -> Bool[Array, "H W"]:
+        """Where the patch of this run lies."""
+        height, width = problem.image.shape[:2]
+        gains = place_gains((gradient * (faces - problem.image)).sum(-1), self.size)
+        rows, columns = jnp.arange(gains.shape[0]), jnp.arange(gains.shape[1])
+        if not isinstance(self.place, str):
+            row, column = map(jnp.int32, self.place)
+        elif self.place == "random":
+            at = jax.random.randint(
+                jax.random.fold_in(state.key, 2), (2,), 0, jnp.array(gains.shape)
+            )
+            row, column = at[0], at[1]
+        else:
+
+            def strike(_: Any, gains: Array) -> Array:
+                """Without what lies less than half a side from the best."""
+                row, column = jnp.unravel_index(gains.argmax(), gains.shape)
+                near = jnp.maximum(jnp.abs(rows - row)[:, None], jnp.abs(columns - column))
+                return jnp.where(2 * near < self.size, -jnp.inf, gains)
+
+            gains = lax.fori_loop(0, problem.rank, strike, gains)
+            row, column = jnp.unravel_index(gains.argmax(), gains.shape)
+        down, right = jnp.arange(height) - row, jnp.arange(width) - column
+        return ((down >= 0) & (down < self.size))[:, None] & ((right >= 0) & (right < self.size))

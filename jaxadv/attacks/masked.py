@@ -1,0 +1,50 @@
+"""Any attack, confined to a part of the image."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from jaxadv.attacks.around import Around
+from jaxadv.core.attack import Answer, Problem
+from jaxadv.core.pytree import pytree
+
+
+@pytree
+class Masked(Around):
+    """Any attack, confined to a mask: a sticker, a border, or the frames that an attacker controls.
+
+    attack: any; mask: booleans that broadcast to the image [H, W, C], True where it may change
+    (default: everywhere). What the attack would ask elsewhere is the image's own value, and the
+    gradient there is 0: no image moves outside the mask, and distances only shrink. In Linf with
+    the box's side as epsilon the mask is a patch at a given place, without limits (LaVAN, Karmon
+    et al. 2018, arXiv 1801.02608). In other norms a random start spends a part of the radius
+    outside: begin at the image (`random_start=False`). The passes are the attack's own. Raises
+    ValueError for a mask that is False everywhere.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> mask = jnp.zeros((2, 2, 1), bool).at[1, 1].set(True)
+    >>> attack, goal = ja.Masked(ja.PGD(random_start=False), mask), ja.Untargeted(jnp.array([0]))
+    >>> images = jnp.full((1, 2, 2, 1), 0.5)
+    >>> ja.run(attack, model, images, goal, 1.0, key=jax.random.key(0), keep="last").images.ravel()
+    array([0.5, 0.5, 0.5, 1. ], dtype=float32)
+    """
+
+    mask: Any = True
+
+    def __post_init__(self) -> None:
+        given = isinstance(self.mask, np.ndarray | jax.Array)
+        if given and not isinstance(self.mask, Tracer) and not np.any(self.mask):
+            raise ValueError("mask is False everywhere: pass True where the image may change")
+
+    def ask(self, problem: Problem, state: Any) -> Float[Array, "Q ..."]:
+        return jnp.where(self.mask, self.attack.ask(problem, state), problem.image)
+
+    def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
+        if answer.gradients is not None:
+            answer = answer._replace(gradients=jnp.where(self.mask, answer.gradients, 0.0))
+        return self.attack.tell(problem, state, answer)

@@ -1,0 +1,123 @@
+"""`jaxadv survival`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from jaxadv.cli.app import app
+from jaxadv.cli.attack import build_attack
+from jaxadv.cli.options import (
+    EPOCHS,
+    Data,
+    DataDir,
+    Epochs,
+    Examples,
+    Fresh,
+    Json,
+    Lanes,
+    ModelName,
+    Published,
+    Seed,
+    Weights,
+    option,
+    parse_number,
+)
+from jaxadv.cli.progress import Bars
+from jaxadv.cli.setting import (
+    check_folder,
+    conclude,
+    console,
+    forget,
+    plain_messages,
+    prepare_jax,
+    write_json,
+)
+from jaxadv.cli.subject import find_subject
+
+
+@app.command()
+def survival(
+    data: Data = "mnist5k",
+    data_dir: DataDir = None,
+    weights: Weights = None,
+    published: Published = None,
+    model: ModelName = "lenet",
+    epochs: Epochs = EPOCHS,
+    attack: Annotated[
+        str, option("--attack", help="Attacks, with commas: see `jaxadv attacks`.")
+    ] = "PGD,DDN",
+    epsilon: Annotated[
+        str, option("--epsilon", help="For attacks that take one: 0.1 or 8/255.")
+    ] = "0.1",
+    transform: Annotated[
+        str | None, option("--transform", help="Kinds, with commas: JPEG, blur, noise, ... (all).")
+    ] = None,
+    examples: Examples = 100,
+    seed: Seed = 0,
+    output: Annotated[Path, option("--output", help="Folder of the report and what is kept.")] = (
+        Path("jaxadv-results/survival")
+    ),
+    json_file: Json = None,
+    lanes: Lanes = None,
+    fresh: Fresh = False,
+) -> None:
+    """Find whether adversarial images survive JPEG, blur, noise, light, scaling and cropping.
+
+    Beside each: clean accuracy, and the same attack made through the transform. Writes
+    OUTPUT/report.html and report.json. Stopped with Ctrl-C, the same command goes on where it was.
+    """
+    radius = parse_number(epsilon)
+    check_folder(json_file)
+    state = output / "state"
+    with plain_messages():
+        prepare_jax()
+        import jax
+
+        from jaxadv.report import print_study, write_study
+        from jaxadv.studies import Setting, as_data
+        from jaxadv.studies.survival import USUAL, survival_findings
+        from jaxadv.studies.survival import survival as examine
+
+        attacks = {name: build_attack(name, {}) for name in attack.split(",")}
+        kinds = USUAL if transform is None else _chosen(transform.split(","), USUAL)
+        if fresh:
+            forget(state)
+        subject = find_subject(
+            data, data_dir, examples, weights, published, model, epochs, seed,
+            lambda name: state / f"{name}.safetensors",
+        )  # fmt: skip
+        images = subject.data
+        with Bars() as bars:
+
+            def progress(stage: str, done: int, total: int) -> None:
+                for other in set(bars.tasks) - {stage}:
+                    bars.drop(other)
+                bars.show(stage, done, total, "")
+                bars.interrupts.check()
+
+            setting = Setting(images, images, state / subject.name, progress=progress)
+            found = examine(
+                subject.model, images.images, images.labels, attacks, radius, transforms=kinds,
+                key=jax.random.key(seed), ids=images.ids, lanes=lanes, run=setting.run,
+            )  # fmt: skip
+        findings = survival_findings(found, images.images, radius, subject.model.bounds)
+        about = {"model": subject.name, "data": images.name, "seed": seed, "epsilon": radius,
+                 "examples": len(images.labels)}  # fmt: skip
+        written = {**about, **as_data(findings)}
+        out = console()
+        out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
+        print_study([findings], out)
+        write_json(output / "report.json", written)
+        write_json(json_file, written)
+        title = f"{subject.name}: {findings.title}"
+        write_study([findings], output / "report.html", title, about)
+    conclude(out, output, worked=True, complete=True)
+
+
+def _chosen(names: list[str], known: dict) -> dict:
+    """The kinds of transforms that begin with one of the names; ValueError for a name of none."""
+    wanted = [name.strip().lower() for name in names]
+    for name in wanted:
+        if not name or not any(kind.lower().startswith(name) for kind in known):
+            kinds = ", ".join(kind.split(",")[0] for kind in known)
+            raise ValueError(f"--transform {name!r} is not known: pass some of {kinds}")
+    return {kind: each for kind, each in known.items() if kind.lower().startswith(tuple(wanted))}

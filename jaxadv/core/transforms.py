@@ -1,0 +1,259 @@
+"""What happens to images on their way to a network: stored, blurred, scaled, lit, disturbed.
+
+Each transform is a pytree and a pure function of one image [H, W, C] with values of 0 to 1. Its
+strength is a number in the tree, so another strength does not compile anew (but for `Rescaling`).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxadv.core.jpeg import jpeg
+from jaxadv.core.model import Model, check_no_mean
+from jaxadv.core.pytree import pytree, static
+from jaxadv.core.surrogate import through
+
+EXACT = lax.Precision.HIGHEST
+TRUNCATE = 4  # standard deviations at which a Gaussian ends
+GREY = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+
+
+class Transform:
+    """Base of all transforms. random: whether it draws; then `__call__` takes a key."""
+
+    random: ClassVar[bool] = False
+
+    def __call__(
+        self, image: Float[Array, "H W C"], key: Array | None = None
+    ) -> Float[Array, "H W C"]:
+        """The image as it arrives."""
+        raise NotImplementedError
+
+    def check(self, lower: float | int, upper: float | int = np.inf, **settings: Any) -> None:
+        """ValueError where one of these settings is a number that is not within the limits."""
+        for name, value in settings.items():
+            if isinstance(value, np.floating | int) and not lower <= value <= upper:
+                limits = f"{lower:g} or more" if upper == np.inf else f"{lower:g} to {upper:g}"
+                raise ValueError(f"{name}={value:g}: pass a number, {limits}")
+
+
+def within(image: Array) -> Array:
+    """The image clipped to 0 to 1, straight through."""
+    return through(lambda x: jnp.clip(x, 0.0, 1.0), image)
+
+
+@pytree
+class Identity(Transform):
+    """Nothing happens: the control."""
+
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
+        return image
+
+
+@pytree
+class Rounding(Transform):
+    """Values rounded to so many levels (256: 8 bits), a half upwards; straight-through gradient."""
+
+    levels: Any = 256
+
+    def __post_init__(self) -> None:
+        self.check(2, levels=self.levels)
+
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
+        top = self.levels - 1
+        return through(lambda x: jnp.clip(jnp.floor(x * top + 0.5), 0, top) / top, image)
+
+
+@pytree
+class JPEG(Transform):
+    """Stored as JPEG and read again: `quality` 1 to 100; `subsampling`: chroma at half the
+    resolution (4:2:0), else 4:4:4. Grey or RGB; straight-through gradient (`core.jpeg`)."""
+
+    quality: Any = 75
+    subsampling: bool = static(default=True)
+
+    def __post_init__(self) -> None:
+        self.check(1, 100, quality=self.quality)
+
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
+        if image.shape[-1] not in (1, 3):
+            raise ValueError(f"images have {image.shape[-1]} channels: JPEG takes 1 or 3")
+        return jpeg(255 * image, self.quality, self.subsampling) / 255
+
+
+@pytree
+class GaussianBlur(Transform):
+    """Convolved with a Gaussian of standard deviation `sigma` pixels that ends at four of them; the
+    image is mirrored at its border (as SciPy's gaussian_filter does)."""
+
+    sigma: Any = 1.0
+
+    def __post_init__(self) -> None:
+        self.check(0, sigma=self.sigma)
+
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
+        rows, columns = self.band(image.shape[0]), self.band(image.shape[1])
+        return jnp.einsum("hi,wj,ijc->hwc", rows, columns, image, precision=EXACT)
+
+    def band(self, length: int) -> Float[Array, "n n"]:
+        """The convolution of a line as a matrix, for kernels of up to twice its length."""
+        sigma, most = jnp.maximum(self.sigma, 1e-3), 2 * length
+        radius = jnp.floor(TRUNCATE * sigma + 0.5)
+        apart = jnp.arange(-most, most + 1)
+        weights = jnp.where(jnp.abs(apart) <= radius, jnp.exp(-jnp.square(apart / sigma) / 2), 0)
+        weights = weights / weights.sum()
+        places = np.arange(length)[:, None] + np.arange(-most, most + 1)
+        mirrored = places % (2 * length)
+        mirrored = np.where(mirrored < length, mirrored, 2 * length - 1 - mirrored)
+        band = jnp.zeros((length, length)).at[np.arange(length)[:, None], mirrored]
+        return band.add(jnp.broadcast_to(weights, places.shape))
+
+
+@pytree
+class Noise(Transform):
+    """Gaussian noise of standard deviation `sigma` (of a box of side 1) on every entry, clipped."""
+
+    sigma: Any = 0.1
+    random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        self.check(0, sigma=self.sigma)
+
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
+        assert key is not None
+        return within(image + self.sigma * jax.random.normal(key, image.shape))
+
+
+@pytree
+class Brightness(Transform):
+    """Every value times `factor`, clipped."""
+
+    factor: Any = 1.0
+
+    def __post_init__(self) -> None:
+        self.check(0, factor=self.factor)
+
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
+        return within(self.factor * image)
+
+
+@pytree
+class Contrast(Transform):
+    """Every value's distance from the mean grey of the image times `factor`, clipped."""
+
+    factor: Any = 1.0
+
+    def __post_init__(self) -> None:
+        self.check(0, factor=self.factor)
+
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
+        grey = image @ jnp.asarray(GREY) if image.shape[-1] == 3 else image
+        return within(grey.mean() + self.factor * (image - grey.mean()))
+
+
+@pytree
+class Rescaling(Transform):
+    """Made smaller by `factor`, then of its old size again: triangle filters, as wide as a pixel of
+    the smaller image. The factor is static."""
+
+    factor: float = static(default=0.5)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor <= 1:
+            raise ValueError(f"factor={self.factor:g}: pass a number above 0, at most 1")
+
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
+        height, width, channels = image.shape
+        small = max(1, round(self.factor * height)), max(1, round(self.factor * width)), channels
+        return jax.image.resize(jax.image.resize(image, small, "linear"), image.shape, "linear")
+
+
+@pytree
+class Cropping(Transform):
+    """`margin` pixels cut off at each side, and the rest enlarged (linearly) to the old size."""
+
+    margin: Any = 2.0
+
+    def __post_init__(self) -> None:
+        self.check(0, margin=self.margin)
+
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
+        sides = jnp.asarray(image.shape[:2], jnp.float32)
+        scale = sides / jnp.maximum(sides - 2 * self.margin, 1)
+        rows = self.band(image.shape[0], scale[0])
+        columns = self.band(image.shape[1], scale[1])
+        return jnp.einsum("hi,wj,ijc->hwc", rows, columns, image, precision=EXACT)
+
+    def band(self, length: int, scale: Array) -> Float[Array, "n n"]:
+        """The enlargement of a line as a matrix; beyond the rest its last pixel is repeated."""
+        first, last = self.margin, length - 1 - self.margin
+        place = jnp.clip((jnp.arange(length) + 0.5) / scale - 0.5 + first, first, last)
+        return jnp.clip(1 - jnp.abs(place[:, None] - jnp.arange(length)), 0, None)
+
+
+@pytree
+class Shifting(Transform):
+    """Moved by up to `most` whole pixels each way, drawn uniformly; what comes in is the border
+    repeated."""
+
+    most: int = static(default=1)
+    random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        self.check(0, most=self.most)
+
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
+        assert key is not None
+        size = self.most
+        wide = jnp.pad(image, ((size, size), (size, size), (0, 0)), mode="edge")
+        row, column = jax.random.randint(key, (2,), 0, 2 * size + 1)
+        return lax.dynamic_slice(wide, (row, column, 0), image.shape)
+
+
+def transformed(model: Model, transform: Transform) -> Model:
+    """The model that sees every image through a transform; attacks on it go through the transform.
+
+    Rounding and clipping have no useful derivative: their gradients go straight through (BPDA,
+    Athalye et al. 2018, arXiv 1802.00420), all others are the real ones. The transform works on
+    values of 0 to 1, to which the model's bounds are mapped and back. Its strength is a parameter:
+    another one does not compile anew. With a transform that draws, the model is random (see
+    `ja.Model`): put `ja.EOT` around it, not inside (ValueError).
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> images = jnp.array([0.1, 0.4, 0.6, 1]).reshape(1, 2, 2, 1)
+    >>> ja.transformed(model, ja.Rounding(levels=2))(images)
+    Array([[0., 0., 1., 1.]], dtype=float32)
+    """
+    check_no_mean(model)
+    return dataclasses.replace(
+        model, apply=_Transformed(model.apply, model.bounds, model.random),
+        params=(transform, model.params), random=model.random or transform.random,
+    )  # fmt: skip
+
+
+@pytree
+class _Transformed:
+    apply: Callable[..., Any] = static()
+    bounds: tuple[float, float] = static()
+    random: bool = static()
+
+    def __call__(self, params: Any, images: Any, *key: Array) -> Array:
+        transform, own = params
+        lower, upper = self.bounds
+        unit = (images - lower) / (upper - lower)
+        inside = ()
+        if transform.random:
+            keys = jax.random.split(jax.random.fold_in(key[0], 1), len(images))
+            unit = jax.vmap(transform)(unit, keys)
+        else:
+            unit = jax.vmap(transform)(unit)
+        if self.random:
+            inside = (jax.random.fold_in(key[0], 0),)
+        return self.apply(own, lower + (upper - lower) * unit, *inside)

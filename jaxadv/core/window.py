@@ -1,0 +1,124 @@
+"""A window of readings of one scene, and what a system makes of them: fusion that throws out
+outliers, as one model whose image is the whole window.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxadv.core.model import Model, check_no_mean
+from jaxadv.core.pytree import pytree, static
+from jaxadv.core.surrogate import surrogate
+
+DEFENCES = (
+    "mean", "median input", "trimmed input", "median", "trimmed", "majority", "outliers",
+)  # fmt: skip
+FAR = 3.0  # times the median distance from the median reading: farther, and it is an outlier
+
+
+def ordered(values: Float[Array, "w ..."]) -> list[Array]:
+    """The w values of each place in ascending order, by w (w - 1) / 2 exchanges: no sort."""
+    rows = list(values)
+    for last in range(len(rows) - 1, 0, -1):
+        for i in range(last):
+            rows[i], rows[i + 1] = (
+                jnp.minimum(rows[i], rows[i + 1]), jnp.maximum(rows[i], rows[i + 1]),
+            )  # fmt: skip
+    return rows
+
+
+def trimmed_mean(values: Float[Array, "w ..."], trim: int) -> Float[Array, "..."]:
+    """The mean of what is left of w values once the `trim` least and largest are thrown out.
+
+    With trim = (w - 1) // 2 it is the median. Up to `trim` values may be anything, and it stays
+    between the least and the largest of the others (Huber and Ronchetti 2009, Robust Statistics).
+
+    >>> import jax.numpy as jnp
+    >>> from jaxadv.core.window import trimmed_mean
+    >>> trimmed_mean(jnp.array([3.0, 900, 1, 2, -900]), 1), trimmed_mean(jnp.arange(4.0), 1)
+    (Array(2., dtype=float32), Array(1.5, dtype=float32))
+    """
+    kept = ordered(values)[trim : len(values) - trim]
+    return jnp.stack(kept).mean(0)
+
+
+def windowed(model: Model, frames: int, defence: str = "majority", trim: int = 1) -> Model:
+    """A model of windows [N, frames * H, W, C], the frames one below the other, that fuses what
+    `model` says of each frame; every attack can then go through the fusion.
+
+    defence, of the answers: "mean" (of the logits; no defence), "median" and "trimmed" (mean) of
+    the logits of each class, "majority" of the labels (each frame has one vote, ties go to the
+    larger mean probability; the answer counts the votes), "outliers" (the mean logits of the frames
+    that are not farther from the median frame than 3 times the median distance); of the pixels:
+    "median input" and "trimmed input" (mean) of the frames, which the model then sees. trim: how
+    many values a trimmed mean throws out at each end.
+
+    Attacks are judged by the fusion as it is. Its derivative is 0 or blind nearly everywhere, so
+    gradients are those of a smooth stand-in (BPDA, Athalye et al. 2018, arXiv 1802.00420): the mean
+    logits, the mean frame, for votes the mean probability. An answer costs `frames` forward passes
+    (of the pixels: one) and is counted so. Raises ValueError for settings that are not listed here.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.array([[-1.0, 1.0]]))
+    >>> window = jnp.array([0.2, -0.9, 0.3]).reshape(1, 3, 1, 1)  # the first pixel's sign, thrice
+    >>> [ja.windowed(model, 3, how)(window).argmax().item() for how in ("mean", "majority")]
+    [0, 1]
+    """
+    if frames < 1:
+        raise ValueError(f"frames={frames}: pass 1 or more")
+    if defence not in DEFENCES:
+        raise ValueError(f"defence={defence!r} is not known: pass one of {DEFENCES}")
+    if not 0 <= 2 * trim < frames and defence.startswith("trimmed"):
+        raise ValueError(f"trim={trim}: of {frames} frames nothing is left; pass less than half")
+    check_no_mean(model)
+    if defence.startswith("median"):
+        trim = (frames - 1) // 2
+    passes = 1 if defence.endswith("input") else frames
+    return dataclasses.replace(
+        model, apply=_Windowed(model.apply, frames, defence, trim), samples=passes * model.samples
+    )
+
+
+@pytree
+class _Windowed:
+    apply: Callable[..., Any] = static()
+    frames: int = static()
+    defence: str = static()
+    trim: int = static()
+
+    def __call__(self, params: Any, windows: Any, *key: Array) -> Float[Array, "N K"]:
+        count, height, *rest = windows.shape
+        if height % self.frames:
+            raise ValueError(
+                f"windows of {self.frames} frames have a multiple of as many rows, not {height}"
+            )
+        readings = jnp.asarray(windows).reshape(count, self.frames, height // self.frames, *rest)
+        if self.defence.endswith("input"):
+            fused = trimmed_mean(readings.swapaxes(0, 1), self.trim)
+            return self.apply(params, surrogate(fused, readings.mean(1)), *key)
+        answers = self.apply(params, readings.reshape(-1, *readings.shape[2:]), *key)
+        answers = answers.reshape(count, self.frames, -1).swapaxes(0, 1)
+        if self.defence == "mean":
+            return answers.mean(0)
+        if self.defence == "majority":
+            shares = jax.nn.softmax(answers).mean(0)
+            votes = jax.nn.one_hot(answers.argmax(-1), answers.shape[-1]).sum(0)
+            return surrogate(votes + shares / 2, self.frames * shares)
+        if self.defence == "outliers":
+            return surrogate(_without_outliers(readings, answers), answers.mean(0))
+        return surrogate(trimmed_mean(answers, self.trim), answers.mean(0))
+
+
+def _without_outliers(readings: Array, answers: Array) -> Float[Array, "N K"]:
+    """The mean answers [w, N, K] of those readings [N, w, H, W, C] that lie near the median one."""
+    half = (readings.shape[1] - 1) // 2
+    middle = trimmed_mean(readings.swapaxes(0, 1), half)
+    apart = jnp.square(readings - middle[:, None]).reshape(*readings.shape[:2], -1).sum(-1).T
+    kept = apart <= FAR**2 * trimmed_mean(apart, half)
+    weights = kept / kept.sum(0)
+    return jnp.einsum("wn,wnk->nk", weights, answers, precision=lax.Precision.HIGHEST)

@@ -1,0 +1,263 @@
+"""A camera reads the same scene again and again: does a vote of the last readings keep an attacker
+out who controls some of them? Ordinary attacks, frame by frame, against attacks through the vote.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxadv.attacks import PGD, Masked, Repeated
+from jaxadv.core.attack import Attack
+from jaxadv.core.goals import Untargeted
+from jaxadv.core.model import Model
+from jaxadv.core.shares import wilson
+from jaxadv.core.transforms import Noise, Shifting
+from jaxadv.core.window import DEFENCES, windowed
+from jaxadv.engine.checks import check_goal, check_images, count_classes
+from jaxadv.engine.devices import choose_devices
+from jaxadv.engine.verify import predict
+from jaxadv.studies.blind_spots import examples_of
+from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
+from jaxadv.studies.networks import trained
+from jaxadv.studies.setting import Setting
+from jaxadv.studies.survival import Run, plainly
+
+ATTACKS = ("ordinary", "adaptive", "same, ordinary", "same, adaptive")
+FRAMES, EPSILON, SIGMA, SHIFT = 5, 0.1, 0.1, 1
+
+
+class Streams(NamedTuple):
+    """What D defences of a window of w readings are worth against an attacker of k of them.
+
+    frames: w; controlled [C]: the numbers k; defences [D]: their names; count: N, the windows;
+    epsilon: of the attacker's perturbations, in Linf; single: the accuracy on one reading; clean
+    [D]: on whole windows; accuracy [4, D, C]: under the attacks `ATTACKS`, in this order; readings
+    [N, w, H, W, C]: as the sensor gave them; windows [4, N, w, H, W, C]: the last defence's, at the
+    last k, after each attack.
+    """
+
+    frames: int
+    controlled: tuple[int, ...]
+    defences: tuple[str, ...]
+    count: int
+    epsilon: float
+    single: float
+    clean: np.ndarray
+    accuracy: np.ndarray
+    readings: np.ndarray
+    windows: np.ndarray
+
+
+def sensor(
+    images: Any, frames: int, sigma: float = SIGMA, shift: int = SHIFT, *, key: Array
+) -> Float[np.ndarray, "N w H W C"]:
+    """So many readings of each image [N, H, W, C] of 0 to 1: moved by up to `shift` pixels, with
+    Gaussian noise of standard deviation `sigma`, each on its own.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxadv.studies.streams import sensor
+    >>> readings = sensor(jnp.full((2, 4, 4, 1), 0.5), 3, key=jax.random.key(0))
+    >>> readings.shape, bool(0.05 < readings.std() < 0.15)
+    ((2, 3, 4, 4, 1), True)
+    """
+    images = jnp.asarray(images)
+
+    @jax.jit
+    def read(images: Array, key: Array) -> Array:
+        def one(image: Array, key: Array) -> Array:
+            move, disturb = jax.random.split(key)
+            return Noise(sigma)(Shifting(shift)(image, move), disturb)
+
+        keys = jax.random.split(key, (len(images), frames))
+        return jax.vmap(lambda image, own: jax.vmap(lambda k: one(image, k))(own))(images, keys)
+
+    return np.asarray(read(images, key))
+
+
+def streams(
+    model: Model,
+    images: Any,
+    labels: Any,
+    epsilon: float = EPSILON,
+    *,
+    frames: int = FRAMES,
+    controlled: Sequence[int] | None = None,
+    defences: Sequence[str] = DEFENCES,
+    trim: int = 1,
+    sigma: float = SIGMA,
+    shift: int = SHIFT,
+    attack: Attack | None = None,
+    key: Any = None,
+    ids: Any = None,
+    lanes: int | None = None,
+    run: Run = plainly,
+) -> Streams:
+    """Windows of readings under attack: what median, vote and trimmed mean are worth.
+
+    images: [N, H, W, C] of 0 to 1, from which a `sensor` makes `frames` readings each; labels:
+    integers [N]; epsilon: in Linf, of every perturbed reading (1: the attacker may write what he
+    likes); controlled: how many of the frames are his (default: 1 to all; it does not matter which,
+    no defence looks at the order); defences, trim: as in `ja.windowed`; attack: one in Linf
+    (default: PGD on the margin, 40 steps).
+
+    ordinary: every reading attacked alone, on the undefended model; adaptive: the attack goes
+    through the defence, on the controlled frames only; "same": with one perturbation for all
+    controlled frames (ordinary: the one made for the first). An attacker who knows the defence
+    falls back on the ordinary window where his attack finds nothing. All are judged by the defence
+    as it is. run: as `survival.plainly`. Raises ValueError for arguments that cannot be meant so.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.mean((1, 2, 3))[:, None] @ w + jnp.array([0.5, 0.0]),
+    ...                  jnp.array([[-1.0, 0.0]]))  # is it darker than a half?
+    >>> found = ja.streams(model, jnp.full((2, 2, 2, 1), 0.3), jnp.zeros(2, int), 1.0, frames=3,
+    ...                    defences=["majority"], attack=ja.PGD(steps=10), shift=0)
+    >>> found.accuracy[1]  # one, two, and three frames of three
+    array([[1., 0., 0.]])
+    """
+    if model.bounds != (0.0, 1.0):
+        raise ValueError(f"model has bounds {model.bounds}: the sensor gives values of 0 to 1")
+    controlled = tuple(range(1, frames + 1)) if controlled is None else tuple(controlled)
+    if not controlled or not all(1 <= k <= frames for k in controlled):
+        raise ValueError(f"controlled={controlled}: pass numbers from 1 to frames={frames}")
+    if not defences:
+        raise ValueError("defences is empty: pass one or more")
+    images = check_images(images, model.bounds)
+    shape, count = images.shape[1:], len(images)
+    labels = check_goal(
+        Untargeted(np.asarray(labels)), count, count_classes(model, shape)
+    ).labels  # fmt: skip
+    attack = PGD(loss="margin") if attack is None else attack
+    inside = Repeated(attack, frames)  # says at once where the attack is in another norm
+    key = jax.random.key(0) if key is None else key
+    seed, draw = jax.random.split(key)
+    ids = np.arange(count) if ids is None else np.asarray(ids)
+    devices = choose_devices(None)
+    readings = sensor(images, frames, sigma, shift, key=seed)
+    flat = readings.reshape(count * frames, *shape)
+    each = np.repeat(labels, frames)
+    single = float((predict(model, flat, devices).argmax(1) == each).mean())
+    alone = run(
+        "each reading alone", attack, model, flat, Untargeted(each), epsilon, key=draw,
+        ids=(ids[:, None] * frames + np.arange(frames)).ravel(), lanes=lanes,
+    )  # fmt: skip
+    made = np.where(alone.success.reshape(-1, 1, 1, 1), alone.images, flat).reshape(readings.shape)
+    first = np.clip(readings + (made[:, :1] - readings[:, :1]), 0, 1)
+    clean = np.zeros(len(defences))
+    accuracy = np.zeros((4, len(defences), len(controlled)))
+    windows = np.zeros((4, *readings.shape), np.float32)
+    tall = (count, frames * shape[0], *shape[1:])
+    for d, defence in enumerate(defences):
+        defended = windowed(model, frames, defence, trim)
+
+        def right(some: np.ndarray) -> np.ndarray:
+            return predict(defended, some.reshape(tall), devices).argmax(1) == labels
+
+        clean[d] = right(readings).mean()
+        for c, k in enumerate(controlled):
+            mine = np.arange(frames) < k
+            mask = np.repeat(mine, shape[0]).reshape(-1, 1, 1)
+            for kind, around, ordinary in ((0, attack, made), (2, inside, first)):
+                title = f"{defence}, {k} of {frames}{', same' if kind else ''}"
+                windows[kind] = np.where(mine.reshape(-1, 1, 1, 1), ordinary, readings)
+                kept = right(windows[kind])
+                found = run(
+                    title, Masked(around, mask), defended, readings.reshape(tall),
+                    Untargeted(labels), epsilon, key=draw, ids=ids, lanes=lanes,
+                )  # fmt: skip
+                better = found.success.reshape(-1, 1, 1, 1, 1)
+                windows[kind + 1] = np.where(
+                    better, found.images.reshape(readings.shape), windows[kind]
+                )
+                accuracy[kind, d, c] = kept.mean()
+                accuracy[kind + 1, d, c] = (kept & ~found.success).mean()
+    return Streams(
+        frames, controlled, tuple(defences), count, float(epsilon), single, clean, accuracy,
+        readings, windows,
+    )  # fmt: skip
+
+
+def streams_findings(found: Streams, trim: int = 1) -> Findings:
+    """`Streams` as tables, curves and pictures."""
+    w, count = found.frames, found.count
+    columns = tuple(f"{k} of {w}" for k in found.controlled)
+    robust = [d for d in found.defences if d != "mean"]
+    least = [k for k in found.controlled if 2 * k < w]
+    parts: list[Part] = [
+        Text(
+            f"{count} scenes, {w} readings of each with sensor noise, moved by a pixel or so; the "
+            f"attacker changes k of the {w} by at most {found.epsilon:g} (Linf). One reading alone "
+            f"is classified right in {100 * found.single:.1f} %. With k below half the readings "
+            "median and majority cannot be carried anywhere, however large the change; with more "
+            f"than half they can. A mean trimmed by {trim} holds up to k = {trim}."
+        )
+    ]
+    if robust and least:
+        d = int(np.argmax([found.accuracy[0, found.defences.index(r), 0] for r in robust]))
+        row = found.defences.index(robust[d])
+        c = found.controlled.index(least[-1])
+        values = [100 * found.accuracy[kind, row, c] for kind in (0, 1)]
+        low, high = (100 * bound for bound in wilson(values[1] * count / 100, count))
+        parts.append(
+            Text(
+                f"{robust[d]}, k = {least[-1]}: accuracy {values[0]:.1f} % where each reading is "
+                f"attacked alone, {values[1]:.1f} % (95 % interval {low:.1f} to {high:.1f}) where "
+                "the attack goes through the defence. A breakdown point bounds how far the fusion "
+                "can be moved; honest readings near the boundary need little."
+            )
+        )
+    for kind, title in enumerate(ATTACKS):
+        values = 100 * np.column_stack([found.clean, found.accuracy[kind]])
+        parts.append(
+            Table(
+                f"Accuracy in per cent, k readings attacked: {title}", found.defences,
+                ("no attack", *columns), values, formats=".1f", heat=True, hot="low",
+                note={
+                    0: "every reading attacked alone, on the undefended network",
+                    1: "the attack goes through the defence, on the controlled readings only",
+                    2: "the perturbation made for the first reading, added to all controlled ones",
+                    3: "one perturbation for all controlled readings, through the defence",
+                }[kind],
+            )
+        )  # fmt: skip
+    x = np.array([0, *found.controlled], float)
+    for kind in (0, 2):
+        lines, dashed = {}, []
+        for d, defence in enumerate(found.defences):
+            for shift, name in ((0, "ordinary"), (1, "adaptive")):
+                y = 100 * np.r_[found.clean[d], found.accuracy[kind + shift, d]]
+                lines[f"{defence}, {name}"] = np.stack([x, y])
+            dashed.append(f"{defence}, ordinary")
+        also = ", one perturbation for all" if kind else ""
+        parts.append(
+            Curves(
+                f"Accuracy against the readings that the attacker controls{also}",
+                f"k, of {w} readings", "right in %", lines, dashed=tuple(dashed),
+            )
+        )  # fmt: skip
+    if found.readings.ndim == 5:
+        parts.append(
+            Gallery(
+                f"A window of {w} readings, {found.controlled[-1]} of them attacked "
+                f"({found.defences[-1]})",
+                np.stack([found.readings[0], *found.windows[:, 0]]), ("sensor", *ATTACKS),
+                tuple(f"reading {i + 1}" for i in range(w)),
+            )
+        )  # fmt: skip
+    return Findings("streams", "Does a vote of several readings keep an attacker out?", parts)
+
+
+def windows_of_digits(setting: Setting) -> Findings:
+    """Windows of noisy readings under attack: median, trimmed mean, majority and outliers.
+
+    Ordinary attacks on each reading, and attacks through the defence, on FC100-100-10; Linf 0.1.
+    """
+    data = examples_of(setting.test, min(setting.examples, 50 if setting.quick else 200))
+    found = streams(
+        trained(setting, "FC100-100-10").model, data.images, data.labels, ids=data.ids,
+        frames=3 if setting.quick else FRAMES, run=setting.run,
+    )  # fmt: skip
+    return streams_findings(found)
