@@ -258,6 +258,8 @@ def windows_of_digits(setting: Setting) -> Findings:
     data = examples_of(setting.test, min(setting.examples, 50 if setting.quick else 200))
     found = streams(
         trained(setting, "FC100-100-10").model, data.images, data.labels, ids=data.ids,
-        frames=3 if setting.quick else FRAMES, run=setting.run,
+        frames=3 if setting.quick else FRAMES,
+        defences=("mean", "median input", "majority") if setting.quick else DEFENCES,
+        run=setting.run,
     )  # fmt: skip
     return streams_findings(found)
