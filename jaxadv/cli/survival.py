@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxadv.cli.app import app
-from jaxadv.cli.attack import build_attack
 from jaxadv.cli.options import (
     EPOCHS,
     Data,
@@ -72,6 +71,7 @@ def survival(
         prepare_jax()
         import jax
 
+        from jaxadv.attacks import build_attack
         from jaxadv.report import print_study, write_study
         from jaxadv.studies import Setting, as_data
         from jaxadv.studies.survival import USUAL, survival_findings

@@ -40,7 +40,9 @@ def radius(kind: type[Attack]) -> str:
         return f"none: its own bounds, of {kind.bounded_by}"
     if not isinstance(kind.needs_epsilon, bool):
         return _depends(kind)
-    return "epsilon" if kind.needs_epsilon else "none: it seeks the nearest"
+    if kind.needs_epsilon:
+        return "epsilon"
+    return "none" if kind.keep == "first" else "none: it seeks the nearest"
 
 
 def _depends(kind: type[Attack]) -> str:
