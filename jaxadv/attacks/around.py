@@ -48,6 +48,7 @@ class Around(Attack):
     def bounded_by(self) -> str:  # type: ignore[override]
         return self.attack.bounded_by
 
+    @property
     def needs_epsilon(self) -> bool:  # type: ignore[override]
         return self.attack.needs_epsilon
 

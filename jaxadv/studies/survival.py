@@ -238,8 +238,8 @@ def survival_findings(
 def _pictures(found: Survival, images: np.ndarray, bounds: tuple[float, float]) -> Gallery:
     """One image: what the first attack made of it without, and through, some of the transforms."""
     lower, upper = bounds
-    moved = (found.found[0] != images).reshape(len(images), -1).any(1)
-    at = int(np.flatnonzero(moved)[0]) if moved.any() else 0
+    both = np.concatenate([found.found[:1], found.through[0]])
+    at = int((both != images).any((2, 3, 4)).sum(0).argmax())  # the first that most of them moved
     rows, shown = [], []
     for kind in dict.fromkeys(found.kinds):
         if kind in SHOWN or len(set(found.kinds)) <= len(SHOWN):
