@@ -13,9 +13,6 @@ from jaxadv.core.norms import distance64
 KEY = jax.random.key(7)
 EPSILON = {"linf": 0.15, "l2": 1.2, "l1": 5.0, "l0": 12.0}
 INNER = {
-    "Masked": lambda norm: ja.Masked(
-        ja.PGD(norm=norm, steps=8, loss="margin"), np.arange(36).reshape(6, 6, 1) % 5 > 0
-    ),
     "Repeated": lambda norm: ja.Repeated(ja.PGD(norm=norm, steps=8), 2),
     "EachTarget": lambda norm: ja.EachTarget(ja.PGD(norm=norm, steps=8, loss="margin"), 2),
     "MinimalEpsilon": lambda norm: ja.MinimalEpsilon(ja.PGD(norm=norm, steps=8), rounds=5),
@@ -30,13 +27,19 @@ CASES = [  # of each attack one norm, all of them with -m slow
 ]
 
 
-def make(name: str, norm: str) -> ja.Attack:
+def make(name: str, norm: str, images: np.ndarray | None = None) -> ja.Attack:
+    images = IMAGES if images is None else images
+    if name == "Masked":
+        mask = np.arange(images[0].size).reshape(images.shape[1:]) % 5 > 0
+        return ja.Masked(ja.PGD(norm=norm, steps=8, loss="margin"), mask)
+    if name == "AdversarialPatch":
+        return ja.AdversarialPatch(size=images.shape[1] - 1)
     if name in INNER:
         return INNER[name](norm)
     if name == "LBFGS":
         return ja.LBFGS()
     if name == "Admix":
-        return ja.Admix(norm=norm, mixed_images=IMAGES[:5], mixed_labels=LABELS[:5])
+        return ja.Admix(norm=norm, mixed_images=images[:5], mixed_labels=np.arange(5) % 4)
     if name == "ILA":
         return ja.ILA(norm=norm, classes=3)  # whatever the network answers behind is a feature
     if name == "EAD":
