@@ -142,7 +142,7 @@ if TYPE_CHECKING:
         universal_perturbation,
         universal_training,
     )
-    from jaxadv.sweep import SweepStore, run_sweep
+    from jaxadv.sweep import SweepStore, compare_stores, run_sweep
 
 # A name is imported on first use: what only asks for help or a version waits for no compiler.
 _MODULES = {
@@ -184,7 +184,7 @@ _MODULES = {
     "load_weights save_weights",
     "studies.universal": "PatchAscent UniversalAggregation UniversalAscent "
     "data_free_perturbation universal_patch universal_perturbation universal_training",
-    "sweep": "SweepStore run_sweep",
+    "sweep": "SweepStore compare_stores run_sweep",
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names.split()}
 
@@ -315,6 +315,7 @@ __all__ = [
     "certify",
     "check",
     "compare_queries",
+    "compare_stores",
     "cured",
     "data",
     "data_free_perturbation",

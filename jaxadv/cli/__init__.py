@@ -1,5 +1,6 @@
 """The command line, a file each: `jaxadv evaluate`, `attack`, `distance`, `certify`, `check`,
-`queries`, `safety`, `survival`, `sweep`, `train`, `reproduce`, `universal`.
+`compare`, `export`, `queries`, `report`, `reproduce`, `safety`, `survival`, `sweep`, `train`,
+`universal`.
 
 Nothing here imports JAX before a command needs it, so that `jaxadv --help` answers at once.
 """
@@ -9,9 +10,11 @@ from jaxadv.cli import (
     attack,
     certify,
     check,
+    compare,
     distance,
     evaluate,
     queries,
+    report,
     reproduce,
     safety,
     survival,
@@ -27,10 +30,12 @@ __all__ = [
     "attack",
     "certify",
     "check",
+    "compare",
     "distance",
     "evaluate",
     "parse_epsilons",
     "queries",
+    "report",
     "reproduce",
     "safety",
     "survival",

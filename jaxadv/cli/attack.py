@@ -199,7 +199,7 @@ def _print_attack(data: Mapping[str, Any]) -> None:
 def _save_images(path: Path, result: "Result", originals: Any, labels: Any) -> None:
     import numpy as np
 
-    from jaxadv.engine.store import write_atomically
+    from jaxadv.core.files import write_atomically
 
     out = io.BytesIO()
     fields = {k: v for k, v in result._asdict().items() if k != "cost"}

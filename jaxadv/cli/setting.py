@@ -67,7 +67,7 @@ def console(stderr: bool = False) -> "Console":
 
 def write_json(path: Path | None, data: Mapping[str, Any]) -> None:
     if path is not None:
-        from jaxadv.engine.store import write_atomically
+        from jaxadv.core.files import write_atomically
 
         write_atomically(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 

@@ -72,7 +72,7 @@ def universal(
         import numpy as np
 
         import jaxadv as ja
-        from jaxadv.engine.store import write_atomically
+        from jaxadv.core.files import write_atomically
         from jaxadv.report import print_study, write_study
         from jaxadv.studies.universal.perturbation import METHODS
 

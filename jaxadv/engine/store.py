@@ -6,7 +6,6 @@ One npz file (plain arrays, never pickles) for each stage of an evaluation, writ
 import dataclasses
 import hashlib
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxadv.core.files import write_atomically
 from jaxadv.core.result import Cost, Result
-
-
-def write_atomically(path: str | Path, content: bytes | str) -> Path:
-    """All of `content` or nothing is found at `path`, whenever the program is killed."""
-    path, content = Path(path), content.encode() if isinstance(content, str) else content
-    mask = os.umask(0)  # the only way to read it
-    os.umask(mask)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~mask)  # those of any new file, not of a temporary one
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def fingerprint(*parts: Any) -> str:

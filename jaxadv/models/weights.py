@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadv.core.files import write_atomically
 from jaxadv.core.model import Model
-from jaxadv.engine.store import write_atomically
 
 FORMAT = 1
 _FIELDS = ("definition", "settings", "image_shape", "bounds", "preprocessing")

@@ -182,7 +182,7 @@ def write_certified(
     >>> write_certified([found], images, page, [0, 0.25], key=key).name
     'report.html'
     """
-    from jaxadv.engine.store import write_atomically
+    from jaxadv.core.files import write_atomically
 
     data = certified_data(found, radii, attacked, total)
     names = class_names if class_names is not None else list(map(str, range(10**4)))

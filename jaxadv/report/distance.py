@@ -10,6 +10,7 @@ from jaxadv.core.result import Status
 from jaxadv.report import table
 from jaxadv.report.elements import (
     ACCENT,
+    COLOURS,
     CONTROL,
     INK,
     PROVED,
@@ -19,14 +20,13 @@ from jaxadv.report.elements import (
     template,
     versions,
 )
-from jaxadv.report.html import NORMS
+from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from jaxadv.engine.minimal import Nearest
 
-COLOURS = (ACCENT, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 SHOWN = (0.1, 0.5, 0.9)  # of these, on the console
 
@@ -158,7 +158,7 @@ def write_distances(
     >>> write_distances({"linf": found}, tempfile.mkdtemp() + "/report.html").name
     'report.html'
     """
-    from jaxadv.engine.store import write_atomically
+    from jaxadv.core.files import write_atomically
 
     data = distance_data(found, total)
     names = class_names if class_names is not None else list(map(str, range(10**4)))

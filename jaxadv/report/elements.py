@@ -14,6 +14,7 @@ from jaxadv.report import table
 
 INK, ACCENT, CONTROL, FAINT = "#1d2733", "#c2410c", "#64748b", "#d8dee6"
 PROVED = "#15803d"
+COLOURS = (ACCENT, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
 
 
 def template(name: str) -> Any:
@@ -32,6 +33,7 @@ def template(name: str) -> Any:
     environment.filters |= {
         "percent": table.percent, "number": table.number_text, "interval": table.interval_text,
         "epsilon": table.epsilon_text, "described": _described,
+        "norm": table.NORMS.__getitem__,
     }  # fmt: skip
     return environment.get_template(name)
 

@@ -1,8 +1,9 @@
-"""An evaluation in forms that other programs read: RobustBench's JSON, and CSV."""
+"""An evaluation, or a sweep, in forms that other programs read: RobustBench's JSON, and CSV."""
 
 import csv
 import io
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from jaxadv.report.table import as_data, percent
 
 if TYPE_CHECKING:
     from jaxadv.engine.evaluate import Report
+    from jaxadv.sweep.store import SweepStore
 
 COLUMNS = (
     "id", "label", "prediction", "epsilon", "broken", "broken_by", "distance", "forward", "backward"
@@ -35,7 +37,7 @@ def write_csv(report: "Report", path: str | Path) -> Path:
     >>> [row.rsplit(",", 3)[0] for row in rows[:3]]
     ['id,label,prediction,epsilon,broken,broken_by', '0,0,0,0.1,0,', '0,0,0,0.6,1,FGSM']
     """
-    from jaxadv.engine.store import write_atomically
+    from jaxadv.core.files import write_atomically
 
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -73,24 +75,83 @@ def as_robustbench(
     if not near:
         raise ValueError(f"epsilon={epsilon}: the report has {report.epsilons.tolist()}")
     stages = ", ".join(stage.name for stage in report.stages)
+    return _entry(
+        name, dataset, architecture or name, report.norm, epsilon, report.clean_accuracy,
+        float(report.robust_accuracy[near[0]]),
+        f"attacked by {stages} on {len(report.labels)} images",
+    )  # fmt: skip
+
+
+def _entry(
+    name: str, dataset: str, architecture: str, norm: str, epsilon: float, clean: float,
+    robust: float, footnote: str,
+) -> dict[str, Any]:  # fmt: skip
     return {
         "name": name,
         "dataset": dataset,
-        "architecture": architecture or name,
-        "threat_model": NORMS[report.norm],
+        "architecture": architecture,
+        "threat_model": NORMS[norm],
         "eps": f"{epsilon:.9g}",
-        "clean_acc": percent(report.clean_accuracy),
-        "external": percent(float(report.robust_accuracy[near[0]])),
+        "clean_acc": percent(clean),
+        "external": percent(robust),
         "additional_data": None,
         "number_forward_passes": "1",
         "link": "",
-        "footnote": f"attacked by {stages} on {len(report.labels)} images",
+        "footnote": footnote,
     }
 
 
 def write_robustbench(report: "Report", path: str | Path, **about: Any) -> Path:
     """`as_robustbench` for every epsilon as one JSON file, written atomically."""
-    from jaxadv.engine.store import write_atomically
+    from jaxadv.core.files import write_atomically
 
     entries = [as_robustbench(report, float(epsilon), **about) for epsilon in report.epsilons]
     return write_atomically(path, json.dumps(entries, indent=1) + "\n")
+
+
+def sweep_as_robustbench(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Entries as `as_robustbench` of a `sweep_data`: each model, data set, norm and epsilon.
+
+    Those are left out at which not all images were attacked, or rows are missing that could lower
+    the accuracy.
+    """
+    return [
+        _entry(
+            one["model"], one["data"], one["model"], norm, level["epsilon"], one["clean"]["value"],
+            level["value"], f"attacked by {', '.join(a['title'] for a in part['attacks'])} on "
+            f"{level['images']} images",
+        )
+        for one in data["standings"]
+        for norm, part in one["norms"].items()
+        for level in part["levels"]
+        if level["images"] == one["clean"]["images"] > 0 and not level["upper_bound"]
+    ]  # fmt: skip
+
+
+def write_sweep_csv(
+    store: "SweepStore", path: str | Path, progress: Callable[[int, int], None] | None = None
+) -> int:
+    """Write all verified rows of a sweep's store as CSV, whole or not at all; their number.
+
+    Columns are those of `ja.sweep.SCHEMA`; what is empty there is empty here. Works a job at a
+    time; progress: called with (jobs written, jobs in all).
+
+    >>> import tempfile, jaxadv as ja
+    >>> from jaxadv.report import write_sweep_csv
+    >>> write_sweep_csv(ja.SweepStore(tempfile.mkdtemp()), tempfile.mkdtemp() + "/rows.csv")
+    0
+    """
+    import pyarrow.csv
+
+    from jaxadv.core.files import whole_file
+    from jaxadv.sweep.store import SCHEMA
+
+    jobs, count = list(store.manifest["jobs"]), 0
+    with whole_file(path) as file, pyarrow.csv.CSVWriter(file, SCHEMA) as writer:
+        for number, job in enumerate(jobs, 1):
+            if (table := store.load(job)) is not None:
+                writer.write_table(table)
+                count += table.num_rows
+            if progress is not None:
+                progress(number, len(jobs))
+    return count

@@ -20,11 +20,10 @@ from jaxadv.report.elements import (
     template,
     versions,
 )
+from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
     from jaxadv.engine.evaluate import Report
-
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 
 
 def write_html(
@@ -61,7 +60,7 @@ def write_html(
     >>> write_html(report, tempfile.mkdtemp() + "/report.html", model=model).name
     'report.html'
     """
-    from jaxadv.engine.store import write_atomically
+    from jaxadv.core.files import write_atomically
 
     data = table.as_data(report, total)
     names = class_names if class_names is not None else list(map(str, range(10**4)))

@@ -9,7 +9,7 @@ import numpy as np
 from jaxadv.core.result import Status
 from jaxadv.report import table
 from jaxadv.report.elements import picture, template
-from jaxadv.report.html import NORMS
+from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
     from jaxadv.engine.evaluate import Report
@@ -32,7 +32,7 @@ def write_pages(
     >>> sorted(path.name for path in write_pages(report, tempfile.mkdtemp()).iterdir())
     ['0.html', '1.html', '2.html', '3.html', 'index.html']
     """
-    from jaxadv.engine.store import write_atomically
+    from jaxadv.core.files import write_atomically
 
     folder = Path(folder)
     page = template("image.html.j2")

@@ -9,9 +9,8 @@ import numpy as np
 from jaxadv.core.result import Status
 from jaxadv.core.shares import wilson
 from jaxadv.report import table
-from jaxadv.report.distance import COLOURS
-from jaxadv.report.elements import INK, picture, plain_axes, svg, template, versions
-from jaxadv.report.html import NORMS
+from jaxadv.report.elements import COLOURS, INK, picture, plain_axes, svg, template, versions
+from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,7 +115,7 @@ def write_queries(
     >>> write_queries(asked, tempfile.mkdtemp() + "/report.html").name
     'report.html'
     """
-    from jaxadv.engine.store import write_atomically
+    from jaxadv.core.files import write_atomically
 
     data = queries_data(asked, total)
     names = class_names if class_names is not None else list(map(str, range(10**4)))

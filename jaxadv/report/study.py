@@ -54,7 +54,7 @@ def write_study(
     >>> write_study([Findings("demo", "A demonstration", [table])], tempfile.mkdtemp() + "/a.html")
     PosixPath('.../a.html')
     """
-    from jaxadv.engine.store import write_atomically
+    from jaxadv.core.files import write_atomically
 
     page = template("study.html.j2")
     show = {Table: _table, Gallery: _gallery, Curves: _curves, Text: _text}

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxadv.core.attack import Attack
 from jaxadv.core.result import Status
 from jaxadv.core.shares import wilson
 
@@ -15,8 +14,10 @@ if TYPE_CHECKING:  # evaluate needs all of the engine, the console only what it 
     from rich.console import Console
     from rich.table import Table
 
+    from jaxadv.core.attack import Attack
     from jaxadv.engine.evaluate import Report, Stage
 
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 MISCLASSIFIED = "misclassified"
 CONTROL = "noise"  # the stage that no attack may be weaker than
 
@@ -35,8 +36,10 @@ def epsilon_text(epsilon: float) -> str:
     return text
 
 
-def settings_of(attack: Attack) -> dict[str, Any]:
+def settings_of(attack: "Attack") -> dict[str, Any]:
     """An attack's name and all its settings, as json can write them."""
+    from jaxadv.core.attack import Attack
+
     found: dict[str, Any] = {"name": attack.name}
     for field in dataclasses.fields(attack):  # type: ignore[arg-type]
         value = getattr(attack, field.name)

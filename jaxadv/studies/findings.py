@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxadv.engine.store import write_atomically
+from jaxadv.core.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,36 @@
-"""Sweeps: grids of models, data, attacks, epsilons and seeds, run to a store that loses nothing."""
+"""Sweeps: grids of models, data, attacks, epsilons and seeds, run to a store that loses nothing.
 
-from jaxadv.sweep.execute import Summary, run_sweep
-from jaxadv.sweep.grid import Grid, GridError, parse_grid, read_grid
-from jaxadv.sweep.store import SCHEMA, SweepStore
+A name is imported on first use: what reads a store waits for no compiler.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxadv.sweep.changes import CellChanges, Changes, compare_stores
+    from jaxadv.sweep.execute import Summary, run_sweep
+    from jaxadv.sweep.grid import Grid, GridError, parse_grid, read_grid
+    from jaxadv.sweep.read import read_cells
+    from jaxadv.sweep.store import SCHEMA, SweepStore
+
+_MODULES = {
+    "changes": "CellChanges Changes compare_stores",
+    "execute": "Summary run_sweep",
+    "grid": "Grid GridError parse_grid read_grid",
+    "read": "read_cells",
+    "store": "SCHEMA SweepStore",
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'jaxadv.sweep' has no attribute {name!r}")
+    globals()[name] = getattr(importlib.import_module(f"jaxadv.sweep.{_WHERE[name]}"), name)
+    return globals()[name]
+
 
 __all__ = [
-    "SCHEMA", "Grid", "GridError", "Summary", "SweepStore", "parse_grid", "read_grid", "run_sweep",
+    "SCHEMA", "CellChanges", "Changes", "Grid", "GridError", "Summary", "SweepStore",
+    "compare_stores", "parse_grid", "read_cells", "read_grid", "run_sweep",
 ]  # fmt: skip

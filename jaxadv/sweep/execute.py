@@ -19,8 +19,8 @@ from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.verify import margins, predict
 from jaxadv.sweep.entries import UNKNOWN, Work
 from jaxadv.sweep.grid import Grid, read_grid
-from jaxadv.sweep.plan import Cell, Group, Job, make_plan
-from jaxadv.sweep.store import SCHEMA, SweepStore
+from jaxadv.sweep.plan import Cell, Group, make_plan
+from jaxadv.sweep.store import SCHEMA, Job, SweepStore
 from jaxadv.sweep.subjects import Given
 from jaxadv.sweep.trained import Progress, trained
 
@@ -229,6 +229,9 @@ def run_job(
         return False
     columns, kept = _columns(plan, group, job, work, part, result, broken_by)
     columns["seconds"] = np.full(job.rows, (time.perf_counter() - began) / job.rows)
+    if kept is not None:
+        rows = range(job.begin, job.end)
+        plan.store.keep_originals(group.about["data_hash"], rows, group.images.source)
     plan.store.save(job, {name: columns[name] for name in SCHEMA.names}, kept)
     return True
 

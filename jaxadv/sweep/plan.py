@@ -19,6 +19,7 @@ from jaxadv.engine.devices import choose_lanes
 from jaxadv.engine.store import fingerprint
 from jaxadv.sweep.entries import Entry, build_entry
 from jaxadv.sweep.grid import DataEntry, Grid, ModelEntry, epsilons_of, expand
+from jaxadv.sweep.store import Job
 from jaxadv.sweep.subjects import Given, Images, Subject, open_data, open_model, software
 
 SHARD_BYTES = 2**28  # of images in one job
@@ -54,6 +55,11 @@ class Group:
         """The most that one row can cost."""
         return self.entry.passes(self.images.classes)
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The range of the images."""
+        return self.subject.model.bounds
+
     def title(self, cell: Cell | None = None) -> str:
         """ "model / data / attack / norm", with the cell's epsilon and seed."""
         parts = [self.about[name] for name in ("model", "data", "attack", "norm")]
@@ -61,21 +67,6 @@ class Group:
             parts += [] if cell.epsilon is None else [f"{cell.epsilon:.6g}"]
             parts.append(f"seed {cell.seed}")
         return " / ".join(parts)
-
-
-class Job(NamedTuple):
-    """The rows of some cells of one group, for the images begin to end; mark: its file's name."""
-
-    mark: str
-    group: str
-    cells: tuple[str, ...]
-    begin: int
-    end: int
-
-    @property
-    def rows(self) -> int:
-        """How many rows the job has: cell by cell, image by image."""
-        return len(self.cells) * (self.end - self.begin)
 
 
 def make_plan(

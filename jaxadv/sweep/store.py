@@ -2,6 +2,8 @@
 
     STORE/rows/JOB.parquet    rows of one job, whole or not there; read the folder with any reader
     STORE/images/JOB.npz      their adversarial images (`rows`: the rows they belong to)
+    STORE/originals/          the clean images, labels and ids, 128 of a data set to a file, where
+                              adversarial ones are kept
     STORE/manifest.json       the jobs, the groups and cells that they belong to, the sweep file
     STORE/failed/JOB.json     what went wrong in a job that failed
     STORE/models/             what the sweep trained
@@ -14,21 +16,27 @@ of their values and that of their images, and what does not agree is not counted
 import hashlib
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from jaxadv.engine.store import write_atomically
-from jaxadv.sweep.plan import Group, Job, make_jobs
+from jaxadv.core.files import write_atomically
+
+if TYPE_CHECKING:
+    from jaxadv.data.form import Source
+    from jaxadv.sweep.plan import Group
 
 FORMAT = 1
 MAGIC = b"PAR1"  # how a Parquet file begins
+ORIGINALS = 128  # clean images in a file
 TEXT, REAL, COUNT = pa.string(), pa.float64(), pa.int32()
 SCHEMA = pa.schema([
     ("cell", TEXT), ("model", TEXT), ("data", TEXT), ("attack", TEXT), ("norm", TEXT),
@@ -69,6 +77,21 @@ def checksum(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
+class Job(NamedTuple):
+    """The rows of some cells of one group, for the images begin to end; mark: its file's name."""
+
+    mark: str
+    group: str
+    cells: tuple[str, ...]
+    begin: int
+    end: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows the job has: cell by cell, image by image."""
+        return len(self.cells) * (self.end - self.begin)
+
+
 class SweepStore:
     """A sweep's folder; made where it does not exist.
 
@@ -100,8 +123,10 @@ class SweepStore:
             raise ValueError(f"{path} is not a manifest of format {FORMAT}: pass another store")
         return {**empty, **found}
 
-    def register(self, groups: Sequence[Group], shard: int, text: str) -> list[Job]:
+    def register(self, groups: "Sequence[Group]", shard: int, text: str) -> list[Job]:
         """The jobs of those groups: those planned before, and new ones for new cells."""
+        from jaxadv.sweep.plan import make_jobs
+
         wanted = {cell.mark for group in groups for cell in group.cells}
         with self._lock("manifest"):
             manifest = self.manifest
@@ -110,7 +135,8 @@ class SweepStore:
                 planned = {cell for job in jobs.values() for cell in job.cells}
                 new = tuple(cell.mark for cell in group.cells if cell.mark not in planned)
                 jobs |= {job.mark: job for job in make_jobs(group, new, shard)}
-                manifest["groups"].setdefault(group.mark, {**group.about, "lanes": group.lanes})
+                about = {"lanes": group.lanes, "bounds": list(map(float, group.bounds))}
+                manifest["groups"].setdefault(group.mark, {**group.about, **about})
                 for cell in group.cells:
                     about = {"group": group.mark, "epsilon": cell.epsilon, "seed": cell.seed}
                     manifest["cells"].setdefault(cell.mark, about)
@@ -172,12 +198,29 @@ class SweepStore:
 
     def images(self, job: Job | str) -> dict[str, np.ndarray] | None:
         """A job's images, as saved: `images` and the `rows` that they belong to; None without."""
-        mark = job if isinstance(job, str) else job.mark
-        try:
-            with np.load(self.folder / "images" / f"{mark}.npz", allow_pickle=False) as saved:
-                return {name: saved[name] for name in saved.files}
-        except (OSError, ValueError, KeyError, EOFError):
-            return None
+        return _arrays(self.folder / "images" / f"{job if isinstance(job, str) else job.mark}.npz")
+
+    def keep_originals(self, data_hash: str, rows: range, source: "Source") -> None:
+        """Keep the clean images of those rows of a data set, in files of `ORIGINALS` images, where
+        they are not kept yet."""
+        for number in range(rows.start // ORIGINALS, -(-rows.stop // ORIGINALS)):
+            path = self._originals(data_hash, number)
+            if path.is_file():
+                continue
+            begin = number * ORIGINALS
+            part = source.read(range(begin, min(begin + ORIGINALS, source.count)))
+            out = io.BytesIO()
+            np.savez_compressed(out, images=part.images, labels=part.labels, ids=part.ids,
+                                classes=np.array(part.classes, str))  # fmt: skip
+            self._write(path, out.getvalue())
+
+    def originals(self, data_hash: str, number: int) -> dict[str, np.ndarray] | None:
+        """Clean images from `number * ORIGINALS` on, their `labels`, `ids` and the names of all
+        `classes`; None without."""
+        return _arrays(self._originals(data_hash, number))
+
+    def _originals(self, data_hash: str, number: int) -> Path:
+        return self.folder / "originals" / f"{data_hash}-{number}.npz"
 
     # failures, locks
 
@@ -223,6 +266,15 @@ class SweepStore:
                 f"{path} cannot be written ({error.strerror or error}): the store is as it was; "
                 "make room, then the same command goes on"
             ) from error
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """What an npz file holds; None where it is not there, or cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            return {name: saved[name] for name in saved.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def job_of(mark: str, data: Mapping[str, Any]) -> Job:

@@ -1,0 +1,109 @@
+"""`jaxadv report` and `jaxadv export`: the store of a sweep as pages, and as files."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jaxadv.cli.app import app
+from jaxadv.cli.options import Json, option
+from jaxadv.cli.progress import Bars
+from jaxadv.cli.setting import check_folder, console, plain_messages, write_json
+
+if TYPE_CHECKING:
+    from jaxadv.sweep.store import SweepStore
+
+StoreFolder = Annotated[
+    Path, typer.Argument(metavar="STORE", help="The folder that `jaxadv sweep` filled.")
+]
+
+
+def open_store(folder: Path) -> "SweepStore":
+    """A store that is there; ValueError where none is."""
+    from jaxadv.sweep import SweepStore
+
+    if not (folder / "manifest.json").is_file():
+        raise ValueError(
+            f"{folder} is no store of a sweep: pass a folder that `jaxadv sweep` filled"
+        )
+    return SweepStore(folder)
+
+
+@app.command()
+def report(
+    store: StoreFolder,
+    output: Annotated[
+        Path | None, option("--output", help="Folder of the pages (default: STORE/report).")
+    ] = None,
+    examples: Annotated[
+        int, option("--examples", help="Images of each data set with a page of their own.", min=0)
+    ] = 20,
+    figures: Annotated[
+        int, option("--figures", help="Models, data sets and norms whose curves are drawn.", min=0)
+    ] = 24,
+    json_file: Json = None,
+) -> None:
+    """Write what a sweep found as pages that open from disk: leaderboard, curves, cells, images.
+
+    Nothing is attacked or trained; a store that still grows is reported as far as it is.
+    """
+    check_folder(json_file)
+    folder = output or store / "report"
+    with plain_messages():
+        from jaxadv.report.elements import template
+        from jaxadv.report.sweep import print_sweep, sweep_data, write_sweep
+
+        template("base.html.j2")  # says what is not installed before the work, not after it
+        kept = open_store(store)
+        with Bars() as bars:
+            data = sweep_data(
+                kept, examples, lambda done, cells: bars.show("cells", done, cells, "")
+            )
+        out = console()
+        print_sweep(data, out)
+        page = write_sweep(data, kept, folder, figures)
+        write_json(folder / "report.json", data)
+        write_json(json_file, data)
+    out.print(f"report: {page}\ndata:   {folder / 'report.json'}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    store: StoreFolder,
+    csv: Annotated[
+        Path | None, option("--csv", help="Write all rows as CSV: a row for each image and cell.")
+    ] = None,
+    robustbench: Annotated[
+        Path | None,
+        option("--robustbench", help="Write the leaderboard as entries of RobustBench (JSON)."),
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Write a sweep's rows and its leaderboard for other programs."""
+    check_folder(csv, robustbench, json_file)
+    if csv is None and robustbench is None:
+        raise ValueError("nothing to write: pass --csv FILE or --robustbench FILE")
+    with plain_messages():
+        import json
+
+        from jaxadv.core.files import write_atomically
+        from jaxadv.report.export import sweep_as_robustbench, write_sweep_csv
+        from jaxadv.report.sweep import sweep_data
+
+        kept, said = open_store(store), {}
+        with Bars() as bars:
+            if csv is not None:
+                said["rows"] = write_sweep_csv(
+                    kept, csv, lambda done, jobs: bars.show("jobs", done, jobs, "")
+                )
+            if robustbench is not None:
+                data = sweep_data(
+                    kept, progress=lambda done, cells: bars.show("cells", done, cells, "")
+                )
+                entries = sweep_as_robustbench(data)
+                write_atomically(robustbench, json.dumps(entries, indent=1) + "\n")
+                said["entries"] = len(entries)
+    files = {"rows": csv, "entries": robustbench}
+    for what, count in said.items():
+        console().print(f"{count:,} {what} in {files[what]}", highlight=False, soft_wrap=True)
+    write_json(json_file, {"store": str(store), **said})

@@ -1,0 +1,319 @@
+"""A sweep's store as plain data, as tables on the console, and as a folder of HTML pages."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxadv.core.files import write_atomically
+from jaxadv.report import table
+from jaxadv.sweep.read import HASHES, CellRows, read_cells, title_of
+from jaxadv.sweep.standing import Line, Share, Standing, levels_of, quantile, standings
+from jaxadv.sweep.store import SweepStore
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FIGURES = 24  # models, data sets and norms whose curves are drawn
+CELLS = 2000  # on the page; the data has all
+NAMED = 20  # failed jobs on the console
+DETAILS = (
+    "id", "label", "prediction", "target", "success", "status", "broken_by", "distance",
+    "forward", "backward", "queries", "success_8bit",
+)  # fmt: skip
+
+
+def sweep_data(
+    store: SweepStore, examples: int = 0, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """All that is reported of a sweep's store, for `json.dumps`.
+
+    standings: each model on each data set, with clean accuracy, and for each norm the robust
+    accuracy under all attacks together at each epsilon (`levels`), every attack's own curve and
+    cost, and the curve of all; cells: one entry each, with who computed it; images: what every cell
+    did to the first `examples` images of each data set. An image is robust at epsilon if it is
+    classified right, and no attack of that radius or a smaller one, at any seed, and no
+    minimum-norm attack at that distance or a smaller one broke it; it counts where any attack was
+    run on it. Intervals are Wilson's, 95 %. `upper_bound`: rows are missing that could lower the
+    accuracy. Reads the store once, cell by cell; progress: called with (cells read, in all).
+
+    >>> import tempfile, jaxadv as ja
+    >>> from jaxadv.report import sweep_data
+    >>> sweep_data(ja.SweepStore(tempfile.mkdtemp()))["rows"]
+    0
+    """
+    failures = store.failures()
+    every: dict[int, Standing] = {}
+    cells, software, shown = [], {}, _Examples(examples)
+    for cell, standing in standings(read_cells(store, progress)):
+        every[id(standing)] = standing
+        cells.append(_cell_data(cell, failures))
+        software[cell.about["software_hash"]] = cell.about["software"]
+        shown.add(cell)
+    norms = list(dict.fromkeys(norm for standing in every.values() for norm in standing.norms))
+    levels = {norm: levels_of(every.values(), norm) for norm in norms}
+    rows, expected = (sum(cell[name] for cell in cells) for name in ("rows", "expected"))
+    jobs = store.manifest["jobs"]
+    return {
+        "store": str(store.folder),
+        "complete": rows == expected,
+        "rows": rows,
+        "expected": expected,
+        "failed": {job: said for job, said in failures.items() if job in jobs},
+        "software": software,
+        "norms": levels,
+        "standings": [_standing_data(one, levels) for one in every.values()],
+        "cells": cells,
+        "images": shown.found,
+    }
+
+
+def _share(share: Share) -> dict[str, Any]:
+    low, high = share.interval
+    return {"count": share.count, "images": share.images, "value": share.value,
+            "interval": [low, high]}  # fmt: skip
+
+
+def _standing_data(one: Standing, levels: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    def level(norm: str, epsilon: float) -> dict[str, Any]:
+        worst = one.worst(norm, epsilon)
+        return {
+            "epsilon": epsilon, **_share(one.robust(one.of(norm), epsilon)),
+            "upper_bound": one.lacks(norm, epsilon),
+            "worst_attack": None if worst is None else worst.title,
+            "worst_accuracy": None if worst is None else one.robust([worst], epsilon).value,
+        }  # fmt: skip
+
+    def curve(lines: Sequence[Line], at: Sequence[float]) -> dict[str, Any]:
+        if len(lines) == 1:
+            shares = [one.accuracy(lines[0], epsilon) for epsilon in at]
+        else:
+            shares = [one.clean if e == 0 else one.robust(lines, e) for e in at]
+        kept = [(e, share) for e, share in zip(at, shares, strict=True) if share.images]
+        return {
+            "epsilon": [epsilon for epsilon, _ in kept],
+            "accuracy": [share.value for _, share in kept],
+            "lower": [share.interval[0] for _, share in kept],
+            "upper": [share.interval[1] for _, share in kept],
+        }
+
+    def attack(line: Line, norm: str) -> dict[str, Any]:
+        return {
+            "attack": line.attack, "goal": line.goal, "title": line.title, "minimal": line.minimal,
+            "curve": curve([line], one.points([line], levels[norm])),
+            "median_distance": one.median_distance(line) if line.minimal else None,
+            "cost": [
+                {"epsilon": epsilon, **_share(one.success(line, epsilon)),
+                 "median_passes": line.median_passes(epsilon)}
+                for epsilon in sorted(line.attacked, key=lambda e: -1 if e is None else e)
+            ],
+        }  # fmt: skip
+
+    return {
+        "model": one.model, "data": one.data, "model_hash": one.model_hash,
+        "data_hash": one.data_hash, "clean": _share(one.clean),
+        "norms": {
+            norm: {
+                "levels": [level(norm, epsilon) for epsilon in levels[norm]],
+                "attacks": [attack(line, norm) for line in one.of(norm)],
+                "worst": curve(one.of(norm), one.points(one.of(norm), levels[norm])),
+            }
+            for norm in one.norms
+        },
+    }  # fmt: skip
+
+
+def _cell_data(cell: CellRows, failures: Mapping[str, str]) -> dict[str, Any]:
+    about = {
+        name: value for name, value in cell.about.items() if name not in ("bounds", "software")
+    }
+    kept = {
+        **about, "title": title_of(about), "rows": cell.count, "expected": cell.expected,
+        "failed": {job: failures[job] for job in cell.jobs if job in failures},
+    }  # fmt: skip
+    if not cell.count:
+        nothing = dict.fromkeys(("success", "median_distance", "median_passes", "median_queries"))
+        return {**kept, **nothing, "right": 0, "seconds": 0.0, "lanes": [], "statuses": {},
+                "success_8bit": None}  # fmt: skip
+    right = cell.column("prediction") == cell.column("label")
+    won = cell.column("success").astype(bool)
+    distance = np.where(won, cell.column("distance"), np.inf)[right]
+    passes = (cell.column("forward") + cell.column("backward"))[right]
+    rounded = [value for value in cell.column("success_8bit") if value is not None]
+    statuses, counts = np.unique(cell.column("status").astype(str), return_counts=True)
+    return {
+        **kept, "right": int(right.sum()), "success": int((won & right).sum()),
+        "median_distance": quantile(distance, 0.5), "median_passes": _median(passes),
+        "median_queries": _median(cell.column("queries")[right]),
+        "seconds": float(cell.column("seconds").sum()),
+        "lanes": sorted({int(lanes) for lanes in cell.column("lanes")}),
+        "statuses": dict(zip(statuses.tolist(), counts.tolist(), strict=True)),
+        "success_8bit": int(sum(rounded)) if rounded else None,
+    }  # fmt: skip
+
+
+def _median(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else None
+
+
+class _Examples:
+    """What every cell did to the first images of each data set, in the order of the data."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.found: list[dict[str, Any]] = []
+        self.places: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+
+    def add(self, cell: CellRows) -> None:
+        """Take in one cell's rows of them; the first cell of a data set decides which they are."""
+        if not self.count or not cell.count:
+            return
+        about = cell.about
+        key = (about["data"], about["data_hash"])
+        chosen = self.places.get(key, {})
+        for part in cell.parts:
+            ids = part.rows["id"].to_numpy()
+            if key not in self.places:
+                for row, number in enumerate(ids[: self.count - len(chosen)].tolist()):
+                    image = {
+                        "data": about["data"], "data_hash": about["data_hash"], "id": number,
+                        "label": part.rows["label"][row].as_py(), "place": part.begin + row,
+                        "rows": [],
+                    }  # fmt: skip
+                    chosen[number] = image
+            for row in np.flatnonzero(np.isin(ids, list(chosen))).tolist():
+                values = {name: part.rows[name][row].as_py() for name in DETAILS}
+                chosen[values.pop("id")]["rows"].append({
+                    **{name: about[name] for name in ("cell", "model", "attack", "norm", "goal",
+                                                      "epsilon", "seed", "bounds")},
+                    **values, "job": part.job, "row": part.first + row,
+                })  # fmt: skip
+        if key not in self.places:
+            self.places[key] = chosen
+            self.found += chosen.values()
+
+
+# ---- the console ----------------------------------------------------------------------------
+
+
+def accuracy_text(level: Mapping[str, Any] | None) -> str:
+    """A robust accuracy in per cent: "≤" before an upper bound, a dash where nothing was run."""
+    if level is None or level["value"] is None:
+        return "-"
+    return ("≤ " if level["upper_bound"] else "") + table.percent(level["value"])
+
+
+def leaderboard(data: Mapping[str, Any], norm: str) -> list[dict[str, Any]]:
+    """The standings that have this norm, by data set, the most robust first."""
+
+    def order(one: Mapping[str, Any]) -> tuple[Any, ...]:
+        values = [level["value"] or 0.0 for level in one["norms"][norm]["levels"]]
+        return one["data"], -sum(values), -(one["clean"]["value"] or 0.0)
+
+    return sorted((one for one in data["standings"] if norm in one["norms"]), key=order)
+
+
+def problems(data: Mapping[str, Any]) -> list[str]:
+    """What keeps a sweep from being complete, a line each."""
+    found = []
+    if not data["complete"]:
+        lacking = [cell for cell in data["cells"] if cell["rows"] < cell["expected"]]
+        found.append(
+            f"{data['expected'] - data['rows']:,} of {data['expected']:,} rows are missing, in "
+            f"{len(lacking):,} of {len(data['cells']):,} cells"
+        )
+    found += [f"job {job} failed: {said}" for job, said in data["failed"].items()]
+    return found
+
+
+def print_sweep(data: Mapping[str, Any], console: "Console | None" = None) -> None:
+    """Print a `sweep_data`: the leaderboard of each norm, and what is missing."""
+    from rich.console import Console
+
+    console = console or Console()
+    for norm, epsilons in data["norms"].items():
+        board = table.grid(
+            f"Robust accuracy in % under all attacks together ({norm})", "model",
+            ["data", "images", "clean", *(f"ε = {table.epsilon_text(e)}" for e in epsilons)],
+        )  # fmt: skip
+        for one in leaderboard(data, norm):
+            clean = one["clean"]
+            board.add_row(
+                one["model"], one["data"], f"{clean['images']:,}",
+                "-" if clean["value"] is None else table.percent(clean["value"]),
+                *map(accuracy_text, one["norms"][norm]["levels"]),
+            )  # fmt: skip
+        console.print(board)
+    found = problems(data)
+    for line in found[:NAMED]:
+        console.print(f"[bold yellow]incomplete:[/] {line}", highlight=False, soft_wrap=True)
+    if len(found) > NAMED:
+        console.print(f"[bold yellow]incomplete:[/] {len(found) - NAMED:,} more, in the data")
+
+
+# ---- the pages ------------------------------------------------------------------------------
+
+
+def write_sweep(
+    data: Mapping[str, Any], store: SweepStore, folder: str | Path, figures: int = FIGURES
+) -> Path:
+    """Write a `sweep_data` as folder/report.html, with a page for each of its `images`; its path.
+
+    The pages need no server and no network. Curves are drawn of the first `figures` models, data
+    sets and norms, of each the attacks that leave least; numbers are given of all. Needs jinja2 and
+    matplotlib; raises ImportError saying how to get them.
+
+    >>> import tempfile, jaxadv as ja
+    >>> from jaxadv.report import sweep_data, write_sweep
+    >>> store = ja.SweepStore(tempfile.mkdtemp())
+    >>> write_sweep(sweep_data(store), store, tempfile.mkdtemp()).name
+    'report.html'
+    """
+    from jaxadv.report.elements import template
+    from jaxadv.report.sweep_figures import sections
+    from jaxadv.report.sweep_images import write_images
+
+    folder = Path(folder)
+    template("sweep.html.j2")  # says at once what is not installed
+    pages = write_images(data, store, folder / "images") if data["images"] else None
+    parts = [(one, norm) for norm in data["norms"] for one in leaderboard(data, norm)]
+    page = template("sweep.html.j2").render(
+        title="What the sweep found", data=data, problems=problems(data),
+        boards=[
+            {"norm": table.NORMS[norm], "epsilons": epsilons,
+             "rows": [{**one, "levels": one["norms"][norm]["levels"]}
+                      for one in leaderboard(data, norm)]}
+            for norm, epsilons in data["norms"].items()
+        ],
+        sections=sections(data, parts[:figures]), undrawn=max(0, len(parts) - figures),
+        cells=data["cells"][:CELLS], further=max(0, len(data["cells"]) - CELLS),
+        accuracy=accuracy_text, short=_short, named=_named(data["cells"]),
+        seconds=sum(cell["seconds"] for cell in data["cells"]), norms=table.NORMS,
+        pages=None if pages is None else f"images/{pages.name}",
+        settings=_settings(data),
+    )  # fmt: skip
+    return write_atomically(folder / "report.html", page)
+
+
+def _short(mark: str) -> str:
+    """The beginning of a hash."""
+    return mark[:8]
+
+
+def _named(cells: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether any cell has a goal of its own, which is then a column."""
+    return any(cell["goal"] != "untargeted" for cell in cells)
+
+
+def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
+    import jaxadv
+
+    hashes = {name: len({cell[name] for cell in data["cells"]}) for name in HASHES}
+    return {
+        "store": data["store"], "rows": f"{data['rows']:,} of {data['expected']:,}",
+        "cells": f"{len(data['cells']):,}", "models": hashes["model_hash"],
+        "data sets": hashes["data_hash"], "attacks": hashes["attack_hash"],
+        "written by": f"jaxadv {jaxadv.__version__}",
+    }  # fmt: skip

@@ -1,0 +1,177 @@
+"""What changed between two stores, image by image."""
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxadv.sweep.read import HASHES, KEY, CellReader, CellRows, title_of
+from jaxadv.sweep.store import SweepStore
+
+DIFFERENCES = ("gained", "lost", "nearer", "farther", "relabelled", "only_a", "only_b")
+COLUMNS = ("cell", *KEY, *HASHES, "software")  # that a pattern may be about
+
+
+class CellChanges(NamedTuple):
+    """A cell of A beside the same cell of B.
+
+    about, other: what their rows share in A and in B; both: images in both; gained, lost: ids of
+    those broken in B alone, in A alone; nearer, farther: of those broken in both whose distance in
+    B is smaller, larger; relabelled: whose label, target or clean prediction is another one;
+    only_a, only_b: in one alone; ratio: the median of B's distance over A's (images broken in both
+    and right at first; None without any); passes: median passes in A and in B, for the images in
+    both (None where not counted).
+    """
+
+    about: Mapping[str, Any]
+    other: Mapping[str, Any]
+    both: int
+    gained: Int[np.ndarray, "some"]
+    lost: Int[np.ndarray, "some"]
+    nearer: Int[np.ndarray, "some"]
+    farther: Int[np.ndarray, "some"]
+    relabelled: Int[np.ndarray, "some"]
+    only_a: Int[np.ndarray, "some"]
+    only_b: Int[np.ndarray, "some"]
+    ratio: float | None
+    passes: tuple[float | None, float | None]
+
+    @property
+    def title(self) -> str:
+        """The cell's name, as it is in A."""
+        return title_of(self.about)
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Which fingerprints differ."""
+        return tuple(name for name in HASHES if self.about[name] != self.other[name])
+
+    @property
+    def images(self) -> dict[str, list[int]]:
+        """The ids of the images that differ, by how."""
+        return {name: getattr(self, name).tolist() for name in DIFFERENCES}
+
+    @property
+    def equal(self) -> bool:
+        """Whether no image differs."""
+        return not any(self.images.values())
+
+
+class Changes(NamedTuple):
+    """cells: those in both; only_a, only_b: what is said of the cells in one alone."""
+
+    cells: list[CellChanges]
+    only_a: list[Mapping[str, Any]]
+    only_b: list[Mapping[str, Any]]
+
+    @property
+    def equal(self) -> bool:
+        """Whether both hold the same cells and images, broken alike at equal distances."""
+        return not self.only_a and not self.only_b and all(cell.equal for cell in self.cells)
+
+
+def compare_stores(
+    a: SweepStore,
+    b: SweepStore,
+    *,
+    where: Mapping[str, str] | None = None,
+    left: Mapping[str, str] | None = None,
+    right: Mapping[str, str] | None = None,
+    tolerance: float = 0.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Changes:
+    """Compare the cells that both stores have, and in each the images that both have.
+
+    Cells are the same if model, data, attack (by their titles), norm, goal, epsilon and seed are;
+    images if their ids are. where: patterns by column ("attack": "PGD*") that all cells have to
+    match; left, right: those of A and those of B ("software_hash": "3f*"); a column that both name
+    may differ, so that one store can be compared with itself. tolerance: by which share distances
+    may differ. progress: called with (cells compared, cells of A). Passes and seconds do not count
+    as changes, nor do hashes: see `CellChanges.hashes`. Raises ValueError for an unknown column,
+    and where several cells of one side are called the same.
+
+    >>> import tempfile, jaxadv as ja
+    >>> store = ja.SweepStore(tempfile.mkdtemp())
+    >>> ja.compare_stores(store, store).equal
+    True
+    """
+    where, left, right = where or {}, left or {}, right or {}
+    for column in sorted({*where, *left, *right} - set(COLUMNS)):
+        raise ValueError(f"column {column!r} is not known: pass one of {', '.join(COLUMNS)}")
+    key = [name for name in KEY if not (name in left and name in right)]
+    ours, theirs = CellReader(a), CellReader(b)
+    mine = _named(ours, {**where, **left}, key, a)
+    yours = _named(theirs, {**where, **right}, key, b)
+    cells = []
+    for number, (name, mark) in enumerate(mine.items(), 1):
+        if name in yours:
+            cells.append(_compare(ours.read(mark), theirs.read(yours[name]), tolerance))
+        if progress is not None:
+            progress(number, len(mine))
+    return Changes(
+        cells, [ours.about[mark] for name, mark in mine.items() if name not in yours],
+        [theirs.about[mark] for name, mark in yours.items() if name not in mine],
+    )  # fmt: skip
+
+
+def _named(
+    reader: CellReader, patterns: Mapping[str, str], key: list[str], store: SweepStore
+) -> dict[tuple[Any, ...], str]:
+    """The cells that match, by what they are called."""
+    found: dict[tuple[Any, ...], str] = {}
+    for mark, about in reader.about.items():
+        if all(fnmatchcase(_text(about[c]), pattern) for c, pattern in patterns.items()):
+            name = tuple(about[column] for column in key)
+            if name in found:
+                differs = [c for c in COLUMNS[1:] if about[c] != reader.about[found[name]][c]]
+                raise ValueError(
+                    f"{store.folder} has two cells {title_of(about)!r} that differ in "
+                    f"{', '.join(differs)}: choose one, as in {differs[0]}="
+                    f"{_text(about[differs[0]])[:60]}"
+                )
+            found[name] = mark
+    return found
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _compare(a: CellRows, b: CellRows, tolerance: float) -> CellChanges:
+    ids_a, ids_b = _ids(a), _ids(b)
+    both, rows_a, rows_b = np.intersect1d(ids_a, ids_b, assume_unique=True, return_indices=True)
+
+    def column(name: str) -> tuple[np.ndarray, np.ndarray]:
+        return a.column(name)[rows_a], b.column(name)[rows_b]
+
+    won_a, won_b = (won.astype(bool) for won in column("success"))
+    near_a, near_b = column("distance")
+    broken = won_a & won_b
+    slack = tolerance * np.where(broken, near_a, 0)
+    moved = np.zeros(len(both), bool)
+    for name in ("label", "prediction", "target"):
+        before, after = column(name)
+        moved |= (before != after) & ~((before != before) & (after != after))  # empty is NaN
+    away = broken & (near_a > 0) & (near_b > 0)
+    return CellChanges(
+        a.about, b.about, len(both), both[won_b & ~won_a], both[won_a & ~won_b],
+        both[broken & (near_b < near_a - slack)], both[broken & (near_b > near_a + slack)],
+        both[moved], np.setdiff1d(ids_a, ids_b), np.setdiff1d(ids_b, ids_a),
+        float(np.median(near_b[away] / near_a[away])) if away.any() else None,
+        (_median_passes(a, rows_a), _median_passes(b, rows_b)),
+    )  # fmt: skip
+
+
+def _ids(cell: CellRows) -> np.ndarray:
+    ids = cell.column("id").astype(np.int64)
+    if len(np.unique(ids)) < len(ids):
+        raise ValueError(f"{title_of(cell.about)}: images share an id, so none can be told apart")
+    return ids
+
+
+def _median_passes(cell: CellRows, rows: np.ndarray) -> float | None:
+    values = (cell.column("forward") + cell.column("backward"))[rows]
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else None

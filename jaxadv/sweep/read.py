@@ -1,0 +1,132 @@
+"""Reading a store cell by cell: no more than the rows of one cell and one job are in memory."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from jaxadv.sweep.store import Job, SweepStore, job_of
+
+KEY = ("model", "data", "attack", "norm", "goal", "epsilon", "seed")
+HASHES = ("model_hash", "data_hash", "attack_hash", "software_hash")
+CONSTANT = ("cell", *KEY, *HASHES, "software")  # in all rows of a cell
+
+
+class Part(NamedTuple):
+    """A cell's rows in one job. first: the number of its first row there; begin: of its first
+    image, in the data set."""
+
+    job: str
+    first: int
+    begin: int
+    rows: pa.Table
+
+
+class CellRows(NamedTuple):
+    """One cell of a store.
+
+    about: what its rows share: the columns of `CONSTANT`, and the bounds of the images; expected:
+    how many rows it has when all its jobs are done; jobs: their names; parts: the rows that are
+    there, job by job.
+    """
+
+    mark: str
+    about: Mapping[str, Any]
+    expected: int
+    jobs: tuple[str, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def count(self) -> int:
+        """How many rows are there."""
+        return sum(part.rows.num_rows for part in self.parts)
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of all its rows; numbers that are empty are NaN."""
+        columns = [part.rows[name] for part in self.parts]
+        if not columns:
+            return np.zeros(0)
+        whole = pa.chunked_array([chunk for column in columns for chunk in column.chunks],
+                                 type=columns[0].type)  # fmt: skip
+        return whole.to_numpy()
+
+
+def title_of(about: Mapping[str, Any]) -> str:
+    """A cell as "model / data / attack / norm / epsilon / seed 0", the goal where it is one."""
+    goal = "" if about["goal"] == "untargeted" else f" ({about['goal']})"
+    parts = [about["model"], about["data"], about["attack"] + goal, about["norm"]]
+    parts += [] if about["epsilon"] is None else [f"{about['epsilon']:.6g}"]
+    return " / ".join([*parts, f"seed {about['seed']}"])
+
+
+class CellReader:
+    """The cells of a store, in the order of its manifest.
+
+    about: by a cell's name what its rows share, as in `CellRows`.
+    Raises ValueError where the manifest cannot be read, or does not say what a cell is.
+    """
+
+    def __init__(self, store: SweepStore) -> None:
+        manifest = store.manifest
+        self.store = store
+        self.jobs: dict[str, list[Job]] = {}
+        for mark, data in manifest["jobs"].items():
+            for cell in data["cells"]:
+                self.jobs.setdefault(cell, []).append(job_of(mark, data))
+        try:
+            self.about = {mark: _about(manifest, mark) for mark in self.jobs}
+        except (KeyError, TypeError):
+            raise ValueError(
+                f"{store.folder / 'manifest.json'} does not say what all its cells are: restore it"
+            ) from None
+        self._load = functools.lru_cache(maxsize=2)(
+            store.load
+        )  # cells of one job follow each other
+
+    def read(self, mark: str) -> CellRows:
+        """One cell, with those of its rows that are there and verified."""
+        jobs = self.jobs[mark]
+        parts = [_part(self._load(job.mark), job, mark) for job in jobs]
+        return CellRows(
+            mark, self.about[mark], sum(job.end - job.begin for job in jobs),
+            tuple(job.mark for job in jobs), tuple(part for part in parts if part is not None),
+        )  # fmt: skip
+
+
+def _about(manifest: Mapping[str, Any], mark: str) -> dict[str, Any]:
+    cell = manifest["cells"][mark]
+    group = {"bounds": (0.0, 1.0), **manifest["groups"][cell["group"]]}
+    about = {**group, "cell": mark, "epsilon": cell["epsilon"], "seed": cell["seed"]}
+    return {name: about[name] for name in (*CONSTANT, "bounds")}
+
+
+def read_cells(
+    store: SweepStore, progress: Callable[[int, int], None] | None = None
+) -> Iterator[CellRows]:
+    """Every cell that a store has planned, one after the other.
+
+    progress: called with (cells read, cells in all). ValueError as `CellReader`.
+
+    >>> import tempfile
+    >>> from jaxadv.sweep import SweepStore, read_cells
+    >>> list(read_cells(SweepStore(tempfile.mkdtemp())))
+    []
+    """
+    reader = CellReader(store)
+    for number, mark in enumerate(reader.about, 1):
+        yield reader.read(mark)
+        if progress is not None:
+            progress(number, len(reader.about))
+
+
+def _part(table: pa.Table | None, job: Job, mark: str) -> Part | None:
+    if table is None:
+        return None
+    count = job.end - job.begin
+    first = job.cells.index(mark) * count
+    rows = table.slice(first, count)
+    if rows.num_rows != count or rows["cell"].unique().to_pylist() != [mark]:
+        return None  # not the rows that the manifest speaks of
+    return Part(job.mark, first, job.begin, rows.drop_columns(list(CONSTANT)))
