@@ -48,12 +48,13 @@ def compare(
     """
     check_folder(json_file)
     with plain_messages():
-        from jaxadv.sweep.changes import compare_stores
+        from jaxadv.sweep.changes import check_columns, compare_stores
 
         common = _patterns(where, "--where")
         ours, theirs = _patterns(left, "--left"), _patterns(right, "--right")
         if again := sorted(set(common) & {*ours, *theirs}):
             raise ValueError(f"--where {again[0]}: stands in --left or --right too; give it once")
+        check_columns(common, ours, theirs)
         stores = open_store(a), open_store(b)
         with Bars() as bars:
             changes = compare_stores(

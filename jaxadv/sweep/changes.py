@@ -98,8 +98,7 @@ def compare_stores(
     True
     """
     where, left, right = where or {}, left or {}, right or {}
-    for column in sorted({*where, *left, *right} - set(COLUMNS)):
-        raise ValueError(f"column {column!r} is not known: pass one of {', '.join(COLUMNS)}")
+    check_columns(where, left, right)
     key = [name for name in KEY if not (name in left and name in right)]
     ours, theirs = CellReader(a), CellReader(b)
     mine = _named(ours, {**where, **left}, key, a)
@@ -114,6 +113,12 @@ def compare_stores(
         cells, [ours.about[mark] for name, mark in mine.items() if name not in yours],
         [theirs.about[mark] for name, mark in yours.items() if name not in mine],
     )  # fmt: skip
+
+
+def check_columns(*patterns: Mapping[str, str]) -> None:
+    """ValueError for a pattern about what is no column of a cell."""
+    for column in sorted(set().union(*patterns) - set(COLUMNS)):
+        raise ValueError(f"column {column!r} is not known: pass one of {', '.join(COLUMNS)}")
 
 
 def _named(
