@@ -404,7 +404,7 @@ def test_report_on_the_command_line(swept, tmp_path, monkeypatch):
     done = call("report", folder, "--output", tmp_path / "out", "--json", tmp_path / "data.json",
                 "--examples", 2)  # fmt: skip
     assert done.exit_code == 0, done.stderr
-    assert "Robust accuracy in % under all attacks together (linf)" in done.stdout
+    assert "Robust accuracy in % under all attacks together, by ε (linf)" in done.stdout
     data = json.loads((tmp_path / "data.json").read_text())
     assert json.loads((tmp_path / "out/report.json").read_text()) == data
     percent = 100 * data["standings"][0]["norms"]["linf"]["levels"][0]["value"]

@@ -1,6 +1,6 @@
 """`jaxadv compare`."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxadv.sweep.changes import Changes
 
 NAMES = 20  # images of one kind and cell that are named
+CELLS = 30  # cells that are shown where they are equal, too
 TITLES = 20  # cells in one store alone that are named
 
 
@@ -105,21 +106,31 @@ def _print(changes: "Changes", out: "Console", images: bool) -> None:
     from jaxadv.report.table import number_text
     from jaxadv.sweep.read import title_of
 
+    few = len(changes.cells) <= CELLS
+    shown = [cell for cell in changes.cells if few or not cell.equal]
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("cell", overflow="fold")
-    for heading in ("in both", "gained", "lost", "nearer", "farther", "ratio", "passes A", "B",
-                    "only A", "only B", "differ"):  # fmt: skip
+    for heading in ("both", "gained,\nlost", "nearer,\nfarther", "ratio", "passes",
+                    "only A,\nonly B", "differ"):  # fmt: skip
         table.add_column(heading, justify="right")
-    for cell in changes.cells:
-        counts = [len(cell.images[name]) for name in ("gained", "lost", "nearer", "farther")]
+
+    def pair(*ids: Sized) -> str:
+        return ", ".join(f"{len(one):,}" for one in ids) if any(map(len, ids)) else "·"
+
+    for cell in shown:
+        before, after = map(number_text, cell.passes)
         hashes = [name.removesuffix("_hash") for name in cell.hashes]
         table.add_row(
-            cell.title, f"{cell.both:,}", *(f"{n:,}" if n else "·" for n in counts),
-            "-" if cell.ratio is None else f"{cell.ratio:.4g}", *map(number_text, cell.passes),
-            *(f"{n:,}" if n else "·" for n in (len(cell.only_a), len(cell.only_b))),
+            cell.title, f"{cell.both:,}", pair(cell.gained, cell.lost),
+            pair(cell.nearer, cell.farther),
+            "-" if cell.ratio is None else f"{cell.ratio:.4g}",
+            before if before == after else f"{before} to {after}", pair(cell.only_a, cell.only_b),
             ", ".join(hashes) or "·", style=None if cell.equal else "bold",
         )  # fmt: skip
-    out.print(table)
+    if shown:
+        out.print(table)
+    if len(shown) < len(changes.cells):
+        out.print(f"{len(changes.cells) - len(shown):,} cells are equal", highlight=False)
     for name, cells in (("A", changes.only_a), ("B", changes.only_b)):
         for about in cells[:TITLES]:
             out.print(f"only in {name}: {title_of(about)}", highlight=False, soft_wrap=True)

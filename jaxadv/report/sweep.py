@@ -235,8 +235,8 @@ def print_sweep(data: Mapping[str, Any], console: "Console | None" = None) -> No
     console = console or Console()
     for norm, epsilons in data["norms"].items():
         board = table.grid(
-            f"Robust accuracy in % under all attacks together ({norm})", "model",
-            ["data", "images", "clean", *(f"ε = {table.epsilon_text(e)}" for e in epsilons)],
+            f"Robust accuracy in % under all attacks together, by ε ({norm})", "model",
+            ["data", "images", "clean", *map(table.epsilon_text, epsilons)],
         )  # fmt: skip
         for one in leaderboard(data, norm):
             clean = one["clean"]
