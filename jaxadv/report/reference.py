@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxadv.attacks import ATTACKS
 from jaxadv.core.attack import Attack
-from jaxadv.engine.store import write_atomically
+from jaxadv.core.files import write_atomically
 
 SOURCE = re.compile(  # authors, year, arXiv or doi
     r"((?:[A-Z][^\W\d]+(?:-[A-Z]\w+)?(?:,| and| et al\.)? ?)+) ?(\d{4}), "
