@@ -209,7 +209,7 @@ def test_rows_that_are_not_those_of_the_manifest_are_not_counted(tmp_path):
 
 GRID = """
 seeds = [0, 1]
-shard = 100
+shard = 75
 lanes = 8
 epsilons = {linf = [0.05, 0.2], l2 = [0.3]}
 data = [{name = "noise"}]
@@ -404,7 +404,7 @@ def test_report_on_the_command_line(swept, tmp_path, monkeypatch):
     done = call("report", folder, "--output", tmp_path / "out", "--json", tmp_path / "data.json",
                 "--examples", 2)  # fmt: skip
     assert done.exit_code == 0, done.stderr
-    assert "Robust accuracy in % under all attacks together, by ε (linf)" in done.stdout
+    assert "under all attacks together, by ε (linf)" in " ".join(done.stdout.split())
     data = json.loads((tmp_path / "data.json").read_text())
     assert json.loads((tmp_path / "out/report.json").read_text()) == data
     percent = 100 * data["standings"][0]["norms"]["linf"]["levels"][0]["value"]
