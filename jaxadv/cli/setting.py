@@ -41,6 +41,27 @@ def prepare_jax() -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Join this process with others by `jax.distributed`: before JAX starts.
+
+    Without arguments a cluster says who they are (SLURM, Open MPI, TPU pods). ValueError where it
+    does not, or where they cannot be reached.
+    """
+    import jax
+
+    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    if missing := [name for name, value in given.items() if value is None]:
+        if len(missing) < len(given):
+            raise ValueError(f"{', '.join(missing)} missing: pass all of {', '.join(given)}")
+    elif not 0 <= process < processes:  # type: ignore[operator]
+        raise ValueError(f"--process {process}: pass 0 to {processes - 1}")  # type: ignore[operator]
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        how = "pass --coordinator HOST:PORT --processes N --process I"
+        raise ValueError(f"the processes cannot be joined ({error}): {how}") from None
+
+
 @contextmanager
 def plain_messages() -> Iterator[None]:
     """Warnings are lines of their own; a Ctrl-C that a callback swallowed is not printed."""

@@ -9,7 +9,14 @@ import typer
 from jaxadv.cli.app import INTERRUPTED, app, say
 from jaxadv.cli.options import Json, option
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.setting import (
+    check_folder,
+    console,
+    join_processes,
+    plain_messages,
+    prepare_jax,
+    write_json,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from jaxadv.sweep.estimate import Cost
@@ -32,6 +39,30 @@ def sweep(
     retry_failed: Annotated[
         bool, option("--retry-failed", help="Run jobs again that failed before.")
     ] = False,
+    ray: Annotated[
+        str | None,
+        option("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, HOST:PORT, or local."),
+    ] = None,
+    gpus_per_job: Annotated[
+        float, option("--gpus-per-job", help="GPUs of a job on a Ray cluster.", min=0)
+    ] = 0,
+    cpus_per_job: Annotated[
+        int, option("--cpus-per-job", help="Cores of a job on a Ray cluster.", min=1)
+    ] = 1,
+    distributed: Annotated[
+        bool,
+        option("--distributed", help="One of several processes that SLURM or a TPU pod started."),
+    ] = False,
+    coordinator: Annotated[
+        str | None,
+        option("--coordinator", metavar="HOST:PORT", help="Of several processes, where 0 is."),
+    ] = None,
+    processes: Annotated[
+        int | None, option("--processes", help="How many processes work together.", min=1)
+    ] = None,
+    process: Annotated[
+        int | None, option("--process", help="Which of them this is, from 0.", min=0)
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Run a grid of models, data, attacks, norms, epsilons and seeds.
@@ -40,13 +71,19 @@ def sweep(
     """
     check_folder(json_file)
     folder = store or file.with_name(f"{file.stem}-store")
+    joined = distributed or any(o is not None for o in (coordinator, processes, process))
+    if ray is not None and joined:
+        raise ValueError("--ray and --coordinator or --distributed: pass one of them")
     with plain_messages():
         from jaxadv.sweep.grid import read_grid
 
         grid = read_grid(file)
         prepare_jax()
-        from jaxadv.sweep import SweepStore, run_sweep
+        if joined:
+            join_processes(coordinator, processes, process)
+        from jaxadv.sweep import RayExecutor, SweepStore, run_sweep
 
+        executor = RayExecutor(ray, gpus_per_job, cpus_per_job) if ray is not None else None
         patterns = tuple(only or ())
         if dry_run:
             from jaxadv.sweep.estimate import estimate
@@ -58,8 +95,9 @@ def sweep(
             return
         with Bars() as bars:
             summary = run_sweep(
-                grid, folder, only=patterns, retry_failed=retry_failed, progress=_shown(bars)
-            )
+                grid, folder, only=patterns, retry_failed=retry_failed, executor=executor,
+                progress=_shown(bars),
+            )  # fmt: skip
     _print_summary(summary, folder)
     write_json(json_file, {"store": str(folder), **summary._asdict()})
     if summary.failed:

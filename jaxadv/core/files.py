@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from typing import IO
 
 
@@ -31,8 +32,9 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_atomically(path: str | Path, content: bytes | str) -> Path:
-    """All of `content` or nothing is found at `path`, whenever the program is killed."""
+def write_atomically(path: str | Path, content: Any) -> Path:
+    """All of `content` (text, or any buffer) or nothing is found at `path`, whenever the program is
+    killed."""
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
     return Path(path)

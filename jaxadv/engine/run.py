@@ -23,7 +23,7 @@ from jaxadv.engine.devices import choose_devices, choose_lanes, rows_in_memory
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.lanes import fly, live, narrow, take_off
 from jaxadv.engine.table import Table
-from jaxadv.engine.verify import bucket, forward_sharded, margins, mesh_of, sharded, verify
+from jaxadv.engine.verify import bucket, forward_sharded, margins, mesh_of, predict, sharded, verify
 
 PIECE_SECONDS = 2.0  # how long a compiled program runs before the host looks in
 Progress = Callable[[int, int, int], None]  # rows done, rows in all, successes so far
@@ -58,6 +58,7 @@ def run(
     devices: Any = None,
     lanes: int | None = None,
     judge: Model | None = None,
+    again: bool = False,
     start: Any = None,
     budget: Budget | None = None,
     halve: bool = False,
@@ -77,9 +78,11 @@ def run(
     N - 1): a part of the images with its ids gives what the whole run would give.
     devices: default all local devices. lanes: images in flight per device (default: chosen by the
     number of images and the memory; results are equal bit by bit between runs of equal lanes).
-    judge: another model that decides about success (transfer). start: [N, H, W, C] images to begin
-    from. budget: a `Budget`. halve: halve the lanes while the queue runs dry: fewer passes, but
-    equal bits no longer. chunk: images on the devices at a time (default: what fits the memory).
+    judge: another model that decides about success (transfer). again: search again on the judge
+    where it refuses what the model claims, for a model that stands in for it (`in_bfloat16`); both
+    searches are counted. start: [N, H, W, C] images to begin from. budget: a `Budget`. halve: halve
+    the lanes while the queue runs dry: fewer passes, but equal bits no longer. chunk: images on the
+    devices at a time (default: what fits the memory).
     progress: called with (rows done, rows in all, successes).
 
     The clean images cost one forward pass each (counted), verification one more (not counted).
@@ -99,7 +102,7 @@ def run(
     return run_rows(
         attack, model, images, goal, np.arange(count), epsilon, key=key, keep=keep,
         ids=np.arange(count) if ids is None else ids, devices=devices, lanes=lanes, judge=judge,
-        start=start, budget=budget, halve=halve, chunk=chunk, progress=progress,
+        again=again, start=start, budget=budget, halve=halve, chunk=chunk, progress=progress,
     )  # fmt: skip
 
 
@@ -117,6 +120,7 @@ def run_rows(
     devices: Any = None,
     lanes: int | None = None,
     judge: Model | None = None,
+    again: bool = False,
     start: Any = None,
     clean_logits: np.ndarray | None = None,
     budget: Budget | None = None,
@@ -133,6 +137,9 @@ def run_rows(
     between two pieces of work whether to stop (default: Ctrl-C).
     """
     began = time.perf_counter()
+    if again and judge is None:
+        raise ValueError("again=True without a judge: pass judge, the model that decides")
+    given = attack, goal, epsilon, key, ids
     keep = checks.check_keep(keep, attack)
     budget = budget or Budget()
     count, shape = len(images), tuple(images.shape[1:])
@@ -174,9 +181,36 @@ def run_rows(
             )  # fmt: skip
             ticks = _fly_chunk(
                 attack, model, batch, key, keep, chosen, lanes, halve, budget, interrupted, began,
-                spent, outcome, mine, judge, progress,
+                spent, outcome, mine, judge, again, progress,
             )  # fmt: skip
             spent += ticks
+        refused = np.flatnonzero(outcome.status == Status.REJECTED_LABEL)
+        if again and len(refused):
+            outcome.status[refused] = Status.NOT_RUN
+            each = attack.queries * (1 + attack.pullbacks)
+            gone = time.perf_counter() - began
+            left = budget._replace(
+                passes=None if budget.passes is None else max(0, budget.passes - spent * each),
+                seconds=None if budget.seconds is None else max(0.0, budget.seconds - gone),
+            )
+            attack, goal, epsilon, key, ids = given
+            images_of, within = np.unique(source[refused], return_inverse=True)
+            won = int(outcome.success.sum())
+            second = run_rows(
+                attack, judge, images[images_of], take(goal, images_of), within,  # type: ignore[arg-type]
+                np.asarray(epsilon)[refused] if np.ndim(epsilon) else epsilon,
+                key=key if seeds is None else key[refused], keep=keep,
+                ids=np.asarray(ids)[images_of], devices=chosen, lanes=lanes,
+                start=None if start is None else start[images_of], budget=left, halve=halve,
+                interrupted=interrupted,
+                progress=None if progress is None else
+                lambda done, more, found: progress(rows - more + done, rows, won + found),
+            )  # fmt: skip
+            for field in ("forward", "backward", "queries", "computed"):
+                getattr(second, field)[:] += getattr(outcome, field)[refused]
+            for whole, part in zip(outcome[:-1], second[:-1], strict=True):
+                whole[refused] = part
+            spent += second.cost.lane_ticks
     cost = Cost(lane_ticks=spent, seconds=time.perf_counter() - began)
     return outcome._replace(cost=cost)
 
@@ -253,7 +287,8 @@ def _narrowing(width: int) -> Any:
 def _fly_chunk(
     attack: Attack, model: Model, batch: _Batch, key: Array, keep: str, devices: tuple[Any, ...],
     width: int, halve: bool, budget: Budget, interrupted: Callable[[], bool], began: float,
-    spent: int, outcome: Result, mine: np.ndarray, judge: Model | None, progress: Progress | None,
+    spent: int, outcome: Result, mine: np.ndarray, judge: Model | None, again: bool,
+    progress: Progress | None,
 ) -> int:  # fmt: skip
     """Attack one chunk and write its verified rows into `outcome`; returns the lane ticks."""
     parts = len(devices)
@@ -326,14 +361,14 @@ def _fly_chunk(
             flight = _narrowing(width)(flight)
         until = int(np.clip(until * PIECE_SECONDS / max(elapsed, 1e-3), until / 4 + 1, until * 4))
     _write(attack, model, batch, keep, devices, flight, active, clean_margin, row_owner, outcome,
-           mine, judge)  # fmt: skip
+           mine, judge, again)  # fmt: skip
     return lane_ticks
 
 
 def _write(
     attack: Attack, model: Model, batch: _Batch, keep: str, devices: tuple[Any, ...], flight: Any,
     active: np.ndarray, clean_margin: np.ndarray, row_owner: np.ndarray, outcome: Result,
-    mine: np.ndarray, judge: Model | None,
+    mine: np.ndarray, judge: Model | None, again: bool,
 ) -> None:  # fmt: skip
     """Verify the rows of a chunk that are complete, and write them into `outcome`."""
     gathered = flight.gathered
@@ -361,8 +396,11 @@ def _write(
         devices,
     )
     # A refusal is one of a claim; an image that never claimed anything has simply failed.
-    unclaimed = ~claimed if judge is None else margin >= 0
+    unclaimed = ~claimed if judge is None or again else margin >= 0
     status[(status != Status.SUCCESS) & unclaimed] = Status.FAILED
+    if judge is not None and again and keep in ("first", "distance"):
+        wrong = margins(batch.goal, predict(judge, batch.images, devices))[batch.source] < 0
+        status[active & wrong] = Status.REJECTED_LABEL  # the model attacked what need not be
     nonfinite = collect(gathered.nonfinite)
     status[(status == Status.FAILED) & nonfinite] = Status.NONFINITE
     status[~active & (status == Status.SUCCESS)] = Status.MISCLASSIFIED

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxadv.sweep.changes import CellChanges, Changes, compare_stores
+    from jaxadv.sweep.cluster import RayExecutor
     from jaxadv.sweep.execute import Summary, run_sweep
     from jaxadv.sweep.grid import Grid, GridError, parse_grid, read_grid
     from jaxadv.sweep.read import read_cells
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "changes": "CellChanges Changes compare_stores",
+    "cluster": "RayExecutor",
     "execute": "Summary run_sweep",
     "grid": "Grid GridError parse_grid read_grid",
     "read": "read_cells",
@@ -31,6 +33,6 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "SCHEMA", "CellChanges", "Changes", "Grid", "GridError", "Summary", "SweepStore",
+    "SCHEMA", "CellChanges", "Changes", "Grid", "GridError", "RayExecutor", "Summary", "SweepStore",
     "compare_stores", "parse_grid", "read_cells", "read_grid", "run_sweep",
 ]  # fmt: skip

@@ -18,8 +18,10 @@ from jaxadv.engine.minimal import minimal_distance
 from jaxadv.engine.portfolios import EFFORTS, get_portfolio
 from jaxadv.engine.run import run_rows
 from jaxadv.engine.stage import attack_of, describe
+from jaxadv.engine.verify import margins, predict
 
 PORTFOLIO = "minimal_distance"
+KEYS = jax.jit(jax.vmap(jax.random.key))
 UNKNOWN = -1  # of a count that is not kept
 
 
@@ -27,7 +29,8 @@ class Work(NamedTuple):
     """M rows of one group: row r attacks images[source[r]] at epsilon[r] with the seed seeds[r].
 
     images [N, H, W, C], goal and ids [N]; judge: the model that decides, where the attack searches
-    another (None: the same); lanes: in flight on each device; progress(rows done, successes);
+    on one that stands in for it (None: the same), and on which what it refuses is searched again;
+    lanes: in flight on each device; progress(rows done, successes);
     interrupted: whether to stop.
     """
 
@@ -47,7 +50,7 @@ class Work(NamedTuple):
     @property
     def keys(self) -> Any:
         """A random key for each row: what `ja.run(key=jax.random.key(seed))` would use."""
-        return jax.vmap(jax.random.key)(np.asarray(self.seeds, np.uint32))
+        return KEYS(np.asarray(self.seeds, np.uint32))
 
 
 class Entry(Protocol):
@@ -142,7 +145,8 @@ class SingleEntry:
         result = run_rows(
             self.attack, work.model, work.images, work.goal, work.source, work.epsilon,
             key=work.keys, keep="loss" if work.model.random else None, ids=work.ids,
-            judge=work.judge, devices=work.devices, lanes=work.lanes,
+            judge=work.judge, again=work.judge is not None, devices=work.devices,
+            lanes=work.lanes,
             progress=lambda done, _, found: work.progress(done, found),
             interrupted=work.interrupted,
         )  # fmt: skip
@@ -249,27 +253,42 @@ class PortfolioEntry:
         names = np.full(rows, "", object)
         for seed in np.unique(work.seeds):
             mine = np.flatnonzero(work.seeds == seed)
-            used = work.source[mine]
             before, found = int((whole.status != Status.NOT_RUN).sum()), int(whole.success.sum())
-            nearest = minimal_distance(
-                work.model, work.images[used], take(work.goal, used), self.norm,
-                effort=self.effort, key=jax.random.key(int(seed)), ids=work.ids[used],
-                devices=work.devices, lanes=work.lanes,
-                progress=lambda *now, b=before, f=found: work.progress(b, f + now[-1]),
-            )  # fmt: skip
-            values = {
-                "images": nearest.images, "success": nearest.success, "distance": nearest.distance,
-                "margin": nearest.margin, "forward": nearest.forward, "backward": nearest.backward,
-                "status": nearest.status, "queries": np.full(len(mine), UNKNOWN),
-            }  # fmt: skip
-            for field, value in values.items():
-                getattr(whole, field)[mine] = value
-            title = np.array([*nearest.members, ""], object)[nearest.member]
-            title[nearest.status == Status.MISCLASSIFIED] = "misclassified"
-            names[mine] = np.where(nearest.success, title, "")
-            if not nearest.complete:
-                whole.status[mine] = Status.NOT_RUN
-                break
-            if work.interrupted():
+            complete = True
+            for model in (work.model, work.judge):
+                if model is None or len(mine) == 0:
+                    continue
+                used = work.source[mine]
+                goal = take(work.goal, used)
+                nearest = minimal_distance(
+                    model, work.images[used], goal, self.norm,
+                    effort=self.effort, key=jax.random.key(int(seed)), ids=work.ids[used],
+                    devices=work.devices, lanes=work.lanes,
+                    progress=lambda *now, b=before, f=found: work.progress(b, f + now[-1]),
+                )  # fmt: skip
+                values = {
+                    "images": nearest.images, "success": nearest.success,
+                    "distance": nearest.distance, "margin": nearest.margin,
+                    "status": nearest.status, "queries": np.full(len(mine), UNKNOWN),
+                    "forward": whole.forward[mine] + nearest.forward,
+                    "backward": whole.backward[mine] + nearest.backward,
+                }  # fmt: skip
+                for field, value in values.items():
+                    getattr(whole, field)[mine] = value
+                title = np.array([*nearest.members, ""], object)[nearest.member]
+                title[nearest.status == Status.MISCLASSIFIED] = "misclassified"
+                names[mine] = np.where(nearest.success, title, "")
+                complete &= nearest.complete
+                if not complete:
+                    whole.status[mine] = Status.NOT_RUN
+                    break
+                if work.judge is not None:  # what it refuses, and what it gets wrong from the start
+                    images = np.concatenate([nearest.images, nearest.originals])
+                    margin = margins(take(goal, np.tile(np.arange(len(mine)), 2)),
+                                     predict(work.judge, images, work.devices))  # fmt: skip
+                    whole.margin[mine] = margin[: len(mine)]
+                    refused = nearest.success & ~(margin[: len(mine)] < 0)
+                    mine = mine[refused | (margin[len(mine) :] < 0) & (nearest.distance > 0)]
+            if not complete or work.interrupted():
                 break
         return whole, names

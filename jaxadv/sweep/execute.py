@@ -4,16 +4,16 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from jaxadv.core.goals import Goal, Targeted, Untargeted
 from jaxadv.core.model import Model
-from jaxadv.core.norms import NORMS, distance64
+from jaxadv.core.norms import distances64
 from jaxadv.core.result import Status
-from jaxadv.data.form import Dataset
+from jaxadv.data.form import Dataset, Source
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.verify import margins, predict
@@ -40,25 +40,48 @@ class Summary(NamedTuple):
     complete: bool
 
 
+class Ran(NamedTuple):
+    """What an executor did: the sweep's jobs, how many of them the store held before, how many were
+    computed, and whether none was left out by an interruption."""
+
+    jobs: list[Job]
+    kept: int
+    computed: int
+    complete: bool
+
+
+class Executor(Protocol):
+    """What runs the jobs of a sweep: `Here`, or `RayExecutor`."""
+
+    def run(
+        self, grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...],
+        retry_failed: bool, progress: Progress | None,
+    ) -> Ran:  # fmt: skip
+        """Plan the sweep, and run what the store does not hold."""
+        ...
+
+
 class Plan(NamedTuple):
-    """A sweep that is ready to run: its store, its groups by name, jobs, and how they are run."""
+    """A sweep that is ready to run: its store, its groups by name, jobs, how they are run, and what
+    the last images are taken for (the next cells ask of the same)."""
 
     store: SweepStore
     groups: Mapping[str, Group]
     cells: Mapping[str, Cell]
     jobs: list[Job]
     images: str
+    clean: dict[tuple[str, str, int, int], np.ndarray]
 
 
 def prepare(
-    grid: Grid, store: SweepStore, given: Given, only: Iterable[str] = (), text: str = "",
+    grid: Grid, store: SweepStore, given: Given, only: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> Plan:  # fmt: skip
     """Open models and data (training what is to be trained), and write the jobs into the store."""
     groups = make_plan(
         grid, given, lambda model, data: trained(store.folder, model, data, given, progress), only
     )
-    jobs = store.register(groups, grid.shard, text)
+    jobs = store.register(groups, grid.shard, grid.model_dump_json())
     manifest = store.manifest
     cells = {
         mark: Cell(mark, about["epsilon"], about["seed"])
@@ -68,7 +91,7 @@ def prepare(
         group.mark: dataclasses.replace(group, lanes=manifest["groups"][group.mark]["lanes"])
         for group in groups
     }
-    return Plan(store, kept, cells, jobs, grid.images)
+    return Plan(store, kept, cells, jobs, grid.images, {})
 
 
 def run_sweep(
@@ -76,18 +99,21 @@ def run_sweep(
     store: str | Path,
     *,
     models: Mapping[str, Model] | None = None,
-    data: Mapping[str, Dataset] | None = None,
+    data: Mapping[str, Dataset | Source] | None = None,
     only: Iterable[str] = (),
     retry_failed: bool = False,
     devices: Any = None,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Run every cell of a grid that the store does not hold yet.
 
     grid: a sweep file, or what `read_grid` made of one; store: a folder. models, data: what the
-    grid calls `given = "name"`, and data sets by their names there. only: patterns of cells' titles
-    ("lenet / mnist5k / PGD*"). retry_failed: run jobs again that failed before. devices: default
-    all local devices. progress: called with (what runs, rows done, rows in all, successes).
+    grid calls `given = "name"`, and data sets by their names there; a `Source` is read job by job.
+    only: patterns of cells' titles ("lenet / mnist5k / PGD*"). retry_failed: run jobs again that
+    failed before. devices: default all local devices. executor: default this process; a
+    `RayExecutor` runs the jobs on a cluster. progress: called with (what runs, rows done, rows in
+    all, successes).
 
     A job's file is there whole or not at all, so a killed sweep loses no more than the job in
     flight; several processes may work at one store, and share its jobs. Among processes that
@@ -118,27 +144,43 @@ def run_sweep(
         grid = read_grid(grid)
     here = SweepStore(store)
     given = Given(models or {}, data or {})
-    plan = prepare(grid, here, given, only, grid.model_dump_json(), progress)
-    todo = open_jobs(plan, retry_failed)
-    kept = len(plan.jobs) - len(todo)
-    complete, computed = run_jobs(plan, todo, devices, progress)
-    failed = {mark: said for mark, said in here.failures().items()
-              if mark in {job.mark for job in plan.jobs}}  # fmt: skip
-    rows = sum(job.rows for job in plan.jobs if here.path(job).is_file())
+    how = Here(devices) if executor is None else executor
+    ran = how.run(grid, here, given, tuple(only), retry_failed, progress)
+    marks = {job.mark for job in ran.jobs}
+    failed = {mark: said for mark, said in here.failures().items() if mark in marks}
+    rows = sum(job.rows for job in ran.jobs if here.path(job).is_file())
     seconds = time.perf_counter() - began
-    return Summary(len(plan.jobs), kept, computed, failed, rows, seconds, complete and not failed)
+    return Summary(
+        len(ran.jobs), ran.kept, ran.computed, failed, rows, seconds, ran.complete and not failed
+    )
 
 
-def open_jobs(plan: Plan, retry_failed: bool) -> list[Job]:
-    """The jobs that the store does not hold whole; failed ones only where they are to be retried.
+def open_jobs(store: SweepStore, jobs: Sequence[Job], retry_failed: bool) -> list[Job]:
+    """The jobs that the store does not hold whole; failed ones only where asked for."""
+    failed = {} if retry_failed else store.failures()
+    return [job for job in jobs if job.mark not in failed and store.load(job) is None]
 
-    Those of this process (where `jax.distributed` has joined several) come first.
+
+@dataclasses.dataclass(frozen=True)
+class Here:
+    """Runs jobs in this process, on those devices (None: all local ones).
+
+    Where `jax.distributed` has joined several processes, each begins with its own part of the jobs,
+    and then helps the others; nothing is sent between them, the store brings the rows together.
     """
-    failed = {} if retry_failed else plan.store.failures()
-    todo = [job for job in plan.jobs if job.mark not in failed and plan.store.load(job) is None]
-    mine = jax.process_index()
-    return [*todo[mine :: jax.process_count()],
-            *(job for i, job in enumerate(todo) if i % jax.process_count() != mine)]  # fmt: skip
+
+    devices: Any = None
+
+    def run(
+        self, grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...],
+        retry_failed: bool, progress: Progress | None,
+    ) -> Ran:  # fmt: skip
+        plan = prepare(grid, store, given, only, progress)
+        todo = open_jobs(store, plan.jobs, retry_failed)
+        ours = {job.mark for job in plan.jobs[jax.process_index() :: jax.process_count()]}
+        ours_first = sorted(todo, key=lambda job: job.mark not in ours)
+        complete, computed = run_jobs(plan, ours_first, self.devices, progress)
+        return Ran(plan.jobs, len(plan.jobs) - len(todo), computed, complete)
 
 
 def run_jobs(
@@ -250,7 +292,11 @@ def _columns(
     judge, source, won = work.judge or work.model, work.source, result.success
     found = np.flatnonzero(won)
     originals = part.images[source[found]]
-    prediction = predict(judge, part.images, work.devices).argmax(1)
+    clean = group.subject.mark, group.images.mark, job.begin, job.end
+    if clean not in plan.clean:
+        plan.clean.clear()
+        plan.clean[clean] = predict(judge, part.images, work.devices).argmax(1)
+    prediction = plan.clean[clean]
     columns: dict[str, Any] = {
         name: [group.about[name]] * job.rows for name in SCHEMA.names if name in group.about
     }
@@ -264,8 +310,8 @@ def _columns(
         "broken_by": [name or None for name in broken_by], "margin": result.margin,
         "distance": _filled(result.distance[found], found, job.rows),
         "lanes": np.full(job.rows, work.lanes, np.int32), "success_8bit": [None] * job.rows,
-        **{norm: _filled(distance64(norm, result.images[found], originals), found, job.rows)
-           for norm in NORMS},
+        **{norm: _filled(lengths, found, job.rows)
+           for norm, lengths in distances64(result.images[found], originals).items()},
         **{name: [None if n == UNKNOWN else int(n) for n in getattr(result, name)]
            for name in ("forward", "backward", "queries")},
     }  # fmt: skip

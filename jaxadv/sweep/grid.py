@@ -151,7 +151,7 @@ def parse_grid(text: str, name: str = "sweep file", folder: Path | None = None) 
             said = "is not known here"
         raise GridError(_at(name, text, where, said)) from None
     _check(grid, name, text)
-    return grid if folder is None else _relative_to(grid, folder)
+    return grid if folder is None else placed_in(grid, folder)
 
 
 def _keys(raw: Any) -> set[str]:
@@ -161,7 +161,9 @@ def _keys(raw: Any) -> set[str]:
     return set().union(*map(_keys, raw)) if isinstance(raw, list) else set()
 
 
-def _relative_to(grid: Grid, folder: Path) -> Grid:
+def placed_in(grid: Grid, folder: Path) -> Grid:
+    """The grid with its relative paths taken from that folder."""
+
     def placed(entry: Any, *names: str) -> Any:
         paths = {name: getattr(entry, name) for name in names if getattr(entry, name) is not None}
         return entry.model_copy(update={name: folder / path for name, path in paths.items()})

@@ -179,16 +179,17 @@ class SweepStore:
         digest = ""
         if images is not None:
             out = io.BytesIO()
-            np.savez_compressed(out, **images)
+            whole = images["images"].dtype == np.uint8  # the last bits of floats do not compress
+            (np.savez_compressed if whole else np.savez)(out, **images)
             path = self.folder / "images" / f"{job.mark}.npz"
-            self._write(path, out.getvalue())
-            digest = hashlib.sha256(out.getvalue()).hexdigest()
+            self._write(path, out.getbuffer())
+            digest = hashlib.sha256(out.getbuffer()).hexdigest()
         table = pa.table(dict(columns), schema=SCHEMA)
         said = {"job": job.mark, "images": digest}
         said["checksum"] = checksum(table.replace_schema_metadata(said))
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(said), sink, compression="zstd")
-        self._write(self.path(job), sink.getvalue().to_pybytes())
+        self._write(self.path(job), sink.getvalue())
         (self.folder / "failed" / f"{job.mark}.json").unlink(missing_ok=True)
 
     def rows(self) -> pa.Table:
@@ -258,7 +259,7 @@ class SweepStore:
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{name}.lock")
 
-    def _write(self, path: Path, content: bytes | str) -> None:
+    def _write(self, path: Path, content: Any) -> None:
         try:
             write_atomically(path, content)
         except OSError as error:

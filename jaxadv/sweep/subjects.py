@@ -106,20 +106,21 @@ def open_model(
     else:
         model = train(entry, data)
     try:
-        found = APPLY.eval_shape(model, jax.ShapeDtypeStruct((1, *images.shape), jnp.float32))
+        traced = APPLY.trace(model, jax.ShapeDtypeStruct((1, *images.shape), jnp.float32))
     except Exception as error:  # whatever a network says of a wrong shape
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"model {entry.title!r} does not take the images {images.shape} of {data.name!r} "
             f"({first}): name the data sets that it is for, data = [...]"
         ) from None
-    if images.classes > found.shape[-1]:
+    classes = traced.out_info.shape[-1]
+    if images.classes > classes:
         raise ValueError(
-            f"model {entry.title!r} tells {found.shape[-1]} classes apart, {data.name!r} has "
+            f"model {entry.title!r} tells {classes} classes apart, {data.name!r} has "
             f"{images.classes}: name the data sets that it is for, data = [...]"
         )
-    program = str(jax.make_jaxpr(lambda m, x: m(x))(model, jnp.zeros((1, *images.shape))))
-    mark = fingerprint(model.params, list(model.bounds), _without_addresses(program), entry.dtype)
+    program = _without_addresses(str(traced.jaxpr))
+    mark = fingerprint(model.params, list(model.bounds), program, entry.dtype)
     if entry.dtype == "bfloat16":
         from jaxadv.models.adapters import in_bfloat16
 

@@ -1,0 +1,192 @@
+"""A sweep on a Ray cluster: every job is a task of Ray, which places it, counts and retries it.
+
+The process that asks plans nothing and starts no JAX: a task plans, tasks run the jobs, and what
+comes back is how many rows there are. Store, models and data sets that the grid names lie on a file
+system that all nodes share; models and data sets handed in travel once to each worker.
+"""
+
+import dataclasses
+import os
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxadv.engine.devices import use_cpu_cores
+from jaxadv.engine.interrupt import interruptible
+from jaxadv.sweep.execute import Plan, Ran, open_jobs, prepare, run_jobs
+from jaxadv.sweep.grid import Grid, placed_in
+from jaxadv.sweep.plan import Job
+from jaxadv.sweep.store import SweepStore
+from jaxadv.sweep.subjects import Given, software
+from jaxadv.sweep.trained import Progress
+
+LOOK_SECONDS = 0.5  # between two looks for a Ctrl-C
+GRACE_SECONDS = 10.0  # for a cancelled job to end between two pieces of work
+CACHE = (  # of compiled programs: a worker keeps them where the process that asks does
+    "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)  # fmt: skip
+
+
+class Order(NamedTuple):
+    """What a worker has to know of a sweep. name: one for each call of `run_sweep`; given: the
+    models and data sets handed in, as [a reference of Ray]; settings: of jax."""
+
+    name: str
+    grid: Grid
+    folder: Path
+    given: list[Any]
+    only: tuple[str, ...]
+    settings: Mapping[str, Any]
+    gpus: float
+    cpus: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RayExecutor:
+    """Runs the jobs of a sweep as tasks of Ray (extra `ray`).
+
+    address: of a cluster ("auto", "HOST:PORT", "ray://HOST:PORT"), or "local" for one on this
+    machine that ends with the sweep; where Ray runs already in this process, that is used.
+    gpus_per_job, cpus_per_job: what a job occupies; without GPUs each of its cores is a device.
+    max_retries: how often a job runs again whose worker died. Raises ValueError for other numbers,
+    ImportError without Ray, ConnectionError where no cluster answers.
+
+    >>> import jaxadv as ja
+    >>> ja.sweep.RayExecutor("local", cpus_per_job=2)
+    RayExecutor(address='local', gpus_per_job=0, cpus_per_job=2, max_retries=3)
+    """
+
+    address: str = "local"
+    gpus_per_job: float = 0
+    cpus_per_job: int = 1
+    max_retries: int = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (("gpus_per_job", 0), ("cpus_per_job", 1), ("max_retries", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: pass {least} or more")
+
+    def run(
+        self, grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...],
+        retry_failed: bool, progress: Progress | None,
+    ) -> Ran:  # fmt: skip
+        """Plan the sweep, and run what the store does not hold."""
+        ray = _import_ray()
+        begun = not ray.is_initialized()
+        if begun:
+            ray.init(self.address, log_to_driver=False, logging_level="ERROR")
+        try:
+            settings = {name: getattr(jax.config, name) for name in CACHE}
+            order = Order(
+                uuid.uuid4().hex, placed_in(grid, Path.cwd()), store.folder.resolve(),
+                [ray.put(given)], only, settings, self.gpus_per_job, self.cpus_per_job,
+            )  # fmt: skip
+            return self._run(ray, order, store, retry_failed, progress)
+        finally:
+            if begun:
+                ray.shutdown()
+
+    def _run(
+        self, ray: Any, order: Order, store: SweepStore, retry_failed: bool,
+        progress: Progress | None,
+    ) -> Ran:  # fmt: skip
+        def task(function: Any) -> Any:
+            return ray.remote(
+                num_cpus=self.cpus_per_job, num_gpus=self.gpus_per_job,
+                max_retries=self.max_retries,
+            )(function)  # fmt: skip
+
+        jobs, titles, ran = _answer(ray, task(_plan).remote(order))
+        todo = open_jobs(store, jobs, retry_failed)
+        total, computed = sum(job.rows for job in jobs), 0
+        done, kept = total - sum(job.rows for job in todo), len(jobs) - len(todo)
+        work = task(_work)
+        flying = {work.remote(order, ran, job): job for job in todo}
+        try:
+            with interruptible() as interrupted:
+                while flying and not interrupted():
+                    ready, _ = ray.wait(list(flying), timeout=LOOK_SECONDS)
+                    for reference in ready:
+                        job = flying.pop(reference)
+                        computed += self._settle(ray, store, job, reference)
+                        done += job.rows
+                        if progress is not None:
+                            progress(titles[job.group], done, total, 0)
+        finally:
+            for reference in flying:
+                ray.cancel(reference)
+            if flying:
+                ray.wait(list(flying), num_returns=len(flying), timeout=GRACE_SECONDS)
+        return Ran(jobs, kept, computed, not flying)
+
+    def _settle(self, ray: Any, store: SweepStore, job: Job, reference: Any) -> int:
+        """How many jobs a task computed; the death of its workers is noted as the job's failure."""
+        try:
+            return _answer(ray, reference)
+        except ray.exceptions.RayError as error:
+            store.fail(job, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+            return 0
+
+
+def _import_ray() -> Any:
+    try:
+        import ray  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            f'RayExecutor needs the package {error.name}: pip install "jaxadv[ray]" on every node',
+            name=error.name,
+        ) from error
+    return ray
+
+
+def _answer(ray: Any, reference: Any) -> Any:
+    """What a task returned; what it raised is raised as it was."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if error.cause is None:
+            raise
+        raise error.cause from None
+
+
+_PLANS: dict[str, Plan] = {}  # the one of the sweep that this worker is at
+
+
+def _plan_of(order: Order) -> Plan:
+    """The plan of a sweep; models and data are opened once in each worker."""
+    if order.name not in _PLANS:
+        import ray  # pyright: ignore[reportMissingImports]
+
+        if 0 < order.gpus < 1:  # several workers share a GPU, each its part of the memory
+            share = str(0.9 * order.gpus)
+            os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", share)
+        with suppress(RuntimeError):  # JAX runs already, in a worker that served another sweep
+            use_cpu_cores(order.cpus)
+        for name, value in order.settings.items():
+            jax.config.update(name, value)
+        _PLANS.clear()
+        given: Any = ray.get(order.given[0])
+        _PLANS[order.name] = prepare(order.grid, SweepStore(order.folder), given, order.only)
+    return _PLANS[order.name]
+
+
+def _plan(order: Order) -> tuple[list[Job], dict[str, str], dict[str, str]]:
+    """Task: the jobs of a sweep, its groups' titles by name, and what computes on this node."""
+    plan = _plan_of(order)
+    return plan.jobs, {mark: group.title() for mark, group in plan.groups.items()}, software()
+
+
+def _work(order: Order, planned_by: Mapping[str, str], job: Job) -> int:
+    """Task: run one job; how many were computed (0 where another process was faster)."""
+    plan = _plan_of(order)
+    if job.group not in plan.groups:
+        other = {k: v for k, v in software().items() if planned_by.get(k) != v}
+        raise ValueError(f"the nodes differ in {other or 'the models or data that they open'}: "
+                         "their rows would not belong to one sweep")  # fmt: skip
+    _, computed = run_jobs(plan, [job])
+    return computed
