@@ -1,13 +1,15 @@
-"""`python -m benchmarks.kills [kills]`: a sweep that is killed again and again (default 100 times).
+"""`python -m benchmarks.kills [kills [seconds]]`: a sweep that is killed again and again.
 
-1,000 cells, a job each, in a process that SIGKILL ends at a random instant and that is started
-again until the sweep is done; where it is done before the kills are, another sweep is begun. Held
-against a sweep that nobody disturbed: the same rows (all columns but the seconds); no finished file
-is ever written again; no more jobs are begun than there are, and one for each kill.
+1,000 cells, a job each, in a process that SIGKILL ends at a random instant of its first seconds
+(default: of all that an undisturbed one takes) and that is started again until the sweep is done;
+where it is done before the kills are (default 100), another sweep is begun. Held against a sweep
+that nobody disturbed: the same rows (all columns but the seconds); no finished file is ever written
+again; no more jobs are begun than there are, and one for each kill.
 """
 
+import multiprocessing
 import random
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -38,7 +40,7 @@ attacks = [{{name = "PGD", steps = 2}}]
 
 
 def sweep(folder: Path, cells: int) -> Any:
-    """The sweep; each reading of the images is a line of FOLDER.log."""
+    """The sweep; each reading of the images is a line of FOLDER.log: for the plan, then a job's."""
     model = ja.Model(
         lambda w, x: jnp.tanh(x.reshape(len(x), -1) - 0.5) @ w,
         jax.random.normal(jax.random.key(3), (16, 4)),
@@ -47,9 +49,12 @@ def sweep(folder: Path, cells: int) -> Any:
     labels = np.asarray(model(images).argmax(-1)).astype(np.int32)
     whole = ja.data.Dataset(images, labels, np.arange(IMAGES), "noise", tuple("abcd"))
 
+    opened: list[bool] = []  # the first reading is that of the plan
+
     def read(rows: range) -> ja.data.Dataset:
         with folder.with_suffix(".log").open("a") as log:
-            log.write("read\n")
+            log.write("job\n" if opened else "plan\n")
+        opened.append(True)
         return whole.take(rows)
 
     grid = parse_grid(GRID.format(seeds=list(range(cells // 4))))
@@ -58,12 +63,13 @@ def sweep(folder: Path, cells: int) -> Any:
 
 
 class Outcome(NamedTuple):
-    """jobs: in the sweep; kills: that came in time; started: processes; begun: jobs, each count of
-    it; rewritten: finished files that were written again; equal: rows as without any kill."""
+    """jobs: in the sweep; kills: that came in time; working: those between two of its jobs, or in
+    one; begun: jobs, as often as each was; rewritten: finished files that were written again;
+    equal: rows as without any kill."""
 
     jobs: int
     kills: int
-    started: int
+    working: int
     begun: int
     rewritten: int
     equal: bool
@@ -71,28 +77,31 @@ class Outcome(NamedTuple):
 
 def disturbed(folder: Path, cells: int, kills: int, longest: float, reference: Any) -> Outcome:
     """Run a sweep to its end, killed up to `kills` times, each within `longest` seconds."""
-    command = [sys.executable, "-m", "benchmarks.kills", "--sweep", str(folder), str(cells)]
+    fork = multiprocessing.get_context("forkserver")  # of a process that has imported, not begun
+    fork.set_forkserver_preload(["benchmarks.kills"])
     store, finished = SweepStore(folder), dict[str, tuple[int, int]]()
-    came, started, rewritten = 0, 0, 0
+    came, working, rewritten, log = 0, 0, 0, folder.with_suffix(".log")
+    log.touch()
     while True:
-        process = subprocess.Popen(command)
-        started += 1
-        try:
-            code = process.wait(random.uniform(0, longest) if came < kills else None)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
-        came += code != 0
-        for job in store.manifest["jobs"]:
-            if store.load(job) is not None:
-                about = store.path(job).stat()
-                now = about.st_ino, about.st_mtime_ns
-                rewritten += finished.setdefault(job, now) != now
-        if code == 0:
+        before = log.read_text().count("job")
+        process = fork.Process(target=sweep, args=(folder, cells))
+        process.start()
+        process.join(random.uniform(0, longest) if came < kills else None)
+        process.kill()
+        process.join()
+        killed = process.exitcode == -signal.SIGKILL
+        assert killed or process.exitcode == 0
+        came += killed
+        working += killed and log.read_text().count("job") > before
+        for path in (folder / "rows").glob("*.parquet"):
+            about = path.stat()
+            now = about.st_ino, about.st_mtime_ns
+            assert path.stem in finished or store.load(path.stem) is not None  # never torn
+            rewritten += finished.setdefault(path.stem, now) != now
+        if not killed:
             break
-    begun = len(folder.with_suffix(".log").read_text().splitlines()) - started
-    return Outcome(len(store.manifest["jobs"]), came, started, begun, rewritten,
-                   rows_of(folder).equals(reference))  # fmt: skip
+    begun, equal = log.read_text().count("job"), rows_of(folder).equals(reference)
+    return Outcome(len(store.manifest["jobs"]), came, working, begun, rewritten, equal)
 
 
 def rows_of(folder: Path) -> Any:
@@ -101,23 +110,23 @@ def rows_of(folder: Path) -> Any:
     return rows.sort_by([("cell", "ascending"), ("id", "ascending")])
 
 
-def main(kills: int, cells: int = 1000) -> None:
+def main(kills: int, longest: float | None, cells: int = 1000) -> None:
     """Kill, until it has been done so often, and print what came of it."""
     random.seed(0)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         sweep(Path(folder) / "whole", cells)
-        reference, longest = rows_of(Path(folder) / "whole"), time.perf_counter() - began
+        reference, seconds = rows_of(Path(folder) / "whole"), time.perf_counter() - began
         outcomes: list[Outcome] = []
         while (left := kills - sum(outcome.kills for outcome in outcomes)) > 0:
             name = f"sweep{len(outcomes)}"
-            outcomes.append(disturbed(Path(folder) / name, cells, left, longest, reference))
-    show(f"{kills} kills of sweeps of {cells:,} cells (undisturbed: {longest:.0f} s)",
+            outcomes.append(
+                disturbed(Path(folder) / name, cells, left, longest or seconds, reference)
+            )
+    show(f"{kills} kills of sweeps of {cells:,} cells (undisturbed: {seconds:.0f} s)",
          ["sweep", *Outcome._fields], [[i, *o] for i, o in enumerate(outcomes)])  # fmt: skip
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--sweep"]:
-        sweep(Path(sys.argv[2]), int(sys.argv[3]))
-    else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
+    given = [float(text) for text in sys.argv[1:]]
+    main(int(given[0]) if given else 100, given[1] if len(given) > 1 else None)

@@ -14,7 +14,7 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.data.form import Source
-from jaxadv.models import get_definition, in_bfloat16, save_weights
+from jaxadv.models import get_definition, save_weights
 from jaxadv.sweep import RayExecutor, SweepStore, parse_grid
 from tests.test_sweep import DATA, GRID, IMAGES, LABELS, MODEL, WEIGHTS, sweep, untimed
 

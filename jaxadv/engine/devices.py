@@ -77,7 +77,7 @@ def choose_devices(devices: Any) -> tuple[Any, ...]:
     return chosen
 
 
-def _memory(device: Any) -> float:
+def memory_of(device: Any) -> float:
     """The device's memory in bytes (on CPUs its share), whatever is in use: so that the number of
     lanes, on which equal bits depend, is the same in every run on a machine."""
     statistics = device.memory_stats() if hasattr(device, "memory_stats") else None
@@ -116,7 +116,7 @@ def choose_lanes(model: Model, queries: int, shape: tuple[int, ...], rows: int, 
     needed = (
         3 * queries * _bytes_of(APPLY.trace(model, image).jaxpr) + 1
     )  # forward, backward, lanes
-    fitting = _memory(device) / 4 / needed
+    fitting = memory_of(device) / 4 / needed
     wanted = min(128, rows / 8) if on_cpu else min(1024, rows)
     lanes = 2 ** math.ceil(math.log2(max(wanted, 8)))
     while lanes > max(fitting, 1):
@@ -126,4 +126,4 @@ def choose_lanes(model: Model, queries: int, shape: tuple[int, ...], rows: int, 
 
 def rows_in_memory(shape: tuple[int, ...], device: Any) -> int:
     """How many rows (image, best image) a chunk on one device may hold."""
-    return max(1024, int(_memory(device) / 8 / (3 * 4 * math.prod(shape))))
+    return max(1024, int(memory_of(device) / 8 / (3 * 4 * math.prod(shape))))
