@@ -1,10 +1,11 @@
 """`python -m benchmarks.kills [kills [seconds]]`: a sweep that is killed again and again.
 
-1,000 cells, a job each, in a process that SIGKILL ends at a random instant of its first seconds
-(default: of all that an undisturbed one takes) and that is started again until the sweep is done;
-where it is done before the kills are (default 100), another sweep is begun. Held against a sweep
-that nobody disturbed: the same rows (all columns but the seconds); no finished file is ever written
-again; no more jobs are begun than there are, and one for each kill.
+1,000 cells, a job each, in a process that SIGKILL ends at a random instant of the first seconds
+after its start, or every third time after its first job (default: of all that an undisturbed sweep
+takes), and that is started again until the sweep is done; where it is done before the kills are
+(default 100), another sweep is begun. Held against a sweep that nobody disturbed: the same rows
+(all columns but the seconds); no finished file is ever written again; no more jobs are begun than
+there are, and one for each kill.
 """
 
 import multiprocessing
@@ -76,23 +77,30 @@ class Outcome(NamedTuple):
 
 
 def disturbed(folder: Path, cells: int, kills: int, longest: float, reference: Any) -> Outcome:
-    """Run a sweep to its end, killed up to `kills` times, each within `longest` seconds."""
+    """Run a sweep to its end, killed up to `kills` times, each within `longest` seconds: of its
+    start, or every third time of its first job."""
     fork = multiprocessing.get_context("forkserver")  # of a process that has imported, not begun
     fork.set_forkserver_preload(["benchmarks.kills"])
     store, finished = SweepStore(folder), dict[str, tuple[int, int]]()
     came, working, rewritten, log = 0, 0, 0, folder.with_suffix(".log")
     log.touch()
+
+    def log_jobs() -> int:
+        return log.read_text().count("job")
+
     while True:
-        before = log.read_text().count("job")
+        before = log_jobs()
         process = fork.Process(target=sweep, args=(folder, cells))
         process.start()
+        while process.is_alive() and came < kills and came % 3 == 0 and log_jobs() == before:
+            time.sleep(0.02)
         process.join(random.uniform(0, longest) if came < kills else None)
         process.kill()
         process.join()
         killed = process.exitcode == -signal.SIGKILL
         assert killed or process.exitcode == 0
         came += killed
-        working += killed and log.read_text().count("job") > before
+        working += killed and log_jobs() > before
         for path in (folder / "rows").glob("*.parquet"):
             about = path.stat()
             now = about.st_ino, about.st_mtime_ns
@@ -100,8 +108,8 @@ def disturbed(folder: Path, cells: int, kills: int, longest: float, reference: A
             rewritten += finished.setdefault(path.stem, now) != now
         if not killed:
             break
-    begun, equal = log.read_text().count("job"), rows_of(folder).equals(reference)
-    return Outcome(len(store.manifest["jobs"]), came, working, begun, rewritten, equal)
+    equal = rows_of(folder).equals(reference)
+    return Outcome(len(store.manifest["jobs"]), came, working, log_jobs(), rewritten, equal)
 
 
 def rows_of(folder: Path) -> Any:

@@ -2,7 +2,7 @@
 
 FGSM on a linear model for images of 8 x 8 x 1 that are made from their numbers, no pictures kept:
 the peak of the resident memory for 1,000,000 images over that for 10,000, each in a process of its
-own that compiles nothing.
+own that compiles nothing (2,000 images a file).
 """
 
 import os
@@ -24,6 +24,7 @@ from jaxadv.sweep import parse_grid
 GRID = """
 epsilons = {linf = [0.05]}
 lanes = 512
+shard = 2000
 images = "none"
 data = [{name = "numbers"}]
 models = [{given = "linear"}]

@@ -5,8 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from typing import IO
+from typing import IO, Any
 
 
 @contextmanager

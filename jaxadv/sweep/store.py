@@ -166,7 +166,7 @@ class SweepStore:
             if said.get(b"job") != mark.encode() or said[b"checksum"].decode() != checksum(table):
                 return None
             images = said[b"images"].decode()
-            if images and _sha256(self.folder / "images" / f"{mark}.npz") != images:
+            if images and _crc32(self.folder / "images" / f"{mark}.npz") != images:
                 return None
             return table.replace_schema_metadata(None).cast(SCHEMA)
         except (OSError, KeyError, ValueError, pa.ArrowException, UnicodeDecodeError):
@@ -183,7 +183,7 @@ class SweepStore:
             (np.savez_compressed if whole else np.savez)(out, **images)
             path = self.folder / "images" / f"{job.mark}.npz"
             self._write(path, out.getbuffer())
-            digest = hashlib.sha256(out.getbuffer()).hexdigest()
+            digest = f"{zlib.crc32(out.getbuffer()):08x}"
         table = pa.table(dict(columns), schema=SCHEMA)
         said = {"job": job.mark, "images": digest}
         said["checksum"] = checksum(table.replace_schema_metadata(said))
@@ -287,9 +287,10 @@ def _as_data(job: Job) -> dict[str, Any]:
     return {"group": job.group, "cells": list(job.cells), "begin": job.begin, "end": job.end}
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def _crc32(path: Path) -> str:
+    """Of pictures, which are many: several times as fast as SHA-256, and finds what was torn."""
+    value = 0
     with path.open("rb") as file:
         while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"
