@@ -27,7 +27,7 @@ data = [{{name = "digits", examples = {count}}}]
 models = [{{given = "network"}}]
 attacks = [{{name = "PGD", steps = 40, step_size = 0.05}}]
 """
-ROUNDS = 7
+ROUNDS = 5
 
 
 def compare(name: str, count: int, cells: int, shard: int, images: str) -> list[object]:

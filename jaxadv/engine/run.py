@@ -139,7 +139,7 @@ def run_rows(
     began = time.perf_counter()
     if again and judge is None:
         raise ValueError("again=True without a judge: pass judge, the model that decides")
-    given = attack, goal, epsilon, key, ids
+    given = attack, epsilon, key
     keep = checks.check_keep(keep, attack)
     budget = budget or Budget()
     count, shape = len(images), tuple(images.shape[1:])
@@ -193,14 +193,14 @@ def run_rows(
                 passes=None if budget.passes is None else max(0, budget.passes - spent * each),
                 seconds=None if budget.seconds is None else max(0.0, budget.seconds - gone),
             )
-            attack, goal, epsilon, key, ids = given
+            attack, epsilon, key = given
             images_of, within = np.unique(source[refused], return_inverse=True)
             won = int(outcome.success.sum())
             second = run_rows(
                 attack, judge, images[images_of], take(goal, images_of), within,  # type: ignore[arg-type]
                 np.asarray(epsilon)[refused] if np.ndim(epsilon) else epsilon,
                 key=key if seeds is None else key[refused], keep=keep,
-                ids=np.asarray(ids)[images_of], devices=chosen, lanes=lanes,
+                ids=ids[images_of], devices=chosen, lanes=lanes,
                 start=None if start is None else start[images_of], budget=left, halve=halve,
                 interrupted=interrupted,
                 progress=None if progress is None else

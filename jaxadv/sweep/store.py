@@ -188,7 +188,10 @@ class SweepStore:
         said = {"job": job.mark, "images": digest}
         said["checksum"] = checksum(table.replace_schema_metadata(said))
         sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(said), sink, compression="zstd")
+        # Without statistics: a reader would believe them, and no checksum is over them.
+        pq.write_table(
+            table.replace_schema_metadata(said), sink, compression="zstd", write_statistics=False
+        )
         self._write(self.path(job), sink.getvalue())
         (self.folder / "failed" / f"{job.mark}.json").unlink(missing_ok=True)
 
