@@ -45,11 +45,13 @@ DTYPES = ("float32", "bfloat16")
 
 
 class Setting(NamedTuple):
-    """networks: name, settings and image shape; batches: tried for the bare gradient; lanes: for
-    `run`; sizes: pixels of an image's side; sized: the network for them, and its settings; matrix:
-    sides of the matrix product."""
+    """networks: name, settings and image shape; dtypes: of the search; batches: tried for the bare
+    gradient; lanes: for `run`; sizes: pixels of an image's side; sized: the network for them, and
+    its settings; matrix: sides of the matrix product.
+    """
 
     networks: tuple[tuple[str, dict[str, Any], tuple[int, int, int]], ...]
+    dtypes: tuple[str, ...]
     batches: tuple[int, ...]
     lanes: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -59,11 +61,13 @@ class Setting(NamedTuple):
 
 FULL = Setting(
     (("WideResNet", {}, (32, 32, 3)), ("ResNet50", {}, (224, 224, 3))),
+    DTYPES,
     (32, 64, 128, 256, 512, 1024), (64, 128, 256, 512, 1024), (28, 32, 64, 112, 224),
     ("ResNet50", {}), (4096, 8192, 16384),
 )  # fmt: skip
-QUICK = Setting(
+QUICK = Setting(  # CPUs only emulate half precision
     (("FC", {}, (28, 28, 1)), ("LeNet", {}, (28, 28, 1))),
+    DTYPES[:1],
     (32, 128), (32, 128), (28, 56), ("LeNet", {}), (512, 1024),
 )  # fmt: skip
 
@@ -213,7 +217,7 @@ def lanes(setting: Setting, peaks: dict[str, float]) -> None:
     """The networks of the setting."""
     rows = []
     for settings in setting.networks:
-        for dtype in DTYPES:
+        for dtype in setting.dtypes:
             rows += compare(f"{settings[0]} {settings[2][0]} px", settings, dtype, setting, peaks)
     table(f"PGD-{STEPS}, all steps, one device", HEADER, rows)
 
