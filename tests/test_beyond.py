@@ -23,7 +23,13 @@ from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
 
 ONE = jax.local_devices()[:1]
 RNG = np.random.default_rng(0)
+DRAWN = RNG.bit_generator.state
 PICTURE = RNG.random((9, 7, 3), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _every_test_draws_anew():
+    RNG.bit_generator.state = DRAWN  # whatever ran before it
 
 
 @pytest.mark.parametrize(
