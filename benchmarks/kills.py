@@ -50,17 +50,18 @@ def sweep(folder: Path, cells: int) -> Any:
     labels = np.asarray(model(images).argmax(-1)).astype(np.int32)
     whole = ja.data.Dataset(images, labels, np.arange(IMAGES), "noise", tuple("abcd"))
 
-    opened: list[bool] = []  # the first reading is that of the plan
+    at_work: list[bool] = []  # what is read before any progress is for the plan
 
     def read(rows: range) -> ja.data.Dataset:
         with folder.with_suffix(".log").open("a") as log:
-            log.write("job\n" if opened else "plan\n")
-        opened.append(True)
+            log.write("job\n" if at_work else "plan\n")
         return whole.take(rows)
 
     grid = parse_grid(GRID.format(seeds=list(range(cells // 4))))
     data = {"noise": Source(IMAGES, read)}
-    return ja.run_sweep(grid, folder, models={"smooth": model}, data=data)
+    return ja.run_sweep(
+        grid, folder, models={"smooth": model}, data=data, progress=lambda *_: at_work.append(True)
+    )
 
 
 class Outcome(NamedTuple):
