@@ -72,7 +72,7 @@ class Evading(Untargeted):
     After Carlini and Wagner (2017, arXiv 1705.07263), who broke ten detectors so.
 
     >>> import jax.numpy as jnp, jaxadv as ja
-    >>> goal = ja.Evading(0, rejected=2)  # one image, of class 0
+    >>> goal = ja.Evading(jnp.int32(0), rejected=2)  # one image, of class 0
     >>> [bool(goal.margin(jnp.array(z)) < 0) for z in ([0.0, 1, 2], [0.0, 2, 1], [2.0, 1, 0])]
     [False, True, False]
     """

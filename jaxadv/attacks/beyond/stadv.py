@@ -29,7 +29,7 @@ class StAdv(Functional):
     distances are told in L2. Raises ValueError for settings out of range.
 
     >>> import jax, numpy as np, jaxadv as ja
-    >>> lit = ja.Model(lambda side, x: x.mean((1, 3)) @ side, np.eye(8)[:, [3, 4]])
+    >>> lit = ja.Model(lambda side, x: x.mean((1, 3)) @ side, np.eye(8)[:, [3, 2]])
     >>> image = np.zeros((1, 8, 8, 1), np.float32)
     >>> image[:, :, 3] = 1.0
     >>> goal, attack = ja.Untargeted(np.array([0])), ja.StAdv(steps=20)
