@@ -161,7 +161,7 @@ def test_every_definition_has_a_test_of_its_size():
 
 def test_unknown_definition():
     with pytest.raises(ValueError, match="MadryCNN"):
-        get_definition("Lenet")
+        get_definition("MadryNet")
 
 
 def test_linen_equals_flax_and_shares_one_program():

@@ -44,26 +44,19 @@ def build_attack(name: str, settings: Mapping[str, Any]) -> Any:
     if unknown:
         raise ValueError(f"{kind.__name__} does not take {', '.join(unknown)}")
     for key, value in settings.items():
-        _check_type(kind.__name__, key, value, fields[key].default)
+        _check_type(kind.__name__, fields[key], value)
     try:
         return kind(**settings)
     except TypeError as error:
         raise ValueError(f"{kind.__name__}: {error}") from None
 
 
-def _check_type(attack: str, key: str, value: Any, default: Any) -> None:
-    """ValueError where a setting is not of its default's type (integers are numbers too)."""
-    wanted = next((kind for kind in (bool, int, float, str) if type(default) is kind), None)
-    if wanted is None or type(value) is wanted or (wanted is float and type(value) is int):
+def _check_type(attack: str, field: Any, value: Any) -> None:
+    """ValueError where a setting is not of its default's type; integers are numbers too, and the
+    default of a leaf may be written as an integer and mean a number."""
+    default = type(field.default)
+    if default not in KINDS or type(value) is default:
         return
-    if wanted is int and isinstance(value, float) and _is_float_leaf(attack, key):
-        return
-    raise ValueError(f"{attack}: {key}={value!r}: pass {KINDS[wanted]}")
-
-
-def _is_float_leaf(attack: str, key: str) -> bool:
-    """Whether the field is a leaf: its default may be written as an integer and mean a number."""
-    from jaxadv.attacks import ATTACKS
-
-    fields = dataclasses.fields(ATTACKS[attack])  # type: ignore[arg-type]
-    return any(f.name == key and not f.metadata.get("static") for f in fields)
+    number = default is float or (default is int and not field.metadata.get("static"))
+    if not (number and type(value) in (int, float)):
+        raise ValueError(f"{attack}: {field.name}={value!r}: pass {KINDS[default]}")

@@ -70,8 +70,14 @@ class Bars:
         if name not in self.tasks:
             self.interrupts.check()
             self.progress.start()  # not before: an error before it is to be one line
-            self.tasks[name] = self.progress.add_task(name, total=total, note=note)
+            # What was done before is no sign of how fast it goes.
+            self.tasks[name] = self.progress.add_task(name, total=total, completed=done, note=note)
         self.progress.update(self.tasks[name], completed=done, total=total, note=note)
+
+    def seconds_left(self, name: str) -> float | None:
+        """How long the bar `name` will still take at its speed; None while that is not known."""
+        left = {task.id: task.time_remaining for task in self.progress.tasks}
+        return left.get(self.tasks.get(name, -1))
 
     def drop(self, name: str) -> None:
         """Take the bar `name` away, if there is one."""

@@ -31,11 +31,12 @@ def find_subject(
     if weights is not None and published is not None:
         raise ValueError("--weights and --published exclude each other: pass one")
     from jaxadv.data import load_data
+    from jaxadv.data.dataset import some_of
 
     name, split = split_of(data)
     whole = load_data(name, split, data_dir=data_dir)
     total = len(whole.labels)
-    images = load_data(name, split, min(examples or total, total), data_dir)
+    images = some_of(whole, examples or total)
     shape = images.images.shape[1:]
     if published is not None:
         from jaxadv.models import load_published

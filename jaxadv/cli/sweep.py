@@ -113,21 +113,11 @@ def _shown(bars: Bars) -> Any:
         if what.startswith("train "):
             bars.show(what, done, total, "")
             return
-        bars.show("sweep", done, total, _left(bars, done, total) + what)
+        seconds = bars.seconds_left("sweep")
+        left = f"{duration(seconds)} left, " if seconds else ""
+        bars.show("sweep", done, total, left + what)
 
     return progress
-
-
-def _left(bars: Bars, done: int, total: int) -> str:
-    """The time left at the speed so far, as "12 min left, "; "" while it is not known."""
-    task = bars.progress._tasks.get(bars.tasks.get("sweep", -1))  # no public way to one task
-    if task is None or not task.elapsed:
-        return ""
-    begun = task.fields.setdefault("begun", done)
-    if done <= begun or task.elapsed < 2:
-        return ""
-    seconds = task.elapsed * (total - done) / (done - begun)
-    return f"{duration(seconds)} left, "
 
 
 def duration(seconds: float) -> str:

@@ -74,6 +74,13 @@ def load_data(
     total = len(data.labels)
     if not 0 < count <= total:
         raise ValueError(f"count={count}: {name} {part.name} has {total} images; pass 1 to {total}")
+    return some_of(data, count)
+
+
+def some_of(data: Dataset, count: int) -> Dataset:
+    """The first so many images, or all; of a set sorted by class evenly spread ones."""
+    total = len(data.labels)
+    count = min(count, total)
     in_classes = (np.diff(data.labels) >= 0).all()
     return data.take(np.arange(count) * (total if in_classes else count) // count)
 

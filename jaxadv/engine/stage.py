@@ -31,6 +31,11 @@ def under_name(progress: Progress | None, name: str) -> Callable[[int, int, int]
     return lambda done, total, successes: progress(name, done, total, successes)
 
 
+def keep_of(attack: Attack, model: Model, keep: str | None = None) -> str | None:
+    """What `run` is to keep: `keep`, but a first success means little where the model draws."""
+    return "loss" if model.random and attack.keep == "first" else keep
+
+
 def slug(name: str) -> str:
     """A stage's name as a file's."""
     return "".join(c if c.isalnum() else "-" for c in name.lower())
@@ -86,7 +91,7 @@ def run_stage(
         part = run_rows(
             attack, model, images[used], take(goal, used), local,
             None if epsilon is None else epsilon[mine], key=key,
-            keep="loss" if model.random and attack.keep == "first" else keep, ids=ids[used],
+            keep=keep_of(attack, model, keep), ids=ids[used],
             devices=devices, lanes=lanes, clean_logits=clean_logits[used], progress=report,
             budget=budget, interrupted=interrupted, start=None if start is None else start[used],
         )  # fmt: skip

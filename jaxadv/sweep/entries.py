@@ -17,7 +17,7 @@ from jaxadv.engine.cascades import CASCADES, Hardest, get_cascade
 from jaxadv.engine.minimal import minimal_distance
 from jaxadv.engine.portfolios import EFFORTS, get_portfolio
 from jaxadv.engine.run import run_rows
-from jaxadv.engine.stage import attack_of, describe
+from jaxadv.engine.stage import attack_of, describe, keep_of
 from jaxadv.engine.verify import margins, predict
 
 PORTFOLIO = "minimal_distance"
@@ -30,8 +30,7 @@ class Work(NamedTuple):
 
     images [N, H, W, C], goal and ids [N]; judge: the model that decides, where the attack searches
     on one that stands in for it (None: the same), and on which what it refuses is searched again;
-    lanes: in flight on each device; progress(rows done, successes);
-    interrupted: whether to stop.
+    lanes: in flight on each device; progress(rows done, successes); interrupted: whether to stop.
     """
 
     model: Model
@@ -144,7 +143,7 @@ class SingleEntry:
     def run(self, work: Work) -> tuple[Result, np.ndarray]:
         result = run_rows(
             self.attack, work.model, work.images, work.goal, work.source, work.epsilon,
-            key=work.keys, keep="loss" if work.model.random else None, ids=work.ids,
+            key=work.keys, keep=keep_of(self.attack, work.model), ids=work.ids,
             judge=work.judge, again=work.judge is not None, devices=work.devices,
             lanes=work.lanes,
             progress=lambda done, _, found: work.progress(done, found),
@@ -213,12 +212,9 @@ class CascadeEntry:
             for target, values in zip(whole[:-1], kept[:-1], strict=True):
                 target[standing] = values
             names[standing] = np.where(by == "", "", np.where(by == "misclassified", by, name))
-            unfinished = (result.status == Status.NOT_RUN).any()
-            standing = standing[~result.success & (result.status != Status.NOT_RUN)]
-            if unfinished or work.interrupted() or len(standing) == 0:
-                if unfinished or (work.interrupted() and number < len(self.stages) - 1):
-                    whole.status[standing] = Status.NOT_RUN
-                break
+            standing = standing[~result.success]
+            if len(standing) == 0 or (result.status == Status.NOT_RUN).any():
+                break  # an interruption between two stages leaves the next one's rows NOT_RUN
         return whole, names
 
 

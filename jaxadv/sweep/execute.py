@@ -12,6 +12,7 @@ import numpy as np
 from jaxadv.core.goals import Goal, Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distances64
+from jaxadv.core.pytree import take
 from jaxadv.core.result import Status
 from jaxadv.data.form import Dataset, Source
 from jaxadv.engine.devices import choose_devices
@@ -324,13 +325,10 @@ def _columns(
         lower, upper = judge.bounds
         images = np.round(255 * (images - lower) / (upper - lower)).astype(np.uint8)
         rounded = (images / np.float32(255) * (upper - lower) + lower).astype(np.float32)
-        rows = jax.tree.map(lambda leaf: np.asarray(leaf)[source[found]], work.goal)
-        still = [False] * job.rows
+        still = np.zeros(job.rows, bool)
         if len(found):
-            for row, margin in zip(
-                found, margins(rows, predict(judge, rounded, work.devices)), strict=True
-            ):
-                still[row] = bool(margin < 0)
+            logits = predict(judge, rounded, work.devices)
+            still[found] = margins(take(work.goal, source[found]), logits) < 0
         columns["success_8bit"] = still
     return columns, {"images": images, "rows": found.astype(np.int32)}
 

@@ -213,9 +213,8 @@ def _check(grid: Grid, name: str, text: str) -> None:
     def refuse(where: Sequence[str | int], said: str) -> None:
         raise GridError(_at(name, text, where, said)) from None
 
-    for axis in ("seeds",):
-        if not getattr(grid, axis):
-            refuse([axis], "is empty: pass one or more")
+    if not grid.seeds:
+        refuse(["seeds"], "is empty: pass one or more")
     known = [data.name for data in grid.data]
     if len(set(known)) < len(known):
         refuse(["data"], f"has {known}: give each data set once")

@@ -135,7 +135,7 @@ def _group(
 def _matching(group: Group, patterns: tuple[str, ...]) -> Group:
     def wanted(cell: Cell) -> bool:
         title = group.title(cell)
-        return any(fnmatchcase(title, p) or fnmatchcase(title, f"*{p}*") for p in patterns)
+        return any(fnmatchcase(title, f"*{pattern}*") for pattern in patterns)
 
     return dataclasses.replace(group, cells=tuple(filter(wanted, group.cells)))
 

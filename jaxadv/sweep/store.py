@@ -130,9 +130,10 @@ class SweepStore:
         wanted = {cell.mark for group in groups for cell in group.cells}
         with self._lock("manifest"):
             manifest = self.manifest
+            before = json.dumps(manifest, sort_keys=True)
             jobs = {mark: job_of(mark, data) for mark, data in manifest["jobs"].items()}
+            planned = {cell for job in jobs.values() for cell in job.cells}
             for group in groups:
-                planned = {cell for job in jobs.values() for cell in job.cells}
                 new = tuple(cell.mark for cell in group.cells if cell.mark not in planned)
                 jobs |= {job.mark: job for job in make_jobs(group, new, shard)}
                 about = {"lanes": group.lanes, "bounds": list(map(float, group.bounds))}
@@ -140,7 +141,6 @@ class SweepStore:
                 for cell in group.cells:
                     about = {"group": group.mark, "epsilon": cell.epsilon, "seed": cell.seed}
                     manifest["cells"].setdefault(cell.mark, about)
-            before = json.dumps(self.manifest, sort_keys=True)
             manifest["jobs"] = {mark: _as_data(job) for mark, job in jobs.items()}
             if text not in manifest["sweeps"]:
                 manifest["sweeps"].append(text)

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadv.core.model import Model
-from jaxadv.data.dataset import load_data
+from jaxadv.data.dataset import load_data, some_of
 from jaxadv.data.form import Dataset, Source
 from jaxadv.engine.devices import APPLY
 from jaxadv.engine.store import fingerprint
@@ -61,11 +62,7 @@ def open_data(grid: Grid, entry: DataEntry, given: Given) -> Images:
         source = as_source(given.data[entry.name], count)
     else:
         whole = load_data(entry.name, data_dir=entry.data_dir)
-        if count is not None:
-            whole = load_data(
-                entry.name, None, min(count, len(whole.labels)), data_dir=entry.data_dir
-            )
-        source = as_source(whole, None)
+        source = as_source(whole if count is None else some_of(whole, count), None)
     digest, shape, classes = hashlib.sha256(), (), 0
     for part in blocks(source):
         for array in (part.images, part.labels, part.ids):
@@ -130,8 +127,6 @@ def open_model(
 
 def _without_addresses(program: str) -> str:
     """A program's text without what differs from process to process."""
-    import re
-
     return re.sub(r"0x[0-9a-f]+", "", program)
 
 
