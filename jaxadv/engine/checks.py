@@ -17,7 +17,7 @@ from jaxadv.core.model import Model
 from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import take
 from jaxadv.engine.cure import cured
-from jaxadv.engine.devices import APPLY
+from jaxadv.engine.devices import APPLY, PULLED_BACK
 
 TRAINING_ERRORS = {  # Flax's, by name: it must not be imported for other models
     "ModifyScopeVariableError": "update batch statistics",
@@ -283,16 +283,10 @@ def warn_about_targets(goal: Goal, clean_margin: np.ndarray) -> None:
         )
 
 
-@jax.jit
-def _pulled_back(model: Model, images: Any) -> Any:
-    logits, pull_back = jax.vjp(model, images)
-    return pull_back(logits)
-
-
 def missing_derivative(model: Model, shape: tuple[int, ...]) -> str:
     """Why the model cannot be differentiated backwards; empty if it can. Nothing is computed."""
     try:
-        _pulled_back.eval_shape(model, jax.ShapeDtypeStruct((2, *shape), np.float32))
+        PULLED_BACK.eval_shape(model, jax.ShapeDtypeStruct((2, *shape), np.float32))
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         return f"the model cannot be differentiated ({said}): pass attacks that only ask"

@@ -15,6 +15,13 @@ from jaxadv.core.model import Model
 APPLY = jax.jit(lambda model, images: model(images))  # only traced: its trace is remembered
 
 
+@jax.jit
+def PULLED_BACK(model: Model, images: Any) -> Any:
+    """One forward and one backward pass."""
+    logits, pull_back = jax.vjp(model, images)
+    return pull_back(logits)
+
+
 def cpu_cores() -> int:
     """The processor cores that this process may use: affinity, cut by the cgroup's quota."""
     try:
@@ -111,17 +118,30 @@ def _bytes_of(jaxpr: Any) -> int:
 def choose_lanes(model: Model, queries: int, shape: tuple[int, ...], rows: int, device: Any) -> int:
     """The default number of lanes per device: a power of two that depends on the number of rows,
     the model and the memory, but not on the number of devices."""
-    image = jax.ShapeDtypeStruct((1, *shape), np.float32)
-    on_cpu = device.platform == "cpu"
-    needed = (
-        3 * queries * _bytes_of(APPLY.trace(model, image).jaxpr) + 1
-    )  # forward, backward, lanes
-    fitting = memory_of(device) / 4 / needed
-    wanted = min(128, rows / 8) if on_cpu else min(1024, rows)
+    wanted = min(128, rows / 8) if device.platform == "cpu" else min(1024, rows)
     lanes = 2 ** math.ceil(math.log2(max(wanted, 8)))
-    while lanes > max(fitting, 1):
+    image = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    # Forward and backward: no more than this, whatever the compiler makes of it.
+    most = 3 * queries * _bytes_of(APPLY.trace(model, image).jaxpr)
+    room = memory_of(device) / 4
+    while lanes > 1 and lanes * most > room:
+        if compiled_bytes(model, lanes * queries, shape) <= room:
+            break
         lanes //= 2
     return lanes
+
+
+def compiled_bytes(model: Model, count: int, shape: tuple[int, ...]) -> int:
+    """The memory that the compiler plans for a forward and a backward pass (forward alone where
+    there is none) of so many images, without the model's parameters."""
+
+    images = jax.ShapeDtypeStruct((count, *shape), np.float32)
+    try:
+        traced = PULLED_BACK.trace(model, images)
+    except Exception:  # whatever a model without a gradient says: it is only asked
+        traced = APPLY.trace(model, images)
+    planned = traced.lower().compile().memory_analysis()
+    return planned.temp_size_in_bytes + planned.output_size_in_bytes
 
 
 def rows_in_memory(shape: tuple[int, ...], device: Any) -> int:

@@ -2,7 +2,7 @@
 
     STORE/rows/JOB.parquet    rows of one job, whole or not there; read the folder with any reader
     STORE/images/JOB.npz      their adversarial images (`rows`: the rows they belong to)
-    STORE/originals/          the clean images, labels and ids, 128 of a data set to a file, where
+    STORE/originals/          the clean images, labels and ids, 256 of a data set to a file, where
                               adversarial ones are kept
     STORE/manifest.json       the jobs, the groups and cells that they belong to, the sweep file
     STORE/failed/JOB.json     what went wrong in a job that failed
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MAGIC = b"PAR1"  # how a Parquet file begins
-ORIGINALS = 128  # clean images in a file
+ORIGINALS = 256  # clean images in a file
 TEXT, REAL, COUNT = pa.string(), pa.float64(), pa.int32()
 SCHEMA = pa.schema([
     ("cell", TEXT), ("model", TEXT), ("data", TEXT), ("attack", TEXT), ("norm", TEXT),
@@ -214,9 +214,9 @@ class SweepStore:
             begin = number * ORIGINALS
             part = source.read(range(begin, min(begin + ORIGINALS, source.count)))
             out = io.BytesIO()
-            np.savez_compressed(out, images=part.images, labels=part.labels, ids=part.ids,
-                                classes=np.array(part.classes, str))  # fmt: skip
-            self._write(path, out.getvalue())
+            np.savez(out, images=part.images, labels=part.labels, ids=part.ids,
+                     classes=np.array(part.classes, str))  # fmt: skip
+            self._write(path, out.getbuffer())
 
     def originals(self, data_hash: str, number: int) -> dict[str, np.ndarray] | None:
         """Clean images from `number * ORIGINALS` on, their `labels`, `ids` and the names of all
