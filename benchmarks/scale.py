@@ -28,10 +28,10 @@ import numpy as np
 import jaxadv as ja
 from benchmarks.common import alternate
 from jaxadv.core.losses import cross_entropy
+from jaxadv.engine.chunk import programs
 from jaxadv.engine.cure import cured
 from jaxadv.engine.devices import memory_of
 from jaxadv.engine.lanes import take_off
-from jaxadv.engine.run import _programs
 from jaxadv.engine.verify import margins, predict
 from jaxadv.models import get_definition, in_bfloat16, load_published
 
@@ -131,7 +131,7 @@ def bytes_of(attack: Any, model: ja.Model, shape: tuple[int, ...], lanes: int) -
         lambda: take_off(attack, model, jax.tree.map(lambda leaf: leaf[0], table), key, lanes)
     )
     flight = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), flight)
-    _, go_on = _programs("last", False, tuple(jax.local_devices()[:1]))
+    _, go_on = programs("last", False, tuple(jax.local_devices()[:1]))
     compiled = go_on.lower(attack, model, table, key, flight, one, one, one).compile()
     said = compiled.memory_analysis()
     held = said.argument_size_in_bytes + said.output_size_in_bytes - said.alias_size_in_bytes

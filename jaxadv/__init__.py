@@ -101,6 +101,7 @@ if TYPE_CHECKING:
     from jaxadv.engine.cascades import Hardest
     from jaxadv.engine.certify import Certificates, Smoothed, certify, smoothed_predict
     from jaxadv.engine.checks import CheckWarning
+    from jaxadv.engine.chunk import Budget
     from jaxadv.engine.cure import cured
     from jaxadv.engine.curves import Asked, QueryCurve, compare_queries, query_curve
     from jaxadv.engine.devices import use_cpu_cores
@@ -119,7 +120,7 @@ if TYPE_CHECKING:
     from jaxadv.engine.lanes import drive_lanes
     from jaxadv.engine.minimal import Nearest, minimal_distance
     from jaxadv.engine.portfolios import Refine
-    from jaxadv.engine.run import Budget, run
+    from jaxadv.engine.run import run
     from jaxadv.models import (
         from_keras,
         from_linen,
@@ -176,7 +177,8 @@ _MODULES = {
     "engine.lanes": "drive_lanes",
     "engine.minimal": "Nearest minimal_distance",
     "engine.portfolios": "Refine",
-    "engine.run": "Budget run",
+    "engine.chunk": "Budget",
+    "engine.run": "run",
     "studies.fooling": "FoolingImages fooling_images",
     "studies.streams": "Streams streams",
     "studies.survival": "Survival survival",

@@ -87,8 +87,8 @@ def test_a_job_in_which_nothing_succeeds_is_kept(tmp_path):
 
 def test_no_device_waits_for_another():
     """The compiled loop of several devices has no collective in it."""
+    from jaxadv.engine.chunk import programs
     from jaxadv.engine.lanes import take_off
-    from jaxadv.engine.run import _programs
     from jaxadv.engine.verify import sharded
 
     devices, attack = tuple(jax.local_devices()), ja.PGD(steps=3)
@@ -99,7 +99,7 @@ def test_no_device_waits_for_another():
         lambda leaf: jax.ShapeDtypeStruct((8, *jnp.shape(leaf)), jnp.result_type(leaf),
                                           sharding=sharded(devices)), tree)
         for tree in (table, flight)]  # fmt: skip
-    _, go_on = _programs("first", False, devices)
+    _, go_on = programs("first", False, devices)
     ends = (jnp.int32(8), jnp.int32(3), jnp.int32(99))
     program = go_on.lower(attack, MODEL, each[0], key, each[1], *ends).compile()
     text = program.as_text()

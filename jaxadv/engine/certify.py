@@ -26,10 +26,10 @@ from scipy import special
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.engine import checks
+from jaxadv.engine.chunk import PIECE_SECONDS
 from jaxadv.engine.cure import cured
 from jaxadv.engine.devices import choose_devices, choose_lanes, rows_in_memory
 from jaxadv.engine.interrupt import interruptible
-from jaxadv.engine.run import PIECE_SECONDS
 from jaxadv.engine.store import Store, fingerprint
 from jaxadv.engine.verify import bucket, mesh_of, predict, sharded
 

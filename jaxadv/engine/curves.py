@@ -14,9 +14,9 @@ from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
 from jaxadv.core.shares import wilson
 from jaxadv.engine import checks
+from jaxadv.engine.chunk import Budget
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.interrupt import interruptible
-from jaxadv.engine.run import Budget
 from jaxadv.engine.stage import Progress, describe, run_stage, slug, under_name
 from jaxadv.engine.store import Store, fingerprint
 from jaxadv.engine.verify import predict

@@ -131,9 +131,9 @@ def choose_lanes(model: Model, queries: int, shape: tuple[int, ...], rows: int, 
     return lanes
 
 
-def compiled_bytes(model: Model, count: int, shape: tuple[int, ...]) -> int:
+def compiled_bytes(model: Model, count: int, shape: tuple[int, ...]) -> float:
     """The memory that the compiler plans for a forward and a backward pass (forward alone where
-    there is none) of so many images, without the model's parameters."""
+    there is none) of so many images, without the model's parameters; infinite: it does not say."""
 
     images = jax.ShapeDtypeStruct((count, *shape), np.float32)
     try:
@@ -141,6 +141,8 @@ def compiled_bytes(model: Model, count: int, shape: tuple[int, ...]) -> int:
     except Exception:  # whatever a model without a gradient says: it is only asked
         traced = APPLY.trace(model, images)
     planned = traced.lower().compile().memory_analysis()
+    if planned is None:
+        return math.inf
     return planned.temp_size_in_bytes + planned.output_size_in_bytes
 
 

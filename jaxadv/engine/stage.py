@@ -12,7 +12,8 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Cost, Result, Status, empty_result
-from jaxadv.engine.run import Budget, run_rows
+from jaxadv.engine.chunk import Budget
+from jaxadv.engine.run import run_rows
 from jaxadv.engine.store import Store, fingerprint
 
 ROWS_BETWEEN_SAVES = 4096

@@ -7,21 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import numpy as np
 
-from jaxadv.core.goals import Goal, Targeted, Untargeted
 from jaxadv.core.model import Model
-from jaxadv.core.norms import distances64
-from jaxadv.core.pytree import take
-from jaxadv.core.result import Status
 from jaxadv.data.form import Dataset, Source
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.interrupt import interruptible
-from jaxadv.engine.verify import margins, predict
-from jaxadv.sweep.entries import UNKNOWN, Work
 from jaxadv.sweep.grid import Grid, read_grid
-from jaxadv.sweep.plan import Cell, Group, make_plan
-from jaxadv.sweep.store import SCHEMA, Job, SweepStore
+from jaxadv.sweep.job import Plan, run_job
+from jaxadv.sweep.plan import Cell, make_plan
+from jaxadv.sweep.store import Job, SweepStore
 from jaxadv.sweep.subjects import Given
 from jaxadv.sweep.trained import Progress, trained
 
@@ -60,18 +54,6 @@ class Executor(Protocol):
     ) -> Ran:  # fmt: skip
         """Plan the sweep, and run what the store does not hold."""
         ...
-
-
-class Plan(NamedTuple):
-    """A sweep that is ready to run: its store, its groups by name, jobs, how they are run, and what
-    the last images are taken for (the next cells ask of the same)."""
-
-    store: SweepStore
-    groups: Mapping[str, Group]
-    cells: Mapping[str, Cell]
-    jobs: list[Job]
-    images: str
-    clean: dict[tuple[str, str, int, int], np.ndarray]
 
 
 def prepare(
@@ -237,105 +219,3 @@ def _attempt(
     if finished:
         report(job.rows, 0)
     return finished
-
-
-def run_job(
-    plan: Plan, job: Job, devices: Any, progress: Callable[[int, int], None] = lambda *_: None,
-    interrupted: Callable[[], bool] = lambda: False,
-) -> bool:  # fmt: skip
-    """Compute one job and keep it; False, and nothing kept, where it was interrupted.
-
-    Where the memory does not suffice, with half the lanes, down to one.
-    """
-    began = time.perf_counter()
-    group = plan.groups[job.group]
-    part = group.images.source.read(range(job.begin, job.end))
-    count, cells = len(part.labels), [plan.cells[mark] for mark in job.cells]
-    epsilon = [np.nan if cell.epsilon is None else cell.epsilon for cell in cells]
-    work = Work(
-        model=group.subject.model, judge=group.subject.judge, images=part.images,
-        goal=_goal(group, part.labels), ids=part.ids, source=np.tile(np.arange(count), len(cells)),
-        epsilon=np.repeat(epsilon, count) if group.entry.needs_epsilon else None,
-        seeds=np.repeat([cell.seed for cell in cells], count), devices=devices, lanes=group.lanes,
-        progress=progress, interrupted=interrupted,
-    )  # fmt: skip
-    while True:
-        try:
-            result, broken_by = group.entry.run(work)
-            break
-        except Exception as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or work.lanes == 1:
-                raise
-        jax.clear_caches()
-        work = work._replace(lanes=work.lanes // 2)
-    if (result.status == Status.NOT_RUN).any():
-        return False
-    columns, kept = _columns(plan, group, job, work, part, result, broken_by)
-    columns["seconds"] = np.full(job.rows, (time.perf_counter() - began) / job.rows)
-    if kept is not None:
-        rows = range(job.begin, job.end)
-        plan.store.keep_originals(group.about["data_hash"], rows, group.images.source)
-    plan.store.save(job, {name: columns[name] for name in SCHEMA.names}, kept)
-    return True
-
-
-def _goal(group: Group, labels: np.ndarray) -> Goal:
-    if group.goal == "next":
-        return Targeted(labels, (labels + 1) % group.images.classes)
-    return Untargeted(labels)
-
-
-def _columns(
-    plan: Plan, group: Group, job: Job, work: Work, part: Dataset, result: Any,
-    broken_by: np.ndarray,
-) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:  # fmt: skip
-    """A job's columns, and the images to keep."""
-    judge, source, won = work.judge or work.model, work.source, result.success
-    found = np.flatnonzero(won)
-    originals = part.images[source[found]]
-    clean = group.subject.mark, group.images.mark, job.begin, job.end
-    if clean not in plan.clean:
-        plan.clean.clear()
-        plan.clean[clean] = predict(judge, part.images, work.devices).argmax(1)
-    prediction = plan.clean[clean]
-    columns: dict[str, Any] = {
-        name: [group.about[name]] * job.rows for name in SCHEMA.names if name in group.about
-    }
-    cells = np.repeat(np.arange(len(job.cells)), len(part.labels))
-    columns |= {
-        "cell": np.array(job.cells, object)[cells], "seed": work.seeds.astype(np.int64),
-        "epsilon": [None] * job.rows if work.epsilon is None else work.epsilon,
-        "id": part.ids[source].astype(np.int64), "label": part.labels[source].astype(np.int32),
-        "target": [None] * job.rows, "prediction": prediction[source].astype(np.int32),
-        "success": won, "status": [Status(code).name for code in result.status],
-        "broken_by": [name or None for name in broken_by], "margin": result.margin,
-        "distance": _filled(result.distance[found], found, job.rows),
-        "lanes": np.full(job.rows, work.lanes, np.int32), "success_8bit": [None] * job.rows,
-        **{norm: _filled(lengths, found, job.rows)
-           for norm, lengths in distances64(result.images[found], originals).items()},
-        **{name: [None if n == UNKNOWN else int(n) for n in getattr(result, name)]
-           for name in ("forward", "backward", "queries")},
-    }  # fmt: skip
-    if isinstance(work.goal, Targeted):
-        columns["target"] = np.asarray(work.goal.targets)[source].astype(np.int32)
-    if plan.images == "none":
-        return columns, None
-    images = result.images[found]
-    if plan.images == "uint8":
-        lower, upper = judge.bounds
-        images = np.round(255 * (images - lower) / (upper - lower)).astype(np.uint8)
-        rounded = (images / np.float32(255) * (upper - lower) + lower).astype(np.float32)
-        still = np.zeros(job.rows, bool)
-        if len(found):
-            logits = predict(judge, rounded, work.devices)
-            still[found] = margins(take(work.goal, source[found]), logits) < 0
-        columns["success_8bit"] = still
-    return columns, {"images": images, "rows": found.astype(np.int32)}
-
-
-def _filled(values: np.ndarray, rows: np.ndarray, count: int) -> list[float | None]:
-    """A column of `count` with values at some rows, else empty."""
-    column: list[float | None] = [None] * count
-    for row, value in zip(rows, values, strict=True):
-        column[row] = float(value)
-    return column
