@@ -5,18 +5,13 @@ others. The paper's networks are ImageNet's: its figures stand beside ours as ro
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxadv.data import Dataset
 from jaxadv.engine.store import Store, fingerprint
-from jaxadv.models.adapters import from_linen
-from jaxadv.models.definitions import get_definition
-from jaxadv.models.train import train
-from jaxadv.models.weights import flatten, read_arrays, unflatten, write_arrays
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
-from jaxadv.studies.networks import Network, trained
+from jaxadv.studies.networks import Network, plain, trained
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.universal.aggregation import UniversalAggregation
 from jaxadv.studies.universal.ascent import UniversalAscent
@@ -47,23 +42,9 @@ def network_of(setting: Setting, name: str, seed: int) -> Network:
     """One of `NETWORKS`, trained or found in the setting's folder."""
     if name != "LeNet":
         return trained(setting, name, seed)
-    data, module = setting.train, get_definition("LeNet")(classes=len(setting.train.classes))
-    mark = fingerprint(data.images, data.labels, seed, setting.quick)
-    file = setting.folder / "networks" / f"{name}-{seed}-{mark[:8]}.safetensors"
-    if file.is_file():
-        arrays, _ = read_arrays(file)
-        variables = jax.tree.map(jnp.asarray, unflatten(arrays))
-    else:
-        epochs = max(3, round((60_000 if setting.quick else 200_000) / len(data.labels)))
-        epochs = min(epochs, 20)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        variables = train(
-            module, data, epochs=epochs, batch_size=min(50, len(data.labels)),
-            key=jax.random.key(seed),
-            progress=lambda done, _: setting.progress(f"train {name}", done, epochs),
-        )  # fmt: skip
-        write_arrays(file, flatten(variables), {"name": name, "seed": seed})
-    return Network(name, module, variables, from_linen(module, variables))
+    data = setting.train
+    epochs = max(3, round((60_000 if setting.quick else 200_000) / len(data.labels)))
+    return plain(setting, data, seed, epochs=min(epochs, 20), batch_size=50)
 
 
 def split(setting: Setting) -> tuple[Dataset, Dataset]:
