@@ -95,13 +95,35 @@ def svg(figure: Any) -> str:
     return _uri(out.getvalue(), "svg+xml")
 
 
-def picture(image: np.ndarray) -> str:
-    """An image [H, W, C] of values in [0, 1] as the address of an embedded PNG, pixel for pixel."""
+def scaled(image: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """An image of values within `bounds`, from 0 to 1."""
+    lower, upper = bounds
+    return (image - lower) / (upper - lower)
+
+
+def picture(image: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0)) -> str:
+    """An image [H, W, C] of values within `bounds` as the address of an embedded PNG, pixel for
+    pixel."""
     from matplotlib import image as files
 
-    image = np.clip(image, 0, 1)
+    image = np.clip(scaled(image, bounds), 0, 1)
     if image.shape[-1] != 3:  # grey; of other channels the mean
         image = np.repeat(image.mean(-1, keepdims=True), 3, -1)
     out = io.BytesIO()
     files.imsave(out, np.round(255 * image).astype(np.uint8), format="png")
     return _uri(out.getvalue(), "png")
+
+
+def difference(
+    before: np.ndarray, after: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0),
+    times: float | None = None,
+) -> str:  # fmt: skip
+    """The change of an image within `bounds` as `picture` gives it, grey where there is none.
+
+    times: by how much it is enlarged; None: so far that its largest entry is black or white.
+    """
+    lower, upper = bounds
+    change = (after - before) / (upper - lower)
+    if times is None:
+        return picture(0.5 + change / (2 * max(np.abs(change).max(), 1e-9)))
+    return picture(0.5 + times * change)

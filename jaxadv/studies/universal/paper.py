@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxadv.data import Dataset
+from jaxadv.data.form import turn_in_class
 from jaxadv.engine.store import Store, fingerprint
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
@@ -167,7 +168,7 @@ def images_needed(setting: Setting) -> Findings:
     _, held_out = split(setting)
     classes = len(setting.train.classes)
     numbers = sorted(set(counts(setting)))
-    order = np.argsort(_turn_in_class(setting.train.labels), kind="stable")
+    order = np.argsort(turn_in_class(setting.train.labels), kind="stable")
     names = NETWORKS[:2]
     values = np.zeros((setting.seeds, len(names), len(numbers)))
     for seed in range(setting.seeds):
@@ -195,11 +196,3 @@ def images_needed(setting: Setting) -> Findings:
         ),
     ]  # fmt: skip
     return Findings("universal.images", "How many images it takes", parts)
-
-
-def _turn_in_class(labels: np.ndarray) -> np.ndarray:
-    """For each image how many of its class came before: to take equally many of each."""
-    turn = np.zeros(len(labels), int)
-    for label in np.unique(labels):
-        turn[labels == label] = np.arange((labels == label).sum())
-    return turn
