@@ -260,6 +260,11 @@ def directions(noise: Array, side: int | None = None) -> Float[Array, "Q ..."]:
     return normal / jnp.maximum(length, 1e-12)
 
 
+def until_first(success: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
+    """Those before the first success, and it."""
+    return jnp.cumsum(success) - success == 0
+
+
 def normally(uniform: Array) -> Array:
     """Normal deviates from uniform ones in (0, 1)."""
     return np.float32(np.sqrt(2)) * lax.erf_inv(2 * uniform - 1)
