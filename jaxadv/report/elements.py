@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxadv.core.extras import extra
 from jaxadv.report import table
 
 INK, ACCENT, CONTROL, FAINT = "#1d2733", "#c2410c", "#64748b", "#d8dee6"
@@ -19,13 +20,9 @@ COLOURS = (ACCENT, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
 
 def template(name: str) -> Any:
     """One of the page templates beside this file; ImportError says which package is missing."""
-    try:
+    with extra("demo", "the HTML report"):
         import jinja2
         import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f'the HTML report needs {error.name}: pip install "jaxadv[demo]"', name=error.name
-        ) from error
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
