@@ -254,6 +254,12 @@ def test_a_patch_works_wherever_it_is_pasted():
     assert rates[0] > 1.5 * np.mean(rates[1:])
     with pytest.raises(ValueError, match="size"):
         ja.universal_patch(MODEL, IMAGES, 7, key=KEY)
+    for wrong, words in (
+        ({"target": 7}, "classes 0 to 3"),
+        ({"held_out": IMAGES[:, 1:]}, "held_out"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ja.universal_patch(MODEL, IMAGES, 2, key=KEY, **wrong)
 
 
 def test_training_against_one_perturbation(digits):

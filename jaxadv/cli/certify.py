@@ -9,9 +9,11 @@ from jaxadv.cli.options import (
     Data,
     DataDir,
     Epochs,
+    Examples,
     Fresh,
     Json,
     ModelName,
+    Output,
     Published,
     Seed,
     Weights,
@@ -61,13 +63,9 @@ def certify(
     attack: Annotated[
         bool, option("--attack/--no-attack", help="Attack the network itself, too, to compare.")
     ] = True,
-    examples: Annotated[
-        int, option("--examples", help="How many test images, evenly chosen.", min=1)
-    ] = 100,
+    examples: Examples = 100,
     seed: Seed = 0,
-    output: Annotated[Path, option("--output", help="Folder of the report and what is kept.")] = (
-        Path("jaxadv-results/certify")
-    ),
+    output: Output = Path("jaxadv-results/certify"),
     json_file: Json = None,
     fresh: Fresh = False,
 ) -> None:

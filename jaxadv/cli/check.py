@@ -12,6 +12,7 @@ from jaxadv.cli.options import (
     Data,
     DataDir,
     Epochs,
+    Examples,
     Json,
     ModelName,
     NormName,
@@ -36,9 +37,7 @@ def check(
     epochs: Epochs = EPOCHS,
     norm: NormName = "linf",
     epsilon: Annotated[str | None, option("--epsilon", help="The radius: 0.1 or 8/255.")] = None,
-    examples: Annotated[
-        int, option("--examples", help="How many test images, evenly chosen.", min=1)
-    ] = 100,
+    examples: Examples = 100,
     seed: Seed = 0,
     output: Output = Path("jaxadv-results"),
     json_file: Json = None,

@@ -8,11 +8,14 @@ from jaxadv.cli.options import (
     EPOCHS,
     Data,
     DataDir,
+    Effort,
     Epochs,
+    Examples,
     Fresh,
     Json,
     Lanes,
     ModelName,
+    Output,
     Published,
     Seed,
     Weights,
@@ -42,19 +45,13 @@ def distance(
     norm: Annotated[
         list[str] | None, option("--norm", help="linf, l2, l1 or l0; repeatable (default: l2).")
     ] = None,
-    effort: Annotated[
-        str, option("--effort", help="fast, standard or strong: 400, 2,000, 40,000 passes.")
-    ] = "standard",
+    effort: Effort = "standard",
     passes: Annotated[
         int | None, option("--passes", help="Another budget, forward and backward.", min=1)
     ] = None,
-    examples: Annotated[
-        int, option("--examples", help="How many test images, evenly chosen.", min=1)
-    ] = 100,
+    examples: Examples = 100,
     seed: Seed = 0,
-    output: Annotated[Path, option("--output", help="Folder of the report and what is kept.")] = (
-        Path("jaxadv-results/distance")
-    ),
+    output: Output = Path("jaxadv-results/distance"),
     json_file: Json = None,
     lanes: Lanes = None,
     fresh: Fresh = False,

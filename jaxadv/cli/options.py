@@ -52,6 +52,9 @@ ModelName = Annotated[
 Epochs = Annotated[int, option("--epochs", help="Epochs of training.", min=1)]
 NormName = Annotated[str, option("--norm", help="linf, l2, l1 or l0.")]
 Examples = Annotated[int, option("--examples", help="How many test images, evenly chosen.", min=1)]
+Effort = Annotated[
+    str, option("--effort", help="fast, standard or strong: 400, 2,000, 40,000 passes.")
+]
 Seed = Annotated[int, option("--seed", help="Seed of training and attacks.", min=0)]
 Output = Annotated[Path, option("--output", help="Folder of reports and of what is kept.")]
 Json = Annotated[Path | None, option("--json", help="Write what is printed as data, too.")]

@@ -9,11 +9,13 @@ from jaxadv.cli.options import (
     Data,
     DataDir,
     Epochs,
+    Examples,
     Fresh,
     Json,
     Lanes,
     ModelName,
     NormName,
+    Output,
     Published,
     Seed,
     Weights,
@@ -56,13 +58,9 @@ def queries(
     epsilon: Annotated[str | None, option("--epsilon", help="The radius: 0.1 or 8/255.")] = None,
     budget: Annotated[int, option("--budget", help="Queries for an image.", min=1)] = 5000,
     targeted: Annotated[bool, option("--targeted", help="Towards class label + 1.")] = False,
-    examples: Annotated[
-        int, option("--examples", help="How many test images, evenly chosen.", min=1)
-    ] = 100,
+    examples: Examples = 100,
     seed: Seed = 0,
-    output: Annotated[Path, option("--output", help="Folder of the report and what is kept.")] = (
-        Path("jaxadv-results/queries")
-    ),
+    output: Output = Path("jaxadv-results/queries"),
     json_file: Json = None,
     lanes: Lanes = None,
     fresh: Fresh = False,

@@ -8,12 +8,14 @@ from jaxadv.cli.options import (
     EPOCHS,
     Data,
     DataDir,
+    Effort,
     Epochs,
     Fresh,
     Json,
     Lanes,
     ModelName,
     NormName,
+    Output,
     Published,
     Seed,
     Weights,
@@ -41,16 +43,12 @@ def safety(
     model: ModelName = "lenet",
     epochs: Epochs = EPOCHS,
     norm: NormName = "l2",
-    effort: Annotated[
-        str, option("--effort", help="fast, standard or strong: 400, 2,000, 40,000 passes.")
-    ] = "fast",
+    effort: Effort = "fast",
     each: Annotated[
         int, option("--each", help="Images of every class, aimed at every other class.", min=1)
     ] = 3,
     seed: Seed = 0,
-    output: Annotated[Path, option("--output", help="Folder of the report and what is kept.")] = (
-        Path("jaxadv-results/safety")
-    ),
+    output: Output = Path("jaxadv-results/safety"),
     json_file: Json = None,
     lanes: Lanes = None,
     fresh: Fresh = False,

@@ -14,6 +14,7 @@ from jaxadv.cli.options import (
     Json,
     Lanes,
     ModelName,
+    Output,
     Published,
     Seed,
     Weights,
@@ -52,9 +53,7 @@ def survival(
     ] = None,
     examples: Examples = 100,
     seed: Seed = 0,
-    output: Annotated[Path, option("--output", help="Folder of the report and what is kept.")] = (
-        Path("jaxadv-results/survival")
-    ),
+    output: Output = Path("jaxadv-results/survival"),
     json_file: Json = None,
     lanes: Lanes = None,
     fresh: Fresh = False,

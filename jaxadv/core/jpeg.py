@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxadv.core.cosines import cosines
 from jaxadv.core.surrogate import through
 
 LUMINANCE = np.array([  # T.81, table K.1
@@ -22,8 +23,6 @@ LUMINANCE = np.array([  # T.81, table K.1
 ]).reshape(8, 8)  # fmt: skip
 CHROMINANCE = np.full((8, 8), 99)  # table K.2
 CHROMINANCE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
-COSINES = np.cos(np.pi / 16 * np.outer(np.arange(8), 2 * np.arange(8) + 1)) / 2
-COSINES[0] /= np.sqrt(2)
 EXACT = lax.Precision.HIGHEST
 HAIR = 1e-3  # a half that the real transform misses by so little is one in integers
 
@@ -47,12 +46,12 @@ def coded(plane: Float[Array, "H W"], table: Float[Array, "8 8"]) -> Float[Array
     def halves_away(x: Array) -> Array:
         return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5 + HAIR)
 
-    cosines = COSINES.astype(np.float32)
+    waves = cosines(8, 8).T
     height, width = plane.shape
     blocks = (plane - 128).reshape(height // 8, 8, width // 8, 8)
-    there = jnp.einsum("ui,vj,aibj->aubv", cosines, cosines, blocks, precision=EXACT)
+    there = jnp.einsum("ui,vj,aibj->aubv", waves, waves, blocks, precision=EXACT)
     there = through(halves_away, there / table[:, None]) * table[:, None]
-    back = jnp.einsum("ui,vj,aubv->aibj", cosines, cosines, there, precision=EXACT)
+    back = jnp.einsum("ui,vj,aubv->aibj", waves, waves, there, precision=EXACT)
     return levels(back.reshape(height, width) + 128)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxadv.core.extras import extra
 from jaxadv.data.form import Dataset, Source, Split, check_split, parse_split
 from jaxadv.data.idx import load_idx
 from jaxadv.data.npz import load_npz
@@ -146,7 +147,7 @@ def _open_prepared(name: str, split: Split, data_dir: Any, size: int | None) -> 
 
 
 def _open_embedded(name: str, split: Split, data_dir: Any) -> Source:
-    try:
+    with extra("demo", name):
         import array_record  # noqa: F401 (tfds imports it only once it writes)
 
         from jaxadv.data.builders import prepared
@@ -154,10 +155,6 @@ def _open_embedded(name: str, split: Split, data_dir: Any) -> Source:
 
         cache = Path(data_dir) if data_dir is not None else cache_dir()
         return open_builder(prepared(name, cache), split, None)
-    except ImportError as error:
-        raise ImportError(
-            f'{name} needs the package {error.name}: pip install "jaxadv[demo]"', name=error.name
-        ) from error
 
 
 def _has_idx(folder: Path) -> bool:

@@ -55,6 +55,20 @@ def numbered(labels: np.ndarray) -> tuple[str, ...]:
     return tuple(map(str, range(int(labels.max(initial=0)) + 1)))
 
 
+def turn_in_class(labels: np.ndarray) -> np.ndarray:
+    """For each image how many of its class stand before it: to take equally many of each.
+
+    >>> import numpy as np
+    >>> from jaxadv.data.form import turn_in_class
+    >>> turn_in_class(np.array([3, 3, 1, 3, 1])).tolist()
+    [0, 1, 0, 2, 1]
+    """
+    turn = np.zeros(len(labels), int)
+    for label in np.unique(labels):
+        turn[labels == label] = np.arange((labels == label).sum())
+    return turn
+
+
 class Split(NamedTuple):
     """A split, or a slice of it, as tensorflow-datasets writes it: "test[:100]", "train[10%:20%]".
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxadv.core.extras import extra
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
 
@@ -118,14 +119,8 @@ def from_keras(model: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
     >>> from jaxadv.models import from_keras
     >>> model = from_keras(keras.saving.load_model("digits.keras"))  # doctest: +SKIP
     """
-    try:
+    with extra("keras", "from_keras", ", and set KERAS_BACKEND=jax in the environment"):
         import keras  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError(
-            f'from_keras needs the package {error.name}: pip install "jaxadv[keras]", and set '
-            "KERAS_BACKEND=jax in the environment",
-            name=error.name,
-        ) from error
     if not isinstance(model, keras.Model):
         raise ValueError(f"model is {type(model).__name__}: pass a keras.Model of Keras 3")
     if keras.backend.backend() != "jax":

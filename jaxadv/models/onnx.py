@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxadv.core.extras import extra
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
 from jaxadv.models.onnx_operators import OPERATORS, Node
@@ -191,14 +192,10 @@ def _usual_layout(shape: Sequence[int | None]) -> str:
 
 def _read(file: Any) -> Any:
     """The `onnx.ModelProto`, its functions inlined."""
-    try:
+    with extra("onnx", "from_onnx"):
         import onnx
         import onnx.inliner
         from google.protobuf.message import DecodeError
-    except ImportError as error:
-        raise ImportError(
-            f'from_onnx needs the package {error.name}: pip install "jaxadv[onnx]"', name=error.name
-        ) from error
     try:
         proto = onnx.load_from_string(file) if isinstance(file, bytes) else file
         proto = proto if isinstance(proto, onnx.ModelProto) else onnx.load(proto)

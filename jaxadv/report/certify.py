@@ -253,19 +253,15 @@ def _rows(
 
     if images.ndim != 4:
         return []
-    lower, upper = bounds
     order = np.argsort(np.max([np.nan_to_num(one.certified) for one in found], 0), kind="stable")
     places = np.unique(np.linspace(0, len(order) - 1, min(shown, len(order))).round().astype(int))
-
-    def scaled(image: np.ndarray) -> str:
-        return picture((image - lower) / (upper - lower))
 
     rows = []
     for i in order[places]:
         drawn = np.asarray(noise(key, data["images"][i]["id"], np.arange(1), images.shape[1:])[0])
         answers = [
             {
-                "picture": scaled(images[i] + one.sigma * drawn),
+                "picture": picture(images[i] + one.sigma * drawn, bounds),
                 "name": None if answer["prediction"] is None else names[answer["prediction"]],
                 "right": answer["prediction"] == data["images"][i]["label"],
                 "radius": table.number_text(answer["radius"]),
@@ -277,6 +273,6 @@ def _rows(
         near = None if data["attacked"] is None else data["attacked"]["distances"][i]
         rows.append({
             "id": data["images"][i]["id"], "label": names[data["images"][i]["label"]],
-            "original": scaled(images[i]), "answers": answers, "distance": near,
+            "original": picture(images[i], bounds), "answers": answers, "distance": near,
         })  # fmt: skip
     return rows

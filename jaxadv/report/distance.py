@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxadv.core.result import Status
+from jaxadv.data.form import turn_in_class
 from jaxadv.report import table
 from jaxadv.report.elements import (
     ACCENT,
@@ -14,6 +15,7 @@ from jaxadv.report.elements import (
     CONTROL,
     INK,
     PROVED,
+    difference,
     picture,
     plain_axes,
     svg,
@@ -225,7 +227,6 @@ def _rows(
     found: "Mapping[str, Nearest]", names: Sequence[str], bounds: tuple[float, float], count: int
 ) -> list[dict[str, Any]]:
     """Some images, each class once before any comes again, and what each search made of them."""
-    lower, upper = bounds
     results = list(found.values())
     first = results[0]
     same = all(np.array_equal(one.ids, first.ids) for one in results)
@@ -233,17 +234,12 @@ def _rows(
         return []
     rows = np.flatnonzero(np.all([one.success & (one.distance > 0) for one in results], 0))
     labels = first.labels[rows]
-    turn = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)], int)
-    rows = rows[np.lexsort((labels, turn))][:count]
-
-    def scaled(image: np.ndarray) -> str:
-        return picture((image - lower) / (upper - lower))
+    rows = rows[np.lexsort((labels, turn_in_class(labels)))][:count]
 
     def shown(name: str, one: "Nearest", i: int) -> dict[str, Any]:
-        change = (one.images[i] - one.originals[i]) / (upper - lower)
         return {
-            "name": name, "picture": scaled(one.images[i]),
-            "difference": picture(0.5 + change / (2 * np.abs(change).max())),
+            "name": name, "picture": picture(one.images[i], bounds),
+            "difference": difference(one.originals[i], one.images[i], bounds),
             "distance": table.number_text(float(one.distance[i])),
             "by": one.members[one.member[i]],
         }  # fmt: skip
@@ -251,7 +247,7 @@ def _rows(
     return [
         {
             "id": int(first.ids[i]), "label": names[int(first.labels[i])],
-            "original": scaled(first.originals[i]),
+            "original": picture(first.originals[i], bounds),
             "found": [shown(name, one, i) for name, one in found.items()],
         }
         for i in rows

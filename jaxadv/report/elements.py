@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxadv.core.extras import extra
 from jaxadv.report import table
 
 INK, ACCENT, CONTROL, FAINT = "#1d2733", "#c2410c", "#64748b", "#d8dee6"
@@ -19,13 +20,9 @@ COLOURS = (ACCENT, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
 
 def template(name: str) -> Any:
     """One of the page templates beside this file; ImportError says which package is missing."""
-    try:
+    with extra("demo", "the HTML report"):
         import jinja2
         import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f'the HTML report needs {error.name}: pip install "jaxadv[demo]"', name=error.name
-        ) from error
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
@@ -95,13 +92,35 @@ def svg(figure: Any) -> str:
     return _uri(out.getvalue(), "svg+xml")
 
 
-def picture(image: np.ndarray) -> str:
-    """An image [H, W, C] of values in [0, 1] as the address of an embedded PNG, pixel for pixel."""
+def scaled(image: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """An image of values within `bounds`, from 0 to 1."""
+    lower, upper = bounds
+    return (image - lower) / (upper - lower)
+
+
+def picture(image: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0)) -> str:
+    """An image [H, W, C] of values within `bounds` as the address of an embedded PNG, pixel for
+    pixel."""
     from matplotlib import image as files
 
-    image = np.clip(image, 0, 1)
+    image = np.clip(scaled(image, bounds), 0, 1)
     if image.shape[-1] != 3:  # grey; of other channels the mean
         image = np.repeat(image.mean(-1, keepdims=True), 3, -1)
     out = io.BytesIO()
     files.imsave(out, np.round(255 * image).astype(np.uint8), format="png")
     return _uri(out.getvalue(), "png")
+
+
+def difference(
+    before: np.ndarray, after: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0),
+    times: float | None = None,
+) -> str:  # fmt: skip
+    """The change of an image within `bounds` as `picture` gives it, grey where there is none.
+
+    times: by how much it is enlarged; None: so far that its largest entry is black or white.
+    """
+    lower, upper = bounds
+    change = (after - before) / (upper - lower)
+    if times is None:
+        return picture(0.5 + change / (2 * max(np.abs(change).max(), 1e-9)))
+    return picture(0.5 + times * change)

@@ -8,12 +8,14 @@ import numpy as np
 from scipy.special import softmax
 
 from jaxadv.core.model import Model
+from jaxadv.data.form import turn_in_class
 from jaxadv.report import table
 from jaxadv.report.elements import (
     ACCENT,
     CONTROL,
     INK,
     PROVED,
+    difference,
     picture,
     plain_axes,
     svg,
@@ -181,8 +183,7 @@ def _gallery_rows(
     if len(rows) == 0:
         return None
     labels = report.labels[rows]
-    turn = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)])
-    return level, rows[np.lexsort((labels, turn))][:count]
+    return level, rows[np.lexsort((labels, turn_in_class(labels)))][:count]
 
 
 def _gallery(
@@ -201,7 +202,6 @@ def _gallery(
         from jaxadv.engine.verify import predict
 
         logits = predict(model, found, choose_devices(None))
-    lower, upper = report.bounds
     distances = distance64(report.norm, found, original)
 
     def said(scores: np.ndarray) -> dict[str, Any]:
@@ -212,9 +212,9 @@ def _gallery(
     return [
         {
             "id": int(report.ids[row]),
-            "original": picture((original[i] - lower) / (upper - lower)),
-            "adversarial": picture((found[i] - lower) / (upper - lower)),
-            "difference": picture(0.5 + 10 * (found[i] - original[i]) / (upper - lower)),
+            "original": picture(original[i], report.bounds),
+            "adversarial": picture(found[i], report.bounds),
+            "difference": difference(original[i], found[i], report.bounds, times=10),
             "before": said(report.logits[row]),
             "after": None if logits is None else said(logits[i]),
             "distance": table.number_text(float(distances[i])),

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxadv.core.result import Status
 from jaxadv.report import table
-from jaxadv.report.elements import picture, template
+from jaxadv.report.elements import difference, picture, template
 from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
@@ -50,30 +50,25 @@ def write_pages(
         )  # fmt: skip
     index = template("images.html.j2").render(
         images=rows, names=names, epsilons=report.epsilons.tolist(), norm=NORMS[report.norm],
-        pictures=[_scaled(report, image) for image in report.images],
+        pictures=[picture(image, report.bounds) for image in report.images],
     )  # fmt: skip
     write_atomically(folder / "index.html", index)
     return folder
 
 
-def _scaled(report: "Report", image: np.ndarray) -> str:
-    lower, upper = report.bounds
-    return picture((image - lower) / (upper - lower))
-
-
 def _shown(report: "Report", i: int) -> list[dict[str, Any]]:
     """The original, and what broke it at each epsilon."""
-    lower, upper = report.bounds
-    shown = [{"name": "original", "picture": _scaled(report, report.images[i]), "difference": None}]
+    original, bounds = report.images[i], report.bounds
+    shown = [{"name": "original", "picture": picture(original, bounds), "difference": None}]
     for level, epsilon in enumerate(report.epsilons):
         number = int(report.broken_by[level, i])
         if number < 0:
             continue
         found = report.adversarial[level, i]
-        change = 0.5 + 10 * (found - report.images[i]) / (upper - lower)
         shown.append({
-            "name": f"ε = {table.epsilon_text(epsilon)}", "picture": _scaled(report, found),
-            "difference": picture(change), "by": report.stages[number].name,
+            "name": f"ε = {table.epsilon_text(epsilon)}", "picture": picture(found, bounds),
+            "difference": difference(original, found, bounds, times=10),
+            "by": report.stages[number].name,
         })  # fmt: skip
     return shown
 

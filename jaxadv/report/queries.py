@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxadv.core.result import Status
 from jaxadv.core.shares import wilson
+from jaxadv.data.form import turn_in_class
 from jaxadv.report import table
 from jaxadv.report.elements import COLOURS, INK, picture, plain_axes, svg, template, versions
 from jaxadv.report.table import NORMS
@@ -170,22 +171,17 @@ def _rows(
     """Some images, each class once before any comes again, and what each attack made of them."""
     if asked.originals.ndim != 4:
         return []
-    lower, upper = bounds
     results = asked.results.values()
     rows = np.flatnonzero(np.any([one.status == Status.SUCCESS for one in results], 0))
     labels = asked.labels[rows]
-    turn = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)], int)
-    rows = rows[np.lexsort((labels, turn))][:count]
-
-    def scaled(image: np.ndarray) -> str:
-        return picture((image - lower) / (upper - lower))
+    rows = rows[np.lexsort((labels, turn_in_class(labels)))][:count]
 
     return [
         {
             "id": int(asked.ids[i]), "label": names[int(asked.labels[i])],
-            "original": scaled(asked.originals[i]),
+            "original": picture(asked.originals[i], bounds),
             "found": [
-                {"picture": scaled(one.images[i]), "queries": f"{one.queries[i]:,}"}
+                {"picture": picture(one.images[i], bounds), "queries": f"{one.queries[i]:,}"}
                 if one.status[i] == Status.SUCCESS else None
                 for one in results
             ],

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxadv.core.files import write_atomically
 from jaxadv.report import table
-from jaxadv.report.elements import picture, template
+from jaxadv.report.elements import difference, picture, scaled, template
 from jaxadv.sweep.store import ORIGINALS, SweepStore
 
 SHOWN = 12  # adversarial images on a page
@@ -109,10 +109,7 @@ def _adversarial(
 
 def _scaled(image: np.ndarray, row: Mapping[str, Any]) -> np.ndarray:
     """From 0 to 1."""
-    if image.dtype == np.uint8:
-        return image / 255
-    lower, upper = row["bounds"]
-    return (image - lower) / (upper - lower)
+    return image / 255 if image.dtype == np.uint8 else scaled(image, row["bounds"])
 
 
 def _shown(
@@ -122,8 +119,7 @@ def _shown(
     image = found.get((row["job"], row["row"]))
     if image is None or image.ndim != 3:
         return None
-    image, difference = _scaled(image, row), None
+    image, change = _scaled(image, row), None
     if clean is not None and clean.shape == image.shape:
-        change = image - _scaled(clean, row)
-        difference = picture(0.5 + change / (2 * max(np.abs(change).max(), 1e-9)))
-    return {**row, "picture": picture(image), "difference": difference}
+        change = difference(_scaled(clean, row), image)
+    return {**row, "picture": picture(image), "difference": change}

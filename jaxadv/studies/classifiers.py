@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import softmax
 
 from jaxadv.attacks import GaussianNoise, HopSkipJump, MinimalEpsilon
+from jaxadv.core.extras import extra
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
@@ -37,7 +38,7 @@ class Family(NamedTuple):
 
 def families() -> dict[str, Family]:
     """The classifiers that are compared; ImportError names the extra that is missing."""
-    try:
+    with extra("sklearn", "this study"):
         from sklearn.ensemble import RandomForestClassifier
         from sklearn.linear_model import LogisticRegression
         from sklearn.naive_bayes import GaussianNB
@@ -45,10 +46,6 @@ def families() -> dict[str, Family]:
         from sklearn.neural_network import MLPClassifier
         from sklearn.svm import SVC, LinearSVC
         from sklearn.tree import DecisionTreeClassifier
-    except ImportError as error:
-        raise ImportError(
-            f'this study needs {error.name}: pip install "jaxadv[sklearn]"', name=error.name
-        ) from error
     return {
         "logistic regression": Family(EXACT, lambda: LogisticRegression(max_iter=300)),
         "linear SVM": Family(EXACT, lambda: LinearSVC(C=0.05, random_state=0)),

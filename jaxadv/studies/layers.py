@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from scipy import stats
 
@@ -18,12 +17,8 @@ from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
 from jaxadv.attacks.pgd import BIM
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
-from jaxadv.engine.store import fingerprint
-from jaxadv.models.adapters import from_linen, normalized
-from jaxadv.models.definitions import get_definition
+from jaxadv.models.adapters import normalized
 from jaxadv.models.torch_arrays import from_torch_arrays
-from jaxadv.models.train import train
-from jaxadv.models.weights import flatten, read_arrays, unflatten, write_arrays
 from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
 from jaxadv.studies.lipschitz import (
     Spectrum,
@@ -32,7 +27,7 @@ from jaxadv.studies.lipschitz import (
     local_norms,
     spectrum,
 )
-from jaxadv.studies.networks import trained
+from jaxadv.studies.networks import plain, trained
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.spectra import circular_norm, matrix_norm
 
@@ -55,7 +50,7 @@ def layers(setting: Setting) -> Findings:
     """
     names = NETWORKS[:2] if setting.quick else NETWORKS
     models = {name: trained(setting, name).model for name in names}
-    models["LeNet"] = lenet(setting)
+    models["LeNet"] = plain(setting, setting.train, epochs=1 if setting.quick else 3).model
     image_shape = setting.test.images.shape[1:]
     spectra = {}
     for number, (name, model) in enumerate(models.items()):
@@ -169,25 +164,6 @@ def table_5(
         "Norms of AlexNet's layers (Table 5)", sizes, ("power iteration", "upper bound"),
         np.array([lower, bounds]).T, published=published, note=note,
     )  # fmt: skip
-
-
-def lenet(setting: Setting) -> Model:
-    """A LeNet trained on the setting's training set (seed 0), or found in its folder."""
-    module, data = get_definition("LeNet")(classes=len(setting.train.classes)), setting.train
-    epochs = 1 if setting.quick else 3
-    mark = fingerprint("LeNet", data.images, data.labels, epochs)
-    file = setting.folder / "networks" / f"LeNet-0-{mark[:8]}.safetensors"
-    if file.is_file():
-        variables = jax.tree.map(jax.numpy.asarray, unflatten(read_arrays(file)[0]))
-    else:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        variables = train(
-            module, data, epochs=epochs, batch_size=min(100, len(data.labels)),
-            key=jax.random.key(0),
-            progress=lambda done, _: setting.progress("train LeNet", done, epochs),
-        )  # fmt: skip
-        write_arrays(file, flatten(variables), {"name": "LeNet", "seed": 0})
-    return from_linen(module, variables)
 
 
 def _gains(setting: Setting, name: str, model: Model) -> Gains:

@@ -1,10 +1,13 @@
-"""The networks of Szegedy et al. (2013, arXiv 1312.6199) on MNIST, trained once and kept.
+"""The networks of the studies, trained once and kept; above all those of Szegedy et al. (2013,
+arXiv 1312.6199) on MNIST.
 
 Softmax regression and sigmoid networks with the paper's weight decay, lambda * sum(w^2) / k for a
 layer of k units, and a softmax on top of a denoising autoencoder that never saw a label.
 """
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -74,6 +77,46 @@ class Network(NamedTuple):
         return float((logits.argmax(1) != data.labels).mean())
 
 
+def kept(
+    setting: Setting, name: str, module: Any, seed: int, mark: str, fit: Callable[[Path], Any]
+) -> Network:
+    """A network of the setting's folder; what is not there yet, `fit` makes.
+
+    mark: a hash of all that the variables depend on; fit: from a file for its checkpoint, which is
+    removed in the end, to the variables.
+    """
+    file = setting.folder / "networks" / f"{name}-{seed}-{mark[:8]}.safetensors"
+    if file.is_file():
+        arrays, _ = read_arrays(file)
+        variables = jax.tree.map(jnp.asarray, unflatten(arrays))
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint = file.with_suffix(".checkpoint")
+        variables = fit(checkpoint)
+        write_arrays(file, flatten(variables), {"name": name, "seed": seed})
+        checkpoint.unlink(missing_ok=True)
+    return Network(name, module, variables, from_linen(module, variables))
+
+
+def plain(
+    setting: Setting, data: Dataset, seed: int = 0, *, epochs: int, batch_size: int = 100,
+    kind: str = "LeNet",
+) -> Network:  # fmt: skip
+    """A network of `models.definitions`, trained on these images by Adam and no more, or found in
+    the setting's folder."""
+    module = get_definition(kind)(classes=len(data.classes))
+    mark = fingerprint(data.images, data.labels, data.classes, seed, epochs, batch_size)
+
+    def fit(checkpoint: Path) -> Any:
+        return train(
+            module, data, epochs=epochs, batch_size=min(batch_size, len(data.labels)),
+            key=jax.random.key(seed), checkpoint=checkpoint,
+            progress=lambda done, _: setting.progress(f"train {kind}", done, epochs),
+        )  # fmt: skip
+
+    return kept(setting, kind, module, seed, mark, fit)
+
+
 def trained(setting: Setting, name: str, seed: int = 0, data: Dataset | None = None) -> Network:
     """One of `RECIPES`, trained on the setting's training set (or `data`), or found in its folder.
 
@@ -86,27 +129,24 @@ def trained(setting: Setting, name: str, seed: int = 0, data: Dataset | None = N
         widths=recipe.widths, classes=len(data.classes), activation="sigmoid"
     )
     mark = fingerprint(repr(recipe), data.images, data.labels, seed, setting.quick)
-    file = setting.folder / "networks" / f"{name}-{seed}-{mark[:8]}.safetensors"
-    if file.is_file():
-        arrays, _ = read_arrays(file)
-        variables = jax.tree.map(jnp.asarray, unflatten(arrays))
-    else:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        variables = _fit(setting, recipe, module, name, data, jax.random.key(seed), file)
-        write_arrays(file, flatten(variables), {"name": name, "seed": seed})
-    return Network(name, module, variables, from_linen(module, variables))
+
+    def fit(checkpoint: Path) -> Any:
+        return _fit(setting, recipe, module, name, data, jax.random.key(seed), checkpoint)
+
+    return kept(setting, name, module, seed, mark, fit)
 
 
 def _fit(
-    setting: Setting, recipe: Recipe, module: Any, name: str, data: Dataset, key: Any, file: Any
-) -> Any:
+    setting: Setting, recipe: Recipe, module: Any, name: str, data: Dataset, key: Any,
+    checkpoint: Path,
+) -> Any:  # fmt: skip
     epochs = max(2, recipe.epochs // 2) if setting.quick else recipe.epochs
     how = {
         "epochs": epochs,
         "batch_size": min(100, len(data.labels)),
         "learning_rate": 2e-3,
         "key": key,
-        "checkpoint": file.with_suffix(".checkpoint"),
+        "checkpoint": checkpoint,
         "progress": lambda done, _: setting.progress(f"train {name}", done, how["epochs"]),
     }
     if not recipe.autoencoder:
@@ -120,7 +160,6 @@ def _fit(
         how |= {"epochs": 2 * epochs, "learning_rate": 1e-2}  # convex, and cheap
         softmax = train(top, coded, penalty=WeightDecay(recipe.decay[1:]), **how)
         variables = {"params": {"fc1": encoder, "fc2": softmax["params"]["fc1"]}}
-    how["checkpoint"].unlink(missing_ok=True)
     return variables
 
 

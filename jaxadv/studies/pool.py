@@ -25,12 +25,10 @@ from jaxadv.core.model import Model
 from jaxadv.data import Dataset
 from jaxadv.engine.batch import perturb
 from jaxadv.engine.store import fingerprint
-from jaxadv.models.adapters import from_linen
 from jaxadv.models.definitions import get_definition
-from jaxadv.models.weights import flatten, read_arrays, unflatten, write_arrays
 from jaxadv.studies.blind_spots import distortion, examples_of, nearest_mistakes
 from jaxadv.studies.findings import Findings, Part, Table, Text
-from jaxadv.studies.networks import Network, WeightDecay, trained
+from jaxadv.studies.networks import Network, WeightDecay, kept, trained
 from jaxadv.studies.setting import Setting
 
 WIDTHS, DECAY = (100, 100), WeightDecay((1e-5, 1e-5, 1e-6))
@@ -200,12 +198,15 @@ def train_with(setting: Setting, method: Method, seed: int = 0) -> Network:
     epochs = 4 if setting.quick else 30
     mark = fingerprint(repr(method), data.images, data.labels, seed, epochs)
     name = f"FC100-100-10, {method.name}"
-    file = setting.folder / "networks" / f"{name}-{seed}-{mark[:8]}.safetensors"
     module = get_definition("FC")(widths=WIDTHS, classes=len(data.classes), activation="sigmoid")
-    if file.is_file():
-        arrays, _ = read_arrays(file)
-        variables = jax.tree.map(jnp.asarray, unflatten(arrays))
-        return Network(name, module, variables, from_linen(module, variables))
+    return kept(
+        setting, name, module, seed, mark, lambda _: _fit(setting, method, module, seed, epochs)
+    )
+
+
+def _fit(setting: Setting, method: Method, module: Any, seed: int, epochs: int) -> Any:
+    """The variables after so many epochs, with the method's pools filled anew between rounds."""
+    data = setting.train
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels, jnp.int32)
     key = jax.random.key(seed)
     params = module.init(jax.random.fold_in(key, 0), images[:1])["params"]
@@ -229,10 +230,7 @@ def train_with(setting: Setting, method: Method, seed: int = 0) -> Network:
             pools[layer] = tuple(found)
         state = _round(state, pools, images, labels, draw, method=method, total=total)
         setting.progress(f"train {method.name}", number + 1, rounds)
-    variables = {"params": state[0]}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_arrays(file, flatten(variables), {"name": name, "seed": seed})
-    return Network(name, module, variables, from_linen(module, variables))
+    return {"params": state[0]}
 
 
 def training(setting: Setting) -> Findings:

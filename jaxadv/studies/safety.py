@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -141,20 +142,22 @@ def local_accuracy(
     images, labels = np.asarray(images, np.float32), np.asarray(labels)
 
     @jax.jit
-    def some(epsilon: Any, keys: Any) -> Any:
+    def points(images: Any, epsilon: Any, key: Any) -> Any:
         def one(image: Any, key: Any) -> Any:
             return geometry.random(key, image, epsilon, lower, upper)
 
-        return jax.vmap(one)(images, keys).clip(lower, upper)
+        def some(draw: Any) -> Any:
+            keys = jax.random.split(jax.random.fold_in(key, draw), len(images))
+            return jax.vmap(one)(images, keys).clip(lower, upper)
+
+        return jax.vmap(some)(jnp.arange(draws)).reshape(-1, *images.shape[1:])
 
     out = np.zeros((len(epsilons), len(images)))
     for place, epsilon in enumerate(epsilons):
-        for draw in range(draws):
-            key = jax.random.fold_in(jax.random.key(seed), draw)
-            points = some(np.float32(epsilon), jax.random.split(key, len(images)))
-            answers = predict(model, points, choose_devices(None)).argmax(1)
-            out[place] += answers == labels
-    return out / draws
+        drawn = points(images, np.float32(epsilon), jax.random.key(seed))
+        answers = predict(model, drawn, choose_devices(None)).argmax(1)
+        out[place] = (answers.reshape(draws, -1) == labels).mean(0)
+    return out
 
 
 def safety(

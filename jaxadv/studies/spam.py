@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from jaxadv.attacks.gradient import GradientState
 from jaxadv.attacks.transfer import MIFGSM
 from jaxadv.core.attack import Problem
+from jaxadv.core.extras import extra
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model, from_function
 from jaxadv.core.pytree import pytree
@@ -62,15 +63,9 @@ def corpus(count: int, seed: int, words: int = LENGTH) -> Corpus:
 
 
 def fitted_filter(data: Corpus) -> Model:
-    """A naive Bayes filter that answers labels only. Raises ModuleNotFoundError without
-    scikit-learn."""
-    try:
+    """A naive Bayes filter that answers labels only. ImportError without scikit-learn."""
+    with extra("sklearn", "the spam filter"):
         from sklearn.naive_bayes import BernoulliNB
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'the spam filter needs the package {error.name}: pip install "jaxadv[sklearn]"',
-            name=error.name,
-        ) from error
     model = BernoulliNB().fit(data.messages.reshape(len(data.labels), -1), data.labels)
     return from_function(_Labels(model), differentiable=False, classes=2)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import nnls
 
+from jaxadv.core.extras import extra
 from jaxadv.studies.findings import Findings, Part, Table, Text
 from jaxadv.studies.setting import Setting
 
@@ -84,13 +85,9 @@ def corpus() -> list[str]:
 
 def topics(setting: Setting) -> Findings:
     """A nonsense mixture of words with a chosen document's topics (NMF and latent Dirichlet)."""
-    try:
+    with extra("sklearn", "this study"):
         from sklearn.decomposition import NMF, LatentDirichletAllocation
         from sklearn.feature_extraction.text import CountVectorizer
-    except ImportError as error:
-        raise ImportError(
-            f'this study needs {error.name}: pip install "jaxadv[sklearn]"', name=error.name
-        ) from error
     texts = corpus()
     counter = CountVectorizer(token_pattern=r"[a-z]{3,}", stop_words="english", min_df=5)
     counted: Any = counter.fit_transform(texts)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxadv.core.extras import extra
 from jaxadv.engine.devices import use_cpu_cores
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.sweep.execute import Ran, open_jobs, prepare, run_jobs
@@ -135,13 +136,8 @@ class RayExecutor:
 
 
 def _import_ray() -> Any:
-    try:
+    with extra("ray", "RayExecutor", " on every node"):
         import ray  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError(
-            f'RayExecutor needs the package {error.name}: pip install "jaxadv[ray]" on every node',
-            name=error.name,
-        ) from error
     return ray
 
 

@@ -19,6 +19,7 @@ from jaxadv.engine.devices import choose_lanes
 from jaxadv.engine.store import fingerprint
 from jaxadv.sweep.entries import Entry, build_entry
 from jaxadv.sweep.grid import DataEntry, Grid, ModelEntry, epsilons_of, expand
+from jaxadv.sweep.read import title_of
 from jaxadv.sweep.store import Job
 from jaxadv.sweep.subjects import Given, Images, Subject, open_data, open_model, software
 
@@ -61,12 +62,8 @@ class Group:
         return self.subject.model.bounds
 
     def title(self, cell: Cell | None = None) -> str:
-        """ "model / data / attack / norm", with the cell's epsilon and seed."""
-        parts = [self.about[name] for name in ("model", "data", "attack", "norm")]
-        if cell is not None:
-            parts += [] if cell.epsilon is None else [f"{cell.epsilon:.6g}"]
-            parts.append(f"seed {cell.seed}")
-        return " / ".join(parts)
+        """Its own title, or that of one of its cells."""
+        return title_of(self.about if cell is None else {**self.about, **cell._asdict()})
 
 
 def make_plan(

@@ -54,11 +54,21 @@ class CellRows(NamedTuple):
 
 
 def title_of(about: Mapping[str, Any]) -> str:
-    """A cell as "model / data / attack / norm / epsilon / seed 0", the goal where it is one."""
+    """A cell's title, or that of a group of cells, which has neither epsilon nor seed; the goal
+    stands behind the attack where it is not "untargeted".
+
+    >>> from jaxadv.sweep.read import title_of
+    >>> group = {"model": "lenet", "data": "digits", "attack": "PGD", "norm": "linf"}
+    >>> title_of({**group, "goal": "untargeted"})
+    'lenet / digits / PGD / linf'
+    >>> title_of({**group, "goal": "next", "epsilon": 0.1, "seed": 0})
+    'lenet / digits / PGD (next) / linf / 0.1 / seed 0'
+    """
     goal = "" if about["goal"] == "untargeted" else f" ({about['goal']})"
     parts = [about["model"], about["data"], about["attack"] + goal, about["norm"]]
-    parts += [] if about["epsilon"] is None else [f"{about['epsilon']:.6g}"]
-    return " / ".join([*parts, f"seed {about['seed']}"])
+    parts += [] if about.get("epsilon") is None else [f"{about['epsilon']:.6g}"]
+    parts += [f"seed {about['seed']}"] if "seed" in about else []
+    return " / ".join(parts)
 
 
 class CellReader:

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxadv.core.attack import Answer, Attack, Problem, Reads, across
+from jaxadv.core.cosines import cosines
 from jaxadv.core.pytree import pytree, static, where
 
 START, HALVE, OWN = 0, 1, 2  # phases; an attack's own are from OWN on
@@ -252,20 +253,18 @@ def directions(noise: Array, side: int | None = None) -> Float[Array, "Q ..."]:
         normal = normally(noise)
     else:
         height, width = noise.shape[1:3]
-        rows, columns = waves(height, min(side, height)), waves(width, min(side, width))
+        rows, columns = cosines(height, min(side, height)), cosines(width, min(side, width))
         normal = normally(noise[:, : rows.shape[1], : columns.shape[1]])
         normal = jnp.einsum("hi,qijc,wj->qhwc", rows, normal, columns)
     length = jnp.sqrt(jnp.square(normal).sum((1, 2, 3), keepdims=True))
     return normal / jnp.maximum(length, 1e-12)
 
 
+def until_first(success: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
+    """Those before the first success, and it."""
+    return jnp.cumsum(success) - success == 0
+
+
 def normally(uniform: Array) -> Array:
     """Normal deviates from uniform ones in (0, 1)."""
     return np.float32(np.sqrt(2)) * lax.erf_inv(2 * uniform - 1)
-
-
-def waves(size: int, count: int) -> np.ndarray:
-    """The first `count` cosines of the DCT-II as orthonormal columns, [size, count] float32."""
-    place, wave = np.arange(size)[:, None] + 0.5, np.arange(count)
-    basis = np.cos(np.pi * place * wave / size) * np.sqrt(np.where(wave == 0, 1, 2) / size)
-    return basis.astype(np.float32)

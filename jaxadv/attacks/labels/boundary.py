@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxadv.attacks.labels.asking import Asking, LabelOnly, directions
+from jaxadv.attacks.labels.asking import Asking, LabelOnly, directions, until_first
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
 
@@ -92,7 +92,7 @@ class Boundary(LabelOnly):
         # Of a pair, the whole step is asked only where the step on the sphere was adversarial.
         follows = ~state.own.check | ~whole | jnp.roll(wrong, 1)
         success &= follows
-        return (jnp.cumsum(success) - success == 0) & follows
+        return until_first(success) & follows
 
     def told(
         self, problem: Problem, state: Asking, wrong: Bool[Array, " Q"], heard: Bool[Array, " Q"]

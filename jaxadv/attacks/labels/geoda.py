@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxadv.attacks.labels.asking import OWN, Asking, LabelOnly, directions
+from jaxadv.attacks.labels.asking import OWN, Asking, LabelOnly, directions, until_first
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static, where
 
@@ -98,7 +98,7 @@ class GeoDA(LabelOnly):
         return jnp.where(state.phase == ESTIMATE, left, self.batch)
 
     def listens(self, state: Asking, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
-        return (state.phase == ESTIMATE) | (jnp.cumsum(wrong) - wrong == 0)
+        return (state.phase == ESTIMATE) | until_first(wrong)
 
     def told(
         self, problem: Problem, state: Asking, wrong: Bool[Array, " Q"], heard: Bool[Array, " Q"]

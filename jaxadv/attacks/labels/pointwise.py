@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxadv.attacks.labels.asking import OWN, Asking, LabelOnly
+from jaxadv.attacks.labels.asking import OWN, Asking, LabelOnly, until_first
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
 
@@ -90,9 +90,8 @@ class Pointwise(LabelOnly):
     def listens(self, state: Asking, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
         slot = jnp.arange(self.batch)
         chain, alone = slot % 2 == 1, (slot % 2 == 0) & (slot > 0)
-        failed, won = jnp.cumsum(chain & ~wrong), jnp.cumsum(alone & wrong)
-        on_success = chain & (failed - (chain & ~wrong) == 0)
-        on_failure = alone & (won - (alone & wrong) == 0)
+        on_success = chain & until_first(chain & ~wrong)
+        on_failure = alone & until_first(alone & wrong)
         return (slot == 0) | jnp.where(wrong[0], on_success, on_failure)
 
     def told(

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.attack import Answer, Attack, Problem
+from jaxadv.core.cosines import cosines
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import get_loss
 from jaxadv.core.pytree import pytree, static
@@ -98,8 +99,10 @@ class SimBA(Attack):
         row, column, channel = jnp.unravel_index(which, shape)
         if self.basis == "pixel":
             return jnp.zeros(shape).at[row, column, channel].set(1.0)
-        waves = _cosine(shape[0], row)[:, None] * _cosine(shape[1], column)
-        return waves[..., None] * (jnp.arange(shape[2]) == channel)
+        height, width, channels = shape
+        down, along = (jnp.asarray(cosines(size, size)) for size in (height, width))
+        wave = down[:, row, None] * along[:, column]
+        return wave[..., None] * (jnp.arange(channels) == channel)
 
     def moved(self, problem: Problem, image: Array, which: Array, up: Array) -> Array:
         """The image a step up or down the direction of that number."""
@@ -126,9 +129,3 @@ class SimBA(Attack):
 
     def done(self, problem: Problem, state: SimBAState) -> Bool[Array, ""]:
         return state.step >= self.steps
-
-
-def _cosine(size: int, frequency: Array) -> Float[Array, " N"]:
-    """One row of the orthonormal cosine transform (DCT-II)."""
-    wave = jnp.cos(jnp.pi / size * (jnp.arange(size) + 0.5) * frequency)
-    return wave * jnp.sqrt(jnp.where(frequency == 0, 1, 2) / size)

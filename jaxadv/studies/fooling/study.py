@@ -10,13 +10,10 @@ from scipy.special import softmax
 from jaxadv.core.model import Model
 from jaxadv.data import Dataset
 from jaxadv.engine.devices import choose_devices
-from jaxadv.engine.store import fingerprint
 from jaxadv.engine.verify import predict
-from jaxadv.models.adapters import from_linen
-from jaxadv.models.definitions import get_definition
-from jaxadv.models.train import train
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.fooling.evolution import FoolingImages, fooling_images
+from jaxadv.studies.networks import plain
 from jaxadv.studies.setting import Setting
 
 METHODS = ("direct", "cppn", "gradient")
@@ -24,22 +21,8 @@ SURE = 0.9999
 ROUNDS, RUNS = 5, 4  # of retraining, and of evolution in each round
 
 
-def lenet(
-    setting: Setting, data: Dataset, seed: int, epochs: int = 12, kind: str = "LeNet"
-) -> Model:
-    """A LeNet, or a network of another kind, trained on these images, kept in the setting's
-    folder."""
-    epochs = max(2, epochs // 3) if setting.quick else epochs
-    module = get_definition(kind)(classes=len(data.classes))
-    mark = fingerprint(data.images, data.labels, data.classes, seed, epochs)
-    path = setting.folder / "networks" / f"{kind}-{seed}-{mark[:8]}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    variables = train(
-        module, data, epochs=epochs, batch_size=min(100, len(data.labels)),
-        key=jax.random.key(seed), checkpoint=path,
-        progress=lambda done, _: setting.progress(f"train {kind}", done, epochs),
-    )  # fmt: skip
-    return from_linen(module, variables)
+def _lenet(setting: Setting, data: Dataset, seed: int) -> Model:
+    return plain(setting, data, seed, epochs=4 if setting.quick else 12).model
 
 
 def _probabilities(model: Model, images: np.ndarray) -> np.ndarray:
@@ -57,7 +40,7 @@ def images(setting: Setting) -> Findings:
     """Images of nothing that a LeNet is sure of: evolution of pixels, of painting networks, and
     gradient ascent, by generation; and whether another LeNet is fooled by them."""
     generations = 60 if setting.quick else 200
-    model, other = (lenet(setting, setting.train, seed) for seed in (0, 1))
+    model, other = (_lenet(setting, setting.train, seed) for seed in (0, 1))
     shape = setting.test.images.shape[1:]
     found: dict[str, FoolingImages] = {}
     seconds = {}
@@ -132,7 +115,7 @@ def retraining(setting: Setting) -> Findings:
     rows, pictures = [], []
     for number in range(rounds):
         setting.progress("rounds of retraining", number, rounds)
-        model = lenet(setting, with_negatives(data, negatives), seed=number)
+        model = _lenet(setting, with_negatives(data, negatives), seed=number)
         known = (
             100 * float((_probabilities(model, negatives).argmax(1) == classes).mean())
             if len(negatives)

@@ -8,14 +8,14 @@ from jaxadv.core.model import Model, with_detector
 from jaxadv.data import Dataset
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
-from jaxadv.studies.fooling.study import lenet, with_negatives
+from jaxadv.studies.fooling.study import with_negatives
+from jaxadv.studies.networks import plain
 from jaxadv.studies.setting import Setting
 
 
 def trained(setting: Setting, data: Dataset, seed: int = 0) -> Model:
     """A LeNet trained on these images; where it is to be quick, two layers of 100 units."""
-    kind, epochs = ("FC", 36) if setting.quick else ("LeNet", 12)
-    return lenet(setting, data, seed, epochs, kind)
+    return plain(setting, data, seed, epochs=12, kind="FC" if setting.quick else "LeNet").model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,18 +5,14 @@ others. The paper's networks are ImageNet's: its figures stand beside ours as ro
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxadv.data import Dataset
+from jaxadv.data.form import turn_in_class
 from jaxadv.engine.store import Store, fingerprint
-from jaxadv.models.adapters import from_linen
-from jaxadv.models.definitions import get_definition
-from jaxadv.models.train import train
-from jaxadv.models.weights import flatten, read_arrays, unflatten, write_arrays
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
-from jaxadv.studies.networks import Network, trained
+from jaxadv.studies.networks import Network, plain, trained
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.universal.aggregation import UniversalAggregation
 from jaxadv.studies.universal.ascent import UniversalAscent
@@ -47,23 +43,9 @@ def network_of(setting: Setting, name: str, seed: int) -> Network:
     """One of `NETWORKS`, trained or found in the setting's folder."""
     if name != "LeNet":
         return trained(setting, name, seed)
-    data, module = setting.train, get_definition("LeNet")(classes=len(setting.train.classes))
-    mark = fingerprint(data.images, data.labels, seed, setting.quick)
-    file = setting.folder / "networks" / f"{name}-{seed}-{mark[:8]}.safetensors"
-    if file.is_file():
-        arrays, _ = read_arrays(file)
-        variables = jax.tree.map(jnp.asarray, unflatten(arrays))
-    else:
-        epochs = max(3, round((60_000 if setting.quick else 200_000) / len(data.labels)))
-        epochs = min(epochs, 20)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        variables = train(
-            module, data, epochs=epochs, batch_size=min(50, len(data.labels)),
-            key=jax.random.key(seed),
-            progress=lambda done, _: setting.progress(f"train {name}", done, epochs),
-        )  # fmt: skip
-        write_arrays(file, flatten(variables), {"name": name, "seed": seed})
-    return Network(name, module, variables, from_linen(module, variables))
+    data = setting.train
+    epochs = max(3, round((60_000 if setting.quick else 200_000) / len(data.labels)))
+    return plain(setting, data, seed, epochs=min(epochs, 20), batch_size=50)
 
 
 def split(setting: Setting) -> tuple[Dataset, Dataset]:
@@ -186,7 +168,7 @@ def images_needed(setting: Setting) -> Findings:
     _, held_out = split(setting)
     classes = len(setting.train.classes)
     numbers = sorted(set(counts(setting)))
-    order = np.argsort(_turn_in_class(setting.train.labels), kind="stable")
+    order = np.argsort(turn_in_class(setting.train.labels), kind="stable")
     names = NETWORKS[:2]
     values = np.zeros((setting.seeds, len(names), len(numbers)))
     for seed in range(setting.seeds):
@@ -214,11 +196,3 @@ def images_needed(setting: Setting) -> Findings:
         ),
     ]  # fmt: skip
     return Findings("universal.images", "How many images it takes", parts)
-
-
-def _turn_in_class(labels: np.ndarray) -> np.ndarray:
-    """For each image how many of its class came before: to take equally many of each."""
-    turn = np.zeros(len(labels), int)
-    for label in np.unique(labels):
-        turn[labels == label] = np.arange((labels == label).sum())
-    return turn

@@ -11,16 +11,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
-from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices
-from jaxadv.engine.verify import predict
 from jaxadv.studies.universal.ascent import UniversalAscent
 from jaxadv.studies.universal.fooling import Fooling, compare
 from jaxadv.studies.universal.method import Task
-from jaxadv.studies.universal.perturbation import check_slopes, fit_variable
+from jaxadv.studies.universal.perturbation import aim, check_given, fit_variable
 
 
 @pytree
@@ -94,24 +91,13 @@ def universal_patch(
     >>> found.patch.max(), found.given.rate
     (np.float32(1.0), 1.0)
     """
-
     began = time.perf_counter()
-    images = checks.check_images(images, model.bounds)
+    images, others = check_given(model, images, held_out, target)
     if images.ndim != 4 or not 1 <= size <= min(images.shape[1:3]):
         raise ValueError(f"size={size}: pass 1 to {min(images.shape[1:3])}, in pixels")
-    classes = checks.count_classes(model, images.shape[1:])
-    check_slopes(model, images.shape[1:])
-    if target is not None and not 0 <= target < classes:
-        raise ValueError(f"target={target}: pass one of the model's classes 0 to {classes - 1}")
-    others = None if held_out is None else checks.check_images(held_out, model.bounds, "held_out")
     chosen = choose_devices(devices)
     method = dataclasses.replace(method or PatchAscent(epochs=40), size=size, delta=None)
-    before = predict(model, images, chosen).argmax(1).astype(np.int32)
-    goal: Any = Untargeted(before)
-    weights = np.ones(len(images), np.float32)
-    if target is not None:
-        goal = Targeted(before, np.full_like(before, target))
-        weights[before == target] = 0
+    goal, weights = aim(model, images, chosen, target)
     span = np.float32(model.bounds[1] - model.bounds[0])
     task = Task(model, span, "linf", tuple(images.shape[1:]))
     fit = fit_variable(

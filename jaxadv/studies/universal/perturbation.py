@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxadv.core.attack import inner_radius
-from jaxadv.core.goals import Targeted, Untargeted
+from jaxadv.core.goals import Goal, Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import diameter, distance64
 from jaxadv.engine import checks
@@ -102,33 +102,14 @@ def universal_perturbation(
         if method not in METHODS:
             raise ValueError(f"method={method!r} is not known: pass one of {sorted(METHODS)}")
         method = METHODS[method]()
-    images = checks.check_images(images, model.bounds)
+    images, others = check_given(model, images, held_out, target, classes)
     shape = images.shape[1:]
-    count = checks.count_classes(model, shape)
     check_ball(norm, epsilon, shape, model.bounds)
-    check_slopes(model, shape)
-    for name, chosen in (
-        ("target", [] if target is None else [target]),
-        ("classes", classes or []),
-    ):
-        wrong = [one for one in chosen if not 0 <= one < count]
-        if wrong:
-            raise ValueError(f"{name}: {wrong} is none of the model's classes 0 to {count - 1}")
     if classes is not None and isinstance(method, UniversalAggregation):
         raise ValueError("classes: only method='ascent' can keep the other classes as they are")
-    others = None if held_out is None else checks.check_images(held_out, model.bounds, "held_out")
-    if others is not None and others.shape[1:] != shape:
-        raise ValueError(f"held_out has images {others.shape[1:]}, images has {shape}")
 
     chosen = choose_devices(devices)
-    before = predict(model, images, chosen).argmax(1).astype(np.int32)
-    weights = np.ones(len(images), np.float32)
-    if classes is not None:
-        weights = np.where(np.isin(before, classes), 1, -1).astype(np.float32)
-    goal: Any = Untargeted(before)
-    if target is not None:
-        goal = Targeted(before, np.full_like(before, target))
-        weights = np.where(before == target, 0, weights).astype(np.float32)
+    goal, weights = aim(model, images, chosen, target, classes)
     task = Task(model, inner_radius(norm, epsilon, model.bounds), norm, tuple(shape))
 
     def rate(variable: Any) -> float:
@@ -207,10 +188,44 @@ def length(norm: str, perturbation: np.ndarray) -> float:
     return float(distance64(norm, perturbation[None], np.zeros_like(perturbation)[None])[0])
 
 
-def check_slopes(model: Model, shape: tuple[int, ...]) -> None:
-    """ValueError where the model has no gradient to climb."""
+def aim(
+    model: Model, images: np.ndarray, devices: tuple[Any, ...], target: int | None = None,
+    classes: Sequence[int] | None = None,
+) -> tuple[Goal, Float[np.ndarray, " N"]]:  # fmt: skip
+    """Away from the model's answer to each image, or to the target, and what each image weighs: 0
+    where it is there already, -1 where it is of none of the `classes` and to stay. A forward pass
+    an image."""
+    before = predict(model, images, devices).argmax(1).astype(np.int32)
+    weights = np.ones(len(images), np.float32)
+    if classes is not None:
+        weights[~np.isin(before, classes)] = -1
+    if target is None:
+        return Untargeted(before), weights
+    weights[before == target] = 0
+    return Targeted(before, np.full_like(before, target)), weights
+
+
+def check_given(
+    model: Model, images: Any, held_out: Any, target: int | None,
+    classes: Sequence[int] | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
+    """The images and those held out, float32. ValueError where they cannot be meant so, where the
+    model does not know the classes, and where it has no gradient to climb."""
+    images = checks.check_images(images, model.bounds)
+    shape = images.shape[1:]
+    count = checks.count_classes(model, shape)
     if checks.missing_derivative(model, shape):
         raise ValueError("model cannot be differentiated: pass a differentiable surrogate of it")
+    for name, given in (
+        ("target", () if target is None else (target,)),
+        ("classes", classes or ()),
+    ):
+        if wrong := [one for one in given if not 0 <= one < count]:
+            raise ValueError(f"{name}: {wrong} is none of the model's classes 0 to {count - 1}")
+    others = None if held_out is None else checks.check_images(held_out, model.bounds, "held_out")
+    if others is not None and others.shape[1:] != shape:
+        raise ValueError(f"held_out has images {others.shape[1:]}, images has {shape}")
+    return images, others
 
 
 def check_ball(norm: str, epsilon: float, shape: Any, bounds: tuple[float, float]) -> None:

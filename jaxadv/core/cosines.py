@@ -1,0 +1,17 @@
+"""The cosines of the DCT-II."""
+
+import numpy as np
+from jaxtyping import Float
+
+
+def cosines(size: int, count: int) -> Float[np.ndarray, "N F"]:
+    """The `count` lowest of an axis of that size as orthonormal columns, float32.
+
+    >>> from jaxadv.core.cosines import cosines
+    >>> waves = cosines(8, 3)
+    >>> np.allclose(waves.T @ waves, np.eye(3), atol=1e-6)
+    True
+    """
+    place, frequency = np.arange(size)[:, None] + 0.5, np.arange(count)
+    scale = np.sqrt(np.where(frequency == 0, 1, 2) / size)
+    return (scale * np.cos(np.pi * place * frequency / size)).astype(np.float32)
