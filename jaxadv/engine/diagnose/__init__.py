@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from jaxadv.attacks import PGD
+from jaxadv.attacks import PGD, Square
 from jaxadv.core.attack import Attack, inner_radius
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
@@ -54,13 +54,14 @@ def check(
     - the gradients, at the images and inside the ball: finite, not zero (and which loss has one),
       and equal to how the margin changes;
     - a few attacks (noise, one step, PGD at a quarter, a half and the whole of epsilon, with twice
-      the steps, without a bound, and on planted problems): whether the stronger one is stronger and
-      has converged, whether it finds what is there, and whether what it finds survives another
-      judgement and rounding to 8 bits, and is not what a detector refuses.
+      the steps, without a bound, and on planted problems; and Square, which only asks): whether the
+      stronger one is stronger and has converged, whether it finds what is there, and whether what
+      it finds survives another judgement and rounding to 8 bits, and is not what a detector
+      refuses.
 
     A model that is never right or has no derivative gets the first of these only. Per image about
-    7 * steps forward and backward passes, and 60 forward. Raises ValueError for arguments that
-    cannot be meant so.
+    7 * steps forward and backward passes, and 60 + 6 * steps forward. Raises ValueError for
+    arguments that cannot be meant so.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 3 * jnp.eye(4))
@@ -119,7 +120,6 @@ def check(
     floor = 4 * scan.rounding * float(np.abs(clean).max())
     inner = inner_radius(norm, epsilon, bounds)
     step = np.asarray(_one_step(norm, kept, slopes["cross_entropy"], inner, bounds))
-    # What breaks an image without PGD: an attack that only asks belongs here too.
     weaker = {
         "noise": np.stack([margins(goal, one) for one in noisy]).min(0) < 0,
         "one step": margins(goal, ask(step)) < 0,
@@ -145,6 +145,11 @@ def check(
     # The highest loss lies well inside: first successes lie at the boundary, where rounding flips.
     patient = PGD(norm=norm, steps=2 * steps, step_size=0.1)
     longer = run(patient, one, np.repeat(epsilon, len(kept)), goal, keep="loss")
+    queries = 6 * steps  # the passes, forward and back, of both runs of PGD at epsilon
+    asking = None
+    if norm in Square.norms:  # in L0 attacks that only ask outdo PGD on sound models too
+        search = Square(norm=norm, steps=queries - 1, rescale=True)
+        asking = run(search, one, np.repeat(epsilon, len(kept)), goal)
     stored = margins(goal, ask(attacks.to_8_bits(longer.images, bounds)))
     pair_margins = np.stack([margin_of(side) for side in pairs])
     return [
@@ -155,6 +160,7 @@ def check(
         attacks.enough_steps(full, longer, clean_margin, steps),
         attacks.monotone(np.stack([r.success for r in (quarter, half, full)]), radii),
         attacks.order(weaker, full.success),
+        *([] if asking is None else [attacks.asking(asking, full, longer, queries)]),
         attacks.unbounded(everywhere.success, norm, whole),
         planted.planted_problems(hidden, ask(sought.images), posed),
         attacks.verified([quarter, half, full, everywhere, longer]),

@@ -6,6 +6,7 @@ from jaxadv.core.result import Result, Status
 from jaxadv.engine.diagnose.finding import FEW, Finding, verdict
 
 RISING = 0.05  # of what the loss has risen so far (Pintor et al. 2022)
+CLEARLY = 0.05  # of the images: PGD on one loss may lose a few to Square on sound models too
 
 
 def enough_steps(now: Result, longer: Result, clean_margin: np.ndarray, steps: int) -> Finding:
@@ -40,7 +41,7 @@ def monotone(broken: np.ndarray, radii: list[float]) -> Finding:
 
 
 def order(weaker: dict[str, np.ndarray], strongest: np.ndarray) -> Finding:
-    """Whether PGD [N] breaks what noise, a single step and attacks that only ask break."""
+    """Whether PGD [N] breaks what noise and a single step break."""
     for name, broken in weaker.items():
         lost = int((broken & ~strongest).sum())
         if lost > FEW * len(strongest):
@@ -50,6 +51,20 @@ def order(weaker: dict[str, np.ndarray], strongest: np.ndarray) -> Finding:
                 "mislead (masking); pass another loss or attacks that only ask",
             )
     return verdict("weaker attacks are weaker", "")
+
+
+def asking(square: Result, now: Result, longer: Result, queries: int) -> Finding:
+    """Whether Square, which sees no gradient, breaks clearly more images than PGD with as many
+    passes, forward and backward, in its two runs (after Croce et al. 2022, AutoAttack's flags)."""
+    by_asking, by_gradient = int(square.success.sum()), int((now.success | longer.success).sum())
+    return verdict(
+        "gradients find what questions do",
+        f"Square breaks {by_asking} of {len(square.success)} images with {queries} queries and no "
+        f"gradient, PGD only {by_gradient} with as many passes: gradients mislead (masking); pass "
+        "another loss or attacks that only ask"
+        if by_asking - by_gradient > CLEARLY * len(square.success)
+        else "",
+    )
 
 
 def unbounded(broken: np.ndarray, norm: str, whole: float) -> Finding:
