@@ -121,6 +121,7 @@ if TYPE_CHECKING:
     from jaxadv.engine.minimal import Nearest, minimal_distance
     from jaxadv.engine.portfolios import Refine
     from jaxadv.engine.run import run
+    from jaxadv.engine.smoothed import AttackedSmoothed, attack_smoothed, soft_smoothed
     from jaxadv.models import (
         from_keras,
         from_linen,
@@ -179,6 +180,7 @@ _MODULES = {
     "engine.portfolios": "Refine",
     "engine.chunk": "Budget",
     "engine.run": "run",
+    "engine.smoothed": "AttackedSmoothed attack_smoothed soft_smoothed",
     "studies.fooling": "FoolingImages fooling_images",
     "studies.streams": "Streams streams",
     "studies.survival": "Survival survival",
@@ -243,6 +245,7 @@ __all__ = [
     "Answer",
     "Asked",
     "Attack",
+    "AttackedSmoothed",
     "BlendedNoise",
     "Boundary",
     "BrendelBethge",
@@ -314,6 +317,7 @@ __all__ = [
     "UniversalAscent",
     "Untargeted",
     "Wasserstein",
+    "attack_smoothed",
     "certify",
     "check",
     "compare_queries",
@@ -350,6 +354,7 @@ __all__ = [
     "run_sweep",
     "save_weights",
     "smoothed_predict",
+    "soft_smoothed",
     "streams",
     "survival",
     "sweep",

@@ -145,32 +145,82 @@ def test_votes_depend_on_key_id_and_sample_alone(network, digits):
     assert stats.kstest(np.ravel(drawn), "norm").pvalue > 0.001
 
 
-def test_no_attack_gets_within_the_radius(network, digits):
-    """PGD on the mean answer under 32 noises, which is nearly the smoothed classifier."""
+def test_a_linear_classifiers_smoothed_one_is_itself_and_is_known_from_both_sides():
+    """The exact distance is |w.x + b| / |w|: the certificate stays below it, the attack above."""
+    exact = np.array([-1.1, -0.7, -0.4, -0.1, 0.002, 0.2, 0.3, 0.6, 0.9])
+    images, labels = at_distance(exact), (exact < 0).astype(int)
+    labels[1] = 0  # answered wrong: nothing to attack
+    found = ja.certify(LINEAR, images, labels, sigma=0.5, samples=5000, key=KEY)
+    attacked = ja.attack_smoothed(LINEAR, images, found, key=KEY, lanes=16)
+    right = found.prediction == labels
+    assert right.sum() == 7 and (found.prediction[4], right[1]) == (-1, False)
+    assert (attacked.distance[~right] == 0).all() and attacked.complete
+    distance, truth = attacked.distance[right], np.abs(exact[right])
+    assert (found.radius[right] <= truth).all() and (truth <= distance).all()
+    # 1,000 votes decide from where 55 % are for it, 0.13 sigma beyond the plane; then the steps.
+    assert (distance - truth).max() < 0.3 * 0.5, distance - truth
+    np.testing.assert_allclose(
+        distance, np.linalg.norm((attacked.images - images).reshape(9, -1), axis=1)[right], 1e-5
+    )
+    side = attacked.images.reshape(9, -1) @ WEIGHTS - 1.0
+    assert ((side[right] < 0) == (labels[right] == 0)).all()
+    assert attacked.accuracy() == found.accuracy() == 7 / 9
+    radii = np.linspace(0, 2, 50)
+    assert (attacked.accuracy(radii) >= found.accuracy(radii)).all()
+    one = ja.attack_smoothed(LINEAR, images[3:4], found_rows(found, [3]), key=KEY, lanes=16)
+    np.testing.assert_array_equal(one.images[0], attacked.images[3])  # whatever its company
+
+
+def found_rows(found, rows):
+    """Certificates of some of the images only."""
+    return type(found)(*(v[rows] if isinstance(v, np.ndarray) else v for v in found))
+
+
+def test_the_soft_smoothed_classifier_by_its_formula(network):
     model = ja.from_linen(*network)
-    draws = noise(jax.random.key(5), 0, jnp.arange(32), (8, 8, 1))
+    images = np.random.default_rng(2).random((3, 8, 8, 1)).astype(np.float32)
+    soft = ja.soft_smoothed(model, 0.5, 7, KEY, (8, 8, 1))
+    drawn = np.asarray(noise(KEY, 0, jnp.arange(7), (8, 8, 1)))
+    logits = np.stack([np.asarray(model(images + np.float32(0.5) * one)) for one in drawn])
+    chances = np.exp(logits.astype(np.float64))
+    chances = (chances / chances.sum(2, keepdims=True)).mean(0)
+    np.testing.assert_allclose(soft(images), np.log(chances), atol=1e-5)
+    assert soft.samples == 7
+    with pytest.raises(ValueError, match="draws=0"):
+        ja.soft_smoothed(model, 0.5, 0, KEY, (8, 8, 1))
 
-    def mean(variables, images):
-        noisy = images[:, None] + 0.5 * draws
-        logits = model.apply(variables, noisy.reshape(-1, 8, 8, 1))
-        chances = jax.nn.softmax(logits).reshape(len(images), len(draws), -1).mean(1)
-        return jnp.log(chances)
 
+def test_no_attack_gets_within_the_radius(network, digits, tmp_path):
+    model = ja.from_linen(*network)
     how = {"sigma": 0.5, "samples": 2000, "key": KEY}
     found = ja.certify(model, digits.images, digits.labels, **how)
     assert found.accuracy() > 0.7
-    sure = found.prediction >= 0
-    images, radius = digits.images[sure], found.radius[sure]
-    goal = ja.Untargeted(found.prediction[sure])
-    attack = ja.PGD(norm="l2", steps=15, step_size=0.2, loss="margin")
-    smoothed = ja.Model(mean, model.params)
-    changed = []
-    for scale in (1.0, 4.0):
-        pushed = ja.run(attack, smoothed, images, goal, scale * radius, key=KEY, keep="loss")
-        said = ja.smoothed_predict(model, pushed.images, sigma=0.5, samples=2000, key=KEY)
-        changed.append((said.prediction >= 0) & (said.prediction != found.prediction[sure]))
-    assert not changed[0].any()
-    assert changed[1].mean() > 0.3  # the attack is one that works, where it may
+    with pytest.raises(ValueError, match="certificates for 3 images"):
+        ja.attack_smoothed(model, digits.images[:3], found, key=KEY)
+    seen = []
+    again = {"key": KEY, "steps": 15, "rounds": 4, "store": tmp_path}
+    attacked = ja.attack_smoothed(model, digits.images, found, **again,
+                                  progress=lambda *now: seen.append(now))  # fmt: skip
+    right = attacked.distance > 0
+    assert (right == (found.prediction == digits.labels)).all()
+    assert (attacked.distance[right] > found.radius[right]).all()
+    broken = right & np.isfinite(attacked.distance)
+    assert broken.sum() > 0.8 * right.sum()  # the attack is one that works, where it may
+    ratio = attacked.distance[broken] / np.maximum(found.radius[broken], 0.25)
+    print(f"attacked over certified: median {np.median(ratio):.2f}")
+    assert np.median(ratio) < 4
+    said = ja.smoothed_predict(model, attacked.images[broken], sigma=0.5, samples=4000,
+                               key=jax.random.key(9))  # fmt: skip
+    other = (said.prediction != found.prediction[broken]) & (said.prediction >= 0)
+    assert other.mean() > 0.8  # by other votes: what is at the boundary may abstain
+    assert not (said.prediction == found.prediction[broken]).any()
+    passes = 4 * (16 * 17 + 1000)
+    assert (attacked.forward[right] == passes).all() and (attacked.forward[~right] == 0).all()
+    assert (attacked.backward[right] == 4 * 16 * 15).all()
+    assert seen[-1][0] == seen[-1][1] == 4 * right.sum() and seen[-1][2] == broken.sum()
+    kept = ja.attack_smoothed(model, digits.images, found, **again)
+    assert kept.seconds == attacked.seconds  # from the store
+    np.testing.assert_array_equal(kept.distance, attacked.distance)
 
 
 def test_stopped_it_goes_on_from_the_store(network, digits, tmp_path):
@@ -246,7 +296,11 @@ def test_reports_say_what_was_certified(network, digits, tmp_path):
     found = [ja.certify(model, images, labels, sigma=s, samples=300, key=KEY) for s in (0.2, 0.4)]
     report = ja.evaluate(model, images, labels, "l2", [0.25, 0.5], attacks={}, distances=False)
     radii = [0.0, 0.25]
-    data = certified_data(found, radii, report, total=360)
+    pushed = [ja.attack_smoothed(model, images, found[0], rounds=2, steps=5, samples=300, key=KEY)]
+    data = certified_data(found, radii, report, total=360, smoothed=pushed)
+    assert data["sigmas"][0]["attacked"]["accuracy"] == pushed[0].accuracy(radii).tolist()
+    assert data["sigmas"][0]["attacked"]["below_proved"] == 0
+    assert data["sigmas"][1]["attacked"] is None
     assert json.loads(json.dumps(data, allow_nan=False)) == json.loads(json.dumps(data))
     for number, row in enumerate(data["sigmas"]):
         said = [(image["answers"][number], image["label"]) for image in data["images"]]
@@ -255,7 +309,7 @@ def test_reports_say_what_was_certified(network, digits, tmp_path):
         assert row["forward"] == 400
     print_certified(data)
     page = write_certified(found, images, tmp_path / "a.html", radii, key=KEY, attacked=report,
-                           total=360).read_text()  # fmt: skip
+                           total=360, smoothed=pushed).read_text()  # fmt: skip
     assert page.count("<img") == 1 + 3 * 10
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
 
@@ -288,16 +342,25 @@ def test_command_writes_everything_and_then_only_reads(call, network, tmp_path):
     weights = tmp_path / "fc.safetensors"
     save_weights(weights, "FC", {"widths": [32]}, network[1], image_shape=(8, 8, 1))
     args = ("certify", "--weights", weights, "--data", "digits", "--examples", 10, "--sigma",
-            "0.25,0.5", "--samples", 200, "--radius", "0,0.25", "--json", "out.json")  # fmt: skip
+            "0.25,0.5", "--samples", 200, "--radius", "0,0.25", "--rounds", 2, "--draws", 4,
+            "--json", "out.json")  # fmt: skip
     first = call(*args)
     assert first.exit_code == 0, first.output
-    assert "r = 0.25" in first.stdout and "nothing was left" not in first.stdout
+    assert (
+        "σ = 0.5, attacked" in first.stdout
+        and "r = 0.25" in first.stdout
+        and "nothing was left" not in first.stdout
+    )
     data = json.loads((tmp_path / "out.json").read_text())
     folder = tmp_path / "jaxadv-results" / "certify"
     assert data == json.loads((folder / "report.json").read_text())
     assert (folder / "report.html").stat().st_size > 10_000
     assert [row["sigma"] for row in data["sigmas"]] == [0.25, 0.5]
     assert data["radii"] == [0, 0.25] and data["complete"]
+    for row in data["sigmas"]:
+        assert row["attacked"]["rounds"] == 2
+        assert row["attacked"]["accuracy"][0] == row["certified_accuracy"][0]
+        assert row["attacked"]["accuracy"][1] >= row["certified_accuracy"][1]
     model = ja.from_linen(*network)
     test = ja.load_data("digits", count=10)
     found = ja.certify(model, test.images, test.labels, sigma=0.5, samples=200, key=KEY,

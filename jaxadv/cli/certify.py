@@ -61,8 +61,18 @@ def certify(
         list[str] | None, option("--radius", help="L2 radii to state; repeatable, or with commas.")
     ] = None,
     attack: Annotated[
-        bool, option("--attack/--no-attack", help="Attack the network itself, too, to compare.")
+        bool,
+        option(
+            "--attack/--no-attack",
+            help="Attack the smoothed classifier and the network itself, too.",
+        ),
     ] = True,
+    draws: Annotated[
+        int, option("--draws", help="Of the noise, that an attack on the smoothed averages.", min=1)
+    ] = 16,
+    rounds: Annotated[
+        int, option("--rounds", help="Radii at which each image is attacked so.", min=1)
+    ] = 6,
     examples: Examples = 100,
     seed: Seed = 0,
     output: Output = Path("jaxadv-results/certify"),
@@ -72,8 +82,8 @@ def certify(
     """Prove, by randomised smoothing, that no change of an image within a radius is answered wrong.
 
     What is certified is the smoothed classifier, the majority of the network's answers under
-    Gaussian noise. Writes OUTPUT/report.html and report.json. Stopped with Ctrl-C, the same command
-    goes on where it was.
+    Gaussian noise. It is attacked as well: so its accuracy is known from both sides. Writes
+    OUTPUT/report.html and report.json. Stopped with Ctrl-C, the same command goes on where it was.
     """
     sigmas = parse_epsilons(sigma, "--sigma") if sigma else [0.25]
     if sigmas[0] == 0:
@@ -108,6 +118,7 @@ def certify(
         images, key = subject.data, jax.random.key(seed)
         radii = radii or round_radii(sigmas[-1], samples, level)
         found: list[Any] = []
+        smoothed: list[Any] = []
         attacked = None
         with Bars() as bars:
             for size in sigmas:
@@ -125,12 +136,24 @@ def certify(
                 found.append(one)
                 if not one.complete:
                     break
-            if attack and found[-1].complete:
+            for one in found if attack and found[-1].complete else []:
+                name = f"attack σ = {one.sigma:g}"
+
+                def pushing(done: int, total: int, broken: int, name: str = name) -> None:
+                    bars.attack(name, done, total, broken)
+
+                smoothed.append(ja.attack_smoothed(
+                    subject.model, images.images, one, draws=draws, rounds=rounds, key=key,
+                    samples=min(samples, 1000), store=state, progress=pushing,
+                ))  # fmt: skip
+                if not smoothed[-1].complete:
+                    break
+            if attack and all(one.complete for one in (*found, *smoothed)):
                 attacked = ja.evaluate(
                     subject.model, images.images, images.labels, "l2", [1.0], attacks={}, key=key,
                     ids=images.ids, store=state, progress=bars.attack,
                 )  # fmt: skip
-            written = certified_data(found, radii, attacked, subject.total)
+            written = certified_data(found, radii, attacked, subject.total, smoothed)
             if written["complete"]:
                 bars.interrupts.check()
         about = {"model": subject.name, "data": images.name, "seed": seed}
@@ -145,6 +168,7 @@ def certify(
         write_certified(
             found, images.images, output / "report.html", radii, images.classes,
             f"What can be proved about {subject.name} on {images.name}?", key=key,
-            attacked=attacked, bounds=subject.model.bounds, settings=about, total=subject.total,
+            attacked=attacked, smoothed=smoothed, bounds=subject.model.bounds, settings=about,
+            total=subject.total,
         )  # fmt: skip
     conclude(out, output, bars.worked, written["complete"])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from jaxadv.engine.certify import Certificates
     from jaxadv.engine.evaluate import Report
+    from jaxadv.engine.smoothed import AttackedSmoothed
 
 COLOURS = (PROVED, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
 
@@ -34,13 +35,16 @@ def certified_data(
     radii: Sequence[float],
     attacked: "Report | None" = None,
     total: int | None = None,
+    smoothed: "Sequence[AttackedSmoothed]" = (),
 ) -> dict[str, Any]:
     """All that is printed about certificates of the same images, for `json.dumps`.
 
     found: one `Certificates` with labels for each sigma; radii: L2, where certified accuracy is
     stated; attacked: an L2 evaluation of the network itself on the same images; total: how many
-    images the data set has. Accuracies are shares of the images reached, intervals Wilson's, 95 %.
-    The median radius counts a wrong or missing answer as 0: half of the images keep their label up
+    images the data set has; smoothed: nothing, or an attack on the smoothed classifier for each of
+    `found`, or for the first of them. Accuracies are shares of the images reached (under attack, of
+    all), intervals Wilson's, 95 %. The median radius counts a wrong or missing answer as 0: half of
+    the images keep their label up
     to there. A prediction of null abstains, or was not reached.
     """
     labels = found[0].labels
@@ -48,7 +52,9 @@ def certified_data(
         raise ValueError("labels=None: pass labels to certify")
     count = len(labels)
 
-    def about(one: "Certificates") -> dict[str, Any]:
+    tried = [*smoothed, *[None] * (len(found) - len(smoothed))]
+
+    def about(one: "Certificates", attack: "AttackedSmoothed | None") -> dict[str, Any]:
         reached = one.forward > 0
         number = int(reached.sum())
         accuracy = one.accuracy(radii)
@@ -64,6 +70,23 @@ def certified_data(
             "median_radius": float(np.median(radius)) if number else 0.0,
             "forward": one.samples0 + one.samples,
             "seconds": one.seconds,
+            "attacked": None if attack is None else about_attack(one, attack),
+        }
+
+    def about_attack(one: "Certificates", attack: "AttackedSmoothed") -> dict[str, Any]:
+        right = attack.distance > 0
+        share = attack.accuracy(radii)
+        return {
+            "attacked": int(right.sum()),
+            "broken": int((right & np.isfinite(attack.distance)).sum()),
+            "accuracy": share.tolist(),
+            "interval": [table.wilson(s * count, count) for s in share],
+            "below_proved": int((right & (attack.distance < one.radius)).sum()),
+            "abstained": int(attack.abstained.sum()),
+            "rounds": attack.rounds,
+            "forward": float(attack.forward[right].mean()) if right.any() else 0.0,
+            "backward": float(attack.backward[right].mean()) if right.any() else 0.0,
+            "seconds": attack.seconds,
         }
 
     def image(i: int) -> dict[str, Any]:
@@ -73,8 +96,11 @@ def certified_data(
                 "radius": float(one.radius[i]),
                 "top_count": int(one.top_count[i]),
                 "lower": float(one.lower[i]),
+                "distance": None
+                if attack is None or not np.isfinite(attack.distance[i])
+                else float(attack.distance[i]),
             }
-            for one in found
+            for one, attack in zip(found, tried, strict=True)
         ]
         return {"id": int(found[0].ids[i]), "label": int(labels[i]), "answers": answers}
 
@@ -82,12 +108,13 @@ def certified_data(
         "norm": "l2",
         "examples": count,
         "total": count if total is None else int(total),
-        "complete": all(one.complete for one in found) and (attacked is None or attacked.complete),
+        "complete": all(one.complete for one in (*found, *smoothed))
+        and (attacked is None or attacked.complete),
         "samples0": found[0].samples0,
         "samples": found[0].samples,
         "alpha": found[0].alpha,
         "radii": list(map(float, radii)),
-        "sigmas": [about(one) for one in found],
+        "sigmas": [about(one, attack) for one, attack in zip(found, tried, strict=True)],
         "attacked": None if attacked is None else {
             "clean_accuracy": attacked.clean_accuracy,
             "accuracy": attacked.accuracy_curve(np.asarray(radii)).tolist(),
@@ -124,8 +151,10 @@ def print_certified(data: Mapping[str, Any], console: "Console | None" = None) -
     from rich.console import Console
 
     console = console or Console()
+    attacks = any(row["attacked"] is not None for row in data["sigmas"])
     radii = table.grid(
-        f"Certified accuracy in % of the smoothed classifier on {data['examples']:,} images (L2)",
+        f"Certified accuracy in % of the smoothed classifier on {data['examples']:,} images (L2)"
+        + (", and what an attack on it leaves" if attacks else ""),
         "noise", [f"r = {radius:g}" for radius in data["radii"]],
     )  # fmt: skip
     cost = table.grid(
@@ -135,6 +164,8 @@ def print_certified(data: Mapping[str, Any], console: "Console | None" = None) -
     for row in data["sigmas"]:
         name = f"σ = {row['sigma']:g}"
         radii.add_row(name, *map(table.percent, row["certified_accuracy"]))
+        if row["attacked"] is not None:
+            radii.add_row(f"{name}, attacked", *map(table.percent, row["attacked"]["accuracy"]))
         cost.add_row(
             name, f"{row['reached']:,}", f"[bold]{table.percent(row['accuracy'])}[/]",
             table.percent(row["abstained"]), table.number_text(row["median_radius"]),
@@ -145,6 +176,13 @@ def print_certified(data: Mapping[str, Any], console: "Console | None" = None) -
         radii.add_row("the network itself, attacked", *shares, style="dim")
     console.print(radii)
     console.print(cost)
+    for row in data["sigmas"]:
+        if row["attacked"] is not None and row["attacked"]["below_proved"]:
+            console.print(
+                f"[bold yellow]σ = {row['sigma']:g}: {row['attacked']['below_proved']} images were "
+                f"broken below their certified radius: each certificate fails with probability "
+                f"{data['alpha']:g}[/]"
+            )
     if not data["complete"]:
         console.print("[bold yellow]incomplete: the work was interrupted[/]")
 
@@ -159,6 +197,7 @@ def write_certified(
     *,
     key: "Array",
     attacked: "Report | None" = None,
+    smoothed: "Sequence[AttackedSmoothed]" = (),
     bounds: tuple[float, float] = (0.0, 1.0),
     settings: Mapping[str, Any] | None = None,
     total: int | None = None,
@@ -167,9 +206,9 @@ def write_certified(
     """Write certificates as one HTML page (atomically, everything embedded) and return its path.
 
     images: [N, H, W, C] within `bounds`, as certified, and key: as given to `certify` (the noisy
-    images shown are its first samples); radii, attacked, total: as in `certified_data`; settings:
-    what the page should say about the run; shown: how many images are in its table, from the
-    smallest radius to the largest.
+    images shown are its first samples); radii, attacked, smoothed, total: as in `certified_data`;
+    settings: what the page should say about the run; shown: how many images are in its table, from
+    the smallest radius to the largest.
 
     Needs jinja2 and matplotlib; raises ImportError saying how to get them.
 
@@ -184,10 +223,10 @@ def write_certified(
     """
     from jaxadv.core.files import write_atomically
 
-    data = certified_data(found, radii, attacked, total)
+    data = certified_data(found, radii, attacked, total, smoothed)
     names = class_names if class_names is not None else list(map(str, range(10**4)))
     page = template("certify.html.j2").render(
-        title=title, data=data, headline=_headline(data), curve=_figure(found, attacked),
+        title=title, data=data, headline=_headline(data), curve=_figure(found, attacked, smoothed),
         largest=max(_largest_radius(one.sigma, one.samples, one.alpha) for one in found),
         rows=_rows(data, found, np.asarray(images, np.float32), names, key, bounds, shown),
         settings={
@@ -224,11 +263,14 @@ def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def _figure(found: "Sequence[Certificates]", attacked: "Report | None") -> str:
+def _figure(
+    found: "Sequence[Certificates]", attacked: "Report | None",
+    smoothed: "Sequence[AttackedSmoothed]",
+) -> str:  # fmt: skip
     figure, axes = plain_axes(7.2, 4.3)
     reach = max(one.radius.max() for one in found)
-    if attacked is not None:
-        finite = attacked.distance[np.isfinite(attacked.distance)]
+    for one in (*([] if attacked is None else [attacked]), *smoothed):
+        finite = one.distance[np.isfinite(one.distance)]
         reach = max(reach, np.quantile(finite, 0.95) if len(finite) else 0.0)
     grid = np.linspace(0, 1.08 * reach or 1.0, 600)
     if attacked is not None:
@@ -237,6 +279,10 @@ def _figure(found: "Sequence[Certificates]", attacked: "Report | None") -> str:
     for number, one in enumerate(found):
         axes.plot(grid, 100 * one.accuracy(grid), color=COLOURS[number % len(COLOURS)],
                   linewidth=2.2, label=f"smoothed, certified, σ = {one.sigma:g}")  # fmt: skip
+        if number < len(smoothed):
+            axes.plot(grid, 100 * smoothed[number].accuracy(grid), ":", linewidth=2.2,
+                      color=COLOURS[number % len(COLOURS)],
+                      label=f"smoothed, under attack, σ = {one.sigma:g}")  # fmt: skip
     axes.set(xlim=(0, grid[-1]), ylim=(0, 103))
     axes.set_xlabel("radius (L2)", fontsize=12, color=INK)
     axes.set_ylabel("accuracy in %", fontsize=12, color=INK)
@@ -267,6 +313,7 @@ def _rows(
                 "radius": table.number_text(answer["radius"]),
                 "share": f"{100 * answer['top_count'] / one.samples:.1f} %",
                 "reached": bool(one.forward[i]),
+                "distance": answer["distance"],
             }
             for one, answer in zip(found, data["images"][i]["answers"], strict=True)
         ]
