@@ -299,6 +299,19 @@ def test_distance_prints_writes_and_goes_on(call, weights, tmp_path):
     assert json.loads((tmp_path / "found.json").read_text()) == found
 
 
+@pytest.mark.slow
+def test_two_efforts_are_set_against_one_another(call, weights, tmp_path):
+    result = call("distance", "--data", "digits", "--weights", weights, "--examples", 6, "--norm",
+                  "l2", "--effort", "fast,standard", "--json", "found.json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [one["name"] for one in found["found"]] == ["l2 fast", "l2 standard"]
+    (pair,) = found["pairs"]
+    assert pair["names"] == ["l2 fast", "l2 standard"] and pair["neither"] == 0
+    assert pair["first"] + pair["second"] + pair["level"] == pair["compared"]
+    assert "One against another" in (tmp_path / "jaxadv-results/distance/report.html").read_text()
+
+
 def test_distance_says_what_is_not_known(call):
     result = call("distance", "--effort", "best")
     assert result.exit_code == 2

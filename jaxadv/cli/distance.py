@@ -8,7 +8,6 @@ from jaxadv.cli.options import (
     EPOCHS,
     Data,
     DataDir,
-    Effort,
     Epochs,
     Examples,
     Fresh,
@@ -45,7 +44,9 @@ def distance(
     norm: Annotated[
         list[str] | None, option("--norm", help="linf, l2, l1 or l0; repeatable (default: l2).")
     ] = None,
-    effort: Effort = "standard",
+    effort: Annotated[
+        str, option("--effort", help="fast, standard, strong: 400, 2,000, 40,000 passes; or some.")
+    ] = "standard",
     passes: Annotated[
         int | None, option("--passes", help="Another budget, forward and backward.", min=1)
     ] = None,
@@ -62,6 +63,7 @@ def distance(
     it was.
     """
     norms = [one for given in norm or ["l2"] for one in given.split(",")]
+    efforts = effort.split(",")
     check_folder(json_file)
     state = output / "state"
     with plain_messages():
@@ -72,8 +74,12 @@ def distance(
         from jaxadv.engine.portfolios import get_portfolio
         from jaxadv.report.distance import distance_data, print_distances, write_distances
 
-        for one in norms:
-            get_portfolio(effort, one, targeted=False)  # says at once what is not known
+        searches = {
+            one if len(efforts) == 1 else f"{one} {much}": (one, much)
+            for one in norms for much in efforts
+        }  # fmt: skip
+        for one, much in searches.values():
+            get_portfolio(much, one, targeted=False)  # says at once what is not known
         if fresh:
             forget(state)
         subject = find_subject(
@@ -83,17 +89,17 @@ def distance(
         images = subject.data
         found: dict[str, Any] = {}
         with Bars() as bars:
-            for one in norms:
+            for title, (one, much) in searches.items():
 
-                def progress(name: str, *now: int, one: str = one) -> None:
-                    bars.attack(f"{one} {name}", *now)
+                def progress(name: str, *now: int, title: str = title) -> None:
+                    bars.attack(f"{title} {name}", *now)
 
-                found[one] = ja.minimal_distance(
-                    subject.model, images.images, images.labels, one, effort=effort, passes=passes,
-                    key=jax.random.key(seed), ids=images.ids, lanes=lanes, store=state / one,
-                    progress=progress,
+                found[title] = ja.minimal_distance(
+                    subject.model, images.images, images.labels, one, effort=much, passes=passes,
+                    key=jax.random.key(seed), ids=images.ids, lanes=lanes,
+                    store=state / title.replace(" ", "-"), progress=progress,
                 )  # fmt: skip
-                if not found[one].complete:
+                if not found[title].complete:
                     break
             else:
                 bars.interrupts.check()

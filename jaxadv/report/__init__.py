@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from jaxadv.report.html import write_html
     from jaxadv.report.pages import write_pages
+    from jaxadv.report.pairs import pair_data, pair_figure, write_pair
     from jaxadv.report.queries import print_queries, queries_data, write_queries
     from jaxadv.report.study import print_study, write_study
     from jaxadv.report.sweep import print_sweep, sweep_data, write_sweep
@@ -29,6 +30,7 @@ _MODULES = {
     "export": "as_robustbench sweep_as_robustbench write_csv write_robustbench write_sweep_csv",
     "html": "write_html",
     "pages": "write_pages",
+    "pairs": "pair_data pair_figure write_pair",
     "queries": "print_queries queries_data write_queries",
     "study": "print_study write_study",
     "sweep": "print_sweep sweep_data write_sweep",
@@ -49,6 +51,8 @@ __all__ = [
     "as_robustbench",
     "certified_data",
     "distance_data",
+    "pair_data",
+    "pair_figure",
     "print_certified",
     "print_distances",
     "print_queries",
@@ -63,6 +67,7 @@ __all__ = [
     "write_distances",
     "write_html",
     "write_pages",
+    "write_pair",
     "write_queries",
     "write_robustbench",
     "write_study",

@@ -1,6 +1,7 @@
 """Minimal distances as plain data, as tables on the console, and as one HTML page."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from jaxadv.report.elements import (
     template,
     versions,
 )
+from jaxadv.report.pairs import pair_data, pair_figure
 from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
@@ -88,7 +90,18 @@ def distance_data(found: "Mapping[str, Nearest]", total: int | None = None) -> d
         "total": len(first.ids) if total is None else int(total),
         "complete": all(one.complete for one in found.values()),
         "found": [about(name, one) for name, one in found.items()],
-    }
+        "pairs": [
+            {"names": [a, b], **pair_data(found[a], found[b])} for a, b in _pairs(found)
+        ],
+    }  # fmt: skip
+
+
+def _pairs(found: "Mapping[str, Nearest]") -> list[tuple[str, str]]:
+    """Any two searches of one norm on the same images."""
+    return [
+        (a, b) for a, b in combinations(found, 2)
+        if found[a].norm == found[b].norm and np.array_equal(found[a].ids, found[b].ids)
+    ]  # fmt: skip
 
 
 def _finite(value: Any) -> float | None:
@@ -129,6 +142,14 @@ def print_distances(data: Mapping[str, Any], console: "Console | None" = None) -
             members.add_row(member["name"], f"{member['nearer']:,}", f"{member['best']:,}",
                             table.number_text(member["median"]))  # fmt: skip
         console.print(members)
+    if data["pairs"]:
+        pairs = table.grid("Two against one another, image by image", "",
+                           ["nearer", "level", "farther", "found alone"])  # fmt: skip
+        for pair in data["pairs"]:
+            pairs.add_row(" against ".join(pair["names"]), f"{pair['first']:,}",
+                          f"{pair['level']:,}", f"{pair['second']:,}",
+                          f"{pair['only_first']:,}, {pair['only_second']:,}")  # fmt: skip
+        console.print(pairs)
     if not data["complete"]:
         console.print("[bold yellow]incomplete: the work was interrupted[/]")
 
@@ -147,8 +168,8 @@ def write_distances(
     """Write minimal distances as one HTML page (atomically, everything embedded); its path.
 
     found: each `Nearest` of the same images under a name; those of one norm share a figure. Shows
-    security curves, what the members after the first gained image by image, and for `gallery`
-    images what each norm changes.
+    security curves, any two searches of one norm against one another, what the members after the
+    first gained image by image, and for `gallery` images what each norm changes.
 
     Needs jinja2 and matplotlib; raises ImportError saying how to get them.
 
@@ -174,6 +195,8 @@ def write_distances(
         ],
         gains=[{"name": name, "picture": gain} for name, one in found.items()
                if (gain := _gain(one)) is not None],
+        pairs=[{"names": [a, b], "picture": svg(pair_figure(found[a], found[b], (a, b)))}
+               for a, b in _pairs(found)],
         rows=_rows(found, names, bounds, gallery),
         settings={
             "images": f"{data['examples']:,} of {data['total']:,}",

@@ -1,0 +1,111 @@
+"""Two attacks against one another, image by image: who comes nearer, and how often."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxadv.core.result import Status
+from jaxadv.report.elements import ACCENT, CONTROL, FAINT, INK, plain_axes
+
+if TYPE_CHECKING:
+    from jaxadv.core.result import Result
+    from jaxadv.engine.minimal import Nearest
+
+LEVEL = 1e-3  # distances that differ by a smaller share are level
+
+
+def pair_data(first: "Result | Nearest", second: "Result | Nearest") -> dict[str, int]:
+    """Who found the nearer adversarial image, how often, for `json.dumps`.
+
+    first, second: two runs on the same images: a `Result` of `ja.run` with a minimum-norm attack,
+    or a `Nearest`. Compared are the images that neither found misclassified and both were run on.
+    first, second: nearer by more than 0.1 %, or alone in finding one; level: the others that both
+    found; only_first, only_second, neither: who found one at all. Raises ValueError for runs on
+    other images.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> from jaxadv.report import pair_data
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> problem = (model, 0.3 + 0.4 * jnp.eye(4).reshape(4, 2, 2, 1), ja.Untargeted(jnp.arange(4)))
+    >>> one, two = (ja.run(ja.FMN(steps=n), *problem, key=jax.random.key(0)) for n in (3, 30))
+    >>> pair_data(one, two)["second"]
+    4
+    """
+    _, x, y = _distances(first, second)
+    nearer, farther = np.minimum(x, y), np.maximum(x, y)
+    level = np.isfinite(farther) & (nearer >= (1 - LEVEL) * farther)
+    return {
+        "compared": len(x),
+        "first": int(((x < y) & ~level).sum()),
+        "second": int(((y < x) & ~level).sum()),
+        "level": int(level.sum()),
+        "only_first": int((np.isfinite(x) & ~np.isfinite(y)).sum()),
+        "only_second": int((np.isfinite(y) & ~np.isfinite(x)).sum()),
+        "neither": int((~np.isfinite(x) & ~np.isfinite(y)).sum()),
+    }
+
+
+def _distances(first: Any, second: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ids compared, and the distances of both, infinite where nothing was found."""
+    if not np.array_equal(first.ids, second.ids):
+        raise ValueError(
+            f"second is of {len(second.ids)} images, first of {len(first.ids)}, or their ids "
+            "differ: pass two runs on the same images"
+        )
+    left_out = [Status.MISCLASSIFIED, Status.NOT_RUN]
+    rows = ~np.isin(first.status, left_out) & ~np.isin(second.status, left_out)
+    both = [np.where(one.success, one.distance, np.inf)[rows] for one in (first, second)]
+    return first.ids[rows], both[0], both[1]
+
+
+def pair_figure(first: "Result | Nearest", second: "Result | Nearest", names: Sequence[str]) -> Any:
+    """A matplotlib figure of two attacks: a point for each image, on logarithmic axes.
+
+    Below the diagonal the second is nearer. An image that one of them did not find lies at its
+    margin, beyond the line; one that neither found is only counted. Arguments as in `pair_data`;
+    names: of the two.
+    """
+    _, x, y = _distances(first, second)
+    counts = pair_data(first, second)
+    figure, axes = plain_axes(4.6, 4.6)
+    axes.grid(axis="x", color=FAINT, linewidth=0.8)
+    values = np.concatenate([x, y])
+    values = values[np.isfinite(values) & (values > 0)]
+    low, high = (values.min(), values.max()) if len(values) else (0.1, 1.0)
+    low, high = low / 1.25, high * 1.25
+    edge, margin = high * 1.12, high * 1.06  # where the axes end, and what was not found lies
+    beyond = ~np.isfinite(x) | ~np.isfinite(y)
+    shown = beyond & (np.isfinite(x) | np.isfinite(y))
+    axes.plot([low, high], [low, high], color=CONTROL, linewidth=1)
+    for draw in (axes.axhline, axes.axvline):
+        draw(high, color=CONTROL, linewidth=1, linestyle=":")
+    place = [np.clip(np.where(np.isfinite(v), v, margin), low, margin) for v in (x, y)]
+    axes.scatter(place[0][~beyond], place[1][~beyond], s=14, color=ACCENT, alpha=0.7, linewidths=0)
+    axes.scatter(place[0][shown], place[1][shown], s=22, color=INK, marker="x", linewidths=1)
+    axes.set(xscale="log", yscale="log", xlim=(low, edge), ylim=(low, edge), aspect="equal")
+    axes.set_xlabel(f"distance, {names[0]}", fontsize=11, color=INK)
+    axes.set_ylabel(f"distance, {names[1]}", fontsize=11, color=INK)
+    said = f"{names[0]} nearer: {counts['first']}, {names[1]} nearer: {counts['second']}, "
+    said += f"level: {counts['level']}\n"
+    said += f"found by one alone: {counts['only_first']} and {counts['only_second']}, "
+    said += f"by neither: {counts['neither']}"
+    axes.set_title(said, fontsize=9.5, color=INK, loc="left")
+    return figure
+
+
+def write_pair(
+    first: "Result | Nearest",
+    second: "Result | Nearest",
+    path: str | Path,
+    names: Sequence[str] = ("first", "second"),
+) -> Path:
+    """Write `pair_figure` to a file of the kind that its name says (.png, .svg, .pdf); its path.
+
+    Needs matplotlib; raises ValueError for runs on other images.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pair_figure(first, second, names).savefig(path, dpi=150)
+    return path
