@@ -15,6 +15,15 @@ install_import_hook("jaxadv.attacks", "beartype.beartype")
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """slow.txt: what takes more than about six seconds (`pytest -m "" --durations=0` tells)."""
+    names = set(Path(__file__).with_name("slow.txt").read_text().splitlines())
+    for item in items:
+        if item.nodeid in names:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """JAXADV_UNTIL: the time, in seconds since 1970, from which no further test is begun."""
     if time.time() > float(os.environ.get("JAXADV_UNTIL", "inf")):
