@@ -159,6 +159,27 @@ def test_the_nearest_evading_image_of_a_linear_model(norm):
     assert (plain.distance < 0.9 * truth).any()  # to be rejected is nearer, and no success here
 
 
+def test_evaluate_counts_what_is_misclassified_and_accepted(tmp_path):
+    truth, predictions = exact("linf"), np.asarray(LINEAR(IMAGES)).argmax(1)
+    refused, near = predictions == REJECTED, np.sort(truth)
+    assert refused.sum() == 6
+    gap = np.argmax(near[1:] / near[:-1])
+    epsilons = [np.sqrt(near[gap] * near[gap + 1]), 1.2 * near[-1]]
+    attacks = {"PGD": ja.PGD(steps=60, loss="margin", restarts=3)}
+    how = {"attacks": attacks, "distances": False, "store": tmp_path, **ONE}
+    report = ja.evaluate(LINEAR, IMAGES, GOAL, "linf", epsilons, **how)
+    assert report.clean_accuracy == (~refused).mean()
+    assert report.false_rejections == refused.mean()
+    np.testing.assert_array_equal(
+        report.broken_by == -1, ~refused & (truth > np.array(epsilons)[:, None])
+    )
+    found = np.asarray(LINEAR(report.adversarial[1, ~refused])).argmax(1)
+    assert not np.isin(found, [REJECTED]).any()
+    plain = ja.evaluate(LINEAR, IMAGES, LABELS, "linf", epsilons, **how)  # another goal's store
+    assert plain.false_rejections is None
+    assert plain.robust_accuracy[0] <= report.robust_accuracy[0]
+
+
 OWN = ("ALMA", "APGD", "CW", "DDN", "FAB", "FMN", "HopSkipJump", "JSMA", "Square", "TrustRegion")
 NAMES = [  # the others share their gradients and steps with these
     "DeepFool", "PGD", *(pytest.param(name, marks=pytest.mark.slow) for name in OWN)

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from jaxadv.attacks import PGD, MinimalEpsilon
 from jaxadv.core.attack import Attack
-from jaxadv.core.goals import Untargeted
+from jaxadv.core.goals import Evading, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
 from jaxadv.engine import checks
@@ -49,7 +49,8 @@ class Report:
     distance [N]: the smallest adversarial distance found by any stage (0 where misclassified,
     infinite where none was found); messages: what the checks had to say; complete: False if the
     evaluation was interrupted; certified [N]: None, or put in with `dataclasses.replace`, radii in
-    the same norm within which the label is proved, NaN where it is not.
+    the same norm within which the label is proved, NaN where it is not; rejected: the class that
+    means that an image is refused, None without one.
     """
 
     norm: str
@@ -67,11 +68,17 @@ class Report:
     messages: list[str]
     complete: bool
     certified: np.ndarray | None = None
+    rejected: int | None = None
 
     @property
     def clean_accuracy(self) -> float:
         """The share of images classified right."""
         return float((self.predictions == self.labels).mean())
+
+    @property
+    def false_rejections(self) -> float | None:
+        """The share of clean images that are refused; None for a model that refuses none."""
+        return None if self.rejected is None else float((self.predictions == self.rejected).mean())
 
     @property
     def robust_accuracy(self) -> np.ndarray:
@@ -138,13 +145,15 @@ def evaluate(
 ) -> Report:
     """How robust a classifier is: clean accuracy, and accuracy under attack at each epsilon.
 
-    images: [N, H, W, C] floats within `model.bounds`; labels: integers [N]; epsilons: radii in the
-    norm's unit and the images' scale. attacks: the name of a cascade ("quick"; AutoAttack's
-    "standard", "plus" and "rand"; our "fast" and "strong"; see `engine.cascades`), or named attacks
-    in the order in which they are run, each on the images that survived those before (at every
-    epsilon on its own; a `ja.Hardest(attack, share)` on those of least margin); an image that falls
-    at one epsilon counts as fallen at every larger one. A model that draws at random is attacked
-    for all steps, and judged on fresh draws. key: default seed 0.
+    images: [N, H, W, C] floats within `model.bounds`; labels: integers [N], or for a model that can
+    refuse an image `ja.Evading(labels, rejected)`: then only what is misclassified and accepted is
+    a success, and a clean image that is refused counts as misclassified (`false_rejections`).
+    epsilons: radii in the norm's unit and the images' scale. attacks: the name of a cascade
+    ("quick"; AutoAttack's "standard", "plus" and "rand"; our "fast" and "strong"; see
+    `engine.cascades`), or named attacks in the order in which they are run, each on the images that
+    survived those before (at every epsilon on its own; a `ja.Hardest(attack, share)` on those of
+    least margin); an image that falls at one epsilon counts as fallen at every larger one. A model
+    that draws at random is attacked for all steps, and judged on fresh draws. key: default seed 0.
     distances: also find the smallest epsilon of every image (MinimalEpsilon of PGD), which is the
     last stage and counts too. store: a folder in which every finished part is kept; called again
     with the same arguments, the evaluation goes on from there. progress: called with (stage, rows
@@ -168,7 +177,9 @@ def evaluate(
     images = checks.check_images(images, model.bounds)
     count, shape = len(images), images.shape[1:]
     classes = checks.count_classes(model, shape)
-    goal = Untargeted(checks.check_goal(Untargeted(labels), count, classes).labels)
+    goal = labels if isinstance(labels, Evading) else Untargeted(labels)
+    goal = checks.check_goal(goal, count, classes)
+    rejected = int(goal.rejected) if isinstance(goal, Evading) else None
     checks.check_epsilon(PGD(norm=norm), levels, len(levels), shape, model.bounds)
     labels = np.asarray(goal.labels)
     ids = np.arange(count) if ids is None else np.asarray(ids)
@@ -200,9 +211,7 @@ def evaluate(
     adversarial = np.broadcast_to(images, (len(levels), *images.shape)).copy()
     distance = np.where(right, np.inf, 0.0)
     least = np.tile(margins(goal, logits), (len(levels), 1))  # of all that was tried at an epsilon
-    same = fingerprint(
-        model.params, images, labels, ids, jax.random.key_data(key), np.round(logits, 2)
-    )
+    same = fingerprint(model.params, images, goal, ids, jax.random.key_data(key), logits.round(2))
     stages: list[Stage] = []
     complete = True
     with interruptible() as interrupted:
@@ -256,4 +265,5 @@ def evaluate(
         norm=norm, epsilons=levels, ids=ids, labels=labels, predictions=logits.argmax(1),
         logits=logits, images=images, bounds=model.bounds, stages=stages, broken_by=broken_by,
         adversarial=adversarial, distance=distance, messages=messages, complete=complete,
+        rejected=rejected,
     )  # fmt: skip

@@ -101,6 +101,9 @@ def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
         }
 
     cards = [share(data["clean_accuracy"], data["clean_interval"], "clean accuracy")]
+    if data["false_rejections"] is not None:
+        refused = table.wilson(data["false_rejections"] * data["examples"], data["examples"])
+        cards.append(share(data["false_rejections"], refused, "clean images refused"))
     falls = [data["clean_accuracy"] - r for r in data["robust_accuracy"]]
     half = [i for i, fall in enumerate(falls) if fall >= data["clean_accuracy"] / 2]
     for i in sorted({half[0] if half else len(falls) - 1, len(falls) - 1}):

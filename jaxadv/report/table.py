@@ -83,6 +83,7 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
         "complete": report.complete,
         "clean_accuracy": report.clean_accuracy,
         "clean_interval": wilson(right.sum(), count),
+        "false_rejections": report.false_rejections,
         "robust_accuracy": report.robust_accuracy.tolist(),
         "robust_interval": [wilson(s * count, count) for s in report.robust_accuracy],
         "noise_accuracy": _list(report.noise_accuracy()),
@@ -185,6 +186,12 @@ def print_report(
         console.print(
             f"a sample of {data['total']:,} images; clean accuracy "
             f"{percent(data['clean_accuracy'])} ({interval_text(data['clean_interval'])})\n",
+            highlight=False,
+        )
+    if data["false_rejections"] is not None:
+        console.print(
+            "adversarial: misclassified and accepted; clean images refused, which count as "
+            f"misclassified: {percent(data['false_rejections'])}\n",
             highlight=False,
         )
     console.print(_cost_table(data))
