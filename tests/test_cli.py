@@ -19,6 +19,7 @@ import jaxadv as ja
 from jaxadv.attacks import build_attack
 from jaxadv.cli import app, parse_epsilons
 from jaxadv.models import get_definition, save_weights
+from jaxadv.models.weights import read_arrays
 
 ROOT = Path(__file__).parents[1]
 
@@ -388,3 +389,46 @@ def test_survival_prints_what_it_writes(call, weights, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in kept.rglob("*.npz")} == before
     wrong = call("survival", "--transform", "zork")
     assert wrong.exit_code == 2 and "JPEG, blur, noise" in wrong.stderr
+
+
+def test_queries_prints_what_it_counted(call, weights, tmp_path):
+    args = ("queries", "--data", "digits", "--weights", weights, "--attack", "Square", "--budget",
+            60, "--examples", 20, "--epsilon", 0.2, "--json", "found.json")  # fmt: skip
+    result = call(*args)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "found.json").read_text()
+    (square,) = json.loads(text)["attacks"]
+    attacked = [image for image in square["images"] if image["status"] != "MISCLASSIFIED"]
+    heard = [image["queries"] for image in attacked if image["success"]]
+    assert square["attacked"] == len(attacked)
+    assert square["success"]["60"] == len(heard) / len(attacked)
+    assert (square["median"], square["mean"]) == (np.median(heard), pytest.approx(np.mean(heard)))
+    assert all(image["queries"] <= 60 for image in attacked)
+    assert all(image["distance"] <= 0.2 for image in attacked if image["success"])
+    assert "nothing was left to do" in call(*args).output
+    assert (tmp_path / "found.json").read_text() == text
+
+
+@pytest.mark.slow
+def test_safety_says_how_near_the_classes_are(call, weights, tmp_path):
+    result = call("safety", "--data", "digits", "--weights", weights, "--each", 1, "--json",
+                  "found.json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    _, matrix, _, _, _, local = json.loads((tmp_path / "found.json").read_text())["parts"]
+    near = np.array(matrix["values"], float)
+    assert np.isnan(near.diagonal()).all()
+    # A layer of ReLU stretches no distance by more than the norms of its matrices.
+    arrays, _ = read_arrays(weights)
+    first, last = arrays["params/fc1/kernel"], arrays["params/fc2/kernel"]
+    data = ja.load_data("digits", "test")
+    hidden = np.maximum(data.images.reshape(-1, 64) @ first + arrays["params/fc1/bias"], 0)
+    logits = hidden @ last + arrays["params/fc2/bias"]
+    for label, to in np.argwhere(~np.eye(10, dtype=bool)):
+        right = (data.labels == label) & (logits.argmax(1) == label)
+        gap = (logits[right, label] - logits[right, to]).min()
+        stretch = np.linalg.norm(first, 2) * np.linalg.norm(last[:, label] - last[:, to])
+        assert near[label, to] >= gap / stretch
+    for row, worst in zip(near, np.array(local["values"], float)[:10, 2], strict=True):
+        epsilon = float(local["columns"][2].split("=")[1])
+        if not 0.99 < np.nanmin(row) / epsilon < 1.01:
+            assert worst == (0 if np.nanmin(row) < epsilon else 100)
