@@ -211,6 +211,7 @@ def test_a_job_that_fails_is_named_and_retried_on_request(tmp_path):
         ("steps = 20", "step = 20", 8, "does not take"),
         ('norm = "l2"', 'norm = "l3"', 8, "l3"),
         ('name = "PGD"', 'name = "PGD", norm = "l2"', 8, "needs epsilons"),
+        ("linf = [0.02", "l1 = [1.0], linf = [0.02", 5, "no attack runs in l1"),
     ],
 )
 def test_every_mistake_names_its_line(old, new, line, said):
@@ -218,6 +219,12 @@ def test_every_mistake_names_its_line(old, new, line, said):
     with pytest.raises(GridError, match=said) as caught:
         parse_grid(GRID.replace(old, new))
     assert f"line {line}" in str(caught.value)
+
+
+def test_models_are_called_as_their_folders_and_files():
+    models = '[{published = "nets/linf0.1"}, {published = "nets/linf0.3"}, {weights = "a.b.npz"}]'
+    grid = parse_grid(GRID.replace('[{given = "smooth"}]', models))
+    assert [model.title for model in grid.models] == ["linf0.1", "linf0.3", "a.b"]
 
 
 def test_two_at_one_store_share_its_jobs(whole, tmp_path):

@@ -143,15 +143,13 @@ def _print_plan(costs: Sequence["Cost"], folder: Path) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("model", "data", "attack", "norm"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("model / data / attack / norm", overflow="fold")
     for heading in ("cells", "rows", "kept", "passes a row ≤", "time ≤"):
         table.add_column(heading, justify="right")
     for cost in costs:
-        about = cost.group.about
         table.add_row(
-            *(about[name] for name in ("model", "data", "attack", "norm")), f"{cost.cells:,}",
-            f"{cost.rows:,}", f"{cost.done:,}", f"{cost.passes:,}", duration(cost.seconds),
+            cost.group.title(), f"{cost.cells:,}", f"{cost.rows:,}", f"{cost.done:,}",
+            f"{cost.passes:,}", duration(cost.seconds),
         )  # fmt: skip
     out = console()
     out.print(table)

@@ -57,8 +57,9 @@ class ModelEntry(_Strict):
     @property
     def title(self) -> str:
         """What the model is called in results."""
-        path = self.published or self.weights
-        return self.name or self.train or self.given or (path.stem if path else "")
+        folder = self.published.name if self.published else ""  # may end in ".3"
+        file = self.weights.stem if self.weights else ""
+        return self.name or self.train or self.given or folder or file
 
 
 class AttackEntry(BaseModel):
@@ -237,11 +238,13 @@ def _check(grid: Grid, name: str, text: str) -> None:
             [parse_number(str(value), "epsilon") for value in values]
         except ValueError as error:
             refuse(["epsilons", norm], str(error))
+    used = set()
     for i, attack in enumerate(grid.attacks):
         at = ["attacks", i]
         try:
             for settings in expand(attack):
                 entry = build_entry(attack.name, settings)
+                used.add(settings["norm"])
                 values = epsilons_of(grid, attack, str(settings["norm"]))
                 if entry.needs_epsilon and not values:
                     refuse([*at, "norm"], f"{attack.name} needs epsilons of {settings['norm']}: "
@@ -250,6 +253,10 @@ def _check(grid: Grid, name: str, text: str) -> None:
             if isinstance(error, GridError):
                 raise
             refuse(at, str(error))
+    for norm in grid.epsilons:
+        if norm not in used:
+            refuse(["epsilons", norm], f"no attack runs in {norm}: give one the norm, or leave "
+                   "these epsilons out")  # fmt: skip
 
 
 def expand(attack: AttackEntry) -> list[dict[str, Any]]:
