@@ -149,8 +149,8 @@ def certify(
                 if not smoothed[-1].complete:
                     break
             if attack and all(one.complete for one in (*found, *smoothed)):
-                attacked = ja.evaluate(
-                    subject.model, images.images, images.labels, "l2", [1.0], attacks={}, key=key,
+                attacked = ja.minimal_distance(
+                    subject.model, images.images, images.labels, "l2", effort="fast", key=key,
                     ids=images.ids, store=state, progress=bars.attack,
                 )  # fmt: skip
             written = certified_data(found, radii, attacked, subject.total, smoothed)

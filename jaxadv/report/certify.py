@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from jaxadv.engine.certify import Certificates
-    from jaxadv.engine.evaluate import Report
+    from jaxadv.engine.minimal import Nearest
     from jaxadv.engine.smoothed import AttackedSmoothed
 
 COLOURS = (PROVED, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
@@ -33,19 +33,19 @@ COLOURS = (PROVED, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
 def certified_data(
     found: "Sequence[Certificates]",
     radii: Sequence[float],
-    attacked: "Report | None" = None,
+    attacked: "Nearest | None" = None,
     total: int | None = None,
     smoothed: "Sequence[AttackedSmoothed]" = (),
 ) -> dict[str, Any]:
     """All that is printed about certificates of the same images, for `json.dumps`.
 
     found: one `Certificates` with labels for each sigma; radii: L2, where certified accuracy is
-    stated; attacked: an L2 evaluation of the network itself on the same images; total: how many
-    images the data set has; smoothed: nothing, or an attack on the smoothed classifier for each of
-    `found`, or for the first of them. Accuracies are shares of the images reached (under attack, of
-    all), intervals Wilson's, 95 %. The median radius counts a wrong or missing answer as 0: half of
-    the images keep their label up
-    to there. A prediction of null abstains, or was not reached.
+    stated; attacked: `minimal_distance` of the network itself in L2 on the same images; total: how
+    many images the data set has; smoothed: nothing, or an attack on the smoothed classifier for
+    each of `found`, or for the first of them. Accuracies are shares of the images reached (under
+    attack, of all), intervals Wilson's, 95 %. The median radius counts a wrong or missing answer as
+    0: half of the images keep their label up to there. A prediction of null abstains, or was not
+    reached.
     """
     labels = found[0].labels
     if labels is None:
@@ -116,8 +116,8 @@ def certified_data(
         "radii": list(map(float, radii)),
         "sigmas": [about(one, attack) for one, attack in zip(found, tried, strict=True)],
         "attacked": None if attacked is None else {
-            "clean_accuracy": attacked.clean_accuracy,
-            "accuracy": attacked.accuracy_curve(np.asarray(radii)).tolist(),
+            "clean_accuracy": float(attacked.robust_accuracy(0)),
+            "accuracy": attacked.robust_accuracy(radii).tolist(),
             "distances": [float(d) if np.isfinite(d) else None for d in attacked.distance],
         },
         "images": [image(i) for i in range(count)],
@@ -196,7 +196,7 @@ def write_certified(
     title: str = "What can be proved about this classifier?",
     *,
     key: "Array",
-    attacked: "Report | None" = None,
+    attacked: "Nearest | None" = None,
     smoothed: "Sequence[AttackedSmoothed]" = (),
     bounds: tuple[float, float] = (0.0, 1.0),
     settings: Mapping[str, Any] | None = None,
@@ -264,7 +264,7 @@ def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _figure(
-    found: "Sequence[Certificates]", attacked: "Report | None",
+    found: "Sequence[Certificates]", attacked: "Nearest | None",
     smoothed: "Sequence[AttackedSmoothed]",
 ) -> str:  # fmt: skip
     figure, axes = plain_axes(7.2, 4.3)
@@ -274,7 +274,7 @@ def _figure(
         reach = max(reach, np.quantile(finite, 0.95) if len(finite) else 0.0)
     grid = np.linspace(0, 1.08 * reach or 1.0, 600)
     if attacked is not None:
-        axes.plot(grid, 100 * attacked.accuracy_curve(grid), "--", color=CONTROL, linewidth=1.8,
+        axes.plot(grid, 100 * attacked.robust_accuracy(grid), "--", color=CONTROL, linewidth=1.8,
                   label="the network itself, under attack")  # fmt: skip
     for number, one in enumerate(found):
         axes.plot(grid, 100 * one.accuracy(grid), color=COLOURS[number % len(COLOURS)],
