@@ -17,10 +17,10 @@ from jaxadv.cli import app
 from jaxadv.report import sweep_as_robustbench, sweep_data, write_sweep
 from jaxadv.sweep import SCHEMA, SweepStore, compare_stores, parse_grid, read_cells
 from jaxadv.sweep.standing import median_of
-from jaxadv.sweep.store import FORMAT, Job
+from jaxadv.sweep.store import FORMAT, ORIGINALS, Job
 
 CHROMIUM = Path("/usr/bin/chromium")
-IMAGES = 150  # more than one file of originals holds
+IMAGES = 270  # more than one file of originals holds
 INF = math.inf
 
 
@@ -292,12 +292,14 @@ def test_originals_are_kept_once_and_whole(swept):
     folder, data = swept
     store = SweepStore(folder)
     (mark,) = {about["data_hash"] for about in store.manifest["groups"].values()}
-    assert len(list((folder / "originals").iterdir())) == 2
-    kept = [store.originals(mark, number) for number in range(2)]
+    files = -(-IMAGES // ORIGINALS)
+    assert files > 1
+    assert len(list((folder / "originals").iterdir())) == files
+    kept = [store.originals(mark, number) for number in range(files)]
     for name in ("images", "labels", "ids"):
         np.testing.assert_array_equal(np.concatenate([k[name] for k in kept]), getattr(data, name))
     assert tuple(kept[0]["classes"]) == data.classes
-    assert store.originals(mark, 2) is None
+    assert store.originals(mark, files) is None
 
 
 def test_pages_of_images(swept, tmp_path):
