@@ -61,9 +61,13 @@ def compare(name: str, count: int, cells: int, shard: int, images: str) -> list[
 
 if __name__ == "__main__":
     ja.use_cpu_cores()
-    names = sys.argv[1:] or ["FC", "LeNet"]
-    cases = [(2000, 1, 4096, "float32"), (2000, 1, 4096, "none"), (20, 100, 4096, "float32"),
-             (20, 100, 20, "float32")]  # fmt: skip
-    rows = [compare(name, *case) for name in names for case in cases]
+    counts = {"FC": 2000, "LeNet": 400}  # a pass of LeNet costs some twenty times as much
+    rows = [
+        compare(name, *case)
+        for name in sys.argv[1:] or counts
+        for case in [(counts[name], 1, 4096, "float32"), (counts[name], 1, 4096, "none"),
+                     (20, counts[name] // 20, 4096, "float32"),
+                     (20, counts[name] // 20, 20, "float32")]
+    ]  # fmt: skip
     show("run_sweep over ja.run for the same rows, PGD-40", ["cells x images", "sweep s", "run s",
                                                             "ratio"], rows)  # fmt: skip
