@@ -19,17 +19,13 @@ from jaxadv.attacks.beyond.sinkhorn import Prices, arrived, costs, lambert, plan
 from jaxadv.attacks.beyond.spatial import grid, turned
 from jaxadv.core.attack import Problem, attack_key
 from jaxadv.engine.verify import margins as margins_of
+from tests.draws import anew
 from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
 
 ONE = jax.local_devices()[:1]
 RNG = np.random.default_rng(0)
-DRAWN = RNG.bit_generator.state
+every_test_draws_anew = anew(RNG)
 PICTURE = RNG.random((9, 7, 3), np.float32)
-
-
-@pytest.fixture(autouse=True)
-def _every_test_draws_anew():
-    RNG.bit_generator.state = DRAWN  # whatever ran before it
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,8 @@ def test_evaluate_counts_what_is_misclassified_and_accepted(tmp_path):
     plain = ja.evaluate(LINEAR, IMAGES, LABELS, "linf", epsilons, **how)  # another goal's store
     assert plain.false_rejections is None
     assert plain.robust_accuracy[0] <= report.robust_accuracy[0]
+    with pytest.raises(ValueError, match="labels are a targeted goal"):
+        ja.evaluate(LINEAR, IMAGES, ja.Targeted(LABELS, (LABELS + 1) % 4), "linf", epsilons)
 
 
 OWN = ("ALMA", "APGD", "CW", "DDN", "FAB", "FMN", "HopSkipJump", "JSMA", "Square", "TrustRegion")

@@ -8,19 +8,15 @@ import pytest
 import jaxadv as ja
 from jaxadv.data import load_data
 from jaxadv.models import load_published
+from tests.draws import anew
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(3)
-DRAWN = RNG.bit_generator.state
+every_test_draws_anew = anew(RNG)
 IMAGES = RNG.random((12, 6, 7, 2)).astype(np.float32)
 WEIGHTS = RNG.normal(size=(84, 2)).astype(np.float32)
 LINEAR = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.asarray(WEIGHTS))
 LABELS = np.asarray(LINEAR(IMAGES)).argmax(1)
-
-
-@pytest.fixture(autouse=True)
-def _every_test_draws_anew():
-    RNG.bit_generator.state = DRAWN  # whatever ran before it
 
 
 def best_patches(image: np.ndarray, label: int, size: int) -> dict[tuple[int, int], float]:

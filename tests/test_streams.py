@@ -8,21 +8,17 @@ import pytest
 import jaxadv as ja
 from jaxadv.core.window import DEFENCES, trimmed_mean
 from jaxadv.studies.streams import ATTACKS, streams_findings
+from tests.draws import anew
 
 KEY = jax.random.key(0)
 ONE = jax.devices()[:1]
 RNG = np.random.default_rng(0)
-DRAWN = RNG.bit_generator.state
+every_test_draws_anew = anew(RNG)
 # A reading is one number; class 1 if it is above a half.
 THRESHOLD = ja.Model(lambda w, x: (x.reshape(-1, 1) - 0.5) @ w, jnp.array([[-1.0, 1.0]]))
 READINGS = np.array([0.2, 0.3, 0.35, 0.4, 0.45], np.float32)
 WINDOW = READINGS.reshape(1, 5, 1, 1)
 TWO = ja.Model(lambda w, x: x.reshape(len(x), -1)[:, :2], ())
-
-
-@pytest.fixture(autouse=True)
-def _every_test_draws_anew():
-    RNG.bit_generator.state = DRAWN  # whatever ran before it
 
 
 def broken(defence: str, k: int, trim: int = 1) -> bool:

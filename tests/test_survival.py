@@ -12,17 +12,13 @@ import jaxadv as ja
 from jaxadv.core.jpeg import CHROMINANCE, LUMINANCE, jpeg, quantisation
 from jaxadv.data import load_data
 from jaxadv.models import load_published
+from tests.draws import anew
 
 Image = pytest.importorskip("PIL.Image")
 RNG = np.random.default_rng(0)
-DRAWN = RNG.bit_generator.state
+every_test_draws_anew = anew(RNG)
 PICTURE = jnp.asarray(RNG.random((20, 27, 3)), jnp.float32)
 ONE = jax.devices()[:1]
-
-
-@pytest.fixture(autouse=True)
-def _every_test_draws_anew():
-    RNG.bit_generator.state = DRAWN  # whatever ran before it
 
 
 def stored(image: np.ndarray, quality: int, subsampling: bool) -> np.ndarray:

@@ -8,6 +8,7 @@ from jaxadv.cli.options import (
     EPOCHS,
     Data,
     DataDir,
+    Effort,
     Epochs,
     Examples,
     Fresh,
@@ -44,9 +45,7 @@ def distance(
     norm: Annotated[
         list[str] | None, option("--norm", help="linf, l2, l1 or l0; repeatable (default: l2).")
     ] = None,
-    effort: Annotated[
-        str, option("--effort", help="fast, standard, strong: 400, 2,000, 40,000 passes; or some.")
-    ] = "standard",
+    effort: Effort = "standard",
     passes: Annotated[
         int | None, option("--passes", help="Another budget, forward and backward.", min=1)
     ] = None,
@@ -59,8 +58,8 @@ def distance(
 ) -> None:
     """Find the nearest misclassified image of each, and so accuracy at every epsilon at once.
 
-    Writes OUTPUT/report.html and report.json. Stopped with Ctrl-C, the same command goes on where
-    it was.
+    Several efforts, with commas, are set against one another. Writes OUTPUT/report.html and
+    report.json. Stopped with Ctrl-C, the same command goes on where it was.
     """
     norms = [one for given in norm or ["l2"] for one in given.split(",")]
     efforts = effort.split(",")

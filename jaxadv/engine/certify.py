@@ -235,9 +235,7 @@ def _check(sigma: Any, samples: Any, alpha: Any, samples0: Any = 1) -> None:
             f"sigma={sigma}: pass a positive number, the noise's standard deviation in the scale "
             "of the images, such as 0.25"
         )
-    for name, number in {"samples0": samples0, "samples": samples}.items():
-        if not isinstance(number, int | np.integer) or not 1 <= number < 2**30:
-            raise ValueError(f"{name}={number}: pass a whole number from 1 to 2**30 - 1")
+    checks.check_counts(samples0=samples0, samples=samples)
     if not 0 < alpha < 1:
         raise ValueError(
             f"alpha={alpha}: pass the probability of a wrong answer, between 0 and 1, such as 0.001"

@@ -196,6 +196,13 @@ def check_ids(ids: Any, count: int) -> np.ndarray:
     return ids
 
 
+def check_counts(**numbers: Any) -> None:
+    """ValueError where one of these arguments is no whole number from 1 to 2**30 - 1."""
+    for name, number in numbers.items():
+        if not isinstance(number, int | np.integer) or not 1 <= number < 2**30:
+            raise ValueError(f"{name}={number}: pass a whole number from 1 to 2**30 - 1")
+
+
 def check_problem(
     model: Model, images: Any, goal: Any, ids: Any
 ) -> tuple[np.ndarray, Goal, np.ndarray, int]:

@@ -174,15 +174,13 @@ def evaluate(
         raise ValueError(f"epsilons={epsilons!r}: pass at least one number")
     entries = get_cascade(attacks, norm)
     checks.check_norms({name: attack_of(one) for name, one in entries.items()}, norm, "attacks")
-    images = checks.check_images(images, model.bounds)
+    images, goal, ids, _ = checks.check_problem(model, images, labels, ids)
+    if goal.targeted:
+        raise ValueError("labels are a targeted goal: pass labels, or ja.Evading(labels, rejected)")
     count, shape = len(images), images.shape[1:]
-    classes = checks.count_classes(model, shape)
-    goal = labels if isinstance(labels, Evading) else Untargeted(labels)
-    goal = checks.check_goal(goal, count, classes)
     rejected = int(goal.rejected) if isinstance(goal, Evading) else None
     checks.check_epsilon(PGD(norm=norm), levels, len(levels), shape, model.bounds)
     labels = np.asarray(goal.labels)
-    ids = np.arange(count) if ids is None else np.asarray(ids)
     key = jax.random.key(0) if key is None else key
     chosen = choose_devices(devices)
 

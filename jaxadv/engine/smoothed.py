@@ -76,8 +76,7 @@ def soft_smoothed(
     >>> jnp.exp(soft(jnp.ones((1, 2, 2, 1)))).sum().round(3)
     Array(1., dtype=float32)
     """
-    if not isinstance(draws, int | np.integer) or draws < 1:
-        raise ValueError(f"draws={draws}: pass a whole number, 1 or more")
+    checks.check_counts(draws=draws)
     added = np.float32(sigma) * noise(key, 0, jnp.arange(draws), shape)
     return Model(_Smoothed(), (model, added), model.bounds, samples=int(draws) * model.samples)
 
@@ -137,9 +136,7 @@ def attack_smoothed(
     began = time.perf_counter()
     images = checks.check_images(images, model.bounds)
     count, shape = len(images), images.shape[1:]
-    for name, number in {"steps": steps, "rounds": rounds, "samples": samples}.items():
-        if not isinstance(number, int | np.integer) or number < 1:
-            raise ValueError(f"{name}={number}: pass a whole number, 1 or more")
+    checks.check_counts(steps=steps, rounds=rounds, samples=samples)
     if len(found.prediction) != count:
         raise ValueError(
             f"found has {len(found.prediction)} certificates for {count} images: pass those images "

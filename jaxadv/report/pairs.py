@@ -33,7 +33,7 @@ def pair_data(first: "Result | Nearest", second: "Result | Nearest") -> dict[str
     >>> pair_data(one, two)["second"]
     4
     """
-    _, x, y = _distances(first, second)
+    x, y = _distances(first, second)
     nearer, farther = np.minimum(x, y), np.maximum(x, y)
     level = np.isfinite(farther) & (nearer >= (1 - LEVEL) * farther)
     return {
@@ -47,8 +47,8 @@ def pair_data(first: "Result | Nearest", second: "Result | Nearest") -> dict[str
     }
 
 
-def _distances(first: Any, second: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The ids compared, and the distances of both, infinite where nothing was found."""
+def _distances(first: Any, second: Any) -> list[np.ndarray]:
+    """The distances of both in the images compared, infinite where nothing was found."""
     if not np.array_equal(first.ids, second.ids):
         raise ValueError(
             f"second is of {len(second.ids)} images, first of {len(first.ids)}, or their ids "
@@ -56,8 +56,7 @@ def _distances(first: Any, second: Any) -> tuple[np.ndarray, np.ndarray, np.ndar
         )
     left_out = [Status.MISCLASSIFIED, Status.NOT_RUN]
     rows = ~np.isin(first.status, left_out) & ~np.isin(second.status, left_out)
-    both = [np.where(one.success, one.distance, np.inf)[rows] for one in (first, second)]
-    return first.ids[rows], both[0], both[1]
+    return [np.where(one.success, one.distance, np.inf)[rows] for one in (first, second)]
 
 
 def pair_figure(first: "Result | Nearest", second: "Result | Nearest", names: Sequence[str]) -> Any:
@@ -67,7 +66,7 @@ def pair_figure(first: "Result | Nearest", second: "Result | Nearest", names: Se
     margin, beyond the line; one that neither found is only counted. Arguments as in `pair_data`;
     names: of the two.
     """
-    _, x, y = _distances(first, second)
+    x, y = _distances(first, second)
     counts = pair_data(first, second)
     figure, axes = plain_axes(4.6, 4.6)
     axes.grid(axis="x", color=FAINT, linewidth=0.8)
