@@ -465,3 +465,55 @@ def test_pooling_over_large_windows_is_left_alone(window, left):
     gradient = jax.grad(lambda x: linen.max_pool(x, (window,) * 2, (window,) * 2).sum())
     assert count(cured(gradient), x)[2] == left
     np.testing.assert_array_equal(cured(gradient)(x), gradient(x))
+
+
+SHAPES = [  # size, kernel, strides, padding, channels in and out
+    ((7, 9), (3, 3), (2, 2), "SAME", (1, 3)),
+    ((8, 8), (4, 4), (2, 2), ((1, 1), (1, 1)), (2, 5)),
+    ((9, 8), (5, 2), (3, 2), "VALID", (3, 2)),
+    ((8, 7), (1, 1), (2, 3), "VALID", (4, 2)),
+    ((6, 11), (2, 3), (4, 1), ((0, 3), (2, 0)), (20, 1)),
+    ((10, 10), (7, 7), (2, 2), ((3, 3), (4, 2)), (3, 4)),
+    ((8, 8), (3, 3), (2, 2), ((-1, 2), (0, -2)), (2, 2)),
+]
+
+
+@pytest.mark.parametrize(("size", "window", "strides", "padding", "channels"), SHAPES)
+def test_strides_are_gone_and_change_nothing(size, window, strides, padding, channels):
+    kernel, x = arrays((*window, *channels), 1), arrays((2, *size, channels[0]), 2)
+
+    def forward(x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
+
+    v = arrays(jax.eval_shape(forward, x).shape, 3)
+    backward = lambda v: jax.linear_transpose(forward, x)(v)[0]  # noqa: E731
+    for function, given in ((forward, x), (backward, v)):
+        truth, found = compiled(function)(given), compiled(cured(function))(given)
+        np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-4)
+        inner = [e.params for e in equations(jax.make_jaxpr(cured(function))(given).jaxpr)
+                 if e.primitive.name == "conv_general_dilated"]  # fmt: skip
+        assert len(inner) == 1
+        assert inner[0]["lhs_dilation"] == (1, 1)
+        few = np.prod(window) * channels[0] <= 64 and all(np.less_equal(strides, window))
+        assert (function is forward and not few) or inner[0]["window_strides"] == (1, 1)
+
+
+@pytest.mark.parametrize("shape", [(3, 28, 28, 1), (2, 100), (784,), (4, 2, 16, 8)])
+def test_reductions_are_those_of_numpy(shape):
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    last = tuple(range(min(1, len(shape) - 1), len(shape)))
+    negative = np.copysign(np.float32(np.nan), np.float32(-1))  # what processors make of 0 / 0
+    rows = [values, -np.abs(values), np.zeros_like(values)]
+    for odd in (np.inf, -np.inf, np.nan, negative):
+        rows.append(values.copy())
+        rows[-1][..., 0] = odd
+    for given in rows:
+        for ours, truth in ((jnp.sum, np.sum), (jnp.max, np.max), (jnp.min, np.min)):
+            function = functools.partial(ours, axis=last)
+            found = cured(function)(given)
+            with np.errstate(invalid="ignore"):
+                np.testing.assert_allclose(found, truth(given, axis=last), rtol=1e-5, atol=1e-4)
+            assert str(jax.make_jaxpr(cured(function))(given)) != str(
+                jax.make_jaxpr(function)(given)
+            ) or (ours is jnp.sum and np.prod([shape[axis] for axis in last]) % 128 == 0)

@@ -58,7 +58,7 @@ def test_the_distance_to_a_hyperplane(attack: Any, most: float) -> None:
 
 def test_the_normal_is_estimated_as_well_as_the_paper_says() -> None:
     """The mean of B signed directions has cosine 1 / sqrt(1 + pi d / 2B) to the true normal."""
-    attack, size = ja.HopSkipJump(), 36
+    attack, size = ja.HopSkipJump(batch=32), 36
     image, unit = np.full((6, 6, 1), 0.5, np.float32), NORMAL / np.linalg.norm(NORMAL)
     problem = Problem(image, ja.Untargeted(jnp.int32(0)), jnp.inf, jnp.float32(0), jnp.float32(1),
                       jnp.zeros(2), 0)  # fmt: skip

@@ -1,12 +1,16 @@
-"""The cure: convolutions and max-pooling gradients in the form that XLA's CPU backend runs fast.
+"""The cure: convolutions, pooling and reductions in the form that XLA's CPU backend runs fast.
 
 Inside a loop XLA for CPU runs a convolution in any but the canonical layout 2 to 20 times slower
 (jax issue 12868), and the gradient of max-pooling always. `cured(f)` traces `f`, rewrites
 its jaxpr, nested ones included, and returns a function that computes the same:
 
 - every ungrouped `conv_general_dilated` gets NHWC and HWIO operands, with explicit transposes;
+- those with strides on few channels, and the gradients of all that have strides, become
+  convolutions of stride one over blocks of pixels (`strides`);
 - every `select_and_scatter_add` over windows that tile the image (stride equal to window, no
-  padding) becomes strided slices with a first-maximum mask.
+  padding) becomes strided slices with a first-maximum mask;
+- the largest and smallest of an image's entries are found among integers, which costs a tenth of
+  comparing floats one by one, and sums of them are kept from a library that is slow at most sizes.
 
 It works after differentiation, so no derivative of any order or mode is touched.
 """
@@ -19,10 +23,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from jaxadv.engine import strides
+
 MOST_SLICES = 64  # a larger pooling window is left alone: one slice and one pad for each entry
+LONG = 64  # a reduction of fewer entries is left alone
+EVEN = 128  # sums of multiples of it are fast as they are
 
 
 def _canonical(rank: int) -> tuple[tuple[int, ...], ...]:
@@ -35,6 +44,8 @@ def _is_slow_convolution(eqn: JaxprEqn) -> bool:
     p = eqn.params
     if p["batch_group_count"] != 1 or p["feature_group_count"] != 1:
         return False
+    if strides.is_strided(eqn) or strides.is_spread(eqn):
+        return True
     return tuple(map(tuple, p["dimension_numbers"])) != _canonical(len(p["dimension_numbers"][0]))
 
 
@@ -45,7 +56,12 @@ def _convolution(image: Any, kernel: Any, *, eqn: JaxprEqn) -> Any:
     kernel = lax.transpose(kernel, (*out_in[2:], out_in[1], out_in[0]))
     canonical = lax.ConvDimensionNumbers(*_canonical(rank))
     params = {**eqn.params, "dimension_numbers": canonical}
-    out = eqn.primitive.bind(image, kernel, **params)
+    if strides.is_strided(eqn):
+        out = strides.strided(image, kernel, params)
+    elif strides.is_spread(eqn):
+        out = strides.spread(image, kernel, params)
+    else:
+        out = eqn.primitive.bind(image, kernel, **params)
     order = [0] * rank
     order[placed[0]], order[placed[1]] = 0, rank - 1
     for axis in range(rank - 2):
@@ -78,9 +94,49 @@ def _pooling_gradient(gradient: Any, image: Any, *, eqn: JaxprEqn) -> Any:
     return total
 
 
+def _is_long_reduction(eqn: JaxprEqn) -> bool:
+    values, axes = eqn.invars[0].aval, tuple(eqn.params["axes"])
+    last = axes == tuple(range(values.ndim - len(axes), values.ndim))
+    return values.dtype == jnp.float32 and last and _length(eqn) >= LONG
+
+
+def _is_uneven_sum(eqn: JaxprEqn) -> bool:
+    return _is_long_reduction(eqn) and _length(eqn) % EVEN > 0
+
+
+def _length(eqn: JaxprEqn) -> int:
+    return math.prod(eqn.invars[0].aval.shape[axis] for axis in eqn.params["axes"])
+
+
+def _sum(values: Any, *, eqn: JaxprEqn) -> Any:
+    rows = values.reshape(*values.shape[: values.ndim - len(eqn.params["axes"])], -1)
+    # Changes nothing, but XLA then adds in a loop of its own and calls no library.
+    return jnp.where(rows <= np.inf, rows, np.float32(np.nan)).sum(-1)
+
+
+def _largest(values: Any, *, eqn: JaxprEqn) -> Any:
+    # The bits of floats, those below zero turned over, are in the order of the floats.
+    def turned(bits: Any) -> Any:
+        return jnp.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
+
+    known = jnp.where(
+        jnp.isnan(values), np.float32(np.nan), values
+    )  # else one with a sign is least
+    bits = turned(lax.bitcast_convert_type(known, jnp.int32))
+    most = jnp.max(bits, axis=tuple(eqn.params["axes"]))
+    return lax.bitcast_convert_type(turned(most), jnp.float32)
+
+
+def _smallest(values: Any, *, eqn: JaxprEqn) -> Any:
+    return -_largest(-values, eqn=eqn)
+
+
 _TESTS = {
     "conv_general_dilated": (_is_slow_convolution, _convolution),
     "select_and_scatter_add": (_is_tiled_pooling, _pooling_gradient),
+    "reduce_sum": (_is_uneven_sum, _sum),
+    "reduce_max": (_is_long_reduction, _largest),
+    "reduce_min": (_is_long_reduction, _smallest),
 }
 
 

@@ -172,19 +172,17 @@ class LabelOnly(Attack):
 
     def starts(self, problem: Problem, state: Asking, noise: Array) -> Array:
         """Noise of several grains and densities, blended with the image by growing shares."""
-        number = jnp.arange(self.batch)
+        number = state.spent + jnp.arange(self.batch)
+        number = number.reshape(-1, *(1,) * problem.image.ndim)
         height, width, _ = problem.image.shape
-
-        def draw(uniform: Array, number: Array) -> Array:
-            grain = 2 ** (number % 4)
-            rows, columns = jnp.arange(height) // grain * grain, jnp.arange(width) // grain * grain
-            grained = uniform[rows][:, columns]
-            threshold = 0.2 + 0.6 * uniform[-1, -1, -1]
-            return jnp.where(number % 8 < 4, grained, grained > threshold)
-
-        drawn = jax.vmap(draw)(noise, number)
-        share = (1 + number // 8 * 8 / self.batch) / 2
-        share = jnp.where(state.tick < 3, share, 1.0).reshape(-1, *(1,) * problem.image.ndim)
+        coarse = [noise]
+        for grain in (2, 4, 8):
+            drawn = noise[:, ::grain, ::grain].repeat(grain, 1).repeat(grain, 2)
+            coarse.append(drawn[:, :height, :width])
+        drawn = jnp.stack([coarse[n % 4][n] for n in range(self.batch)])
+        threshold = 0.2 + 0.6 * noise[:, -1:, -1:, -1:]
+        drawn = jnp.where(number % 8 < 4, drawn, drawn > threshold)
+        share = jnp.minimum(0.5 + number // 8 / 8, 1.0)
         drawn = problem.lower + drawn * (problem.upper - problem.lower)
         return problem.image + share * (drawn - problem.image)
 

@@ -46,7 +46,7 @@ class Boundary(LabelOnly):
     """
 
     norm: str = static(default="l2")
-    batch: int = static(default=8)
+    batch: int = static(default=4)
     sphere: Any = 0.05
     source: Any = 0.05
     rate: Any = 0.1

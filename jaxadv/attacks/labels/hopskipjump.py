@@ -41,10 +41,11 @@ class HopSkipJump(LabelOnly):
 
     At a point of the boundary, `initial` sqrt(t) random directions are asked whether they lead to
     the adversarial side; their mean, signed and less its baseline, estimates the normal. A step of
-    distance / sqrt(t) along it (Linf: its signs), halved until it is adversarial; then back to the
-    boundary by halving, to within `gamma` / d^1.5 of the distance (Linf: `gamma` / d^2). Beyond the
-    paper, the sums of earlier iterations count on, with a weight of `memory` for each since: the
-    normal turns slowly (memory=0, gamma=1: as published).
+    distance / sqrt(t) along it (Linf: its signs), halved until it is adversarial (`batch` times at
+    most, else more directions are asked); then back to the boundary by halving, to within `gamma` /
+    d^1.5 of the distance (Linf: `gamma` / d^2). Beyond the paper, the sums of earlier iterations
+    count on, with a weight of `memory` for each since: the normal turns slowly (memory=0, gamma=1:
+    as published).
 
     norm: "l2" or "linf"; budget: answers heard per image; initial, most: directions of the first
     and of any iteration, which are `gamma` / d of the distance long; side: of the square of lowest
@@ -58,6 +59,7 @@ class HopSkipJump(LabelOnly):
     """
 
     norm: str = static(default="l2")
+    batch: int = static(default=8)
     initial: int = static(default=100)
     most: int = static(default=10_000)
     gamma: Any = 8.0
