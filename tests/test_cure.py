@@ -517,3 +517,17 @@ def test_reductions_are_those_of_numpy(shape):
             assert str(jax.make_jaxpr(cured(function))(given)) != str(
                 jax.make_jaxpr(function)(given)
             ) or (ours is jnp.sum and np.prod([shape[axis] for axis in last]) % 128 == 0)
+
+
+@pytest.mark.parametrize("reduction", [jnp.sum, jnp.max, jnp.min])
+def test_what_is_cured_still_has_its_derivatives(reduction):
+    values = arrays((3, 100)).at[0, :2].set(9.0)  # with a tie
+    kernel = arrays((3, 3, 1, 4), 1)
+
+    def function(x):
+        x = convolve(jnp.square(x).reshape(3, 10, 10, 1), kernel, 2)
+        return reduction(x.reshape(3, -1), axis=1).sum()
+
+    for derivative in (jax.grad, jax.hessian):
+        ours, truth = derivative(cured(function))(values), derivative(function)(values)
+        np.testing.assert_allclose(ours, truth, rtol=1e-4, atol=1e-4)

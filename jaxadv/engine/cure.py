@@ -95,7 +95,8 @@ def _pooling_gradient(gradient: Any, image: Any, *, eqn: JaxprEqn) -> Any:
 
 
 def _is_long_reduction(eqn: JaxprEqn) -> bool:
-    values, axes = eqn.invars[0].aval, tuple(eqn.params["axes"])
+    values: Any = eqn.invars[0].aval
+    axes = tuple(eqn.params["axes"])
     last = axes == tuple(range(values.ndim - len(axes), values.ndim))
     return values.dtype == jnp.float32 and last and _length(eqn) >= LONG
 
@@ -105,7 +106,8 @@ def _is_uneven_sum(eqn: JaxprEqn) -> bool:
 
 
 def _length(eqn: JaxprEqn) -> int:
-    return math.prod(eqn.invars[0].aval.shape[axis] for axis in eqn.params["axes"])
+    values: Any = eqn.invars[0].aval
+    return math.prod(values.shape[axis] for axis in eqn.params["axes"])
 
 
 def _sum(values: Any, *, eqn: JaxprEqn) -> Any:
@@ -115,6 +117,11 @@ def _sum(values: Any, *, eqn: JaxprEqn) -> Any:
 
 
 def _largest(values: Any, *, eqn: JaxprEqn) -> Any:
+    return _greatest(values, tuple(eqn.params["axes"]))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _greatest(values: Any, axes: tuple[int, ...]) -> Any:
     # The bits of floats, those below zero turned over, are in the order of the floats.
     def turned(bits: Any) -> Any:
         return jnp.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
@@ -122,9 +129,13 @@ def _largest(values: Any, *, eqn: JaxprEqn) -> Any:
     known = jnp.where(
         jnp.isnan(values), np.float32(np.nan), values
     )  # else one with a sign is least
-    bits = turned(lax.bitcast_convert_type(known, jnp.int32))
-    most = jnp.max(bits, axis=tuple(eqn.params["axes"]))
+    most = jnp.max(turned(lax.bitcast_convert_type(known, jnp.int32)), axis=axes)
     return lax.bitcast_convert_type(turned(most), jnp.float32)
+
+
+@_greatest.defjvp
+def _(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
+    return jax.jvp(lambda values: jnp.max(values, axis=axes), primals, tangents)
 
 
 def _smallest(values: Any, *, eqn: JaxprEqn) -> Any:

@@ -21,7 +21,7 @@ FEW = 64  # entries of a kernel per output channel; with more, a strided convolu
 def is_strided(eqn: JaxprEqn) -> bool:
     """Whether this is an ungrouped 2-D convolution with strides and a small kernel."""
     p = eqn.params
-    strides, kernel = p["window_strides"], eqn.invars[1].aval.shape
+    strides, kernel = p["window_strides"], _known(eqn.invars[1]).shape
     space = [kernel[axis] for axis in p["dimension_numbers"][1][2:]]
     entries = np.prod(space) * kernel[p["dimension_numbers"][1][1]]
     fits = all(s <= k for s, k in zip(strides, space, strict=True)) and entries <= FEW
@@ -37,8 +37,13 @@ def is_spread(eqn: JaxprEqn) -> bool:
 def _is_plain(eqn: JaxprEqn) -> bool:
     p = eqn.params
     grouped = p["feature_group_count"] > 1 or p["batch_group_count"] > 1
-    floats = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating)
+    floats = jnp.issubdtype(_known(eqn.outvars[0]).dtype, jnp.floating)
     return len(p["window_strides"]) == 2 and floats and not grouped and max(p["rhs_dilation"]) == 1
+
+
+def _known(variable: Any) -> Any:
+    """Its shape and dtype."""
+    return variable.aval
 
 
 def strided(image: jax.Array, kernel: jax.Array, params: dict[str, Any]) -> jax.Array:
@@ -95,8 +100,8 @@ def spread(image: jax.Array, kernel: jax.Array, params: dict[str, Any]) -> jax.A
     axes = []
     sizes = zip(image.shape[1:3], kernel.shape, params["lhs_dilation"], params["padding"],
                 strict=False)  # fmt: skip
-    for size, length, step, edges in sizes:
-        choices = [_phases(size, length, step, *edges, more) for more in range(step)]
+    for size, length, step, (low, high) in sizes:
+        choices = [_phases(size, length, step, low, high, more) for more in range(step)]
         axes.append(min(choices, key=lambda one: one.window))  # the first of the least
     rows, columns = axes
     kernel = _phased(_phased(kernel, 0, rows), 2, columns)  # [m, s, m', s', C, D]
