@@ -129,6 +129,8 @@ def cure() -> None:
         "LeNet": (28, 28, 1),
         "MadryCNN": (28, 28, 1),
         "SmallCNN": (28, 28, 1),
+        "CNNA": (28, 28, 1),  # this one and the next have strides
+        "ResNet2b": (32, 32, 3),
         "ResNet18": (32, 32, 3),
     }
     for name, shape in shapes.items():
