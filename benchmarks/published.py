@@ -35,68 +35,68 @@ from jaxadv.studies.lipschitz import spectrum
 SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
 
-def row(name: str, result: ja.Result) -> list[str]:
-    clean = 100 * (result.status != ja.Status.MISCLASSIFIED).mean()
-    return _row(name, clean, result.success, result.forward, result.backward, result.cost.seconds)
-
-
-def cascade_row(name: str, report: ja.Report, seconds: float) -> list[str]:
-    broken, clean = report.broken_by[0] != SURVIVED, 100 * report.clean_accuracy
-    return _row(name, clean, broken, *report.passes, seconds)
-
-
-def _row(
+def row(
     name: str, clean: float, broken: np.ndarray, forward: np.ndarray, backward: np.ndarray,
     seconds: float,
 ) -> list[str]:  # fmt: skip
-    return [name, f"{clean:.2f} %", f"{100 * (1 - broken.mean()):.2f} %", f"{forward.mean():.1f}",
-            f"{backward.mean():.1f}", f"{seconds:.0f}"]  # fmt: skip
+    return [name, f"{100 * clean:.2f} %", f"{100 * (1 - broken.mean()):.2f} %",
+            f"{forward.mean():.1f}", f"{backward.mean():.1f}", f"{seconds:.0f}"]  # fmt: skip
 
 
-def trades(count: int, seeds: int, only: str = "") -> None:
+def row_of(name: str, result: ja.Result) -> list[str]:
+    clean = (result.status != ja.Status.MISCLASSIFIED).mean()
+    seconds = result.cost.seconds
+    return row(name, clean, result.success, result.forward, result.backward, seconds)
+
+
+def trades(options: argparse.Namespace) -> None:
     model = load_published(SHARED / "models" / "mnist_smallcnn_trades_linf0.3")
-    data = ja.load_data("mnist", "test", count, data_dir=SHARED / "mnist")
+    data = ja.load_data("mnist", "test", options.count, data_dir=SHARED / "mnist")
     goal = ja.Untargeted(data.labels)
     rows, robust = [], []
-    runs = [("PGD", ja.PGD(steps=40, step_size=0.01 / 0.3), seed) for seed in range(seeds)]
+    runs = [("PGD", ja.PGD(steps=40, step_size=0.01 / 0.3), seed) for seed in range(options.seeds)]
     for name, attack, seed in [*runs, ("BIM", ja.BIM(steps=40, step_size=0.01 / 0.3), 0)]:
         result = ja.run(attack, model, data.images, goal, 0.3, key=jax.random.key(seed))
         robust.append(100 * (1 - result.success.mean()))
-        rows.append(row(f"{name}, seed {seed}", result))
+        rows.append(row_of(f"{name}, seed {seed}", result))
     rows.append(["PGD, mean", "", f"{np.mean(robust[:-1]):.2f} %", "", "", ""])
     show(f"mnist_smallcnn_trades_linf0.3, Linf 0.3, 40 x 0.01, {len(data.labels)} images "
          "(published: clean 99.48 %, robust 96.07 %)",
          ["attack", "clean", "robust", "forward", "backward", "s"], rows)  # fmt: skip
 
 
-def resnet2b(count: int, seeds: int, only: str = "") -> None:
+def resnet2b(options: argparse.Namespace) -> None:
     model = load_published(SHARED / "models" / "cifar10_resnet2b")
-    data = ja.load_data(SHARED / "cifar10" / "cifar10_test.npz", count=min(count, 9976))
+    data = ja.load_data(SHARED / "cifar10" / "cifar10_test.npz", count=min(options.count, 9976))
     goal, missing = ja.Untargeted(data.labels), 10_000 - 9_976
+
+    def whole(broken: np.ndarray) -> str:
+        left = (~broken).sum() + missing
+        return f"{100 * left / 10_000:.2f} %" if len(broken) == 9976 else "-"
+
     for over, published in ((2, 54.82), (1, 62.24)):
         rows = []
-        for loss, seed in itertools.product(("cross_entropy", "margin"), range(seeds)):
-            if only and only != f"PGD {loss}":
+        for loss, seed in itertools.product(("cross_entropy", "margin"), range(options.seeds)):
+            if options.only not in ("", f"PGD {loss}"):
                 continue
             attack = ja.PGD(steps=100, step_size=0.1, loss=loss, restarts=2)
             key = jax.random.key(seed)
             result = ja.run(attack, model, data.images, goal, over / 255, key=key)
-            rows.append(row(f"PGD {loss}, seed {seed}", result))
-        if only in ("", "fast"):
+            rows.append([*row_of(f"PGD {loss}, seed {seed}", result), whole(result.success)])
+        if options.only in ("", "fast"):
             begin = time.perf_counter()
             report = ja.evaluate(model, data.images, data.labels, epsilons=[over / 255],
                                  attacks="fast", distances=False)  # fmt: skip
-            rows.append(cascade_row("fast, seed 0", report, time.perf_counter() - begin))
-        for cells in rows:
-            left = round(float(cells[2].removesuffix(" %")) * len(data.labels) / 100) + missing
-            cells.append(f"{left / 100:.2f} %" if len(data.labels) == 9976 else "-")
+            seconds, broken = time.perf_counter() - begin, report.broken_by[0] != SURVIVED
+            cells = row("fast, seed 0", report.clean_accuracy, broken, *report.passes, seconds)
+            rows.append([*cells, whole(broken)])
         show(f"cifar10_resnet2b, Linf {over}/255, PGD: 2 starts x 100 steps, {len(data.labels)} "
              f"images (published: clean 69.25 %, robust {published} %)",
              ["attack", "clean", "robust", "forward", "backward", "s", "robust of 10,000"],
              rows)  # fmt: skip
 
 
-def norms(count: int, seeds: int, only: str = "") -> None:
+def norms(options: argparse.Namespace) -> None:
     spectra = {}
     for name in PUBLISHED:
         shape = (28, 28, 1) if name.startswith("mnist") else (32, 32, 3)
@@ -117,4 +117,4 @@ if __name__ == "__main__":
     options = parser.parse_args()
     ja.use_cpu_cores()
     for name in options.networks or NETWORKS:
-        NETWORKS[name](options.count, options.seeds, options.only)
+        NETWORKS[name](options)

@@ -9,8 +9,8 @@ its jaxpr, nested ones included, and returns a function that computes the same:
   convolutions of stride one over blocks of pixels (`strides`);
 - every `select_and_scatter_add` over windows that tile the image (stride equal to window, no
   padding) becomes strided slices with a first-maximum mask;
-- the largest and smallest of an image's entries are found among integers, which costs a tenth of
-  comparing floats one by one, and sums of them are kept from a library that is slow at most sizes.
+- the largest and smallest of an image's entries are found among integers, faster than floats are
+  compared one by one, and sums of them are kept from a library that is slow at most sizes.
 
 It works after differentiation, so no derivative of any order or mode is touched.
 """
@@ -126,9 +126,8 @@ def _greatest(values: Any, axes: tuple[int, ...]) -> Any:
     def turned(bits: Any) -> Any:
         return jnp.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
 
-    known = jnp.where(
-        jnp.isnan(values), np.float32(np.nan), values
-    )  # else one with a sign is least
+    # A NaN with a sign would be the least of all.
+    known = jnp.where(jnp.isnan(values), np.float32(np.nan), values)
     most = jnp.max(turned(lax.bitcast_convert_type(known, jnp.int32)), axis=axes)
     return lax.bitcast_convert_type(turned(most), jnp.float32)
 

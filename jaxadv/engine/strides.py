@@ -21,9 +21,10 @@ FEW = 64  # entries of a kernel per output channel; with more, a strided convolu
 def is_strided(eqn: JaxprEqn) -> bool:
     """Whether this is an ungrouped 2-D convolution with strides and a small kernel."""
     p = eqn.params
-    strides, kernel = p["window_strides"], _known(eqn.invars[1]).shape
-    space = [kernel[axis] for axis in p["dimension_numbers"][1][2:]]
-    entries = np.prod(space) * kernel[p["dimension_numbers"][1][1]]
+    strides, (_, channels, *axes) = p["window_strides"], p["dimension_numbers"][1]
+    kernel: Any = eqn.invars[1].aval
+    space = [kernel.shape[axis] for axis in axes]
+    entries = np.prod(space) * kernel.shape[channels]
     fits = all(s <= k for s, k in zip(strides, space, strict=True)) and entries <= FEW
     return _is_plain(eqn) and fits and max(strides) > 1 and max(p["lhs_dilation"]) == 1
 
@@ -37,13 +38,9 @@ def is_spread(eqn: JaxprEqn) -> bool:
 def _is_plain(eqn: JaxprEqn) -> bool:
     p = eqn.params
     grouped = p["feature_group_count"] > 1 or p["batch_group_count"] > 1
-    floats = jnp.issubdtype(_known(eqn.outvars[0]).dtype, jnp.floating)
+    out: Any = eqn.outvars[0].aval
+    floats = jnp.issubdtype(out.dtype, jnp.floating)
     return len(p["window_strides"]) == 2 and floats and not grouped and max(p["rhs_dilation"]) == 1
-
-
-def _known(variable: Any) -> Any:
-    """Its shape and dtype."""
-    return variable.aval
 
 
 def strided(image: jax.Array, kernel: jax.Array, params: dict[str, Any]) -> jax.Array:
@@ -58,7 +55,8 @@ def strided(image: jax.Array, kernel: jax.Array, params: dict[str, Any]) -> jax.
     image = image.reshape(n, height // down, down, width // across, across, channels)
     image = image.transpose(0, 1, 3, 2, 4, 5).reshape(n, height // down, width // across, -1)
     image = lax.optimization_barrier(image)  # else the blocks are gathered once for every output
-    kernel = _pad(kernel[None], [(0, -kernel.shape[0] % down), (0, -kernel.shape[1] % across)])[0]
+    rest = -kernel.shape[0] % down, -kernel.shape[1] % across
+    kernel = jnp.pad(kernel, ((0, rest[0]), (0, rest[1]), (0, 0), (0, 0)))
     height, width, *_ = kernel.shape
     kernel = kernel.reshape(height // down, down, width // across, across, channels, -1)
     kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
