@@ -1,11 +1,13 @@
-"""`python -m benchmarks.engine [a b c d e]`: what the engine costs, and what it saves.
+"""`python -m benchmarks.engine [a b c d e f]`: what the engine costs, and what it saves.
 
 (a) `run`, all steps, over a bare compiled loop of the same cured gradients;
 (b) lanes: passes used over passes needed, and the wall of stopping early, at three difficulties;
 (c) the cure against none, per model; (d) one device against a device per core;
-(e) the first and the second start of a program, with the compilation cache.
+(e) the first and the second start of a program, with the compilation cache;
+(f) convolutions of one core in the form that the cure gives them, in a program with gradients.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import numpy as np
 import jaxadv as ja
 from benchmarks.common import alternate, ratio, show, trained
 from jaxadv.core.losses import cross_entropy
+from jaxadv.engine.convolution import convolve
 from jaxadv.models import get_definition
 
 SEED = 0
@@ -208,7 +211,38 @@ def starts() -> None:
     )
 
 
-PARTS = {"a": overhead, "b": lanes, "c": cure, "d": devices, "e": starts}
+def forms() -> None:
+    """(f)"""
+    rows, edge = [], {0: "nothing padded", 1: "padded by 1", 2: "padded by 2"}
+    device, size = jax.local_devices()[0], 16
+    for side, channels, outputs, padded in (
+        (3, 32, 32, 0), (3, 64, 64, 0), (5, 32, 64, 0), (3, 32, 1, 2), (3, 64, 3, 1),
+        (3, 3, 16, 1), (3, 3, 32, 1), (5, 1, 6, 0), (3, 16, 16, 1), (3, 64, 64, 1),
+    ):  # fmt: skip
+        rng = np.random.default_rng(SEED)
+        image = jax.device_put(rng.random((size, 28, 28, channels), np.float32), device)
+        kernel = jax.device_put(rng.random((side, side, channels, outputs), np.float32), device)
+        padding = [(padded, padded)] * 2
+
+        def as_is(image: Any, kernel: Any, padding: Any = padding) -> Any:
+            numbers = ("NHWC", "HWIO", "NHWC")
+            return jax.lax.conv_general_dilated(image, kernel, (1, 1), padding,
+                                                dimension_numbers=numbers)  # fmt: skip
+
+        def cured(image: Any, kernel: Any, padding: Any = padding) -> Any:
+            return convolve(image, kernel, padding, gradients=True)
+
+        seconds = alternate(
+            {name: functools.partial(jax.jit(call), image, kernel) for name, call in
+             (("cured", cured), ("as is", as_is))}, 25)  # fmt: skip
+        each = [float(np.median(s)) / size * 1e6 for s in seconds.values()]
+        rows.append([f"{side} x {side}, {channels} to {outputs}, {edge[padded]}", *each,
+                     ratio(seconds["as is"], seconds["cured"])])  # fmt: skip
+    show("(f) a convolution of images of 28 x 28 pixels: microseconds per image",
+         ["kernel, channels, padding", "cured", "as is", "speed-up"], rows)  # fmt: skip
+
+
+PARTS = {"a": overhead, "b": lanes, "c": cure, "d": devices, "e": starts, "f": forms}
 
 if __name__ == "__main__":
     ja.use_cpu_cores()

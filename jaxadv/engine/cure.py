@@ -4,7 +4,8 @@ Inside a loop XLA for CPU runs a convolution in any but the canonical layout 2 t
 (jax issue 12868), and the gradient of max-pooling always. `cured(f)` traces `f`, rewrites
 its jaxpr, nested ones included, and returns a function that computes the same:
 
-- every ungrouped `conv_general_dilated` gets NHWC and HWIO operands, with explicit transposes;
+- every ungrouped `conv_general_dilated` gets NHWC and HWIO operands, with explicit transposes, and
+  the form that suits its number of channels (`convolution`);
 - those with strides on few channels, and the gradients of all that have strides, become
   convolutions of stride one over blocks of pixels (`strides`);
 - every `select_and_scatter_add` over windows that tile the image (stride equal to window, no
@@ -28,6 +29,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from jaxadv.engine import strides
+from jaxadv.engine.convolution import convolve, is_simple
 
 MOST_SLICES = 64  # a larger pooling window is left alone: one slice and one pad for each entry
 LONG = 64  # a reduction of fewer entries is left alone
@@ -44,12 +46,11 @@ def _is_slow_convolution(eqn: JaxprEqn) -> bool:
     p = eqn.params
     if p["batch_group_count"] != 1 or p["feature_group_count"] != 1:
         return False
-    if strides.is_strided(eqn) or strides.is_spread(eqn):
-        return True
-    return tuple(map(tuple, p["dimension_numbers"])) != _canonical(len(p["dimension_numbers"][0]))
+    numbers = tuple(map(tuple, p["dimension_numbers"]))
+    return is_simple(eqn) or numbers != _canonical(len(numbers[0]))
 
 
-def _convolution(image: Any, kernel: Any, *, eqn: JaxprEqn) -> Any:
+def _convolution(image: Any, kernel: Any, *, eqn: JaxprEqn, gradients: bool) -> Any:
     rank = image.ndim
     batch_first, out_in, placed = eqn.params["dimension_numbers"]
     image = lax.transpose(image, (batch_first[0], *batch_first[2:], batch_first[1]))
@@ -57,9 +58,12 @@ def _convolution(image: Any, kernel: Any, *, eqn: JaxprEqn) -> Any:
     canonical = lax.ConvDimensionNumbers(*_canonical(rank))
     params = {**eqn.params, "dimension_numbers": canonical}
     if strides.is_strided(eqn):
-        out = strides.strided(image, kernel, params)
+        out = strides.strided(image, kernel, params, gradients)
     elif strides.is_spread(eqn):
         out = strides.spread(image, kernel, params)
+    elif is_simple(eqn) and max(params["window_strides"]) == 1:
+        kind = params["precision"], params["preferred_element_type"]
+        out = convolve(image, kernel, params["padding"], gradients, *kind)
     else:
         out = eqn.primitive.bind(image, kernel, **params)
     order = [0] * rank
@@ -150,11 +154,20 @@ _TESTS = {
 }
 
 
-def _replacement(eqn: JaxprEqn) -> Callable[..., Any] | None:
+def _replacement(eqn: JaxprEqn, gradients: bool = False) -> Callable[..., Any] | None:
     test, replace = _TESTS.get(eqn.primitive.name, (None, None))
     if test is None or replace is None or not test(eqn):
         return None
-    return functools.partial(replace, eqn=eqn)
+    more = {"gradients": gradients} if replace is _convolution else {}
+    return functools.partial(replace, eqn=eqn, **more)
+
+
+def _has_gradients(jaxpr: Any) -> bool:
+    """Whether a jaxpr differentiates a convolution: by its image, with the kernel turned over."""
+    return any(
+        eqn.primitive.name == "rev" or any(map(_has_gradients, _inner(eqn.params)))
+        for eqn in _open(jaxpr).eqns
+    )
 
 
 def _inner(params: dict[str, Any]) -> list[Any]:
@@ -174,7 +187,7 @@ def needs_cure(jaxpr: Any) -> bool:
     )
 
 
-def _rewrite(value: Any) -> Any:
+def _rewrite(value: Any, gradients: bool) -> Any:
     """A parameter of an equation with every jaxpr in it cured."""
     if isinstance(value, ClosedJaxpr):
         if not needs_cure(value):
@@ -182,18 +195,22 @@ def _rewrite(value: Any) -> Any:
         shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype,
                                        weak_type=getattr(v.aval, "weak_type", False))
                   for v in value.jaxpr.invars]  # fmt: skip
-        return jax.make_jaxpr(lambda *args: _evaluate(value.jaxpr, value.consts, args))(*shapes)
+
+        def cure(*args: Any) -> list[Any]:
+            return _evaluate(value.jaxpr, value.consts, args, gradients)
+
+        return jax.make_jaxpr(cure)(*shapes)
     if isinstance(value, Jaxpr):
         if not needs_cure(value) or value.constvars:
             return value
-        closed = _rewrite(ClosedJaxpr(value, ()))
+        closed = _rewrite(ClosedJaxpr(value, ()), gradients)
         return value if closed.consts else closed.jaxpr
     if type(value) in (tuple, list):
-        return type(value)(map(_rewrite, value))
+        return type(value)(_rewrite(item, gradients) for item in value)
     return value
 
 
-def _evaluate(jaxpr: Jaxpr, consts: Any, args: Any) -> list[Any]:
+def _evaluate(jaxpr: Jaxpr, consts: Any, args: Any, gradients: bool) -> list[Any]:
     values: dict[Any, Any] = {}
 
     def read(atom: Any) -> Any:
@@ -203,11 +220,11 @@ def _evaluate(jaxpr: Jaxpr, consts: Any, args: Any) -> list[Any]:
     values.update(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
-        replace = _replacement(eqn)
+        replace = _replacement(eqn, gradients)
         if replace is not None:
             outputs = [replace(*inputs)]
         else:
-            params = {name: _rewrite(value) for name, value in eqn.params.items()}
+            params = {name: _rewrite(value, gradients) for name, value in eqn.params.items()}
             outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(params))
             outputs = outputs if eqn.primitive.multiple_results else [outputs]
         values.update(zip(eqn.outvars, outputs, strict=True))
@@ -228,7 +245,8 @@ def cured(function: Callable[..., Any]) -> Callable[..., Any]:
         jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*args)
         if not needs_cure(jaxpr):
             return function(*args)
-        outputs = _evaluate(jaxpr.jaxpr, jaxpr.consts, jax.tree.leaves(args))
+        gradients = _has_gradients(jaxpr)
+        outputs = _evaluate(jaxpr.jaxpr, jaxpr.consts, jax.tree.leaves(args), gradients)
         return jax.tree.unflatten(jax.tree.structure(shape), outputs)
 
     return call

@@ -15,6 +15,8 @@ import numpy as np
 from jax import lax
 from jax.extend.core import JaxprEqn
 
+from jaxadv.engine.convolution import convolve, is_simple, pad
+
 FEW = 64  # entries of a kernel per output channel; with more, a strided convolution is left alone
 
 
@@ -26,31 +28,29 @@ def is_strided(eqn: JaxprEqn) -> bool:
     space = [kernel.shape[axis] for axis in axes]
     entries = np.prod(space) * kernel.shape[channels]
     fits = all(s <= k for s, k in zip(strides, space, strict=True)) and entries <= FEW
-    return _is_plain(eqn) and fits and max(strides) > 1 and max(p["lhs_dilation"]) == 1
+    return is_simple(eqn) and fits and max(strides) > 1 and max(p["lhs_dilation"]) == 1
 
 
 def is_spread(eqn: JaxprEqn) -> bool:
     """Whether this is an ungrouped 2-D convolution of an input with zeros in between."""
     p = eqn.params
-    return _is_plain(eqn) and max(p["lhs_dilation"]) > 1 and max(p["window_strides"]) == 1
+    return is_simple(eqn) and max(p["lhs_dilation"]) > 1 and max(p["window_strides"]) == 1
 
 
-def _is_plain(eqn: JaxprEqn) -> bool:
-    p = eqn.params
-    grouped = p["feature_group_count"] > 1 or p["batch_group_count"] > 1
-    out: Any = eqn.outvars[0].aval
-    floats = jnp.issubdtype(out.dtype, jnp.floating)
-    return len(p["window_strides"]) == 2 and floats and not grouped and max(p["rhs_dilation"]) == 1
+def _kind(params: dict[str, Any]) -> tuple[Any, Any]:
+    return params["precision"], params["preferred_element_type"]
 
 
-def strided(image: jax.Array, kernel: jax.Array, params: dict[str, Any]) -> jax.Array:
+def strided(
+    image: jax.Array, kernel: jax.Array, params: dict[str, Any], gradients: bool
+) -> jax.Array:
     """The convolution of images [N, H, W, C] by a kernel [h, w, C, D] with params' strides."""
     (down, across), edges = params["window_strides"], []
     sizes = zip(image.shape[1:3], kernel.shape[:2], (down, across), params["padding"], strict=True)
     for size, length, step, (low, high) in sizes:
         places = (size + low + high - length) // step + 1
         edges.append((low, (places - 1 - (-length // step)) * step - size - low))
-    image = _pad(image, edges)
+    image = pad(image, edges)
     n, height, width, channels = image.shape
     image = image.reshape(n, height // down, down, width // across, across, channels)
     image = image.transpose(0, 1, 3, 2, 4, 5).reshape(n, height // down, width // across, -1)
@@ -61,7 +61,7 @@ def strided(image: jax.Array, kernel: jax.Array, params: dict[str, Any]) -> jax.
     kernel = kernel.reshape(height // down, down, width // across, across, channels, -1)
     kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
     kernel = kernel.reshape(*kernel.shape[:2], image.shape[-1], -1)
-    return _convolve(image, kernel, [(0, 0), (0, 0)], params)
+    return convolve(image, kernel, [(0, 0), (0, 0)], gradients, *_kind(params))
 
 
 class _Phases(NamedTuple):
@@ -106,7 +106,7 @@ def spread(image: jax.Array, kernel: jax.Array, params: dict[str, Any]) -> jax.A
     kernel = kernel.transpose(0, 2, 4, 1, 3, 5)
     kernel = kernel.reshape(*kernel.shape[:3], -1)
     edges = [(rows.before, rows.after), (columns.before, columns.after)]
-    out = _convolve(image, kernel, edges, params)
+    out = convolve(image, kernel, edges, True, *_kind(params))
     (n, height, width, _), (down, across) = out.shape, params["lhs_dilation"]
     out = out.reshape(n, height, width, down, across, -1).transpose(0, 1, 3, 2, 4, 5)
     return out.reshape(n, height * down, width * across, -1)[:, rows.kept, columns.kept]
@@ -122,20 +122,3 @@ def _phased(kernel: jax.Array, axis: int, phases: _Phases) -> jax.Array:
         edges[axis] = (int(begin), phases.window - int(begin) - piece.shape[axis], 0)
         pieces.append(lax.pad(piece, zero, edges))
     return jnp.stack(pieces, axis + 1)
-
-
-def _pad(array: jax.Array, edges: list[tuple[int, int]]) -> jax.Array:
-    """[N, H, W, ...] with zeros around H and W, or less of them where an edge is negative."""
-    around = [(0, 0), *edges, *[(0, 0)] * (array.ndim - 3)]
-    return lax.pad(array, jnp.zeros((), array.dtype), [(*edge, 0) for edge in around])
-
-
-def _convolve(
-    image: jax.Array, kernel: jax.Array, edges: list[tuple[int, int]], params: dict[str, Any]
-) -> jax.Array:
-    image = _pad(image, [(min(low, 0), min(high, 0)) for low, high in edges])
-    return lax.conv_general_dilated(
-        image, kernel, (1, 1), [(max(low, 0), max(high, 0)) for low, high in edges],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=params["precision"],
-        preferred_element_type=params["preferred_element_type"],
-    )  # fmt: skip

@@ -1,0 +1,112 @@
+"""Convolutions of stride one, each in the form that XLA's CPU backend runs fastest.
+
+The backend has one fast way to convolve, and misses it for reasons that have nothing to do with
+the work to be done: where there are few output channels and, oddly, where nothing is padded. All
+forms compute the same sums. `python -m benchmarks.engine f` prints what they are worth.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import JaxprEqn
+
+FEWEST = 4  # output channels up to which products are made first and shifted after
+DEEP = 16  # channels: up to so many are few
+LARGEST = 64  # entries of a kernel in space: with more (gradients of weights) it is left alone
+
+Edges = Sequence[tuple[int, int]]
+
+
+def is_simple(eqn: JaxprEqn) -> bool:
+    """Whether this is a 2-D convolution of floats without groups or holes in the kernel."""
+    p = eqn.params
+    grouped = p["feature_group_count"] > 1 or p["batch_group_count"] > 1
+    out: Any = eqn.outvars[0].aval
+    floats = jnp.issubdtype(out.dtype, jnp.floating)
+    return len(p["window_strides"]) == 2 and floats and not grouped and max(p["rhs_dilation"]) == 1
+
+
+def convolve(
+    image: jax.Array, kernel: jax.Array, padding: Edges, gradients: bool, precision: Any = None,
+    preferred: Any = None,
+) -> jax.Array:  # fmt: skip
+    """Images [N, H, W, C], with padding (negative: cut off), by a kernel [h, w, C, D].
+
+    gradients: whether this belongs to a program that differentiates, else XLA makes one piece of
+    whole networks, which a column more would break up; precision and preferred: as of
+    lax.conv_general_dilated.
+    """
+    image = pad(image, [(min(low, 0), min(high, 0)) for low, high in padding])
+    padding = [(max(low, 0), max(high, 0)) for low, high in padding]
+    (height, width, channels, outputs), across = kernel.shape, image.shape[2] + sum(padding[1])
+    known = image.dtype == kernel.dtype == jnp.float32 and precision is None
+    if not known or not 1 < height * width <= LARGEST:
+        return _plain(image, kernel, padding, precision, preferred)
+    if outputs <= FEWEST and channels > outputs:
+        return _shifted(image, kernel, padding)
+    narrow = channels <= DEEP and outputs <= DEEP
+    uneven = 1 < channels < 8 and outputs <= 2 * DEEP
+    if (narrow or uneven) and width > 2 and across - width + 1 >= 8:
+        return _folded(image, kernel, padding, 4 if max(channels, outputs) <= 8 else 2)
+    bare = not any(map(any, padding))
+    if gradients and bare and (channels >= 2 * DEEP or (channels >= DEEP and outputs > DEEP)):
+        return _bordered(image, kernel)
+    return _plain(image, kernel, padding)
+
+
+def pad(array: jax.Array, edges: Edges) -> jax.Array:
+    """[N, H, W, ...] with zeros around H and W, or less of them where an edge is negative."""
+    around = [(0, 0), *edges, *[(0, 0)] * (array.ndim - 3)]
+    return lax.pad(array, jnp.zeros((), array.dtype), [(*edge, 0) for edge in around])
+
+
+def _plain(
+    image: jax.Array, kernel: jax.Array, padding: Edges, precision: Any = None,
+    preferred: Any = None,
+) -> jax.Array:  # fmt: skip
+    return lax.conv_general_dilated(
+        image, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision, preferred_element_type=preferred,
+    )  # fmt: skip
+
+
+def _bordered(image: jax.Array, kernel: jax.Array) -> jax.Array:
+    """With a column of zeros on the left, and without the column that it makes."""
+    return _plain(image, kernel, [(0, 0), (1, 0)])[:, :, 1:]
+
+
+def _folded(image: jax.Array, kernel: jax.Array, padding: Edges, count: int) -> jax.Array:
+    """`count` neighbours of a row as one pixel with as many times the channels.
+
+    The kernel is laid out once for each of them; between its copies it multiplies by zeros.
+    """
+    (rows, (left, right)), (height, width, channels, outputs) = padding, kernel.shape
+    columns = image.shape[2] + left + right - width + 1
+    groups, reach = -(-columns // count), -(-(width + count - 1) // count)
+    ample = (groups + reach - 1) * count
+    image = pad(image, [(0, 0), (left, ample - image.shape[2] - left)])
+    image = image.reshape(*image.shape[:2], ample // count, count * channels)
+    spare = reach * count - width
+    copies = [jnp.pad(kernel, ((0, 0), (place, spare - place), (0, 0), (0, 0)))
+              for place in range(count)]  # fmt: skip
+    kernel = jnp.stack(copies, 3).reshape(height, reach, count * channels, count * outputs)
+    out = _bordered(image, kernel) if rows == (0, 0) else _plain(image, kernel, [rows, (0, 0)])
+    return out.reshape(*out.shape[:2], groups * count, outputs)[:, :, :columns]
+
+
+def _shifted(image: jax.Array, kernel: jax.Array, padding: Edges) -> jax.Array:
+    """The products of every pixel with every entry of the kernel, each added where it belongs."""
+    (height, width, channels, outputs), (n, rows, columns, _) = kernel.shape, image.shape
+    (top, bottom), (left, right) = padding
+    weights = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    products = (image.reshape(-1, channels) @ weights).reshape(n, rows, columns, -1)
+    total = jnp.zeros((), image.dtype)
+    for entry in range(height * width):
+        up, back = divmod(entry, width)
+        edges = [(top - up, bottom - height + 1 + up), (left - back, right - width + 1 + back)]
+        part = products[..., entry * outputs : (entry + 1) * outputs]
+        total = total + pad(part, edges)
+    return total
