@@ -252,8 +252,8 @@ def main() -> None:
             if proved is not None and 100 * found.robust.mean() < proved - 1e-9:
                 wrong.append(name)
     show(f"Robust accuracy in Linf, per cent, seed {options.seed}",
-         ["network", "attacks", "images", "clean", "after each attack", "robust", "published: by, of",
-          "proved", "passes an image", "a survivor", "s"], rows)  # fmt: skip
+         ["network", "attacks", "images", "clean", "after each attack", "robust",
+          "published: by, of", "proved", "passes an image", "a survivor", "s"], rows)  # fmt: skip
     if beside:
         show("The same images under pyautoattack, standard",
              ["network", "ours", "images", "ours %", "theirs %", "only we broke",

@@ -187,7 +187,7 @@ def evaluate(
     logits = predict(model, images, chosen)
     checks.warn_about_logits(logits)
     right = logits.argmax(1) == labels
-    probe = np.flatnonzero(right)[:256]
+    probe = np.flatnonzero(right)[:64]
     scan = program.read_program(model, shape)
     looks = [
         answers.meant_labels(logits, labels),
