@@ -119,9 +119,9 @@ class Verdict(NamedTuple):
 
 
 def verdict(
-    model: ja.Model, data: Images, subject: Subject, cascade: str, seed: int, hardest: int | None
+    model: ja.Model, data: Images, subject: Subject, cascade: Any, seed: int, hardest: int | None
 ) -> Verdict:
-    """The answer of one of our cascades."""
+    """The answer of one of our cascades, by name or as entries."""
     attacks: Any = cascade
     if hardest is not None:
         first = {"first": ja.Diverse(steps=30, restarts=1)}

@@ -36,6 +36,37 @@ def test_the_hardest_are_those_of_least_margin() -> None:
         assert max(margin[i] for i in chosen) <= min((margin[i] for i in others), default=np.inf)
 
 
+def test_those_nearly_broken_are_chosen_each_by_itself() -> None:
+    entries = {
+        "few": ja.PGD(steps=5, step_size=0.25),
+        "long": ja.Nearly(ja.PGD(steps=40, restarts=2), 0.5),
+    }
+
+    def attacked(rows: slice) -> ja.Report:
+        return ja.evaluate(
+            MODEL, IMAGES[rows], LABELS[rows], epsilons=[0.02, 0.03], attacks=entries,
+            ids=np.arange(len(IMAGES))[rows], distances=False, lanes=8,
+            devices=jax.devices()[:1],
+        )  # fmt: skip
+
+    report = attacked(slice(None))
+    first, second = report.stages
+    logits = np.asarray(MODEL(IMAGES), np.float64)
+    others = np.where(np.eye(logits.shape[1], dtype=bool)[LABELS], -np.inf, logits).max(1)
+    clean = logits[np.arange(len(LABELS)), LABELS] - others
+    counts = []
+    for level in range(2):
+        left = (first.level == level) & ~first.result.success
+        near = first.result.margin <= 0.5 * clean[first.source]
+        np.testing.assert_array_equal(
+            np.sort(second.source[second.level == level]), np.sort(first.source[left & near])
+        )
+        counts.append((int((left & near).sum()), int((left & ~near).sum())))
+    assert min(np.max(counts, 0)) > 0  # else nothing was chosen, or everything
+    some = slice(3, 11)
+    np.testing.assert_array_equal(attacked(some).broken_by, report.broken_by[:, some])
+
+
 def test_the_settings_of_autoattack() -> None:
     cross_entropy, targeted, *_, square = get_cascade("standard", "linf").values()
     assert isinstance(targeted, ja.APGD)

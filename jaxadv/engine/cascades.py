@@ -29,13 +29,28 @@ class Hardest(NamedTuple):
     share: float
     least: int = 256
 
-    def choose(self, margin: np.ndarray, images: int) -> np.ndarray:
+    def choose(self, margin: np.ndarray, clean: np.ndarray, images: int) -> np.ndarray:
         """The places, in order, of those with the least of the margins [M] of the survivors."""
         count = max(math.ceil(self.share * images), self.least)
         return np.sort(np.argsort(margin, kind="stable")[:count])
 
 
-Cascade = dict[str, Attack | Hardest]
+class Nearly(NamedTuple):
+    """In a cascade: an attack for those survivors alone that were nearly broken.
+
+    left: at most this share of the clean image's margin was left to them by the attacks before.
+    Whether an image is among them does not depend on the others.
+    """
+
+    attack: Attack
+    left: float
+
+    def choose(self, margin: np.ndarray, clean: np.ndarray, images: int) -> np.ndarray:
+        """The places of the survivors [M] with so little of the margin of the clean image."""
+        return np.flatnonzero(margin <= self.left * clean)
+
+
+Cascade = dict[str, Attack | Hardest | Nearly]
 
 
 def quick(norm: str) -> Cascade:

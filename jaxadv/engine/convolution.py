@@ -5,7 +5,8 @@ the work to be done: where there are few output channels and, oddly, where nothi
 forms compute the same sums. `python -m benchmarks.engine f` prints what they are worth.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +30,13 @@ def is_simple(eqn: JaxprEqn) -> bool:
     return len(p["window_strides"]) == 2 and floats and not grouped and max(p["rhs_dilation"]) == 1
 
 
+def has_form(eqn: JaxprEqn) -> bool:
+    """Whether a convolution of stride one in canonical layout is given another form by `convolve`,
+    in a program with gradients."""
+    image, kernel = (atom.aval for atom in eqn.invars)
+    return _form(image, kernel, eqn.params["padding"], True, eqn.params["precision"]) is not None
+
+
 def convolve(
     image: jax.Array, kernel: jax.Array, padding: Edges, gradients: bool, precision: Any = None,
     preferred: Any = None,
@@ -39,22 +47,34 @@ def convolve(
     whole networks, which a column more would break up; precision and preferred: as of
     lax.conv_general_dilated.
     """
+    form = _form(image, kernel, padding, gradients, precision)
     image = pad(image, [(min(low, 0), min(high, 0)) for low, high in padding])
     padding = [(max(low, 0), max(high, 0)) for low, high in padding]
-    (height, width, channels, outputs), across = kernel.shape, image.shape[2] + sum(padding[1])
-    known = image.dtype == kernel.dtype == jnp.float32 and precision is None
-    if not known or not 1 < height * width <= LARGEST:
+    if form is None:
         return _plain(image, kernel, padding, precision, preferred)
+    return form(image, kernel, padding)
+
+
+def _form(
+    image: Any, kernel: Any, padding: Edges, gradients: bool, precision: Any
+) -> Callable[..., jax.Array] | None:
+    """What computes such a convolution fast, where it is not the backend's own."""
+    known = image.dtype == kernel.dtype == jnp.float32 and precision is None
+    height, width, channels, outputs = kernel.shape
+    if not known or not 1 < height * width <= LARGEST:
+        return None
     if outputs <= FEWEST and channels > outputs:
-        return _shifted(image, kernel, padding)
+        return _shifted
     narrow = channels <= DEEP and outputs <= DEEP
     uneven = 1 < channels < 8 and outputs <= 2 * DEEP
-    if (narrow or uneven) and width > 2 and across - width + 1 >= 8:
-        return _folded(image, kernel, padding, 4 if max(channels, outputs) <= 8 else 2)
-    bare = not any(map(any, padding))
+    columns = image.shape[2] + sum(padding[1]) - width + 1
+    if (narrow or uneven) and width > 2 and columns >= 8:
+        count = 4 if max(channels, outputs) <= 8 else 2
+        return functools.partial(_folded, count=count)
+    bare = all(low <= 0 and high <= 0 for low, high in padding)
     if gradients and bare and (channels >= 2 * DEEP or (channels >= DEEP and outputs > DEEP)):
-        return _bordered(image, kernel)
-    return _plain(image, kernel, padding)
+        return _bordered
+    return None
 
 
 def pad(array: jax.Array, edges: Edges) -> jax.Array:
@@ -73,8 +93,8 @@ def _plain(
     )  # fmt: skip
 
 
-def _bordered(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    """With a column of zeros on the left, and without the column that it makes."""
+def _bordered(image: jax.Array, kernel: jax.Array, padding: Edges) -> jax.Array:
+    """Where nothing is padded: with a column of zeros, and without the column that it makes."""
     return _plain(image, kernel, [(0, 0), (1, 0)])[:, :, 1:]
 
 
@@ -93,7 +113,8 @@ def _folded(image: jax.Array, kernel: jax.Array, padding: Edges, count: int) -> 
     copies = [jnp.pad(kernel, ((0, 0), (place, spare - place), (0, 0), (0, 0)))
               for place in range(count)]  # fmt: skip
     kernel = jnp.stack(copies, 3).reshape(height, reach, count * channels, count * outputs)
-    out = _bordered(image, kernel) if rows == (0, 0) else _plain(image, kernel, [rows, (0, 0)])
+    convolved = _plain if any(rows) else _bordered
+    out = convolved(image, kernel, [rows, (0, 0)])
     return out.reshape(*out.shape[:2], groups * count, outputs)[:, :, :columns]
 
 

@@ -29,7 +29,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from jaxadv.engine import strides
-from jaxadv.engine.convolution import convolve, is_simple
+from jaxadv.engine.convolution import convolve, has_form, is_simple
 
 MOST_SLICES = 64  # a larger pooling window is left alone: one slice and one pad for each entry
 LONG = 64  # a reduction of fewer entries is left alone
@@ -46,8 +46,12 @@ def _is_slow_convolution(eqn: JaxprEqn) -> bool:
     p = eqn.params
     if p["batch_group_count"] != 1 or p["feature_group_count"] != 1:
         return False
+    if strides.is_strided(eqn) or strides.is_spread(eqn):
+        return True
     numbers = tuple(map(tuple, p["dimension_numbers"]))
-    return is_simple(eqn) or numbers != _canonical(len(numbers[0]))
+    if numbers != _canonical(len(numbers[0])):
+        return True
+    return is_simple(eqn) and max(p["window_strides"]) == 1 and has_form(eqn)
 
 
 def _convolution(image: Any, kernel: Any, *, eqn: JaxprEqn, gradients: bool) -> Any:

@@ -15,7 +15,7 @@ from jaxadv.core.goals import Evading, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
 from jaxadv.engine import checks
-from jaxadv.engine.cascades import Cascade, Hardest, get_cascade
+from jaxadv.engine.cascades import Cascade, get_cascade
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.diagnose import answers, program
 from jaxadv.engine.interrupt import interruptible
@@ -152,8 +152,9 @@ def evaluate(
     ("quick"; AutoAttack's "standard", "plus" and "rand"; our "fast" and "strong"; see
     `engine.cascades`), or named attacks in the order in which they are run, each on the images that
     survived those before (at every epsilon on its own; a `ja.Hardest(attack, share)` on those of
-    least margin); an image that falls at one epsilon counts as fallen at every larger one. A model
-    that draws at random is attacked for all steps, and judged on fresh draws. key: default seed 0.
+    least margin, a `ja.Nearly(attack, left)` on those with so little left of their clean margin);
+    an image that falls at one epsilon counts as fallen at every larger one. A model that draws at
+    random is attacked for all steps, and judged on fresh draws. key: default seed 0.
     distances: also find the smallest epsilon of every image (MinimalEpsilon of PGD), which is the
     last stage and counts too. store: a folder in which every finished part is kept; called again
     with the same arguments, the evaluation goes on from there. progress: called with (stage, rows
@@ -208,7 +209,8 @@ def evaluate(
     broken_by = np.where(right, SURVIVED, MISCLASSIFIED) + np.zeros((len(levels), 1), int)
     adversarial = np.broadcast_to(images, (len(levels), *images.shape)).copy()
     distance = np.where(right, np.inf, 0.0)
-    least = np.tile(margins(goal, logits), (len(levels), 1))  # of all that was tried at an epsilon
+    clean = margins(goal, logits)
+    least = np.tile(clean, (len(levels), 1))  # of all that was tried at an epsilon
     same = fingerprint(model.params, images, goal, ids, jax.random.key_data(key), logits.round(2))
     stages: list[Stage] = []
     complete = True
@@ -222,10 +224,9 @@ def evaluate(
                 epsilon = distance[source]  # an earlier stage's answer is where to go on from
             else:
                 standing = [np.flatnonzero(row == SURVIVED) for row in broken_by]
-                if isinstance(entry, Hardest):
-                    standing = [
-                        row[entry.choose(least[e, row], count)] for e, row in enumerate(standing)
-                    ]
+                if not isinstance(entry, Attack):
+                    standing = [row[entry.choose(least[e, row], clean[row], count)]
+                                for e, row in enumerate(standing)]  # fmt: skip
                 level = np.repeat(np.arange(len(levels)), [len(row) for row in standing])
                 source = np.concatenate(standing)
                 epsilon = levels[level]
