@@ -106,11 +106,12 @@ def load(name: str, which: str, count: int) -> tuple[ja.Model, dict[str, np.ndar
 
 class Verdict(NamedTuple):
     """One cascade's answer: which stage broke each image (as in a report), what was spent on it,
-    and seconds."""
+    how many stages there were, and seconds."""
 
     broken_by: np.ndarray
     forward: np.ndarray
     backward: np.ndarray
+    stages: int
     seconds: float
 
     @property
@@ -134,13 +135,13 @@ def verdict(
         key=jax.random.key(seed), distances=False,
     )  # fmt: skip
     seconds = time.perf_counter() - begin
-    return Verdict(report.broken_by[0], *report.passes, seconds)
+    return Verdict(report.broken_by[0], *report.passes, len(report.stages), seconds)
 
 
 def row_of(name: str, subject: Subject, cascade: str, found: Verdict) -> list[Any]:
     """A row of the first table."""
     by, robust, spent = found.broken_by, found.robust, found.forward + found.backward
-    left = [100 * (robust | (by > stage)).mean() for stage in range(by.max() + 1)]
+    left = [100 * (robust | (by > stage)).mean() for stage in range(found.stages)]
     survivor = spent[robust].mean() if robust.any() else 0.0
     return [name, cascade, len(by), f"{100 * (by != MISCLASSIFIED).mean():.2f}",
             " ".join(f"{share:.2f}" for share in left), f"{100 * robust.mean():.2f}",
@@ -207,9 +208,9 @@ def compare(
             others.append(peer(model, weights, part, subject.epsilon, options.python))
     whole, rows = {}, []
     for cascade, parts in found.items():
-        *arrays, took = zip(*parts, strict=True)
+        *arrays, stages, took = zip(*parts, strict=True)
         by, forward, backward = map(np.concatenate, arrays)
-        whole[cascade] = Verdict(by, forward, backward, sum(took))
+        whole[cascade] = Verdict(by, forward, backward, max(stages), sum(took))
         if others:
             ours, robust = whole[cascade], np.concatenate([one.robust for one in others])
             seconds = [one.seconds for one in others]

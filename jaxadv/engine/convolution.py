@@ -37,6 +37,11 @@ def has_form(eqn: JaxprEqn) -> bool:
     return _form(image, kernel, eqn.params["padding"], True, eqn.params["precision"]) is not None
 
 
+def kind_of(params: dict[str, Any]) -> tuple[Any, Any]:
+    """The last two arguments of `convolve`, of a convolution's parameters."""
+    return params["precision"], params["preferred_element_type"]
+
+
 def convolve(
     image: jax.Array, kernel: jax.Array, padding: Edges, gradients: bool, precision: Any = None,
     preferred: Any = None,

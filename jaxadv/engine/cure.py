@@ -29,7 +29,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from jaxadv.engine import strides
-from jaxadv.engine.convolution import convolve, has_form, is_simple
+from jaxadv.engine.convolution import convolve, has_form, is_simple, kind_of
 
 MOST_SLICES = 64  # a larger pooling window is left alone: one slice and one pad for each entry
 LONG = 64  # a reduction of fewer entries is left alone
@@ -66,8 +66,7 @@ def _convolution(image: Any, kernel: Any, *, eqn: JaxprEqn, gradients: bool) -> 
     elif strides.is_spread(eqn):
         out = strides.spread(image, kernel, params)
     elif is_simple(eqn) and max(params["window_strides"]) == 1:
-        kind = params["precision"], params["preferred_element_type"]
-        out = convolve(image, kernel, params["padding"], gradients, *kind)
+        out = convolve(image, kernel, params["padding"], gradients, *kind_of(params))
     else:
         out = eqn.primitive.bind(image, kernel, **params)
     order = [0] * rank

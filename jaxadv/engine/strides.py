@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from jaxadv.engine.convolution import convolve, is_simple, pad
+from jaxadv.engine.convolution import convolve, is_simple, kind_of, pad
 
 FEW = 64  # entries of a kernel per output channel; with more, a strided convolution is left alone
 
@@ -35,10 +35,6 @@ def is_spread(eqn: JaxprEqn) -> bool:
     """Whether this is an ungrouped 2-D convolution of an input with zeros in between."""
     p = eqn.params
     return is_simple(eqn) and max(p["lhs_dilation"]) > 1 and max(p["window_strides"]) == 1
-
-
-def _kind(params: dict[str, Any]) -> tuple[Any, Any]:
-    return params["precision"], params["preferred_element_type"]
 
 
 def strided(
@@ -61,7 +57,7 @@ def strided(
     kernel = kernel.reshape(height // down, down, width // across, across, channels, -1)
     kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
     kernel = kernel.reshape(*kernel.shape[:2], image.shape[-1], -1)
-    return convolve(image, kernel, [(0, 0), (0, 0)], gradients, *_kind(params))
+    return convolve(image, kernel, [(0, 0), (0, 0)], gradients, *kind_of(params))
 
 
 class _Phases(NamedTuple):
@@ -106,7 +102,7 @@ def spread(image: jax.Array, kernel: jax.Array, params: dict[str, Any]) -> jax.A
     kernel = kernel.transpose(0, 2, 4, 1, 3, 5)
     kernel = kernel.reshape(*kernel.shape[:3], -1)
     edges = [(rows.before, rows.after), (columns.before, columns.after)]
-    out = convolve(image, kernel, edges, True, *_kind(params))
+    out = convolve(image, kernel, edges, True, *kind_of(params))
     (n, height, width, _), (down, across) = out.shape, params["lhs_dilation"]
     out = out.reshape(n, height, width, down, across, -1).transpose(0, 1, 3, 2, 4, 5)
     return out.reshape(n, height * down, width * across, -1)[:, rows.kept, columns.kept]

@@ -13,7 +13,7 @@ from jaxadv.core.goals import Goal, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status, empty_result
-from jaxadv.engine.cascades import CASCADES, Cascade, Nearly, get_cascade
+from jaxadv.engine.cascades import CASCADES, Cascade, get_cascade
 from jaxadv.engine.minimal import minimal_distance
 from jaxadv.engine.portfolios import EFFORTS, get_portfolio
 from jaxadv.engine.run import run_rows
@@ -166,8 +166,8 @@ def _names(result: Result, title: str) -> np.ndarray:
 class CascadeEntry:
     """Attacks one after the other, each for the rows that survived those before.
 
-    Unlike `ja.evaluate` every epsilon stands alone, and an attack meant for the hardest images
-    (`ja.Hardest`) is given all survivors, so that no row depends on another.
+    Unlike `ja.evaluate` every epsilon stands alone, and an attack meant for some of the survivors
+    is given all, so that no row depends on another.
     """
 
     name: str
@@ -186,46 +186,33 @@ class CascadeEntry:
         return sum(SingleEntry(attack_of(s)).passes(classes) for s in self.stages.values())
 
     def describe(self) -> Any:
-        return {
-            name: describe(attack_of(stage))
-            | ({"left": stage.left} if isinstance(stage, Nearly) else {})
-            for name, stage in self.stages.items()
-        }
+        return {name: describe(attack_of(stage)) for name, stage in self.stages.items()}
 
     def run(self, work: Work) -> tuple[Result, np.ndarray]:
         rows, epsilon = len(work.source), np.asarray(work.epsilon)
         whole = empty_result(rows, work.images.shape[1:], epsilon, work.ids[work.source])
         names = np.full(rows, "", object)
         standing = np.arange(rows)
-        clean = margins(work.goal, predict(work.judge or work.model, work.images, work.devices))
-        clean = clean[work.source]
-        least = clean.copy()
         for number, (name, stage) in enumerate(self.stages.items()):
-            chosen = standing
-            if isinstance(stage, Nearly):
-                chosen = standing[stage.choose(least[standing], clean[standing], rows)]
-            if len(chosen) == 0:
-                continue
-            fallen = rows - len(chosen)
+            fallen = rows - len(standing)
             part = work._replace(
-                source=work.source[chosen],
-                epsilon=epsilon[chosen],
-                seeds=work.seeds[chosen],
+                source=work.source[standing],
+                epsilon=epsilon[standing],
+                seeds=work.seeds[standing],
                 progress=lambda done, found, gone=fallen: work.progress(gone, gone + found),
             )
             result, by = SingleEntry(attack_of(stage)).run(part)
             spent = {f: getattr(result, f) for f in ("forward", "backward", "queries", "computed")}
             if number:  # the clean image is one pass, and was counted by the first
-                asked = work.model.samples
-                spent["forward"] = spent["forward"] - asked
-                spent["computed"] = spent["computed"] - asked
-            total = {f: getattr(whole, f)[chosen] + count for f, count in spent.items()}
+                clean = work.model.samples
+                spent["forward"] = spent["forward"] - clean
+                spent["computed"] = spent["computed"] - clean
+            total = {f: getattr(whole, f)[standing] + count for f, count in spent.items()}
             kept = result._replace(**total)
             for target, values in zip(whole[:-1], kept[:-1], strict=True):
-                target[chosen] = values
-            least[chosen] = np.fmin(least[chosen], result.margin)
-            names[chosen] = np.where(by == "", "", np.where(by == "misclassified", by, name))
-            standing = np.setdiff1d(standing, chosen[result.success])
+                target[standing] = values
+            names[standing] = np.where(by == "", "", np.where(by == "misclassified", by, name))
+            standing = standing[~result.success]
             if len(standing) == 0 or (result.status == Status.NOT_RUN).any():
                 break  # an interruption between two stages leaves the next one's rows NOT_RUN
         return whole, names
