@@ -1,68 +1,83 @@
 """`python -m benchmarks.ablation [NAME ...]`: what each choice in attacks="fast" is worth.
 
 Robust accuracy (per cent, mean and each seed) and passes per survivor of the cascade with one
-choice changed at a time, on published networks (of each the 200 images that verification papers
-use). Needs the shared data (JAXADV_SHARED, or ../shared).
+choice changed at a time, on published networks (by default on the 200 images that verification
+papers use). Needs the shared data (JAXADV_SHARED, or ../shared).
 """
 
 import argparse
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 
 import jaxadv as ja
 from benchmarks.common import show
-from benchmarks.verdict import HARD, SUBJECTS, load
+from benchmarks.verdict import HARD, SUBJECTS, load, verdict
 from jaxadv.engine.cascades import fast
 
-DIVERSE: Any
-DIVERSE, TARGETED = fast("linf").values()
-VARIANTS: dict[str, list[ja.Attack]] = {
-    "fast": [DIVERSE, TARGETED],
-    "without the targeted runs": [DIVERSE],
-    "without the diverse runs": [TARGETED],
-    "9 runs of 40 steps": [replace(DIVERSE, steps=40, restarts=9), TARGETED],
-    "18 runs of 20 steps": [replace(DIVERSE, steps=20, restarts=18), TARGETED],
-    "no random directions": [replace(DIVERSE, spread=0), TARGETED],
-    "corners": [replace(DIVERSE, begin="corner"), TARGETED],
-    "anywhere in the ball": [replace(DIVERSE, begin="ball"), TARGETED],
-    "DLR": [replace(DIVERSE, loss="dlr"), TARGETED],
-    "steps of 0.5 to 0.02": [replace(DIVERSE, first=0.5, final=0.02), TARGETED],
+FAST: dict[str, Any] = fast("linf")
+FIRST, TARGETED, NEAR, NEAREST, SQUARE = FAST
+
+
+def without(*names: str) -> dict[str, Any]:
+    return {name: entry for name, entry in FAST.items() if name not in names}
+
+
+def runs(**settings: Any) -> dict[str, Any]:
+    """The cascade with other settings of all the diverse runs."""
+    near, nearest = FAST[NEAR], FAST[NEAREST]
+    return FAST | {
+        FIRST: replace(FAST[FIRST], **settings),
+        NEAR: near._replace(attack=replace(near.attack, **settings)),
+        NEAREST: nearest._replace(attack=replace(nearest.attack, **settings)),
+    }
+
+
+def left(name: str, share: float) -> dict[str, Any]:
+    return FAST | {name: FAST[name]._replace(left=share)}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "fast": FAST,
+    "without the targeted runs": without(TARGETED),
+    "without more for the near": without(NEAR),
+    "without more for the nearest": without(NEAREST),
+    "without Square": without(SQUARE),
+    "the first two alone": without(NEAR, NEAREST, SQUARE),
+    "near: 0.2 of the margin": left(NEAR, 0.2),
+    "near: 0.8 of the margin": left(NEAR, 0.8),
+    "nearest: 0.05 of the margin": left(NEAREST, 0.05),
+    "nearest: 0.2 of the margin": left(NEAREST, 0.2),
+    "Square: 0.15 of the margin": left(SQUARE, 0.15),
+    "steps down to 0.1": runs(final=0.1),
+    "no random directions": runs(spread=0),
+    "from corners": runs(begin="corner"),
+    "from anywhere in the ball": runs(begin="ball"),
+    "DLR": runs(loss="dlr"),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {list(HARD)} (default: all)")
+    parser.add_argument("names", nargs="*", help=f"of {list(SUBJECTS)} (default: {list(HARD)})")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=200, help="images of each network")
     options = parser.parse_args()
     ja.use_cpu_cores()
     for name in options.names or HARD:
         subject = SUBJECTS[name]
-        model, _, (ids, images, labels) = load(name, subject.images, 200)
-        goal = ja.Untargeted(labels)
-        found: dict[tuple[str, int], ja.Result] = {}  # each attack runs once a seed
-
-        def run(attack: ja.Attack, seed: int) -> ja.Result:
-            where = (repr(attack), seed)
-            if where not in found:
-                found[where] = ja.run(attack, model, images, goal, subject.epsilon,
-                                      key=jax.random.key(seed), ids=ids)  # fmt: skip
-            return found[where]
-
+        model, _, data = load(name, subject.images, options.count)
         rows = []
-        for title, attacks in VARIANTS.items():
-            shares, passes = [], 0.0
+        for title, cascade in VARIANTS.items():
+            shares, passes = [], []
             for seed in range(options.seeds):
-                results = [run(attack, seed) for attack in attacks]
-                robust = ~np.any([result.success for result in results], 0)
-                shares.append(100 * robust.mean())
-                passes = sum((r.forward + r.backward)[robust].mean() for r in results)
+                found = verdict(model, data, subject, cascade, seed, None)
+                shares.append(100 * found.robust.mean())
+                passes.append((found.forward + found.backward)[found.robust].mean())
             each = " ".join(f"{share:.1f}" for share in shares)
-            rows.append([title, f"{np.mean(shares):.2f}", each, f"{passes:.0f}"])
-        show(f"{name}, Linf {subject.epsilon:.4g}, {len(labels)} images",
+            rows.append([title, f"{np.mean(shares):.2f}", each, f"{np.mean(passes):.0f}"])
+        show(f"{name}, Linf {subject.epsilon:.4g}, {len(data.labels)} images",
              ["cascade", "robust %", "by seed", "passes of a survivor"], rows)  # fmt: skip
 
 
