@@ -11,6 +11,7 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.core.norms import distance64
+from jaxadv.engine.cascades import fast
 from jaxadv.sweep import GridError, SweepStore, parse_grid
 from jaxadv.sweep.store import TIMED
 
@@ -85,6 +86,38 @@ def test_every_cell_is_what_run_returns(whole):
                         assert mine[i][norm] == expected
                 seen += len(mine)
     assert seen == len(rows)
+
+
+def test_a_cascade_goes_on_with_those_nearly_broken(tmp_path):
+    text = GRID[: GRID.index("attacks")] + 'attacks = [{name = "fast", norm = "linf"}]'
+    assert sweep(tmp_path, text).complete
+    rows = SweepStore(tmp_path).rows().to_pylist()
+    logits = np.asarray(MODEL(IMAGES), np.float64)
+    others = np.where(np.eye(4, dtype=bool)[LABELS], -np.inf, logits).max(1)
+    clean = logits[np.arange(12), LABELS] - others
+    counts = []
+    for seed in (0, 1):
+        for epsilon in (0.02, 15 / 255):
+            fallen, least, spent = np.zeros(12, bool), clean.copy(), np.ones(12, int)
+            for number, entry in enumerate(fast("linf").values()):
+                near = isinstance(entry, ja.Nearly)
+                chosen = np.flatnonzero(~fallen & (not near or least <= entry.left * clean))
+                counts.append((near, len(chosen), (~fallen).sum()))
+                if len(chosen) == 0:
+                    continue
+                key = jax.random.key(seed)
+                result = ja.run(
+                    entry.attack if near else entry, MODEL, IMAGES[chosen],
+                    ja.Untargeted(LABELS[chosen]), epsilon, ids=IDS[chosen], lanes=8,
+                    key=jax.random.fold_in(key, number) if number else key,
+                )  # fmt: skip
+                fallen[chosen] = result.success
+                least[chosen] = np.minimum(least[chosen], result.margin)
+                spent[chosen] += result.forward + result.backward - 1
+            mine = [r for r in rows if (r["seed"], r["epsilon"]) == (seed, epsilon)]
+            assert [r["success"] for r in mine] == fallen.tolist()
+            assert [r["forward"] + r["backward"] for r in mine] == spent.tolist()
+    assert any(near and 0 < some < all_left for near, some, all_left in counts)
 
 
 def test_other_readers_read_the_rows(whole):

@@ -13,7 +13,7 @@ from jaxadv.core.goals import Goal, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status, empty_result
-from jaxadv.engine.cascades import CASCADES, Cascade, get_cascade
+from jaxadv.engine.cascades import CASCADES, Cascade, Nearly, get_cascade
 from jaxadv.engine.minimal import minimal_distance
 from jaxadv.engine.portfolios import EFFORTS, get_portfolio
 from jaxadv.engine.run import run_rows
@@ -22,6 +22,7 @@ from jaxadv.engine.verify import margins, predict
 
 PORTFOLIO = "minimal_distance"
 KEYS = jax.jit(jax.vmap(jax.random.key))
+NEXT_KEYS = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
 UNKNOWN = -1  # of a count that is not kept
 
 
@@ -30,7 +31,8 @@ class Work(NamedTuple):
 
     images [N, H, W, C], goal and ids [N]; judge: the model that decides, where the attack searches
     on one that stands in for it (None: the same), and on which what it refuses is searched again;
-    lanes: in flight on each device; progress(rows done, successes); interrupted: whether to stop.
+    lanes: in flight on each device; progress(rows done, successes); interrupted: whether to stop;
+    stage: of a cascade, whose attacks draw each for itself.
     """
 
     model: Model
@@ -45,11 +47,13 @@ class Work(NamedTuple):
     lanes: int
     progress: Callable[[int, int], None]
     interrupted: Callable[[], bool]
+    stage: int = 0
 
     @property
     def keys(self) -> Any:
         """A random key for each row: what `ja.run(key=jax.random.key(seed))` would use."""
-        return KEYS(np.asarray(self.seeds, np.uint32))
+        keys = KEYS(np.asarray(self.seeds, np.uint32))
+        return NEXT_KEYS(keys, self.stage) if self.stage else keys
 
 
 class Entry(Protocol):
@@ -166,8 +170,8 @@ def _names(result: Result, title: str) -> np.ndarray:
 class CascadeEntry:
     """Attacks one after the other, each for the rows that survived those before.
 
-    Unlike `ja.evaluate` every epsilon stands alone, and an attack meant for some of the survivors
-    is given all, so that no row depends on another.
+    Unlike `ja.evaluate` every epsilon stands alone, and an attack meant for the hardest images
+    (`ja.Hardest`) is given all survivors, so that no row depends on another.
     """
 
     name: str
@@ -186,34 +190,52 @@ class CascadeEntry:
         return sum(SingleEntry(attack_of(s)).passes(classes) for s in self.stages.values())
 
     def describe(self) -> Any:
-        return {name: describe(attack_of(stage)) for name, stage in self.stages.items()}
+        return {
+            name: describe(attack_of(stage))
+            | ({"left": stage.left} if isinstance(stage, Nearly) else {})
+            for name, stage in self.stages.items()
+        }
 
     def run(self, work: Work) -> tuple[Result, np.ndarray]:
         rows, epsilon = len(work.source), np.asarray(work.epsilon)
         whole = empty_result(rows, work.images.shape[1:], epsilon, work.ids[work.source])
         names = np.full(rows, "", object)
-        standing = np.arange(rows)
+        fallen = np.zeros(rows, bool)
+        clean = np.zeros(rows)
+        if any(isinstance(stage, Nearly) for stage in self.stages.values()):
+            logits = predict(work.judge or work.model, work.images, work.devices)
+            clean = margins(work.goal, logits)[work.source]
+        least = clean.copy()  # of all that was tried
         for number, (name, stage) in enumerate(self.stages.items()):
-            fallen = rows - len(standing)
+            chosen = np.flatnonzero(~fallen)
+            if isinstance(stage, Nearly):
+                chosen = chosen[stage.choose(least[chosen], clean[chosen], rows)]
+            if len(chosen) == 0:
+                continue
+            spared, gone = rows - len(chosen), int(fallen.sum())
             part = work._replace(
-                source=work.source[standing],
-                epsilon=epsilon[standing],
-                seeds=work.seeds[standing],
-                progress=lambda done, found, gone=fallen: work.progress(gone, gone + found),
+                source=work.source[chosen],
+                epsilon=epsilon[chosen],
+                seeds=work.seeds[chosen],
+                progress=lambda done, found, spared=spared, gone=gone: work.progress(
+                    spared, gone + found
+                ),
+                stage=number,
             )
             result, by = SingleEntry(attack_of(stage)).run(part)
             spent = {f: getattr(result, f) for f in ("forward", "backward", "queries", "computed")}
             if number:  # the clean image is one pass, and was counted by the first
-                clean = work.model.samples
-                spent["forward"] = spent["forward"] - clean
-                spent["computed"] = spent["computed"] - clean
-            total = {f: getattr(whole, f)[standing] + count for f, count in spent.items()}
+                asked = work.model.samples
+                spent["forward"] = spent["forward"] - asked
+                spent["computed"] = spent["computed"] - asked
+            total = {f: getattr(whole, f)[chosen] + count for f, count in spent.items()}
             kept = result._replace(**total)
             for target, values in zip(whole[:-1], kept[:-1], strict=True):
-                target[standing] = values
-            names[standing] = np.where(by == "", "", np.where(by == "misclassified", by, name))
-            standing = standing[~result.success]
-            if len(standing) == 0 or (result.status == Status.NOT_RUN).any():
+                target[chosen] = values
+            names[chosen] = np.where(by == "", "", np.where(by == "misclassified", by, name))
+            least[chosen] = np.fmin(least[chosen], result.margin)
+            fallen[chosen] = result.success
+            if (result.status == Status.NOT_RUN).any():
                 break  # an interruption between two stages leaves the next one's rows NOT_RUN
         return whole, names
 
