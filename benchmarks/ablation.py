@@ -17,7 +17,7 @@ from benchmarks.verdict import HARD, SUBJECTS, load, verdict
 from jaxadv.engine.cascades import fast
 
 FAST: dict[str, Any] = fast("linf")
-FIRST, TARGETED, NEAR, NEAREST, SQUARE = FAST
+FIRST, TARGETED, NEAR, MOVING, SQUARE = FAST
 
 
 def without(*names: str) -> dict[str, Any]:
@@ -26,33 +26,34 @@ def without(*names: str) -> dict[str, Any]:
 
 def runs(**settings: Any) -> dict[str, Any]:
     """The cascade with other settings of all the diverse runs."""
-    near, nearest = FAST[NEAR], FAST[NEAREST]
+    near, moving = FAST[NEAR], FAST[MOVING]
     return FAST | {
         FIRST: replace(FAST[FIRST], **settings),
         NEAR: near._replace(attack=replace(near.attack, **settings)),
-        NEAREST: nearest._replace(attack=replace(nearest.attack, **settings)),
+        MOVING: moving._replace(attack=replace(moving.attack, **settings)),
     }
 
 
-def left(name: str, share: float) -> dict[str, Any]:
-    return FAST | {name: FAST[name]._replace(left=share)}
+def changed(name: str, **settings: Any) -> dict[str, Any]:
+    return FAST | {name: FAST[name]._replace(**settings)}
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "fast": FAST,
     "without the targeted runs": without(TARGETED),
-    "without more for the near": without(NEAR),
-    "without more for the nearest": without(NEAREST),
+    "without more for the near": without(NEAR, MOVING),
+    "without more for the moving": without(MOVING),
     "without Square": without(SQUARE),
-    "the first two alone": without(NEAR, NEAREST, SQUARE),
-    "near: 0.2 of the margin": left(NEAR, 0.2),
-    "near: 0.8 of the margin": left(NEAR, 0.8),
-    "nearest: 0.05 of the margin": left(NEAREST, 0.05),
-    "nearest: 0.2 of the margin": left(NEAREST, 0.2),
-    "Square: 0.15 of the margin": left(SQUARE, 0.15),
+    "the first two alone": without(NEAR, MOVING, SQUARE),
+    "near: 0.2 of the margin left": changed(NEAR, left=0.2),
+    "near: 0.8 of the margin left": changed(NEAR, left=0.8),
+    "as many for all that are near": changed(MOVING, by=0.0),
+    "moving by 0.05": changed(MOVING, by=0.05),
+    "moving by 0.2": changed(MOVING, by=0.2),
+    "Square: 0.15 of the margin left": changed(SQUARE, left=0.15),
     "steps down to 0.1": runs(final=0.1),
     "no random directions": runs(spread=0),
-    "from corners": runs(begin="corner"),
+    "from stripes alone": runs(begin="stripes"),
     "from anywhere in the ball": runs(begin="ball"),
     "DLR": runs(loss="dlr"),
 }

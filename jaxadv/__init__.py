@@ -98,7 +98,7 @@ if TYPE_CHECKING:
     from jaxadv.core.window import windowed
     from jaxadv.data import load_data
     from jaxadv.engine.batch import drive_batch, make_table, perturb
-    from jaxadv.engine.cascades import Hardest, Nearly
+    from jaxadv.engine.cascades import Hardest, Moving, Nearly
     from jaxadv.engine.certify import Certificates, Smoothed, certify, smoothed_predict
     from jaxadv.engine.checks import CheckWarning
     from jaxadv.engine.chunk import Budget
@@ -165,7 +165,7 @@ _MODULES = {
     "core.window": "windowed",
     "data": "load_data",
     "engine.batch": "drive_batch make_table perturb",
-    "engine.cascades": "Hardest Nearly",
+    "engine.cascades": "Hardest Moving Nearly",
     "engine.certify": "Certificates Smoothed certify smoothed_predict",
     "engine.checks": "CheckWarning",
     "engine.cure": "cured",
@@ -273,6 +273,7 @@ __all__ = [
     "Masked",
     "MinimalEpsilon",
     "Model",
+    "Moving",
     "Nearest",
     "Nearly",
     "NewtonFool",

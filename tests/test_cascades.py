@@ -1,5 +1,7 @@
 """Cascades: AutoAttack's lists, each attack for the survivors of those before."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -36,10 +38,14 @@ def test_the_hardest_are_those_of_least_margin() -> None:
         assert max(margin[i] for i in chosen) <= min((margin[i] for i in others), default=np.inf)
 
 
-def test_those_nearly_broken_are_chosen_each_by_itself() -> None:
+@pytest.mark.parametrize(
+    ("kind", "share"), [(ja.Nearly, 0.5), pytest.param(ja.Moving, 0.3, marks=pytest.mark.slow)]
+)
+def test_those_worth_more_are_chosen_each_by_itself(kind: Any, share: float) -> None:
     entries = {
-        "few": ja.PGD(steps=5, step_size=0.25),
-        "long": ja.Nearly(ja.PGD(steps=40, restarts=2), 0.5),
+        "few": ja.PGD(steps=2, step_size=0.1),
+        "more": ja.PGD(steps=10, step_size=0.1),
+        "long": kind(ja.PGD(steps=40, restarts=2), share),
     }
 
     def attacked(rows: slice) -> ja.Report:
@@ -50,18 +56,23 @@ def test_those_nearly_broken_are_chosen_each_by_itself() -> None:
         )  # fmt: skip
 
     report = attacked(slice(None))
-    first, second = report.stages
     logits = np.asarray(MODEL(IMAGES), np.float64)
     others = np.where(np.eye(logits.shape[1], dtype=bool)[LABELS], -np.inf, logits).max(1)
     clean = logits[np.arange(len(LABELS)), LABELS] - others
     counts = []
     for level in range(2):
-        left = (first.level == level) & ~first.result.success
-        near = first.result.margin <= 0.5 * clean[first.source]
+        standing, least = clean > 0, clean
+        for stage in report.stages[:2]:
+            mine = stage.level == level
+            rows, before, least = stage.source[mine], least, least.copy()
+            least[rows] = np.minimum(least[rows], stage.result.margin[mine])
+            standing[rows] &= ~stage.result.success[mine]
+        worth = least <= share * clean if kind is ja.Nearly else before - least >= share * before
+        last = report.stages[2]
         np.testing.assert_array_equal(
-            np.sort(second.source[second.level == level]), np.sort(first.source[left & near])
+            np.sort(last.source[last.level == level]), np.flatnonzero(standing & worth)
         )
-        counts.append((int((left & near).sum()), int((left & ~near).sum())))
+        counts.append((int((standing & worth).sum()), int((standing & ~worth).sum())))
     assert min(np.max(counts, 0)) > 0  # else nothing was chosen, or everything
     some = slice(3, 11)
     np.testing.assert_array_equal(attacked(some).broken_by, report.broken_by[:, some])

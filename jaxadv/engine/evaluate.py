@@ -15,7 +15,7 @@ from jaxadv.core.goals import Evading, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
 from jaxadv.engine import checks
-from jaxadv.engine.cascades import Cascade, get_cascade
+from jaxadv.engine.cascades import Cascade, Margins, get_cascade
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.diagnose import answers, program
 from jaxadv.engine.interrupt import interruptible
@@ -152,7 +152,8 @@ def evaluate(
     ("quick"; AutoAttack's "standard", "plus" and "rand"; our "fast" and "strong"; see
     `engine.cascades`), or named attacks in the order in which they are run, each on the images that
     survived those before (at every epsilon on its own; a `ja.Hardest(attack, share)` on those of
-    least margin, a `ja.Nearly(attack, left)` on those with so little left of their clean margin);
+    least margin, a `ja.Nearly(attack, left)` on those with so little left of their clean margin, a
+    `ja.Moving(attack, by)` on those that the attack before brought so much nearer);
     an image that falls at one epsilon counts as fallen at every larger one. A model that draws at
     random is attacked for all steps, and judged on fresh draws. key: default seed 0.
     distances: also find the smallest epsilon of every image (MinimalEpsilon of PGD), which is the
@@ -210,7 +211,7 @@ def evaluate(
     adversarial = np.broadcast_to(images, (len(levels), *images.shape)).copy()
     distance = np.where(right, np.inf, 0.0)
     clean = margins(goal, logits)
-    least = np.tile(clean, (len(levels), 1))  # of all that was tried at an epsilon
+    found = [Margins(clean, clean, clean) for _ in levels]
     same = fingerprint(model.params, images, goal, ids, jax.random.key_data(key), logits.round(2))
     stages: list[Stage] = []
     complete = True
@@ -225,8 +226,8 @@ def evaluate(
             else:
                 standing = [np.flatnonzero(row == SURVIVED) for row in broken_by]
                 if not isinstance(entry, Attack):
-                    standing = [row[entry.choose(least[e, row], clean[row], count)]
-                                for e, row in enumerate(standing)]  # fmt: skip
+                    standing = [row[entry.choose(left.of(row), count)]
+                                for left, row in zip(found, standing, strict=True)]  # fmt: skip
                 level = np.repeat(np.arange(len(levels)), [len(row) for row in standing])
                 source = np.concatenate(standing)
                 epsilon = levels[level]
@@ -243,7 +244,8 @@ def evaluate(
             )  # fmt: skip
             stages.append(Stage(name, attack, result, source, level))
             if not minimal:
-                np.minimum.at(least, (level, source), result.margin)
+                found = [left.lowered(source[level == e], result.margin[level == e])
+                         for e, left in enumerate(found)]  # fmt: skip
             reached = result.distance if minimal else levels[level]
             for e, radius in enumerate(levels):  # a success counts at every larger epsilon too
                 rows = np.flatnonzero(result.success & (reached <= radius))

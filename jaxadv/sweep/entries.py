@@ -13,7 +13,7 @@ from jaxadv.core.goals import Goal, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status, empty_result
-from jaxadv.engine.cascades import CASCADES, Cascade, Nearly, get_cascade
+from jaxadv.engine.cascades import CASCADES, Cascade, Hardest, Margins, get_cascade
 from jaxadv.engine.minimal import minimal_distance
 from jaxadv.engine.portfolios import EFFORTS, get_portfolio
 from jaxadv.engine.run import run_rows
@@ -22,7 +22,6 @@ from jaxadv.engine.verify import margins, predict
 
 PORTFOLIO = "minimal_distance"
 KEYS = jax.jit(jax.vmap(jax.random.key))
-NEXT_KEYS = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
 UNKNOWN = -1  # of a count that is not kept
 
 
@@ -31,8 +30,7 @@ class Work(NamedTuple):
 
     images [N, H, W, C], goal and ids [N]; judge: the model that decides, where the attack searches
     on one that stands in for it (None: the same), and on which what it refuses is searched again;
-    lanes: in flight on each device; progress(rows done, successes); interrupted: whether to stop;
-    stage: of a cascade, whose attacks draw each for itself.
+    lanes: in flight on each device; progress(rows done, successes); interrupted: whether to stop.
     """
 
     model: Model
@@ -47,13 +45,11 @@ class Work(NamedTuple):
     lanes: int
     progress: Callable[[int, int], None]
     interrupted: Callable[[], bool]
-    stage: int = 0
 
     @property
     def keys(self) -> Any:
         """A random key for each row: what `ja.run(key=jax.random.key(seed))` would use."""
-        keys = KEYS(np.asarray(self.seeds, np.uint32))
-        return NEXT_KEYS(keys, self.stage) if self.stage else keys
+        return KEYS(np.asarray(self.seeds, np.uint32))
 
 
 class Entry(Protocol):
@@ -192,7 +188,7 @@ class CascadeEntry:
     def describe(self) -> Any:
         return {
             name: describe(attack_of(stage))
-            | ({"left": stage.left} if isinstance(stage, Nearly) else {})
+            | ({} if isinstance(stage, Attack | Hardest) else {"for": str(stage[1:])})
             for name, stage in self.stages.items()
         }
 
@@ -202,14 +198,14 @@ class CascadeEntry:
         names = np.full(rows, "", object)
         fallen = np.zeros(rows, bool)
         clean = np.zeros(rows)
-        if any(isinstance(stage, Nearly) for stage in self.stages.values()):
+        if not all(isinstance(stage, Attack | Hardest) for stage in self.stages.values()):
             logits = predict(work.judge or work.model, work.images, work.devices)
             clean = margins(work.goal, logits)[work.source]
-        least = clean.copy()  # of all that was tried
+        found = Margins(clean, clean, clean)
         for number, (name, stage) in enumerate(self.stages.items()):
             chosen = np.flatnonzero(~fallen)
-            if isinstance(stage, Nearly):
-                chosen = chosen[stage.choose(least[chosen], clean[chosen], rows)]
+            if not isinstance(stage, Attack | Hardest):
+                chosen = chosen[stage.choose(found.of(chosen), rows)]
             if len(chosen) == 0:
                 continue
             spared, gone = rows - len(chosen), int(fallen.sum())
@@ -217,10 +213,7 @@ class CascadeEntry:
                 source=work.source[chosen],
                 epsilon=epsilon[chosen],
                 seeds=work.seeds[chosen],
-                progress=lambda done, found, spared=spared, gone=gone: work.progress(
-                    spared, gone + found
-                ),
-                stage=number,
+                progress=lambda _, now, spared=spared, gone=gone: work.progress(spared, gone + now),
             )
             result, by = SingleEntry(attack_of(stage)).run(part)
             spent = {f: getattr(result, f) for f in ("forward", "backward", "queries", "computed")}
@@ -233,7 +226,7 @@ class CascadeEntry:
             for target, values in zip(whole[:-1], kept[:-1], strict=True):
                 target[chosen] = values
             names[chosen] = np.where(by == "", "", np.where(by == "misclassified", by, name))
-            least[chosen] = np.fmin(least[chosen], result.margin)
+            found = found.lowered(chosen, result.margin)
             fallen[chosen] = result.success
             if (result.status == Status.NOT_RUN).any():
                 break  # an interruption between two stages leaves the next one's rows NOT_RUN
