@@ -47,7 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "the first two alone": without(NEAR, MOVING, SQUARE),
     "near: 0.2 of the margin left": changed(NEAR, left=0.2),
     "near: 0.8 of the margin left": changed(NEAR, left=0.8),
-    "as many for all that are near": changed(MOVING, by=0.0),
+    "as many where 0.1 is left": FAST | {MOVING: ja.Nearly(FAST[MOVING].attack, 0.1)},
     "moving by 0.05": changed(MOVING, by=0.05),
     "moving by 0.2": changed(MOVING, by=0.2),
     "Square: 0.15 of the margin left": changed(SQUARE, left=0.15),
