@@ -16,7 +16,7 @@ def enough_steps(now: Result, longer: Result, clean_margin: np.ndarray, steps: i
     risen = float(np.clip(clean_margin - now.margin, 0, None)[left].sum())
     rising = float((now.margin - longer.margin)[left].sum())
     message = ""
-    if more > FEW * len(now.success):
+    if more > max(FEW * len(now.success), 1):  # one image of a few says nothing
         message = f"{2 * steps} steps break {more} more of {len(now.success)} images than {steps}: "
         message += "pass more steps"
     elif rising > RISING * risen and left.mean() > FEW:
