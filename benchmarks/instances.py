@@ -4,7 +4,8 @@ Instances of the neural network verification competition (VNN-COMP 2022): a netw
 and a label, and whether the box holds an input that another class wins: "sat" (one was seen),
 "unsat" (two tools or more proved that there is none; "unsat_1tool": one) or unknown. All are
 attacked alike, for `--seconds` a folder, in rounds: first PGD on the margin with restarts, then,
-towards every other class, `ja.Diverse` on the margin or the cross-entropy. Nothing counts but an
+towards every other class, PGD on the margin or the cross-entropy that begins along a random
+direction of the logits (Tashiro, Song and Ermon 2020, arXiv 2003.07878). Nothing counts but an
 input inside the box, in float64, that onnxruntime classifies wrongly. An attack that breaks an
 unsat instance is wrong: exit status 1. Needs onnxruntime and the shared data (JAXADV_SHARED, or
 ../shared).
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxadv as ja
 from benchmarks.common import show
+from jaxadv.core.losses import cross_entropy, margin
 from jaxadv.core.pytree import pytree, static
 
 
@@ -112,6 +115,27 @@ def _session(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
 
 
+@pytree
+class Diverse(ja.PGD):
+    """PGD whose first steps climb along a random direction of the logits, another in each round.
+
+    round: int32; odd rounds maximise the margin, even ones the cross-entropy.
+    """
+
+    round: Any = np.int32(0)
+    spread: int = static(default=5)
+
+    def objective(self, goal: Any, logits: Any) -> Any:
+        return jnp.where(self.round % 2 == 1, margin(goal, logits), cross_entropy(goal, logits))
+
+    def cotangents(self, problem: Any, state: Any, logits: Any) -> Any:
+        key = jax.random.key(self.round)
+        direction = jax.random.uniform(key, logits.shape[-1:], minval=-1, maxval=1)
+        return jnp.where(
+            state.step < self.spread, direction, super().cotangents(problem, state, logits)
+        )
+
+
 def attack(instance: Instance, number: int, devices: Any = None) -> np.ndarray:
     """The images [N, H, W, C] that round `number` ends with, whatever it thinks of them."""
     devices = devices or jax.local_devices()
@@ -120,10 +144,9 @@ def attack(instance: Instance, number: int, devices: Any = None) -> np.ndarray:
         attack = ja.PGD(steps=50, step_size=0.05, loss="margin", restarts=4)
         goal, lanes = ja.Untargeted(np.full(parts, instance.label)), 4
     else:
-        loss = "margin" if number % 2 else "cross_entropy"
-        attack = ja.Diverse(steps=55, restarts=4, begin="ball", loss=loss)
+        attack = Diverse(steps=55, step_size=0.25, round=np.int32(number))
         others = np.delete(np.arange(10), instance.label)
-        goal, lanes = ja.Targeted(np.full(9, instance.label), others), 4 * -(-9 // parts)
+        goal, lanes = ja.Targeted(np.full(9, instance.label), others), -(-9 // parts)
     shape = (len(goal.labels), *to_image(instance.lower).shape)
     images, key = np.full(shape, 0.5, np.float32), jax.random.key(number)
     return ja.run(attack, on_cube(instance), images, goal, 0.5, key=key, devices=devices,
