@@ -15,9 +15,10 @@ import jaxadv as ja
 from benchmarks.common import show
 from benchmarks.verdict import HARD, SUBJECTS, load, verdict
 from jaxadv.engine.cascades import fast
+from jaxadv.engine.stage import attack_of
 
 FAST: dict[str, Any] = fast("linf")
-FIRST, TARGETED, NEAR, MOVING, SQUARE = FAST
+FIRST, TARGETED, NEAR, REFINING, SQUARE, AGAIN = FAST
 
 
 def without(*names: str) -> dict[str, Any]:
@@ -26,11 +27,10 @@ def without(*names: str) -> dict[str, Any]:
 
 def runs(**settings: Any) -> dict[str, Any]:
     """The cascade with other settings of all the diverse runs."""
-    near, moving = FAST[NEAR], FAST[MOVING]
+    near = FAST[NEAR]
     return FAST | {
         FIRST: replace(FAST[FIRST], **settings),
         NEAR: near._replace(attack=replace(near.attack, **settings)),
-        MOVING: moving._replace(attack=replace(moving.attack, **settings)),
     }
 
 
@@ -38,19 +38,24 @@ def changed(name: str, **settings: Any) -> dict[str, Any]:
     return FAST | {name: FAST[name]._replace(**settings)}
 
 
+def afresh(name: str) -> dict[str, Any]:
+    """The cascade in which this attack does not begin at the best image so far."""
+    return changed(name, attack=attack_of(FAST[name]))
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "fast": FAST,
     "without the targeted runs": without(TARGETED),
-    "without more for the near": without(NEAR, MOVING),
-    "without more for the moving": without(MOVING),
-    "without Square": without(SQUARE),
-    "the first two alone": without(NEAR, MOVING, SQUARE),
+    "without more for the near": without(NEAR),
+    "without refining": without(REFINING, SQUARE, AGAIN),
+    "without refining by gradients": without(REFINING, AGAIN),
+    "without refining by squares": without(SQUARE, AGAIN),
+    "refining once": without(AGAIN),
+    "the first two alone": without(NEAR, REFINING, SQUARE, AGAIN),
     "near: 0.2 of the margin left": changed(NEAR, left=0.2),
     "near: 0.8 of the margin left": changed(NEAR, left=0.8),
-    "as many where 0.1 is left": FAST | {MOVING: ja.Nearly(FAST[MOVING].attack, 0.1)},
-    "moving by 0.05": changed(MOVING, by=0.05),
-    "moving by 0.2": changed(MOVING, by=0.2),
-    "Square: 0.15 of the margin left": changed(SQUARE, left=0.15),
+    "APGD afresh, not refining": afresh(REFINING),
+    "squares afresh, not refining": afresh(SQUARE),
     "steps down to 0.1": runs(final=0.1),
     "no random directions": runs(spread=0),
     "from stripes alone": runs(begin="stripes"),
@@ -73,7 +78,7 @@ def main() -> None:
         for title, cascade in VARIANTS.items():
             shares, passes = [], []
             for seed in range(options.seeds):
-                found = verdict(model, data, subject, cascade, seed, None)
+                found = verdict(model, data, subject, cascade, seed)
                 shares.append(100 * found.robust.mean())
                 passes.append((found.forward + found.backward)[found.robust].mean())
             each = " ".join(f"{share:.1f}" for share in shares)

@@ -106,6 +106,11 @@ def load(name: str, count: int) -> tuple[ja.Model, dict[str, np.ndarray], np.nda
     return load_published(folder), weights, data.images, data.labels
 
 
+def wanted(name: str, only: set[str]) -> bool:
+    """Whether an attack of this name is to be run."""
+    return not only or name in only
+
+
 def ours(
     model: ja.Model, images: np.ndarray, labels: np.ndarray, norm: str, passes: int,
     only: set[str], warm: bool,
@@ -125,12 +130,13 @@ def ours(
         found[name] = Found(distance, spent, seconds, max(before - seconds, 0.0))
 
     for name, attack in attacks_of(norm, passes).items():
-        if not only or name in only:
+        if wanted(name, only):
             watch(name, lambda attack=attack: ja.run(attack, model, images, goal, key=key))
     for effort, most in (("fast", passes // 5), ("standard", passes)):
-        if not only or "minimal_distance" in only:
+        name = f"minimal_distance, {effort}"
+        if wanted(name, only) or "minimal_distance" in only:
             watch(
-                f"minimal_distance, {effort}",
+                name,
                 lambda effort=effort, most=most: ja.minimal_distance(
                     model, images, goal, norm, effort=effort, passes=most, key=key
                 ),
@@ -149,7 +155,7 @@ def theirs(
         np.savez(folder / "data.npz", images=images, labels=labels)
         script = str(Path(__file__).with_name("minimum_torch.py"))
         subprocess.run(
-            [python, script, path, norm, str(passes), *([",".join(only)] if only else [])],
+            [python, script, path, norm, str(passes), *([";".join(only)] if only else [])],
             check=True,
         )
         found = {}
@@ -169,14 +175,16 @@ def main() -> None:
     parser.add_argument("--norm", action="append", help="of these norms only")
     parser.add_argument("--count", type=int, default=100, help="images of each network")
     parser.add_argument("--passes", type=int, default=2_000)
-    parser.add_argument("--only", default="", help="attacks of these names, with commas")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME",
+        help="attacks of this name alone, whoever's, or as a table names it: 'DDN (adv-lib)'",
+    )  # fmt: skip
     parser.add_argument("--warm", action="store_true", help="time the second of two runs of ours")
     parser.add_argument("--python", help="an interpreter with torch, adv-lib and Foolbox")
     parser.add_argument("--json", type=Path, help="write the distances of each image here")
     options = parser.parse_args()
     ja.use_cpu_cores()
-    only = set(filter(None, options.only.split(",")))
-    names, kept = options.names or NETWORKS, {}
+    only, names, kept = set(options.only), options.names or NETWORKS, {}
     for norm in options.norm or ("linf", "l2", "l1", "l0"):
         whole: dict[str, list[float]] = {}
         for name in names:

@@ -1,9 +1,9 @@
 """The peers' side of `benchmarks.minimum`: minimum-norm attacks of adv-lib and Foolbox.
 
 Run by an interpreter that has torch and the libraries; it imports nothing of jaxadv.
-usage: minimum_torch.py FOLDER NORM PASSES; weights.npz and data.npz are in FOLDER. Writes
-FOLDER/LIBRARY-ATTACK.npz for each: the least distance of an adversarial image ever asked, within
-the first PASSES forward and backward passes of each image, what it took, and the seconds.
+usage: minimum_torch.py FOLDER NORM PASSES [NAME;NAME...]; weights.npz and data.npz are in FOLDER.
+Writes FOLDER/LIBRARY-ATTACK.npz for each: the least distance of an adversarial image ever asked,
+within the first PASSES forward and backward passes of each image, what it took, and the seconds.
 """
 
 import sys
@@ -111,7 +111,7 @@ def foolbox(norm: str, steps: int) -> dict[str, Peer]:
 
 def main() -> None:
     folder, norm, passes = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    only = set(sys.argv[4].split(",")) if len(sys.argv) > 4 else set()
+    only = set(sys.argv[4].split(";")) if len(sys.argv) > 4 else set()
     with np.load(folder / "weights.npz") as file:
         model = network(dict(file))
     with np.load(folder / "data.npz") as file:
@@ -119,7 +119,7 @@ def main() -> None:
     y = torch.tensor(y).long()
     for library, attacks in (("adv-lib", adv_lib), ("foolbox", foolbox)):
         for name, attack in attacks(norm, passes // 2).items():
-            if only and name not in only:
+            if only and not only & {name, f"{name} ({library})"}:
                 continue
             torch.manual_seed(0)
             watched = Watched(model, x, y, norm, passes).eval()

@@ -98,7 +98,7 @@ if TYPE_CHECKING:
     from jaxadv.core.window import windowed
     from jaxadv.data import load_data
     from jaxadv.engine.batch import drive_batch, make_table, perturb
-    from jaxadv.engine.cascades import Hardest, Moving, Nearly
+    from jaxadv.engine.cascades import Hardest, Nearly
     from jaxadv.engine.certify import Certificates, Smoothed, certify, smoothed_predict
     from jaxadv.engine.checks import CheckWarning
     from jaxadv.engine.chunk import Budget
@@ -119,9 +119,9 @@ if TYPE_CHECKING:
     )
     from jaxadv.engine.lanes import drive_lanes
     from jaxadv.engine.minimal import Nearest, minimal_distance
-    from jaxadv.engine.portfolios import Refine
     from jaxadv.engine.run import run
     from jaxadv.engine.smoothed import AttackedSmoothed, attack_smoothed, soft_smoothed
+    from jaxadv.engine.stage import Refine
     from jaxadv.models import (
         from_keras,
         from_linen,
@@ -165,7 +165,7 @@ _MODULES = {
     "core.window": "windowed",
     "data": "load_data",
     "engine.batch": "drive_batch make_table perturb",
-    "engine.cascades": "Hardest Moving Nearly",
+    "engine.cascades": "Hardest Nearly",
     "engine.certify": "Certificates Smoothed certify smoothed_predict",
     "engine.checks": "CheckWarning",
     "engine.cure": "cured",
@@ -177,7 +177,7 @@ _MODULES = {
     "linear_classifier relu_network tree_ensemble",
     "engine.lanes": "drive_lanes",
     "engine.minimal": "Nearest minimal_distance",
-    "engine.portfolios": "Refine",
+    "engine.stage": "Refine",
     "engine.chunk": "Budget",
     "engine.run": "run",
     "engine.smoothed": "AttackedSmoothed attack_smoothed soft_smoothed",
@@ -273,7 +273,6 @@ __all__ = [
     "Masked",
     "MinimalEpsilon",
     "Model",
-    "Moving",
     "Nearest",
     "Nearly",
     "NewtonFool",

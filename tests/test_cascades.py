@@ -1,7 +1,5 @@
 """Cascades: AutoAttack's lists, each attack for the survivors of those before."""
 
-from typing import Any
-
 import jax
 import numpy as np
 import pytest
@@ -38,14 +36,11 @@ def test_the_hardest_are_those_of_least_margin() -> None:
         assert max(margin[i] for i in chosen) <= min((margin[i] for i in others), default=np.inf)
 
 
-@pytest.mark.parametrize(
-    ("kind", "share"), [(ja.Nearly, 0.5), pytest.param(ja.Moving, 0.3, marks=pytest.mark.slow)]
-)
-def test_those_worth_more_are_chosen_each_by_itself(kind: Any, share: float) -> None:
+def test_those_nearly_broken_are_chosen_each_by_itself() -> None:
     entries = {
         "few": ja.PGD(steps=2, step_size=0.1),
         "more": ja.PGD(steps=10, step_size=0.1),
-        "long": kind(ja.PGD(steps=40, restarts=2), share),
+        "long": ja.Nearly(ja.PGD(steps=40, restarts=2), 0.5),
     }
 
     def attacked(rows: slice) -> ja.Report:
@@ -64,10 +59,10 @@ def test_those_worth_more_are_chosen_each_by_itself(kind: Any, share: float) -> 
         standing, least = clean > 0, clean
         for stage in report.stages[:2]:
             mine = stage.level == level
-            rows, before, least = stage.source[mine], least, least.copy()
+            rows, least = stage.source[mine], least.copy()
             least[rows] = np.minimum(least[rows], stage.result.margin[mine])
             standing[rows] &= ~stage.result.success[mine]
-        worth = least <= share * clean if kind is ja.Nearly else before - least >= share * before
+        worth = least <= 0.5 * clean
         last = report.stages[2]
         np.testing.assert_array_equal(
             np.sort(last.source[last.level == level]), np.flatnonzero(standing & worth)
@@ -76,6 +71,30 @@ def test_those_worth_more_are_chosen_each_by_itself(kind: Any, share: float) -> 
     assert min(np.max(counts, 0)) > 0  # else nothing was chosen, or everything
     some = slice(3, 11)
     np.testing.assert_array_equal(attacked(some).broken_by, report.broken_by[:, some])
+
+
+def test_a_refinement_begins_at_the_image_of_least_margin() -> None:
+    first, second = ja.PGD(steps=3, step_size=0.1), ja.PGD(steps=3, step_size=0.1, loss="dlr")
+    more = ja.PGD(steps=8, step_size=0.05)
+    entries = {"first": first, "second": second, "more": ja.Nearly(ja.Refine(more), 0.9)}
+    report = ja.evaluate(MODEL, IMAGES, LABELS, epsilons=[0.02, 0.03], attacks=entries,
+                         distances=False, lanes=8)  # fmt: skip
+    last = report.stages[2]
+    for level, epsilon in enumerate(report.epsilons):
+        begin, least = IMAGES.copy(), np.full(len(IMAGES), np.inf)
+        for stage in report.stages[:2]:
+            rows, mine = stage.source[stage.level == level], stage.level == level
+            nearer = stage.result.margin[mine] < least[rows]
+            least[rows[nearer]] = stage.result.margin[mine][nearer]
+            begin[rows[nearer]] = stage.result.images[mine][nearer]
+        mine = last.level == level
+        rows = last.source[mine]
+        alone = ja.run(more, MODEL, IMAGES[rows], ja.Untargeted(LABELS[rows]), epsilon, lanes=8,
+                       start=begin[rows], ids=rows, key=jax.random.key(0))  # fmt: skip
+        assert len(rows) > 1
+        np.testing.assert_array_equal(alone.images, last.result.images[mine])
+        np.testing.assert_array_equal(alone.success, last.result.success[mine])
+        assert (begin[rows] != IMAGES[rows]).any((1, 2, 3)).all()
 
 
 def test_the_settings_of_autoattack() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.core.norms import distance64
-from jaxadv.engine.cascades import fast
+from jaxadv.engine.evaluate import SURVIVED
 from jaxadv.sweep import GridError, SweepStore, parse_grid
 from jaxadv.sweep.store import TIMED
 
@@ -88,41 +88,21 @@ def test_every_cell_is_what_run_returns(whole):
     assert seen == len(rows)
 
 
-def test_a_cascade_goes_on_with_those_nearly_broken(tmp_path):
+def test_a_cascade_of_a_sweep_does_what_evaluate_does(tmp_path):
     text = GRID[: GRID.index("attacks")] + 'attacks = [{name = "fast", norm = "linf"}]'
     assert sweep(tmp_path, text).complete
     rows = SweepStore(tmp_path).rows().to_pylist()
-    logits = np.asarray(MODEL(IMAGES), np.float64)
-    others = np.where(np.eye(4, dtype=bool)[LABELS], -np.inf, logits).max(1)
-    clean = logits[np.arange(12), LABELS] - others
-    counts = []
+    refined = 0
     for seed in (0, 1):
         for epsilon in (0.02, 15 / 255):
-            fallen, least, spent = np.zeros(12, bool), clean.copy(), np.ones(12, int)
-            before = least
-            for entry in fast("linf").values():
-                chosen = ~fallen
-                if isinstance(entry, ja.Nearly):
-                    chosen &= least <= entry.left * clean
-                if isinstance(entry, ja.Moving):
-                    chosen &= before - least >= entry.by * before
-                chosen, before = np.flatnonzero(chosen), least
-                counts.append((len(chosen), (~fallen).sum()))
-                if len(chosen) == 0:
-                    continue
-                result = ja.run(
-                    entry if isinstance(entry, ja.Attack) else entry.attack, MODEL,
-                    IMAGES[chosen], ja.Untargeted(LABELS[chosen]), epsilon, ids=IDS[chosen],
-                    lanes=8, key=jax.random.key(seed),
-                )  # fmt: skip
-                fallen[chosen] = result.success
-                least = least.copy()
-                least[chosen] = np.minimum(least[chosen], result.margin)
-                spent[chosen] += result.forward + result.backward - 1
+            report = ja.evaluate(MODEL, IMAGES, LABELS, epsilons=[epsilon], attacks="fast", ids=IDS,
+                                 key=jax.random.key(seed), lanes=8, distances=False)  # fmt: skip
             mine = [r for r in rows if (r["seed"], r["epsilon"]) == (seed, epsilon)]
-            assert [r["success"] for r in mine] == fallen.tolist()
-            assert [r["forward"] + r["backward"] for r in mine] == spent.tolist()
-    assert any(0 < some < left for some, left in counts)
+            assert [r["success"] for r in mine] == (report.broken_by[0] != SURVIVED).tolist()
+            passes = sum(report.passes) + 1  # and the clean image's
+            assert [r["forward"] + r["backward"] for r in mine] == passes.tolist()
+            refined += len(report.stages[3].source)
+    assert 0 < refined < len(rows)  # else the case is none
 
 
 def test_other_readers_read_the_rows(whole):

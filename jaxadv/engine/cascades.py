@@ -16,25 +16,35 @@ import numpy as np
 
 from jaxadv.attacks import APGD, FAB, FGM, FGSM, PGD, Diverse, Square, UniformNoise
 from jaxadv.core.attack import Attack
+from jaxadv.engine.stage import Refine
 
 
 class Margins(NamedTuple):
-    """What is left of the margins of images, each [M]: of the clean ones, before the last attack,
-    and now."""
+    """The margins of M images, each [M]: of the clean ones, and the least so far; closest
+    [M, H, W, C]: the images with these least margins (None: they are not kept)."""
 
     clean: np.ndarray
-    before: np.ndarray
     least: np.ndarray
+    closest: np.ndarray | None = None
 
     def of(self, rows: np.ndarray) -> "Margins":
-        """Those of some of the images."""
-        return Margins(*(margins[rows] for margins in self))
+        """The margins of some of the images."""
+        return Margins(self.clean[rows], self.least[rows])
 
-    def lowered(self, rows: np.ndarray, margin: np.ndarray) -> "Margins":
-        """After an attack that brought some of the images to these margins."""
-        least = self.least.copy()
-        np.fmin.at(least, rows, margin)
-        return Margins(self.clean, self.least, least)
+    def starts(self, rows: np.ndarray) -> np.ndarray:
+        """The images of least margin of some, for a `Refine`."""
+        assert self.closest is not None, "they are kept where a stage refines"
+        return self.closest[rows]
+
+    def lowered(self, rows: np.ndarray, margin: np.ndarray, images: np.ndarray) -> "Margins":
+        """After an attack that brought some of the images to these margins, and what it made."""
+        nearer = margin < self.least[rows]
+        rows, least, closest = rows[nearer], self.least.copy(), self.closest
+        least[rows] = margin[nearer]
+        if closest is not None:
+            closest = closest.copy()
+            closest[rows] = images[nearer]
+        return Margins(self.clean, least, closest)
 
 
 class Hardest(NamedTuple):
@@ -44,7 +54,7 @@ class Hardest(NamedTuple):
     or more. Who is among them depends on the other images; what happens to them does not.
     """
 
-    attack: Attack
+    attack: Attack | Refine
     share: float
     least: int = 128
 
@@ -61,7 +71,7 @@ class Nearly(NamedTuple):
     Whether an image is among them does not depend on the others.
     """
 
-    attack: Attack
+    attack: Attack | Refine
     left: float
 
     def choose(self, survivors: Margins, images: int) -> np.ndarray:
@@ -69,23 +79,8 @@ class Nearly(NamedTuple):
         return np.flatnonzero(survivors.least <= self.left * survivors.clean)
 
 
-class Moving(NamedTuple):
-    """In a cascade: an attack for those survivors alone that the attack before brought nearer.
-
-    by: it took at least this share of the margin that those before it had left. More of the same
-    breaks such images, while others stay where they are whatever the budget. Whether an image is
-    among them does not depend on the others.
-    """
-
-    attack: Attack
-    by: float
-
-    def choose(self, survivors: Margins, images: int) -> np.ndarray:
-        """The places of the survivors that the last attack brought so much nearer."""
-        return np.flatnonzero(survivors.least <= (1 - self.by) * survivors.before)
-
-
-Cascade = dict[str, Attack | Hardest | Nearly | Moving]
+Chosen = Hardest | Nearly
+Cascade = dict[str, Attack | Refine | Chosen]
 
 
 def quick(norm: str) -> Cascade:
@@ -131,31 +126,42 @@ def fast(norm: str) -> Cascade:
     """Ours: AutoAttack's verdict for a tenth of its passes where nothing falls.
 
     Easy images fall in the first run, from the image itself. Four short ones, from diverse starts,
-    and two towards targets show which of the others are near to falling: those get twenty more.
-    Where these still gained, a hundred more may succeed; what is all but broken gets the 5,000
-    questions of Square.
+    and two towards targets show which of the others are near to falling: those get ten more. What
+    is near then is refined from its best image, by gradients and by random squares.
     """
     few = Diverse(norm=norm, steps=30, restarts=4, final=0.02)
+    longer = Refine(APGD(norm=norm, loss="dlr"))
     return {
         "diverse": few,
         "APGD targeted": APGD(norm=norm, loss="margin", targets=2, steps=20),
-        "diverse, near": Nearly(replace(few, restarts=20, begin="corner"), 0.4),
-        "diverse, moving": Moving(replace(few, restarts=100), 0.1),
-        "Square": Nearly(Square(norm=norm), 0.05),
+        "diverse, near": Nearly(replace(few, restarts=10, begin="corner"), 0.4),
+        "APGD, refining": Nearly(longer, 0.4),
+        "Square, refining": Nearly(Refine(Square(norm=norm, steps=1000, p=0.05)), 0.2),
+        "APGD, refining again": Nearly(longer, 0.1),
     }
 
 
 def strong(norm: str) -> Cascade:
-    """Ours: as low as we get, with the budget spent on the images of least margin."""
+    """Ours: as low as we get, with the budget spent on the images of least margin.
+
+    What many short runs from diverse starts leave is refined from its best image, by gradients and
+    by random squares in turn: each finds a way on where the other has come to rest.
+    """
     few = Diverse(norm=norm, steps=30, restarts=12, final=0.02)
+    targeted = APGD(norm=norm, loss="dlr", targets=9)
+    longer = Refine(APGD(norm=norm, loss="dlr", steps=400))
     return {
         "diverse, short": replace(few, restarts=1),
         "diverse": Hardest(few, 0.15),
-        "APGD targeted": Hardest(APGD(norm=norm, loss="dlr", targets=9), 0.04),
+        "APGD targeted": Hardest(targeted, 0.04),
         "diverse, many": Hardest(replace(few, restarts=200), 0.03),
-        "FAB targeted": Hardest(FAB(norm=norm, targets=9, search=0, bounded=True), 0.01),
-        "Square": Hardest(Square(norm=norm, steps=20_000), 0.01),
-        "diverse, corners": Hardest(replace(few, steps=100, restarts=100, begin="corner"), 0.01),
+        "APGD, refining": Hardest(Refine(APGD(norm=norm, loss="dlr", steps=200)), 0.03),
+        "Square, refining": Hardest(Refine(Square(norm=norm, p=0.05)), 0.02),
+        "targeted, refining": Hardest(Refine(targeted), 0.02),
+        "Square, finer": Hardest(Refine(Square(norm=norm, p=0.02)), 0.02),
+        "APGD, longer": Hardest(longer, 0.02),
+        "Square": Hardest(Square(norm=norm, steps=10_000), 0.02),
+        "APGD, longer again": Hardest(longer, 0.02),
     }
 
 

@@ -13,13 +13,22 @@ from jaxadv.attacks import PGD, MinimalEpsilon
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Evading, Untargeted
 from jaxadv.core.model import Model
+from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status
 from jaxadv.engine import checks
-from jaxadv.engine.cascades import Cascade, Margins, get_cascade
+from jaxadv.engine.cascades import Cascade, Chosen, Margins, get_cascade
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.diagnose import answers, program
 from jaxadv.engine.interrupt import interruptible
-from jaxadv.engine.stage import Progress, attack_of, describe, run_stage, slug, under_name
+from jaxadv.engine.stage import (
+    Progress,
+    attack_of,
+    describe,
+    refines,
+    run_stage,
+    slug,
+    under_name,
+)  # fmt: skip
 from jaxadv.engine.store import Store, fingerprint
 from jaxadv.engine.verify import margins, predict
 
@@ -152,8 +161,8 @@ def evaluate(
     ("quick"; AutoAttack's "standard", "plus" and "rand"; our "fast" and "strong"; see
     `engine.cascades`), or named attacks in the order in which they are run, each on the images that
     survived those before (at every epsilon on its own; a `ja.Hardest(attack, share)` on those of
-    least margin, a `ja.Nearly(attack, left)` on those with so little left of their clean margin, a
-    `ja.Moving(attack, by)` on those that the attack before brought so much nearer);
+    least margin, a `ja.Nearly(attack, left)` on those with so little left of their clean margin; a
+    `ja.Refine(attack)`, alone or in one of these, begins at the image of least margin so far);
     an image that falls at one epsilon counts as fallen at every larger one. A model that draws at
     random is attacked for all steps, and judged on fresh draws. key: default seed 0.
     distances: also find the smallest epsilon of every image (MinimalEpsilon of PGD), which is the
@@ -211,7 +220,8 @@ def evaluate(
     adversarial = np.broadcast_to(images, (len(levels), *images.shape)).copy()
     distance = np.where(right, np.inf, 0.0)
     clean = margins(goal, logits)
-    found = [Margins(clean, clean, clean) for _ in levels]
+    closest = images if any(map(refines, entries.values())) else None
+    found = [Margins(clean, clean, closest) for _ in levels]
     same = fingerprint(model.params, images, goal, ids, jax.random.key_data(key), logits.round(2))
     stages: list[Stage] = []
     complete = True
@@ -225,7 +235,7 @@ def evaluate(
                 epsilon = distance[source]  # an earlier stage's answer is where to go on from
             else:
                 standing = [np.flatnonzero(row == SURVIVED) for row in broken_by]
-                if not isinstance(entry, Attack):
+                if isinstance(entry, Chosen):
                     standing = [row[entry.choose(left.of(row), count)]
                                 for left, row in zip(found, standing, strict=True)]  # fmt: skip
                 level = np.repeat(np.arange(len(levels)), [len(row) for row in standing])
@@ -234,18 +244,24 @@ def evaluate(
             width = lanes or choose_lanes(
                 model, attack.queries, shape, count * len(levels), chosen[0]
             )
+            task, of, start = (images, goal, ids, logits), source, None
+            if refines(entry):  # an image has a start at each epsilon: each row becomes an image
+                task, of = take(task, source), np.arange(len(source))
+                start = np.concatenate([left.starts(source[level == e])
+                                        for e, left in enumerate(found)])  # fmt: skip
             result = run_stage(
-                attack, model, images, goal, source, epsilon,
-                key=key, ids=ids, devices=chosen, lanes=width, clean_logits=logits,
+                attack, model, *task[:2], of, epsilon,
+                key=key, ids=task[2], devices=chosen, lanes=width, clean_logits=task[3],
                 store=None if store is None else Store(store), name=f"{number:02d}-{slug(name)}",
-                mark=fingerprint(same, norm, describe(attack), epsilon, source, width),
+                mark=fingerprint(same, norm, describe(attack), epsilon, source, width, start),
                 progress=under_name(progress, name),
-                interrupted=interrupted,
+                interrupted=interrupted, start=start,
             )  # fmt: skip
             stages.append(Stage(name, attack, result, source, level))
             if not minimal:
-                found = [left.lowered(source[level == e], result.margin[level == e])
-                         for e, left in enumerate(found)]  # fmt: skip
+                found = [left.lowered(source[m], result.margin[m], result.images[m])
+                         for left, m in zip(found, level == np.arange(len(levels))[:, None],
+                                            strict=True)]  # fmt: skip
             reached = result.distance if minimal else levels[level]
             for e, radius in enumerate(levels):  # a success counts at every larger epsilon too
                 rows = np.flatnonzero(result.success & (reached <= radius))

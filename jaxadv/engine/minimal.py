@@ -20,8 +20,16 @@ from jaxadv.core.result import Cost, Status
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.interrupt import interruptible
-from jaxadv.engine.portfolios import Portfolio, Refine, get_portfolio
-from jaxadv.engine.stage import Progress, attack_of, describe, run_stage, slug, under_name
+from jaxadv.engine.portfolios import Portfolio, get_portfolio
+from jaxadv.engine.stage import (
+    Progress,
+    attack_of,
+    describe,
+    refines,
+    run_stage,
+    slug,
+    under_name,
+)  # fmt: skip
 from jaxadv.engine.store import Store, fingerprint
 from jaxadv.engine.verify import margins, predict
 
@@ -138,7 +146,7 @@ def minimal_distance(
     path, seconds, ticks, complete = [], 0.0, 0, True
     with interruptible() as interrupted:
         for number, (name, entry) in enumerate(members.items()):
-            attack, refining = attack_of(entry), isinstance(entry, Refine)
+            attack, refining = attack_of(entry), refines(entry)
             wanted = ~wrong & (idle < PATIENCE)
             wanted &= forward + backward + attack.prepared(goal, classes).passes <= most + 1
             rows = np.flatnonzero(wanted & np.isfinite(distance) if refining else wanted)

@@ -1,47 +1,39 @@
-"""Portfolios: named lists of attacks for `minimal_distance`; a `Refine` goes on from the best.
+"""Portfolios: named lists of attacks for `minimal_distance`; a `ja.Refine` goes on from the best.
 
-FMN aimed at each wrong class finds which mistake is near (most of what an untargeted attack loses
-is the wrong class), and Brendel-Bethge then follows the boundary to its nearest point, to five
-digits. Against networks whose gradients lead nowhere from the image, primal-dual descent and walks
-that begin at noise find what it does not. What a portfolio reaches is shown by `python -m
+Most of what a single run loses is the wrong mistake: another class, or another place, was nearer.
+So the first member looks at every class (FMN aimed at each, in Linf and L0) or keeps to none (ALMA,
+L2 and L1), and Brendel-Bethge walks along the boundary from several noise images, shortly; slow
+descent finds its way where gradients mislead; and the last walk follows the boundary from the best
+image to its nearest point, to five digits. What a portfolio reaches is shown by `python -m
 benchmarks.exact` and `benchmarks.minimum`.
 """
 
-from typing import NamedTuple
-
-from jaxadv.attacks import FMN, PDGD, PDPGD, BrendelBethge, EachTarget, SigmaZero
+from jaxadv.attacks import ALMA, FMN, PDGD, PDPGD, BrendelBethge, EachTarget, SigmaZero
 from jaxadv.core.attack import Attack
 from jaxadv.core.norms import get_norm
-
-
-class Refine(NamedTuple):
-    """In a portfolio: an attack that begins at the best image so far (and is not run without).
-
-    Those that are no refinements begin as they would alone.
-    """
-
-    attack: Attack
-
+from jaxadv.engine.stage import Refine
 
 Portfolio = dict[str, Attack | Refine]
 EFFORTS = {"fast": 400, "standard": 2_000, "strong": 40_000}  # forward and backward passes an image
 
 
 def fast(norm: str, targeted: bool) -> Portfolio:
-    """One look at every wrong class, and one refinement."""
+    """A first descent, a short walk along the boundary or two, and one refinement."""
+    starts = 2 if norm in ALMA.norms else 1
     return {
-        "FMN": _aimed(FMN(norm=norm, steps=14 if not targeted else 100), targeted),
-        "Brendel-Bethge": Refine(BrendelBethge(norm=norm, steps=50)),
+        "descent": _descent(norm, targeted, 75, 6),
+        "Brendel-Bethge": BrendelBethge(norm=norm, steps=25, restarts=starts),
+        "Brendel-Bethge, from the best": _refined(norm, 35),
     }
 
 
 def standard(norm: str, targeted: bool) -> Portfolio:
-    """A look at every wrong class, a slow descent, a walk along the boundary, a refinement."""
+    """A longer descent, more walks from noise, a slow descent, a longer refinement."""
     return {
-        "FMN": _aimed(FMN(norm=norm, steps=30), targeted),
+        "descent": _descent(norm, targeted, 250, 20),
+        "Brendel-Bethge": BrendelBethge(norm=norm, steps=30, restarts=7),
         "slow": _slow(norm, 250),
-        "Brendel-Bethge": BrendelBethge(norm=norm, steps=150),
-        "Brendel-Bethge, from the best": Refine(BrendelBethge(norm=norm, steps=150)),
+        "Brendel-Bethge, from the best": _refined(norm, 150),
     }
 
 
@@ -49,17 +41,27 @@ def strong(norm: str, targeted: bool) -> Portfolio:
     """The same from many starts, with longer runs, in rounds."""
     found: Portfolio = {}
     for turn in range(1, 5):
-        many = 1 if turn == 1 else 3
+        many = 1 if turn == 1 else 2
+        found[f"FMN, {turn}"] = _aimed(FMN(norm=norm, steps=100, restarts=many), targeted)
+        if norm in ALMA.norms:
+            found[f"ALMA, {turn}"] = ALMA(norm=norm, steps=500)
         found |= {
-            f"FMN, {turn}": _aimed(FMN(norm=norm, steps=100, restarts=many), targeted),
             f"slow, {turn}": _slow(norm, 500),
             f"Brendel-Bethge, {turn}": BrendelBethge(norm=norm, steps=200, restarts=3),
+            f"Brendel-Bethge, short, {turn}": BrendelBethge(norm=norm, steps=30, restarts=12),
             f"Brendel-Bethge, each target, {turn}": _aimed(
                 BrendelBethge(norm=norm, steps=100), targeted
             ),
-            f"Brendel-Bethge, from the best, {turn}": Refine(BrendelBethge(norm=norm, steps=300)),
+            f"Brendel-Bethge, from the best, {turn}": _refined(norm, 300),
         }
     return found
+
+
+def _descent(norm: str, targeted: bool, steps: int, each: int) -> Attack:
+    """ALMA of so many steps where it is defined; else FMN with `each` towards each class."""
+    if norm in ALMA.norms:
+        return ALMA(norm=norm, steps=steps)
+    return _aimed(FMN(norm=norm, steps=each if not targeted else 10 * each), targeted)
 
 
 def _slow(norm: str, steps: int) -> Attack:
@@ -67,6 +69,11 @@ def _slow(norm: str, steps: int) -> Attack:
     if norm == "l0":
         return SigmaZero(steps=steps)
     return PDGD(steps=steps) if norm == "l2" else PDPGD(norm=norm, steps=steps)
+
+
+def _refined(norm: str, steps: int) -> Refine:
+    """A walk along the boundary from the best image."""
+    return Refine(BrendelBethge(norm=norm, steps=steps, draws=0))
 
 
 def _aimed(attack: Attack, targeted: bool) -> Attack:

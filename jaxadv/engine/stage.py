@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array
@@ -20,9 +20,24 @@ ROWS_BETWEEN_SAVES = 4096
 Progress = Callable[[str, int, int, int], None]  # stage, rows done, rows in all, successes
 
 
+class Refine(NamedTuple):
+    """In a cascade or portfolio: an attack that begins at the best image so far, not afresh.
+
+    In a cascade that is the one of least margin at this epsilon (at first the clean image); in a
+    portfolio the nearest adversarial one, and where there is none, it is not run.
+    """
+
+    attack: Attack
+
+
 def attack_of(entry: Any) -> Attack:
-    """The attack of an entry of a cascade or portfolio: itself, or what a wrapper says when of."""
-    return entry if isinstance(entry, Attack) else entry.attack
+    """The attack of an entry of a cascade or portfolio: itself, or what wrappers say when of."""
+    return entry if isinstance(entry, Attack) else attack_of(entry.attack)
+
+
+def refines(entry: Any) -> bool:
+    """Whether the attack of an entry begins at the best image so far."""
+    return isinstance(entry, Refine) or (not isinstance(entry, Attack) and refines(entry.attack))
 
 
 def under_name(progress: Progress | None, name: str) -> Callable[[int, int, int], None] | None:

@@ -13,11 +13,11 @@ from jaxadv.core.goals import Goal, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status, empty_result
-from jaxadv.engine.cascades import CASCADES, Cascade, Hardest, Margins, get_cascade
+from jaxadv.engine.cascades import CASCADES, Cascade, Margins, Nearly, get_cascade
 from jaxadv.engine.minimal import minimal_distance
 from jaxadv.engine.portfolios import EFFORTS, get_portfolio
 from jaxadv.engine.run import run_rows
-from jaxadv.engine.stage import attack_of, describe, keep_of
+from jaxadv.engine.stage import attack_of, describe, keep_of, refines
 from jaxadv.engine.verify import margins, predict
 
 PORTFOLIO = "minimal_distance"
@@ -28,9 +28,10 @@ UNKNOWN = -1  # of a count that is not kept
 class Work(NamedTuple):
     """M rows of one group: row r attacks images[source[r]] at epsilon[r] with the seed seeds[r].
 
-    images [N, H, W, C], goal and ids [N]; judge: the model that decides, where the attack searches
-    on one that stands in for it (None: the same), and on which what it refuses is searched again;
-    lanes: in flight on each device; progress(rows done, successes); interrupted: whether to stop.
+    images [N, H, W, C], goal and ids [N]; start [N, H, W, C] or None: where to begin; judge: the
+    model that decides, where the attack searches on one that stands in for it (None: the same), and
+    on which what it refuses is searched again; lanes: in flight on each device; progress(rows done,
+    successes); interrupted: whether to stop.
     """
 
     model: Model
@@ -45,6 +46,7 @@ class Work(NamedTuple):
     lanes: int
     progress: Callable[[int, int], None]
     interrupted: Callable[[], bool]
+    start: np.ndarray | None = None
 
     @property
     def keys(self) -> Any:
@@ -145,7 +147,7 @@ class SingleEntry:
             self.attack, work.model, work.images, work.goal, work.source, work.epsilon,
             key=work.keys, keep=keep_of(self.attack, work.model), ids=work.ids,
             judge=work.judge, again=work.judge is not None, devices=work.devices,
-            lanes=work.lanes,
+            lanes=work.lanes, start=work.start,
             progress=lambda done, _, found: work.progress(done, found),
             interrupted=work.interrupted,
         )  # fmt: skip
@@ -188,7 +190,8 @@ class CascadeEntry:
     def describe(self) -> Any:
         return {
             name: describe(attack_of(stage))
-            | ({} if isinstance(stage, Attack | Hardest) else {"for": str(stage[1:])})
+            | ({"for": str(stage[1:])} if isinstance(stage, Nearly) else {})
+            | ({"begin": "best"} if refines(stage) else {})
             for name, stage in self.stages.items()
         }
 
@@ -198,13 +201,16 @@ class CascadeEntry:
         names = np.full(rows, "", object)
         fallen = np.zeros(rows, bool)
         clean = np.zeros(rows)
-        if not all(isinstance(stage, Attack | Hardest) for stage in self.stages.values()):
+        if any(isinstance(stage, Nearly) or refines(stage) for stage in self.stages.values()):
             logits = predict(work.judge or work.model, work.images, work.devices)
             clean = margins(work.goal, logits)[work.source]
-        found = Margins(clean, clean, clean)
+        closest = None
+        if any(map(refines, self.stages.values())):
+            closest = work.images[work.source]
+        found = Margins(clean, clean, closest)
         for number, (name, stage) in enumerate(self.stages.items()):
             chosen = np.flatnonzero(~fallen)
-            if not isinstance(stage, Attack | Hardest):
+            if isinstance(stage, Nearly):
                 chosen = chosen[stage.choose(found.of(chosen), rows)]
             if len(chosen) == 0:
                 continue
@@ -215,6 +221,12 @@ class CascadeEntry:
                 seeds=work.seeds[chosen],
                 progress=lambda _, now, spared=spared, gone=gone: work.progress(spared, gone + now),
             )
+            if refines(stage):  # a row has a start of its own: each becomes an image
+                images, goal, ids = take((work.images, work.goal, work.ids), part.source)
+                part = part._replace(
+                    images=images, goal=goal, ids=ids, source=np.arange(len(chosen)),
+                    start=found.starts(chosen),
+                )  # fmt: skip
             result, by = SingleEntry(attack_of(stage)).run(part)
             spent = {f: getattr(result, f) for f in ("forward", "backward", "queries", "computed")}
             if number:  # the clean image is one pass, and was counted by the first
@@ -226,7 +238,7 @@ class CascadeEntry:
             for target, values in zip(whole[:-1], kept[:-1], strict=True):
                 target[chosen] = values
             names[chosen] = np.where(by == "", "", np.where(by == "misclassified", by, name))
-            found = found.lowered(chosen, result.margin)
+            found = found.lowered(chosen, result.margin, result.images)
             fallen[chosen] = result.success
             if (result.status == Status.NOT_RUN).any():
                 break  # an interruption between two stages leaves the next one's rows NOT_RUN
