@@ -1,6 +1,5 @@
 """Eight simulated devices, types checked while the tests run, and where the shared data lies."""
 
-import gc
 import os
 import time
 from collections.abc import Iterator
@@ -39,10 +38,10 @@ def shared() -> Path:
     return root
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _forget_compiled_programs() -> Iterator[None]:
-    """Thousands of compiled programs in one process use up the memory maps that Linux allows it,
-    and the compiler crashes: each file of tests leaves none behind."""
+@pytest.fixture(autouse=True)
+def _spare_memory_maps() -> Iterator[None]:
+    """Tests compile on their own as well as through the engine."""
+    from jaxadv.engine.devices import spare_memory_maps
+
     yield
-    jax.clear_caches()
-    gc.collect()
+    spare_memory_maps()

@@ -1,12 +1,14 @@
 """How many lanes fit the memory: what the compiler plans, not what every value would take."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 import jaxadv as ja
-from jaxadv.engine.devices import choose_lanes, compiled_bytes
+from jaxadv.engine.devices import choose_lanes, compiled_bytes, spare_memory_maps
 
 SHAPE = (32, 32, 1)
 LAYERS, WIDTH = 20, 1000
@@ -52,3 +54,20 @@ def test_a_model_without_a_gradient_has_a_size_too():
     asked = ja.from_function(lambda x: x.reshape(len(x), -1)[:, :10], differentiable=False)
     assert compiled_bytes(asked, 7, SHAPE) >= 7 * 10 * 4
     assert choose_lanes(asked, 1, SHAPE, 64, device(10**4)) >= 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells of its maps")
+def test_programs_give_their_memory_maps_back():
+    def used() -> int:
+        return len(Path("/proc/self/maps").read_text().splitlines())
+
+    spare_memory_maps(0.0)
+    before = used()
+    programs = [jax.jit(lambda x, n=n: jnp.sort(jnp.sin(x) ** n)) for n in range(30)]
+    for program in programs:
+        program(jnp.arange(100.0))
+    full = used()
+    assert full > before + 100
+    assert not spare_memory_maps(1.0)
+    assert spare_memory_maps(0.0)
+    assert used() < (before + full) / 2

@@ -17,7 +17,12 @@ from jaxadv.core.pytree import take
 from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.engine import checks
 from jaxadv.engine.chunk import Batch, Budget, Progress, fly_chunk
-from jaxadv.engine.devices import choose_devices, choose_lanes, rows_in_memory
+from jaxadv.engine.devices import (
+    choose_devices,
+    choose_lanes,
+    rows_in_memory,
+    spare_memory_maps,
+)  # fmt: skip
 from jaxadv.engine.interrupt import interruptible
 
 
@@ -126,6 +131,7 @@ def run_rows(
     epsilon = checks.check_epsilon(attack, epsilon, len(source), shape, model.bounds)
     ids = checks.check_ids(ids, count)
     chosen = choose_devices(devices)
+    spare_memory_maps()
     rows, seeds = len(source), None
     if key.ndim and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):  # not a raw key of two words
         key, seeds = key[0], np.asarray(jax.random.key_data(key))
