@@ -37,6 +37,7 @@ def run(images=IMAGES, goal=GOAL, epsilon=0.1, model=MODEL, attack=None, **more)
         ({"ids": np.arange(3)}, "ids has shape"),
         ({"devices": []}, "devices"),
         ({"lanes": 0}, "lanes=0"),
+        ({"start": IMAGES[:4]}, r"start has shape \(4, 6, 6, 1\): pass \(21, 6, 6, 1\)"),
     ],
 )
 def test_the_error_says_what_to_do(arguments: dict, said: str) -> None:

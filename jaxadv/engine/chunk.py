@@ -43,15 +43,15 @@ class Budget(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """images, start, goal, ids, clean_logits: of N images; source, epsilon, seeds: of M rows."""
+    """images, goal, ids, clean_logits: of N images; source, epsilon, start, seeds: of M rows."""
 
     images: np.ndarray
-    start: np.ndarray | None
     goal: Goal
     ids: np.ndarray
     source: np.ndarray
     epsilon: np.ndarray
     clean_logits: np.ndarray | None
+    start: np.ndarray | None
     seeds: np.ndarray | None
 
 
@@ -156,7 +156,7 @@ def fly_chunk(
         epsilon=deal(radius, row_owner, per_row),
         ids=deal(batch.ids[batch.source].astype(np.int32), row_owner, per_row),
         active=deal(active, row_owner, per_row),
-        start=None if batch.start is None else deal(batch.start, image_owner, per_image),
+        start=None if batch.start is None else deal(batch.start, row_owner, per_row),
         seeds=None if batch.seeds is None else deal(batch.seeds, row_owner, per_row),
     )
     begin, go_on = programs(keep, halve, devices)

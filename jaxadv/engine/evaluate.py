@@ -13,7 +13,6 @@ from jaxadv.attacks import PGD, MinimalEpsilon
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Evading, Untargeted
 from jaxadv.core.model import Model
-from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status
 from jaxadv.engine import checks
 from jaxadv.engine.cascades import Cascade, Chosen, Margins, get_cascade
@@ -244,14 +243,13 @@ def evaluate(
             width = lanes or choose_lanes(
                 model, attack.queries, shape, count * len(levels), chosen[0]
             )
-            task, of, start = (images, goal, ids, logits), source, None
-            if refines(entry):  # an image has a start at each epsilon: each row becomes an image
-                task, of = take(task, source), np.arange(len(source))
+            start = None
+            if refines(entry):
                 start = np.concatenate([left.starts(source[level == e])
                                         for e, left in enumerate(found)])  # fmt: skip
             result = run_stage(
-                attack, model, *task[:2], of, epsilon,
-                key=key, ids=task[2], devices=chosen, lanes=width, clean_logits=task[3],
+                attack, model, images, goal, source, epsilon,
+                key=key, ids=ids, devices=chosen, lanes=width, clean_logits=logits,
                 store=None if store is None else Store(store), name=f"{number:02d}-{slug(name)}",
                 mark=fingerprint(same, norm, describe(attack), epsilon, source, width, start),
                 progress=under_name(progress, name),

@@ -160,7 +160,7 @@ def minimal_distance(
                 name=f"{number:02d}-{slug(name)}",
                 mark=fingerprint(same, norm, describe(attack), rows, distance[rows], width),
                 progress=under_name(progress, name),
-                interrupted=interrupted, start=nearest if refining else None,
+                interrupted=interrupted, start=nearest[rows] if refining else None,
             )  # fmt: skip
             nearer = result.success & (result.distance < distance[rows])
             gained = nearer & ~(result.distance > (1 - GAIN) * distance[rows])

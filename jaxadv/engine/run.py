@@ -112,9 +112,9 @@ def run_rows(
 ) -> Result:
     """As `run`, for M rows: row i attacks images[source[i]] at epsilon[i] (one queue for all).
 
-    `goal`, `ids`, `start` and `clean_logits` belong to the images; the result has leading axis M.
-    key: one for all rows, or an array [M] of one for each (restarts from several seeds). Where the
-    clean logits [N, K] are given, they are neither computed nor counted. interrupted: asked
+    `goal`, `ids` and `clean_logits` belong to the images; `start` and the result to the rows. key:
+    one for all rows, or an array [M] of one for each (restarts from several seeds). Where the clean
+    logits [N, K] are given, they are neither computed nor counted. interrupted: asked
     between two pieces of work whether to stop (default: Ctrl-C).
     """
     began = time.perf_counter()
@@ -132,6 +132,8 @@ def run_rows(
     ids = checks.check_ids(ids, count)
     chosen = choose_devices(devices)
     spare_memory_maps()
+    if start is not None and np.shape(start) != (len(source), *shape):
+        raise ValueError(f"start has shape {np.shape(start)}: pass {(len(source), *shape)}")
     rows, seeds = len(source), None
     if key.ndim and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):  # not a raw key of two words
         key, seeds = key[0], np.asarray(jax.random.key_data(key))
@@ -154,11 +156,11 @@ def run_rows(
             part = slice(begin, begin + chunk)
             originals = checks.check_images(images[part], model.bounds)
             first = (
-                None if start is None else checks.check_images(start[part], model.bounds, "start")
+                None if start is None else checks.check_images(start[mine], model.bounds, "start")
             )
             batch = Batch(
-                originals, first, take(goal, part), ids[part], source[mine] - begin, epsilon[mine],
-                None if clean_logits is None else clean_logits[part],
+                originals, take(goal, part), ids[part], source[mine] - begin, epsilon[mine],
+                None if clean_logits is None else clean_logits[part], first,
                 None if seeds is None else seeds[mine],
             )  # fmt: skip
             ticks = fly_chunk(
@@ -183,7 +185,7 @@ def run_rows(
                 np.asarray(epsilon)[refused] if np.ndim(epsilon) else epsilon,
                 key=key if seeds is None else key[refused], keep=keep,
                 ids=ids[images_of], devices=chosen, lanes=lanes,
-                start=None if start is None else start[images_of], budget=left, halve=halve,
+                start=None if start is None else start[refused], budget=left, halve=halve,
                 interrupted=interrupted,
                 progress=None if progress is None else
                 lambda done, more, found: progress(rows - more + done, rows, won + found),

@@ -83,8 +83,9 @@ def run_stage(
 ) -> Result:  # fmt: skip
     """One attack on all its rows; those that the store holds under this mark are not run again.
 
-    Row r attacks images[source[r]] at epsilon[r] (None: without); the goal, ids, clean logits and
-    `start` belong to the images. name: of the stage's file in the store; keep, budget: as in `run`.
+    Row r attacks images[source[r]] at epsilon[r] (None: without); the goal, ids and clean logits
+    belong to the images, `start` to the rows. name: of the stage's file in the store; keep, budget:
+    as in `run`.
     """
     rows = len(source)
     saved = store.load(name, mark) if store is not None else None
@@ -109,7 +110,7 @@ def run_stage(
             None if epsilon is None else epsilon[mine], key=key,
             keep=keep_of(attack, model, keep), ids=ids[used],
             devices=devices, lanes=lanes, clean_logits=clean_logits[used], progress=report,
-            budget=budget, interrupted=interrupted, start=None if start is None else start[used],
+            budget=budget, interrupted=interrupted, start=None if start is None else start[mine],
         )  # fmt: skip
         for whole, piece in zip(saved[:-1], part[:-1], strict=True):
             whole[mine] = piece

@@ -21,7 +21,7 @@ class Table(NamedTuple):
     """images [N, H, W, C] and their clean logits [N, K]; then for each of M rows its image's place
     in `images`, its goal, epsilon, example id, and whether it is to be attacked at all.
 
-    start: None, or [N, H, W, C] images to begin from; extra: None, or a pytree with axis N; seeds:
+    start: None, or [M, H, W, C] images to begin from; extra: None, or a pytree with axis N; seeds:
     None, or the data [M, ...] of each row's random key, in place of the one for all.
     """
 
@@ -50,7 +50,7 @@ class Table(NamedTuple):
             upper=jnp.float32(bounds[1]),
             clean_logits=logits,
             rank=rank,
-            start=take(self.start, source),
+            start=take(self.start, row),
             extra=take(self.extra, source),
         )
         if self.seeds is not None:

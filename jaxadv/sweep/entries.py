@@ -28,7 +28,7 @@ UNKNOWN = -1  # of a count that is not kept
 class Work(NamedTuple):
     """M rows of one group: row r attacks images[source[r]] at epsilon[r] with the seed seeds[r].
 
-    images [N, H, W, C], goal and ids [N]; start [N, H, W, C] or None: where to begin; judge: the
+    images [N, H, W, C], goal and ids [N]; start [M, H, W, C] or None: where to begin; judge: the
     model that decides, where the attack searches on one that stands in for it (None: the same), and
     on which what it refuses is searched again; lanes: in flight on each device; progress(rows done,
     successes); interrupted: whether to stop.
@@ -220,13 +220,8 @@ class CascadeEntry:
                 epsilon=epsilon[chosen],
                 seeds=work.seeds[chosen],
                 progress=lambda _, now, spared=spared, gone=gone: work.progress(spared, gone + now),
+                start=found.starts(chosen) if refines(stage) else None,
             )
-            if refines(stage):  # a row has a start of its own: each becomes an image
-                images, goal, ids = take((work.images, work.goal, work.ids), part.source)
-                part = part._replace(
-                    images=images, goal=goal, ids=ids, source=np.arange(len(chosen)),
-                    start=found.starts(chosen),
-                )  # fmt: skip
             result, by = SingleEntry(attack_of(stage)).run(part)
             spent = {f: getattr(result, f) for f in ("forward", "backward", "queries", "computed")}
             if number:  # the clean image is one pass, and was counted by the first
