@@ -178,7 +178,9 @@ class BrendelBethge(MinimumNorm):
         every = max(self.steps // self.decays, 1)
         first = RADIUS[self.norm] if self.learning_rate is None else self.learning_rate
         radius = first * diameter("l2", state.image.size, upper - lower)
-        since = state.since + (answer.adversarial[0] | (state.since > 0))
+        # Not answer.adversarial: far from epsilon the ball is to shrink as well.
+        found = across(problem.goal, logits)
+        since = state.since + (found | (state.since > 0))
         radius = radius * self.decay ** (since // every).astype(jnp.float32)
         image = boundary_step(
             self.norm, state.image, problem.image, normal, -beyond - margin, radius, lower, upper
