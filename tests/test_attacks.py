@@ -116,6 +116,20 @@ def test_targeted_attacks_reach_their_target(name: str) -> None:
     assert result.success.mean() > 0.5
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [ja.BrendelBethge(norm="l2", steps=40), ja.LBFGS()],
+    ids=["BrendelBethge", "LBFGS"],
+)
+def test_an_epsilon_does_not_bend_a_search_for_the_least_distance(attack: ja.Attack) -> None:
+    """What lies beyond the best distance known so far still tells on which side it is."""
+    how = {"key": KEY, "devices": jax.devices()[:1], "lanes": 21}
+    free = ja.run(attack, MODEL, IMAGES, GOAL, **how)
+    bound = ja.run(attack, MODEL, IMAGES, GOAL, free.distance * (1 + 1e-4), **how)
+    np.testing.assert_array_equal(bound.success, free.success)
+    np.testing.assert_allclose(bound.distance, free.distance, rtol=1e-5)
+
+
 def test_an_optax_optimiser_takes_the_place_of_steepest_ascent() -> None:
     adam = ja.PGD(optimizer=ja.Optimizer(optax.adam, learning_rate=0.02), loss="margin")
     result = ja.run(adam, MODEL, IMAGES, GOAL, 0.15, key=KEY, lanes=8)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxadv.attacks.bracket import Bracket
 from jaxadv.attacks.quasi_newton import Memory
-from jaxadv.core.attack import Answer, Attack, Problem, Reads
+from jaxadv.core.attack import Answer, Attack, Problem, Reads, across
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import log_odds
 from jaxadv.core.pytree import pytree, static, where
@@ -182,7 +182,7 @@ class LBFGS(Attack):
         memory = state.memory.add(step, gradient - state.gradient + bent)  # refused ones teach too
         iterate, loss, gradient, margin, adversarial = where(
             accepted,
-            (state.trial, loss, gradient, margin, answer.adversarial[0]),
+            (state.trial, loss, gradient, margin, across(problem.goal, answer.logits[0])),
             (state.iterate, state.loss, state.gradient, state.margin, state.adversarial),
         )
 

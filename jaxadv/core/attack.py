@@ -52,7 +52,8 @@ class Reads(NamedTuple):
 class Answer(NamedTuple):
     """What the engine tells: logits [Q, K], gradients [Q, P, H, W, C] (None if P is 0).
 
-    adversarial [Q]: whether the image fulfils the goal; used [Q]: the mask that `hears` gave.
+    adversarial [Q]: whether the image fulfils the goal, within epsilon; used [Q]: the mask that
+    `hears` gave.
     """
 
     logits: Float[Array, "Q K"]
