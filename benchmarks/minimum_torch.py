@@ -125,7 +125,7 @@ def main() -> None:
             watched = Watched(model, x, y, norm, passes).eval()
             begin = time.perf_counter()
             try:
-                last = attack(watched, x, y).detach()
+                last = attack(watched, x.clone(), y).detach()  # some ask for its gradient
             except Exception as error:
                 print(f"{library} {name} {norm} failed: {error}", flush=True)
                 continue
