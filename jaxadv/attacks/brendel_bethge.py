@@ -148,7 +148,7 @@ class BrendelBethge(MinimumNorm):
                 halved=state.halved + 1,
             ),
         )
-        followed = self._follow(problem, state, answer)
+        followed = self._follow(problem, state, answer, found)
         begun = where(state.phase == self.SEARCH, halved, followed)
         return where(state.phase == self.SEEK, sought, begun)
 
@@ -165,9 +165,12 @@ class BrendelBethge(MinimumNorm):
         )
 
     def _follow(
-        self, problem: Problem, state: BrendelBethgeState, answer: Answer
+        self, problem: Problem, state: BrendelBethgeState, answer: Answer, found: Any
     ) -> BrendelBethgeState:
-        """After one step within the trust region."""
+        """After one step within the trust region; found: whether it came from across the boundary.
+
+        The ball shrinks from then on, however far beyond epsilon that is.
+        """
         logits = answer.logits[0]
         margin, gradient = problem.goal.margin(logits), -answer.gradients[0, 0]
         averaged = (1 - self.momentum) * gradient + self.momentum * state.normal
@@ -178,8 +181,6 @@ class BrendelBethge(MinimumNorm):
         every = max(self.steps // self.decays, 1)
         first = RADIUS[self.norm] if self.learning_rate is None else self.learning_rate
         radius = first * diameter("l2", state.image.size, upper - lower)
-        # Not answer.adversarial: far from epsilon the ball is to shrink as well.
-        found = across(problem.goal, logits)
         since = state.since + (found | (state.since > 0))
         radius = radius * self.decay ** (since // every).astype(jnp.float32)
         image = boundary_step(
