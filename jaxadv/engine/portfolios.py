@@ -1,10 +1,10 @@
 """Portfolios: named lists of attacks for `minimal_distance`; a `ja.Refine` goes on from the best.
 
 Most of what a single run loses is the wrong mistake: another class, or another place, was nearer.
-So FMN looks at every class, and Brendel-Bethge walks along the boundary from several noise images:
-short walks, whose ball halves every few steps, find other mistakes for far fewer passes than a long
-one. Slow descent finds its way where gradients mislead, and the last walk follows the boundary from
-the best image to its nearest point, to five digits. What a portfolio reaches is
+So Brendel-Bethge walks along the boundary from several noise images: short walks, whose ball halves
+every few steps, find other mistakes for far fewer passes than a long one. Before them, in Linf and
+L2, FMN looks at every class or ALMA at none; slow descent (L1, L0) finds its way where gradients
+mislead; and the last walk follows the boundary from the best image to its nearest point. What a portfolio reaches is
 shown by `python -m benchmarks.exact` and `benchmarks.minimum`.
 """
 
