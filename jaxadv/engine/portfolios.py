@@ -2,10 +2,10 @@
 
 Most of what a single run loses is the wrong mistake: another class, or another place, was nearer.
 So Brendel-Bethge walks along the boundary from several noise images: short walks, whose ball halves
-every few steps, find other mistakes for far fewer passes than a long one. Before them, in Linf and
-L2, FMN looks at every class or ALMA at none; slow descent (L1, L0) finds its way where gradients
-mislead; and the last walk follows the boundary from the best image to its nearest point. What a portfolio reaches is
-shown by `python -m benchmarks.exact` and `benchmarks.minimum`.
+every few steps, find other mistakes for far fewer passes than a long one. Where it pays, a descent
+goes before them (FMN at every class, ALMA at none) and a slow one after, for gradients that mislead;
+the last walk follows the boundary from the best image to its nearest point. What a portfolio
+reaches is shown by `python -m benchmarks.exact` and `benchmarks.minimum`.
 """
 
 from jaxadv.attacks import ALMA, FMN, PDGD, PDPGD, BrendelBethge, EachTarget, SigmaZero
