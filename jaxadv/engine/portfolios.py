@@ -3,7 +3,7 @@
 Most of what a single run loses is the wrong mistake: another class, or another place, was nearer.
 So Brendel-Bethge walks along the boundary from several noise images: short walks, whose ball halves
 every few steps, find other mistakes for far fewer passes than a long one. Where it pays, a descent
-goes before them (FMN at every class, ALMA at none) and a slow one after, for gradients that mislead;
+goes before them (FMN at every class, ALMA at none) and a slow one after, where gradients mislead;
 the last walk follows the boundary from the best image to its nearest point. What a portfolio
 reaches is shown by `python -m benchmarks.exact` and `benchmarks.minimum`.
 """
