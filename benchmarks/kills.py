@@ -41,7 +41,8 @@ attacks = [{{name = "PGD", steps = 2}}]
 
 
 def sweep(folder: Path, cells: int) -> Any:
-    """The sweep; each reading of the images is a line of FOLDER.log: for the plan, then a job's."""
+    """The sweep; each reading of the images is a line of FOLDER.log: for the plan, then a job's,
+    and once, after that of a first job, to keep the originals."""
     model = ja.Model(
         lambda w, x: jnp.tanh(x.reshape(len(x), -1) - 0.5) @ w,
         jax.random.normal(jax.random.key(3), (16, 4)),
@@ -51,10 +52,15 @@ def sweep(folder: Path, cells: int) -> Any:
     whole = ja.data.Dataset(images, labels, np.arange(IMAGES), "noise", tuple("abcd"))
 
     at_work: list[bool] = []  # what is read before any progress is for the plan
+    jobs: list[range] = []
 
     def read(rows: range) -> ja.data.Dataset:
+        line = "plan" if not at_work else "job"
+        if jobs and not any((folder / "originals").glob("*.npz")):
+            line = "originals"
+        jobs.extend([rows] * (line == "job"))
         with folder.with_suffix(".log").open("a") as log:
-            log.write("job\n" if at_work else "plan\n")
+            log.write(line + "\n")
         return whole.take(rows)
 
     grid = parse_grid(GRID.format(seeds=list(range(cells // 4))))
