@@ -13,7 +13,7 @@ from jaxadv.core.attack import Answer, Problem, Reads, across
 from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import pytree, static, where
 
-RADIUS = {"linf": 0.3, "l2": 0.1, "l1": 0.1, "l0": 1.0}
+RADIUS = {"linf": 0.3, "l2": 0.5, "l1": 0.1, "l0": 1.0}
 CLEAR = 4e-6  # of the largest logit: nearer to the boundary an answer is rounding
 
 
@@ -47,7 +47,7 @@ class BrendelBethge(MinimumNorm):
     then each step goes to the point of the linearised boundary that is nearest to the image, within
     an L2 ball around the iterate (`boundary_step`). norm: all four; steps: gradients per restart;
     restarts: each with draws of its own. learning_rate: the ball's first radius, as a share of the
-    box's diagonal (None: L2 and L1 0.1, Linf 0.3, L0 1); decay: its factor, `decays` times, after
+    box's diagonal (None: L2 0.5, Linf 0.3, L1 0.1, L0 1); decay: its factor, `decays` times, after
     equal numbers of steps. momentum: the share of the former average in the gradient. overshoot:
     how far a step aims beyond the boundary, 1 being the boundary itself. draws: the most draws (0:
     only the start); search: halvings between the image and its start, along the norm's own

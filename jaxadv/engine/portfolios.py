@@ -32,7 +32,7 @@ def fast(norm: str, targeted: bool) -> Portfolio:
         }
     return {
         "ALMA": ALMA(norm=norm, steps=75),
-        "Brendel-Bethge": _walks(norm, 25, 2, decays=5),
+        "Brendel-Bethge": _walks(norm, 25, 2, decays=5, radius=0.1),
         "Brendel-Bethge, from the best": _refined(norm, 42, decays=8),
     }
 
@@ -47,9 +47,10 @@ def standard(norm: str, targeted: bool) -> Portfolio:
         }
     if norm == "l2":
         return {
-            "ALMA": ALMA(norm=norm, steps=200),
+            "ALMA": ALMA(norm=norm, steps=230),
             "FMN": _aimed(FMN(norm=norm, steps=18), targeted),
-            "Brendel-Bethge": _walks(norm, 30, 11, decays=6),
+            "Brendel-Bethge, near": _walks(norm, 30, 5, decays=6, radius=0.1),
+            "Brendel-Bethge, far": _walks(norm, 30, 5, decays=6, radius=0.5),
             "Brendel-Bethge, from the best": _refined(norm, 150),
         }
     return {
@@ -70,7 +71,9 @@ def strong(norm: str, targeted: bool) -> Portfolio:
         found |= {
             f"slow, {turn}": _slow(norm, 500),
             f"Brendel-Bethge, {turn}": _walks(norm, 200, 3, decays=20),
-            f"Brendel-Bethge, short, {turn}": _walks(norm, 30, 12, decays=6),
+            f"Brendel-Bethge, short, {turn}": _walks(
+                norm, 30, 12, decays=6, radius=0.1 if norm == "l2" else None
+            ),
             f"Brendel-Bethge, each target, {turn}": _aimed(
                 BrendelBethge(norm=norm, steps=100), targeted
             ),
@@ -79,9 +82,16 @@ def strong(norm: str, targeted: bool) -> Portfolio:
     return found
 
 
-def _walks(norm: str, steps: int, restarts: int, decays: int) -> Attack:
-    """Walks along the boundary from noise."""
-    return BrendelBethge(norm=norm, steps=steps, restarts=restarts, decays=decays)
+def _walks(
+    norm: str, steps: int, restarts: int, decays: int, radius: float | None = None
+) -> Attack:
+    """Walks along the boundary from noise; radius: of the first ball, as `learning_rate`.
+
+    In L2 far steps find more on smooth networks, near ones where gradients mislead.
+    """
+    return BrendelBethge(
+        norm=norm, steps=steps, restarts=restarts, decays=decays, learning_rate=radius
+    )
 
 
 def _slow(norm: str, steps: int) -> Attack:
