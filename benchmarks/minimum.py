@@ -201,7 +201,7 @@ def main() -> None:
                 median = np.quantile(one.distance[right], 0.5, method="inverted_cdf")
                 rows.append([attack, f"{scores[attack]:.2f}", f"{median:.4g}",
                              int((~np.isfinite(one.distance[right])).sum()),
-                             f"{one.passes:.0f}", f"{one.seconds:.1f}",
+                             f"{one.passes:.0f}", f"{one.seconds:.3g}",
                              f"{one.compiling:.1f}" if one.compiling else ""])  # fmt: skip
                 whole.setdefault(attack, []).append(scores[attack])
             show(f"{name}, {norm}, {len(labels)} images, {options.passes} passes each",
