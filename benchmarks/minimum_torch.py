@@ -69,7 +69,7 @@ def adv_lib(norm: str, steps: int) -> dict[str, Peer]:
         )  # fmt: skip
     if norm in ("l2", "linf"):
         found["DeepFool"] = lambda m, x, y: a.df(m, x, y, norm=p)
-        found["TrustRegion"] = lambda m, x, y: a.tr(m, x, y, p=p)
+        found["TrustRegion"] = lambda m, x, y: a.tr(m, x, y, p=p, adaptive=True)
     if norm in ("linf", "l2", "l1"):
         found["FAB"] = lambda m, x, y: a.fab(
             m, x, y, norm=p, n_iter=max(steps // 10, 10), targeted_restarts=True
