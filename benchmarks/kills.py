@@ -52,13 +52,13 @@ def sweep(folder: Path, cells: int) -> Any:
     whole = ja.data.Dataset(images, labels, np.arange(IMAGES), "noise", tuple("abcd"))
 
     at_work: list[bool] = []  # what is read before any progress is for the plan
-    jobs: list[range] = []
+    lines: list[str] = []  # of this process
 
     def read(rows: range) -> ja.data.Dataset:
-        line = "plan" if not at_work else "job"
-        if jobs and not any((folder / "originals").glob("*.npz")):
+        line = "job" if at_work else "plan"
+        if "job" in lines and not any((folder / "originals").glob("*.npz")):
             line = "originals"
-        jobs.extend([rows] * (line == "job"))
+        lines.append(line)
         with folder.with_suffix(".log").open("a") as log:
             log.write(line + "\n")
         return whole.take(rows)

@@ -61,9 +61,10 @@ class BrendelBethge(MinimumNorm):
 
     Foolbox's ball has a radius of 1e-3 times the number of entries of the whole batch, so its
     results depend on the batch; here it depends on the box alone. For one MNIST image theirs is
-    0.028 of the diagonal, which costs a factor of 1.6 in L2 distance at 100 steps; for a hundred
-    it is no bound at all. In L0 an entry must be able to go back its whole way in one step. Foolbox
-    also gives up a batch in which one image has no start.
+    0.028 of the diagonal, too little in L2; for a hundred it is no bound at all. A wide ball suits
+    L2 on smooth networks; where gradients mislead, a smaller one (0.1) may come nearer. In L0 an
+    entry must be able to go back its whole way in one step. Foolbox also gives up a batch in which
+    one image has no start.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
