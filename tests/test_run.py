@@ -53,9 +53,9 @@ def test_a_memory_mapped_file_is_read_chunk_by_chunk(whole: ja.Result, tmp_path)
 
 def test_counts_are_those_of_a_sequential_run(whole: ja.Result) -> None:
     """A plain Python loop over images, restarts and steps, which stops at the first success."""
-    from jaxadv.core.attack import Problem, attack_key, inner_radius
+    from jaxadv.core.attack import Problem, attack_key, safe_epsilon
 
-    radius = jnp.float32(inner_radius("linf", EPSILON, (0.0, 1.0)))
+    radius = jnp.float32(safe_epsilon("linf", EPSILON))
     value_and_gradient = jax.jit(
         jax.value_and_grad(
             lambda x, y: ATTACK.objective(ja.Untargeted(y), MODEL(x[None])[0]), has_aux=False

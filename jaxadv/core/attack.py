@@ -5,6 +5,7 @@ pulls the attack's cotangents back, counts every pass, keeps the best image ever
 """
 
 import zlib
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from jaxadv.core.pytree import pytree
 
 State = Any
 KEEPS = ("first", "distance", "loss", "last")
+WIDE = 1000.0  # a box with longer sides is cut to what epsilon reaches
 CLEAR = 1e-6  # of the largest logit: within that, another batch may round to another answer
 
 
@@ -85,6 +87,7 @@ class Attack:
     asks_inside: ClassVar[bool] = True
     label_only: ClassVar[bool] = False  # told the predicted class and no more
     bounded_by: ClassVar[str] = ""  # by what, if by no ball: "rotation and translation"
+    precision: Any = "float32"  # of its state, and of the logits and gradients that it is told
 
     @property
     def name(self) -> str:
@@ -178,9 +181,21 @@ class Attack:
         raise NotImplementedError
 
 
+def types_of(attack: Attack) -> AbstractContextManager[Any]:
+    """The context in which the methods of an attack are traced.
+
+    With `jax_enable_x64`, literals, draws and sums would widen the state of an attack written in
+    float32; its methods are therefore traced as if 64-bit types were off. The model is not: it is
+    called with the types that the user chose.
+    """
+    if attack.precision == "float64":
+        return nullcontext()
+    return (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64(False)
+
+
 def label_of(logits: Float[Array, "*Q K"]) -> Float[Array, "*Q K"]:
     """All that an attack that is `label_only` is shown of logits: 1 at the predicted class."""
-    return jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
+    return jax.nn.one_hot(logits.argmax(-1), logits.shape[-1], dtype=logits.dtype)
 
 
 def across(goal: Goal, logits: Float[Array, " K"]) -> Bool[Array, ""]:
@@ -188,20 +203,31 @@ def across(goal: Goal, logits: Float[Array, " K"]) -> Bool[Array, ""]:
     return goal.margin(logits) < -CLEAR * jnp.abs(logits).max()
 
 
-def inner_radius(norm: str, epsilon: Any, bounds: tuple[float, float]) -> Any:
+def safe_epsilon(norm: str, epsilon: Any) -> Any:
     """The float32 radius that attacks are given for the epsilon [...] that a user states.
 
-    Smaller by a hair (a millionth, and one rounding error of the box's scale): so no image leaves
-    the stated ball when its distance is recomputed in float64. Traced where epsilon is.
+    Smaller by a millionth: so no image leaves the stated ball when its distance is recomputed in
+    float64. What rounding does to single values, projections see to. Traced where epsilon is.
     """
     traced = isinstance(epsilon, jax.Array)
     xp, precise = (jnp, jnp.float32) if traced else (np, np.float64)
     radius = xp.asarray(epsilon, precise)
-    if norm == "l0":
-        radius = xp.floor(radius)
-    else:
-        radius = radius * (1 - 1e-6) - max(abs(b) for b in bounds) * 2.0**-23
+    radius = xp.floor(radius) if norm == "l0" else radius * (1 - 1e-6)
     return xp.asarray(xp.maximum(radius, 0), xp.float32)
+
+
+def reachable_box(
+    norm: str, image: Array, epsilon: Any, bounds: tuple[float, float]
+) -> tuple[Array, Array]:
+    """The least and the largest value that an attack within epsilon may give to `image`.
+
+    Settings are fractions of the box, which means nothing where a box is unbounded or far wider
+    than the values in it: such a box is cut to what the ball reaches (L0 reaches everything).
+    """
+    lower, upper = map(jnp.float32, bounds)
+    if norm == "l0" or bounds[1] - bounds[0] <= WIDE:
+        return lower, upper
+    return jnp.maximum(lower, image.min() - epsilon), jnp.minimum(upper, image.max() + epsilon)
 
 
 def check_targets(targets: int, goal: Goal) -> None:

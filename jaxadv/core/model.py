@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from jaxadv.core.pytree import pytree, static
 
 MEANS = ("logits", "probabilities", "log-probabilities")
+SWITCHED_OFF = 100.0  # so far below the least finite logit a class has no probability in float32
 
 
 @pytree
@@ -52,6 +53,10 @@ class Model:
             object.__setattr__(self, "seed", np.int32(self.seed or 0))
 
     def __call__(self, images: Float[Array, "N ..."]) -> Float[Array, "N K"]:
+        return as_logits(self.raw(images))
+
+    def raw(self, images: Float[Array, "N ..."]) -> Any:
+        """What `apply` returns for images [N, H, W, C], as it is."""
         if not self.random:
             return self.apply(self.params, images)
 
@@ -66,6 +71,22 @@ class Model:
             return self
         apply = _Tenfold(self.apply) if isinstance(self.apply, _Mean) else self.apply
         return dataclasses.replace(self, seed=self.seed + 1, apply=apply)
+
+
+def as_logits(answer: Any) -> Any:
+    """Logits [N, K] in floats of 32 bits or more; a class at minus infinity becomes finite.
+
+    A class that is switched off never wins, but minus infinity would make gradients and scales NaN:
+    it is put `SWITCHED_OFF` below the least finite logit of its image. A row with NaN, with plus
+    infinity, or without a finite logit stays as it is. What is no array is returned unchanged.
+    """
+    if not hasattr(answer, "dtype") or answer.ndim == 0:
+        return answer
+    wide = jnp.issubdtype(answer.dtype, jnp.floating) and answer.dtype.itemsize >= 4
+    logits = jnp.asarray(answer) if wide else jnp.asarray(answer, jnp.float32)
+    off = jnp.isneginf(logits)
+    least = lax.stop_gradient(jnp.where(off, jnp.inf, logits).min(-1, keepdims=True))
+    return jnp.where(off & jnp.isfinite(least), least - SWITCHED_OFF, logits)
 
 
 def EOT(model: Model, samples: int = 20) -> Model:

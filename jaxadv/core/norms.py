@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 Image = Float[Array, "..."]
+ROUNDING = 2.0**-23  # the relative distance of neighbouring float32 numbers
 
 
 @runtime_checkable
@@ -113,8 +114,10 @@ class Linf:
         return jnp.abs(delta).max()
 
     def project(self, image: Image, centre: Image, radius, lower, upper) -> Image:
+        # Less what rounding may add to the difference of a float32 value from the centre's.
+        reach = jnp.maximum(radius - ROUNDING * jnp.abs(centre), 0)
         return jnp.clip(
-            image, jnp.maximum(centre - radius, lower), jnp.minimum(centre + radius, upper)
+            image, jnp.maximum(centre - reach, lower), jnp.minimum(centre + reach, upper)
         )
 
     def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxadv.core.attack import KEEPS, Attack, inner_radius
+from jaxadv.core.attack import KEEPS, Attack, safe_epsilon, types_of
 from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import where
+from jaxadv.core.shapes import image_shape, on_images
 from jaxadv.engine.cure import cured
 from jaxadv.engine.table import Gathered, Table
 from jaxadv.engine.tick import hungry, tick
@@ -73,7 +74,8 @@ def drive_batch(
 
         _, lanes = lax.while_loop(go_on, body, (jnp.int32(0), lanes))
         if not judge_last:
-            asked = jax.vmap(attack.ask)(lanes.problem, lanes.state)[:, 0]
+            with types_of(attack):
+                asked = jax.vmap(attack.ask)(lanes.problem, lanes.state)[:, 0]
             sound = jax.vmap(lambda image: jnp.isfinite(image).all())(asked)
             image = where(live(lanes) & sound, asked, lanes.best.image)
             lanes = lanes._replace(best=lanes.best._replace(image=image))
@@ -139,9 +141,14 @@ def perturb(
     """
     if keep not in KEEPS:
         raise ValueError(f"keep={keep!r}: pass one of {KEEPS}")
-    table = make_table(attack, model, images, goal, epsilon, ids, keep=keep)
+    images = jnp.asarray(images)
+    model = on_images(model, images.shape[1:])
+    seen = images.reshape(len(images), *image_shape(images.shape[1:]))
+    seen = seen.astype(jnp.float32) if seen.dtype == jnp.float64 else seen
+    table = make_table(attack, model, seen, goal, epsilon, ids, keep=keep)
     judge_last = keep != "last" or attack.queries > 1
-    return drive_batch(attack, model, table, key, keep=keep, judge_last=judge_last).best.image
+    gathered = drive_batch(attack, model, table, key, keep=keep, judge_last=judge_last)
+    return gathered.best.image.reshape(images.shape).astype(images.dtype)
 
 
 def make_table(
@@ -160,9 +167,9 @@ def make_table(
     if epsilon is None:
         radius = jnp.full(count, jnp.inf, jnp.float32)
     else:
-        radius = jnp.asarray(inner_radius(attack.norm, epsilon, model.bounds))
+        radius = jnp.asarray(safe_epsilon(attack.norm, epsilon))
     forward = cured(lambda m, x: m(x)) if on_cpu() else lambda m, x: m(x)
-    logits = forward(model, images)
+    logits = forward(model, images).astype(jnp.float32)
     goal = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.int32), goal)
     margin = jax.vmap(lambda g, z: g.margin(z))(goal, logits)
     return Table(

@@ -139,6 +139,7 @@ def certify(
     (array([0, 1, 2, 3], dtype=int32), True, array([1., 1., 0.]))
     """
     _check(sigma, samples, alpha, samples0)
+    checks.check_model(model)
     images = checks.check_images(images, model.bounds)
     if labels is not None:
         classes = checks.count_classes(model, images.shape[1:])
@@ -187,6 +188,7 @@ def smoothed_predict(
     array([0, 1, 2, 3], dtype=int32)
     """
     _check(sigma, samples, alpha)
+    checks.check_model(model)
     images = checks.check_images(images, model.bounds)
     votes, reached, ids, seconds = _vote(
         model, images, sigma, 0, samples, key, ids, devices, store, progress
@@ -291,6 +293,7 @@ def _vote(
     """Votes int32 [N, 2, K] of the choosing and the estimating samples, which images they are
     complete for [N], the ids [N], and seconds."""
     began = time.perf_counter()
+    key = checks.check_key(key)
     count, shape = len(images), images.shape[1:]
     classes = checks.count_classes(model, shape)
     ids = checks.check_ids(ids, count)

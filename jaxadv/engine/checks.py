@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtyping import Array
+
 from jaxadv.core.attack import KEEPS, Attack
 from jaxadv.core.goals import Evading, Goal, Targeted, Untargeted
 from jaxadv.core.losses import get_loss
 from jaxadv.core.model import Model
-from jaxadv.core.norms import diameter
+from jaxadv.core.norms import ROUNDING, diameter
 from jaxadv.core.pytree import take
 from jaxadv.engine.cure import cured
 from jaxadv.engine.devices import APPLY, PULLED_BACK
@@ -37,12 +39,45 @@ def some(indices: Any) -> str:
     return ", ".join(map(str, indices[:5])) + (", ..." if len(indices) > 5 else "")
 
 
+def check_attack(attack: Any) -> None:
+    """ValueError where this is no attack: a class, a name, a function."""
+    if isinstance(attack, type) and issubclass(attack, Attack):
+        raise ValueError(f"attack is the class {attack.__name__}: pass ja.{attack.__name__}(...)")
+    if not isinstance(attack, Attack):
+        raise ValueError(f"attack={attack!r}: pass an attack, such as ja.PGD()")
+
+
+def check_model(model: Any, name: str = "model") -> None:
+    """ValueError where this is no `Model`: a module, a function, an estimator."""
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"{name} is of type {type(model).__name__}: pass a ja.Model, made by ja.from_linen, "
+            "ja.from_nnx, ja.from_function, ja.from_keras, ja.from_onnx, ja.from_sklearn, "
+            "ja.from_torch_arrays or ja.Model(apply, params)"
+        )
+
+
+def check_key(key: Any) -> Array:
+    """The key; ValueError where this is no JAX random key (nor an array of them)."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    if dtype == np.uint32 and np.ndim(key) > 0:  # a raw key
+        return jnp.asarray(key)
+    raise ValueError(f"key={key!r}: pass a JAX random key, such as jax.random.key(0)")
+
+
 def some_images(images: Any, name: str = "images") -> Any:
     """The same array, read or not; ValueError where it does not hold one image or more."""
-    images = images if hasattr(images, "shape") else np.asarray(images)
+    if not hasattr(images, "shape"):
+        try:
+            images = np.asarray(images)
+        except ValueError:
+            raise ValueError(f"{name} have different shapes: pass one array [N, ...]") from None
     if len(images.shape) < 2 or images.shape[0] == 0:
         raise ValueError(
-            f"{name} has shape {images.shape}: pass at least one image [N, height, width, channels]"
+            f"{name} has shape {tuple(images.shape)}: pass at least one image "
+            "[N, height, width, channels], or one vector [N, D]"
         )
     return images
 
@@ -116,6 +151,29 @@ def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: A
             f"between two images in {bounds}{hint or ': pass it in the scale of the images'}"
         )
     return np.broadcast_to(given, (rows,)).copy()
+
+
+def warn_about_rounding(images: np.ndarray, epsilon: np.ndarray) -> None:
+    """Say where float32 cannot move a value of an image within epsilon (both [rows, ...]).
+
+    Warns where a step of float32 is over a hundredth of epsilon for some values, and raises
+    ValueError where an image has no value that can move at all.
+    """
+    steps = ROUNDING * np.abs(images.reshape(len(images), -1))
+    balls = np.where(epsilon > 0, epsilon, np.inf)[:, None]
+    coarse = np.flatnonzero((steps > balls / 100).any(1))
+    if len(coarse) == 0:
+        return
+    worst = coarse[steps[coarse].max(1).argmax()]
+    said = (
+        f"epsilon={epsilon[worst]:g} is little beside values as large as "
+        f"{np.abs(images[worst]).max():g}, which float32 cannot move by less than "
+        f"{steps[worst].max():.2g} ({len(coarse)} of {len(images)} images): subtract an offset, or "
+        "rescale the features, and let the model undo it"
+    )
+    if (steps >= balls).all(1).any():
+        raise ValueError(said)
+    warnings.warn(said + "; attacks look weaker than they are", CheckWarning, stacklevel=4)
 
 
 def check_norms(attacks: Mapping[str, Attack], norm: str, argument: str) -> None:
@@ -210,6 +268,7 @@ def check_problem(
 
     goal: a goal, or labels, which mean any other class.
     """
+    check_model(model)
     images = check_images(images, model.bounds)
     classes = count_classes(model, images.shape[1:])
     goal = goal if isinstance(goal, Untargeted | Targeted) else Untargeted(goal)
@@ -292,8 +351,15 @@ def warn_about_targets(goal: Goal, clean_margin: np.ndarray) -> None:
 
 def missing_derivative(model: Model, shape: tuple[int, ...]) -> str:
     """Why the model cannot be differentiated backwards; empty if it can. Nothing is computed."""
+    image = jax.ShapeDtypeStruct((2, *shape), np.float32)
+    dtype = APPLY.eval_shape(model, image).dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return (
+            f"the model returns {dtype}, whose gradient is 0 everywhere: return floating-point "
+            "logits, or pass attacks that only ask"
+        )
     try:
-        PULLED_BACK.eval_shape(model, jax.ShapeDtypeStruct((2, *shape), np.float32))
+        PULLED_BACK.eval_shape(model, image)
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         return f"the model cannot be differentiated ({said}): pass attacks that only ask"

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from jaxadv.core.attack import Attack, inner_radius
+from jaxadv.core.attack import Attack, safe_epsilon
 from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
@@ -147,7 +147,7 @@ def fly_chunk(
     active = np.ones(len(batch.source), bool)
     if keep in ("first", "distance"):
         active = ~(clean_margin[batch.source] < 0)
-    radius = inner_radius(attack.norm, batch.epsilon, model.bounds)
+    radius = safe_epsilon(attack.norm, batch.epsilon)
     table = Table(
         images=images,
         clean_logits=clean,

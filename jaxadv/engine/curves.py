@@ -160,7 +160,7 @@ def compare_queries(
             raise ValueError(f"attacks[{name!r}] asks for gradients: pass attacks that only ask")
         checks.check_epsilon(attack, epsilon, count, shape, model.bounds)
     fitted = {name: fit_steps(attack, budget) for name, attack in attacks.items()}
-    key = jax.random.key(0) if key is None else key
+    key = checks.check_key(jax.random.key(0) if key is None else key)
     chosen = choose_devices(devices)
     logits = predict(model, images, chosen)
     checks.warn_about_logits(logits)

@@ -13,7 +13,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxadv.core.model import Model
 
-APPLY = jax.jit(lambda model, images: model(images))  # only traced: its trace is remembered
+APPLY = jax.jit(lambda model, images: model.raw(images))  # only traced: its trace is remembered
 
 
 @jax.jit

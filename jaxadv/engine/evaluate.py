@@ -191,7 +191,7 @@ def evaluate(
     rejected = int(goal.rejected) if isinstance(goal, Evading) else None
     checks.check_epsilon(PGD(norm=norm), levels, len(levels), shape, model.bounds)
     labels = np.asarray(goal.labels)
-    key = jax.random.key(0) if key is None else key
+    key = checks.check_key(jax.random.key(0) if key is None else key)
     chosen = choose_devices(devices)
 
     logits = predict(model, images, chosen)

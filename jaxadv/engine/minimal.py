@@ -129,7 +129,7 @@ def minimal_distance(
             raise ValueError(
                 f"lower has shape {lower.shape}: pass {count} numbers, NaN for unknown"
             )
-    key = jax.random.key(0) if key is None else key
+    key = checks.check_key(jax.random.key(0) if key is None else key)
     chosen = choose_devices(devices)
     queries = max(attack_of(entry).prepared(goal, classes).queries for entry in members.values())
     width = lanes or choose_lanes(model, queries, shape, count, chosen[0])

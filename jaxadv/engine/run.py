@@ -15,6 +15,7 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Cost, Result, Status, empty_result
+from jaxadv.core.shapes import image_shape, on_images
 from jaxadv.engine import checks
 from jaxadv.engine.chunk import Batch, Budget, Progress, fly_chunk
 from jaxadv.engine.devices import (
@@ -49,7 +50,8 @@ def run(
     """Attack every image and verify every answer.
 
     images: [N, H, W, C] floats within `model.bounds`; any array that can be sliced, also a
-    memory-mapped one. goal: `Untargeted(labels)`, `Targeted(labels, targets)` or, where the
+    memory-mapped one. Vectors [N, D] are attacked as images of one row, [N, H, W] as images of one
+    channel. goal: `Untargeted(labels)`, `Targeted(labels, targets)` or, where the
     model can refuse an image, `Evading(labels, rejected)`, integers [N]. epsilon: radius of the
     ball, one number or [N], in the attack's norm and the scale of the images; None for
     minimum-norm attacks. key: a JAX random key.
@@ -120,6 +122,11 @@ def run_rows(
     began = time.perf_counter()
     if again and judge is None:
         raise ValueError("again=True without a judge: pass judge, the model that decides")
+    checks.check_attack(attack)
+    checks.check_model(model)
+    if judge is not None:
+        checks.check_model(judge, "judge")
+    key = checks.check_key(key)
     given = attack, epsilon, key
     keep = checks.check_keep(keep, attack)
     budget = budget or Budget()
@@ -135,18 +142,21 @@ def run_rows(
     if start is not None and np.shape(start) != (len(source), *shape):
         raise ValueError(f"start has shape {np.shape(start)}: pass {(len(source), *shape)}")
     rows, seeds = len(source), None
+    seen = image_shape(shape)  # as what the attack sees them
+    viewed = on_images(model, shape)
+    judging = None if judge is None else on_images(judge, shape)
     if key.ndim and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):  # not a raw key of two words
         key, seeds = key[0], np.asarray(jax.random.key_data(key))
         if len(seeds) != rows:
             raise ValueError(f"key has {len(seeds)} keys: pass one, or one for each of {rows} rows")
     if lanes is None:
-        lanes = choose_lanes(model, attack.queries, shape, rows, chosen[0])
+        lanes = choose_lanes(viewed, attack.queries, seen, rows, chosen[0])
     if lanes < 1:
         raise ValueError(f"lanes={lanes}: pass 1 or more")
     if chunk is None:
         chunk = rows_in_memory(shape, chosen[0]) * len(chosen) * count // max(rows, 1) + 1
 
-    outcome = empty_result(rows, shape, epsilon, ids[source])
+    outcome = empty_result(rows, seen, epsilon, ids[source])
     spent = 0
     with nullcontext(interrupted) if interrupted else interruptible() as interrupted:
         for begin in range(0, count, chunk):
@@ -155,19 +165,23 @@ def run_rows(
                 continue
             part = slice(begin, begin + chunk)
             originals = checks.check_images(images[part], model.bounds)
+            if attack.norm != "l0":
+                checks.warn_about_rounding(originals[source[mine] - begin], epsilon[mine])
             first = (
-                None if start is None else checks.check_images(start[mine], model.bounds, "start")
-            )
+                None if start is None else
+                checks.check_images(start[mine], model.bounds, "start").reshape(-1, *seen)
+            )  # fmt: skip
             batch = Batch(
-                originals, take(goal, part), ids[part], source[mine] - begin, epsilon[mine],
+                originals.reshape(-1, *seen), take(goal, part), ids[part], source[mine] - begin, epsilon[mine],
                 None if clean_logits is None else clean_logits[part], first,
                 None if seeds is None else seeds[mine],
             )  # fmt: skip
             ticks = fly_chunk(
-                attack, model, batch, key, keep, chosen, lanes, halve, budget, interrupted, began,
-                spent, outcome, mine, judge, again, progress,
+                attack, viewed, batch, key, keep, chosen, lanes, halve, budget, interrupted, began,
+                spent, outcome, mine, judging, again, progress,
             )  # fmt: skip
             spent += ticks
+        outcome = outcome._replace(images=outcome.images.reshape(rows, *shape))
         refused = np.flatnonzero(outcome.status == Status.REJECTED_LABEL)
         if again and len(refused):
             outcome.status[refused] = Status.NOT_RUN

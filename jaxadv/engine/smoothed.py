@@ -134,6 +134,8 @@ def attack_smoothed(
     True
     """
     began = time.perf_counter()
+    checks.check_model(model)
+    key = checks.check_key(key)
     images = checks.check_images(images, model.bounds)
     count, shape = len(images), images.shape[1:]
     checks.check_counts(steps=steps, rounds=rounds, samples=samples)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxadv.core.attack import Attack, Problem, attack_key
+from jaxadv.core.attack import Attack, Problem, attack_key, reachable_box
 from jaxadv.core.goals import Goal
 from jaxadv.core.pytree import take
 from jaxadv.engine.tick import Best, Counts, Lane, better, launch
@@ -42,12 +42,14 @@ class Table(NamedTuple):
         """A lane that begins row `row` at `rank` (scalars; vmap for a fleet)."""
         source = self.source[row]
         logits, goal = self.clean_logits[source], take(self.goal, row)
+        image, epsilon = self.images[source], self.epsilon[row]
+        lower, upper = reachable_box(attack.norm, image, epsilon, bounds)
         problem = Problem(
-            image=self.images[source],
+            image=image,
             goal=goal,
-            epsilon=self.epsilon[row],
-            lower=jnp.float32(bounds[0]),
-            upper=jnp.float32(bounds[1]),
+            epsilon=epsilon,
+            lower=lower,
+            upper=upper,
             clean_logits=logits,
             rank=rank,
             start=take(self.start, row),

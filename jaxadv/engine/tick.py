@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from jaxadv.core.attack import Answer, Attack, Problem, across, label_of
+from jaxadv.core.attack import Answer, Attack, Problem, across, label_of, types_of
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import where
 
@@ -55,7 +55,8 @@ def launch(attack: Attack, problem: Problem, key: Array, clean_margin: Array) ->
     )
     if attack.label_only:
         problem = dataclasses.replace(problem, clean_logits=label_of(problem.clean_logits))
-    state = attack.init(problem, key)
+    with types_of(attack):
+        state = attack.init(problem, key)
     return Lane(
         problem, state, best, Counts(zero, zero, zero, zero), jnp.bool_(False), jnp.bool_(False)
     )
@@ -104,7 +105,8 @@ def _best_of(asked: Best) -> Best:
 
 def hungry(attack: Attack, lanes: Lane, live: Bool[Array, " L"]) -> Bool[Array, ""]:
     """Whether any live lane will read a gradient in its next tick."""
-    reads = jax.vmap(attack.reads)(lanes.problem, lanes.state)
+    with types_of(attack):
+        reads = jax.vmap(attack.reads)(lanes.problem, lanes.state)
     return (reads.gradients & live[:, None]).any()
 
 
@@ -123,21 +125,26 @@ def tick(
     gradient attack to which the model gives nothing but NaN or infinities is ended.
     """
     problem, state = lanes.problem, lanes.state
-    reads = jax.vmap(attack.reads)(problem, state)
-    images = jax.vmap(attack.ask)(problem, state)
+    with types_of(attack):
+        reads = jax.vmap(attack.reads)(problem, state)
+        images = jax.vmap(attack.ask)(problem, state)
     flat = images.reshape(-1, *images.shape[2:])
+
+    def answers(images: Array) -> Array:
+        return model(images).astype(attack.precision)
+
     if attack.pullbacks and backward:
-        logits, pull_back = jax.vjp(model, flat)
+        logits, pull_back = jax.vjp(answers, flat)
     else:
-        logits, pull_back = model(flat), None
+        logits, pull_back = answers(flat), None
     logits = logits.reshape(*images.shape[:2], -1)
     shown = label_of(logits) if attack.label_only else logits
-    heard = jax.vmap(attack.hears)(problem, state, shown, reads.answers)
-    reads = reads._replace(answers=heard & reads.answers)
-
-    asked = jax.vmap(lambda p, x, z, r: _judge(attack, keep, p, x, z, r))(
-        problem, images, logits, reads.answers
-    )
+    with types_of(attack):
+        heard = jax.vmap(attack.hears)(problem, state, shown, reads.answers)
+        reads = reads._replace(answers=heard & reads.answers)
+        asked = jax.vmap(lambda p, x, z, r: _judge(attack, keep, p, x, z, r))(
+            problem, images, logits, reads.answers
+        )
     found = jax.vmap(_best_of)(asked)
     replace = live & (better(found, lanes.best) if keep != "last" else ~jnp.isnan(found.margin))
     found = jax.tree.map(lambda new, old: new.astype(old.dtype), found, lanes.best)
@@ -152,17 +159,20 @@ def tick(
     lost = ~finite.any(1) if attack.pullbacks else jnp.zeros_like(sick)
     gradients = None
     if pull_back is not None:
-        cotangents = jax.vmap(attack.cotangents)(problem, state, logits)
+        with types_of(attack):
+            cotangents = jax.vmap(attack.cotangents)(problem, state, logits)
         cotangents = cotangents.reshape(-1, *cotangents.shape[2:]).swapaxes(0, 1)
         gradients = jnp.stack([pull_back(c)[0] for c in cotangents], 1)
         gradients = gradients.reshape(*images.shape[:2], *gradients.shape[1:])
     elif attack.pullbacks:
-        gradients = jnp.zeros((*images.shape[:2], attack.pullbacks, *images.shape[2:]))
+        shape = (*images.shape[:2], attack.pullbacks, *images.shape[2:])
+        gradients = jnp.zeros(shape, images.dtype)
         gradients = lax.optimization_barrier(gradients)  # else folded at compile time, for seconds
 
     answer = Answer(shown, gradients, asked.adversarial, reads.answers)
-    told = jax.vmap(attack.tell)(problem, state, answer)
-    done = jax.vmap(attack.done)(problem, told)
+    with types_of(attack):
+        told = jax.vmap(attack.tell)(problem, state, answer)
+        done = jax.vmap(attack.done)(problem, told)
     read = reads.answers.sum(1, dtype=jnp.int32)
     counts = Counts(
         lanes.counts.forward + live * read,

@@ -17,7 +17,7 @@ from jaxadv.core.model import Model
 from jaxadv.core.shares import wilson
 from jaxadv.core.transforms import Noise, Shifting
 from jaxadv.core.window import DEFENCES, windowed
-from jaxadv.engine.checks import check_goal, check_images, count_classes
+from jaxadv.engine.checks import check_goal, check_images, check_model, count_classes
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 from jaxadv.studies.blind_spots import examples_of
@@ -125,6 +125,7 @@ def streams(
         raise ValueError(f"controlled={controlled}: pass numbers from 1 to frames={frames}")
     if not defences:
         raise ValueError("defences is empty: pass one or more")
+    check_model(model)
     images = check_images(images, model.bounds)
     shape, count = images.shape[1:], len(images)
     labels = check_goal(

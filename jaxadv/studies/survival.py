@@ -27,7 +27,7 @@ from jaxadv.core.transforms import (
     Transform,
     transformed,
 )
-from jaxadv.engine.checks import check_goal, check_images, count_classes
+from jaxadv.engine.checks import check_goal, check_images, check_model, count_classes
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.run import run
 from jaxadv.engine.verify import predict
@@ -138,6 +138,7 @@ def survival(
     for name, given in (("attacks", attacks), ("transforms", chosen)):
         if not given:
             raise ValueError(f"{name} is empty: pass one or more")
+    check_model(model)
     images = check_images(images, model.bounds)
     goal = check_goal(
         Untargeted(np.asarray(labels)), len(images), count_classes(model, images.shape[1:])

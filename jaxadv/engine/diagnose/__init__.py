@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.attacks import PGD, Square
-from jaxadv.core.attack import Attack, inner_radius
+from jaxadv.core.attack import Attack, safe_epsilon
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import diameter, get_norm
@@ -69,12 +69,13 @@ def check(
     >>> [f.name for f in ja.check(model, images, jnp.arange(4), epsilon=0.4) if not f.passed]
     []
     """
+    checks.check_model(model)
     images = checks.check_images(images, model.bounds)
     shape, bounds = images.shape[1:], model.bounds
     size = int(np.prod(shape))
     goal = checks.check_goal(Untargeted(labels), len(images), checks.count_classes(model, shape))
     checks.check_epsilon(PGD(norm=norm, steps=steps), epsilon, 1, shape, bounds)
-    key = jax.random.key(0) if key is None else key
+    key = checks.check_key(jax.random.key(0) if key is None else key)
     chosen = choose_devices(devices)
 
     def ask(images: np.ndarray) -> np.ndarray:
@@ -105,7 +106,7 @@ def check(
 
     def draw(radius: float, count: int) -> np.ndarray:
         """Points [count, N, H, W, C] of the balls of that radius."""
-        inner, keys = inner_radius(norm, radius, bounds), jax.random.split(key, count)
+        inner, keys = safe_epsilon(norm, radius), jax.random.split(key, count)
         return np.stack([np.asarray(_point(norm, kept, inner, bounds, k)) for k in keys])
 
     def margin_of(points: np.ndarray) -> np.ndarray:
@@ -118,7 +119,7 @@ def check(
     away = checks.loss_gradients(model, inside[0], goal)
     pairs = np.stack([aside, (2 * kept - aside).clip(*bounds)])
     floor = 4 * scan.rounding * float(np.abs(clean).max())
-    inner = inner_radius(norm, epsilon, bounds)
+    inner = safe_epsilon(norm, epsilon)
     step = np.asarray(_one_step(norm, kept, slopes["cross_entropy"], inner, bounds))
     weaker = {
         "noise": np.stack([margins(goal, one) for one in noisy]).min(0) < 0,

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from jaxadv.core.attack import Attack, inner_radius
+from jaxadv.core.attack import Attack, safe_epsilon
 from jaxadv.core.goals import Evading, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
@@ -118,7 +118,7 @@ class Universal:
     ) -> Made:
         shape, (lower, upper) = tuple(data.images.shape[1:]), model.bounds
         check_ball(self.norm, self.epsilon, shape, model.bounds)
-        task = Task(model, inner_radius(self.norm, self.epsilon, model.bounds), self.norm, shape)
+        task = Task(model, safe_epsilon(self.norm, self.epsilon), self.norm, shape)
         weights, images = np.ones(len(given.labels), np.float32), np.array(data.images)
         for number in range(self.count):
             fit = fit_variable(

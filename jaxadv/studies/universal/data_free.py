@@ -15,7 +15,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jaxtyping import Array, Float
 
-from jaxadv.core.attack import inner_radius
+from jaxadv.core.attack import safe_epsilon
 from jaxadv.core.model import Model
 from jaxadv.engine import checks
 from jaxadv.engine.batch import on_cpu
@@ -152,7 +152,7 @@ def data_free_perturbation(
         raise ValueError(f"objective={objective!r}: pass 'l2' (GD-UAP) or 'mean'")
     if steps < 1 or draws < 1:
         raise ValueError(f"steps={steps}, draws={draws}: pass 1 or more")
-    task = Task(model, inner_radius(norm, epsilon, model.bounds), norm, tuple(shape))
+    task = Task(model, safe_epsilon(norm, epsilon), norm, tuple(shape))
     middle = sum(model.bounds) / 2 if background is None else background
     middle = jnp.broadcast_to(jnp.asarray(middle, jnp.float32), task.shape)
     rate = jnp.float32(

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from jaxadv.core.attack import inner_radius
+from jaxadv.core.attack import safe_epsilon
 from jaxadv.core.goals import Goal, Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import diameter, distance64
@@ -110,7 +110,7 @@ def universal_perturbation(
 
     chosen = choose_devices(devices)
     goal, weights = aim(model, images, chosen, target, classes)
-    task = Task(model, inner_radius(norm, epsilon, model.bounds), norm, tuple(shape))
+    task = Task(model, safe_epsilon(norm, epsilon), norm, tuple(shape))
 
     def rate(variable: Any) -> float:
         found = judge(model, images, variable, norm, epsilon, devices=chosen)
@@ -211,6 +211,7 @@ def check_given(
 ) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
     """The images and those held out, float32. ValueError where they cannot be meant so, where the
     model does not know the classes, and where it has no gradient to climb."""
+    checks.check_model(model)
     images = checks.check_images(images, model.bounds)
     shape = images.shape[1:]
     count = checks.count_classes(model, shape)

@@ -11,7 +11,7 @@ import optax
 from jax import lax
 from jaxtyping import Array
 
-from jaxadv.core.attack import inner_radius
+from jaxadv.core.attack import safe_epsilon
 from jaxadv.core.norms import get_norm
 from jaxadv.data import Dataset
 from jaxadv.engine.batch import on_cpu
@@ -68,7 +68,7 @@ def universal_training(
     if set(variables) != {"params"}:
         raise ValueError(f"definition has {sorted(variables)}: pass a module with params alone")
     state = (variables, optax.scale_by_adam().init(variables), jnp.zeros(shape, jnp.float32))
-    radius = jnp.float32(inner_radius(norm, epsilon, (0.0, 1.0)))
+    radius = jnp.float32(safe_epsilon(norm, epsilon))
     steps = epochs * (count // batch_size)
     for number in range(epochs):
         state = _epoch(

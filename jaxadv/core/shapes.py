@@ -1,0 +1,45 @@
+"""Images of any rank as [N, H, W, C]: the one form that attacks know."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array
+
+from jaxadv.core.model import Model, _Mean
+from jaxadv.core.pytree import pytree, static
+
+
+def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The (height, width, channels) as which attacks see inputs of this shape, without batch axis.
+
+    A vector [D] is one row of D pixels, [H, W] has one channel, and of more than three axes all but
+    the last two are rows.
+    """
+    if len(shape) == 1:
+        return (1, shape[0], 1)
+    if len(shape) == 2:
+        return (*shape, 1)
+    return (math.prod(shape[:-2]), *shape[-2:])
+
+
+def on_images(model: Model, shape: tuple[int, ...]) -> Model:
+    """The model of inputs [N, *shape] as a model of images [N, H, W, C]; itself if they are."""
+    if len(shape) == 3:
+        return model
+    apply = model.apply
+    if isinstance(apply, _Mean):  # outermost, where the model looks for it
+        apply = _Mean(_Reshaped(apply.apply, shape), apply.samples)
+    else:
+        apply = _Reshaped(apply, shape)
+    return dataclasses.replace(model, apply=apply)
+
+
+@pytree
+class _Reshaped:
+    apply: Callable[..., Any] = static()
+    shape: tuple[int, ...] = static()
+
+    def __call__(self, params: Any, images: Array, *key: Array) -> Any:
+        return self.apply(params, images.reshape(len(images), *self.shape), *key)
