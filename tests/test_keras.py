@@ -52,6 +52,19 @@ def test_equals_predict_and_shares_one_program():
     assert traces == 1
 
 
+def test_weights_keep_their_places_when_others_become_trainable():
+    layers = [keras.layers.Dense(64, activation="tanh") for _ in range(3)]
+    network_ = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), *layers, keras.layers.Dense(3)]
+    )
+    layers[0].trainable = False
+    model, expected = ja.from_keras(network_), network_.predict(IMAGES, verbose=0)
+    layers[0].trainable, layers[2].trainable = True, False
+    np.testing.assert_allclose(model(IMAGES), expected, atol=1e-5)
+    network_.trainable = False
+    np.testing.assert_allclose(model(IMAGES), expected, atol=1e-5)
+
+
 def test_attacks_run_on_it():
     network_ = network()
     labels = network_.predict(IMAGES, verbose=0).argmax(1)

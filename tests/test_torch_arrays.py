@@ -37,11 +37,12 @@ def published(name):
 
 
 def anonymous(arrays):
-    """Other names for the layers, in the same order."""
+    """Numbers for the layers' names, in the same order, listed alphabetically."""
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in arrays))
     new = {layer: f"net.{number}.inner" for number, layer in enumerate(layers)}
     parts = {name: name.rpartition(".") for name in arrays}
-    return {f"{new[layer]}.{kind}": arrays[name] for name, (layer, _, kind) in parts.items()}
+    state = {f"{new[layer]}.{kind}": arrays[name] for name, (layer, _, kind) in parts.items()}
+    return dict(sorted(state.items()))
 
 
 @needs_shared
@@ -49,7 +50,7 @@ def anonymous(arrays):
     ("name", "definition", "atol"),
     [("mnist_cnn_a_adv", "CNNA", 1e-4), ("cifar10_resnet32_linf8", "ResNet32", 1e-3)],
 )
-def test_layers_without_names_are_paired_by_order_and_shape(name, definition, atol):
+def test_numbered_layers_are_paired_by_number_and_shape(name, definition, atol):
     arrays, images, expected = published(name)
     model = from_torch_arrays(definition, anonymous(arrays), image_shape=images.shape[1:])
     np.testing.assert_allclose(call(model, images), expected, atol=atol)
@@ -166,17 +167,17 @@ def test_other_files_are_refused(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    ("package", "build", "module", "shape"),
+    ("package", "build", "module", "shape", "names"),
     [
-        ("torchvision", lambda p: p.models.resnet50(), "ResNet50", (64, 96, 3)),
-        ("torchvision", lambda p: p.models.alexnet(), "AlexNet", (224, 224, 3)),
+        ("torchvision", lambda p: p.models.resnet50(), "ResNet50", (64, 96, 3), {}),
+        ("torchvision", lambda p: p.models.alexnet(), "AlexNet", (224, 224, 3), {}),
         ("timm", lambda p: p.create_model("vit_small_patch16_224", img_size=(32, 48)), "ViT",
-         (32, 48, 3)),
+         (32, 48, 3), {}),
         ("pytorchcv.model_provider", lambda p: p.get_model("wrn16_10_cifar10"),
-         get_definition("WideResNet")(depth=16), (32, 32, 3)),
+         get_definition("WideResNet")(depth=16), (32, 32, 3), {"features.post_activ.bn": "bn1"}),
     ],
 )  # fmt: skip
-def test_definitions_equal_torchs(package, build, module, shape):
+def test_definitions_equal_torchs(package, build, module, shape, names):
     torch = pytest.importorskip("torch")
     network = build(pytest.importorskip(package)).eval()
     for name, array in network.state_dict().items():
@@ -184,7 +185,7 @@ def test_definitions_equal_torchs(package, build, module, shape):
             array.uniform_(0.5, 1.5)  # scales and variances
         elif array.ndim == 1:
             array.normal_(0, 0.1)
-    model = from_torch_arrays(module, network.state_dict(), image_shape=shape)
+    model = from_torch_arrays(module, network.state_dict(), image_shape=shape, names=names)
     images = RNG.random((2, *shape), np.float32)
     with torch.no_grad():
         expected = network(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()

@@ -131,9 +131,8 @@ def from_keras(model: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
     if not model.built:
         raise ValueError(f"model {model.name!r} is not built: call it once on an image")
     # Copied: training hands its buffers back to the compiler.
-    weights = ([v.value for v in model.trainable_variables],
-               [v.value for v in model.non_trainable_variables])  # fmt: skip
-    return Model(_Keras(model), jax.tree.map(lambda w: jnp.array(w, copy=True), weights), bounds)
+    weights = [jnp.array(variable.value, copy=True) for variable in model.variables]
+    return Model(_Keras(model), weights, bounds)
 
 
 @pytree
@@ -141,7 +140,13 @@ class _Keras:
     model: Any = static()
 
     def __call__(self, params: Any, images: Array) -> Array:
-        logits, _ = self.model.stateless_call(*params, images, training=False)
+        # By variable: the order of `variables` stays, which of them are trainable may have changed.
+        values = {id(v): value for v, value in zip(self.model.variables, params, strict=True)}
+        trainable, others = (
+            [values[id(v)] for v in variables]
+            for variables in (self.model.trainable_variables, self.model.non_trainable_variables)
+        )
+        logits, _ = self.model.stateless_call(trainable, others, images, training=False)
         return logits
 
 

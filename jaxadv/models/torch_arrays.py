@@ -3,15 +3,17 @@
 A torch state dict saved with safetensors or as npz holds convolutions O, I, H, W, dense layers
 (out, in) over features flattened in C, H, W order, and batch normalisation as weight, bias,
 running_mean, running_var. Here the Flax layers are described in the same terms, paired with the
-torch layers, and their arrays turned over.
+torch layers by their names, and their arrays turned over. The order in which a file or a dict lists
+its arrays means nothing: safetensors sorts them.
 """
 
+import itertools
 import math
 import os
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,21 +30,30 @@ _TORCH_KIND = {
     "kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias",
     "mean": "running_mean", "var": "running_var",
 }  # fmt: skip
-_WRAPPERS = r"^(module\.|_orig_mod\.)+"  # what DataParallel and compile put before every name
+_COUNTERS = ("num_batches_tracked", "n_averaged")  # of training; no call of a model reads them
 
 Shape = tuple[int, ...]
 
 
-class Slot(NamedTuple):
-    """One array of the Flax module: its path in the variables and its shape there."""
+class Given(NamedTuple):
+    """One array of the torch network: its whole name and its value."""
 
-    path: str
+    name: str
+    array: np.ndarray
+
+    @property
+    def shape(self) -> Shape:
+        return self.array.shape
+
+
+class Slot(NamedTuple):
+    """One array of the Flax module: its path in the variables, and its shape as torch has it."""
+
+    name: str
     shape: Shape
 
-    def torch_shape(self) -> Shape:
-        if not self.path.endswith("kernel"):
-            return self.shape
-        return (self.shape[-1], self.shape[-2], *self.shape[:-2])
+
+Layers = dict[str, dict[str, Any]]  # {layer: {torch's kind of array: Given or Slot}}
 
 
 def from_torch_arrays(
@@ -56,21 +67,38 @@ def from_torch_arrays(
 ) -> Model:
     """A Flax linen module with the weights of a torch network.
 
-    module: maps images [N, H, W, C] to logits [N, K], or a name of `DEFINITIONS`; arrays: the
-    state dict, {"conv1.weight": array or CPU tensor, ...}, or a file of it, .safetensors or .npz
-    (never a pickle); image_shape: [H, W, C]; names: {torch layer: Flax layer}, such as
-    {"0": "conv1", "features.3": "block_1/conv"}; bounds and apply_kwargs: as in `from_linen`.
+    Layers are paired by name: "layer1.0.bn1" is "layer1_0/bn1" or "layer1/0/bn1". What all names of
+    one side begin with ("module.", "_orig_mod.model.", "backbone.0.") does not count. Where the
+    names differ, a layer is paired if no other has its shapes; of several with equal shapes, the
+    torch layers that are numbered ("0", "2", "10", or "layer1.0.conv2", "layer10.1.conv1") go, in
+    the order of their numbers, to the Flax layers in the order of their calls, unless those are
+    numbered in another order. All else is refused: pass `names`. The order in which a dict or a
+    file lists its arrays never decides.
 
-    Layers without an entry in `names` are paired by name, if every one has its own ("layer1.0.bn1"
-    is "layer1_0/bn1" or "layer1/0/bn1"); if not, by shape, those of equal shape in the order in
-    which torch lists them and Flax calls them: give names where these orders differ. Convolutions
-    and dense layers are transposed, and the columns behind a flattened [N, H, W, C] map permuted
-    from C, H, W order (where the module flattens is read from its own trace). Counters
+    Convolutions and dense layers are transposed, and the columns behind a flattened [N, H, W, C]
+    map permuted from C, H, W order (where the module flattens is read from its own trace). Counters
     (num_batches_tracked) are left out. A normalisation that is not in the arrays is added with
     `jaxadv.models.normalized`. No model call is made.
 
-    Raises one ValueError that lists every array that does not fit, with its shape and what was
-    expected; ValueError for a file of another kind; FileNotFoundError.
+    Args:
+        module: maps images [N, H, W, C] to logits [N, K], or a name of `DEFINITIONS`.
+        arrays: the state dict, {"conv1.weight": array or tensor, ...}, or a file of it,
+            .safetensors or .npz (never a pickle).
+        image_shape: [H, W, C].
+        names: {torch name: Flax name}, of layers, of modules, whose layers are then paired among
+            themselves, or of single arrays: {"0": "conv1", "features.3": "block_1/conv",
+            "layer1.0": "BasicBlock_0", "attn.in_proj_weight": "qkv/kernel"}. Layers without an
+            entry are paired as above.
+        bounds: least and largest pixel value.
+        **apply_kwargs: as in `from_linen`.
+
+    Returns:
+        The model; every array of either side has found its place.
+
+    Raises:
+        ValueError: for arrays that do not fit or whose names do not decide, with a table of both
+            sides; for a file of another kind.
+        FileNotFoundError: for a file that does not exist.
 
     >>> import jax.numpy as jnp, numpy as np
     >>> from jaxadv.models import from_torch_arrays
@@ -80,26 +108,34 @@ def from_torch_arrays(
     >>> from_torch_arrays("FC", state, image_shape=(2, 2, 3))(jnp.zeros((5, 2, 2, 3))).shape
     (5, 10)
     """
+    import flax.linen as nn
+
     from jaxadv.models.adapters import from_linen
     from jaxadv.models.definitions import get_definition
 
     module = get_definition(module)() if isinstance(module, str) else module
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module={module!r}: pass an instance of a Flax linen module, or its name")
     where = "arrays" if isinstance(arrays, Mapping) else str(arrays)
     given = _layers(arrays if isinstance(arrays, Mapping) else read_torch_file(arrays))
     slots, flattened = _slots(module, image_shape, apply_kwargs)
-    pairs = _pair(given, slots, names)
-    if problems := _problems(given, slots, pairs, names):
+    pairs, problems = _pair(given, slots, names)
+    problems += [
+        f"{own.name} {own.shape}: {slot.name} takes {slot.shape}"
+        for own, slot in pairs
+        if own.shape != slot.shape
+    ]
+    paired = {entry.name for pair in pairs for entry in pair}
+    left = [_kept(side, lambda entry: entry.name not in paired) for side in (given, slots)]
+    problems += _table(*left)
+    if problems:
         raise ValueError(
             f"{where} do not fit {type(module).__name__} for images {tuple(image_shape)}:\n  "
             + "\n  ".join(problems)
-            + "\ncheck the definition's settings and image_shape, or pair the layers with "
-            "names={torch layer: Flax layer}"
+            + "\ncheck the definition's settings and image_shape; where names and shapes do not "
+            "decide, pair the layers with names={torch layer: Flax layer}"
         )
-    flat = {
-        slot.path: _convert(given[theirs][kind], slot, flattened.get(slot.path))
-        for theirs, ours in pairs.items()
-        for kind, slot in slots[ours].items()
-    }
+    flat = {slot.name: _convert(own.array, slot, flattened.get(slot.name)) for own, slot in pairs}
     return from_linen(module, unflatten(flat), bounds, **apply_kwargs)
 
 
@@ -125,36 +161,67 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     )
 
 
-def _layers(arrays: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """The arrays by layer and kind, in order; a lone parameter is a layer with the kind ""."""
-    layers: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
-    for key, array in arrays.items():
-        layer, _, kind = re.sub(_WRAPPERS, "", key).rpartition(".")
+def _layers(arrays: Mapping[str, Any]) -> Layers:
+    """The arrays by layer and kind; a lone parameter is a layer with the kind ""."""
+    layers: Layers = defaultdict(dict)
+    for name, array in arrays.items():
+        if isinstance(array, Mapping):
+            raise ValueError(
+                f"arrays[{name!r}] is a dict: pass the state dict itself, no nested one"
+            )
+        layer, _, kind = name.rpartition(".")
+        if kind in _COUNTERS or name in _COUNTERS:
+            continue
         if kind not in _KINDS:
-            layer, kind = re.sub(_WRAPPERS, "", key), ""
-        if not layer.endswith("num_batches_tracked"):
-            layers[layer][kind] = np.asarray(array, np.float32)
+            layer, kind = name, ""
+        layers[layer][kind] = Given(name, _array(array))
     return dict(layers)
 
 
-def _slots(module: Any, image_shape: Sequence[int], kwargs: Any) -> tuple[Any, dict[str, Any]]:
+def _array(array: Any) -> np.ndarray:
+    if hasattr(array, "detach"):  # a tensor of torch: maybe with gradients, or in bfloat16
+        array = array.detach().cpu().float()
+    return np.asarray(array, np.float32)
+
+
+def _slots(
+    module: Any, image_shape: Sequence[int], kwargs: Any
+) -> tuple[Layers, dict[str, dict[int, int]]]:
     """The module's arrays by layer and torch's kind, in the order of the calls; and `_flattened`.
 
     Flax layers are named by their path without the collection.
     """
-    layers: dict[str, dict[str, Slot]] = defaultdict(dict)
+    import flax.linen as nn
+
+    layers: Layers = defaultdict(dict)
+    calls: dict[str, int] = {}  # when a module was first called
+
+    def note(function: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        calls.setdefault("/".join(context.module.path), len(calls))
+        if isinstance(context.module, nn.ConvTranspose):
+            raise ValueError(
+                f"{type(module).__name__} has a transposed convolution, "
+                f"{'/'.join(context.module.path)}: torch's kernels of these are not converted; "
+                "pass variables of your own to from_linen"
+            )
+        return function(*args, **kwargs)
 
     def visit(tree: Any, path: tuple[str, ...]) -> None:
         for name, leaf in tree.items():
             if hasattr(leaf, "items"):
                 visit(leaf, (*path, name))
-            else:
-                kind = _TORCH_KIND.get(name, "")
-                layer = "/".join(path[1:] if kind else (*path[1:], name))
-                layers[layer][kind] = Slot("/".join((*path, name)), leaf.shape)
+                continue
+            layer, kind = "/".join(path[1:]), _TORCH_KIND.get(name, "")
+            if not kind or kind in layers[layer]:
+                layer, kind = "/".join((*path[1:], name)), ""
+            shape = leaf.shape
+            if name == "kernel":
+                shape = (shape[-1], shape[-2], *shape[:-2])
+            layers[layer][kind] = Slot("/".join((*path, name)), shape)
 
     def init(image: Any) -> Any:
-        variables = module.init(jax.random.key(0), image, **kwargs)
+        with nn.intercept_methods(note):
+            variables = module.init(jax.random.key(0), image, **kwargs)
         visit(variables, ())  # here, because a dict that leaves a trace has lost its order
         return variables
 
@@ -165,64 +232,166 @@ def _slots(module: Any, image_shape: Sequence[int], kwargs: Any) -> tuple[Any, d
         "/".join(str(entry.key) for entry in path)
         for path, _ in jax.tree_util.tree_leaves_with_path(variables)
     ]
-    return dict(layers), _flattened(apply.jaxpr, paths)
+
+    def called(layer: str) -> int:  # a lone parameter: with its module
+        return calls.get(layer, calls.get(layer.rpartition("/")[0], len(calls)))
+
+    ordered = {layer: layers[layer] for layer in sorted(layers, key=called)}
+    return ordered, _flattened(apply.jaxpr, paths)
 
 
-def _pair(given: Any, slots: Any, names: Mapping[str, str]) -> dict[str, str]:
-    """{torch layer: Flax layer}: as told, else by name, else by order among equal shapes."""
-    pairs = {theirs: names[theirs] for theirs in given if theirs in names}
-    rest = [theirs for theirs in given if theirs not in pairs]
-    free = [ours for ours in slots if ours not in pairs.values()]
-    plain = {_plain(ours): ours for ours in free}
-    if all(_plain(theirs) in plain for theirs in rest):
-        return pairs | {theirs: plain[_plain(theirs)] for theirs in rest}
-    queues = defaultdict(list)
-    for ours in free:
-        queues[_shapes(slots[ours])].append(ours)
-    for theirs in rest:
-        if queue := queues[_shapes(given[theirs])]:
-            pairs[theirs] = queue.pop(0)
-    return pairs
+def _pair(
+    given: Layers, slots: Layers, names: Mapping[str, str]
+) -> tuple[list[tuple[Given, Slot]], list[str]]:
+    """Which torch array belongs where: as told, the rest by `_decide`; and what is wrong in names.
+
+    What remains without a partner is in no pair.
+    """
+    pairs: list[tuple[Given, Slot]] = []
+    problems = []
+    shared = _shared(given)
+    free, places = given, slots
+    for theirs, ours in sorted(names.items(), key=lambda item: -len(_parts(item[0]))):
+        arrays, others = _split(free, theirs, shared)
+        chosen, elsewhere = _split(places, ours, 1)
+        if arrays and chosen:
+            pairs += _joined(arrays, chosen)
+            free, places = others, elsewhere
+        elif not _split(given, theirs, shared)[0]:
+            problems.append(f"names: there is no torch layer {theirs!r}")
+        elif not _split(slots, ours, 1)[0]:
+            problems.append(f"names: there is no layer {ours!r}")
+        else:
+            problems.append(f"names: {theirs!r} or {ours!r} has been given before")
+    return pairs + _joined(free, places, told=False), problems
 
 
-def _plain(layer: str) -> str:
-    return re.sub(r"[./]", "_", layer)
+def _joined(given: Layers, slots: Layers, told: bool = True) -> list[tuple[Given, Slot]]:
+    """The pairs of arrays; told: whether the two sides were said to belong together."""
+    if told and len(given) == len(slots) == 1:
+        (arrays,), (places,) = given.values(), slots.values()
+        if len(arrays) == len(places) == 1:  # of whatever kind
+            return [*zip(arrays.values(), places.values(), strict=True)]
+        layers = [*zip(given, slots, strict=True)]
+    else:
+        layers = _decide(given, slots)
+    return [
+        (array, slots[ours][kind])
+        for theirs, ours in layers
+        for kind, array in given[theirs].items()
+        if kind in slots[ours]
+    ]
 
 
-def _shapes(layer: Mapping[str, Any]) -> frozenset[tuple[str, Shape]]:
-    return frozenset(
-        (kind, entry.torch_shape() if isinstance(entry, Slot) else entry.shape)
-        for kind, entry in layer.items()
-    )
+def _decide(given: Layers, slots: Layers) -> list[tuple[str, str]]:
+    """Pairs of (torch layer, Flax layer): by name, else among those of equal shapes."""
+    pairs = _by_name(given, slots)
+    if len(pairs) == min(len(given), len(slots)):
+        return pairs
+    return [pair for theirs, ours in _by_shapes(given, slots) for pair in _match(theirs, ours)]
 
 
-def _problems(given: Any, slots: Any, pairs: Any, names: Mapping[str, str]) -> list[str]:
-    """One line for every array without a place and every place without an array."""
-    lines = [f"names: there is no torch layer {name!r}" for name in names if name not in given]
-    for theirs, layer in given.items():
-        ours = pairs.get(theirs)
-        for kind, array in layer.items():
-            name, slot = _joined(theirs, kind), slots.get(ours, {}).get(kind)
-            if ours is None:
-                lines.append(f"{name} {array.shape}: no layer of such shapes is left")
-            elif ours not in slots:
-                lines.append(f"{name} {array.shape}: there is no layer {ours!r}")
-            elif slot is None:
-                lines.append(f"{name} {array.shape}: {ours!r} has no such array")
-            elif slot.torch_shape() != array.shape:
-                lines.append(f"{name} {array.shape}: {slot.path} takes {slot.torch_shape()}")
-    for ours in slots:
-        sources = [theirs for theirs in pairs if pairs[theirs] == ours]
-        if len(sources) > 1:
-            lines.append(f"{ours}: given by {', '.join(sources)}")
-        for kind, slot in slots[ours].items():
-            if not sources or kind not in given[sources[0]]:
-                lines.append(f"{slot.path}: nothing fits, {slot.torch_shape()} is missing")
-    return lines
+def _by_shapes(given: Layers, slots: Layers) -> list[tuple[list[str], list[str]]]:
+    """Torch layers and Flax layers of equal kinds and shapes, in the order of the calls."""
+    groups: dict[Any, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for side, layers in ((1, slots), (0, given)):
+        for layer, arrays in layers.items():
+            shapes = frozenset((kind, entry.shape) for kind, entry in arrays.items())
+            groups[shapes][side].append(layer)
+    return list(groups.values())
 
 
-def _joined(layer: str, kind: str) -> str:
-    return ".".join(part for part in (layer, kind) if part)
+def _match(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of all these layers, which have equal shapes; none where names do not decide."""
+    if len(theirs) != len(ours):
+        return []
+    pairs = _by_name(theirs, ours)
+    if len(pairs) == len(theirs):
+        return pairs
+    theirs = sorted(theirs, key=_numbered)
+    counted = all(_precedes(*pair) for pair in itertools.pairwise(theirs))
+    against = any(_precedes(later, first) for first, later in itertools.combinations(ours, 2))
+    return [*zip(theirs, ours, strict=True)] if counted and not against else []
+
+
+def _by_name(theirs: Iterable[str], ours: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of layers with one name, whatever all names of a side begin with."""
+    both = itertools.product(_forms(theirs), _forms(ours))
+    return max(([(a[n], b[n]) for n in a.keys() & b.keys()] for a, b in both), key=len)
+
+
+def _forms(layers: Iterable[str]) -> list[dict[str, str]]:
+    """{name: layer}, the name whole, without the first part that all share, and so on."""
+    parts = {layer: _parts(layer) for layer in layers}
+    return [
+        {"_".join(own[skip:]): layer for layer, own in parts.items()}
+        for skip in range(_shared(parts) + 1)
+    ]
+
+
+def _parts(name: str) -> list[str]:
+    return re.split(r"[./]", name)
+
+
+def _shared(layers: Iterable[str]) -> int:
+    """With how many common parts all names begin; the last part of a name is its own."""
+    columns = zip(*(_parts(layer)[:-1] for layer in layers), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def _numbered(layer: str) -> list[tuple[str, int]]:
+    """The words of a name with the number at the end of each, or -1.
+
+    Other numbers, as in "branch3x3dbl_1", are sizes and belong to the word.
+    """
+    words = [word for word in re.split(r"[._/]", layer) if word]
+    stems = [word.rstrip("0123456789") for word in words]
+    return [(stem, int(word[len(stem) :] or -1)) for stem, word in zip(stems, words, strict=True)]
+
+
+def _precedes(first: str, second: str) -> bool:
+    """Whether names say so: they first differ in a number behind the same word."""
+    for (word, number), (other, later) in zip(_numbered(first), _numbered(second), strict=False):
+        if (word, number) != (other, later):
+            return word == other and 0 <= number < later
+    return False
+
+
+def _split(layers: Layers, name: str, skipped: int) -> tuple[Layers, Layers]:
+    """The arrays of that name, or of the layer or module of that name; and all others.
+
+    Up to `skipped` first parts of their names may be left out.
+    """
+    wanted = _parts(name)
+
+    def fits(entry: Given | Slot) -> bool:
+        parts = _parts(entry.name)
+        return any(parts[skip:][: len(wanted)] == wanted for skip in range(skipped + 1))
+
+    return _kept(layers, fits), _kept(layers, lambda entry: not fits(entry))
+
+
+def _kept(layers: Layers, condition: Callable[[Any], bool]) -> Layers:
+    """The arrays for which the condition holds, and the layers that have any."""
+    kept = {
+        layer: {kind: entry for kind, entry in arrays.items() if condition(entry)}
+        for layer, arrays in layers.items()
+    }
+    return {layer: arrays for layer, arrays in kept.items() if arrays}
+
+
+def _table(given: Layers, slots: Layers) -> list[str]:
+    """All these arrays, Flax's beside torch's of equal shapes."""
+    rows = [("left in Flax, in torch's layout", "left in torch, beside it if of equal shapes")]
+    for theirs, ours in _by_shapes(given, slots):
+        sides = [
+            [f"{layers[layer][kind].name} {layers[layer][kind].shape}"
+             for layer in names for kind in sorted(layers[layer])]
+            for layers, names in ((slots, ours), (given, sorted(theirs, key=_numbered)))
+        ]  # fmt: skip
+        rows += [*itertools.zip_longest(sides[0], sides[1], fillvalue="-")]
+    width = max(len(ours) for ours, _ in rows)
+    return [f"{ours:{width}} | {theirs}" for ours, theirs in rows] if len(rows) > 1 else []
 
 
 def _convert(array: np.ndarray, slot: Slot, sizes: Any) -> Any:
@@ -233,7 +402,7 @@ def _convert(array: np.ndarray, slot: Slot, sizes: Any) -> Any:
         first = array.ndim - 1
         order = [first + (3, 1, 2).index(axis) for axis in sizes]
         array = split.transpose(*range(first), *order).reshape(array.shape)
-    if slot.path.endswith("kernel"):
+    if slot.name.endswith("/kernel"):
         array = array.transpose(*range(2, array.ndim), 1, 0)
     return jnp.asarray(array)
 
