@@ -72,7 +72,9 @@ def find_folder(folder: str | os.PathLike[str], split: Split, size: int | None) 
         chosen = [files[row] for row in rows]
         pixels = stack([decode(path, size, grey(), str(path)) for path, _ in chosen])
         labels = np.array([label for _, label in chosen])
-        return make_dataset(pixels, 255, labels, np.array(rows), root.name, tuple(classes))
+        return make_dataset(
+            pixels, 255, labels, np.array(rows), root.absolute().name, tuple(classes)
+        )
 
     return Source(len(files), read, ("size",))
 
