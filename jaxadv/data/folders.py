@@ -51,8 +51,7 @@ def find_folder(folder: str | os.PathLike[str], split: Split, size: int | None) 
     root = Path(folder)
     splits = _splits(root)
     parts = splits or {"test": root}
-    names = [each.name for each in _folders(root)]
-    there = f"{root} has the folders {_shown(names)}" if splits else f"{root} is not split"
+    there = f"{root} has the folders {_shown(_names(root))}{'' if splits else ', no splits'}"
     part = parts[find_split(split, list(parts), there)]
     classes = sorted({name for each in parts.values() for name in _names(each)})
     files = [(path, label) for label, name in enumerate(classes) for path in _files(part / name)]
