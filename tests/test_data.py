@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from jaxadv.data import DATASETS, load_data, load_idx
 from jaxadv.data.form import parse_split
+from jaxadv.engine.checks import check_images
 
 SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 needs_shared = pytest.mark.skipif(
@@ -126,6 +128,15 @@ def test_idx_files_without_gzip(tmp_path):
         load_data("mnist", "train", data_dir=tmp_path)
 
 
+def test_idx_files_with_dots_in_their_names(tmp_path):
+    for name, shape in (("images.idx3", (2, 3, 3)), ("labels.idx1", (2,))):
+        header = np.array([2048 + len(shape), *shape], ">i4").tobytes()
+        (tmp_path / f"train-{name}-ubyte").write_bytes(header + bytes(int(np.prod(shape))))
+    for split in ("train", "Training", "TRAIN[:2]"):
+        assert load_data(tmp_path, split).images.shape == (2, 3, 3, 1)
+        assert load_data("mnist", split, data_dir=tmp_path).images.shape == (2, 3, 3, 1)
+
+
 @needs_shared
 def test_fashion_mnist():
     data = load_data("fashion_mnist", count=3, data_dir=SHARED / "fashion_mnist")
@@ -138,6 +149,11 @@ def test_fashion_mnist():
         (b"\x89PNG....", b"", "not an idx file"),
         (b"\0\0\x08\x03" + bytes([0, 0, 0, 1] * 3), b"", "holds 0 bytes"),
         (b"\x1f\x8b\x08damaged", b"", "damaged gzip"),
+        (gzip.compress(bytes(99), mtime=0)[:-9], b"", "damaged gzip"),
+        (gzip.compress(bytes(99), mtime=0)[:10] + b"\xff" * 9, b"", "damaged gzip"),
+        (b"\0\0\x0d\x03" + bytes([0, 0, 0, 1] * 3) + bytes(4), b"", "not an idx file of bytes"),
+        (b"\0\0\x08\x03" + bytes([128, 0, 0, 0] * 2 + [0, 0, 0, 4]), b"", "holds 0 bytes"),
+        (b"\0\0\x08\x03" + bytes([0, 0, 0, 0] * 3), b"\0\0\x08\x01" + bytes(4), "one or more"),
         (b"\0\0\x08\x03" + bytes([0, 0, 0, 1] * 3) + b"x",
          b"\0\0\x08\x01" + bytes([0, 0, 0, 2]) + b"xy", "do not fit"),
     ],
@@ -157,6 +173,12 @@ def test_argument_errors():
     for count in (0, 1001):
         with pytest.raises(ValueError, match="1 to 1000"):
             load_data(count=count)
+    for count in (2.5, "3"):
+        with pytest.raises(ValueError, match=f"count={count}"):
+            load_data(count=count)
+    for name in (None, 5, b"digits"):
+        with pytest.raises(ValueError, match="name="):
+            load_data(name)
     assert set(DATASETS) >= {"mnist5k", "digits", "mnist"}
 
 
@@ -220,12 +242,71 @@ def test_npz_forms(tmp_path):
         ({"x": np.full((2, 4, 4), np.nan), "y": [0, 1]}, "reach from nan"),
         ({"x": np.zeros((2, 4)), "y": [0, 1]}, r"\[N, H, W, C\]"),
         ({"x": np.array([{}, {}]), "y": [0, 1]}, "no plain arrays"),
+        ({"x": np.zeros((2, 4, 4)), "y": np.eye(2)}, r"shape \(2, 2\).*argmax"),
+        ({"x": np.zeros((2, 4, 4)), "y": ["cat", "dog"]}, "<U3 for 2 images"),
+        ({"x": np.zeros((2, 4, 4)), "y": [-1, 0]}, "labels reach from -1 to 0"),
+        ({"x": np.zeros((2, 4, 4)), "y": [0, 2**40]}, "labels reach from 0 to 1099511627776"),
+        ({"x": np.zeros((2, 4, 4)), "y": [0, 2], "classes": ["a", "b"]}, "classes has 2 names"),
+        ({"x": np.zeros((2, 4, 4)), "y": [0, 1], "classes": 2}, r"classes of shape \(\)"),
+        ({"x": np.zeros((2, 4, 4)), "y": [0, 1], "index": [0]}, r"index of shape \(1,\)"),
+        ({"x": np.zeros((2, 4, 4)), "y": [0, 1], "index": [0.0, 1.0]}, "index of.*float64"),
+        ({"x": np.zeros((2, 4, 4)), "y": [0, 1], "index": [0, 2**40]}, r"from 0 to 2\*\*31 - 1"),
+        ({"x": np.zeros((2, 4, 4)) + 0j, "y": [0, 1]}, "dtype complex128"),
+        ({"x": np.full((2, 4, 4), "a"), "y": [0, 1]}, "dtype <U1"),
+        ({"x": np.full((2, 4, 4), 1e300), "y": [0, 1]}, "reach from 0 to inf"),
+        ({"x": np.zeros((2, 0, 4)), "y": [0, 1]}, r"shape \(2, 0, 4, 1\)"),
+        ({"x": np.zeros((0, 4, 4)), "y": np.zeros(0, int)}, r"shape \(0, 4, 4, 1\)"),
+        # Black and white as integers, which as bytes would all be black.
+        ({"x": np.eye(4, dtype=np.uint8)[None], "y": [0]}, "uint8 images reach from 0 to 1"),
     ],
 )
 def test_npz_errors(tmp_path, arrays, message):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         load_data(tmp_path / "bad.npz")
+
+
+def test_npz_reads_only_what_it_names(tmp_path):
+    path = write_npz(tmp_path / "more.npz", np.eye(4, dtype=bool)[None], [0], notes=np.array([{}]))
+    np.testing.assert_array_equal(load_data(path).images[0, ..., 0], np.eye(4))
+    path = write_npz(tmp_path / "cat.npz", np.zeros((1, 4, 4)), [0], classes=np.array([b"cat"]))
+    assert load_data(str(path.rename(tmp_path / "CAT.NPZ"))).classes == ("cat",)
+
+
+@pytest.mark.parametrize("content", ["", "text", "npy", "pickle", "half", "flipped"])
+def test_damaged_npz_files_are_refused(tmp_path, content):
+    whole = write_npz(tmp_path / "whole.npz", np.zeros((2, 4, 4))).read_bytes()
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    damaged = {
+        "": b"",
+        "text": b"x,y",
+        "npy": (tmp_path / "x.npy").read_bytes(),
+        "pickle": pickle.dumps({"x": [1], "y": [0]}),
+        "half": whole[: len(whole) // 2],
+        "flipped": whole[:300] + bytes([whole[300] ^ 1]) + whole[301:],
+    }
+    (tmp_path / "bad.npz").write_bytes(damaged[content])
+    with pytest.raises(ValueError, match=r"bad\.npz is damaged"):
+        load_data(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    "value", [-3e-8, -1e-6, np.nextafter(-1e-6, -1), -1.1e-6, 1 + 5e-7, 1.000001, 1.0000015]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rounding_error_is_clipped_as_it_is_in_a_run(tmp_path, value, dtype):
+    images = np.array([0, value, 1], dtype).reshape(1, 1, 3, 1)
+    path = write_npz(tmp_path / "rounded.npz", images[..., 0], [0])
+    try:
+        accepted = check_images(images, (0, 1))
+    except ValueError:
+        assert abs(value - 0.5) - 0.5 > 0.99e-6
+        with pytest.raises(ValueError, match="reach from"):
+            load_data(path)
+    else:
+        found = load_data(path).images
+        np.testing.assert_array_equal(found, accepted)
+        np.testing.assert_array_equal(found, np.clip(images, 0, 1).astype(np.float32))
 
 
 def pictures(folder, split="", shape=(6, 5, 3), suffix="png"):
@@ -275,6 +356,21 @@ def test_pictures_are_resized_and_cut(tmp_path):
     np.testing.assert_allclose(high[:, 35, 0], middle, atol=0.01)
 
 
+def test_files_of_other_forms_are_not_said_to_be_missing(tmp_path, monkeypatch):
+    (tmp_path / "x.csv").write_text("1,2")
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    monkeypatch.chdir(tmp_path)
+    for name in ("./x.csv", "./x.npy", "x.npy", Path("x.npy"), tmp_path / "x.csv"):
+        with pytest.raises(ValueError, match=r"x\.(csv|npy) is a file of another form.*npz file"):
+            load_data(name)
+    for name in ("./y.csv", "~/nowhere/y.csv", "./nothing"):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            load_data(name)
+    (tmp_path / "pets").mkdir()
+    with pytest.raises(ValueError, match=r"name='pets' is not known.*pass '\./pets'"):
+        load_data("pets")
+
+
 def test_path_errors(tmp_path):
     with pytest.raises(ValueError, match="has no images"):
         load_data(tmp_path)
@@ -306,7 +402,7 @@ def split_info(tfds):
 
 
 @pytest.mark.parametrize(
-    "split", ["test[5]", "test[:9999]", "test[7:7]", "test+train", "test[:2shard]"]
+    "split", ["", 5, "test[5]", "test[:9999]", "test[7:7]", "test+train", "test[:2shard]"]
 )
 def test_slices_that_are_refused(split):
     with pytest.raises(ValueError, match="split="):
@@ -398,6 +494,25 @@ def test_sets_in_another_format(tmp_path):
     info = tmp_path / "cifar10/3.0.2/dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(ValueError, match="prepared as tfrecord.*pass another data_dir"):
+        load_data("cifar10", data_dir=tmp_path)
+
+
+def test_damaged_sets_say_so(tmp_path):
+    prepare(tmp_path, "cifar10")
+    folder = tmp_path / "cifar10/3.0.2"
+    assert load_data(folder, "Testing[:2]").images.shape == (2, 32, 32, 3)
+    (shard,) = folder.glob("*array_record*")
+    shard.write_bytes(shard.read_bytes()[:500])
+    with pytest.raises(ValueError, match="cifar10 test cannot be read from.*prepare it again"):
+        load_data(folder)
+    shard.unlink()
+    with pytest.raises(ValueError, match="cifar10 test cannot be read from.*prepare it again"):
+        load_data(folder)
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text()[:40])
+    with pytest.raises(ValueError, match="prepare it again"):
+        load_data(folder)
+    with pytest.raises(ValueError, match="damaged in.*prepare it again"):
         load_data("cifar10", data_dir=tmp_path)
 
 

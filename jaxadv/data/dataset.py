@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from jaxadv.core.extras import extra
-from jaxadv.data.form import Dataset, Source, Split, check_split, parse_split
+from jaxadv.data.folders import find_folder
+from jaxadv.data.form import FORMS, Dataset, Source, Split, find_split, parse_split
 from jaxadv.data.idx import load_idx
 from jaxadv.data.npz import load_npz
-from jaxadv.data.pictures import find_folder
+from jaxadv.engine.checks import check_counts
 
 _EMBEDDED = ("mnist5k", "digits")
 _IDX = ("mnist", "fashion_mnist")
@@ -41,39 +42,49 @@ def load_data(
     of pictures for each class, with idx files, or with a prepared tfds set. "name:split" is
     understood. Nothing is ever downloaded.
 
-    split: "test" (the default), "train", ..., or a slice of one, "test[:1000]", "test[10%:20%]",
-    in the order in which the source stores the images (tfds: that of hashes); what has no splits is
-    "test". Images come in the order of the original set, `ids` are their positions in it. count:
-    the first so many (of a set sorted by class: evenly spread ones). data_dir: the cache directory
-    (default: the environment's JAXADV_CACHE, else the user's), the folder that holds the idx files
-    (default: the folder of that name in the cache directory), or that of tfds (default: the cache
-    directory, then tfds' own). size: encoded pictures are resized to size * 8 / 7 and the middle
-    size x size cut out; layout: see `load_npz`.
+    split: "test" (the default), "train", ..., in small or large letters, or by another usual name
+    ("training", "testing", "valid", "validation" or "dev" for "val"); or a slice of one,
+    "test[:1000]", "test[10%:20%]", in the order in which the source stores the images (tfds: that
+    of hashes); what has no splits is "test". All splits of a folder of pictures number the classes
+    alike, see `jaxadv.data.folders.find_folder`. Images come in the order of the original set,
+    `ids` are their positions in it. count: the first so many (of a set sorted by class: evenly
+    spread ones). data_dir: the cache directory (default: the environment's JAXADV_CACHE, else the
+    user's), the folder that holds the idx files (default: the folder of that name in the cache
+    directory), or that of tfds (default: the cache directory, then tfds' own). size: encoded
+    pictures, which are turned upright as their EXIF entry says, are resized to size * 8 / 7 and the
+    middle size x size cut out; layout: see `load_npz`.
 
-    Raises ValueError for another name or split and for a count that the split does not have,
-    ImportError for a missing package, FileNotFoundError for missing files (the message says how to
-    prepare them).
+    Raises ValueError for another name or split, for a count that the split does not have, and for
+    files that are damaged or of another form; ImportError for a missing package, FileNotFoundError
+    for missing files (the message says how to prepare them). Warns (CheckWarning) where the labels
+    of a folder of pictures may not be those that are meant.
 
     >>> from jaxadv.data import load_data
     >>> data = load_data("digits", count=8)
     >>> data.images.shape, data.labels.tolist(), data.ids.tolist()[:3]
     ((8, 8, 8, 1), [0, 5, 0, 5, 0, 5, 0, 5], [0, 5, 10])
     """
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(f"name={name!r}: pass the name of a data set, or a path")
+    if size is not None:
+        check_counts(size=size)
     if found := re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", str(name)):
         if split is not None:
             raise ValueError(f"name={name!r} with split={split!r}: pass the split once")
         name, split = found[1] if isinstance(name, str) else Path(found[1]), found[2]
-    part = parse_split(split or "test")
+    part = parse_split("test" if split is None else split)
     source = _open(name, part, data_dir, size, layout)
     if size is not None and "size" not in source.options:
         raise ValueError(f"size={size}: only encoded pictures are resized; leave size out")
     if layout is not None and "layout" not in source.options:
         raise ValueError(f"layout={layout!r} is for npz files: leave layout out")
+    if not source.count:
+        raise ValueError(f"{name} {part.name} has no images: pass another")
     data = source.read(part.rows(source.count))
     if count is None:
         return data
     total = len(data.labels)
-    if not 0 < count <= total:
+    if not isinstance(count, int | np.integer) or not 0 < count <= total:
         raise ValueError(f"count={count}: {name} {part.name} has {total} images; pass 1 to {total}")
     return some_of(data, count)
 
@@ -101,8 +112,7 @@ def _open(
     """The split, not yet read."""
     text = os.fspath(name)
     path = Path(text).expanduser()
-    separated = any(mark in text for mark in (os.sep, os.altsep) if mark)
-    if isinstance(name, os.PathLike) or text.endswith(".npz") or (separated and path.exists()):
+    if isinstance(name, os.PathLike) or _is_path(text):
         return _open_path(path, split, size, layout)
     if text in _EMBEDDED:
         return _open_embedded(text, split, data_dir)
@@ -112,12 +122,21 @@ def _open(
     return _open_prepared(text, split, data_dir, size)
 
 
+def _is_path(text: str) -> bool:
+    """Whether a text is a path, and not the name of a data set, which may have a slash, too."""
+    marked = any(mark in text for mark in (os.sep, os.altsep, ".") if mark)
+    there = marked and Path(text).expanduser().exists()
+    return there or text.startswith((".", "~", os.sep)) or text.lower().endswith(".npz")
+
+
 def _open_path(path: Path, split: Split, size: int | None, layout: str | None) -> Source:
-    if path.suffix == ".npz":
-        check_split(split, ["test"])
+    if path.suffix.lower() == ".npz":
+        find_split(split, ["test"], f"{path} is not split")
         return _whole(load_npz(path, layout), "layout")
+    if path.is_file():
+        raise ValueError(f"{path} is a file of another form than those that are read: pass {FORMS}")
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} does not exist: pass an npz file or a folder")
+        raise FileNotFoundError(f"{path} does not exist: pass {FORMS}")
     if (path / "dataset_info.json").is_file():
         from jaxadv.data.prepared import find_directory, open_builder
 
@@ -134,9 +153,10 @@ def _open_prepared(name: str, split: Split, data_dir: Any, size: int | None) -> 
     try:
         return open_builder(find_prepared(name, folders), split, size)
     except KeyError:
+        there = f"; for the folder of that name pass './{name}'" if Path(name).is_dir() else ""
         raise ValueError(
             f"name={name!r} is not known: pass one of {list(DATASETS)}, another name of "
-            "tensorflow-datasets, or a path"
+            f"tensorflow-datasets, or a path that exists{there}"
         ) from None
     except FileNotFoundError as error:
         if name not in _IDX:
@@ -158,15 +178,17 @@ def _open_embedded(name: str, split: Split, data_dir: Any) -> Source:
 
 
 def _has_idx(folder: Path) -> bool:
-    return any(folder.glob("*-idx3-ubyte*"))
+    return any(folder.glob("*[-.]idx3-ubyte*"))
 
 
 def _load_idx(name: str, split: Split, folder: Path) -> Dataset:
-    check_split(split, ["test", "train"])
+    part = find_split(split, ["test", "train"])
     paths = []
     for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
-        stem = folder / f"{'t10k' if split.name == 'test' else 'train'}-{kind}"
-        found = [p for p in (stem, stem.with_name(f"{stem.name}.gz")) if p.is_file()]
+        stem = folder / f"{'t10k' if part == 'test' else 'train'}-{kind}"
+        dotted = folder / stem.name.replace("-idx", ".idx")  # as some archives write it
+        ends = [Path(f"{each}{end}") for each in (stem, dotted) for end in ("", ".gz")]
+        found = [path for path in ends if path.is_file()]
         if not found:
             raise FileNotFoundError(
                 f"{stem}.gz does not exist: pass data_dir=folder, a folder with {name}'s idx files"

@@ -6,6 +6,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+FORMS = (
+    "an npz file, or a folder with a folder of pictures for each class, with idx files, or with a "
+    "prepared set of tensorflow-datasets"
+)
+SPLITS = ("train", "test", "val")
+_SYNONYMS = {
+    "training": "train",
+    "testing": "test",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+}
+
 
 class Dataset(NamedTuple):
     """Images with their classes, on the host.
@@ -102,7 +115,7 @@ class Split(NamedTuple):
 def parse_split(text: str) -> Split:
     """ValueError for what is neither a split's name nor a slice of one."""
     bound = r"(-?\d+%?)?"
-    found = re.fullmatch(rf"([\w.-]+)(?:\[{bound}:{bound}\])?", text)
+    found = re.fullmatch(rf"([\w.-]+)(?:\[{bound}:{bound}\])?", str(text))
     if found is None:
         raise ValueError(
             f"split={text!r}: pass a name such as 'test', or a slice of it, 'test[:1000]', "
@@ -111,7 +124,28 @@ def parse_split(text: str) -> Split:
     return Split(*found.groups())
 
 
-def check_split(split: Split, known: Sequence[str]) -> None:
-    """ValueError for a split that the data set does not have."""
-    if split.name not in known:
-        raise ValueError(f"split={split.name!r} is not known: pass one of {sorted(known)}")
+def usual_name(name: str) -> str:
+    """What a split is called in small letters and by the most usual of its names.
+
+    >>> from jaxadv.data.form import usual_name
+    >>> usual_name("Test"), usual_name("validation"), usual_name("extra")
+    ('test', 'val', 'extra')
+    """
+    return _SYNONYMS.get(name.lower(), name.lower())
+
+
+def find_split(split: Split, known: Sequence[str], there: str = "") -> str:
+    """The one of the data set's splits that is meant: by its name, in other letters, or a synonym.
+
+    there: what else the error says of what the data set has. ValueError for a split that is none
+    of them, and for one that may be several.
+    """
+    if split.name in known:
+        return split.name
+    same = [name for name in known if usual_name(name) == usual_name(split.name)]
+    if len(same) == 1:
+        return same[0]
+    raise ValueError(
+        f"split={split.name!r} is {'not clear' if same else 'not known'}"
+        f"{there and f' ({there})'}: pass one of {sorted(known)}"
+    )

@@ -1,7 +1,9 @@
 """The idx files in which MNIST and its relatives are published, gzipped or not."""
 
 import gzip
+import math
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +30,10 @@ def load_idx(
     (2, 3, 3, 1)
     """
     images, labels = read_idx(images_path), read_idx(labels_path)
-    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+    if images.ndim != 3 or labels.ndim != 1 or not 0 < len(images) == len(labels):
         raise ValueError(
             f"{images_path} of shape {images.shape} and {labels_path} of shape {labels.shape} do "
-            "not fit together: pass images [N, H, W] and labels [N]"
+            "not fit together: pass images [N, H, W] and labels [N], one or more"
         )
     ids = np.arange(len(labels))
     return make_dataset(images[..., None], 255, labels, ids, name, numbered(labels))
@@ -45,7 +47,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     content = path.read_bytes()
     try:
         content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} is a damaged gzip file ({error}): fetch it again") from None
     rank = content[3] if len(content) > 3 else 0
     header = 4 + 4 * rank
@@ -54,7 +56,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
             f"{path} is not an idx file of bytes: it must begin with 00 00 08 and rank"
         )
     shape = tuple(map(int, np.frombuffer(content, ">u4", rank, 4)))
-    if len(content) - header != int(np.prod(shape)):
+    if len(content) - header != math.prod(shape):
         raise ValueError(
             f"{path} holds {len(content) - header} bytes where its header says {shape}: "
             "fetch it again"

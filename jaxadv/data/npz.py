@@ -3,24 +3,38 @@
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxadv.data.form import Dataset, make_dataset, numbered
+from jaxadv.engine.checks import TOLERANCE
 
 LAYOUTS = ("NHWC", "NCHW")
 _CHANNELS = (1, 3, 4)
+_NAMES = ("x", "images", "y", "labels", "index", "classes")
+_MOST = 2**20  # classes: labels beyond are none, but ids or hashes
 
 
 def load_npz(path: str | os.PathLike[str], layout: str | None = None) -> Dataset:
     """The images and labels of an npz file.
 
-    It holds `x` or `images`, [N, H, W], [N, H, W, C] or [N, C, H, W], bytes or floats in [0, 1];
-    `y` or `labels`, [N] integers; if it likes `index`, the images' positions in the original set
-    (else they are 0 to N - 1), and `classes`, their names. layout: "NHWC" or "NCHW", needed where
-    the shape does not tell (exactly one of the axes has 1, 3 or 4 entries).
+    It holds `x` or `images`, [N, H, W], [N, H, W, C] or [N, C, H, W], bytes from 0 to 255, or
+    floats in [0, 1], where rounding error is clipped as in `ja.run`; `y` or `labels`, [N] integers
+    from 0; if it likes `index`, the images' positions in the original set (else they are 0 to
+    N - 1), and `classes`, their names. Other arrays are not read.
 
-    Raises FileNotFoundError, and ValueError for arrays that are missing or of another form.
+    Args:
+        path: Of the file, as `np.savez` writes it.
+        layout: "NHWC" or "NCHW", needed where the shape does not tell (exactly one of the axes has
+            1, 3 or 4 entries).
+
+    Returns:
+        The data set; its name is the file's.
+
+    Raises:
+        FileNotFoundError: Where there is no such file.
+        ValueError: For a damaged file, and for arrays that are missing or of another form.
 
     >>> import numpy as np, tempfile
     >>> from jaxadv.data import load_npz
@@ -32,13 +46,9 @@ def load_npz(path: str | os.PathLike[str], layout: str | None = None) -> Dataset
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: pass an npz file")
-    try:
-        with np.load(path) as file:
-            arrays = dict(file)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged or holds no plain arrays ({error})") from None
+    arrays = _read(path)
     images, labels = (
-        next((arrays[name] for name in names if name in arrays), None)
+        next((arrays[name] for name in names if arrays.get(name) is not None), None)
         for names in (("x", "images"), ("y", "labels"))
     )
     if images is None or labels is None:
@@ -46,22 +56,82 @@ def load_npz(path: str | os.PathLike[str], layout: str | None = None) -> Dataset
             f"{path} holds {sorted(arrays)}: name the images x or images, the labels y or labels"
         )
     images = _channels_last(path, images, layout)
-    labels = labels.reshape(-1) if labels.shape == (len(images), 1) else labels
-    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"{path}: labels of shape {labels.shape} and dtype {labels.dtype} for {len(images)} "
-            "images: pass one integer for each"
-        )
-    least, greatest = float(images.min(initial=0)), float(images.max(initial=0))
-    top = 255 if np.issubdtype(images.dtype, np.integer) else 1
-    if not (least >= 0 and greatest <= top):
-        raise ValueError(
-            f"{path}: {images.dtype} images reach from {least:g} to {greatest:g}: pass bytes, or "
-            "floats in [0, 1] (normalisation belongs into the model)"
-        )
+    images, top = _in_range(path, images)
+    classes = _names(path, arrays.get("classes"))
+    labels = _class_numbers(path, labels, len(images), len(classes))
     ids = arrays.get("index", np.arange(len(labels)))
-    classes = tuple(map(str, arrays["classes"])) if "classes" in arrays else numbered(labels)
-    return make_dataset(images, top, labels, ids, path.stem, classes)
+    if ids.shape != labels.shape or ids.dtype.kind not in "iu" or not _within(ids, 2**31):
+        raise ValueError(
+            f"{path}: index of shape {ids.shape} and dtype {ids.dtype}: pass {len(labels)} "
+            "integers from 0 to 2**31 - 1, the images' positions in the original set"
+        )
+    return make_dataset(images, top, labels, ids, path.stem, classes or numbered(labels))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The arrays in the file by their names; None for those that mean nothing here."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is damaged or no npz file: write it with np.savez(path, x=images, y=labels)"
+        )
+    try:
+        with np.load(path) as file:
+            return {name: np.asarray(file[name]) if name in _NAMES else None for name in file.files}
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds
+        raise ValueError(f"{path} is damaged or holds no plain arrays ({error})") from error
+
+
+def _in_range(path: Path, images: np.ndarray) -> tuple[np.ndarray, int]:
+    """The images, floats clipped to [0, 1], and the greatest value that they may have."""
+    if images.size == 0 or images.dtype.kind not in "iufb":
+        raise ValueError(
+            f"{path}: images of shape {images.shape} and dtype {images.dtype}: pass at least one, "
+            "of bytes, or of floats in [0, 1]"
+        )
+    top = 255 if images.dtype.kind in "iu" else 1
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+        images = images if top == 255 else images.astype(np.float32)
+    least, greatest = images.min(initial=0), images.max(initial=0)
+    # Integers of 0 and 1 are black and white, and would all be black if they were taken for bytes.
+    if not (least >= -TOLERANCE and greatest <= top + TOLERANCE) or (greatest == 1 < top):
+        raise ValueError(
+            f"{path}: {images.dtype} images reach from {least:g} to {greatest:g}: pass bytes from "
+            "0 to 255, or floats in [0, 1] (normalisation belongs into the model)"
+        )
+    return (images if top == 255 else images.clip(0, 1)), top
+
+
+def _names(path: Path, names: np.ndarray | None) -> tuple[str, ...]:
+    """The names of the classes; empty where the file has none."""
+    if names is None:
+        return ()
+    if names.ndim != 1 or names.dtype.kind not in "USiu":
+        raise ValueError(
+            f"{path}: classes of shape {names.shape} and dtype {names.dtype}: pass one name for "
+            "each class"
+        )
+    return tuple(each.decode() if isinstance(each, bytes) else str(each) for each in names)
+
+
+def _class_numbers(path: Path, labels: np.ndarray, count: int, classes: int) -> np.ndarray:
+    """Labels [N]; classes: how many have names, 0 where none has."""
+    labels = labels.reshape(-1) if labels.shape == (count, 1) else labels
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path}: labels of shape {labels.shape} and dtype {labels.dtype} for {count} "
+            "images: pass one integer for each, and labels.argmax(1) in place of one-hot labels"
+        )
+    if not _within(labels, classes or _MOST):
+        named = f", but classes has {classes} names" if classes else ""
+        raise ValueError(
+            f"{path}: labels reach from {labels.min()} to {labels.max()}{named}: pass the numbers "
+            f"of classes, from 0 to {(classes or _MOST) - 1}"
+        )
+    return labels
+
+
+def _within(numbers: np.ndarray, limit: int) -> bool:
+    return bool((numbers >= 0).all() and (numbers < limit).all())
 
 
 def _channels_last(path: Path, images: np.ndarray, layout: str | None) -> np.ndarray:

@@ -1,31 +1,46 @@
-"""Encoded images (PNG, JPEG, ...): decoded with Pillow, resized, and read from folders."""
+"""Encoded images (PNG, JPEG, ...): decoded with Pillow, and resized."""
 
 import io
-import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxadv.data.form import Source, Split, check_split, make_dataset
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-SPLITS = ("train", "test", "val", "validation")
-_BYTES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's modes of 8 bits
+_GREY = ("1", "L", "LA")  # Pillow's modes of grey, and all those of 8 bits
+_BYTES = (*_GREY, "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
-def decode(picture: Any, size: int | None, grey: bool) -> np.ndarray:
-    """Pixels uint8 [H, W, 1 or 3] of an encoded image: bytes or a path.
+def decode(picture: bytes | Path, size: int | None, grey: bool, name: str) -> np.ndarray:
+    """The pixels of an encoded image, upright: turned as its EXIF entry says, if it has one.
 
-    size: the shorter side is brought to size * 8 / 7 (256 for 224) and the middle cut out, as is
-    usual on ImageNet; None leaves it as it is.
+    Transparency is dropped, and of several frames the first is taken.
+
+    Args:
+        picture: What a file holds, or its path.
+        size: The shorter side is brought to size * 8 / 7 (256 for 224) and the middle cut out, as
+            is usual on ImageNet; None leaves it as it is.
+        grey: Whether one channel is wanted, not three.
+        name: What an error calls the picture.
+
+    Returns:
+        uint8 [H, W, 1 or 3].
+
+    Raises:
+        ValueError: For what Pillow cannot read, and for pictures of more than 8 bits a channel.
+        ImportError: Without Pillow.
     """
-    image_module = _pillow()
-    with image_module.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
-        if image.mode not in _BYTES:
-            name = "a picture" if isinstance(picture, bytes) else picture
-            raise ValueError(f"{name} has mode {image.mode}, not 8 bits a channel: convert it")
+    image_module, image_ops = _pillow()
+    with _opened(picture, name) as image:
+        # Colours of 16 bits have a mode of 8: of them only the decoder's arguments tell.
+        deep = any(re.search(r";16[BLN]", str(tile[3])) for tile in image.tile)
+        if image.mode not in _BYTES or deep:
+            raise ValueError(f"mode {image.mode}{' of 16 bits' * deep}, not 8 bits a channel")
+        image_ops.exif_transpose(image, in_place=True)
+        if "transparency" in image.info:
+            image = image.convert("RGBA")  # in one step Pillow warns of it
         image = image.convert("L" if grey else "RGB")
         if size is not None:
             scale = round(size * 8 / 7) / min(image.size)
@@ -35,6 +50,15 @@ def decode(picture: Any, size: int | None, grey: bool) -> np.ndarray:
             image = image.crop((left, above, left + size, above + size))
         pixels = np.asarray(image)
     return pixels[..., None] if grey else pixels
+
+
+def is_grey(path: Path) -> bool:
+    """Whether a picture is, by its header; one that cannot be read is no obstacle here."""
+    try:
+        with _opened(path, str(path)) as image:
+            return image.mode in _GREY
+    except ValueError:
+        return True
 
 
 def stack(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -48,54 +72,25 @@ def stack(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(images)
 
 
-def find_folder(folder: str | os.PathLike[str], split: Split, size: int | None) -> Source:
-    """The images of a folder that has one folder for each class, in the order of their names.
-
-    Where it has folders named "train", "test", "val" or "validation", those have the classes; else
-    all is "test". Grey if all images read are. Raises ValueError for another split, for pictures of
-    several shapes without `size`, and where no images are found; ImportError without Pillow.
-    """
-    root = Path(folder)
-    named = {path.name: path for path in _folders(root) if path.name in SPLITS} or {"test": root}
-    check_split(split, list(named))
-    classes = _folders(named[split.name])
-    files = [
-        (path, label)
-        for label, each in enumerate(classes)
-        for path in sorted(each.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    ]
-    if not files:
+@contextmanager
+def _opened(picture: bytes | Path, name: str) -> Iterator[Any]:
+    """Pillow's image, of which only the header is read as yet; ValueError for what goes wrong."""
+    image_module, _ = _pillow()
+    try:
+        with image_module.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as i:
+            yield i
+    except Exception as error:  # each of Pillow's formats raises what it likes
         raise ValueError(
-            f"{root} has no images: pass a folder with one folder of pictures for each class, an "
-            "npz file, idx files or a prepared tensorflow-datasets folder"
-        )
-
-    def read(rows: range) -> Any:
-        chosen = [files[row] for row in rows]
-        grey = all(_is_grey(path) for path, _ in chosen)
-        pixels = stack([decode(path, size, grey) for path, _ in chosen])
-        labels = np.array([label for _, label in chosen])
-        names = tuple(each.name for each in classes)
-        return make_dataset(pixels, 255, labels, np.array(rows), root.name, names)
-
-    return Source(len(files), read, ("size",))
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
-
-
-def _is_grey(path: Path) -> bool:
-    with _pillow().open(path) as image:
-        return image.mode in ("1", "L")
+            f"{name} cannot be read as a picture ({error}): repair, convert or remove it"
+        ) from error
 
 
 def _pillow() -> Any:
+    """Pillow's modules Image and ImageOps."""
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError(
             'pictures need the package Pillow: pip install "jaxadv[images]"', name="PIL"
         ) from error
-    return Image
+    return Image, ImageOps

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 from tensorflow_datasets.core.registered import DatasetNotFoundError
 
-from jaxadv.data.form import Dataset, Source, Split, check_split, make_dataset, numbered
+from jaxadv.data.form import Dataset, Source, Split, find_split, make_dataset, numbered
 from jaxadv.data.pictures import decode, stack
 
 
@@ -27,6 +28,11 @@ def find_prepared(name: str, folders: Sequence[Path | None]) -> Any:
             builder = tfds.builder(name, data_dir=folder)
         except DatasetNotFoundError:
             continue
+        except ParseError as error:
+            raise ValueError(
+                f"{name} is damaged in {folder or 'the folder of tensorflow-datasets'} ({error}): "
+                "remove it and prepare it again"
+            ) from error
         if builder.info.splits:
             return builder
     if builder is None:
@@ -47,8 +53,16 @@ def _how_to_prepare(name: str, folder: Path | None) -> str:
 
 
 def find_directory(folder: Path) -> Any:
-    """The builder of the prepared files in a folder (which holds dataset_info.json)."""
-    return tfds.builder_from_directory(folder)
+    """The builder of the prepared files in a folder (which holds dataset_info.json).
+
+    Raises ValueError where they are damaged.
+    """
+    try:
+        return tfds.builder_from_directory(folder)
+    except (ParseError, ValueError, OSError) as error:
+        raise ValueError(
+            f"{folder} has no set that tensorflow-datasets can read ({error}): prepare it again"
+        ) from error
 
 
 def open_builder(builder: Any, split: Split, size: int | None) -> Source:
@@ -57,10 +71,11 @@ def open_builder(builder: Any, split: Split, size: int | None) -> Source:
     tfds stores images in the order of their keys' hashes. Those read come in the order of their
     `index` (integer) or of the number at the end of their `id`, where there is one: their position
     in the original set. Else ids are the positions in the prepared files. Raises ValueError for
-    another split, for a set without images and labels, and for files in another format.
+    another split, for a set without images and labels, and for files in another format; reading
+    does for damaged ones.
     """
     name, info = builder.name, builder.info
-    check_split(split, list(info.splits))
+    part = find_split(split, list(info.splits))
     image, label = _keys(name, info)
     feature = info.features[image]
     if feature.np_dtype != np.uint8:
@@ -68,7 +83,7 @@ def open_builder(builder: Any, split: Split, size: int | None) -> Source:
     encoded = isinstance(feature, tfds.features.Image)
     decoders: Any = {image: tfds.decode.SkipDecoding()} if encoded else None
     try:
-        source = builder.as_data_source(split=split.name, decoders=decoders)
+        source = builder.as_data_source(split=part, decoders=decoders)
     except NotImplementedError:
         raise ValueError(
             f"{name} is prepared as {info.file_format.value} in {builder.data_dir}, which only "
@@ -77,11 +92,21 @@ def open_builder(builder: Any, split: Split, size: int | None) -> Source:
         ) from None
 
     def read(rows: range) -> Dataset:
-        records = source.__getitems__(list(rows))
+        try:
+            records = source.__getitems__(list(rows))
+            if any(value is None for record in records for value in record.values()):
+                raise ValueError("records are missing")
+        except Exception as error:  # whatever array_record says of a file that is short or gone
+            raise ValueError(
+                f"{name} {part} cannot be read from {builder.data_dir} ({error}): prepare it again"
+            ) from error
         ids = _ids(records, rows)
         order = ids.argsort(kind="stable")
         grey = feature.shape[-1] == 1
-        pixels = [decode(r[image], size, grey) if encoded else r[image] for r in records]
+        pixels = [
+            decode(r[image], size, grey, f"image {row} of {name} {part}") if encoded else r[image]
+            for row, r in zip(rows, records, strict=True)
+        ]
         labels = np.array([record[label] for record in records])
         names = getattr(info.features[label], "names", None)
         classes = tuple(names) if names else numbered(labels)
