@@ -275,6 +275,10 @@ OPS += [
     case("ReduceLogSumExp", 18, SMALL),
     case("ReduceSumSquare", 18, SMALL, integers(-2)),
     case("ReduceMax", 18, SMALL, integers(), noop_with_empty_axes=0),
+    *[
+        case(f"Reduce{name}", 18, SMALL, noop_with_empty_axes=1)
+        for name in ("L1", "L2", "SumSquare", "LogSumExp", "Max", "Prod")
+    ],
     case("ReduceSum", 13, SMALL, noop_with_empty_axes=1),
     case("Celu", 12, IMAGE),
     case("Celu", 12, IMAGE, alpha=0.4),

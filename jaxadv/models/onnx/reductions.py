@@ -22,11 +22,10 @@ def _reduce(function: Operator | str) -> Operator:
 
     def apply(node: Node, x: Any, axes: Any = None) -> Any:
         along = integers(node, "axes", axes)
-        if not along and node.get("noop_with_empty_axes", 0):
-            return x
         reduce = getattr(library(x), function) if isinstance(function, str) else function
-        keep = bool(node.get("keepdims", 1))
-        return reduce(x, axis=tuple(along) if along else None, keepdims=keep)
+        # Over no axes the entries are still squared, or their logarithms taken.
+        over = tuple(along or ()) if along or node.get("noop_with_empty_axes", 0) else None
+        return reduce(x, axis=over, keepdims=bool(node.get("keepdims", 1)))
 
     return apply
 
