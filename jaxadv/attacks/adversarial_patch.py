@@ -76,6 +76,7 @@ class AdversarialPatch(Iterate):
     loss: Any = static(default="cross_entropy")
     optimizer: Optimizer | None = None
     norms: ClassVar[tuple[str, ...]] = ("l0",)
+    needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     asks_inside: ClassVar[bool] = False
 

@@ -77,6 +77,7 @@ class ALMA(MinimumNorm):
     growth: Any = 1.2
     improvement: Any = 0.95
     norms: ClassVar[tuple[str, ...]] = ("l2", "l1")
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

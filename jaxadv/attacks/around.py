@@ -45,6 +45,10 @@ class Around(Attack):
         return self.attack.asks_inside
 
     @property
+    def needs_box(self) -> bool:  # type: ignore[override]
+        return self.attack.needs_box
+
+    @property
     def bounded_by(self) -> str:  # type: ignore[override]
         return self.attack.bounded_by
 

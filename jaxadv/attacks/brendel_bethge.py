@@ -86,6 +86,7 @@ class BrendelBethge(MinimumNorm):
     SEEK: ClassVar[int] = 0
     SEARCH: ClassVar[int] = 1
     FOLLOW: ClassVar[int] = 2
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -88,7 +88,7 @@ def on_sphere(
     It is stretched so far that the projection onto ball and box is always from outside.
     """
     delta = image - problem.image
-    stretched = delta * (1e6 * (problem.upper - problem.lower))
+    stretched = delta * jnp.minimum(1e6 * (problem.upper - problem.lower), 1e30)
     stretched = stretched / jnp.maximum(jnp.abs(delta).max(), 1e-30)
     return attack.project(problem, problem.image + stretched, radius)
 

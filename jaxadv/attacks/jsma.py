@@ -96,6 +96,7 @@ class JSMA(MinimumNorm):
     targets: int = static(default=0)
     pullbacks: ClassVar[int] = 2
     norms: ClassVar[tuple[str, ...]] = ("l0",)
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

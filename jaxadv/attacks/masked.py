@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxadv.attacks.around import Around
 from jaxadv.core.attack import Answer, Problem
@@ -41,10 +41,16 @@ class Masked(Around):
         if given and not isinstance(self.mask, Tracer) and not np.any(self.mask):
             raise ValueError("mask is False everywhere: pass True where the image may change")
 
+    def within(self, problem: Problem) -> Bool[Array, "..."]:
+        """The mask in the shape of the image; of inputs that are no images it is given in theirs."""
+        mask = jnp.asarray(self.mask)
+        return mask.reshape(problem.image.shape) if mask.size == problem.image.size else mask
+
     def ask(self, problem: Problem, state: Any) -> Float[Array, "Q ..."]:
-        return jnp.where(self.mask, self.attack.ask(problem, state), problem.image)
+        return jnp.where(self.within(problem), self.attack.ask(problem, state), problem.image)
 
     def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
         if answer.gradients is not None:
-            answer = answer._replace(gradients=jnp.where(self.mask, answer.gradients, 0.0))
+            gradients = jnp.where(self.within(problem), answer.gradients, 0.0)
+            answer = answer._replace(gradients=gradients)
         return self.attack.tell(problem, state, answer)

@@ -40,6 +40,7 @@ class MinimalEpsilon(Around):
 
     rounds: int = static(default=10)
     largest: Any = None
+    needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     keep: ClassVar[str] = "distance"
 

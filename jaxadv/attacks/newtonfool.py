@@ -47,6 +47,7 @@ class NewtonFool(Crossing):
     steps: int = static(default=100)
     eta: Any = 0.01
     norms: ClassVar[tuple[str, ...]] = ("l2",)
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -72,6 +72,7 @@ class PDGD(MinimumNorm):
     average: Any = 0.9
     noise: Any = 0.1
     norms: ClassVar[tuple[str, ...]] = ("l2",)
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -69,6 +69,7 @@ class Rounds(Attack):
     initial_c: Any = 1e-3
     confidence: Any = 0.0
     abort_early: bool = static(default=True)
+    needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     asks_inside: ClassVar[bool] = False
 

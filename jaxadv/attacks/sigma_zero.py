@@ -58,6 +58,7 @@ class SigmaZero(MinimumNorm):
     threshold: Any = 0.3
     threshold_step: Any = 0.01
     norms: ClassVar[tuple[str, ...]] = ("l0",)
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

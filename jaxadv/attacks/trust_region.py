@@ -73,6 +73,7 @@ class TrustRegion(Crossing):
     rate: Any = 1.2
     overshoot: Any = 0.02
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

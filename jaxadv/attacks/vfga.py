@@ -63,6 +63,7 @@ class VFGA(MinimumNorm):
     steps: int = static(default=1000)
     samples: int = static(default=10)
     norms: ClassVar[tuple[str, ...]] = ("l0",)
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

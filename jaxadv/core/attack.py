@@ -86,6 +86,7 @@ class Attack:
     keep: ClassVar[str] = "first"
     asks_inside: ClassVar[bool] = True
     label_only: ClassVar[bool] = False  # told the predicted class and no more
+    needs_box: ClassVar[bool] = False  # takes fractions of the box, where no epsilon cuts it
     bounded_by: ClassVar[str] = ""  # by what, if by no ball: "rotation and translation"
     precision: Any = "float32"  # of its state, and of the logits and gradients that it is told
 

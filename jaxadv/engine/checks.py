@@ -9,10 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from jaxtyping import Array
 
-from jaxadv.core.attack import KEEPS, Attack
+from jaxadv.core.attack import KEEPS, WIDE, Attack
 from jaxadv.core.goals import Evading, Goal, Targeted, Untargeted
 from jaxadv.core.losses import get_loss
 from jaxadv.core.model import Model
@@ -151,6 +150,27 @@ def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: A
             f"between two images in {bounds}{hint or ': pass it in the scale of the images'}"
         )
     return np.broadcast_to(given, (rows,)).copy()
+
+
+def check_box(attack: Attack, epsilon: np.ndarray, bounds: tuple[float, float]) -> None:
+    """ValueError where the attack searches the whole box, and the box has no end.
+
+    A warning where it takes fractions of a box that may be far wider than the values in it.
+    """
+    whole = attack.norm == "l0" or (attack.needs_box and not np.isfinite(epsilon).all())
+    if not whole or bounds[1] - bounds[0] <= WIDE:
+        return
+    remedy = "give the model the bounds in which its inputs lie"
+    if attack.norm != "l0" and not attack.bounded_by:
+        remedy += ", or pass an epsilon"
+    if not np.isfinite(bounds).all():
+        raise ValueError(f"bounds={bounds}: {attack.name} searches the whole box: {remedy}")
+    warnings.warn(
+        f"bounds={bounds}: {attack.name} takes steps that are fractions of the box, and looks "
+        f"weaker than it is where the box is far wider than the values in it: {remedy}",
+        CheckWarning,
+        stacklevel=4,
+    )
 
 
 def warn_about_rounding(images: np.ndarray, epsilon: np.ndarray) -> None:

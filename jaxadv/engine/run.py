@@ -136,6 +136,7 @@ def run_rows(
     attack = attack.prepared(goal, classes)
     checks.check_pullbacks(attack, model, shape)
     epsilon = checks.check_epsilon(attack, epsilon, len(source), shape, model.bounds)
+    checks.check_box(attack, epsilon, model.bounds)
     ids = checks.check_ids(ids, count)
     chosen = choose_devices(devices)
     spare_memory_maps()

@@ -47,6 +47,7 @@ class ReColorAdv(Functional):
     space: str = static(default="cieluv")
     resolution: tuple[int, ...] = static(default=(16, 32, 32))
     bounded_by: ClassVar[str] = "change of colours"
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -81,6 +81,7 @@ class Spatial(Attack):
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     pullbacks: ClassVar[int] = 0
     label_only: ClassVar[bool] = True
+    needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     bounded_by: ClassVar[str] = "rotation and translation"
 

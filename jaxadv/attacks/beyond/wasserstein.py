@@ -63,6 +63,7 @@ class Wasserstein(Iterate):
     step_size: Any = 1.0
     loss: Any = static(default="cross_entropy")
     norms: ClassVar[tuple[str, ...]] = ("l2",)
+    needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     bounded_by: ClassVar[str] = "Wasserstein distance"
 

@@ -58,6 +58,7 @@ class LabelOnly(Attack):
     restarts: int = static(default=1)
     pullbacks: ClassVar[int] = 0
     label_only: ClassVar[bool] = True
+    needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     keep: ClassVar[str] = "distance"
 

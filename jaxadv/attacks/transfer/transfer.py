@@ -152,7 +152,8 @@ class Transfer(GradientAttack):
         views = points[:, None]
         if self.mixed:
             chosen = self.choose(problem, self.key(state, 1), (len(points), self.mixed))
-            views = views + self.portion * jnp.asarray(self.mixed_images)[chosen]
+            mixed = jnp.asarray(self.mixed_images)[chosen].reshape(views.shape)
+            views = views + self.portion * mixed
         halves = 2.0 ** -jnp.arange(self.scales).reshape(-1, 1, *(1,) * state.image.ndim)
         views = (halves * views[:, None]).reshape(-1, *state.image.shape)
         if self.diversity is None:
