@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from jaxadv.core.images import as_floats
@@ -58,7 +59,7 @@ class HostFunction:
 
     def __call__(self, params: Any, images: Any) -> Array:
         images = as_floats(images)
-        if not isinstance(images, jax.core.Tracer):
+        if not isinstance(images, Tracer):
             return jnp.asarray(self.scores(images))
         known = self
         if self.classes is None:
