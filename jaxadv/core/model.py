@@ -10,6 +10,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxadv.core.host import HostFunction
+from jaxadv.core.images import as_floats
 from jaxadv.core.pytree import pytree, static
 
 MEANS = ("logits", "probabilities", "log-probabilities")
@@ -294,10 +296,14 @@ def from_function(
     recompiling, use `Model(apply, params)`.
 
     differentiable: False for a function that is no JAX: it is called on the host with a numpy
-    float32 array, and returns scores [N, K] (the largest wins: logits, probabilities, votes) or, if
-    `classes` says how many there are, labels [N], integers from 0 to classes - 1. It must answer
-    equal images equally whatever their company. Attacks that ask for gradients refuse such a model.
-    Raises ValueError for labels without `classes`, and for answers of another shape.
+    float32 array of its own, and returns scores [N, K] (the largest wins: logits, probabilities,
+    votes) or, if `classes` says how many there are, labels [N], integers from 0 to classes - 1. It
+    must answer equal images equally whatever their company, and bear to be called by several
+    threads, one for each device of a run. Attacks that ask for gradients refuse such a model.
+
+    Raises ValueError for `classes` that cannot be meant; when the model is asked, for labels
+    without `classes` or outside them, for scores of another shape or that are not finite, and for
+    whatever the function raises itself.
 
     >>> import numpy as np, jaxadv as ja
     >>> model = ja.from_function(lambda x: x.reshape(len(x), -1)[:, :10])
@@ -307,9 +313,27 @@ def from_function(
     >>> asked(np.ones((1, 4, 4, 1), np.float32))
     Array([[0., 1.]], dtype=float32)
     """
+    if not callable(function):
+        raise ValueError(f"function is {type(function).__name__}: pass one that can be called")
+    function = function if _has_hash(function) else function.__call__  # compared by identity
     if differentiable:
+        if classes is not None:
+            raise ValueError(
+                f"classes={classes} is for functions that return labels, which have no gradient: "
+                "pass differentiable=False too"
+            )
         return Model(apply=_Closed(function), params=(), bounds=bounds)
-    return Model(_Called(function, classes), params=(), bounds=bounds)
+    if classes is not None and (not isinstance(classes, int | np.integer) or classes < 2):
+        raise ValueError(f"classes={classes!r}: pass the number of classes, 2 or more")
+    return Model(HostFunction(function, classes), params=(), bounds=bounds)
+
+
+def _has_hash(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 @pytree
@@ -317,34 +341,4 @@ class _Closed:
     function: Callable[..., Any] = static()
 
     def __call__(self, params: Any, images: Array) -> Array:
-        return self.function(images)
-
-
-@pytree
-class _Called:
-    """A function on the host; where the number of classes is not given, one black image tells."""
-
-    function: Callable[..., Any] = static()
-    classes: int | None = static()
-
-    def __call__(self, params: Any, images: Array) -> Array:
-        classes = self.classes
-        if classes is None:
-            with jax.ensure_compile_time_eval():
-                classes = self.scores(np.zeros((1, *images.shape[1:]), np.float32)).shape[1]
-        shape = jax.ShapeDtypeStruct((len(images), classes), jnp.float32)
-        return jax.pure_callback(self.scores, shape, images)
-
-    def scores(self, images: Any) -> np.ndarray:
-        answer = np.asarray(self.function(np.asarray(images, np.float32)))
-        if answer.shape == (len(images),) and np.issubdtype(answer.dtype, np.integer):
-            if self.classes is None:
-                raise ValueError("function returns labels: pass classes, the number of classes")
-            answer = answer[:, None] == np.arange(self.classes)
-        if answer.ndim != 2 or answer.shape != (len(images), self.classes or answer.shape[1]):
-            raise ValueError(
-                f"function returned shape {answer.shape} and dtype {answer.dtype} for "
-                f"{len(images)} images: return scores [{len(images)}, classes], or integer labels "
-                f"[{len(images)}] and pass classes"
-            )
-        return answer.astype(np.float32)
+        return self.function(as_floats(images))

@@ -24,6 +24,7 @@ from jaxtyping import Array
 from scipy import special
 
 from jaxadv.core.goals import Untargeted
+from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.engine import checks
 from jaxadv.engine.chunk import PIECE_SECONDS
@@ -328,7 +329,7 @@ def _vote(
     program, parts = _program(width, chosen), len(chosen)
     block = min(1024, rows_in_memory(shape, chosen[0]))
     turns, saved_at = 1, time.perf_counter()
-    with interruptible() as interrupted:
+    with host_errors() as failed, interruptible() as interrupted:
         missing = np.flatnonzero(~reached)
         for first in range(0, len(missing), block):
             rows = missing[first : first + block]
@@ -346,6 +347,8 @@ def _vote(
                     tally,
                 )  # fmt: skip
                 tally.block_until_ready()
+                if failed():
+                    break
                 turn = end
                 done = min(turn * parts // chunks, len(rows))  # images whose last unit is done
                 if done and not reached[rows[done - 1]]:

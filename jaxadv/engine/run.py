@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Goal
+from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Cost, Result, Status, empty_result
@@ -159,7 +160,9 @@ def run_rows(
 
     outcome = empty_result(rows, seen, epsilon, ids[source])
     spent = 0
-    with nullcontext(interrupted) if interrupted else interruptible() as interrupted:
+    asked_to_stop = nullcontext(interrupted) if interrupted else interruptible()
+    with host_errors() as failed, asked_to_stop as stopped:
+        interrupted = lambda: stopped() or failed()  # noqa: E731
         for begin in range(0, count, chunk):
             mine = np.flatnonzero((source >= begin) & (source < begin + chunk))
             if len(mine) == 0 or interrupted():

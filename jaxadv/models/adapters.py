@@ -5,7 +5,7 @@ architectures share one compiled program, whatever their weights.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxadv.core.extras import extra
+from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
 
@@ -64,7 +65,30 @@ class _Linen:
     kwargs: tuple[tuple[str, Any], ...] = static(default=())
 
     def __call__(self, params: Any, images: Array) -> Array:
-        return self.module.apply(params, images, **dict(self.kwargs))
+        from flax import errors
+
+        try:
+            return self.module.apply(params, as_floats(images), **dict(self.kwargs))
+        except errors.ModifyScopeVariableError as error:
+            if "batch_stats" in str(error):  # training mode, which the engine's check explains
+                raise
+            raise ValueError(
+                f"module changes variables when called ({_said(error)}): turn that off, or drop "
+                "the change with ja.Model(lambda v, x: module.apply(v, x, mutable=[...])[0], "
+                "variables)"
+            ) from error
+        except errors.InvalidRngError as error:
+            if '"dropout"' in str(error):
+                raise
+            raise ValueError(
+                f"module draws at random when called ({_said(error)}): turn that off, or write it "
+                "as ja.Model(apply, params, random=True)"
+            ) from error
+
+
+def _said(error: Exception) -> str:
+    """Flax's words, without the address that it adds."""
+    return str(error).partition(" (https://")[0].rstrip(".")
 
 
 def from_nnx(module: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
@@ -73,6 +97,9 @@ def from_nnx(module: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
     module: maps float32 images [N, H, W, C] to logits [N, K]; dropout is made deterministic and
     batch normalisation uses its running averages; bounds: least and largest pixel value. The
     weights are those at the time of the call: call again after training (nothing recompiles).
+    What a call changes in the module (a counter, the state of a random stream) is dropped. When the
+    model is asked, ValueError for a module that updates batch statistics or whose answer is drawn
+    at random in evaluation mode too.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -102,7 +129,54 @@ class _Nnx:
     def __call__(self, params: Any, images: Array) -> Array:
         from flax import nnx
 
-        return nnx.merge(self.graphdef, params)(images)
+        images = as_floats(images)
+        module = _merged(self.graphdef, params)
+        before = jax.tree.leaves(nnx.state(module, nnx.BatchStat))
+        logits = module(images)
+        after = jax.tree.leaves(nnx.state(module, nnx.BatchStat))
+        if any(new is not old for new, old in zip(after, before, strict=True)):
+            raise ValueError(
+                "module updates its batch statistics in evaluation mode too: let it call "
+                "nnx.BatchNorm without use_running_average=False, and nnx.SpectralNorm with "
+                "update_stats=False"
+            )
+        if _draws(self.graphdef, params, images):
+            raise ValueError(
+                "module draws at random in evaluation mode too: leave deterministic=False out of "
+                "its calls, or write it as ja.Model(apply, params, random=True)"
+            )
+        return logits
+
+
+def _merged(graphdef: Any, params: Any) -> Any:
+    """The module, with variables of its own: a call may change them, and the change is dropped."""
+    from flax import nnx
+
+    try:
+        return nnx.merge(graphdef, params, copy=True)
+    except TypeError:  # Flax before 0.11.2 always copies
+        return nnx.merge(graphdef, params)
+
+
+def _draws(graphdef: Any, params: Any, images: Array) -> bool:
+    """Whether the answer depends on a random key. (That one is drawn says nothing: a recurrent cell
+    whose carry begins at zero draws one too.)"""
+    from flax import nnx
+
+    keys, rest = nnx.split_state(params, nnx.RngKey, ...)
+    return _depends(lambda keys: _merged(graphdef, nnx.merge_state(keys, rest))(images), keys)
+
+
+def _depends(answer: Callable[[Any], Any], given: Any) -> bool:
+    """Whether answer(given) depends on any leaf of `given`. Nothing is computed."""
+    if not jax.tree.leaves(given):
+        return False
+    several = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), given)
+    try:
+        jax.eval_shape(jax.vmap(answer, out_axes=None), several)
+    except ValueError:  # for each of several another answer, where one was promised for all
+        return True
+    return False
 
 
 def from_keras(model: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
@@ -114,7 +188,8 @@ def from_keras(model: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
     the same model object, as after training, compiles nothing anew.
 
     Raises ValueError where Keras runs on another backend than jax, for what is no Keras model and
-    for one that is not built; ImportError without Keras.
+    for one that is not built, and, when it is asked, for one that updates batch statistics or draws
+    its answer at random in evaluation mode too; ImportError without Keras.
 
     >>> from jaxadv.models import from_keras
     >>> model = from_keras(keras.saving.load_model("digits.keras"))  # doctest: +SKIP
@@ -142,11 +217,32 @@ class _Keras:
     def __call__(self, params: Any, images: Array) -> Array:
         # By variable: the order of `variables` stays, which of them are trainable may have changed.
         values = {id(v): value for v, value in zip(self.model.variables, params, strict=True)}
-        trainable, others = (
+        weights, others = (
             [values[id(v)] for v in variables]
             for variables in (self.model.trainable_variables, self.model.non_trainable_variables)
         )
-        logits, _ = self.model.stateless_call(trainable, others, images, training=False)
+        images = as_floats(images)
+        logits, after = self.model.stateless_call(weights, others, images, training=False)
+        paths = [variable.path for variable in self.model.non_trainable_variables]
+        changed = [p for p, new, old in zip(paths, after, others, strict=True) if new is not old]
+        if any("moving_" in path for path in changed):
+            raise ValueError(
+                f"model {self.model.name!r} updates its batch statistics in evaluation mode too: "
+                "leave training=True out of its calls of layers"
+            )
+        seeds = {place: others[place] for place, path in enumerate(paths) if path in changed
+                 and "seed_generator_state" in path}  # fmt: skip
+
+        def answer(seeds: Any) -> Any:
+            other = [seeds.get(place, value) for place, value in enumerate(others)]
+            return self.model.stateless_call(weights, other, images, training=False)[0]
+
+        if _depends(answer, seeds):
+            raise ValueError(
+                f"model {self.model.name!r} draws at random in evaluation mode too: leave "
+                "training=True out of its calls of layers, or write it as "
+                "ja.Model(apply, params, random=True)"
+            )
         return logits
 
 
@@ -176,7 +272,7 @@ class _Rounded:
     apply: Any = static()
 
     def __call__(self, params: Any, images: Array, *key: Array) -> Array:
-        return self.apply(params, images.astype(jnp.bfloat16), *key).astype(jnp.float32)
+        return self.apply(params, jnp.asarray(images, jnp.bfloat16), *key).astype(jnp.float32)
 
 
 def normalized(model: Model, mean: Sequence[float], std: Sequence[float]) -> Model:
@@ -204,5 +300,6 @@ class _Normalized:
     std: tuple[float, ...] = static()
 
     def __call__(self, params: Any, images: Float[Array, "N H W C"], *key: Array) -> Array:
+        images = as_floats(images)
         mean, std = jnp.asarray(self.mean, images.dtype), jnp.asarray(self.std, images.dtype)
         return self.apply(params, (images - mean) / std, *key)

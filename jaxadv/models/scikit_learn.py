@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model, from_function
 from jaxadv.core.pytree import pytree, static
 from jaxadv.engine.exact import linear_classifier, tree_ensemble
@@ -49,19 +50,34 @@ def from_sklearn(
     >>> model(np.eye(4, dtype=np.float32).reshape(4, 2, 2, 1)).argmax(1)
     Array([0, 0, 1, 1], dtype=int32)
     """
-    classes = getattr(estimator, "classes_", None)
+    classes, inputs = getattr(estimator, "classes_", None), _inputs(estimator)
     if classes is None:
         raise ValueError(
             f"estimator is {type(estimator).__name__} and has no classes_: pass a classifier of "
             "scikit-learn after its fit"
         )
+    name = type(estimator).__name__
+    if isinstance(classes, list) or (
+        inputs and np.ndim(estimator.predict(np.zeros((1, inputs)))) != 1
+    ):
+        raise ValueError(
+            f"estimator: this {name} answers several labels a row, and an attack needs one: fit an "
+            "estimator for each"
+        )
+    if len(classes) < 2:
+        raise ValueError(f"estimator: this {name} knows one class only: fit it on two or more")
     found = None if on_host else _written_out(estimator)
     if found is None:
         asked = _asked(estimator)
         return from_function(asked, bounds, differentiable=False, classes=len(classes))
     apply, params = found
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, _width(leaf)), params)
-    return Model(_Rows(apply), params, bounds)
+    return Model(_Rows(apply, inputs), params, bounds)
+
+
+def _inputs(estimator: Any) -> int:
+    """How many numbers a row has; 0 where the estimator does not say."""
+    return int(getattr(estimator, "n_features_in_", 0))
 
 
 def _width(leaf: Any) -> Any:
@@ -70,30 +86,57 @@ def _width(leaf: Any) -> Any:
 
 @pytree
 class _Rows:
-    """A function of rows, given images."""
+    """A function of rows of so many inputs (0: not known), given images."""
 
     function: Callable[..., Any] = static()
+    inputs: int = static()
 
     def __call__(self, params: Any, images: Array) -> Array:
-        return self.function(params, images.reshape(len(images), -1))
+        images = as_floats(images)
+        rows = images.reshape(len(images), -1)
+        if self.inputs and rows.shape[1] != self.inputs:
+            raise ValueError(
+                f"images have {rows.shape[1]} entries, but the estimator was fitted on rows of "
+                f"{self.inputs}"
+            )
+        return self.function(params, rows)
 
 
 def _asked(estimator: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """Scores [N, K] of the estimator itself, or its labels [N]."""
+    """Scores [N, K] of the estimator itself, the largest that of the class it predicts."""
     classes = np.asarray(estimator.classes_)
+    order = np.argsort(classes)
 
     def ask(images: np.ndarray) -> np.ndarray:
         rows = images.reshape(len(images), -1)
-        for method in ("decision_function", "predict_proba"):
-            if hasattr(estimator, method):
-                scores = np.asarray(getattr(estimator, method)(rows))
-                if scores.ndim == 1:
-                    return np.stack([np.zeros_like(scores), scores], 1)
-                if scores.shape[1] == len(classes):
-                    return scores
-        return np.searchsorted(classes, estimator.predict(rows))
+        labels = order[np.searchsorted(classes, estimator.predict(rows), sorter=order)]
+        scores = _scores(estimator, rows, len(classes))
+        if scores is None:
+            return labels
+        # Where it decides otherwise than by its largest score, by a threshold or by votes, the two
+        # change places.
+        first = scores.argmax(1)
+        here = np.flatnonzero(first != labels)
+        first, labels = first[here], labels[here]
+        most = scores[here, first]
+        scores[here, first] = scores[here, labels]
+        scores[here, labels] = np.nextafter(most, np.inf)  # ahead of what equals it
+        return scores
 
     return ask
+
+
+def _scores(estimator: Any, rows: np.ndarray, classes: int) -> np.ndarray | None:
+    """Scores [N, K], of one kind for all rows; None where it has none of a score for each class."""
+    by_pairs = getattr(estimator, "decision_function_shape", "ovr") == "ovo"
+    for method in ("decision_function", "predict_proba"):
+        if hasattr(estimator, method) and not (by_pairs and method == "decision_function"):
+            scores = np.array(getattr(estimator, method)(rows), np.float64)
+            if scores.ndim == 1:
+                return np.stack([np.zeros_like(scores), scores], 1)
+            if scores.shape[1] == classes:
+                return scores
+    return None
 
 
 def _written_out(estimator: Any) -> Parts | None:

@@ -16,6 +16,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from jaxadv.engine.exact.answer import ExactDistance, Question, length
 
 NORMS = ("l0", "l1", "l2", "linf")
+# Whose probabilities are the mean of their trees'; subclasses too.
+FORESTS = {"RandomForestClassifier", "ExtraTreesClassifier", "BaggingClassifier"}
 INFEASIBLE = 2  # SciPy's status of a program
 HAIR = 1e-5  # of the largest score: by so much another class must win
 
@@ -63,10 +65,11 @@ class TreeEnsemble(NamedTuple):
 def tree_ensemble(estimator: Any) -> TreeEnsemble:
     """The trees of a fitted classifier of scikit-learn.
 
-    DecisionTreeClassifier, ExtraTreeClassifier, RandomForestClassifier, ExtraTreesClassifier and
-    GradientBoostingClassifier; scores are mean probabilities, of boosting its raw scores (of two
-    classes the first has the score 0). Raises ValueError for any other estimator, and for one that
-    is not fitted.
+    DecisionTreeClassifier, ExtraTreeClassifier, RandomForestClassifier, ExtraTreesClassifier,
+    BaggingClassifier of trees and GradientBoostingClassifier; scores are mean probabilities, of
+    boosting its raw scores (of two classes the first has the score 0). Raises ValueError for any
+    other estimator, for one that is not fitted, that answers several labels, or whose boosting
+    begins with another estimator.
 
     >>> import numpy as np, jaxadv as ja
     >>> from sklearn.tree import DecisionTreeClassifier
@@ -74,39 +77,46 @@ def tree_ensemble(estimator: Any) -> TreeEnsemble:
     >>> ja.tree_ensemble(fitted).scores(np.eye(3)).argmax(1)
     array([0, 1, 2])
     """
-    grown = getattr(estimator, "estimators_", None)
+    name, grown = type(estimator).__name__, getattr(estimator, "estimators_", None)
+    if isinstance(getattr(estimator, "classes_", None), list):
+        raise ValueError(f"estimator: this {name} answers several labels: fit one for each")
     if hasattr(estimator, "tree_") and hasattr(estimator, "classes_"):
-        trees = [(estimator.tree_, None, 1.0)]
-    elif type(estimator).__name__ == "GradientBoostingClassifier" and grown is not None:
+        trees = [(estimator, None, 1.0)]
+    elif name == "GradientBoostingClassifier" and grown is not None:
+        if estimator.init not in (None, "zero"):
+            raise ValueError(f"estimator: {name} begins with init={estimator.init}, not a constant")
         raw = grown.shape[1] == 1  # of two classes: one score, that of the second
         trees = [
-            (tree.tree_, place + raw, estimator.learning_rate)
+            (tree, place + raw, estimator.learning_rate)
             for row in grown
             for place, tree in enumerate(row)
         ]
     elif grown is not None and all(hasattr(tree, "tree_") for tree in grown):
-        if not hasattr(estimator, "predict_proba") or hasattr(estimator, "estimator_weights_"):
-            raise ValueError(
-                f"estimator is {type(estimator).__name__}: its trees do not vote alike"
-            )
-        trees = [(tree.tree_, None, 1 / len(grown)) for tree in grown]
+        if FORESTS.isdisjoint(kind.__name__ for kind in type(estimator).__mro__):
+            raise ValueError(f"estimator is {name}: its trees do not vote alike")
+        trees = [(tree, None, 1 / len(grown)) for tree in grown]
     else:
         raise ValueError(
-            f"estimator is {type(estimator).__name__}: pass a fitted decision tree, random forest "
-            "or GradientBoostingClassifier"
+            f"estimator is {name}: pass a fitted decision tree, random forest, bagged trees or "
+            "GradientBoostingClassifier"
         )
-    classes = len(estimator.classes_)
+    classes, inputs = len(estimator.classes_), int(estimator.n_features_in_)
+    # Bagged trees may each look at some inputs only, and may each have missed a class.
+    looked_at = getattr(estimator, "estimators_features_", [np.arange(inputs)] * len(trees))
     parts, roots, nodes = [], [], 0
-    for tree, place, weight in trees:
+    for (one, place, weight), own in zip(trees, looked_at, strict=True):
+        tree = one.tree_
         leaf = tree.children_left < 0
         value = tree.value[:, 0]
         scores = np.zeros((tree.node_count, classes))
-        if place is None:
-            scores[leaf] = weight * value[leaf] / value[leaf].sum(1, keepdims=True)
-        else:
+        if place is not None:
             scores[leaf, place] = weight * value[leaf, 0]
+        else:
+            seen = np.arange(classes) if value.shape[1] == classes else one.classes_.astype(int)
+            share = value[leaf] / value[leaf].sum(1, keepdims=True)
+            scores[np.ix_(leaf, seen)] = weight * share
         parts.append((
-            np.where(leaf, -1, tree.feature), _below(tree.threshold),
+            np.where(leaf, -1, own[np.maximum(tree.feature, 0)]), _below(tree.threshold),
             np.where(leaf, 0, tree.children_left + nodes),
             np.where(leaf, 0, tree.children_right + nodes), scores,
         ))  # fmt: skip
@@ -117,7 +127,7 @@ def tree_ensemble(estimator: Any) -> TreeEnsemble:
     )
     ensemble = TreeEnsemble(
         feature, threshold, left, right, scores, np.array(roots), np.zeros(classes),
-        max(tree.max_depth for tree, _, _ in trees), int(estimator.n_features_in_),
+        max(one.tree_.max_depth for one, _, _ in trees), inputs,
     )  # fmt: skip
     if trees[0][1] is None:
         return ensemble

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 from scipy.special import softmax
 
+from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.engine.checks import count_classes
@@ -42,6 +43,7 @@ class FoolingImages(NamedTuple):
     backward: int
 
 
+@host_errors()
 def fooling_images(
     model: Model,
     shape: tuple[int, int, int],
