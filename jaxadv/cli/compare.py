@@ -100,19 +100,14 @@ def _kept(about: Any) -> dict[str, Any]:
 
 
 def _print(changes: "Changes", out: "Console", images: bool) -> None:
-    from rich import box
-    from rich.table import Table
-
+    from jaxadv.report.fitted import Fitted
     from jaxadv.report.table import number_text
     from jaxadv.sweep.read import title_of
 
     few = len(changes.cells) <= CELLS
     shown = [cell for cell in changes.cells if few or not cell.equal]
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("cell", overflow="fold")
-    for heading in ("both", "gained,\nlost", "nearer,\nfarther", "ratio", "passes",
-                    "only A,\nonly B", "differ"):  # fmt: skip
-        table.add_column(heading, justify="right")
+    table = Fitted("cell", "both", "gained,\nlost", "nearer,\nfarther", "ratio", "passes",
+                   "only A,\nonly B", "differ")  # fmt: skip
 
     def pair(*ids: Sized) -> str:
         return ", ".join(f"{len(one):,}" for one in ids) if any(map(len, ids)) else "·"

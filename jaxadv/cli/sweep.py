@@ -139,13 +139,10 @@ def _plan_data(cost: "Cost") -> dict[str, Any]:
 
 
 def _print_plan(costs: Sequence["Cost"], folder: Path) -> None:
-    from rich import box
-    from rich.table import Table
+    from jaxadv.report.fitted import Fitted
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("model / data / attack / norm", overflow="fold")
-    for heading in ("cells", "rows", "kept", "passes a row ≤", "time ≤"):
-        table.add_column(heading, justify="right")
+    table = Fitted("model / data / attack / norm", "cells", "rows", "kept", "passes a row ≤",
+                   "time ≤")  # fmt: skip
     for cost in costs:
         table.add_row(
             cost.group.title(), f"{cost.cells:,}", f"{cost.rows:,}", f"{cost.done:,}",

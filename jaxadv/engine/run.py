@@ -126,9 +126,9 @@ def run_rows(
     count, shape = len(images), tuple(images.shape[1:])
     classes = checks.count_classes(model, shape)
     goal = checks.check_goal(goal, count, classes)
-    attack = attack.prepared(goal, classes)
-    checks.check_pullbacks(attack, model, shape)
-    epsilon = checks.check_epsilon(attack, epsilon, len(source), shape, model.bounds)
+    attack, epsilon = checks.prepare_attack(
+        attack, model, goal, classes, epsilon, len(source), shape
+    )
     ids = checks.check_ids(ids, count)
     chosen = choose_devices(devices)
     spare_memory_maps()
