@@ -1,5 +1,6 @@
 """`jaxadv compare`."""
 
+import math
 from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from jaxadv.cli.app import app
 from jaxadv.cli.options import Json, option
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.report import open_store
-from jaxadv.cli.setting import check_folder, console, plain_messages, write_json
+from jaxadv.cli.setting import check_outputs, console, plain_messages, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +48,9 @@ def compare(
     Within one store: compare STORE STORE --left 'attack=PGD(steps=10)' --right
     'attack=PGD(steps=40)'.
     """
-    check_folder(json_file)
+    check_outputs(json_file)
+    if math.isnan(tolerance):
+        raise ValueError("--tolerance nan is not a number: pass one like 0.01")
     with plain_messages():
         from jaxadv.sweep.changes import check_columns, compare_stores
 

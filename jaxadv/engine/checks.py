@@ -112,7 +112,8 @@ def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: A
     span = bounds[1] - bounds[0]
     largest = diameter(attack.norm, int(np.prod(shape)), span)
     if given.max() > largest and np.isfinite(given).all():
-        hint = f": did you mean {given.max():g}/255?" if attack.norm == "linf" and span == 1 else ""
+        pixels = attack.norm == "linf" and span == 1 and given.max() <= 255
+        hint = f": did you mean {given.max():g}/255?" if pixels else ""
         raise ValueError(
             f"epsilon={given.max():g} in {attack.norm} exceeds {largest:g}, the largest distance "
             f"between two images in {bounds}{hint or ': pass it in the scale of the images'}"
@@ -296,8 +297,8 @@ def check_attacks(
     """`prepare_attack` for several attacks, before the first is run; epsilons: radii, of which an
     attack that needs none is given none."""
     for attack in attacks:
-        radii = epsilons if attack.needs_epsilon else None
-        prepare_attack(attack, model, goal, classes, radii, np.size(radii), shape)
+        radii, rows = (epsilons, np.size(epsilons)) if attack.needs_epsilon else (None, 1)
+        prepare_attack(attack, model, goal, classes, radii, rows, shape)
 
 
 def check_keep(keep: str | None, attack: Attack) -> str:

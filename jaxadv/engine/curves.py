@@ -124,7 +124,7 @@ def fit_attacks(
     compared so. Nothing is computed."""
     checks.check_named(attacks, "attacks")
     checks.check_counts(budget=budget)
-    if np.ndim(epsilon):
+    if epsilon is not None and np.ndim(epsilon):
         raise ValueError(f"epsilon={epsilon!r}: pass one number for all images")
     norms = {attack.norm for attack in attacks.values()}
     if len(norms) != 1:
