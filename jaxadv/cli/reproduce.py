@@ -59,7 +59,8 @@ def reproduce(
     check_outputs(json_file, folder=None if show else output)
     with plain_messages():
         prepare_jax()
-        from jaxadv.studies import EXPERIMENTS, Setting, as_data, find
+        from jaxadv.core.extras import extra
+        from jaxadv.studies import EXPERIMENTS, NEED_SKLEARN, Setting, as_data, find
 
         if name is None and not show:
             raise ValueError(f"pass the NAME of an experiment: {', '.join(EXPERIMENTS)}")
@@ -68,6 +69,9 @@ def reproduce(
             _print_list(names, json_file)
             return
         check_page()
+        if NEED_SKLEARN.intersection(names):
+            with extra("sklearn", str(name)):
+                import sklearn  # noqa: F401
         from jaxadv.data import load_data
         from jaxadv.report import print_study, write_study
 

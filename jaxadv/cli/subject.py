@@ -75,7 +75,13 @@ def plan_training(
     from jaxadv.models.train import check_training
 
     definition = get_definition(model or MODEL)
-    images = load_data(split_of(data)[0], "train", data_dir=data_dir)
+    try:
+        images = load_data(split_of(data)[0], "train", data_dir=data_dir)
+    except ValueError as error:
+        raise ValueError(
+            f"--data {data} has no images to train a network on ({error}): pass other data, or a "
+            "network with --weights or --published"
+        ) from None
     module = definition(classes=len(images.classes))
     epochs = epochs or EPOCHS
     check_training(module, images, epochs=epochs, **how)
@@ -97,14 +103,15 @@ def find_subject(
     from jaxadv.engine.checks import check_problem
     from jaxadv.models import from_linen
 
-    training, found = None, _given_model(weights, published, model, epochs)
+    found = _given_model(weights, published, model, epochs)
+    set_name, split = split_of(data)
+    whole = load_data(set_name, split, data_dir=data_dir)
+    images = some_of(whole, examples or len(whole.labels))
+    training = None
     if found is None:
         training = plan_training(data, data_dir, model, epochs, seed, **how)
         found = training.untrained, training.name, None
     network, name, shape = found
-    set_name, split = split_of(data)
-    whole = load_data(set_name, split, data_dir=data_dir)
-    images = some_of(whole, examples or len(whole.labels))
     if shape not in (None, images.images.shape[1:]):
         raise ValueError(
             f"--weights {weights} takes images {shape}, {data} has {images.images.shape[1:]}: "
@@ -124,7 +131,10 @@ def _given_model(
 ) -> tuple["Model", str, tuple[int, ...] | None] | None:
     """The model that a file or a folder holds, what it is called, and its images' shape where the
     file says it; None where the options name neither."""
+    from jaxadv.models import get_definition, load_published, load_weights
+
     if weights is None and published is None:
+        get_definition(model or MODEL)  # says what is not known before any data are read
         return None
     if weights is not None and published is not None:
         raise ValueError("--weights and --published exclude each other: pass one")
@@ -135,11 +145,7 @@ def _given_model(
                 f"{'--published' if weights is None else '--weights'} brings its own: pass one"
             )
     if published is not None:
-        from jaxadv.models import load_published
-
         return load_published(published), published.name, None
-    from jaxadv.models import load_weights
-
     assert weights is not None
     loaded, about = load_weights(weights)
     return loaded, f"{about['definition']} ({weights.name})", tuple(about["image_shape"])

@@ -57,6 +57,7 @@ def check_folder(path: str | Path) -> None:
     """
     there = next(place for place in (Path(path), *Path(path).absolute().parents) if place.exists())
     if not there.is_dir():
-        raise NotADirectoryError(f"{there} is a file: pass another folder than {path}")
+        inside = "" if there == Path(path) else f", so there can be no {path}"
+        raise NotADirectoryError(f"{there} is a file{inside}: pass another folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"{there} cannot be written to: pass another folder than {path}")

@@ -115,7 +115,7 @@ def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: A
         pixels = attack.norm == "linf" and span == 1 and given.max() <= 255
         hint = f": did you mean {given.max():g}/255?" if pixels else ""
         raise ValueError(
-            f"epsilon={given.max():g} in {attack.norm} exceeds {largest:g}, the largest distance "
+            f"epsilon={given.max():g} exceeds {largest:g}, the largest {attack.norm} distance "
             f"between two images in {bounds}{hint or ': pass it in the scale of the images'}"
         )
     return np.broadcast_to(given, (rows,)).copy()

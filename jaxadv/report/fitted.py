@@ -46,7 +46,8 @@ class Fitted(Table):
         words = max(map(_longest_word, [names.header, *names.cells]))
         first = GAP + min(longest, max(NARROW, words, room - GAP - sum(least)))
         if first + sum(least) > room:  # in several tables, and there is room for names in each
-            first = GAP + min(longest, max(NARROW, room // 3))
+            words = min(words, room - GAP - max(least))
+            first = GAP + min(longest, max(NARROW, words, room // 3))
         blocks: list[list[int]] = [[]]
         for j, width in enumerate(least):
             if blocks[-1] and first + width + sum(least[k] for k in blocks[-1]) > room:
