@@ -1,5 +1,7 @@
 """Bad input gets one clear error that names the argument, what was given and what to do."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ import pytest
 import jaxadv as ja
 from jaxadv.engine.checks import check_gradients
 from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
+
+JA: Any = ja  # for arguments of the wrong type
 
 
 def run(images=IMAGES, goal=GOAL, epsilon=0.1, model=MODEL, attack=None, **more) -> ja.Result:
@@ -108,31 +112,31 @@ def test_a_model_bound_to_one_batch_size_is_told_so(size):
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda *p: ja.evaluate(*p, epsilons=[0.1, 8]), "did you mean 8/255"),
-        (lambda *p: ja.evaluate(*p, epsilons=[-0.1]), "not negative"),
-        (lambda *p: ja.evaluate(*p, epsilons=["x"]), "pass a number"),
-        (lambda *p: ja.evaluate(*p, epsilons=[]), "at least one"),
-        (lambda *p: ja.evaluate(*p, attacks=["fast"]), "is not known"),
-        (lambda *p: ja.evaluate(*p, attacks={"PGD": "PGD"}), "pass an attack"),
-        (lambda *p: ja.evaluate(*p, attacks={"PGD": ja.PGD}), "pass an attack"),
-        (lambda *p: ja.evaluate(*p, attacks={"a": ja.FGSM(), "b": ja.PGD(norm="l2")}), "norm="),
-        (lambda *p: ja.evaluate(*p, lanes=-1), "lanes=-1"),
-        (lambda *p: ja.evaluate(*p, store=__file__), "is a file"),
-        (lambda *p: ja.minimal_distance(*p, effort="best"), "effort='best'"),
-        (lambda *p: ja.minimal_distance(*p, effort=["fast"]), "effort="),
-        (lambda *p: ja.minimal_distance(*p, effort={}), "effort is empty"),
-        (lambda *p: ja.minimal_distance(*p, effort={"FAB": "FAB"}), "pass an attack"),
-        (lambda *p: ja.minimal_distance(*p, norm="l7"), "norm='l7'"),
-        (lambda *p: ja.minimal_distance(*p, passes=-1), "passes=-1"),
-        (lambda *p: ja.minimal_distance(*p, store=__file__), "is a file"),
-        (lambda *p: ja.compare_queries(*p, {"Square": ja.Square()}, 8), "did you mean 8/255"),
-        (lambda *p: ja.compare_queries(*p, {"Square": ja.Square()}, [0.1] * 4), "one number"),
-        (lambda *p: ja.compare_queries(*p, {"Square": "Square"}, 0.1), "pass an attack"),
-        (lambda *p: ja.compare_queries(*p, {"Square": ja.Square()}, 0.1, budget=0), "budget=0"),
-        (lambda *p: ja.certify(*p, sigma="0.1", key=jax.random.key(0)), "sigma=0.1"),
-        (lambda *p: ja.certify(*p, sigma=0.1, alpha="a", key=jax.random.key(0)), "alpha=a"),
-        (lambda *p: ja.certify(*p, sigma=0.1, store=__file__, key=jax.random.key(0)), "is a file"),
-        (lambda *p: ja.survival(*p, {"DDN": ja.DDN(), "PGD": ja.PGD()}, 8), "did you mean 8/255"),
+        (lambda *p: JA.evaluate(*p, epsilons=[0.1, 8]), "did you mean 8/255"),
+        (lambda *p: JA.evaluate(*p, epsilons=[-0.1]), "not negative"),
+        (lambda *p: JA.evaluate(*p, epsilons=["x"]), "pass a number"),
+        (lambda *p: JA.evaluate(*p, epsilons=[]), "at least one"),
+        (lambda *p: JA.evaluate(*p, attacks=["fast"]), "is not known"),
+        (lambda *p: JA.evaluate(*p, attacks={"PGD": "PGD"}), "pass an attack"),
+        (lambda *p: JA.evaluate(*p, attacks={"PGD": ja.PGD}), "pass an attack"),
+        (lambda *p: JA.evaluate(*p, attacks={"a": ja.FGSM(), "b": ja.PGD(norm="l2")}), "norm="),
+        (lambda *p: JA.evaluate(*p, lanes=-1), "lanes=-1"),
+        (lambda *p: JA.evaluate(*p, store=__file__), "is a file"),
+        (lambda *p: JA.minimal_distance(*p, effort="best"), "effort='best'"),
+        (lambda *p: JA.minimal_distance(*p, effort=["fast"]), "effort="),
+        (lambda *p: JA.minimal_distance(*p, effort={}), "effort is empty"),
+        (lambda *p: JA.minimal_distance(*p, effort={"FAB": "FAB"}), "pass an attack"),
+        (lambda *p: JA.minimal_distance(*p, norm="l7"), "norm='l7'"),
+        (lambda *p: JA.minimal_distance(*p, passes=-1), "passes=-1"),
+        (lambda *p: JA.minimal_distance(*p, store=__file__), "is a file"),
+        (lambda *p: JA.compare_queries(*p, {"Square": ja.Square()}, 8), "did you mean 8/255"),
+        (lambda *p: JA.compare_queries(*p, {"Square": ja.Square()}, [0.1] * 4), "one number"),
+        (lambda *p: JA.compare_queries(*p, {"Square": "Square"}, 0.1), "pass an attack"),
+        (lambda *p: JA.compare_queries(*p, {"Square": ja.Square()}, 0.1, budget=0), "budget=0"),
+        (lambda *p: JA.certify(*p, sigma="0.1", key=jax.random.key(0)), "sigma=0.1"),
+        (lambda *p: JA.certify(*p, sigma=0.1, alpha="a", key=jax.random.key(0)), "alpha=a"),
+        (lambda *p: JA.certify(*p, sigma=0.1, store=__file__, key=jax.random.key(0)), "is a file"),
+        (lambda *p: JA.survival(*p, {"DDN": ja.DDN(), "PGD": ja.PGD()}, 8), "did you mean 8/255"),
     ],
 )  # fmt: skip
 def test_arguments_are_checked_before_anything_is_computed(monkeypatch, call, said):
