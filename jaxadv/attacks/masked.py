@@ -42,7 +42,7 @@ class Masked(Around):
             raise ValueError("mask is False everywhere: pass True where the image may change")
 
     def within(self, problem: Problem) -> Bool[Array, "..."]:
-        """The mask in the shape of the image; of inputs that are no images it is given in theirs."""
+        """The mask in the image's shape (of vectors, it is given as a vector)."""
         mask = jnp.asarray(self.mask)
         return mask.reshape(problem.image.shape) if mask.size == problem.image.size else mask
 

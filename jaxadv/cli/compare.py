@@ -10,7 +10,7 @@ from jaxadv.cli.app import app
 from jaxadv.cli.options import Json, option
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.report import open_store
-from jaxadv.cli.setting import check_folder, console, plain_messages, write_json
+from jaxadv.cli.setting import check_outputs, console, plain_messages, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +47,7 @@ def compare(
     Within one store: compare STORE STORE --left 'attack=PGD(steps=10)' --right
     'attack=PGD(steps=40)'.
     """
-    check_folder(json_file)
+    check_outputs(json_file)
     with plain_messages():
         from jaxadv.sweep.changes import check_columns, compare_stores
 
@@ -100,19 +100,14 @@ def _kept(about: Any) -> dict[str, Any]:
 
 
 def _print(changes: "Changes", out: "Console", images: bool) -> None:
-    from rich import box
-    from rich.table import Table
-
+    from jaxadv.report.fitted import Fitted
     from jaxadv.report.table import number_text
     from jaxadv.sweep.read import title_of
 
     few = len(changes.cells) <= CELLS
     shown = [cell for cell in changes.cells if few or not cell.equal]
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("cell", overflow="fold")
-    for heading in ("both", "gained,\nlost", "nearer,\nfarther", "ratio", "passes",
-                    "only A,\nonly B", "differ"):  # fmt: skip
-        table.add_column(heading, justify="right")
+    table = Fitted("cell", "both", "gained,\nlost", "nearer,\nfarther", "ratio", "passes",
+                   "only A,\nonly B", "differ")  # fmt: skip
 
     def pair(*ids: Sized) -> str:
         return ", ".join(f"{len(one):,}" for one in ids) if any(map(len, ids)) else "·"

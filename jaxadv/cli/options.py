@@ -8,7 +8,8 @@ import typer
 from jaxadv.core.numbers import parse_number
 
 EXAMPLES = 200  # a first run of everything stays well below two minutes on two cores
-EPOCHS = 8
+MODEL, EPOCHS = "lenet", 8  # of what is trained where no model is given
+MOST = 2**30 - 1  # of what is counted
 EPSILONS = {  # for digits: from hardly anything to nearly everything broken
     "linf": [0.02, 0.05, 0.1, 0.15],
     "l2": [0.5, 1.0, 1.5, 2.0],
@@ -47,16 +48,21 @@ Published = Annotated[
     Path | None, option("--published", help="Folder of a published network (weights.npz).")
 ]
 ModelName = Annotated[
-    str, option("--model", help="The network to train here, if none is given: lenet, fc, ...")
+    str | None,
+    option("--model", help=f"The network to train here, if none is given: fc, ... ({MODEL})."),
 ]
-Epochs = Annotated[int, option("--epochs", help="Epochs of training.", min=1)]
+Epochs = Annotated[
+    int | None, option("--epochs", help=f"Epochs of its training ({EPOCHS}).", min=1, max=MOST)
+]
 NormName = Annotated[str, option("--norm", help="linf, l2, l1 or l0.")]
 Examples = Annotated[int, option("--examples", help="How many test images, evenly chosen.", min=1)]
 Effort = Annotated[
     str, option("--effort", help="fast, standard or strong: 400, 2,000, 40,000 passes.")
 ]
-Seed = Annotated[int, option("--seed", help="Seed of training and attacks.", min=0)]
+Seed = Annotated[int, option("--seed", help="Seed of training and attacks.", min=0, max=2**63 - 1)]
 Output = Annotated[Path, option("--output", help="Folder of reports and of what is kept.")]
 Json = Annotated[Path | None, option("--json", help="Write what is printed as data, too.")]
 Fresh = Annotated[bool, option("--fresh", help="Start over, use nothing kept.")]
-Lanes = Annotated[int | None, option("--lanes", help="Images in flight on each device.", min=1)]
+Lanes = Annotated[
+    int | None, option("--lanes", help="Images in flight on each device.", min=1, max=MOST)
+]

@@ -8,7 +8,7 @@ import typer
 from jaxadv.cli.app import app
 from jaxadv.cli.options import Json, option
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import check_folder, console, plain_messages, write_json
+from jaxadv.cli.setting import check_outputs, check_page, console, plain_messages, write_json
 
 if TYPE_CHECKING:
     from jaxadv.sweep.store import SweepStore
@@ -47,13 +47,12 @@ def report(
 
     Nothing is attacked or trained; a store that still grows is reported as far as it is.
     """
-    check_folder(json_file)
     folder = output or store / "report"
+    check_outputs(json_file, folder=folder)
     with plain_messages():
-        from jaxadv.report.elements import template
         from jaxadv.report.sweep import print_sweep, sweep_data, write_sweep
 
-        template("base.html.j2")  # says what is not installed before the work, not after it
+        check_page()
         kept = open_store(store)
         with Bars() as bars:
             data = sweep_data(
@@ -80,7 +79,7 @@ def export(
     json_file: Json = None,
 ) -> None:
     """Write a sweep's rows and its leaderboard for other programs."""
-    check_folder(csv, robustbench, json_file)
+    check_outputs(csv, robustbench, json_file)
     if csv is None and robustbench is None:
         raise ValueError("nothing to write: pass --csv FILE or --robustbench FILE")
     with plain_messages():

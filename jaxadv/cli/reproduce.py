@@ -9,7 +9,8 @@ from jaxadv.cli.app import app
 from jaxadv.cli.options import DataDir, Fresh, Json, Output, option
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.setting import (
-    check_folder,
+    check_outputs,
+    check_page,
     console,
     forget,
     plain_messages,
@@ -55,10 +56,11 @@ def reproduce(
     Writes OUTPUT/NAME.html and OUTPUT/NAME.json. Stopped with Ctrl-C, the same command goes on
     where it was.
     """
-    check_folder(json_file)
+    check_outputs(json_file, folder=None if show else output)
     with plain_messages():
         prepare_jax()
-        from jaxadv.studies import EXPERIMENTS, Setting, as_data, find
+        from jaxadv.core.extras import extra
+        from jaxadv.studies import EXPERIMENTS, NEED_SKLEARN, Setting, as_data, find
 
         if name is None and not show:
             raise ValueError(f"pass the NAME of an experiment: {', '.join(EXPERIMENTS)}")
@@ -66,6 +68,10 @@ def reproduce(
         if show:
             _print_list(names, json_file)
             return
+        check_page()
+        if NEED_SKLEARN.intersection(names):
+            with extra("sklearn", str(name)):
+                import sklearn  # noqa: F401
         from jaxadv.data import load_data
         from jaxadv.report import print_study, write_study
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
-    EPOCHS,
+    MOST,
     Data,
     DataDir,
     Effort,
@@ -23,7 +23,8 @@ from jaxadv.cli.options import (
 )
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.setting import (
-    check_folder,
+    check_outputs,
+    check_page,
     conclude,
     console,
     forget,
@@ -40,12 +41,15 @@ def safety(
     data_dir: DataDir = None,
     weights: Weights = None,
     published: Published = None,
-    model: ModelName = "lenet",
-    epochs: Epochs = EPOCHS,
+    model: ModelName = None,
+    epochs: Epochs = None,
     norm: NormName = "l2",
     effort: Effort = "fast",
     each: Annotated[
-        int, option("--each", help="Images of every class, aimed at every other class.", min=1)
+        int,
+        option(
+            "--each", help="Images of every class, aimed at every other class.", min=1, max=MOST
+        ),
     ] = 3,
     seed: Seed = 0,
     output: Output = Path("jaxadv-results/safety"),
@@ -59,9 +63,10 @@ def safety(
     points around images that are classified right. Writes OUTPUT/report.html and report.json.
     Stopped with Ctrl-C, the same command goes on where it was.
     """
-    check_folder(json_file)
+    check_outputs(json_file, folder=output)
     state = output / "state"
     with plain_messages():
+        check_page()
         prepare_jax()
         import jax
 

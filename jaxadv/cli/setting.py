@@ -93,11 +93,22 @@ def write_json(path: Path | None, data: Mapping[str, Any]) -> None:
         write_atomically(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
-def check_folder(*paths: Path | None) -> None:
-    """Complain before the work, not after it."""
-    for path in paths:
-        if path is not None and path.is_dir():
-            raise ValueError(f"{path} is a folder: pass the name of a file")
+def check_outputs(*files: Path | None, folder: Path | None = None) -> None:
+    """Complain before the work of files, and of a folder, that could not be written after it."""
+    from jaxadv.core.files import check_file, check_folder
+
+    for file in files:
+        if file is not None:
+            check_file(file)
+    if folder is not None:
+        check_folder(folder)
+
+
+def check_page() -> None:
+    """ImportError where what writes the HTML pages is not installed."""
+    from jaxadv.report.elements import template
+
+    template("base.html.j2")
 
 
 def forget(state: Path) -> None:

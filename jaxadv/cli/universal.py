@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
-    EPOCHS,
+    MOST,
     Data,
     DataDir,
     Epochs,
@@ -20,7 +20,14 @@ from jaxadv.cli.options import (
     parse_number,
 )
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.setting import (
+    check_outputs,
+    check_page,
+    console,
+    plain_messages,
+    prepare_jax,
+    write_json,
+)
 from jaxadv.cli.subject import find_subject, split_of
 
 if TYPE_CHECKING:
@@ -37,15 +44,17 @@ def universal(
     data_dir: DataDir = None,
     weights: Weights = None,
     published: Published = None,
-    model: ModelName = "lenet",
-    epochs: Epochs = EPOCHS,
+    model: ModelName = None,
+    epochs: Epochs = None,
     epsilon: Annotated[str, option("--epsilon", help="The length: 0.2 or 10/255.")] = "0.2",
     norm: Annotated[str, option("--norm", help="linf or l2.")] = "linf",
     method: Annotated[str, option("--method", help="ascent or aggregation.")] = "ascent",
     target: Annotated[
         int | None, option("--target", help="The class (a number) that all are to move to.")
     ] = None,
-    rounds: Annotated[int | None, option("--rounds", help="Rounds over the images.", min=1)] = None,
+    rounds: Annotated[
+        int | None, option("--rounds", help="Rounds over the images.", min=1, max=MOST)
+    ] = None,
     given: Annotated[
         int, option("--given", help="Training images that it is made from, evenly chosen.", min=1)
     ] = 500,
@@ -63,8 +72,9 @@ def universal(
     to the clean image. Writes OUTPUT/universal.html and universal.json.
     """
     radius = parse_number(epsilon)
-    check_folder(save, json_file)
+    check_outputs(save, json_file, folder=output)
     with plain_messages():
+        check_page()
         prepare_jax()
         import dataclasses
 
@@ -74,19 +84,30 @@ def universal(
         import jaxadv as ja
         from jaxadv.core.files import write_atomically
         from jaxadv.report import print_study, write_study
-        from jaxadv.studies.universal.perturbation import METHODS
+        from jaxadv.studies.universal.perturbation import (
+            METHODS,
+            check_ball,
+            check_given,
+            check_norm,
+        )
 
         if method not in METHODS:
             raise ValueError(f"--method {method!r} is not known: pass one of {', '.join(METHODS)}")
         how: Any = METHODS[method]()
         if rounds is not None:
             how = dataclasses.replace(how, epochs=rounds)
-        subject = find_subject(
-            data, data_dir, examples, weights, published, model, epochs, seed,
-            lambda name: output / "state" / f"{name}.safetensors",
-        )  # fmt: skip
+        check_norm(norm)
         source, _ = split_of(data)
         train = ja.load_data(source, "train", given, data_dir)
+
+        def check(network: Any, images: Any, classes: int) -> None:
+            check_given(network, train.images, images.images, target)
+            check_ball(norm, radius, images.images.shape[1:], network.bounds)
+
+        subject = find_subject(
+            data, data_dir, examples, weights, published, model, epochs, seed,
+            lambda name: output / "state" / f"{name}.safetensors", check,
+        )  # fmt: skip
         with Bars() as bars:
 
             def progress(done: int, total: int, rate: float) -> None:

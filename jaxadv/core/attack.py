@@ -191,7 +191,11 @@ def types_of(attack: Attack) -> AbstractContextManager[Any]:
     """
     if attack.precision == "float64":
         return nullcontext()
-    return (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64(False)
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(False)
+    from jax.experimental import disable_x64  # JAX before 0.8
+
+    return disable_x64()
 
 
 def label_of(logits: Float[Array, "*Q K"]) -> Float[Array, "*Q K"]:

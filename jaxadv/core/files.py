@@ -37,3 +37,27 @@ def write_atomically(path: str | Path, content: Any) -> Path:
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
     return Path(path)
+
+
+def check_file(path: str | Path) -> None:
+    """Complain before the work of what writing this file would complain of after it.
+
+    Raises ValueError where a folder has its name, and what `check_folder` raises.
+    """
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: pass the name of a file")
+    check_folder(Path(path).parent)
+
+
+def check_folder(path: str | Path) -> None:
+    """Complain before the work of what writing into this folder would complain of after it.
+
+    A folder that does not exist yet is made when something is written. Raises NotADirectoryError
+    where a file stands in its place or in that of a folder above it, and PermissionError.
+    """
+    there = next(place for place in (Path(path), *Path(path).absolute().parents) if place.exists())
+    if not there.is_dir():
+        inside = "" if there == Path(path) else f", so there can be no {path}"
+        raise NotADirectoryError(f"{there} is a file{inside}: pass another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{there} cannot be written to: pass another folder than {path}")

@@ -18,10 +18,10 @@ def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     the last two are rows.
     """
     if len(shape) == 1:
-        return (1, shape[0], 1)
+        return 1, shape[0], 1
     if len(shape) == 2:
-        return (*shape, 1)
-    return (math.prod(shape[:-2]), *shape[-2:])
+        return shape[0], shape[1], 1
+    return math.prod(shape[:-2]), shape[-2], shape[-1]
 
 
 def on_images(model: Model, shape: tuple[int, ...]) -> Model:

@@ -233,13 +233,13 @@ def noise(key: Array, example: Any, numbers: Any, shape: tuple[int, ...]) -> Arr
 
 
 def _check(sigma: Any, samples: Any, alpha: Any, samples0: Any = 1) -> None:
-    if not (np.ndim(sigma) == 0 and 0 < sigma < math.inf):
+    if not (checks.is_number(sigma) and 0 < sigma < math.inf):
         raise ValueError(
             f"sigma={sigma}: pass a positive number, the noise's standard deviation in the scale "
             "of the images, such as 0.25"
         )
     checks.check_counts(samples0=samples0, samples=samples)
-    if not 0 < alpha < 1:
+    if not (checks.is_number(alpha) and 0 < alpha < 1):
         raise ValueError(
             f"alpha={alpha}: pass the probability of a wrong answer, between 0 and 1, such as 0.001"
         )
@@ -298,6 +298,7 @@ def _vote(
     count, shape = len(images), images.shape[1:]
     classes = checks.count_classes(model, shape)
     ids = checks.check_ids(ids, count)
+    checks.check_options(store)
     chosen = choose_devices(devices)
     total = samples0 + samples
     width = choose_lanes(model, 1, shape, total, chosen[0])

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.attack import Attack
+from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
 from jaxadv.core.shares import wilson
@@ -115,6 +116,26 @@ def fit_steps(attack: Attack, budget: int) -> Attack:
     return attack if beside >= most else dataclasses.replace(longer, steps=most - beside)
 
 
+def fit_attacks(
+    attacks: Mapping[str, Attack], model: Model, goal: Goal, classes: int, epsilon: float | None,
+    shape: tuple[int, ...], budget: int,
+) -> dict[str, Attack]:  # fmt: skip
+    """The attacks of `compare_queries`, fitted to the budget; ValueError where they cannot be
+    compared so. Nothing is computed."""
+    checks.check_named(attacks, "attacks")
+    checks.check_counts(budget=budget)
+    if epsilon is not None and np.ndim(epsilon):
+        raise ValueError(f"epsilon={epsilon!r}: pass one number for all images")
+    norms = {attack.norm for attack in attacks.values()}
+    if len(norms) != 1:
+        raise ValueError(f"attacks work in the norms {sorted(norms)}: pass attacks of one norm")
+    for name, attack in attacks.items():
+        if attack.pullbacks:
+            raise ValueError(f"attacks[{name!r}] asks for gradients: pass attacks that only ask")
+        checks.prepare_attack(attack, model, goal, classes, epsilon, 1, shape)
+    return {name: fit_steps(attack, budget) for name, attack in attacks.items()}
+
+
 def compare_queries(
     model: Model,
     images: Any,
@@ -150,16 +171,11 @@ def compare_queries(
     >>> asked.curve("Square", [100]).success
     array([1.])
     """
-    images, goal, ids, _ = checks.check_problem(model, images, goal, ids)
+    images, goal, ids, classes = checks.check_problem(model, images, goal, ids)
     count, shape = len(images), images.shape[1:]
-    norms = {attack.norm for attack in attacks.values()}
-    if len(norms) != 1:
-        raise ValueError(f"attacks work in the norms {sorted(norms)}: pass attacks of one norm")
-    for name, attack in attacks.items():
-        if attack.pullbacks:
-            raise ValueError(f"attacks[{name!r}] asks for gradients: pass attacks that only ask")
-        checks.check_epsilon(attack, epsilon, count, shape, model.bounds)
-    fitted = {name: fit_steps(attack, budget) for name, attack in attacks.items()}
+    fitted = fit_attacks(attacks, model, goal, classes, epsilon, shape, budget)
+    norm = next(iter(fitted.values())).norm
+    checks.check_options(store, lanes=lanes)
     key = checks.check_key(jax.random.key(0) if key is None else key)
     chosen = choose_devices(devices)
     logits = predict(model, images, chosen)
@@ -183,7 +199,7 @@ def compare_queries(
                 complete = number == len(fitted) - 1 and results[name].status.all()
                 break
     return Asked(
-        norm=norms.pop(), epsilon=epsilon, budget=budget,
+        norm=norm, epsilon=epsilon, budget=budget,
         attacks={name: fitted[name] for name in results}, results=results, ids=ids,
         labels=np.asarray(goal.labels), originals=images, complete=bool(complete),
     )  # fmt: skip

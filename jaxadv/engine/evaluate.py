@@ -179,18 +179,27 @@ def evaluate(
     >>> report.clean_accuracy, report.robust_accuracy
     (1.0, array([1., 0.]))
     """
-    levels = np.unique(np.asarray(epsilons, np.float64))
-    if levels.ndim != 1 or len(levels) == 0:
-        raise ValueError(f"epsilons={epsilons!r}: pass at least one number")
     entries = get_cascade(attacks, norm)
     checks.check_norms({name: attack_of(one) for name, one in entries.items()}, norm, "attacks")
-    images, goal, ids, _ = checks.check_problem(model, images, labels, ids)
+    if np.size(epsilons) == 0 or np.ndim(epsilons) > 1:
+        raise ValueError(f"epsilons={epsilons!r}: pass at least one number")
+    images, goal, ids, classes = checks.check_problem(model, images, labels, ids)
     if goal.targeted:
         raise ValueError("labels are a targeted goal: pass labels, or ja.Evading(labels, rejected)")
     count, shape = len(images), images.shape[1:]
     rejected = int(goal.rejected) if isinstance(goal, Evading) else None
-    checks.check_epsilon(PGD(norm=norm), levels, len(levels), shape, model.bounds)
+    if distances:
+        shortest = PGD(norm=norm, steps=20, step_size=0.125)
+        entries = {**entries, "minimal epsilon": MinimalEpsilon(shortest, rounds=8)}
+    missing = checks.missing_derivative(model, shape)
+    blind = [name for name, entry in entries.items() if attack_of(entry).pullbacks]
+    if missing and blind:
+        raise ValueError(f"attacks {blind} need gradients, but {missing} (and distances=False)")
+    given = checks.check_epsilon(PGD(norm=norm), epsilons, np.size(epsilons), shape, model.bounds)
+    levels = np.unique(given)
+    checks.check_attacks(map(attack_of, entries.values()), model, goal, classes, levels, shape)
     labels = np.asarray(goal.labels)
+    checks.check_options(store, lanes=lanes)
     key = checks.check_key(jax.random.key(0) if key is None else key)
     chosen = choose_devices(devices)
 
@@ -206,13 +215,6 @@ def evaluate(
         program.no_gradients_inside(scan),
     ]
     messages = [look.message for look in looks if not look.passed]
-    if distances:
-        shortest = PGD(norm=norm, steps=20, step_size=0.125)
-        entries = {**entries, "minimal epsilon": MinimalEpsilon(shortest, rounds=8)}
-    missing = checks.missing_derivative(model, shape)
-    blind = [name for name, entry in entries.items() if attack_of(entry).pullbacks]
-    if missing and blind:
-        raise ValueError(f"attacks {blind} need gradients, but {missing} (and distances=False)")
     if len(probe) and not missing:
         messages += checks.check_gradients(model, images[probe], Untargeted(labels[probe]))
     broken_by = np.where(right, SURVIVED, MISCLASSIFIED) + np.zeros((len(levels), 1), int)

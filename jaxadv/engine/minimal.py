@@ -121,8 +121,11 @@ def minimal_distance(
     images, goal, ids, classes = checks.check_problem(model, images, goal, ids)
     count, shape = len(images), images.shape[1:]
     members, most = get_portfolio(effort, norm, goal.targeted)
+    attacks = {name: attack_of(one) for name, one in members.items()}
+    checks.check_norms(attacks, norm, "effort")
+    checks.check_attacks(attacks.values(), model, goal, classes, np.inf, shape)
+    checks.check_options(store, passes=passes, lanes=lanes)
     most = passes or most or 2**31
-    checks.check_norms({name: attack_of(one) for name, one in members.items()}, norm, "effort")
     if lower is not None:
         lower = np.asarray(lower, np.float64)
         if lower.shape != (count,):
@@ -131,7 +134,7 @@ def minimal_distance(
             )
     key = checks.check_key(jax.random.key(0) if key is None else key)
     chosen = choose_devices(devices)
-    queries = max(attack_of(entry).prepared(goal, classes).queries for entry in members.values())
+    queries = max(attack.prepared(goal, classes).queries for attack in attacks.values())
     width = lanes or choose_lanes(model, queries, shape, count, chosen[0])
 
     logits = predict(model, images, chosen)

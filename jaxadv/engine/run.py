@@ -134,10 +134,9 @@ def run_rows(
     count, shape = len(images), tuple(images.shape[1:])
     classes = checks.count_classes(model, shape)
     goal = checks.check_goal(goal, count, classes)
-    attack = attack.prepared(goal, classes)
-    checks.check_pullbacks(attack, model, shape)
-    epsilon = checks.check_epsilon(attack, epsilon, len(source), shape, model.bounds)
-    checks.check_box(attack, epsilon, model.bounds)
+    attack, epsilon = checks.prepare_attack(
+        attack, model, goal, classes, epsilon, len(source), shape
+    )
     ids = checks.check_ids(ids, count)
     chosen = choose_devices(devices)
     spare_memory_maps()
@@ -176,7 +175,8 @@ def run_rows(
                 checks.check_images(start[mine], model.bounds, "start").reshape(-1, *seen)
             )  # fmt: skip
             batch = Batch(
-                originals.reshape(-1, *seen), take(goal, part), ids[part], source[mine] - begin, epsilon[mine],
+                originals.reshape(-1, *seen), take(goal, part), ids[part],
+                source[mine] - begin, epsilon[mine],
                 None if clean_logits is None else clean_logits[part], first,
                 None if seeds is None else seeds[mine],
             )  # fmt: skip

@@ -27,6 +27,7 @@ from jaxadv.attacks.pgd import PGD
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.pytree import pytree
+from jaxadv.engine import checks
 from jaxadv.engine.batch import on_cpu, perturb
 from jaxadv.engine.cure import cured
 from jaxadv.engine.devices import choose_devices
@@ -90,20 +91,11 @@ def train(
     >>> module.apply(variables, images).argmax(-1).tolist()
     [0, 1, 2, 3]
     """
+    check_training(
+        definition, data, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+        attack=attack, epsilon=epsilon, beta=beta, noise=noise,
+    )  # fmt: skip
     count = len(data.labels)
-    if epochs < 1:
-        raise ValueError(f"epochs={epochs}: pass at least 1")
-    if (attack is None) != (epsilon is None):
-        raise ValueError(f"epsilon={epsilon} with attack={attack}: pass both, or none of them")
-    if beta is not None and not isinstance(attack, TRADESAscent):
-        raise ValueError(f"beta={beta} is TRADES': pass attack=TRADESAscent(...) and epsilon too")
-    if noise is not None and (attack is not None or not 0 <= noise < np.inf):
-        raise ValueError(
-            f"noise={noise} with attack={attack}: pass a standard deviation that is not negative, "
-            "and no attack"
-        )
-    if not 1 <= batch_size <= count:
-        raise ValueError(f"batch_size={batch_size}: pass 1 to {count}, the number of images")
     images, labels = jnp.asarray(data.images, jnp.float32), jnp.asarray(data.labels, jnp.int32)
     variables = _initialise(definition, jax.random.fold_in(key, 0), images[:1])
     state = (variables, optax.scale_by_adam().init(variables["params"]))
@@ -138,6 +130,58 @@ def train(
         if progress is not None:
             progress(done, float(loss))
     return state[0]
+
+
+def check_training(
+    definition: Any, data: "Dataset", *, epochs: int, batch_size: int = 64,
+    learning_rate: float = 2e-3, attack: Attack | None = None, epsilon: float | None = None,
+    beta: float | None = None, noise: float | None = None,
+) -> None:  # fmt: skip
+    """ValueError where `train` cannot take these arguments. Nothing is compiled."""
+    checks.check_counts(epochs=epochs, batch_size=batch_size)
+    count, shape = len(data.labels), np.shape(data.images)[1:]
+    if batch_size > count:
+        raise ValueError(f"batch_size={batch_size}: pass 1 to {count}, the number of images")
+    if not (checks.is_number(learning_rate) and 0 < learning_rate < np.inf):
+        raise ValueError(f"learning_rate={learning_rate}: pass a positive number, such as 0.002")
+    if (attack is None) != (epsilon is None):
+        raise ValueError(f"epsilon={epsilon} with attack={attack}: pass both, or none of them")
+    if beta is not None and not isinstance(attack, TRADESAscent):
+        raise ValueError(f"beta={beta} is TRADES': pass attack=TRADESAscent(...) and epsilon too")
+    if beta is not None and not (checks.is_number(beta) and 0 <= beta < np.inf):
+        raise ValueError(f"beta={beta}: pass a number that is not negative")
+    if noise is not None and (
+        attack is not None or not (checks.is_number(noise) and 0 <= noise < np.inf)
+    ):
+        raise ValueError(
+            f"noise={noise} with attack={attack}: pass a standard deviation that is not negative, "
+            "and no attack"
+        )
+    variables, classes = untrained(definition, shape)
+    goal = checks.check_goal(Untargeted(data.labels), count, classes)
+    if attack is not None:
+        checks.check_named({type(attack).__name__: attack}, "attack")
+        attack = attack.prepared(goal, classes)
+        checks.check_epsilon(attack, epsilon, 1, shape, from_linen(definition, variables).bounds)
+
+
+def untrained(definition: Any, shape: tuple[int, ...]) -> tuple[Any, int]:
+    """Variables of a linen module for images of this shape, all zero, and its number of classes:
+    enough to check what goes with the network. Nothing is compiled.
+
+    Raises ValueError where the module does not take such images.
+    """
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    try:
+        logits, variables = jax.eval_shape(definition.init_with_output, jax.random.key(0), images)
+        classes = int(logits.shape[1])
+    except Exception as error:  # whatever a network says of a wrong shape
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{type(definition).__name__} cannot be called on images of shape "
+            f"[N, {', '.join(map(str, shape))}]: {said}; pass another network, or other images"
+        ) from error
+    return _plain(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)), classes
 
 
 @functools.partial(jax.jit, static_argnums=0)

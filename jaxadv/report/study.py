@@ -1,8 +1,7 @@
 """What studies found: tables on the console, and one self-contained HTML page."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,6 @@ WHITE, HOT = (255, 255, 255), (234, 106, 52)  # INK is readable on both, and all
 COLOURS = (ACCENT, "#1d4ed8", "#15803d", "#7e22ce", "#ca8a04", "#0e7490", "#be185d", INK)
 GREYS = (CONTROL, "#94a3b8", "#475569", "#b6a58f")
 MARKERS = "osD^vP"
-NARROW = 12  # characters that the names of rows have at least, on a narrow console
 
 
 def write_study(
@@ -216,8 +214,7 @@ def print_study(findings: Findings | Sequence[Findings], console: "Console | Non
         console.print(_styled(f"{study.name}: {study.title}\n", "bold underline"))
         for part in study.parts:
             if isinstance(part, Table):
-                for grid in _console_tables(part, console.width):
-                    console.print(grid)
+                console.print(_console_table(part))
                 if part.note:
                     console.print(_styled(f"{part.note}\n", "dim"))
             elif isinstance(part, Text):
@@ -234,41 +231,19 @@ def _styled(text: str, style: str = "") -> Any:
     return Styled(text, style)
 
 
-def _console_tables(table: Table, width: int) -> "Iterator[Grid]":
-    """The table for so wide a console; in several, one below the other, if it is wider."""
-    from rich import box
-    from rich.table import Table as Grid
+def _console_table(table: Table) -> "Grid":
+    from jaxadv.report.fitted import Fitted
 
-    rows, gap = range(len(table.rows)), 3  # between two columns
-    texts = [[cell(table, i, j) for i in rows] for j in range(len(table.columns))]
-    wanted = [
-        max(len(text) for text in [*chain(*column), *(w[:12] for w in name.split()), ""]) + gap
-        for name, column in zip(table.columns, texts, strict=True)
-    ]
-    longest = max(map(len, table.rows), default=0)
-    names = min(longest, max(NARROW, width - 1 - gap - sum(wanted)))
-    blocks: list[list[int]] = [[]]
-    for j in range(len(wanted)):
-        used = 1 + gap + names + sum(wanted[k] for k in blocks[-1])
-        if blocks[-1] and used + wanted[j] > width:
-            blocks.append([])
-        blocks[-1].append(j)
     published = " (published figures below)" if table.published is not None else ""
     colours = heat(table)
-    for block in blocks:
-        title = _styled(table.title + published, "bold") if block is blocks[0] else None
-        grid = Grid(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        grid.add_column("", max_width=names)
-        for j in block:
-            grid.add_column(_styled(table.columns[j]), justify="right", overflow="fold",
-                            width=wanted[j] - gap)  # fmt: skip
-        for i in rows:
-            shown = []
-            for j in block:
-                ours, theirs = texts[j][i]
-                warm = f"{INK} on {colours[i][j]}" if table.heat and colours[i][j] else ""
-                shown.append(_styled(ours, warm))
-                if theirs:
-                    shown[-1].append(f"\n{theirs}", "" if warm else "dim")
-            grid.add_row(_styled(table.rows[i]), *shown)
-        yield grid
+    grid = Fitted("", *map(_styled, table.columns), title=_styled(table.title + published, "bold"))
+    for i, name in enumerate(table.rows):
+        shown = []
+        for j in range(len(table.columns)):
+            ours, theirs = cell(table, i, j)
+            warm = f"{INK} on {colours[i][j]}" if table.heat and colours[i][j] else ""
+            shown.append(_styled(ours, warm))
+            if theirs:
+                shown[-1].append(f"\n{theirs}", "" if warm else "dim")
+        grid.add_row(_styled(name), *shown)
+    return grid

@@ -209,14 +209,11 @@ def print_report(
 
 def grid(title: str, first: str, columns: Sequence[str]) -> "Table":
     """An empty table for the console: names to the left, numbers to the right."""
-    from rich import box
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column(first, no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+    from jaxadv.report.fitted import Fitted
+
+    return Fitted(first, *columns, title=Text(title, "bold"))
 
 
 def _accuracy_table(data: Mapping[str, Any]) -> "Table":

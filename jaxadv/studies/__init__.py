@@ -12,8 +12,8 @@ from jaxadv.studies.findings import Curves, Findings, Gallery, Table, Text, as_d
 from jaxadv.studies.setting import Setting
 
 __all__ = [
-    "EXPERIMENTS", "Curves", "Findings", "Gallery", "Setting", "Table", "Text", "as_data",
-    "conduct", "find", "study",
+    "EXPERIMENTS", "NEED_SKLEARN", "Curves", "Findings", "Gallery", "Setting", "Table", "Text",
+    "as_data", "conduct", "find", "study",
 ]  # fmt: skip
 
 EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
@@ -45,6 +45,7 @@ EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
     "survival": "survival:images_of_digits",
     "streams": "streams:windows_of_digits",
 }
+NEED_SKLEARN = {"classifiers.distance", "classifiers.topics", "transfer.spam"}
 
 
 def find(name: str) -> list[str]:

@@ -18,6 +18,7 @@ from jaxadv.core.goals import Targeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import get_norm
 from jaxadv.data import Dataset
+from jaxadv.engine.checks import check_problem
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.minimal import Nearest, minimal_distance
 from jaxadv.engine.portfolios import Portfolio
@@ -94,7 +95,8 @@ def class_pairs(
     """
     if each < 1:
         raise ValueError(f"each={each}: pass 1 or more images of each class")
-    images, labels = np.asarray(images, np.float32), np.asarray(labels)
+    images, goal, _, _ = check_problem(model, images, labels, ids)
+    labels = np.asarray(goal.labels)
     logits = predict(model, images, choose_devices(None))
     classes = logits.shape[1]
     right = logits.argmax(1) == labels

@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxadv.attacks import DDN, PGD
 from jaxadv.core.attack import Attack
-from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import EOT, Model
 from jaxadv.core.result import Result, Status
 from jaxadv.core.shares import wilson
@@ -27,7 +26,7 @@ from jaxadv.core.transforms import (
     Transform,
     transformed,
 )
-from jaxadv.engine.checks import check_goal, check_images, check_model, count_classes
+from jaxadv.engine.checks import check_attacks, check_named, check_problem
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.run import run
 from jaxadv.engine.verify import predict
@@ -138,11 +137,9 @@ def survival(
     for name, given in (("attacks", attacks), ("transforms", chosen)):
         if not given:
             raise ValueError(f"{name} is empty: pass one or more")
-    check_model(model)
-    images = check_images(images, model.bounds)
-    goal = check_goal(
-        Untargeted(np.asarray(labels)), len(images), count_classes(model, images.shape[1:])
-    )
+    check_named(attacks, "attacks")
+    images, goal, _, classes = check_problem(model, images, labels, ids)
+    check_attacks(attacks.values(), model, goal, classes, epsilon, images.shape[1:])
     settings = {"key": jax.random.key(0) if key is None else key, "ids": ids, "lanes": lanes}
     shape = len(attacks), len(chosen)
     survived, ordinary, adaptive, reach = np.full((4, *shape), np.nan)

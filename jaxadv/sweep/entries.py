@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxadv.attacks import build_attack
 from jaxadv.core.attack import Attack
-from jaxadv.core.goals import Goal, Untargeted
+from jaxadv.core.goals import Goal, Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status, empty_result
@@ -54,6 +54,11 @@ class Work(NamedTuple):
         return KEYS(np.asarray(self.seeds, np.uint32))
 
 
+def goal_of(goal: str, labels: np.ndarray, classes: int) -> Goal:
+    """The goal that a grid names: "untargeted", or "next", class label + 1."""
+    return Targeted(labels, (labels + 1) % classes) if goal == "next" else Untargeted(labels)
+
+
 class Entry(Protocol):
     """What `build_entry` returns."""
 
@@ -70,6 +75,10 @@ class Entry(Protocol):
     @property
     def needs_epsilon(self) -> bool:
         """Whether its cells have a radius."""
+        ...
+
+    def attacks(self, targeted: bool) -> list[Attack]:
+        """All that it may run, towards targets or not."""
         ...
 
     def queries(self, classes: int) -> int:
@@ -133,6 +142,9 @@ class SingleEntry:
     def needs_epsilon(self) -> bool:
         return self.attack.needs_epsilon
 
+    def attacks(self, targeted: bool) -> list[Attack]:
+        return [self.attack]
+
     def queries(self, classes: int) -> int:
         return self.attack.prepared(_any_goal(), classes).queries
 
@@ -180,6 +192,9 @@ class CascadeEntry:
     @property
     def title(self) -> str:
         return self.name
+
+    def attacks(self, targeted: bool) -> list[Attack]:
+        return list(map(attack_of, self.stages.values()))
 
     def queries(self, classes: int) -> int:
         return max(SingleEntry(attack_of(s)).queries(classes) for s in self.stages.values())
@@ -252,17 +267,17 @@ class PortfolioEntry:
     def title(self) -> str:
         return PORTFOLIO
 
-    def _attacks(self) -> list[Attack]:
-        return [attack_of(e) for e in get_portfolio(self.effort, self.norm, False)[0].values()]
+    def attacks(self, targeted: bool) -> list[Attack]:
+        return list(map(attack_of, get_portfolio(self.effort, self.norm, targeted)[0].values()))
 
     def queries(self, classes: int) -> int:
-        return max(SingleEntry(attack).queries(classes) for attack in self._attacks())
+        return max(SingleEntry(attack).queries(classes) for attack in self.attacks(False))
 
     def passes(self, classes: int) -> int:
         return EFFORTS[self.effort]
 
     def describe(self) -> Any:
-        return [self.effort, *map(describe, self._attacks())]
+        return [self.effort, *map(describe, self.attacks(False))]
 
     def run(self, work: Work) -> tuple[Result, np.ndarray]:
         rows = len(work.source)

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxadv.core.goals import Goal, Targeted, Untargeted
+from jaxadv.core.goals import Targeted
 from jaxadv.core.norms import distances64
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Status
 from jaxadv.data.form import Dataset
 from jaxadv.engine.verify import margins, predict
-from jaxadv.sweep.entries import UNKNOWN, Work
+from jaxadv.sweep.entries import UNKNOWN, Work, goal_of
 from jaxadv.sweep.plan import Cell, Group
 from jaxadv.sweep.store import SCHEMA, Job, SweepStore
 
@@ -45,7 +45,8 @@ def run_job(
     epsilon = [np.nan if cell.epsilon is None else cell.epsilon for cell in cells]
     work = Work(
         model=group.subject.model, judge=group.subject.judge, images=part.images,
-        goal=_goal(group, part.labels), ids=part.ids, source=np.tile(np.arange(count), len(cells)),
+        goal=goal_of(group.goal, part.labels, group.images.classes), ids=part.ids,
+        source=np.tile(np.arange(count), len(cells)),
         epsilon=np.repeat(epsilon, count) if group.entry.needs_epsilon else None,
         seeds=np.repeat([cell.seed for cell in cells], count), devices=devices, lanes=group.lanes,
         progress=progress, interrupted=interrupted,
@@ -68,12 +69,6 @@ def run_job(
         plan.store.keep_originals(group.about["data_hash"], rows, group.images.source)
     plan.store.save(job, {name: columns[name] for name in SCHEMA.names}, kept)
     return True
-
-
-def _goal(group: Group, labels: np.ndarray) -> Goal:
-    if group.goal == "next":
-        return Targeted(labels, (labels + 1) % group.images.classes)
-    return Untargeted(labels)
 
 
 def _columns(

@@ -11,10 +11,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from jaxadv.attacks import PGD
 from jaxadv.core.attack import safe_epsilon
 from jaxadv.core.goals import Goal, Targeted, Untargeted
 from jaxadv.core.model import Model
-from jaxadv.core.norms import diameter, distance64
+from jaxadv.core.norms import distance64
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import mesh_of, predict
@@ -229,13 +230,14 @@ def check_given(
     return images, others
 
 
-def check_ball(norm: str, epsilon: float, shape: Any, bounds: tuple[float, float]) -> None:
-    """ValueError where the norm is not known here or the radius is none."""
+def check_norm(norm: str) -> None:
+    """ValueError where the norm is not known here."""
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r}: universal perturbations know {', '.join(NORMS)}")
-    largest = diameter(norm, int(np.prod(shape)), bounds[1] - bounds[0])
-    if np.ndim(epsilon) or not 0 < epsilon <= largest:
-        raise ValueError(
-            f"epsilon={epsilon}: pass one radius above 0 and up to {largest:g}, the largest {norm} "
-            f"distance between two images in {bounds}"
-        )
+
+
+def check_ball(norm: str, epsilon: float, shape: Any, bounds: tuple[float, float]) -> None:
+    """ValueError where the norm is not known here or the radius is none."""
+    check_norm(norm)
+    if np.ndim(epsilon) or not checks.check_epsilon(PGD(norm=norm), epsilon, 1, shape, bounds) > 0:
+        raise ValueError(f"epsilon={epsilon}: pass one radius above 0")
