@@ -193,7 +193,7 @@ def types_of(attack: Attack) -> AbstractContextManager[Any]:
         return nullcontext()
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(False)
-    from jax.experimental import disable_x64  # JAX before 0.8
+    from jax.experimental import disable_x64  # pyright: ignore  # JAX before 0.8
 
     return disable_x64()
 

@@ -155,25 +155,22 @@ def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: A
     return np.broadcast_to(given, (rows,)).copy()
 
 
-def check_box(attack: Attack, epsilon: np.ndarray, bounds: tuple[float, float]) -> None:
-    """ValueError where the attack searches the whole box, and the box has no end.
-
-    A warning where it takes fractions of a box that may be far wider than the values in it.
-    """
-    whole = attack.norm == "l0" or (attack.needs_box and not np.isfinite(epsilon).all())
-    if not whole or bounds[1] - bounds[0] <= WIDE:
+def check_box(
+    attack: Attack, epsilon: np.ndarray, bounds: tuple[float, float], images: Any = None
+) -> None:
+    """ValueError where the attack searches the whole box, and the box has no end, or is more than
+    a thousand times as wide as all values in `images` are apart."""
+    span = bounds[1] - bounds[0]
+    whole = attack.needs_box and not np.isfinite(epsilon).all()
+    spread = np.inf if images is None else np.ptp(images)
+    wide = np.isinf(span) or span > max(WIDE, WIDE * spread)
+    if not (whole and wide) and not (attack.norm == "l0" and np.isinf(span)):
         return
     remedy = "give the model the bounds in which its inputs lie"
     if attack.norm != "l0" and not attack.bounded_by:
         remedy += ", or pass an epsilon"
-    if not np.isfinite(bounds).all():
-        raise ValueError(f"bounds={bounds}: {attack.name} searches the whole box: {remedy}")
-    warnings.warn(
-        f"bounds={bounds}: {attack.name} takes steps that are fractions of the box, and looks "
-        f"weaker than it is where the box is far wider than the values in it: {remedy}",
-        CheckWarning,
-        stacklevel=4,
-    )
+    said = "" if images is None else f", and the values lie within {spread:g} of each other"
+    raise ValueError(f"bounds={bounds}: {attack.name} searches the whole box{said}: {remedy}")
 
 
 def warn_about_rounding(images: np.ndarray, epsilon: np.ndarray) -> None:

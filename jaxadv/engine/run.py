@@ -168,6 +168,7 @@ def run_rows(
                 continue
             part = slice(begin, begin + chunk)
             originals = checks.check_images(images[part], model.bounds)
+            checks.check_box(attack, epsilon, model.bounds, originals)
             if attack.norm != "l0":
                 checks.warn_about_rounding(originals[source[mine] - begin], epsilon[mine])
             first = (

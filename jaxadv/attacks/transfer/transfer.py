@@ -152,8 +152,8 @@ class Transfer(GradientAttack):
         views = points[:, None]
         if self.mixed:
             chosen = self.choose(problem, self.key(state, 1), (len(points), self.mixed))
-            mixed = jnp.asarray(self.mixed_images)[chosen].reshape(views.shape)
-            views = views + self.portion * mixed
+            mixed = jnp.asarray(self.mixed_images)[chosen]
+            views = views + self.portion * mixed.reshape(*chosen.shape, *points.shape[1:])
         halves = 2.0 ** -jnp.arange(self.scales).reshape(-1, 1, *(1,) * state.image.ndim)
         views = (halves * views[:, None]).reshape(-1, *state.image.shape)
         if self.diversity is None:
