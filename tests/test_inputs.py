@@ -158,3 +158,80 @@ def test_every_attack_takes_another_kind_of_input(number: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_attack_takes_every_kind_of_input(name: str, kind: Kind) -> None:
     check(name, ATTACKS[name].norms[0], kind)
+
+
+def linear(bounds: tuple[float, float] = (0.0, 1.0), hidden: float = 0.0) -> ja.Model:
+    """Three classes on [2, 2, 3]; what `hidden` is not 0 for replaces the third logit."""
+
+    def apply(weights: Any, images: Any) -> Any:
+        logits = images.reshape(len(images), -1) @ weights
+        return jnp.asarray(logits).at[:, 2].set(hidden) if hidden else logits
+
+    weights = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    return ja.Model(apply, weights, bounds)
+
+
+IMAGES = np.random.default_rng(1).uniform(0.4, 0.6, (6, 2, 2, 3)).astype(np.float32)
+ONE = {"key": KEY, "lanes": 8, "devices": jax.devices()[:1]}
+
+
+def test_a_wider_box_makes_no_attack_weaker() -> None:
+    labels = np.asarray(linear()(IMAGES)).argmax(1)
+    for attack in (ja.PGD(steps=3), ja.NES(steps=2)):
+        in_boxes = [
+            ja.run(attack, linear(bounds), IMAGES, ja.Untargeted(labels), 0.1, **ONE).success
+            for bounds in ((0.0, 1.0), (-1e6, 1e6), (-np.inf, np.inf), (0.0, np.inf))
+        ]
+        assert in_boxes[0].any()
+        for success in in_boxes[1:]:
+            np.testing.assert_array_equal(success, in_boxes[0])
+
+
+def test_a_class_at_minus_infinity_is_one_that_never_wins() -> None:
+    low, off = linear(hidden=-1e4), linear(hidden=-np.inf)
+    labels = np.asarray(low(IMAGES)).argmax(1)
+    for attack, epsilon in ((ja.PGD(steps=5, loss="dlr"), 0.1), (ja.DeepFool(), None)):
+        results = [
+            ja.run(attack, model, IMAGES, ja.Untargeted(labels), epsilon, **ONE)
+            for model in (low, off)
+        ]
+        np.testing.assert_array_equal(results[0].success, results[1].success)
+        # -1e4 makes the threshold of rounding wide, and overshoots by it.
+        assert (results[1].distance <= results[0].distance + 1e-6).all()
+
+
+def test_nan_is_no_right_answer() -> None:
+    model = ja.Model(lambda p, x: jnp.where(x[:, 0, 0, :2] > 0.5, jnp.nan, x[:, 0, 0, :2]), ())
+    images = np.array([0.6, 0.4], np.float32)[:, None, None, None] + np.zeros((2, 2, 2, 3), "f")
+    with pytest.warns(ja.CheckWarning, match="NaN"):
+        report = ja.evaluate(model, images, [0, 0], epsilons=[0.0], distances=False,
+                             attacks={"FGSM": ja.FGSM()})  # fmt: skip
+    assert report.clean_accuracy == 0.5
+
+
+def test_what_float32_cannot_resolve_is_said() -> None:
+    model, goal = linear((-np.inf, np.inf)), ja.Untargeted([0] * 6)
+    with pytest.raises(ValueError, match="epsilon=0.001 is little beside values as large as 1e"):
+        ja.run(ja.FGSM(), model, IMAGES + np.float32(1e6), goal, 1e-3, **ONE)
+    with pytest.warns(ja.CheckWarning, match="cannot move by less than"):
+        ja.run(ja.FGSM(), model, IMAGES + np.float32(1e3), goal, 1e-3, **ONE)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"key": 0}, "key=0: pass a JAX random key"),
+        ({"key": None}, "key=None: pass a JAX random key"),
+        ({"attack": ja.FGSM}, "attack is the class FGSM: pass ja.FGSM"),
+        ({"attack": "fgsm"}, "attack is 'fgsm': pass an attack"),
+        ({"model": lambda images: images}, "model is of type function: pass a ja.Model"),
+        ({"judge": "model"}, "judge is of type str"),
+        ({"images": [[1.0, 2.0], [3.0]]}, "images have different shapes"),
+        ({"goal": [0] * 6}, "goal is list: pass ja.Untargeted"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(changed: dict[str, Any], words: str) -> None:
+    given = {"attack": ja.FGSM(), "model": linear(), "images": IMAGES,
+             "goal": ja.Untargeted([0] * 6), "epsilon": 0.1, **ONE}  # fmt: skip
+    with pytest.raises(ValueError, match=words):
+        ja.run(**{**given, **changed})

@@ -205,7 +205,8 @@ def evaluate(
 
     logits = predict(model, images, chosen)
     checks.warn_about_logits(logits)
-    right = (logits.argmax(1) == labels) & ~np.isnan(logits).any(1)  # NaN answers nothing
+    predictions = np.where(np.isnan(logits).any(1), -1, logits.argmax(1))  # NaN names no class
+    right = predictions == labels
     probe = np.flatnonzero(right)[:64]
     scan = program.read_program(model, shape)
     looks = [
@@ -279,7 +280,7 @@ def evaluate(
     if lost:
         messages.append(f"{lost} attacks met NaN or infinities and found nothing: see `ja.check`")
     return Report(
-        norm=norm, epsilons=levels, ids=ids, labels=labels, predictions=logits.argmax(1),
+        norm=norm, epsilons=levels, ids=ids, labels=labels, predictions=predictions,
         logits=logits, images=images, bounds=model.bounds, stages=stages, broken_by=broken_by,
         adversarial=adversarial, distance=distance, messages=messages, complete=complete,
         rejected=rejected,
