@@ -50,6 +50,17 @@ def notebook_page(path: Path, pictures: dict[str, bytes]) -> str:
     return "\n".join(lines)
 
 
+def on_config(config: Any) -> Any:
+    """Put a page for each attack into the navigation."""
+    names = sorted((path.stem for path in (ROOT / "docs/attacks").glob("*.md")), key=str.lower)
+    pages = [f"attacks/{name}.md" for name in names if name != "README"]
+    for section in config.nav:
+        for entry in section.get("Reference", []):
+            if "Attacks" in entry:
+                entry["Attacks"] += pages
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are made from other files of the repository."""
     changelog = (ROOT / "CHANGELOG.md").read_text()
