@@ -16,6 +16,10 @@ SOURCE = re.compile(  # authors, year, arXiv or doi
 )
 WHERE = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
 INSIDE = "as the attack inside"
+HEADINGS = {"gradients": "White-box: the attacker has gradients",
+            "scores": "Score-based: the attacker sees scores",
+            "labels": "Decision-based: the attacker sees labels only",
+            INSIDE: "Around another attack"}  # fmt: skip
 RETURNS = {"first": "the first success", "distance": "the nearest success",
            "loss": "the highest loss", "last": "the last image"}  # fmt: skip
 
@@ -111,14 +115,13 @@ def attack_index() -> str:
     groups: dict[str, list[str]] = {}
     for name, kind in sorted(ATTACKS.items(), key=lambda item: item[0].lower()):
         groups.setdefault(knows(kind), []).append(name)
-    for told in ("gradients", "scores", "labels", INSIDE):
+    for told, heading in HEADINGS.items():
         if told in groups:
-            heading = f"## Told {told}" if told != INSIDE else "## Around another attack"
-            lines += ["", heading, "", "| attack | norms | radius | |", "|---|---|---|---|"]
+            lines += ["", f"## {heading}", "", "| attack | norms | radius | |", "|---|---|---|---|"]
         for name in groups.get(told, []):
             kind = ATTACKS[name]
-            link = f"[{name}]({name}.md)"
-            lines.append(f"| {link} | {', '.join(kind.norms)} | {radius(kind)} | {summary(kind)} |")
+            link, text = f"[{name}]({name}.md)", summary(kind).replace("|", "\\|")
+            lines.append(f"| {link} | {', '.join(kind.norms)} | {radius(kind)} | {text} |")
     return "\n".join(lines) + "\n"
 
 
