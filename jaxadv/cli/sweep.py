@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="SWEEP.TOML", help="The grid, in TOML: see the guide on sweeps.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="SWEEP.TOML", help="The grid, in TOML: see the guide on sweeps."),
+    ],
     store: Annotated[
         Path | None, option("--store", help="Folder of the results (default: SWEEP-store).")
     ] = None,
