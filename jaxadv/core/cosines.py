@@ -1,11 +1,11 @@
-"""The cosines of the DCT-II."""
+"""The basis of the discrete cosine transform (DCT-II)."""
 
 import numpy as np
 from jaxtyping import Float
 
 
 def cosines(size: int, count: int) -> Float[np.ndarray, "N F"]:
-    """The `count` lowest of an axis of that size as orthonormal columns, float32.
+    """Return the first `count` orthonormal DCT-II basis vectors of length `size`, as columns.
 
     >>> from jaxadv.core.cosines import cosines
     >>> waves = cosines(8, 3)

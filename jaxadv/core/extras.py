@@ -1,4 +1,4 @@
-"""Packages that are installed on request."""
+"""Imports of optional dependencies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def extra(name: str, needed_by: str, more: str = "") -> Iterator[None]:
-    """What cannot be imported within it raises an ImportError that says which extra has it.
+    """Raise an ImportError that names the pip extra for any package that cannot be imported within.
 
     >>> from jaxadv.core.extras import extra
     >>> with extra("demo", "the page"):
