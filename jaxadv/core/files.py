@@ -24,7 +24,7 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~mask)  # those of any new file, not of a temporary one
+        os.chmod(temporary, 0o666 & ~mask)  # the permissions of a new file, not of a temporary one
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -80,7 +80,7 @@ class Evading(Untargeted):
     [False, True, False]
     """
 
-    rejected: Any = static()  # an integer, the same for all images
+    rejected: Any = static()
 
     def margin(self, logits: Float[Array, " K"]) -> Float[Array, ""]:
         """Return the margin of the goal.

@@ -162,6 +162,6 @@ def _in_float32(answer: np.ndarray) -> np.ndarray:
             "return finite ones, or minus infinity for a class that is never meant"
         )
     best = answer.argmax(1)
-    tied = scores.argmax(1) != best  # by rounding alone
+    tied = scores.argmax(1) != best  # the order changed by rounding alone
     scores[tied, best[tied]] = np.nextafter(scores[tied].max(1), np.float32(np.inf))
     return scores

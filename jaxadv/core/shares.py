@@ -1,11 +1,11 @@
-"""How sure a share is that was counted on a sample."""
+"""Confidence intervals for proportions."""
 
 import math
 from typing import Any
 
 
 def wilson(successes: Any, count: Any, z: float = 1.959964) -> tuple[Any, Any]:
-    """The 95 % Wilson interval of a share, given how many of `count` it is.
+    """Return the Wilson interval (95 % for the default z) of the proportion `successes` / `count`.
 
     >>> from jaxadv.core.shares import wilson
     >>> [round(bound, 3) for bound in wilson(90, 100)]
