@@ -238,6 +238,12 @@ def types_of(attack: Attack) -> AbstractContextManager[Any]:
     With `jax_enable_x64`, literals, random draws and sums would widen the state of an attack
     written in float32; its methods are therefore traced as if 64-bit types were off. The model is
     not: it is called with the types that the user chose.
+
+    Args:
+        attack: The attack; with `precision="float64"` the context changes nothing.
+
+    Returns:
+        A context manager.
     """
     if attack.precision == "float64":
         return nullcontext()
@@ -259,11 +265,18 @@ def across(goal: Goal, logits: Float[Array, " K"]) -> Bool[Array, ""]:
 
 
 def safe_epsilon(norm: str, epsilon: Any) -> Any:
-    """Return the float32 radius that attacks are given for the epsilon [...] that a user states.
+    """Return the float32 radius that attacks are given for the epsilon that a user states.
 
     Epsilon is reduced by a factor of 1 - 1e-6 (L0: rounded down), so that no image leaves the
     stated ball when its distance is recomputed in float64; projections take care of the rounding of
-    single values. The result is traced where epsilon is.
+    single values.
+
+    Args:
+        norm: The name of the norm.
+        epsilon: The stated radius, a number or an array [...], which may be traced.
+
+    Returns:
+        The radius [...], traced where `epsilon` is.
     """
     traced = isinstance(epsilon, jax.Array)
     xp, precise = (jnp, jnp.float32) if traced else (np, np.float64)

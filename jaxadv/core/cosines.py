@@ -5,7 +5,14 @@ from jaxtyping import Float
 
 
 def cosines(size: int, count: int) -> Float[np.ndarray, "N F"]:
-    """Return the first `count` orthonormal DCT-II basis vectors of length `size`, as columns.
+    """Return the first basis vectors of the orthonormal DCT-II, as columns.
+
+    Args:
+        size: The length of the vectors.
+        count: The number of vectors, those of the lowest frequencies.
+
+    Returns:
+        float32 [size, count].
 
     >>> from jaxadv.core.cosines import cosines
     >>> waves = cosines(8, 3)

@@ -6,7 +6,18 @@ from contextlib import contextmanager
 
 @contextmanager
 def extra(name: str, needed_by: str, more: str = "") -> Iterator[None]:
-    """Raise an ImportError that names the pip extra for any package that cannot be imported within.
+    """Turn an ImportError inside the context into one that names the pip extra to install.
+
+    Args:
+        name: The extra of jaxadv that has the package.
+        needed_by: What needs the package, for the message.
+        more: Text to add to the message.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ImportError: If a package cannot be imported inside the context.
 
     >>> from jaxadv.core.extras import extra
     >>> with extra("demo", "the page"):

@@ -18,6 +18,13 @@ def cross_entropy(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
     computed as softplus(logsumexp of the other logits - z_label), which has the same value as the
     usual form, but its gradient does not cancel in float32 on confident networks (the usual form
     loses it at a gap of 17 between logits, this one at 87).
+
+    Args:
+        goal: The goal for this image.
+        logits: The logits [K].
+
+    Returns:
+        The loss, a scalar.
     """
     odds = log_odds(goal, logits)
     return -jax.nn.softplus(-odds) if isinstance(goal, Targeted) else jax.nn.softplus(odds)
@@ -100,6 +107,13 @@ def logit(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
     Zhao et al. 2020, arXiv 2012.11207. Where images can be rejected, the larger of the label's and
     the rejection class's logit counts. On an ensemble of log-probabilities the loss is the mean of
     the members' cross-entropies.
+
+    Args:
+        goal: The goal for this image.
+        logits: The logits [K].
+
+    Returns:
+        The loss, a scalar.
     """
     if isinstance(goal, Targeted):
         return logits[goal.targets]

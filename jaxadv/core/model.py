@@ -90,8 +90,13 @@ def as_logits(answer: Any) -> Any:
 
     A class with a logit of minus infinity never wins, but it would make gradients and scales NaN:
     its logit is set to `SWITCHED_OFF` below the smallest finite logit of its image. A row with NaN,
-    with plus infinity, or without a finite logit is left unchanged, as is anything that is not an
-    array.
+    with plus infinity, or without a finite logit is left unchanged.
+
+    Args:
+        answer: The output of a model.
+
+    Returns:
+        The logits; `answer` itself if it is not an array.
     """
     if not hasattr(answer, "dtype") or answer.ndim == 0:
         return answer

@@ -29,6 +29,12 @@ def pytree(cls: type[T]) -> type[T]:
     Fields are leaves; those declared with `static()` belong to the structure of the tree and must
     be hashable. Python numbers in leaves become float32 on construction. (flax.struct offers the
     same, but importing flax takes longer than importing all of jaxadv.)
+
+    Args:
+        cls: A class with annotated fields; its `__post_init__`, if it has one, is called last.
+
+    Returns:
+        The dataclass.
     """
     check = getattr(cls, "__post_init__", None)  # the class's own, or its parent's
 

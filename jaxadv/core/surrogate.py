@@ -24,7 +24,14 @@ def surrogate(value: Array, smooth: Array) -> Array:
 
 
 def through(function: Callable[[Array], Array], values: Array) -> Array:
-    """Return function(values), of equal shape, with a straight-through derivative of 1.
+    """Return function(values) with a straight-through derivative of 1.
+
+    Args:
+        function: A function whose output has the shape of its input.
+        values: Its input.
+
+    Returns:
+        The output of the function.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxadv.core.surrogate import through

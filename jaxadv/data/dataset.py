@@ -32,7 +32,7 @@ def load_data(
     size: int | None = None,
     layout: str | None = None,
 ) -> Dataset:
-    """Load a data set, or a part of it. Nothing is ever downloaded.
+    """Load a data set, or a part of it, from local files; nothing is downloaded.
 
     Available are "mnist5k" (5,000 MNIST digits, 28 x 28) and "digits" (1,797 images, 8 x 8), which
     come with Python packages and are prepared once in a cache directory; "mnist" and

@@ -90,6 +90,12 @@ def numbered(labels: np.ndarray) -> tuple[str, ...]:
 def turn_in_class(labels: np.ndarray) -> np.ndarray:
     """Return for each image the number of earlier images of its class, for balanced subsets.
 
+    Args:
+        labels: The class numbers [N].
+
+    Returns:
+        Integers [N].
+
     >>> import numpy as np
     >>> from jaxadv.data.form import turn_in_class
     >>> turn_in_class(np.array([3, 3, 1, 3, 1])).tolist()
@@ -150,6 +156,12 @@ def parse_split(text: str) -> Split:
 
 def usual_name(name: str) -> str:
     """Return the name of a split in lower case, with synonyms replaced by the usual name.
+
+    Args:
+        name: The name of a split.
+
+    Returns:
+        The usual name, such as "val" for "Validation".
 
     >>> from jaxadv.data.form import usual_name
     >>> usual_name("Test"), usual_name("validation"), usual_name("extra")

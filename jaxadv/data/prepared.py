@@ -117,7 +117,7 @@ def open_builder(builder: Any, split: Split, size: int | None) -> Source:
             records = source.__getitems__(list(rows))
             if any(value is None for record in records for value in record.values()):
                 raise ValueError("records are missing")
-        except Exception as error:  # array_record raises many kinds for a file that is short or gone
+        except Exception as error:  # array_record raises many kinds for a damaged file
             raise ValueError(
                 f"{name} {part} cannot be read from {builder.data_dir} ({error}): prepare it again"
             ) from error
