@@ -1,4 +1,4 @@
-"""Functions on the host as models: their answers are checked, their errors reach the caller."""
+"""Host functions as models: their outputs are checked, and their errors reach the caller."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from jaxadv.core.pytree import pytree, static
 
 
 class _Caller:
-    """Somebody who waits for a compiled program, and is told what functions raised meanwhile."""
+    """A caller that waits for a compiled program, and the errors of host functions meanwhile."""
 
     def __init__(self) -> None:
         self.errors: list[ValueError] = []
@@ -27,10 +27,12 @@ _callers: list[_Caller] = []
 
 @contextmanager
 def host_errors() -> Iterator[Callable[[], bool]]:
-    """At its end, raise the first error of a function on the host as it is, not wrapped by JAX.
+    """Raise the first error of a host function at the end, without the wrapping that JAX adds.
 
-    Until then the function is asked no more, and its answers are NaN; yields a function that says
-    whether that is so.
+    After the first error the function is not called again, and its outputs are NaN.
+
+    Yields:
+        A function () -> bool that returns whether an error has occurred.
 
     >>> import jax, numpy as np, jaxadv as ja
     >>> from jaxadv.core.host import host_errors
@@ -52,7 +54,13 @@ def host_errors() -> Iterator[Callable[[], bool]]:
 
 @pytree
 class HostFunction:
-    """A function on the host; where the number of classes is not given, one black image tells."""
+    """A function on the host, called through `jax.pure_callback`.
+
+    Attributes:
+        function: A function of float32 images [N, H, W, C] that returns scores [N, K] or labels
+            [N].
+        classes: The number of classes; None to find it by a call with one black image.
+    """
 
     function: Callable[..., Any] = static()
     classes: int | None = static()
@@ -70,7 +78,7 @@ class HostFunction:
         return jax.pure_callback(known.answer, shape, images)
 
     def answer(self, images: Any) -> np.ndarray:
-        """`scores` for a compiled program: an error is left to those who wait, if there are any."""
+        """Return `scores` to a compiled program; errors go to the callers inside `host_errors`."""
         if not any(caller.errors for caller in _callers):
             try:
                 return self.scores(images)
@@ -82,7 +90,7 @@ class HostFunction:
         return np.full((len(images), self.classes), np.nan, np.float32)  # type: ignore[arg-type]
 
     def scores(self, images: Any) -> np.ndarray:
-        """Scores [N, K] float32; ValueError says what is wrong with the function's answer."""
+        """Return scores [N, K] float32; raise ValueError if the function's output is malformed."""
         # A copy: JAX's arrays are read-only, and many functions normalise in place.
         images = np.array(images, np.float32)
         count = len(images)
@@ -105,7 +113,7 @@ class HostFunction:
         return _in_float32(answer)
 
     def _ask(self, images: np.ndarray) -> np.ndarray:
-        """What the function says, as an array of its own."""
+        """Return the output of the function as a new array."""
         try:
             answer = self.function(images)
         except Exception as error:
@@ -144,7 +152,7 @@ def _one_hot(labels: np.ndarray, classes: int | None) -> np.ndarray:
 
 
 def _in_float32(answer: np.ndarray) -> np.ndarray:
-    """The same scores in float32, and in each row the same winner."""
+    """Return the scores in float32, with the same largest class in each row."""
     with np.errstate(over="ignore"):
         scores = answer.astype(np.float32)
     broken = np.isnan(scores).any(1) | (scores == np.inf).any(1) | (scores == -np.inf).all(1)
@@ -154,6 +162,6 @@ def _in_float32(answer: np.ndarray) -> np.ndarray:
             "return finite ones, or minus infinity for a class that is never meant"
         )
     best = answer.argmax(1)
-    tied = scores.argmax(1) != best  # by rounding alone
+    tied = scores.argmax(1) != best  # the order changed by rounding alone
     scores[tied, best[tied]] = np.nextafter(scores[tied].max(1), np.float32(np.inf))
     return scores

@@ -1,4 +1,4 @@
-"""Images in the form that models take."""
+"""Conversion of images to the floats that models take."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ from jaxtyping import Array
 
 
 def as_floats(images: Any) -> Array:
-    """A JAX array of floats: numbers of another kind become float32, and keep their values.
+    """Return a JAX array of floats; numbers of another kind become float32 and keep their values.
 
-    Raises ValueError for a sparse matrix.
+    Raises:
+        ValueError: If `images` is a sparse matrix.
 
     >>> from jaxadv.core.images import as_floats
     >>> as_floats([[0, 255]])

@@ -1,20 +1,21 @@
-"""Numbers as people write them."""
+"""Parsing of numbers and fractions."""
 
 import math
 
 
 def parse_number(text: str, name: str = "--epsilon") -> float:
-    """A number or a fraction such as 8/255, finite and not negative.
+    """Parse a number or a fraction such as 8/255, which must be finite and not negative.
 
     Args:
-        text: What was written.
-        name: The option or setting that it belongs to, for the message.
+        text: The text.
+        name: The option or setting that the text belongs to, for the message.
 
     Returns:
-        Its value.
+        The value.
 
     Raises:
-        ValueError: Says what is wrong with the text: it is empty, no number, negative, ...
+        ValueError: If the text is empty, not a number, not finite or negative, divides by zero, or
+            has more than one slash.
 
     >>> from jaxadv.core.numbers import parse_number
     >>> parse_number("0.1"), parse_number("51/255")
@@ -38,4 +39,4 @@ def parse_number(text: str, name: str = "--epsilon") -> float:
         wrong = "is negative" if value < 0 else "is not finite" if math.isinf(value) else ""
     if wrong:
         raise ValueError(f"{name} {text!r} {wrong}: pass one like 0.1 or 8/255")
-    return abs(value)  # of -0, too
+    return abs(value)  # -0 becomes 0
