@@ -1,7 +1,7 @@
-"""Models of Flax (linen and nnx) and Keras as the engine's `Model`: a function and its weights.
+"""Flax (linen and nnx) and Keras networks as the engine's `Model`: a function and its weights.
 
 What is static (module, graphdef, keyword arguments, normalisation) compares by value, so equal
-architectures share one compiled program, whatever their weights.
+architectures share one compiled program, regardless of their weights.
 """
 
 import dataclasses
@@ -21,14 +21,23 @@ from jaxadv.core.pytree import pytree, static
 def from_linen(
     module: Any, variables: Any, bounds: tuple[float, float] = (0.0, 1.0), **apply_kwargs: Any
 ) -> Model:
-    """A Flax linen module and its variables as a model.
+    """Convert a Flax linen module and its variables to a `ja.Model`.
 
-    module: maps float32 images [N, H, W, C] to logits [N, K]; variables: what `module.init`
-    returned, all collections ("params", "batch_stats", ...), passed as an argument (new weights
-    never recompile); bounds: least and largest pixel value; apply_kwargs: hashable arguments of the
-    module's call, such as `train=False`. The module must be in evaluation mode: see
-    `ja.run`. Raises ValueError for variables without "params", for `mutable` or
-    `rngs`, and for arguments that have no hash.
+    The module must be in evaluation mode: see `ja.run`.
+
+    Args:
+        module: Maps float32 images [N, H, W, C] to logits [N, K].
+        variables: What `module.init` returned, all collections ("params", "batch_stats", ...). They
+            are an argument of the compiled program, so new weights do not recompile.
+        bounds: Least and largest pixel value.
+        **apply_kwargs: Hashable arguments of the module's call, such as `train=False`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If variables have no collection "params", or apply_kwargs contain `mutable`,
+            `rngs` or an unhashable value.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxadv.models import from_linen, get_definition
@@ -87,19 +96,28 @@ class _Linen:
 
 
 def _said(error: Exception) -> str:
-    """Flax's words, without the address that it adds."""
+    """Flax's message, without the address that it appends."""
     return str(error).partition(" (https://")[0].rstrip(".")
 
 
 def from_nnx(module: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
-    """A Flax nnx module as a model, in evaluation mode. The user's module is never changed.
+    """Convert a Flax nnx module to a `ja.Model`, in evaluation mode.
 
-    module: maps float32 images [N, H, W, C] to logits [N, K]; dropout is made deterministic and
-    batch normalisation uses its running averages; bounds: least and largest pixel value. The
-    weights are those at the time of the call: call again after training (nothing recompiles).
-    What a call changes in the module (a counter, the state of a random stream) is dropped. When the
-    model is asked, ValueError for a module that updates batch statistics or whose answer is drawn
-    at random in evaluation mode too.
+    The user's module is never changed: dropout is made deterministic and batch normalisation uses
+    its running averages in the model alone. The weights are those at the time of the call; convert
+    again after training (nothing recompiles). Changes that a call makes in the module (a counter,
+    the state of a random stream) are dropped.
+
+    Args:
+        module: Maps float32 images [N, H, W, C] to logits [N, K].
+        bounds: Least and largest pixel value.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: When the model is called, if the module updates batch statistics or its outputs
+            are random in evaluation mode too.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -118,7 +136,7 @@ def from_nnx(module: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
         module = nnx.clone(module)
         module.eval()
     graphdef, state = nnx.split(module)
-    # Copied: a later in-place update of the user's variables must not show.
+    # Copied, so that a later in-place update of the user's variables has no effect.
     return Model(_Nnx(graphdef), jax.tree.map(lambda leaf: leaf, state), bounds)
 
 
@@ -149,7 +167,7 @@ class _Nnx:
 
 
 def _merged(graphdef: Any, params: Any) -> Any:
-    """The module, with variables of its own: a call may change them, and the change is dropped."""
+    """The module with a copy of its variables, so that changes made by a call are dropped."""
     from flax import nnx
 
     try:
@@ -159,8 +177,10 @@ def _merged(graphdef: Any, params: Any) -> Any:
 
 
 def _draws(graphdef: Any, params: Any, images: Array) -> bool:
-    """Whether the answer depends on a random key. (That one is drawn says nothing: a recurrent cell
-    whose carry begins at zero draws one too.)"""
+    """Whether the output depends on a random key.
+
+    That a key is drawn is no evidence: a recurrent cell whose carry begins at zero draws one too.
+    """
     from flax import nnx
 
     keys, rest = nnx.split_state(params, nnx.RngKey, ...)
@@ -168,28 +188,37 @@ def _draws(graphdef: Any, params: Any, images: Array) -> bool:
 
 
 def _depends(answer: Callable[[Any], Any], given: Any) -> bool:
-    """Whether answer(given) depends on any leaf of `given`. Nothing is computed."""
+    """Whether answer(given) depends on any leaf of `given`; nothing is computed."""
     if not jax.tree.leaves(given):
         return False
     several = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), given)
     try:
         jax.eval_shape(jax.vmap(answer, out_axes=None), several)
-    except ValueError:  # for each of several another answer, where one was promised for all
+    except ValueError:  # vmap refuses outputs that differ between the two
         return True
     return False
 
 
 def from_keras(model: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
-    """A Keras 3 model, in evaluation mode. The user's model is never changed.
+    """Convert a Keras 3 network to a `ja.Model`, in evaluation mode.
 
-    model: a `keras.Model`, built, that maps images [N, H, W, C] to logits [N, K]: end it without
-    a softmax; bounds: least and largest pixel value. Dropout is off and batch normalisation uses
-    its moving averages. The weights are copies of those at the time of the call; a second call on
-    the same model object, as after training, compiles nothing anew.
+    The user's model is never changed: dropout is off and batch normalisation uses its moving
+    averages in the converted model alone. The weights are copies of those at the time of the call;
+    a second call on the same model object, as after training, compiles nothing anew.
 
-    Raises ValueError where Keras runs on another backend than jax, for what is no Keras model and
-    for one that is not built, and, when it is asked, for one that updates batch statistics or draws
-    its answer at random in evaluation mode too; ImportError without Keras.
+    Args:
+        model: A built `keras.Model` that maps images [N, H, W, C] to logits [N, K], so without a
+            final softmax.
+        bounds: Least and largest pixel value.
+
+    Returns:
+        The model.
+
+    Raises:
+        ImportError: If Keras is not installed.
+        ValueError: If Keras runs on another backend than jax, model is no Keras model or is not
+            built; when the converted model is called, if it updates batch statistics or its outputs
+            are random in evaluation mode too.
 
     >>> from jaxadv.models import from_keras
     >>> model = from_keras(keras.saving.load_model("digits.keras"))  # doctest: +SKIP
@@ -205,7 +234,7 @@ def from_keras(model: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
         )
     if not model.built:
         raise ValueError(f"model {model.name!r} is not built: call it once on an image")
-    # Copied: training hands its buffers back to the compiler.
+    # Copied, since training donates its buffers.
     weights = [jnp.array(variable.value, copy=True) for variable in model.variables]
     return Model(_Keras(model), weights, bounds)
 
@@ -215,7 +244,7 @@ class _Keras:
     model: Any = static()
 
     def __call__(self, params: Any, images: Array) -> Array:
-        # By variable: the order of `variables` stays, which of them are trainable may have changed.
+        # By variable: their order stays, but which of them are trainable may have changed.
         values = {id(v): value for v, value in zip(self.model.variables, params, strict=True)}
         weights, others = (
             [values[id(v)] for v in variables]
@@ -247,10 +276,16 @@ class _Keras:
 
 
 def in_bfloat16(model: Model) -> Model:
-    """The same model computing in bfloat16: weights and images are rounded, logits are float32.
+    """The same model computed in bfloat16: weights and images are rounded, logits are float32.
 
-    For searching where half precision is fast; let the model itself judge: `ja.run(attack,
-    in_bfloat16(model), ..., judge=model)`.
+    It is meant for the search where half precision is fast; the model itself should judge:
+    `ja.run(attack, in_bfloat16(model), ..., judge=model)`.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The model in bfloat16.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> from jaxadv.models import in_bfloat16
@@ -276,10 +311,18 @@ class _Rounded:
 
 
 def normalized(model: Model, mean: Sequence[float], std: Sequence[float]) -> Model:
-    """The model behind `(images - mean) / std`; epsilon and bounds stay in the images' own scale.
+    """The model applied to `(images - mean) / std`; epsilon and bounds stay in the images' scale.
 
-    mean, std: one number per channel, in the scale of the images; std must be positive
-    (ValueError).
+    Args:
+        model: The model.
+        mean: One number per channel, in the scale of the images.
+        std: One positive number per channel, in the scale of the images.
+
+    Returns:
+        The model with this normalisation.
+
+    Raises:
+        ValueError: If mean and std differ in length or a std is not positive.
 
     >>> import jax.numpy as jnp, jaxadv.core.model as core
     >>> from jaxadv.models import normalized

@@ -1,6 +1,6 @@
-"""Classifiers of scikit-learn as models: in JAX where the formula is known, else asked as they are.
+"""Classifiers of scikit-learn as models: written in JAX where possible, else called on the host.
 
-What is written out here runs inside the compiled attack, and has gradients where the classifier has
+Those written in JAX run inside the compiled attack, and have gradients where the classifier has
 any; scikit-learn itself is not imported.
 """
 
@@ -26,23 +26,32 @@ Parts = tuple[Any, dict[str, Any]]  # a function (params, inputs [N, D]) -> scor
 def from_sklearn(
     estimator: Any, bounds: tuple[float, float] = (0.0, 1.0), *, on_host: bool = False
 ) -> Model:
-    """A fitted classifier of scikit-learn as a model.
-
-    estimator: anything with `predict` that was fitted on rows [N, D], D being the entries of an
-    image in row order (rows may also be attacked as they are: images [N, D]). Labels are places in
-    `estimator.classes_`. bounds: the least and the largest value of a feature.
+    """Convert a fitted classifier of scikit-learn to a `ja.Model`.
 
     With gradients: linear classifiers (see `linear_classifier`), LinearDiscriminantAnalysis,
     Gaussian and counting naive Bayes, SVC, MLPClassifier, nearest centroid and one nearest
     neighbour, each also at the end of a pipeline of scalers and PCA. In JAX but without gradients:
-    trees and their ensembles (see `tree_ensemble`), several nearest neighbours. Everything else,
-    and all with `on_host=True`, is called on the host, through `decision_function`, else
-    `predict_proba`, else `predict`.
+    trees and their ensembles (see `tree_ensemble`), several nearest neighbours. All others are
+    called on the host, through `decision_function`, else `predict_proba`, else `predict`.
 
-    In JAX it is float32: answers agree but within rounding of a boundary (an SVC with three classes
-    or more breaks ties of votes by confidence, as its decision_function does). Pass
-    `judge=ja.from_sklearn(estimator, on_host=True)` to `ja.run` to judge on the original. Raises
-    ValueError for an estimator that is not fitted or has no classes.
+    The JAX version computes in float32: its labels agree except within rounding of a boundary (an
+    SVC with three classes or more breaks ties of votes by confidence, as its decision_function
+    does). Pass `judge=ja.from_sklearn(estimator, on_host=True)` to `ja.run` to judge on the
+    original.
+
+    Args:
+        estimator: A classifier with `predict` that was fitted on rows [N, D], D being the entries
+            of an image in row order (rows may also be attacked as they are: images [N, D]). Labels
+            are indices into `estimator.classes_`.
+        bounds: Least and largest value of a feature.
+        on_host: Whether to call the estimator on the host in any case.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the estimator is not fitted, has no classes or only one, or predicts several
+            labels a row.
 
     >>> import numpy as np, jaxadv as ja
     >>> from sklearn.svm import SVC
@@ -76,7 +85,7 @@ def from_sklearn(
 
 
 def _inputs(estimator: Any) -> int:
-    """How many numbers a row has; 0 where the estimator does not say."""
+    """Number of entries of a row; 0 where the estimator does not state it."""
     return int(getattr(estimator, "n_features_in_", 0))
 
 
@@ -86,7 +95,7 @@ def _width(leaf: Any) -> Any:
 
 @pytree
 class _Rows:
-    """A function of rows of so many inputs (0: not known), given images."""
+    """A function of rows of `inputs` entries (0: not known), applied to images."""
 
     function: Callable[..., Any] = static()
     inputs: int = static()
@@ -103,7 +112,7 @@ class _Rows:
 
 
 def _asked(estimator: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """Scores [N, K] of the estimator itself, the largest that of the class it predicts."""
+    """The estimator as a function of images to scores [N, K], largest at its label."""
     classes = np.asarray(estimator.classes_)
     order = np.argsort(classes)
 
@@ -113,21 +122,21 @@ def _asked(estimator: Any) -> Callable[[np.ndarray], np.ndarray]:
         scores = _scores(estimator, rows, len(classes))
         if scores is None:
             return labels
-        # Where it decides otherwise than by its largest score, by a threshold or by votes, the two
-        # change places.
+        # Where its label is not that of the largest score (thresholds, votes), the two scores
+        # are exchanged.
         first = scores.argmax(1)
         here = np.flatnonzero(first != labels)
         first, labels = first[here], labels[here]
         most = scores[here, first]
         scores[here, first] = scores[here, labels]
-        scores[here, labels] = np.nextafter(most, np.inf)  # ahead of what equals it
+        scores[here, labels] = np.nextafter(most, np.inf)  # above equal scores
         return scores
 
     return ask
 
 
 def _scores(estimator: Any, rows: np.ndarray, classes: int) -> np.ndarray | None:
-    """Scores [N, K], of one kind for all rows; None where it has none of a score for each class."""
+    """Scores [N, K], of one kind for all rows; None where there is no score for each class."""
     by_pairs = getattr(estimator, "decision_function_shape", "ovr") == "ovo"
     for method in ("decision_function", "predict_proba"):
         if hasattr(estimator, method) and not (by_pairs and method == "decision_function"):
@@ -140,7 +149,7 @@ def _scores(estimator: Any, rows: np.ndarray, classes: int) -> np.ndarray | None
 
 
 def _written_out(estimator: Any) -> Parts | None:
-    """The estimator's formula and arrays, or None where it is not known here."""
+    """The estimator's function and arrays, or None where it is not implemented here."""
     name = type(estimator).__name__
     if name == "Pipeline":
         return _pipeline(estimator)
@@ -155,7 +164,7 @@ def _written_out(estimator: Any) -> Parts | None:
 
 
 def _pipeline(pipeline: Any) -> Parts | None:
-    """Scalers and PCA before a classifier: an affine map of the rows."""
+    """Scalers and PCA before a classifier, as affine maps of the rows."""
     *before, (_, last) = pipeline.steps
     inner = _written_out(last)
     maps = [_affine(step) for _, step in before if step != "passthrough"]
@@ -210,7 +219,7 @@ def _trees(estimator: Any) -> Parts:
 
 @jax.custom_jvp
 def _in_steps(scores: Array, x: Array) -> Array:
-    """The scores, which change with x in steps only."""
+    """The scores, a piecewise constant function of x."""
     return scores
 
 
@@ -336,8 +345,10 @@ def _support_vectors(estimator: Any) -> Parts | None:
 
 @pytree
 class _PairScores:
-    """The decisions between pairs of classes; of more than two classes their votes, and between
-    equal votes the sum of the decisions, squashed to less than a vote."""
+    """Decisions between pairs of classes; for more than two classes their votes.
+
+    Ties of votes are broken by the sum of the decisions, squashed to less than a vote.
+    """
 
     kernel: str = static()
     degree: int = static()

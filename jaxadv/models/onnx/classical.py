@@ -1,4 +1,4 @@
-"""Linear models in the domain ai.onnx.ml, whose weights are attributes and no parameters."""
+"""Linear models of the domain ai.onnx.ml, whose weights are attributes and not parameters."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ LENGTHS = {
 
 
 def _linear_classifier(node: Node, x: Any) -> Any:
-    """Scores; the labels, its first output, are left out."""
+    """Scores; the labels, its first output, are omitted."""
     classes = len(node.get("classlabels_ints", ()) or node.get("classlabels_strings", ()))
     weights = np.float32(node.get("coefficients")).reshape(-1, x.shape[-1])
     if len(weights) != classes:

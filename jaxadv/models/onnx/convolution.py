@@ -18,7 +18,7 @@ class _Windows(NamedTuple):
 
 
 def _reach(kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
-    """How many pixels each side of a kernel spans."""
+    """Number of pixels that each side of a kernel spans."""
     return [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
 
 
@@ -84,7 +84,7 @@ def _transposed(node: Node, x: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def _pooling(node: Node, space: Sequence[int]) -> _Windows:
-    """The windows, padded at the end as ceil_mode wants it."""
+    """The windows, padded at the end as ceil_mode requires."""
     kernel = node.get("kernel_shape")
     windows = _windows(node, space, kernel)
     if not node.get("ceil_mode", 0):
@@ -111,7 +111,7 @@ def _max_pool(node: Node, x: Any) -> Any:
     edges = [(0, 0), (0, 0), *padding]
     if max(dilations) == 1:
         return lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, *kernel), (1, 1, *strides), edges)
-    # Of a dilated maximum jax knows no gradient: one slice for each entry of the window.
+    # jax has no gradient of a dilated maximum: take one slice for each entry of the window.
     x = jnp.pad(x, edges, constant_values=-jnp.inf)
     last = [n - r for n, r in zip(x.shape[2:], _reach(kernel, dilations), strict=True)]
     slices = []
@@ -126,7 +126,7 @@ def _max_pool(node: Node, x: Any) -> Any:
 def _average_pool(node: Node, x: Any) -> Any:
     windows = _pooling(node, x.shape[2:])
     counted = jnp.ones((1, 1, *x.shape[2:]), x.dtype)
-    if node.get("count_include_pad", 0):  # what ceil_mode adds is never counted
+    if node.get("count_include_pad", 0):  # padding added by ceil_mode is never counted
         stated = _windows(node, x.shape[2:], node.get("kernel_shape")).padding
         counted = jnp.pad(counted, [(0, 0), (0, 0), *stated], constant_values=1)
         more = [

@@ -1,4 +1,4 @@
-"""Operators that compute each entry from the entries at the same place."""
+"""Operators that compute each entry from the entries at the same position."""
 
 import functools
 import operator
@@ -19,7 +19,7 @@ def _divide(node: Node, a: Any, b: Any) -> Any:
 
 
 def _modulo(node: Node, a: Any, b: Any) -> Any:
-    """fmod=1: the remainder has the sign of a; else that of b."""
+    """Remainder: with fmod=1 it has the sign of a; else that of b."""
     return getattr(library(a, b), "fmod" if node.get("fmod", 0) else "mod")(a, b)
 
 

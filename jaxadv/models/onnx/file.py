@@ -1,4 +1,4 @@
-"""Reading an ONNX file: which nodes and tensors the output needs, and what enters the graph."""
+"""Reading an ONNX file: the nodes and tensors that the output needs, and the graph's input."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,13 +12,18 @@ from jaxadv.models.onnx.node import Node
 from jaxadv.models.onnx.operators import DECIDING, DOMAINS, OPERATORS
 
 TYPES = ("to", "output_dtype")  # attributes that name a type of tensor
-OLDEST = 7  # opsets before it broadcast by other rules
+OLDEST = 7  # earlier opsets broadcast by other rules
 STANDARD = ("", "ai.onnx")  # domains of the standard operators
 
 
 class Entrance(NamedTuple):
-    """The graph's input: name; shape: of one image (None: any); batch: the size of the axis before
-    it as declared, None if it is free, 0 if there is none."""
+    """The graph's input.
+
+    Attributes:
+        name: Its name.
+        shape: Shape of one image; None: any size.
+        batch: Declared size of the batch axis; None if it is free, 0 if there is none.
+    """
 
     name: str
     shape: tuple[int | None, ...]
@@ -26,7 +31,13 @@ class Entrance(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """An array as a hashable value."""
+    """An array as a hashable value.
+
+    Attributes:
+        dtype: Name of its numpy type.
+        shape: Its shape.
+        data: Its bytes in C order.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -37,7 +48,14 @@ class Tensor(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """nodes: in order of evaluation; constants: the tensors that are no weights."""
+    """The part of an ONNX graph that computes the output.
+
+    Attributes:
+        nodes: The nodes in order of evaluation.
+        constants: (name, tensor) of the tensors that are not weights.
+        entrance: The input.
+        output: Name of the output.
+    """
 
     nodes: tuple[Node, ...]
     constants: tuple[tuple[str, Tensor], ...]
@@ -46,7 +64,7 @@ class Graph(NamedTuple):
 
 
 def read(file: Any, output: str | None) -> tuple[Graph, dict[str, jax.Array]]:
-    """The graph that computes the output (None: the only one), and its weights by name."""
+    """Return the graph that computes the output (None: the only one), and its weights by name."""
     proto = _load(file)
     opset = _opset(proto)
     entrance = _entrance(proto.graph)
@@ -67,7 +85,7 @@ def read(file: Any, output: str | None) -> tuple[Graph, dict[str, jax.Array]]:
 
 
 def _load(file: Any) -> Any:
-    """The `onnx.ModelProto`, its functions inlined."""
+    """The `onnx.ModelProto`, with its functions inlined."""
     with extra("onnx", "from_onnx"):
         import onnx
         import onnx.inliner
@@ -139,7 +157,7 @@ def _exit(graph: Any, output: str | None) -> str:
 
 
 def _needed(graph: Any, output: str) -> list[Any]:
-    """The nodes that the output depends on, in order."""
+    """The nodes on which the output depends, in order."""
     wanted, nodes = {output}, []
     for node in reversed(graph.node):  # ONNX lists them sorted: makers come before users
         if wanted.intersection(node.output):
@@ -190,7 +208,7 @@ def _deciding(nodes: Sequence[Any]) -> set[str]:
 
 
 def _node(proto: Any, opset: int, entrance: Entrance) -> Node:
-    """The node as a value; ValueError for an operator that is not known."""
+    """Convert the node to a value; ValueError for an operator that is not supported."""
     from onnx import TensorProto, helper, numpy_helper
 
     attributes: dict[str, Any] = {}
@@ -206,7 +224,7 @@ def _node(proto: Any, opset: int, entrance: Entrance) -> Node:
         value = helper.get_attribute_value(attribute)
         if isinstance(value, bytes):
             value = value.decode()
-        elif isinstance(value, TensorProto):  # of ConstantOfShape: one number
+        elif isinstance(value, TensorProto):  # ConstantOfShape: a single number
             value = np.ravel(numpy_helper.to_array(value))[0]
         elif not isinstance(value, int | float):
             value = tuple(v.decode() if isinstance(v, bytes) else v for v in value)
@@ -217,7 +235,7 @@ def _node(proto: Any, opset: int, entrance: Entrance) -> Node:
 
 
 def _type(node: Node, kind: int) -> str:
-    """The numpy name of an ONNX type; of floats, that in which they are computed."""
+    """The numpy name of an ONNX type; for floats, that in which they are computed."""
     from onnx import TensorProto, helper
 
     name = TensorProto.DataType.Name(kind)

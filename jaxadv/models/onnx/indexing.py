@@ -17,7 +17,7 @@ def _gather(node: Node, x: Any, indices: Any) -> Any:
 
 
 def _along(indices: Any, axis: int) -> tuple[Any, ...]:
-    """The index of entries that stay where they are in all axes but one."""
+    """The index of entries that keep their position in all axes but one."""
     places: list[Any] = list(np.indices(indices.shape, sparse=True))
     places[axis] = indices
     return tuple(places)

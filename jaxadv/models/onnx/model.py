@@ -1,9 +1,8 @@
 """ONNX classifiers as the engine's `Model`: the graph is a function, its float tensors the weights.
 
-The graph runs on one image with a batch axis of 1, and is vmapped: so a graph that was exported for
-a batch of 1, with that 1 in its Reshape nodes, takes batches of any size. One that was exported for
-a batch of 3 does so too if it says of one image what it says of it among three, and is refused if
-it does not.
+The graph is computed on one image with a batch axis of 1, under vmap, so a graph that was exported
+for a batch of 1, with that 1 in its Reshape nodes, takes batches of any size. One that was exported
+for a larger batch is accepted if an image alone has the same logits as in the batch, else refused.
 """
 
 import contextlib
@@ -32,36 +31,36 @@ def from_onnx(
     output: str | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Model:
-    """A classifier in an ONNX file as a model of images [N, H, W, C].
+    """Convert a classifier in an ONNX file to a `ja.Model` of images [N, H, W, C].
 
-    The first axis of the declared input is the batch; whatever its size, batches of any size can be
-    passed ([D], and [C, H, W] with C > 1, declare an image without a batch axis). All floats are
-    computed in float32. `model.params` is a dict of the graph's float tensors by their names: new
-    weights never recompile. Integers, floats that decide shapes, and the weights of `ai.onnx.ml`
-    are part of the program.
+    The first axis of the declared input is the batch; regardless of its size, batches of any size
+    can be passed ([D], and [C, H, W] with C > 1, declare an image without a batch axis). All floats
+    are computed in float32. `model.params` is a dict of the graph's float tensors by their names:
+    new weights never recompile. Integers, floats that determine shapes, and the weights of
+    `ai.onnx.ml` are part of the program.
 
-    Gradients pass the rounding of QuantizeLinear as if it were not there (a straight-through
-    estimate; values are exact), and are zero through integers, comparisons, Round, Floor and Ceil.
+    Gradients pass the rounding of QuantizeLinear unchanged (a straight-through estimate; values are
+    exact), and are zero through integers, comparisons, Round, Floor and Ceil.
 
     Args:
         file: A path, the file's bytes, or an `onnx.ModelProto`, of opset 7 or later.
-        layout: "NCHW" or "NHWC", the order in which the graph wants the pixels, also where it wants
-            them as a vector ([N, 784], [1, 784, 1], ...: any images with so many pixels will do).
+        layout: "NCHW" or "NHWC", the order of the pixels in the graph's input, also where that is a
+            vector ([N, 784], [1, 784, 1], ...: any images with so many pixels are accepted).
             Default: "NHWC" if the declared image ends in 1 or 3 channels and does not begin with
-            them, else "NCHW". The images are transposed and reshaped once, at the border.
-        output: The tensor that holds the logits, by its name (default: the graph's only output),
-            such as the one before a final Softmax.
-        bounds: The least and the largest value of the images.
+            them, else "NCHW". The images are transposed and reshaped once, at the input.
+        output: Name of the tensor with the logits (default: the graph's only output), such as the
+            one before a final Softmax.
+        bounds: Least and largest value of the images.
 
     Returns:
         The model; its parameters are the graph's weights.
 
     Raises:
-        ImportError: Without the package onnx.
+        ImportError: If the package onnx is not installed.
         FileNotFoundError: If there is no such file.
-        ValueError: For a file that is no ONNX model, for several inputs or outputs, for the first
-            node that is not understood, with its name and operator, and for a graph that was
-            exported for a batch of several images and cannot be run on one.
+        ValueError: If the file is no ONNX model, the graph has several inputs or outputs, a node is
+            not supported (named with its operator), or the graph was exported for a batch of
+            several images and cannot be computed on one.
 
     >>> import jax.numpy as jnp, jaxadv as ja, onnx
     >>> proto = onnx.parser.parse_model('''
@@ -83,8 +82,11 @@ def from_onnx(
 
 
 def _check(classifier: "_Classifier", weights: dict[str, Array]) -> None:
-    """ValueError now, not at the first run, for a node that cannot be computed, and for a graph of
-    a batch of several images that says of two of them, alone, something else than in the batch."""
+    """Raise ValueError now, not at the first run, for a node that cannot be computed.
+
+    The same for a graph of a batch of several images whose logits of two of them, each alone,
+    differ from those in the batch.
+    """
     graph = classifier.graph
     shape, batch = graph.entrance.shape, graph.entrance.batch or 1
     if batch == 1:
@@ -93,7 +95,7 @@ def _check(classifier: "_Classifier", weights: dict[str, Array]) -> None:
     images = np.random.default_rng(0).random((batch, *[n or 1 for n in shape]), np.float32)
     try:
         alone = jax.jit(jax.vmap(classifier.classify, (None, 0)))(weights, images[[0, -1]])
-        # As it stands: a node that knows no batch does not rewrite it as one image.
+        # Unchanged: a node without a batch does not rewrite shapes for one image.
         nodes = tuple(node._replace(batch=None) for node in graph.nodes)
         whole = jax.jit(_compute, static_argnums=0)(graph._replace(nodes=nodes), weights, images)
         rows = whole.reshape(batch, -1)[np.array([0, -1])]
@@ -135,7 +137,7 @@ class _Classifier:
 
 
 def _compute(graph: Graph, params: Any, inputs: Array) -> Any:
-    """The graph's output for what its input declares."""
+    """The graph's output for an input of the declared shape."""
     values = {name: tensor.array() for name, tensor in graph.constants} | params
     values[graph.entrance.name] = inputs
     for node in graph.nodes:
@@ -144,7 +146,7 @@ def _compute(graph: Graph, params: Any, inputs: Array) -> Any:
 
 
 def _evaluate(node: Node, values: dict[str, Any]) -> dict[str, Any]:
-    """The node's outputs by name; what known inputs alone decide is known again."""
+    """The node's outputs by name; those computed from known inputs alone are known too."""
     inputs = [values.get(name) for name in node.inputs]
     shapes = ["none" if value is None else str(list(value.shape)) for value in inputs]
     known = not any(isinstance(value, jax.Array) for value in inputs)
@@ -168,7 +170,7 @@ def _evaluate(node: Node, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fit(declared: Sequence[int | None], given: Sequence[int], layout: str) -> tuple[int, ...]:
-    """The shape that the graph wants for an image of shape `given`, which is in its layout."""
+    """The shape that the graph declares for an image of shape `given`, which is in its layout."""
     colour = 0 if layout == "NCHW" else -1
     if len(declared) == len(given) - 1 and given[colour] == 1:  # gray, without an axis for it
         given = given[1:] if layout == "NCHW" else given[:-1]

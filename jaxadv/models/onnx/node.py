@@ -1,8 +1,8 @@
-"""One operator of an ONNX graph as a value, and what the families of operators share.
+"""One operator of an ONNX graph as a value, and helpers shared by the families of operators.
 
-Each operator is a function of its node and its inputs (None for an optional one that is left out).
-What is known before the program runs stays a numpy array, for it decides shapes in turn: constants,
-shapes, and what is computed from them alone. All else is a jax array, weights among them.
+Each operator is a function of its node and its inputs (None for an optional one that is omitted).
+Values known before the program runs stay numpy arrays, since they determine shapes: constants,
+shapes, and values computed from these alone. All others are jax arrays, weights among them.
 """
 
 import functools
@@ -19,8 +19,14 @@ Operator = Callable[..., Any]
 class Node(NamedTuple):
     """One operator of a graph: hashable, part of the compiled program.
 
-    inputs, outputs: names of tensors, "" for one that is left out; attributes: (name, value) pairs;
-    batch: the size of the batch that the graph was exported for, None if it is free.
+    Attributes:
+        operator: Name of the operator.
+        name: Name of the node, which may be empty.
+        opset: Version of the operators.
+        inputs: Names of the input tensors, "" for one that is omitted.
+        outputs: Names of the output tensors, "" for one that is omitted.
+        attributes: (name, value) pairs.
+        batch: Size of the batch for which the graph was exported; None if it is free.
     """
 
     operator: str
@@ -32,11 +38,11 @@ class Node(NamedTuple):
     batch: int | None = None
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The attribute of that name."""
+        """Return the attribute of this name."""
         return dict(self.attributes).get(name, default)
 
     def only(self, **values: Any) -> None:
-        """ValueError where an attribute has another value than the one that is supported."""
+        """Raise ValueError where an attribute has another value than the supported one."""
         for name, value in values.items():
             if (given := self.get(name, value)) != value:
                 raise ValueError(f"{name}={given!r} is not supported: export with {name}={value!r}")
@@ -51,8 +57,19 @@ def library(*values: Any) -> Any:
 
 
 def known(node: Node, name: str, given: Any = None) -> np.ndarray | None:
-    """The values of an input or, where that is left out, of the attribute `name`, as older opsets
-    state it."""
+    """Values of an input that must be known before the program runs.
+
+    Args:
+        node: The node.
+        name: The attribute that states the values in older opsets, where the input is omitted.
+        given: The input, or None.
+
+    Returns:
+        The values as a vector; None if neither is given.
+
+    Raises:
+        ValueError: If the input depends on the image or on float weights.
+    """
     value = node.get(name) if given is None else given
     if isinstance(value, jax.Array):
         raise ValueError(
@@ -69,20 +86,20 @@ def integers(node: Node, name: str, given: Any = None) -> list[int] | None:
 
 
 def per_channel(values: Any, rank: int, axis: int = 1) -> Any:
-    """A vector so shaped that it runs along one axis of an array of that rank."""
+    """A vector reshaped to run along one axis of an array of this rank."""
     return values.reshape(-1, *(1,) * (rank - 1 - axis % rank))
 
 
 def plain(function: Operator) -> Operator:
-    """A function of the inputs alone."""
+    """An operator that is a function of the inputs alone."""
     return lambda node, *inputs: function(*inputs)
 
 
 def either(name: str) -> Operator:
-    """A function of that name in numpy and in jax.numpy."""
+    """An operator that is the function of this name in numpy and in jax.numpy."""
     return lambda node, *inputs: getattr(library(*inputs), name)(*inputs)
 
 
 def fold(name: str) -> Operator:
-    """A function of two inputs, of that name, over any number of them."""
+    """An operator that applies a binary function of this name over any number of inputs."""
     return lambda node, *inputs: functools.reduce(getattr(library(*inputs), name), inputs)

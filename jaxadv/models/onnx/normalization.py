@@ -1,4 +1,4 @@
-"""Normalisation, and softmax."""
+"""Normalisation layers and softmax."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def _standardized(x: Any, axes: Sequence[int], epsilon: float) -> Any:
 def _batch_normalization(
     node: Node, x: Any, scale: Any, bias: Any, mean: Any, variance: Any
 ) -> Any:
-    # Before opset 14 the further outputs say that it trains.
+    # Before opset 14 further outputs mean training mode.
     if node.get("training_mode", 0) or any(node.outputs[1:]):
         raise ValueError(TRAINING)
     node.only(spatial=1)
@@ -87,7 +87,7 @@ def _softmax(function: Operator) -> Operator:
     def apply(node: Node, x: Any) -> Any:
         if node.opset >= 13:
             return function(x, axis=node.get("axis", -1))
-        axis = node.get("axis", 1) % x.ndim  # of old: over this and all later axes together
+        axis = node.get("axis", 1) % x.ndim  # older opsets: over this and all later axes together
         return function(x.reshape(*x.shape[:axis], -1), axis=-1).reshape(x.shape)
 
     return apply

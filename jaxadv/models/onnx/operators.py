@@ -1,4 +1,4 @@
-"""All operators that are understood, by domain and by name."""
+"""All supported operators, by domain and by name."""
 
 from types import ModuleType
 

@@ -1,8 +1,8 @@
-"""Quantised tensors: integers held in floats, so that gradients can pass.
+"""Quantised tensors: integers represented as floats, so that gradients can pass.
 
-Values are exact. The gradient of rounding, zero almost everywhere, would tell an attack nothing:
-it is passed straight through instead, but not beyond the range of the integers, as in training that
-is aware of quantisation (Bengio et al. 2013, arXiv 1308.3432; Jacob et al. 2018, arXiv 1712.05877).
+Values are exact. The gradient of rounding is zero almost everywhere and useless to an attack, so a
+straight-through estimate is used, except beyond the range of the integers, as in quantisation-aware
+training (Bengio et al. 2013, arXiv 1308.3432; Jacob et al. 2018, arXiv 1712.05877).
 """
 
 from typing import Any

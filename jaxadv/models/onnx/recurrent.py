@@ -18,8 +18,8 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
 }
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
-# A step takes the state, what the input adds to the gates [N, gates * H], the recurrent weights
-# [gates * H, H], their bias and the activations. It gives the new state; its first is the output.
+# A step takes the state, the input's part of the gates [N, gates * H], the recurrent weights
+# [gates * H, H], their bias and the activations; it returns the state, the output first.
 
 
 def _lstm_step(node: Node, state: Any, entered: Any, weight: Any, bias: Any, acts: Any) -> Any:
@@ -60,7 +60,7 @@ def _activations(node: Node, default: tuple[str, ...], direction: int) -> list[A
 
 
 def _layer(step: Operator, default: tuple[str, ...], states: int) -> Operator:
-    """A recurrent layer; default: its activations; states: how many arrays [N, H] it carries."""
+    """A recurrent layer; default: its activations; states: number of arrays [N, H] it carries."""
 
     def apply(
         node: Node, x: Any, weights: Any, recurrent: Any, biases: Any = None, lengths: Any = None,

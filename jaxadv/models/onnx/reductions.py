@@ -18,7 +18,7 @@ def _gemm(node: Node, a: Any, b: Any, c: Any = None) -> Any:
 
 
 def _reduce(function: Operator | str) -> Operator:
-    """function: of x, axis and keepdims; or the name of one in numpy and in jax.numpy."""
+    """A reduction by a function of x, axis and keepdims, or by one named in numpy and jax.numpy."""
 
     def apply(node: Node, x: Any, axes: Any = None) -> Any:
         along = integers(node, "axes", axes)
@@ -31,7 +31,7 @@ def _reduce(function: Operator | str) -> Operator:
 
 
 def _argument(name: str) -> Operator:
-    """The index of the largest or smallest entry, of several the first or the last."""
+    """The index of the largest or smallest entry; of several, the first or the last."""
 
     def apply(node: Node, x: Any) -> Any:
         axis, numpy = node.get("axis", 0), library(x)

@@ -1,4 +1,4 @@
-"""Resizing images: along each axis, the product with a matrix that is known beforehand."""
+"""Resizing of images: along each axis, the product with a matrix that is known beforehand."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ def _symmetric(i: Any, scale: Any, size: int, new: int) -> Any:
     return offset + (i + HALF) / scale - HALF
 
 
-# Where the new pixels i lie among the old ones; scale: new size by old.
+# Positions of the new pixels i among the old ones; scale: new size by old.
 COORDINATES: dict[str, Callable[..., Any]] = {
     "asymmetric": lambda i, scale, size, new: i / scale,
     "half_pixel": lambda i, scale, size, new: (i + HALF) / scale - HALF,

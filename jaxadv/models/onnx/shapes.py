@@ -1,4 +1,4 @@
-"""Operators that move, repeat or make entries without computing with them."""
+"""Operators that move, repeat or create entries without computing with them."""
 
 import itertools
 import math
