@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ SOURCE = re.compile(  # authors, year, arXiv or doi
     r"((?:[A-Z][^\W\d]+(?:-[A-Z]\w+)?(?:,| and| et al\.)? ?)+) ?(\d{4}), "
     r"(arXiv|doi) ([\w./-]*\w)"
 )
+SECTION = re.compile(
+    r"^(Attributes|Args|Returns|Raises):\n((?:    .*\n|\n(?=    ))+)", re.MULTILINE
+)
+ENTRY = re.compile(r"^(\w+): (.*(?:\n[ \n].*)*)", re.MULTILINE)
 WHERE = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
 INSIDE = "as the attack inside"
 HEADINGS = {"gradients": "White-box: the attacker has gradients",
@@ -62,6 +67,24 @@ def sources(kind: type[Attack]) -> list[str]:
     ))  # fmt: skip
 
 
+def section(document: str, name: str) -> dict[str, str]:
+    """The entries of a section of a docstring, each on one line, with `|` escaped for tables."""
+    found = dict(SECTION.findall(document)).get(name, "")
+    return {
+        entry: " ".join(text.split()).replace("|", "\\|")
+        for entry, text in ENTRY.findall(textwrap.dedent(found))
+    }
+
+
+def described(kind: type[Attack]) -> dict[str, str]:
+    """What each setting means, also of those that an attack inherits."""
+    settings: dict[str, str] = {}
+    for parent in reversed(kind.__mro__):
+        if "__doc__" in vars(parent) and parent.__doc__:
+            settings |= section(inspect.cleandoc(parent.__doc__) + "\n", "Attributes")
+    return settings
+
+
 def attack_page(kind: type[Attack]) -> str:
     """The page of one attack, in Markdown.
 
@@ -70,9 +93,11 @@ def attack_page(kind: type[Attack]) -> str:
     >>> print(attack_page(ja.FGSM).splitlines()[0])
     # FGSM
     """
-    parts = (inspect.getdoc(kind) or "").split("\n\n")
+    document = (inspect.getdoc(kind) or "") + "\n"
+    parts = re.split(r"\n{2,}", SECTION.sub("", document).strip())
     example = [part for part in parts if part.startswith(">>>")]
     text = [part for part in parts[1:] if not part.startswith(">>>")]
+    meanings, errors = described(kind), section(document, "Raises")
     facts = {
         "Told": knows(kind),
         "Norms": ", ".join(kind.norms),
@@ -83,12 +108,16 @@ def attack_page(kind: type[Attack]) -> str:
     }  # fmt: skip
     lines = [f"# {kind.__name__}", "", summary(kind), "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
-    lines += ["", "## What it does", "", *"\n\n".join(map(_as_markdown, text)).splitlines()]
-    lines += ["", "## Settings", "", "| setting | default |", "|---|---|"]
+    if text:
+        what = "\n\n".join(map(_as_markdown, text))
+        lines += ["", "## What it does", "", *what.splitlines()]
+    lines += ["", "## Settings", "", "| setting | default | meaning |", "|---|---|---|"]
     lines += [
-        f"| `{field.name}` | `{_default(field)}` |"
+        f"| `{field.name}` | `{_default(field)}` | {meanings.get(field.name, '')} |"
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
     ]
+    if errors:
+        lines += ["", "## Errors", "", *(f"- `{name}`: {when}" for name, when in errors.items())]
     if example:
         lines += ["", "## Example", "", "```python", *"\n".join(example).splitlines(), "```"]
     if papers := sources(kind):
