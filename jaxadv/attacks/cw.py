@@ -207,8 +207,7 @@ class CW(Rounds):
         return task._replace(weight=task.weight.after(reached))
 
     def after_linf(self, task: Task, reached: Any, w: Any, delta: Any, slope: Any) -> Task:
-        """Return the task of the next round in Linf: a smaller tau, twice the c, or a new factor.
-        """
+        """Return the task of the next round in Linf: a smaller tau, twice c, or another factor."""
         c, low = task.weight.c, task.weight.low
         weight = task.weight._replace(
             c=jnp.where(reached, c, 2 * c), low=jnp.where(reached, c, low)
