@@ -143,7 +143,7 @@ class AdversarialPatch(Iterate):
         moved, memory = self.climb(problem, state, gradient)
         moved = jnp.where(begun, moved, faces)
         moved = jnp.where(mask[..., None], moved, problem.image)
-        # A gradient that is not finite is to show in the next answer: the engine looks there.
+        # Pass a non-finite gradient on to the next query, where the engine checks for it.
         moved = moved + 0 * answer.gradients[0, 0]
         return PatchState(moved, mask, memory, state.key, state.step + 1)
 

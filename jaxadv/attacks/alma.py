@@ -19,7 +19,7 @@ from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
 
 FIRST = {"l2": 0.1, "l1": 0.5}
-TOLERANCE = 1e-4  # what the constraint is kept away from 0, where float32 could decide either way
+TOLERANCE = 1e-4  # added to the constraint: at 0 float32 rounding decides the class
 MULTIPLIERS = (1e-6, 1e12)
 
 
@@ -144,11 +144,11 @@ class ALMA(MinimumNorm):
     def tell(self, problem: Problem, state: ALMAState, answer: Answer) -> ALMAState:
         span, first = problem.upper - problem.lower, state.step == 0
         delta = (state.image - problem.image) / span
-        uphill = -span * answer.gradients[0, 0]  # of the constraint
+        uphill = -span * answer.gradients[0, 0]  # ascent direction of the constraint
         value = self.constraint(problem.goal, answer.logits[0])
         found = jnp.where(value < 0, jnp.minimum(state.found, state.step), state.found)
 
-        # Every few steps: is the constraint on its way down?
+        # Check every few steps whether the constraint decreases.
         checked = (state.step + 1) % self.check == 0
         stuck = checked & (found > self.steps) & (value >= self.improvement * state.constraint)
         rho = jnp.where(stuck, self.growth * state.rho, state.rho)
@@ -157,7 +157,7 @@ class ALMA(MinimumNorm):
         mean = self.smoothing * state.mu + (1 - self.smoothing) * slope(value, rho, state.mu)
         mu = jnp.where(first, state.mu, jnp.clip(mean, *MULTIPLIERS))
 
-        # The first step follows the constraint alone: the distance is 0 there.
+        # The first step follows the constraint alone, since the distance is 0 there.
         gradient = slope(value, rho, mu) * uphill
         gradient = jnp.where(
             first & (gradient == 0).all(), direction(uphill, state.noise), gradient

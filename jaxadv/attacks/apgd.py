@@ -18,11 +18,11 @@ from jaxadv.core.losses import get_loss
 from jaxadv.core.norms import L0
 from jaxadv.core.pytree import pytree, static, where
 
-IMPROVING = 0.75  # the share of steps that must raise the loss for a step size to be kept
-MOMENTUM = 0.75  # the share of a step; the rest is the last movement
-SPARSER = 0.95  # L1: the share of the entries moved, below which the support still shrinks
-FIRST_SHARE = 0.2  # L1: the share of the entries that the first steps move
-WIDE = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # L1: radii in epsilons, and their share of the steps
+IMPROVING = 0.75  # fraction of steps that must raise the loss for a step size to be kept
+MOMENTUM = 0.75  # weight of the new step; the rest is the last movement
+SPARSER = 0.95  # L1: the support still shrinks below this fraction of the last one
+FIRST_SHARE = 0.2  # L1: fraction of the entries that the first steps move
+WIDE = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # L1: (radius in epsilons, fraction of steps)
 
 
 class Plan(NamedTuple):
@@ -245,7 +245,7 @@ class APGD(Attack):
             back, (state.best, state.gradient), (state.image, answer.gradients[0, 0])
         )
 
-        # A step; with momentum, but for the first. The last of a stage leads into the next one.
+        # A step, with momentum from the second on; the last of a stage enters the next ball.
         direction = self.geometry.steepest(
             gradient, image, problem.lower, problem.upper, state.share
         )
@@ -269,7 +269,7 @@ class APGD(Attack):
             return state
         support = L0().distance(state.image - problem.image)
         share = _share(support, state.image)
-        if problem.start is None:  # a random start says nothing about how many there should be
+        if problem.start is None:  # a random start has no meaningful support
             support = jnp.where(state.step == 0, float(state.image.size), support)
             share = jnp.where(state.step == 0, FIRST_SHARE, share)
         return state._replace(support=support, share=share)

@@ -12,7 +12,11 @@ from jaxadv.core.pytree import pytree
 
 @pytree
 class Around(Attack):
-    """Base of attacks that run another attack on a modified problem (see `seen`)."""
+    """Base of attacks that run another attack on a modified problem (see `seen`).
+
+    Attributes:
+        attack: The wrapped attack.
+    """
 
     attack: Attack
 

@@ -124,10 +124,10 @@ def boundary_step(
     # As vectors: on a CPU a loop of sums over [28, 28, 1] takes twenty times as long.
     shape, lengths = image.shape, get_norm("l2").distance
     image, original, normal = image.ravel(), original.ravel(), normal.ravel()
-    scale = jnp.maximum(jnp.abs(normal).max(), 1e-37)  # squares and sums are to stay finite
+    scale = jnp.maximum(jnp.abs(normal).max(), 1e-37)  # keeps squares and sums finite
     normal, change = normal / scale, jnp.clip(change / scale, -1e30, 1e30)
     back, span = original - image, upper - lower
-    low, high = lower - original, upper - original  # all that follows is e = z - x0
+    low, high = lower - original, upper - original  # from here on in e = z - x0
     infinite = jnp.float32(jnp.inf)
 
     def gap(e: Array) -> Array:
@@ -141,7 +141,7 @@ def boundary_step(
 
         return point(multiplier(lambda s: gap(point(s)), span))
 
-    # The two ends: nearest to the iterate, and nearest to the image with no regard to the ball.
+    # The two ends: nearest to the iterate, and nearest to the image regardless of the ball.
     first = hyperplane_step("l2", image, normal, change, lower, upper) - back
     missing = change - (normal * back).sum()
     if norm == "l0":
@@ -161,7 +161,7 @@ def boundary_step(
         least, most = jnp.maximum(low, -epsilon), jnp.minimum(high, epsilon)
 
         def kept(s: Array) -> Array:
-            # L0: entries whose change saves more than it costs.
+            # L0: entries whose change saves more length than it costs.
             free = jnp.clip(s * normal - back, low, high)
             return jnp.square(s * normal - back) - jnp.square(s * normal - back - free) > (
                 2 * span * threshold

@@ -14,7 +14,7 @@ from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import pytree, static, where
 
 RADIUS = {"linf": 0.3, "l2": 0.5, "l1": 0.1, "l0": 1.0}
-CLEAR = 4e-6  # of the largest logit: nearer to the boundary an answer is rounding
+CLEAR = 4e-6  # of the largest logit: a smaller margin is within rounding
 
 
 class BrendelBethgeState(NamedTuple):
@@ -158,7 +158,7 @@ class BrendelBethge(MinimumNorm):
     def tell(
         self, problem: Problem, state: BrendelBethgeState, answer: Answer
     ) -> BrendelBethgeState:
-        found = across(problem.goal, answer.logits[0])  # also where epsilon rules it out
+        found = across(problem.goal, answer.logits[0])  # also beyond epsilon
         sought = where(
             found,
             self._between(problem, state._replace(far=state.image, phase=jnp.int32(self.SEARCH))),

@@ -15,7 +15,7 @@ from jaxadv.core.pytree import pytree, static, where
 if TYPE_CHECKING:  # optax is imported where it is used: it would be a third of `import jaxadv`
     import optax
 
-PAPER = {  # rounds (of Linf and L0: no limit in the paper), learning_rate, initial_c, largest_c
+PAPER = {  # rounds (Linf and L0: no limit in the paper), learning_rate, initial_c, largest_c
     "l2": (9, 0.01, 1e-3, np.inf),
     "linf": (200, 5e-3, 1e-5, 20.0),
     "l0": (500, 0.01, 1e-3, 2e6),
@@ -23,7 +23,7 @@ PAPER = {  # rounds (of Linf and L0: no limit in the paper), learning_rate, init
 TINY = (
     1e-12  # Adam's epsilon: with the usual 1e-8 a small c would not move pixels where tanh is flat
 )
-WITHIN = 1e-4  # Linf: the excess over tau, as a share of c, that is none
+WITHIN = 1e-4  # Linf: an excess over tau below this fraction of c counts as 0
 SHARE = 0.3  # L0: of n changed entries SHARE * sqrt(n) are fixed at a time, at least one
 
 
@@ -175,7 +175,7 @@ class CW(Rounds):
         lacking, success = self.shortfall(problem.goal, answer.logits[0])
         penalty, pull = self.penalty(delta, task)
 
-        # Linf and L0 end a round at its first success, L2 looks on for the nearest one.
+        # Linf and L0 end a round at its first success; L2 continues for the nearest one.
         progress = self.seen(state.progress, success, image, self.geometry.distance(delta))
         ends = {"l2": False, "linf": success & (penalty <= WITHIN * task.weight.c), "l0": success}
         loss = penalty + task.weight.c * lacking

@@ -121,7 +121,7 @@ class DDN(MinimumNorm):
     def tell(self, problem: Problem, state: DDNState, answer: Answer) -> DDNState:
         import optax
 
-        # Not answer.adversarial: an image that rounding puts beyond epsilon is to shrink as well.
+        # Not answer.adversarial: the radius must shrink also if rounding exceeds epsilon.
         across = problem.goal.margin(answer.logits[0]) < 0
         radius = state.radius * jnp.where(across, 1 - self.gamma, 1 + self.gamma)
         radius = jnp.minimum(radius, farthest(self, problem))

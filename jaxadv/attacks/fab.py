@@ -16,8 +16,8 @@ from jaxadv.core.attack import Answer, Attack, Problem, Reads, check_targets, li
 from jaxadv.core.goals import Evading, Goal, Targeted
 from jaxadv.core.pytree import pytree, static, where
 
-WITHIN = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # box sides: the epsilon of starts where none is given
-BEYOND = 0.01  # the share of the margin at which the final search aims: not at the boundary itself
+WITHIN = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # box sides: epsilon of starts if none is given
+BEYOND = 0.01  # fraction of the margin at which the final search aims, short of the boundary
 
 
 class FABState(NamedTuple):
@@ -188,7 +188,7 @@ class FAB(Attack):
         linearised, searching = self.linearises(state), state.tick >= 2 * self.steps
         across = (margin < 0) & ~linearised
 
-        # A new iterate: remember it, and step back from it if it is adversarial.
+        # A new iterate: store it, and step back from it if it is adversarial.
         offset = state.image - problem.image
         distance = self.geometry.distance(offset)
         closer = across & ~searching & (distance < state.distance)
@@ -196,7 +196,7 @@ class FAB(Attack):
         iterate = jnp.where(across, problem.image + self.beta * offset, state.image)
         iterate = jnp.where(linearised, self.step(problem, state, answer), iterate)
 
-        # The final search: where would a margin that is linear between the two ends be near 0?
+        # The final search: interpolate the margin linearly between the two ends.
         share = self._share(state)
         low, margin_low = where(searching & ~across, (share, margin), (state.low, state.margin_low))
         high = jnp.where(searching & across, share, state.high)

@@ -193,7 +193,7 @@ class FMN(MinimumNorm):
 
     def linear(self, problem: Problem, image: Any, gradient: Any, loss: Any) -> Float[Array, ""]:
         """Return the distance from `image` at which a linear model would be crossed."""
-        scale = jnp.maximum(jnp.abs(gradient).max(), 1e-37)  # squares are to stay finite
+        scale = jnp.maximum(jnp.abs(gradient).max(), 1e-37)  # keeps squares finite
         gradient, loss = gradient / scale, loss / scale
         if self.norm != "l0":
             slope = get_norm(DUAL[self.norm]).distance(gradient)

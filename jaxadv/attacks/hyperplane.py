@@ -36,7 +36,7 @@ def smallest(holds: Callable[[Array], Bool[Array, ""]]) -> Float[Array, ""]:
 
     def halve(_: Any, interval: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = interval
-        middle = jnp.maximum(low + (high - low) // 2, 0)  # -1 stands for nothing: a NaN
+        middle = jnp.maximum(low + (high - low) // 2, 0)  # the bits of -1 are a NaN
         enough = holds(lax.bitcast_convert_type(middle, jnp.float32))
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
@@ -46,7 +46,7 @@ def smallest(holds: Callable[[Array], Bool[Array, ""]]) -> Float[Array, ""]:
 
 def _scaled(normal: Float[Array, "..."], gap: Any) -> tuple[Array, Array, Array]:
     """Return the weights (at most 1), their required sum, and the sign of each entry's move."""
-    scale = jnp.maximum(jnp.abs(normal).max(), 1e-37)  # squares and sums are to stay finite
+    scale = jnp.maximum(jnp.abs(normal).max(), 1e-37)  # keeps squares and sums finite
     return jnp.abs(normal) / scale, jnp.abs(gap) / scale, jnp.sign(normal) * jnp.sign(gap)
 
 
@@ -115,6 +115,6 @@ def nearest_hyperplane(
     norm: str, normals: Float[Array, "P ..."], gaps: Float[Array, " P"]
 ) -> Int[Array, ""]:
     """Return the index of the nearest hyperplane <normal, d> = gap in the norm, without a box."""
-    scale = jnp.maximum(jnp.abs(normals).max(), 1e-37)  # squares are to stay finite
+    scale = jnp.maximum(jnp.abs(normals).max(), 1e-37)  # keeps squares finite
     slopes = jax.vmap(get_norm(DUAL[norm]).distance)(normals / scale)
     return jnp.argmin(jnp.abs(gaps) / jnp.maximum(slopes, 1e-30))

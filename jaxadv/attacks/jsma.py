@@ -14,7 +14,7 @@ from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.pytree import pytree, static
 
 DIRECTIONS = {"up": (1.0,), "down": (-1.0,), "both": (1.0, -1.0)}
-HAIR = 0.01  # box sides: nearer to the box an entry has no room; it would be moved for nothing
+HAIR = 0.01  # box sides: entries with less slack are not moved, since that would gain nothing
 
 
 class JSMAState(NamedTuple):
@@ -177,11 +177,11 @@ class JSMA(MinimumNorm):
         moved = image.ravel() + way * self.theta * (problem.upper - problem.lower)
         moved = jnp.clip(moved, problem.lower, problem.upper)
         moved = jnp.where(pair & found, moved, image.ravel()).reshape(image.shape)
-        # Epsilon is a distance reached by somebody else: what is farther need not be asked.
+        # Epsilon is a distance that was already reached: farther images need no query.
         farther = self.geometry.distance(moved - problem.image) > problem.epsilon
         last = state.step >= self._most(problem)
         over = answer.adversarial[0] | ~found | farther | last
-        # A gradient that is not finite is to show in the next answer: the engine looks there.
+        # Pass a non-finite gradient on to the next query, where the engine checks for it.
         moved = jnp.where(last, image, moved + 0 * answer.gradients[0, 0])
         return JSMAState(moved, state.target, way, state.step + 1, over)
 

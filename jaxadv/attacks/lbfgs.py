@@ -19,10 +19,10 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.losses import log_odds
 from jaxadv.core.pytree import pytree, static, where
 
-DECREASE = 1e-4  # Armijo's constant: the share of the linear model's decrease that a step must give
-FLATTER = 0.8  # or, where rounding hides the decrease: the share of the slope that may be left
-STALLED = 4  # trials in a row without a decrease worth having: a kink, or rounding
-ROUGHEST = 0.3  # the largest residual, as a share of |r|, at which the outcome of a c is read
+DECREASE = 1e-4  # Armijo: fraction of the linear model's decrease that a step must give
+FLATTER = 0.8  # if rounding hides the decrease: fraction of the slope that may remain
+STALLED = 4  # trials in a row without a relevant decrease: a kink, or rounding
+ROUGHEST = 0.3  # largest residual, as a fraction of |r|, at which the outcome of a c is used
 
 
 class LBFGSState(NamedTuple):
@@ -204,15 +204,15 @@ class LBFGS(Attack):
         flatter = jnp.abs(slope_after) <= FLATTER * jnp.abs(slope)
         accepted = first | (gain >= -DECREASE * slope) | ((gain >= -1e-6 * state.loss) & flatter)
         bent = (curvature_after - curvature) * after  # the part of the norm that is not quadratic
-        memory = state.memory.add(step, gradient - state.gradient + bent)  # refused ones teach too
+        memory = state.memory.add(step, gradient - state.gradient + bent)  # rejected ones count too
         iterate, loss, gradient, margin, adversarial = where(
             accepted,
             (state.trial, loss, gradient, margin, across(problem.goal, answer.logits[0])),
             (state.iterate, state.loss, state.gradient, state.margin, state.adversarial),
         )
 
-        # Is this the minimiser? It fulfils x + r = clip(x - gradient / curvature). Far from the
-        # boundary a rough one will do (not of the norm, whose minimisers are ill-conditioned).
+        # Is this the minimiser? It satisfies x + r = clip(x - gradient / curvature). Far from the
+        # boundary a rough one suffices (not for the norm, whose minimisers are ill-conditioned).
         distance = _length(iterate - image)
         curvature = self._curvature(bracket.c, distance, reach)
         residual = _length(self._clip(problem, image - gradient / curvature) - iterate)
@@ -230,7 +230,7 @@ class LBFGS(Attack):
         last = over & (bracket.settled(self.tolerance) | (bracket.round >= self.rounds))
         rejected, stalled, steps = where(over, (0, 0, 0), (rejected, stalled, steps))
 
-        # A refusal changes the next direction; from the second in a row the step is halved too.
+        # A rejection changes the next direction; from the second in a row it halves the step.
         longest = reach * 0.5 ** jnp.maximum(rejected - 1, 0).astype(reach.dtype)
         curvature = self._curvature(bracket.c, distance, reach)
         trial = self._propose(problem, iterate, gradient, memory, curvature, longest)
@@ -285,7 +285,7 @@ class LBFGS(Attack):
             return self._clip(problem, iterate - share * step)
 
         trial = reached(memory.newton(total, free, curvature))
-        uphill = total @ (trial - iterate) >= 0  # the box has turned the step around
+        uphill = total @ (trial - iterate) >= 0  # the box has reversed the step
         return jnp.where(uphill, reached(jnp.where(free, total / curvature, 0)), trial)
 
     def _clip(self, problem: Problem, point: Array) -> Array:

@@ -107,5 +107,5 @@ class MinimalEpsilon(Around):
         return BisectionState(low, high, trial, turn, inner, state.key)
 
     def done(self, problem: Problem, state: BisectionState) -> Bool[Array, ""]:
-        hopeless = (state.round == 1) & (state.low >= state.high)  # not even at the largest epsilon
+        hopeless = (state.round == 1) & (state.low >= state.high)  # none at the largest epsilon
         return hopeless | (state.round > self.rounds)

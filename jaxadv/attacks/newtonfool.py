@@ -86,7 +86,7 @@ class NewtonFool(Crossing):
 
         free = jnp.where(odds > 0, state.image > problem.lower, state.image < problem.upper)
         odds = jnp.where(free, odds, 0)
-        scale = jnp.maximum(jnp.abs(odds).max(), 1e-37)  # squares are to stay finite
+        scale = jnp.maximum(jnp.abs(odds).max(), 1e-37)  # keeps squares finite
         slope = self.geometry.distance(odds / scale)
         direction = odds / scale / jnp.maximum(slope, 1e-30)
         newton = (probability - 1 / classes) / jnp.maximum(

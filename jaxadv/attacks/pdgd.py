@@ -18,7 +18,7 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
 
-DECAY = 0.9, 0.999, 1e-8  # Adam's
+DECAY = 0.9, 0.999, 1e-8  # decay rates and epsilon of Adam
 
 
 class PrimalDualState(NamedTuple):
@@ -122,7 +122,7 @@ class PDGD(MinimumNorm):
         return PrimalDualState(image, self.adam().init(image), dual, _weights(dual), jnp.int32(0))
 
     def tell(self, problem: Problem, state: PrimalDualState, answer: Answer) -> PrimalDualState:
-        # The descent on r, in box sides: a box of another size is the same problem.
+        # Descent on r in sides of the box, so that the result does not depend on its size.
         side = problem.upper - problem.lower
         moved = (state.image - problem.image) / side
         gradient = -answer.gradients[0, 0] * side
@@ -130,10 +130,10 @@ class PDGD(MinimumNorm):
         low, high = (problem.lower - problem.image) / side, (problem.upper - problem.image) / side
         moved, adam = self.primal(state, moved, gradient, rate, low, high)
         image = jnp.clip(problem.image + side * moved, problem.lower, problem.upper)
-        # A gradient that is not finite is to show in the next answer: the engine looks there.
+        # Pass a non-finite gradient on to the next query, where the engine checks for it.
         image = image + 0 * gradient
 
-        # The ascent on the weight: how fast does not matter to the constraint, only the sign.
+        # Ascent on the weight, by the sign of the margin alone.
         left = (self.steps - 1 - state.step) / max(self.steps - 1, 1)
         rate = self.dual_step * (self.final_dual_step + (1 - self.final_dual_step) * left)
         dual = state.dual + rate * jnp.sign(problem.goal.margin(answer.logits[0]))

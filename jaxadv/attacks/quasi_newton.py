@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-LEAST_CURVATURE = 0.1  # of the quadratic's: a pair of less would be no descent, or a wild one
+LEAST_CURVATURE = 0.1  # of the quadratic's: a pair with less gives no descent or too long a step
 
 
 class Memory(NamedTuple):

@@ -14,8 +14,8 @@ from jaxadv.core.attack import Attack, Problem, Reads
 from jaxadv.core.goals import Goal
 from jaxadv.core.pytree import pytree, static
 
-CHECKS = 10  # how often in a round the loss is looked at
-FALLEN = 0.9999  # a loss above this share of the last one looked at falls no more
+CHECKS = 10  # number of checks of the loss in a round
+FALLEN = 0.9999  # a loss above this fraction of the last one checked has stopped falling
 
 
 class Weight(NamedTuple):
@@ -112,7 +112,7 @@ class Rounds(Attack):
 
     @property
     def keep(self) -> str:  # type: ignore[override]
-        # The engine knows adversarial images, not confident ones: those are kept in the state.
+        # The engine does not know the confidence: confident images are kept in the state.
         confident = isinstance(self.confidence, np.floating) and self.confidence > 0
         return "last" if confident else "distance"
 

@@ -153,7 +153,7 @@ class TrustRegion(Crossing):
         towards, away = self.pair(problem, state, logits)
         gap = logits[away] - logits[towards]
 
-        # Which class? The image stays where it is until all were compared, two at a time.
+        # Choose the class; the image does not move until all classes are compared in turn.
         pairs = jnp.stack([state.normal, normal]), jnp.stack([state.target_gap, gap])
         nearer = self.choosing(state) & (nearest_hyperplane(self.norm, *pairs) == 1)
         nearer |= state.step == 0
@@ -163,7 +163,7 @@ class TrustRegion(Crossing):
         walking = state.step >= self.classes - 1
         gap, normal = where(walking, (gap, normal), (target_gap, best))
 
-        # The radius: did the last step bring what the linear model gave?
+        # Update the radius by the actual and the expected decrease of the last step.
         fell = state.gap - gap
         grown = jnp.where(fell > 0.9 * state.expected, self.rate, 1.0)
         factor = jnp.where(fell < 0.5 * state.expected, 1 / self.rate, grown)
@@ -174,7 +174,7 @@ class TrustRegion(Crossing):
         radius = jnp.clip(state.radius * factor, smallest, largest)
         radius = jnp.where(state.expected > 0, radius, state.radius)
 
-        # The step: to the hyperplane, or as far as the radius goes.
+        # Step to the hyperplane, or as far as the radius allows.
         free = jnp.where(normal > 0, state.image < problem.upper, state.image > problem.lower)
         wanted = (1 + self.overshoot) * jnp.abs(gap) + 10 * CLEAR * jnp.abs(logits).max()
         whole = free_step(self.norm, jnp.where(free, normal, 0), wanted)

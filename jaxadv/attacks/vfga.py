@@ -57,9 +57,9 @@ class VFGA(MinimumNorm):
     that reaches it.
 
     Gradients and choices are those of the label's log-odds: the same entries and draws as by its
-    probability, but without underflow where that is 1 in float32. An entry without slack is never
-    chosen (in adv-lib it can be, for ever). A step costs one backward and at most `1 + 2 * samples`
-    forward passes.
+    probability, which would lose them where it is 1 in float32. An entry without slack is never
+    chosen (in adv-lib it can be, endlessly). A step costs one backward and at most
+    `1 + 2 * samples` forward passes.
 
     Attributes:
         norm: "l0".
@@ -118,14 +118,14 @@ class VFGA(MinimumNorm):
     def tell(self, problem: Problem, state: FoldedState, answer: Answer) -> FoldedState:
         looked, current = state.draw == 0, state.current
 
-        # The gradient: which entry is to grow, and which to shrink.
+        # Gradient tick: choose the entry to grow and the one to shrink.
         slope = answer.gradients[0, 0]
         rise, fall = slope * (problem.upper - current), -slope * (current - problem.lower)
         up = jnp.where(self._movable(problem, current, 1), rise, -jnp.inf).argmax()
         down = jnp.where(self._movable(problem, current, -1), fall, -jnp.inf).argmax()
         up, down = jnp.where(looked, up, state.up), jnp.where(looked, down, state.down)
 
-        # A draw: is it the best so far? After the last one the best becomes the image.
+        # Draw tick: keep the best draw; after the last draw it becomes the image.
         gain = log_odds(problem.goal, answer.logits[0])
         better = ~looked & (gain > state.gain) & (state.image != current).any()
         best, gain = jnp.where(better, state.image, state.best), jnp.where(better, gain, state.gain)
@@ -133,7 +133,7 @@ class VFGA(MinimumNorm):
         current = jnp.where(turn, best, current)
         gain, draw = jnp.where(turn, -jnp.inf, gain), jnp.where(turn, 0, state.draw + 1)
 
-        # Nothing more to win: it is done, or no entry can move, or one more is too many.
+        # End: success, no entry can move, or one more entry would exceed epsilon.
         movable = jnp.stack([self._movable(problem, current, way).any() for way in self.ways])
         farther = self.geometry.distance(current - problem.image) + 1
         over = (answer.adversarial[0] & ~looked) | ~movable.any() | (farther > problem.epsilon)
@@ -142,7 +142,7 @@ class VFGA(MinimumNorm):
             step=state.step + turn, key=state.key, over=over,
         )  # fmt: skip
         drawn = self._draw(problem, state)
-        # A gradient that is not finite is to show in the next answer: the engine looks there.
+        # Pass a non-finite gradient on to the next query, where the engine checks for it.
         return state._replace(image=jnp.where(looked, drawn + 0 * slope, drawn))
 
     def done(self, problem: Problem, state: FoldedState) -> Bool[Array, ""]:
