@@ -31,9 +31,9 @@ class EADState(NamedTuple):
 class EAD(Rounds):
     """Elastic-net attack (Chen et al. 2017, arXiv 1709.04114): least distance in L1.
 
-    Minimises c * max(margin + confidence, 0) + |d|_2^2 + beta |d|_1 over the box, with d in sides
-    of the box. c is multiplied by ten, from `initial_c`, until a round succeeds, and then found by
-    bisection. Each value of c takes at most `steps` steps of FISTA from the image. The attack is
+    The attack minimises c * max(margin + confidence, 0) + |d|_2^2 + beta |d|_1 over the box, with d
+    in sides of the box. c is multiplied by ten, from `initial_c`, until a round succeeds, and then
+    found by bisection. Each value of c takes at most `steps` steps of FISTA from the image. It is
     deterministic; `start` replaces the image as the first point.
 
     A step queries the gradient at y and the class of x, as in the authors' code: two forward passes
