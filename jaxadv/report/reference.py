@@ -99,7 +99,7 @@ def attack_page(kind: type[Attack]) -> str:
     text = [part for part in parts[1:] if not part.startswith(">>>")]
     meanings, errors = described(kind), section(document, "Raises")
     facts = {
-        "Told": knows(kind),
+        "Access": knows(kind),
         "Norms": ", ".join(kind.norms),
         "Radius": radius(kind),
         "Returns": RETURNS.get(str(kind.keep)) or _depends(kind),
