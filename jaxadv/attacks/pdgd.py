@@ -68,7 +68,7 @@ class PDGD(MinimumNorm):
     Raises:
         ValueError: If `norm` is not "l2", `steps` or `restarts` is below 1, `step_size`,
             `final_step`, `dual_step`, `final_dual_step`, `ratio` or `noise` is not a finite number
-            above 0, `least_ratio` is not in (0, 1), or `average` is not in (-1, 1).
+            above 0, `least_ratio` is not in (0, 1), or `average` is not in [0, 1).
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, 9 * jnp.eye(4)[:, :2])
@@ -97,10 +97,10 @@ class PDGD(MinimumNorm):
             value = getattr(self, field)
             if isinstance(value, np.floating) and not 0 < value < np.inf:
                 raise ValueError(f"{field}={value}: pass a number above 0")
-        for field, low, high in (("least_ratio", 0, 1), ("average", -1, 1)):
-            value = getattr(self, field)
-            if isinstance(value, np.floating) and not low < value < high:
-                raise ValueError(f"{field}={value}: pass a number below 1, and not below 0")
+        if isinstance(self.least_ratio, np.floating) and not 0 < self.least_ratio < 1:
+            raise ValueError(f"least_ratio={self.least_ratio}: pass a number above 0 and below 1")
+        if isinstance(self.average, np.floating) and not 0 <= self.average < 1:
+            raise ValueError(f"average={self.average}: pass a number from 0 to below 1")
 
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         return -jax.nn.softplus(goal.margin(logits))
