@@ -111,6 +111,9 @@ class Attack:
             if getattr(self, field) < bound:
                 raise ValueError(f"{field}={getattr(self, field)}: pass {bound} or more")
 
+    def _missing(self, method: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__name__} defines no {method}")
+
     @property
     def entries(self) -> int:
         """The queue entries of one image, in rank order: its restarts, times targets if any."""
@@ -119,7 +122,7 @@ class Attack:
     @property
     def ticks(self) -> int:
         """The most ticks that one run on one image can take."""
-        raise NotImplementedError
+        raise self._missing("ticks")
 
     @property
     def passes(self) -> int:
@@ -140,11 +143,11 @@ class Attack:
 
     def init(self, problem: Problem, key: Array) -> State:
         """The state before the first tick. Calls no model."""
-        raise NotImplementedError
+        raise self._missing("init(problem, key)")
 
     def ask(self, problem: Problem, state: State) -> Float[Array, "Q ..."]:
         """The images [queries, H, W, C] to send through the model."""
-        raise NotImplementedError
+        raise self._missing("ask(problem, state)")
 
     def reads(self, problem: Problem, state: State) -> Reads:
         """What this tick needs of the model; default: every answer and every gradient."""
@@ -174,11 +177,11 @@ class Attack:
 
     def tell(self, problem: Problem, state: State, answer: Answer) -> State:
         """The state after the answers."""
-        raise NotImplementedError
+        raise self._missing("tell(problem, state, answer)")
 
     def done(self, problem: Problem, state: State) -> Bool[Array, ""]:
         """Whether nothing more is to be asked."""
-        raise NotImplementedError
+        raise self._missing("done(problem, state)")
 
 
 def types_of(attack: Attack) -> AbstractContextManager[Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.attack import KEEPS, Attack
+from jaxadv.core.contract import check_pytree
 from jaxadv.core.goals import Evading, Goal, Targeted, Untargeted
 from jaxadv.core.losses import get_loss
 from jaxadv.core.model import Model
@@ -40,11 +41,12 @@ def some(indices: Any) -> str:
 
 
 def check_attack(attack: Any) -> None:
-    """ValueError where this is no attack: a class, a name, a function."""
+    """ValueError where this is no attack (a class, a name), or cannot be compiled."""
     if isinstance(attack, type) and issubclass(attack, Attack):
         raise ValueError(f"attack is the class {attack.__name__}: pass ja.{attack.__name__}(...)")
     if not isinstance(attack, Attack):
         raise ValueError(f"attack={attack!r}: pass an attack, such as ja.PGD()")
+    check_pytree(attack)
 
 
 def check_model(model: Any, name: str = "model") -> None:
