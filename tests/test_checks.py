@@ -8,7 +8,7 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.engine.checks import check_gradients
-from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL
 
 
 def run(images=IMAGES, goal=GOAL, epsilon=0.1, model=MODEL, attack=None, **more) -> ja.Result:

@@ -142,7 +142,7 @@ def _traced(attack: Attack, problem: Problem, key: Array) -> None:
     check("done", done, "[]", kind=jnp.bool_)
 
 
-def _like(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+def _like(*shape: int, dtype: Any = jnp.float32) -> Any:
     return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype))
 
 
