@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.attack import Answer, Attack, Problem, Reads, types_of
@@ -24,7 +25,7 @@ def check_pytree(attack: Attack) -> None:
 
     Raises:
         ValueError: Its class, or that of an attack inside it, is not decorated; a setting that is
-            no array is not static; a static one cannot be hashed; or a new default has no
+            no array is not static, or one that is an array is; or a new default has no
             annotation, so that the dataclass does not see it.
     """
     for path, leaf in jax.tree.leaves_with_path(attack):
@@ -36,21 +37,25 @@ def check_pytree(attack: Attack) -> None:
                 f"{type(attack).__name__}{_place(path)} is {_short(leaf)}, which is no array: "
                 "declare the field with ja.static(...)"
             )
-    try:
-        hash(jax.tree.structure(attack))
-    except TypeError as error:
-        raise ValueError(
-            f"{type(attack).__name__} has a static setting that cannot be hashed ({error}): "
-            "declare arrays without ja.static, and write lists as tuples"
-        ) from None
+    _check_fields(attack)
+
+
+def _check_fields(attack: Attack) -> None:
     kind = type(attack)
     for field in dataclasses.fields(attack):  # type: ignore[arg-type]
-        given = inspect.getattr_static(kind, field.name, field.default)
-        if given is not field.default and not isinstance(given, property):
+        default = inspect.getattr_static(kind, field.name, field.default)
+        if default is not field.default and not isinstance(default, property):
             raise ValueError(
-                f"{kind.__name__}.{field.name} = {given!r} has no annotation and would be ignored: "
-                f"write {field.name}: {type(given).__name__} = ..."
+                f"{kind.__name__}.{field.name} = {default!r} has no annotation and would be "
+                f"ignored: write {field.name}: {type(default).__name__} = ..."
             )
+        value = getattr(attack, field.name)
+        if field.metadata.get("static") and isinstance(value, np.ndarray | jax.Array):
+            raise ValueError(
+                f"{kind.__name__}.{field.name} is an array and static: declare it without ja.static"
+            )
+        if isinstance(value, Attack):
+            _check_fields(value)
 
 
 def check_contract(
@@ -80,6 +85,7 @@ def check_contract(
         least = 0 if field == "pullbacks" else 1
         if not isinstance(count, int) or count < least:
             raise ValueError(f"{name}.{field} is {count!r}: make it an integer, {least} or more")
+    attack.check_norm()
     if attack.label_only and attack.pullbacks:
         raise ValueError(f"{name} is label_only and asks for gradients: set pullbacks = 0")
     number, image = _like(), _like(*shape)
@@ -93,7 +99,10 @@ def check_contract(
         rank=_like(dtype=jnp.int32),
         start=image if start else None,
     )
-    _traced.eval_shape(attack, problem, key)
+    try:
+        _traced.eval_shape(attack, problem, key)
+    except ValueError as error:  # raised anew, without what JAX adds to it
+        raise ValueError(str(error)) from error.__cause__
 
 
 @jax.jit  # only ever asked for shapes: jit remembers what has been traced already
