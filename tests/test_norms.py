@@ -382,3 +382,17 @@ def test_a_huge_input_keeps_its_direction():
 def test_safe_epsilon_of_l0_does_not_round_up():
     for epsilon in (0.9999999999, 2.999999999):
         assert np.floor(safe_epsilon("l0", epsilon)) == np.floor(epsilon)
+
+
+def test_l0_keeps_no_more_where_changes_are_equal_up_to_rounding():
+    """The changes come from the same program: XLA may compute them twice, rounded otherwise."""
+
+    def moved(centre, sign, length):
+        image = centre + length * sign / (sign != 0).sum()
+        return get_norm("l0").project(image, centre, jnp.float32(12), 0.0, 1.0)
+
+    rng = np.random.default_rng(0)
+    centres = rng.random((40, 6, 6, 1), np.float32)
+    signs = rng.choice([-1.0, 1.0], (40, 1, 6, 1)).astype(np.float32) * np.ones((1, 6, 1, 1), "f")
+    images = jax.jit(jax.vmap(moved, (0, 0, None)))(centres, signs, 12.0)
+    assert distance64("l0", np.asarray(images), centres).max() <= 12
