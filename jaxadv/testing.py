@@ -91,8 +91,9 @@ def images_and_labels(model: Model) -> tuple[np.ndarray, np.ndarray]:
         Images [21, 6, 6, 1] and labels [21]. The label of image 3 is not the prediction.
     """
     images = np.asarray(jax.random.uniform(jax.random.key(1), (COUNT, *SHAPE)))
-    labels = np.asarray(model(images).argmax(-1)).copy()
-    labels[MISCLASSIFIED] = (labels[MISCLASSIFIED] + 1) % model(images[:1]).shape[-1]
+    labels = _predict(model, images)
+    classes = model.params["b"].shape[1]
+    labels[MISCLASSIFIED] = (labels[MISCLASSIFIED] + 1) % classes
     return images, labels
 
 
@@ -276,7 +277,7 @@ def zero_gradient_is_finite(trial: _Trial) -> None:
     """Where every gradient is 0 (a saturated network), images and answers stay finite."""
     model = trial.model
     saturated = Model(model.apply, {**model.params, "a": model.params["a"] * SATURATION})
-    labels = np.asarray(saturated(trial.images).argmax(1))
+    labels = _predict(saturated, trial.images)
     # Success is not judged anew: at a jump of the network another batch rounds to another answer.
     _require_finite(trial, trial.run(saturated, trial.images, labels), trial.images)
 
@@ -285,7 +286,7 @@ def constant_image(trial: _Trial) -> None:
     """Images of a single value, black and white among them, are attacked as others are."""
     values = np.linspace(0, 1, COUNT, dtype=np.float32)
     images = np.broadcast_to(values[:, None, None, None], (COUNT, *SHAPE)).copy()
-    labels = np.asarray(trial.model(images).argmax(1))
+    labels = _predict(trial.model, images)
     result = trial.run(trial.model, images, labels)
     _require_finite(trial, result, images)
     _require_verified(result, trial.model, labels)
@@ -384,7 +385,7 @@ def _require_ball(trial: _Trial, result: Result, images: np.ndarray) -> None:
 
 
 def _require_verified(result: Result, model: Model, labels: np.ndarray) -> None:
-    wrong = np.asarray(model(result.images)).argmax(1) != labels
+    wrong = _predict(model, result.images) != labels
     _require(result.success == wrong, "success is not what the model says of the image")
     _require(not result.rejected, f"verification refused {result.rejected}")
 
@@ -403,7 +404,12 @@ def _require_equal(result: Result, expected: Result) -> None:
 
 def _flat(holds: np.ndarray) -> np.ndarray:
     """Whether it holds for all values of each image [N]."""
-    return holds.reshape(len(holds), int(np.prod(holds.shape[1:]))).all(1)
+    return np.asarray(holds.reshape(len(holds), int(np.prod(holds.shape[1:]))).all(1))
+
+
+def _predict(model: Model, images: np.ndarray) -> np.ndarray:
+    """The most likely class of each image [N]."""
+    return np.array(model(jnp.asarray(images))).argmax(1)
 
 
 def _slightly_less(leaf: Any) -> Any:
