@@ -10,7 +10,7 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.engine.checks import check_gradients
-from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL
 
 JA: Any = ja  # for arguments of the wrong type
 

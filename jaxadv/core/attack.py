@@ -147,6 +147,9 @@ class Attack:
             if getattr(self, field) < bound:
                 raise ValueError(f"{field}={getattr(self, field)}: pass {bound} or more")
 
+    def _missing(self, method: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__name__} defines no {method}")
+
     @property
     def entries(self) -> int:
         """Number of queue entries of one image, in rank order: restarts times targets (if any)."""
@@ -155,7 +158,7 @@ class Attack:
     @property
     def ticks(self) -> int:
         """Upper bound of the number of ticks of one run on one image."""
-        raise NotImplementedError
+        raise self._missing("ticks")
 
     @property
     def passes(self) -> int:
@@ -181,11 +184,11 @@ class Attack:
 
     def init(self, problem: Problem, key: Array) -> State:
         """Return the state before the first tick, without a call of the model."""
-        raise NotImplementedError
+        raise self._missing("init(problem, key)")
 
     def ask(self, problem: Problem, state: State) -> Float[Array, "Q ..."]:
         """Return the queries of this tick, [queries, H, W, C], which go through the model."""
-        raise NotImplementedError
+        raise self._missing("ask(problem, state)")
 
     def reads(self, problem: Problem, state: State) -> Reads:
         """Return what this tick needs of the model; by default every output and every gradient."""
@@ -225,11 +228,11 @@ class Attack:
 
     def tell(self, problem: Problem, state: State, answer: Answer) -> State:
         """Return the state after the outputs of the model."""
-        raise NotImplementedError
+        raise self._missing("tell(problem, state, answer)")
 
     def done(self, problem: Problem, state: State) -> Bool[Array, ""]:
         """Return whether the run has ended."""
-        raise NotImplementedError
+        raise self._missing("done(problem, state)")
 
 
 def types_of(attack: Attack) -> AbstractContextManager[Any]:

@@ -97,13 +97,16 @@ def largest(values: Image, count) -> Bool[Array, "..."]:
     count = jnp.asarray(count, jnp.int32)
 
     def halve(_, interval):
-        low, high = interval  # more than count entries exceed low, at most count exceed high
+        low, high, bits = interval  # more than count entries exceed low, at most count exceed high
         middle = low + (high - low) // 2
         many = (bits > middle).sum() > count
-        return jnp.where(many, middle, low), jnp.where(many, high, middle)
+        # Never so, but then the loop's bits are computed once: again elsewhere, XLA may round the
+        # values they come from otherwise, and more than `count` would exceed the threshold.
+        bits = jnp.where(low > high, 0, bits)
+        return jnp.where(many, middle, low), jnp.where(many, high, middle), bits
 
-    start = (jnp.int32(-1), jnp.int32(np.float32(np.inf).view(np.int32)))
-    _, threshold = lax.fori_loop(0, 32, halve, start)
+    start = (jnp.int32(-1), jnp.int32(np.float32(np.inf).view(np.int32)), bits)
+    _, threshold, bits = lax.fori_loop(0, 32, halve, start)
     above = bits > threshold
     tied = (bits == threshold).ravel()
     spare = count - above.sum()

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.attack import KEEPS, WIDE, Attack
+from jaxadv.core.contract import check_pytree
 from jaxadv.core.files import check_folder
 from jaxadv.core.goals import Evading, Goal, Targeted, Untargeted
 from jaxadv.core.losses import get_loss
@@ -41,11 +42,12 @@ def some(indices: Any) -> str:
 
 
 def check_attack(attack: Any, name: str = "attack") -> None:
-    """ValueError where this is no attack: a class, a name, a function."""
+    """ValueError where this is no attack (a class, a name), or cannot be compiled."""
     if isinstance(attack, type) and issubclass(attack, Attack):
         raise ValueError(f"{name} is the class {attack.__name__}: pass ja.{attack.__name__}(...)")
     if not isinstance(attack, Attack):
         raise ValueError(f"{name} is {attack!r}: pass an attack, such as ja.PGD(steps=40)")
+    check_pytree(attack)
 
 
 def check_model(model: Any, name: str = "model") -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.attack import Attack
+from jaxadv.core.contract import check_contract
 from jaxadv.core.goals import Goal
 from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
@@ -150,6 +151,7 @@ def run_rows(
         key, seeds = key[0], np.asarray(jax.random.key_data(key))
         if len(seeds) != rows:
             raise ValueError(f"key has {len(seeds)} keys: pass one, or one for each of {rows} rows")
+    check_contract(attack, goal, seen, classes, key, start is not None)
     if lanes is None:
         lanes = choose_lanes(viewed, attack.queries, seen, rows, chosen[0])
     if lanes < 1:
