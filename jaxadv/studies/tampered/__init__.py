@@ -1,5 +1,4 @@
-"""Rejection of tampered or unnatural images by an extra class or a detector, attacked adaptively.
-"""
+"""Rejection of tampered or unnatural images by an extra class or a detector, under attack."""
 
 from jaxadv.studies.tampered.defences import Defence, detector_defence, extra_class
 from jaxadv.studies.tampered.families import Fooling, Made, Noise, Perturbed, Universal

@@ -66,7 +66,7 @@ def families(setting: Setting, training: bool = False) -> tuple[Family, ...]:
 def _parts(setting: Setting) -> tuple[Dataset, Dataset]:
     """Return the training images that attacks may learn from, and the test images to attack."""
     return (
-        examples_of(setting.train, setting.examples),  # equally many, so that both use one compiled program
+        examples_of(setting.train, setting.examples),  # equal sizes share one program
         examples_of(setting.test, setting.examples),
     )
 
