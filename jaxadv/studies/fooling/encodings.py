@@ -132,8 +132,7 @@ class CPPN:
 
     @property
     def _upwards(self) -> np.ndarray:
-        """Mask [M, M] of possible connections: from an earlier to a later node, never to an input.
-        """
+        """Mask [M, M] of possible connections: from earlier to later nodes, never to an input."""
         place = np.arange(self.nodes)
         upwards = place[:, None] < place
         upwards[:, :INPUTS] = False
