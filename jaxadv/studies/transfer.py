@@ -205,8 +205,7 @@ def attacks_for(data: Dataset) -> dict[str, Attack]:
 
 
 def success_on(network: Network, images: np.ndarray, labels: np.ndarray, both: np.ndarray) -> float:
-    """Return the percentage of the images [N, H, W, C] in the mask `both` that are misclassified.
-    """
+    """Return the percentage of images [N, H, W, C] in the mask `both` that are misclassified."""
     answers = predict(network.model, images, choose_devices(None)).argmax(1)
     return 100 * float((answers != labels)[both].mean())
 
