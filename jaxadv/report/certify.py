@@ -139,6 +139,14 @@ def round_radii(sigma: float, samples: int, alpha: float) -> list[float]:
 
     The step is a quarter, or a quarter times a power of two.
 
+    Args:
+        sigma: Standard deviation of the noise.
+        samples: Number of samples of the certificate.
+        alpha: Probability of a wrong certificate.
+
+    Returns:
+        The radii.
+
     Example:
         >>> from jaxadv.report.certify import round_radii
         >>> round_radii(1.0, 100_000, 0.001)

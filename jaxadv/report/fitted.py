@@ -19,6 +19,11 @@ class Fitted(Table):
     Where the console is too narrow, headings and names take several lines; columns that still do
     not fit are moved below, to a table of their own.
 
+    Args:
+        first: Heading of the names.
+        *others: Headings of the numbers.
+        title: Title of the table.
+
     Example:
         >>> from rich.console import Console
         >>> table = Fitted("name", "first number", "second number")

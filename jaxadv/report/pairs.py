@@ -71,8 +71,15 @@ def pair_figure(first: "Result | Nearest", second: "Result | Nearest", names: Se
     """Return a matplotlib figure of two attacks: a point for each image, on logarithmic axes.
 
     Below the diagonal the second is nearer. An image that one of the attacks did not find lies at
-    that attack's margin, beyond the dotted line; one that neither found is only counted. The first
-    arguments are those of `pair_data`; `names` are those of the attacks.
+    that attack's margin, beyond the dotted line; one that neither found is only counted.
+
+    Args:
+        first: A run, as in `pair_data`.
+        second: Another run on the same images.
+        names: Names of the two.
+
+    Returns:
+        The figure.
     """
     x, y = _distances(first, second)
     counts = pair_data(first, second)

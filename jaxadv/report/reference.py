@@ -61,6 +61,12 @@ def sources(kind: type[Attack]) -> list[str]:
 def attack_page(kind: type[Attack]) -> str:
     """Return the page of one attack, in Markdown.
 
+    Args:
+        kind: The attack's class.
+
+    Returns:
+        The text.
+
     Example:
         >>> import jaxadv as ja
         >>> from jaxadv.report.reference import attack_page

@@ -84,7 +84,15 @@ def write_study(
 
 
 def cell(table: Table, row: int, column: int) -> tuple[str, str]:
-    """Return a table's cell as texts: ours with its spread, and the published figure; "" for none.
+    """Return a table's cell as texts.
+
+    Args:
+        table: The table.
+        row: Index of the row.
+        column: Index of the column.
+
+    Returns:
+        Our figure with its spread, and the published figure; "" for none.
 
     Example:
         >>> from jaxadv.report.study import cell
@@ -108,7 +116,13 @@ def cell(table: Table, row: int, column: int) -> tuple[str, str]:
 
 
 def heat(table: Table) -> list[list[str | None]]:
-    """Return the colour of each cell, white for the least emphasised value; None for an empty cell.
+    """Return the colour of each cell of a heat map.
+
+    Args:
+        table: The table.
+
+    Returns:
+        Colours [rows][columns], white for the least emphasised value; None for an empty cell.
 
     Example:
         >>> from jaxadv.report.study import heat
@@ -202,6 +216,10 @@ def print_study(findings: Findings | Sequence[Findings], console: "Console | Non
 
     Published figures stand below ours, dim; heat maps have coloured cells where the console has
     colours.
+
+    Args:
+        findings: Findings of one or several studies.
+        console: Console of rich (None: the standard output).
 
     Example:
         >>> from rich.console import Console

@@ -23,7 +23,13 @@ CONTROL = "noise"  # the stage that no attack may be weaker than
 
 
 def epsilon_text(epsilon: float) -> str:
-    """Return an epsilon as text, as a fraction of 255 where it is one.
+    """Return an epsilon as text.
+
+    Args:
+        epsilon: The epsilon.
+
+    Returns:
+        At most four digits, or a fraction of 255 where it is one.
 
     Example:
         >>> from jaxadv.report.table import epsilon_text
@@ -143,7 +149,13 @@ def _list(values: Any) -> list[float] | None:
 
 
 def percent(share: float) -> str:
-    """Return a fraction in per cent, with one decimal.
+    """Return a fraction in per cent.
+
+    Args:
+        share: The fraction.
+
+    Returns:
+        The percentage with one decimal.
 
     Example:
         >>> from jaxadv.report.table import percent

@@ -35,10 +35,17 @@ NOISES = (0.06, 0.1, 0.3, 1.0)  # standard deviations; at 1 the paper's digits a
 
 
 def distortion(images: Any, originals: Any) -> Float[np.ndarray, " N"]:
-    """Return the distortion of each image [N, H, W, C], in float64.
+    """Return the distortion of each image, in float64.
 
     This is the paper's measure sqrt(mean over pixels of the squared difference), that is, the L2
     distance over the square root of the number of pixels.
+
+    Args:
+        images: Images [N, H, W, C].
+        originals: Their originals.
+
+    Returns:
+        The distortions [N].
 
     Example:
         >>> import numpy as np

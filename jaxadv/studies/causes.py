@@ -30,10 +30,17 @@ NETWORK = "FC100-100-10"
 
 
 def resize(images: np.ndarray, factor: float) -> np.ndarray:
-    """Return images [N, H, W, C] with sides `factor` times as long.
+    """Return images with sides `factor` times as long.
 
-    For factors 2, 3, ... each pixel is repeated; for 1/2, 1/4, ... squares of pixels are averaged.
-    Raises ValueError where the sides are not divisible.
+    Args:
+        images: Images [N, H, W, C].
+        factor: 2, 3, ...: each pixel is repeated; 1/2, 1/4, ...: squares of pixels are averaged.
+
+    Returns:
+        The resized images.
+
+    Raises:
+        ValueError: The sides are not divisible.
 
     Example:
         >>> import numpy as np
@@ -52,10 +59,17 @@ def resize(images: np.ndarray, factor: float) -> np.ndarray:
 
 
 def linear_cka(one: Float[Array, "N P"], other: Float[Array, "N Q"]) -> float:
-    """Return the linear centred kernel alignment of two representations, in [0, 1].
+    """Return the linear centred kernel alignment of two representations.
 
-    |Y'X|^2 / (|X'X| |Y'Y|) with centred columns and Frobenius norms, for the same N images, in
-    float64. It is 1 for representations that differ by a rotation, a scale and a shift.
+    |Y'X|^2 / (|X'X| |Y'Y|) with centred columns and Frobenius norms, in float64. It is 1 for
+    representations that differ by a rotation, a scale and a shift.
+
+    Args:
+        one: Representation [N, P] of N images.
+        other: Representation [N, Q] of the same images.
+
+    Returns:
+        The alignment, in [0, 1].
 
     Example:
         >>> import numpy as np
@@ -116,9 +130,18 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
 def fit_pairs(x: np.ndarray, y: np.ndarray, draws: int = 2000, seed: int = 0) -> Fit:
     """Correlate two matrices [M, M] over ordered pairs of M networks, without their diagonals.
 
-    The interval is a percentile bootstrap over pairs. Pairs share networks and are not independent:
-    the two-sided p-value is therefore that of Mantel (1967), "The detection of disease clustering",
-    which permutes the networks of one matrix, rows and columns alike.
+    The interval is a percentile bootstrap over pairs. Pairs have networks in common and are not
+    independent: the two-sided p-value is therefore that of Mantel (1967), "The detection of disease
+    clustering", which permutes the networks of one matrix, rows and columns alike.
+
+    Args:
+        x: The first matrix.
+        y: The second matrix.
+        draws: Number of bootstrap samples and of permutations.
+        seed: Seed of both.
+
+    Returns:
+        The correlation with its interval and p-value, and the linear fit.
     """
     random = np.random.default_rng(seed)
     off = ~np.eye(len(x), dtype=bool)

@@ -114,11 +114,22 @@ def at_equal_accuracy(setting: Setting) -> dict[str, Fitted]:
 def nearest_mistakes(
     setting: Setting, name: str, fitted: Fitted, how: str, images: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the L2 distances [N] and images [N, H, W, C] of one classifier's nearest mistakes.
+    """Compute the nearest mistakes of one classifier in L2.
 
     The distances are proved for linear classifiers and a single tree. Others are upper bounds: by
     `minimal_distance` (fast), or, for classifiers with piecewise constant outputs, by HopSkipJump
     with 3,000 queries.
+
+    Args:
+        setting: The setting, whose folder stores the results.
+        name: Name of the classifier.
+        fitted: The classifier.
+        how: `EXACT`, `GRADIENTS` or `ANSWERS`.
+        images: Images [N, H, W, C].
+        labels: Their labels [N], as indices of the classifier's classes.
+
+    Returns:
+        The distances [N] and the images [N, H, W, C] found.
     """
     if how == EXACT:
         linear = hasattr(fitted.estimator, "coef_")

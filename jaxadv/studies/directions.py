@@ -136,7 +136,14 @@ class _Rotated:
 
 
 def top_images(values: Float[Array, "N D"], count: int = 8) -> Int[np.ndarray, "D count"]:
-    """Return the indices of the `count` largest images of each column, in descending order.
+    """Return the indices of the images with the largest values in each column.
+
+    Args:
+        values: Values [N, D] of N images in D directions.
+        count: Number of images for each direction.
+
+    Returns:
+        Indices [D, count], the largest value first.
 
     Example:
         >>> import jax.numpy as jnp
@@ -148,7 +155,13 @@ def top_images(values: Float[Array, "N D"], count: int = 8) -> Int[np.ndarray, "
 
 
 def purity(labels: Int[np.ndarray, "D k"]) -> Float[np.ndarray, " D"]:
-    """Return the fraction of the most frequent label in each row: 1 where all are of one class.
+    """Return the fraction of the most frequent label in each row.
+
+    Args:
+        labels: Labels [D, k].
+
+    Returns:
+        The fractions [D]; 1 where all are of one class.
 
     Example:
         >>> import numpy as np
@@ -160,7 +173,13 @@ def purity(labels: Int[np.ndarray, "D k"]) -> Float[np.ndarray, " D"]:
 
 
 def entropy(labels: Int[np.ndarray, "D k"]) -> Float[np.ndarray, " D"]:
-    """Return the Shannon entropy in bits of the labels in each row: 0 where all are of one class.
+    """Return the Shannon entropy of the labels in each row.
+
+    Args:
+        labels: Labels [D, k].
+
+    Returns:
+        The entropies [D] in bits; 0 where all are of one class.
 
     Example:
         >>> import numpy as np
@@ -222,12 +241,19 @@ class Comparison(NamedTuple):
 
 
 def compare(x: Any, y: Any) -> Comparison:
-    """Test of Mann and Whitney (1947) of samples x [n] and y [m], with ties.
+    """Test of Mann and Whitney (1947) of two samples, with ties.
 
     The effect is Cliff's delta (the rank-biserial correlation): 0 where neither sample tends to be
     larger, 1 where all of x is above all of y. Its interval is that of DeLong et al. (1988), which
     has no width where the samples do not overlap; p is the normal approximation with corrections
     for ties and for continuity.
+
+    Args:
+        x: Sample [n].
+        y: Sample [m].
+
+    Returns:
+        The effect with its interval and p-value.
 
     Example:
         >>> from jaxadv.studies.directions import compare
@@ -306,8 +332,13 @@ def principal_components(
 ) -> tuple[Float[Array, "H W C"], Float[Array, "count H W C"]]:
     """Return the mean image and the first principal components of the images.
 
-    Each component is as long as the standard deviation along it: mean + z . components resembles
-    the images for z of about one.
+    Args:
+        images: Images [N, H, W, C].
+        count: Number of components.
+
+    Returns:
+        The mean [H, W, C] and the components [count, H, W, C], each as long as the standard
+        deviation along it: mean + z . components resembles the images for z of about one.
 
     Example:
         >>> import jax.numpy as jnp

@@ -159,7 +159,13 @@ class Findings:
 
 
 def as_data(findings: Findings) -> dict[str, Any]:
-    """Return the findings as data for JSON, without the pictures; an empty cell is null.
+    """Return the findings as data for JSON, without the pictures.
+
+    Args:
+        findings: The findings.
+
+    Returns:
+        The data; an empty cell is null.
 
     Example:
         >>> from jaxadv.studies.findings import Findings, Table, as_data

@@ -44,9 +44,15 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def layers(setting: Setting) -> Findings:
     """Section 4.3: the largest gain of each layer, and its gain on perturbations.
 
-    Networks trained on the setting's images, of seed 0: `NETWORKS` (quick: the first two) and a
-    LeNet. A torch state dict of torchvision's AlexNet, setting.folder / "alexnet.safetensors" (or
+    Networks are trained on the setting's images, with seed 0: `NETWORKS` (quick: the first two) and
+    a LeNet. A torch state dict of torchvision's AlexNet, setting.folder / "alexnet.safetensors" (or
     .npz), fills Table 5's rows; without one they show the published figures only.
+
+    Args:
+        setting: The setting.
+
+    Returns:
+        The findings.
     """
     names = NETWORKS[:2] if setting.quick else NETWORKS
     models = {name: trained(setting, name).model for name in names}

@@ -107,7 +107,14 @@ def _head_at(layer: int) -> Any:
 
 
 def head_model(params: Any, layer: int) -> Model:
-    """Return the head as a model for any attack: its images are activations [N, 1, 1, n].
+    """Return the head as a model for any attack.
+
+    Args:
+        params: Parameters of the network.
+        layer: The layer whose activations are the head's input.
+
+    Returns:
+        The model, whose images are activations [N, 1, 1, n].
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxadv as ja

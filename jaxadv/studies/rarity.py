@@ -224,12 +224,20 @@ def probability(
 
 
 def cap_probability(distance: Any, radius: Any, dimension: int) -> Array:
-    """Return the fraction of a sphere beyond a hyperplane at `distance` from its centre.
+    """Return the fraction of a sphere beyond a hyperplane.
 
     This is the fraction of random perturbations of norm `radius` that would fool if the boundary
     were flat. It is half the regularised incomplete beta function of 1 - (distance / radius)^2 at
     (dimension - 1) / 2 and 1/2 (Li 2011, "Concise formulas for the area and volume of a
     hyperspherical cap"), in float32 accurate to about a thousandth.
+
+    Args:
+        distance: Distance of the hyperplane from the sphere's centre.
+        radius: Radius of the sphere.
+        dimension: Dimension of the space.
+
+    Returns:
+        The fraction.
 
     Example:
         >>> float(cap_probability(1.0, 2.0, 3))  # by Archimedes (1 - 1/2) / 2

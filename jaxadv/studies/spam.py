@@ -53,6 +53,14 @@ def corpus(count: int, seed: int, words: int = LENGTH) -> Corpus:
     Frequencies fall as 1 / rank. A sixth of the words are four times as frequent in spam, another
     sixth four times as frequent in the rest.
 
+    Args:
+        count: Number of messages.
+        seed: Seed of the draws; the language does not depend on it.
+        words: Size of the vocabulary.
+
+    Returns:
+        The messages with labels.
+
     Example:
         >>> from jaxadv.studies.spam import corpus
         >>> corpus(5, seed=0).messages.shape
@@ -116,7 +124,15 @@ def surrogate_of(asked: Model, messages: np.ndarray, seed: int) -> Model:
 def with_words(
     messages: Float[np.ndarray, "N 1 V 1"], preference: np.ndarray, count: int
 ) -> Float[np.ndarray, "N 1 V 1"]:
-    """Return the messages with the `count` most preferred words added that they lack.
+    """Return the messages with the most preferred words added that they lack.
+
+    Args:
+        messages: Messages [N, 1, V, 1].
+        preference: Preference for each word, of a shape that broadcasts to the messages.
+        count: Number of words to add.
+
+    Returns:
+        The changed messages.
 
     Example:
         >>> import numpy as np

@@ -72,7 +72,13 @@ def operator_norm(
 
 
 def matrix_norm(matrices: Any) -> float:
-    """Return the largest singular value of a matrix [m, n], or of a stack [..., m, n], in float64.
+    """Return the largest singular value of a matrix, or of any of a stack, in float64.
+
+    Args:
+        matrices: Matrix [m, n], or stack [..., m, n].
+
+    Returns:
+        The norm.
 
     Example:
         >>> matrix_norm([[0.0, 2.0], [1.0, 0.0]])
@@ -180,8 +186,14 @@ def sum_bound(layer: Callable[[Any], Any], shape: Sequence[int]) -> float:
     """Return an upper bound of the norm of an affine layer with nonnegative coefficients.
 
     This is sqrt(largest row sum * largest column sum) of its matrix (Schur's test), which is exact
-    for all layers that copy, move, cut out or add up entries. `layer` is a function of one float32
-    array of `shape`.
+    for all layers that copy, move, cut out or add up entries.
+
+    Args:
+        layer: Function of one float32 array of `shape`.
+        shape: Shape of the input.
+
+    Returns:
+        The bound.
 
     Example:
         >>> sum_bound(lambda x: x.sum(1), (2, 9))

@@ -58,9 +58,15 @@ PUBLISHED_TRANSFER = np.array([
 
 
 def amplify(images: Any, originals: Any, deviation: float) -> Float[np.ndarray, "N H W C"]:
-    """Return perturbations [N, H, W, C] scaled until their distortion in the box is `deviation`.
+    """Return perturbations scaled until their distortion in the box is `deviation`.
 
-    The box [0, 1] may allow less.
+    Args:
+        images: Perturbed images [N, H, W, C].
+        originals: Their originals.
+        deviation: Distortion, if the box [0, 1] allows it.
+
+    Returns:
+        The images with the scaled perturbations.
 
     Example:
         >>> import numpy as np

@@ -235,6 +235,12 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
 
     Of the defences it covers the last of each kind, which was trained on all families.
 
+    Args:
+        outcomes: Outcomes of all families and defences.
+
+    Returns:
+        The text.
+
     Example:
         >>> from jaxadv.studies.tampered.outcome import Outcome
         >>> one = Outcome("PGD", "PGD", "class", 1.0, 0.99, 0.0, 0.9, 0.3, 0.3, 100)

@@ -60,7 +60,15 @@ def in_subspace(columns: Any, dimensions: int, seed: int = 0) -> Float[np.ndarra
 
 
 def of_length(vector: Any, length: float, norm: str = "l2") -> Float[np.ndarray, "..."]:
-    """Scale a vector to the length in the norm, in float64; 0 stays 0.
+    """Scale a vector to a length, in float64.
+
+    Args:
+        vector: Vector of any shape; 0 stays 0.
+        length: The length.
+        norm: "l2" or "linf".
+
+    Returns:
+        The scaled vector.
 
     Example:
         >>> from jaxadv.studies.universal.geometry import of_length
