@@ -1,4 +1,4 @@
-"""A table that fits the console, whatever its width."""
+"""A table that fits the console at any width."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,25 +10,31 @@ from rich.table import Table
 from rich.text import Text
 
 GAP = 3  # between two columns
-NARROW = 12  # that the names to the left have at least, and no word of a heading needs more
+NARROW = 12  # least width of the names, and most that a word of a heading needs
 
 
 class Fitted(Table):
-    """Names to the left, numbers to the right, of which none is ever cut.
+    """A table with names on the left and numbers on the right, which are never cut.
 
-    Where the console is too narrow, headings and names take several lines; columns for which there
-    is still no room stand below, in a table of their own.
+    Where the console is too narrow, headings and names take several lines; columns that still do
+    not fit are moved below, to a table of their own.
 
-    >>> from rich.console import Console
-    >>> table = Fitted("name", "first number", "second number")
-    >>> table.add_row("PGD", "1,234.5", "6,789.0")
-    >>> Console(width=29).print(table)
-    <BLANKLINE>
-              first    second
-      name   number    number
-     ──────────────────────────
-      PGD   1,234.5   6,789.0
-    <BLANKLINE>
+    Args:
+        first: Heading of the names.
+        *others: Headings of the numbers.
+        title: Title of the table.
+
+    Example:
+        >>> from rich.console import Console
+        >>> table = Fitted("name", "first number", "second number")
+        >>> table.add_row("PGD", "1,234.5", "6,789.0")
+        >>> Console(width=29).print(table)
+        <BLANKLINE>
+                  first    second
+          name   number    number
+         ──────────────────────────
+          PGD   1,234.5   6,789.0
+        <BLANKLINE>
     """
 
     def __init__(self, first: str = "", *others: str, title: Any = None) -> None:
@@ -45,7 +51,7 @@ class Fitted(Table):
         longest = max(_width([names.header, *names.cells]), 1)
         words = max(map(_longest_word, [names.header, *names.cells]))
         first = GAP + min(longest, max(NARROW, words, room - GAP - sum(least)))
-        if first + sum(least) > room:  # in several tables, and there is room for names in each
+        if first + sum(least) > room:  # several tables, with names in each
             words = min(words, room - GAP - max(least))
             first = GAP + min(longest, max(NARROW, words, room // 3))
         blocks: list[list[int]] = [[]]
@@ -65,7 +71,7 @@ class Fitted(Table):
             )
 
     def _part(self, places: list[int], widths: list[int]) -> Table:
-        """A table of some of the columns, as wide as said; the first has the title."""
+        """Return a table of some of the columns with the given widths; the first has the title."""
         title = self.title if places[1:2] in ([1], []) else None
         part = Table(title=title, title_justify="left", title_style="bold", box=self.box)
         columns = [self.columns[place] for place in places]
@@ -80,12 +86,12 @@ class Fitted(Table):
 
 
 def _plain(cell: Any) -> str:
-    """What is shown of a cell or heading, without its styles."""
+    """Return the text of a cell or heading without its styles."""
     return cell.plain if isinstance(cell, Text) else Text.from_markup(cell).plain
 
 
 def _width(cells: Iterable[Any]) -> int:
-    """Of the longest line."""
+    """Return the width of the longest line."""
     return max((cell_len(line) for cell in cells for line in _plain(cell).split("\n")), default=0)
 
 

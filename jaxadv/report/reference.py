@@ -1,4 +1,4 @@
-"""A reference page for every attack, made of its docstring and of what the registry knows."""
+"""A reference page for every attack, made from its docstring and the registry."""
 
 import dataclasses
 import inspect
@@ -30,12 +30,12 @@ RETURNS = {"first": "the first success", "distance": "the nearest success",
 
 
 def summary(kind: type[Attack]) -> str:
-    """The first paragraph of an attack's docstring, on one line."""
+    """Return the first paragraph of an attack's docstring, on one line."""
     return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
 
 
 def knows(kind: type[Attack]) -> str:
-    """What the attacker is told: gradients, scores or labels."""
+    """Return what the attack needs of the model: gradients, scores or labels."""
     if not isinstance(kind.pullbacks, int):  # a property: it depends on the settings
         return INSIDE
     if kind.label_only:
@@ -44,7 +44,7 @@ def knows(kind: type[Attack]) -> str:
 
 
 def radius(kind: type[Attack]) -> str:
-    """Whether it needs an epsilon, or what bounds it instead."""
+    """Return whether the attack needs an epsilon, or what bounds it instead."""
     if isinstance(kind.bounded_by, str) and kind.bounded_by:
         return f"none: its own bounds, of {kind.bounded_by}"
     if not isinstance(kind.needs_epsilon, bool):
@@ -59,7 +59,7 @@ def _depends(kind: type[Attack]) -> str:
 
 
 def sources(kind: type[Attack]) -> list[str]:
-    """Its papers with their addresses, in the order of the docstring."""
+    """Return the attack's papers with their addresses, in the order of the docstring."""
     text = " ".join((inspect.getdoc(kind) or "").split())
     return list(dict.fromkeys(
         f"{who.strip()} {year}, {where} {number}: <{WHERE[where]}{number}>"
@@ -86,12 +86,19 @@ def described(kind: type[Attack]) -> dict[str, str]:
 
 
 def attack_page(kind: type[Attack]) -> str:
-    """The page of one attack, in Markdown.
+    """Return the page of one attack, in Markdown.
 
-    >>> import jaxadv as ja
-    >>> from jaxadv.report.reference import attack_page
-    >>> print(attack_page(ja.FGSM).splitlines()[0])
-    # FGSM
+    Args:
+        kind: The attack's class.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> import jaxadv as ja
+        >>> from jaxadv.report.reference import attack_page
+        >>> print(attack_page(ja.FGSM).splitlines()[0])
+        # FGSM
     """
     document = (inspect.getdoc(kind) or "") + "\n"
     parts = re.split(r"\n{2,}", SECTION.sub("", document).strip())
@@ -126,7 +133,7 @@ def attack_page(kind: type[Attack]) -> str:
 
 
 def _as_markdown(part: str) -> str:
-    """A paragraph as it is; indented lines as code."""
+    """Return a paragraph unchanged, and indented lines as a code block."""
     if not part.startswith("    "):
         return part
     return "\n".join(["```python", inspect.cleandoc(part), "```"])
@@ -139,7 +146,7 @@ def _default(field: Any) -> str:
 
 
 def attack_index() -> str:
-    """The list of all attacks, by what the attacker is told, in Markdown."""
+    """Return the list of all attacks, grouped by what they need of the model, in Markdown."""
     lines = ["# The attacks", "", "Written by `jaxadv attacks --markdown docs/attacks`."]
     groups: dict[str, list[str]] = {}
     for name, kind in sorted(ATTACKS.items(), key=lambda item: item[0].lower()):
@@ -155,7 +162,7 @@ def attack_index() -> str:
 
 
 def write_reference(folder: str | Path) -> list[Path]:
-    """The index (README.md) and a page for each attack, in a folder; returns the files."""
+    """Write the index (README.md) and a page for each attack into a folder; return the files."""
     folder = Path(folder)
     pages = {"README": attack_index()}
     pages |= {name: attack_page(kind) for name, kind in ATTACKS.items()}

@@ -1,4 +1,4 @@
-"""What studies found: tables on the console, and one self-contained HTML page."""
+"""Findings of studies: tables on the console, and one self-contained HTML page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,12 +38,21 @@ def write_study(
 ) -> Path:
     """Write findings as one HTML page (atomically, everything embedded) and return its path.
 
-    Tables have ours, with the spread over seeds, above the published figures in grey, and coloured
-    cells where they ask for a heat map; galleries are grids of pictures, pixel for pixel; curves
-    are drawn as SVG, controls dashed. settings: what the page should say about the run, such as
-    {"seeds": 3}.
+    Tables show our figures, with the spread over seeds, above the published figures in grey, and
+    coloured cells where they ask for a heat map; galleries are grids of pictures, pixel for pixel;
+    curves are drawn as SVG, controls dashed.
 
-    Needs jinja2 and matplotlib; raises ImportError saying how to get them.
+    Args:
+        findings: Findings of one or several studies.
+        path: Path of the page.
+        title: Title of the page.
+        settings: Further facts about the run to show on the page, such as {"seeds": 3}.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: jinja2 or matplotlib is missing; the message says how to install it.
 
     >>> import tempfile
     >>> from jaxadv.report import write_study
@@ -75,13 +84,22 @@ def write_study(
 
 
 def cell(table: Table, row: int, column: int) -> tuple[str, str]:
-    """A cell of a table as texts: ours with its spread, and the published figure; "" for none.
+    """Return a table's cell as texts.
 
-    >>> from jaxadv.report.study import cell
-    >>> from jaxadv.studies import Table
-    >>> table = Table("errors", ("FC",), ("test",), [[1.71]], [[0.05]], [[1.6]], ".2f")
-    >>> cell(table, 0, 0)
-    ('1.71 ± 0.05', '1.60')
+    Args:
+        table: The table.
+        row: Index of the row.
+        column: Index of the column.
+
+    Returns:
+        Our figure with its spread, and the published figure; "" for none.
+
+    Example:
+        >>> from jaxadv.report.study import cell
+        >>> from jaxadv.studies import Table
+        >>> table = Table("errors", ("FC",), ("test",), [[1.71]], [[0.05]], [[1.6]], ".2f")
+        >>> cell(table, 0, 0)
+        ('1.71 ± 0.05', '1.60')
     """
 
     def text(values: np.ndarray | None) -> str:
@@ -98,12 +116,19 @@ def cell(table: Table, row: int, column: int) -> tuple[str, str]:
 
 
 def heat(table: Table) -> list[list[str | None]]:
-    """The colour of each cell, white for the value least hot; None for an empty cell.
+    """Return the colour of each cell of a heat map.
 
-    >>> from jaxadv.report.study import heat
-    >>> from jaxadv.studies import Table
-    >>> heat(Table("errors", ("FC",), ("train", "test"), [[0.0, 1.7]]))
-    [['#ffffff', '#ea6a34']]
+    Args:
+        table: The table.
+
+    Returns:
+        Colours [rows][columns], white for the least emphasised value; None for an empty cell.
+
+    Example:
+        >>> from jaxadv.report.study import heat
+        >>> from jaxadv.studies import Table
+        >>> heat(Table("errors", ("FC",), ("train", "test"), [[0.0, 1.7]]))
+        [['#ffffff', '#ea6a34']]
     """
     finite = table.values[np.isfinite(table.values)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
@@ -187,25 +212,30 @@ def _whole(values: Any) -> bool:
 
 
 def print_study(findings: Findings | Sequence[Findings], console: "Console | None" = None) -> None:
-    """Print the tables and texts of one or several studies; of pictures and curves, the titles.
+    """Print the tables and texts of one or several studies, and the titles of pictures and curves.
 
     Published figures stand below ours, dim; heat maps have coloured cells where the console has
     colours.
 
-    >>> from rich.console import Console
-    >>> from jaxadv.report import print_study
-    >>> from jaxadv.studies import Findings, Table
-    >>> table = Table("errors in %", ("FC",), ("test",), [[1.7]], published=[[1.6]])
-    >>> print_study(Findings("demo", "A demonstration", [table]), Console(width=40))
-    demo: A demonstration
-    <BLANKLINE>
-    errors in % (published figures below)
-    <BLANKLINE>
-           test
-     ───────────
-      FC    1.7
-            1.6
-    <BLANKLINE>
+    Args:
+        findings: Findings of one or several studies.
+        console: Console of rich (None: the standard output).
+
+    Example:
+        >>> from rich.console import Console
+        >>> from jaxadv.report import print_study
+        >>> from jaxadv.studies import Findings, Table
+        >>> table = Table("errors in %", ("FC",), ("test",), [[1.7]], published=[[1.6]])
+        >>> print_study(Findings("demo", "A demonstration", [table]), Console(width=40))
+        demo: A demonstration
+        <BLANKLINE>
+        errors in % (published figures below)
+        <BLANKLINE>
+               test
+         ───────────
+          FC    1.7
+                1.6
+        <BLANKLINE>
     """
     from rich.console import Console
 
@@ -225,7 +255,7 @@ def print_study(findings: Findings | Sequence[Findings], console: "Console | Non
 
 
 def _styled(text: str, style: str = "") -> Any:
-    """Text in which [brackets] are no markup."""
+    """Return text in which [brackets] are not markup."""
     from rich.text import Text as Styled
 
     return Styled(text, style)

@@ -1,4 +1,4 @@
-"""What every study is given: data, seeds, sizes, and a folder that keeps what was computed."""
+"""The setting of a study: data, seeds, sizes, and a folder for stored networks and results."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +21,16 @@ def _silent(stage: str, done: int, total: int) -> None:
 
 
 class Setting(NamedTuple):
-    """What a study works with.
+    """The setting of a study.
 
-    train, test: data sets of images [N, H, W, C] in [0, 1]; folder: where networks and results are
-    kept and found again; seeds: networks of each kind, trained from different seeds; examples: how
-    many images are attacked; quick: a few minutes for everything; progress: called with (stage,
-    done, total).
+    Attributes:
+        train: Training set, images [N, H, W, C] in [0, 1].
+        test: Test set, images of the same shape.
+        folder: Folder in which networks and results are stored and found again.
+        seeds: Number of networks of each kind, trained from different seeds.
+        examples: Number of images to attack.
+        quick: Reduce every study to a few minutes.
+        progress: Called with (stage, done, total).
     """
 
     train: Dataset
@@ -41,9 +45,10 @@ class Setting(NamedTuple):
         self, name: str, attack: Attack, model: Model, images: Any, goal: Any,
         epsilon: Any = None, *, key: Any = None, **settings: Any,
     ) -> Result:  # fmt: skip
-        """`ja.run`, whose result is kept under `name`; equal arguments find it there.
+        """Run an attack as `ja.run`, and store the result under `name`.
 
-        What Ctrl-C cut short is not kept: KeyboardInterrupt goes on to the caller.
+        Equal arguments load the stored result. An interrupted run is not stored: KeyboardInterrupt
+        is raised.
         """
         key = jax.random.key(0) if key is None else key
         mark = fingerprint(
@@ -59,6 +64,6 @@ class Setting(NamedTuple):
                 progress=lambda done, total, _: self.progress(name, done, total), **settings,
             )  # fmt: skip
             if "budget" not in settings and (found.status == Status.NOT_RUN).any():
-                raise KeyboardInterrupt  # a study must not take a part for the whole
+                raise KeyboardInterrupt  # a study needs complete results
             store.save(name, mark, found)
         return found
