@@ -425,7 +425,7 @@ def warn_about_targets(goal: Goal, clean_margin: np.ndarray) -> None:
 
 def missing_derivative(model: Model, shape: tuple[int, ...]) -> str:
     """Why the model cannot be differentiated backwards; empty if it can. Nothing is computed."""
-    image = jax.ShapeDtypeStruct((2, *shape), np.float32)
+    image = jax.ShapeDtypeStruct((BATCH, *shape), np.float32)
     dtype = APPLY.eval_shape(model, image).dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         return (
