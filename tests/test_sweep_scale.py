@@ -114,11 +114,11 @@ def test_half_the_lanes_where_the_memory_does_not_suffice(tmp_path, monkeypatch)
 
     tried, run_rows = [], entries.run_rows
 
-    def short_of_memory(*args, lanes, **more):
-        tried.append(lanes)
-        if lanes > 2:
+    def short_of_memory(session, *args, **more):
+        tried.append(session.lanes)
+        if session.lanes > 2:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
-        return run_rows(*args, lanes=lanes, **more)
+        return run_rows(session, *args, **more)
 
     monkeypatch.setattr(entries, "run_rows", short_of_memory)
     assert sweep(tmp_path / "halved", only=["PGD*seed 0"]).complete

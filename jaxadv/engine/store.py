@@ -17,6 +17,11 @@ from jaxadv.core.files import write_atomically
 from jaxadv.core.result import Cost, Result
 
 
+def slug(name: str) -> str:
+    """A name as a file's: letters and digits, lower case, and dashes for all else."""
+    return "".join(c if c.isalnum() else "-" for c in name.lower())
+
+
 def fingerprint(*parts: Any) -> str:
     """A hash of arrays (pytrees of them) and of what json can write."""
     digest = hashlib.sha256()
@@ -41,6 +46,11 @@ class Store:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+
+    @classmethod
+    def or_none(cls, folder: str | Path | None) -> "Store | None":
+        """The store in that folder; None where there is none."""
+        return None if folder is None else cls(folder)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"

@@ -21,7 +21,7 @@ from jaxadv.engine.interrupt import interruptible
 from jaxadv.sweep.execute import Ran, open_jobs, prepare, run_jobs
 from jaxadv.sweep.grid import Grid, placed_in
 from jaxadv.sweep.job import Plan
-from jaxadv.sweep.plan import Job
+from jaxadv.sweep.names import Job
 from jaxadv.sweep.store import SweepStore
 from jaxadv.sweep.subjects import Given, software
 from jaxadv.sweep.trained import Progress

@@ -14,8 +14,9 @@ from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.sweep.grid import Grid, read_grid
 from jaxadv.sweep.job import Plan, run_job
-from jaxadv.sweep.plan import Cell, make_plan
-from jaxadv.sweep.store import Job, SweepStore
+from jaxadv.sweep.names import Job
+from jaxadv.sweep.plan import Cell, make_jobs, make_plan
+from jaxadv.sweep.store import SweepStore
 from jaxadv.sweep.subjects import Given
 from jaxadv.sweep.trained import Progress, trained
 
@@ -64,7 +65,9 @@ def prepare(
     groups = make_plan(
         grid, given, lambda model, data: trained(store.folder, model, data, given, progress), only
     )
-    jobs = store.register(groups, grid.shard, grid.model_dump_json())
+    jobs = store.register(
+        groups, lambda group, cells: make_jobs(group, cells, grid.shard), grid.model_dump_json()
+    )
     manifest = store.manifest
     cells = {
         mark: Cell(mark, about["epsilon"], about["seed"])

@@ -19,8 +19,7 @@ from jaxadv.engine.devices import choose_lanes
 from jaxadv.engine.store import fingerprint
 from jaxadv.sweep.entries import Entry, build_entry
 from jaxadv.sweep.grid import DataEntry, Grid, ModelEntry, epsilons_of, expand
-from jaxadv.sweep.read import title_of
-from jaxadv.sweep.store import Job
+from jaxadv.sweep.names import Job, title_of
 from jaxadv.sweep.subjects import Given, Images, Subject, open_data, open_model, software
 
 SHARD_BYTES = 2**28  # of images in one job
