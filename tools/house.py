@@ -51,10 +51,10 @@ def parameters_of(node: FUNCTION) -> list[ast.arg]:
 def docstring_lines(node: ast.AST) -> int:
     """Lines that the docstring takes."""
     first = node.body[0] if getattr(node, "body", None) else None  # type: ignore[attr-defined]
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-        if isinstance(first.value.value, str):
-            return (first.end_lineno or first.lineno) - first.lineno + 1
-    return 0
+    text = first.value if isinstance(first, ast.Expr) else None
+    if first is None or not (isinstance(text, ast.Constant) and isinstance(text.value, str)):
+        return 0
+    return (first.end_lineno or first.lineno) - first.lineno + 1
 
 
 def functions(tree: ast.Module, where: str) -> Iterator[Function]:
@@ -143,12 +143,10 @@ def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
 
 def exported(package: Path) -> set[str]:
     """The names in the package's `__all__`."""
-    for name in ("__init__.py", "__init__.pyi"):
-        for node in ast.walk(ast.parse(path.read_text()) if (path := package / name).is_file()
-                             else ast.Module([], [])):  # fmt: skip
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.List):
-                if any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
-                    return {ast.literal_eval(element) for element in node.value.elts}
+    for path in (package / "__init__.py", package / "__init__.pyi"):
+        for node in ast.walk(ast.parse(path.read_text() if path.is_file() else "")):
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                return set(ast.literal_eval(node.value))
     return set()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxadv.cli.progress import Bars
+from jaxadv.core.files import slug
 
 if TYPE_CHECKING:
     from jaxadv.core.model import Model
@@ -75,11 +76,6 @@ def split_of(data: str) -> tuple[str, str]:
     """
     found = re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", data)
     return (found[1], found[2]) if found else (data, "test")
-
-
-def slug(text: str) -> str:
-    """A name that a file can have: letters, digits and dashes."""
-    return re.sub(r"\W+", "-", text).strip("-")
 
 
 def train_model(

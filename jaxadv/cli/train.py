@@ -72,7 +72,6 @@ def train(
         prepare_jax()
         from jaxadv.attacks.pgd import PGD
         from jaxadv.data import load_data
-        from jaxadv.engine.devices import choose_devices
         from jaxadv.engine.verify import predict
         from jaxadv.models import from_linen, save_weights
         from jaxadv.models.train import TRADESAscent
@@ -101,7 +100,7 @@ def train(
         )
         name_of_data, split = split_of(data)
         test = load_data(name_of_data, split, data_dir=data_dir)
-        logits = predict(from_linen(module, variables), test.images, choose_devices(None))
+        logits = predict(from_linen(module, variables), test.images)
         about["accuracy"] = float((logits.argmax(1) == test.labels).mean())
         save_weights(
             file, name, {"classes": len(test.classes)}, variables,

@@ -19,7 +19,6 @@ from jaxadv.core.attack import Attack
 from jaxadv.core.result import Result, Status
 from jaxadv.engine.session import Rows, Session
 from jaxadv.engine.stage import Refine, attack_of, describe, refines, run_stage
-from jaxadv.engine.store import slug
 from jaxadv.engine.verify import margins, predict
 
 
@@ -236,7 +235,7 @@ def run_cascade(
             own = own._replace(start=least.starts(places))
         width = session.width(attack.queries, len(rows.source))
         result = run_stage(
-            session._replace(lanes=width), name, attack, own, file=f"{number:02d}-{slug(name)}",
+            session._replace(lanes=width), name, attack, own, file=f"{number:02d}-{name}",
             depends=(attack.norm, describe(attack), own.epsilon, own.source, width, own.start),
         )  # fmt: skip
         reached = result.distance

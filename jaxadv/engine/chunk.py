@@ -18,7 +18,7 @@ from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status
 from jaxadv.engine import checks
-from jaxadv.engine.lanes import fly, live, narrow, take_off
+from jaxadv.engine.lanes import Ends, Mode, fly, live, narrow, take_off
 from jaxadv.engine.session import RowProgress, Rows
 from jaxadv.engine.table import Table
 from jaxadv.engine.verify import bucket, forward_sharded, margins, mesh_of, predict, sharded, verify
@@ -103,11 +103,9 @@ def programs(keep: str, halve: bool, devices: tuple[Any, ...]) -> tuple[Any, Any
         flight = take_off(attack, model, take(table, 0), key, width)
         return jax.tree.map(lambda leaf: leaf[None], flight)
 
-    def go_on(attack, model, table, key, flight, until, limit, most) -> Any:
-        flight = fly(
-            attack, model, take(table, 0), key, take(flight, 0),
-            keep=keep, until=until, limit=limit, most=most, halve=halve, cure=cure,
-        )  # fmt: skip
+    def go_on(attack, model, table, key, flight, ends) -> Any:
+        mode = Mode(keep, halve, cure)
+        flight = fly(attack, model, take(table, 0), key, take(flight, 0), ends, mode)
         _, complete = flight.gathered.totals(keep)
         found = flight.gathered.best.adversarial & complete
         seen = (live(flight).sum(), flight.head < flight.gathered.ended.shape[0], complete, found)
@@ -126,7 +124,7 @@ def programs(keep: str, halve: bool, devices: tuple[Any, ...]) -> tuple[Any, Any
                        in_specs=(whole, whole, split, whole))  # fmt: skip
         return each(attack, model, table, key)
 
-    go_on_all = several(go_on, in_specs=(whole, whole, split, whole, split, whole, whole, whole))
+    go_on_all = several(go_on, in_specs=(whole, whole, split, whole, split, whole))
     return begin_all, jax.jit(go_on_all, donate_argnums=4)
 
 
@@ -178,7 +176,6 @@ def fly_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Res
     begin, go_on = programs(setup.keep, setup.halve, devices)
     limit = attack.ticks if budget.steps is None else min(budget.steps, attack.ticks)
     most = jnp.iinfo(jnp.int32).max if budget.queries is None else budget.queries
-    ends = (jnp.int32(limit), jnp.int32(most))
     flight = begin(attack, model, table, setup.key, width)
     skipped = int((~active).sum())
     ticks, lane_ticks, until, complete = 0, 0, 8, None
@@ -190,7 +187,8 @@ def fly_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Res
         if until < 1 or late or watch.interrupted():
             break
         tick = time.perf_counter()
-        flight, seen = go_on(attack, model, table, setup.key, flight, jnp.int32(until), *ends)
+        ends = Ends(jnp.int32(until), jnp.int32(limit), jnp.int32(most))
+        flight, seen = go_on(attack, model, table, setup.key, flight, ends)
         alive, waiting, complete, found = jax.device_get(seen)
         elapsed = time.perf_counter() - tick
         before, ticks = ticks, int(np.asarray(flight.ticks).max())

@@ -16,7 +16,6 @@ from jaxadv.engine import checks
 from jaxadv.engine.chunk import Budget
 from jaxadv.engine.session import Rows, Session, StageProgress
 from jaxadv.engine.stage import describe, run_stage
-from jaxadv.engine.store import slug
 
 
 class QueryCurve(NamedTuple):
@@ -167,7 +166,7 @@ def compare_queries(
             width = session.width(attack.queries, count)
             results[name] = run_stage(
                 session._replace(lanes=width), name, attack, Rows(np.arange(count), radius),
-                file=slug(name), depends=(describe(attack), budget, str(epsilon), width),
+                file=name, depends=(describe(attack), budget, str(epsilon), width),
                 keep="first", budget=Budget(queries=budget),
             )  # fmt: skip
             if (results[name].status == Status.NOT_RUN).any() or session.stopped():

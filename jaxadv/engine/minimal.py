@@ -21,7 +21,6 @@ from jaxadv.engine import checks
 from jaxadv.engine.portfolios import Portfolio, get_portfolio
 from jaxadv.engine.session import Rows, Session, StageProgress
 from jaxadv.engine.stage import attack_of, describe, refines, run_stage
-from jaxadv.engine.store import slug
 from jaxadv.engine.verify import margins
 
 GAIN = 1e-3  # an image has come nearer if its distance fell by this share
@@ -160,7 +159,7 @@ def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) 
         own = session._replace(key=jax.random.fold_in(session.key, number), lanes=width)
         start = nearest[rows] if refining else None
         result = run_stage(
-            own, name, attack, Rows(rows, distance[rows], start), file=f"{number:02d}-{slug(name)}",
+            own, name, attack, Rows(rows, distance[rows], start), file=f"{number:02d}-{name}",
             depends=(norm, describe(attack), rows, distance[rows], width),
         )  # fmt: skip
         nearer = result.success & (result.distance < distance[rows])

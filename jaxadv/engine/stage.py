@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxadv.core.attack import Attack
+from jaxadv.core.files import slug
 from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.engine.chunk import Budget
@@ -71,10 +72,11 @@ def run_stage(
 ) -> Result:
     """One attack on all its rows; those that the session's store holds are not run again.
 
-    name: as which its progress is reported; file: of the store; depends: all that the rows depend
-    on beside the session's fingerprint; keep, budget: as in `run`.
+    name: as which its progress is reported; file: its name in the store; depends: all that the rows
+    depend on beside the session's fingerprint; keep, budget: as in `run`.
     """
     count, store, progress = len(rows.source), session.store, session.progress
+    file = slug(file.lower())
     mark = "" if store is None else fingerprint(session.fingerprint, *depends)
     saved = None if store is None else store.load(file, mark)
     if saved is None:

@@ -17,11 +17,6 @@ from jaxadv.core.files import write_atomically
 from jaxadv.core.result import Cost, Result
 
 
-def slug(name: str) -> str:
-    """A name as a file's: letters and digits, lower case, and dashes for all else."""
-    return "".join(c if c.isalnum() else "-" for c in name.lower())
-
-
 def fingerprint(*parts: Any) -> str:
     """A hash of arrays (pytrees of them) and of what json can write."""
     digest = hashlib.sha256()

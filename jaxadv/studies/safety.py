@@ -6,7 +6,6 @@ brings, the nearest mistake is what an adversary brings.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,6 @@ from jaxadv.core.goals import Targeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import get_norm
 from jaxadv.data import Dataset
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.minimal import Nearest, minimal_distance
 from jaxadv.engine.portfolios import Portfolio
 from jaxadv.engine.verify import predict
@@ -71,18 +69,16 @@ def class_pairs(
     norm: str = "l2",
     *,
     each: int = 5,
-    effort: str | Portfolio = "fast",
-    key: Any = None,
     ids: Any = None,
-    lanes: int | None = None,
-    store: str | Path | None = None,
-    progress: Any = None,
+    effort: str | Portfolio = "fast",
+    **search: Any,
 ) -> ClassPairs:
     """How far images of each class are from every other class: pedestrian to clear road.
 
     images: [N, H, W, C] within `model.bounds`; labels: integers [N]; each: of every class the first
     so many that are classified right are attacked towards every other class, by `minimal_distance`
-    at this effort (fast: 400 passes a pair of image and class). Raises ValueError as it does.
+    at this effort (fast: 400 passes a pair of image and class) and with the other arguments of
+    `search`. Raises ValueError as it does.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> from jaxadv.studies.safety import class_pairs
@@ -95,7 +91,7 @@ def class_pairs(
     if each < 1:
         raise ValueError(f"each={each}: pass 1 or more images of each class")
     images, labels = np.asarray(images, np.float32), np.asarray(labels)
-    logits = predict(model, images, choose_devices(None))
+    logits = predict(model, images)
     classes = logits.shape[1]
     right = logits.argmax(1) == labels
     chosen = np.concatenate([np.flatnonzero(right & (labels == k))[:each] for k in range(classes)])
@@ -105,8 +101,8 @@ def class_pairs(
     targets = np.concatenate([np.delete(np.arange(classes), labels[i]) for i in chosen])
     ids = np.arange(len(images)) if ids is None else np.asarray(ids)
     found: Nearest = minimal_distance(
-        model, images[source], Targeted(labels[source], targets), norm, effort=effort, key=key,
-        ids=ids[source] * classes + targets, lanes=lanes, store=store, progress=progress,
+        model, images[source], Targeted(labels[source], targets), norm, effort=effort,
+        ids=ids[source] * classes + targets, **search,
     )  # fmt: skip
     rows = np.repeat(np.arange(len(chosen)), classes - 1)
 
@@ -155,7 +151,7 @@ def local_accuracy(
     out = np.zeros((len(epsilons), len(images)))
     for place, epsilon in enumerate(epsilons):
         drawn = points(images, np.float32(epsilon), jax.random.key(seed))
-        answers = predict(model, drawn, choose_devices(None)).argmax(1)
+        answers = predict(model, drawn).argmax(1)
         out[place] = (answers.reshape(draws, -1) == labels).mean(0)
     return out
 
@@ -194,7 +190,7 @@ def safety(
     ]  # fmt: skip
     if pairs.images.ndim == 4 and order:
         parts.append(_closest(pairs, order[:SHOWN], names, data, norm))
-    logits = predict(model, data.images, choose_devices(None))
+    logits = predict(model, data.images)
     right = logits.argmax(1) == data.labels
     untargeted = pairs.untargeted()
     finite = untargeted[np.isfinite(untargeted)]

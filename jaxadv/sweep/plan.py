@@ -80,14 +80,13 @@ def make_plan(
         for data, images in opened:
             if model.data is not None and data.name not in model.data:
                 continue
-            subject = open_model(model, data, images, given, train)
+            pair = _Pair(model, data, images, open_model(model, data, images, given, train))
             for attack in grid.attacks:
                 for settings in expand(attack):
                     entry = build_entry(attack.name, settings)
                     radii = epsilons_of(grid, attack, entry.norm) if entry.needs_epsilon else [None]
                     varied = {key: settings[key] for key in attack.settings}
-                    groups.append(_group(grid, model, data, images, subject, entry, attack.goal,
-                                         radii, varied))  # fmt: skip
+                    groups.append(_group(grid, pair, entry, attack.goal, radii, varied))
     patterns = tuple(only)
     if patterns:
         groups = [kept for group in groups if (kept := _matching(group, patterns)).cells]
@@ -101,10 +100,20 @@ def make_plan(
     return groups
 
 
+class _Pair(NamedTuple):
+    """A model and a data set of the grid, opened for each other."""
+
+    model: ModelEntry
+    data: DataEntry
+    images: Images
+    subject: Subject
+
+
 def _group(
-    grid: Grid, model: ModelEntry, data: DataEntry, images: Images, subject: Subject, entry: Entry,
-    goal: str, radii: Iterable[float | None], varied: Mapping[str, Any],
+    grid: Grid, pair: _Pair, entry: Entry, goal: str, radii: Iterable[float | None],
+    varied: Mapping[str, Any],
 ) -> Group:  # fmt: skip
+    model, data, images, subject = pair
     ran = software()
     described = fingerprint(entry.describe(), entry.norm, goal)
     settings = ", ".join(f"{key}={value}" for key, value in varied.items())
