@@ -31,7 +31,7 @@ from jaxadv.core.losses import cross_entropy
 from jaxadv.engine.chunk import programs
 from jaxadv.engine.cure import cured
 from jaxadv.engine.devices import memory_of
-from jaxadv.engine.lanes import take_off
+from jaxadv.engine.lanes import Ends, take_off
 from jaxadv.engine.verify import margins, predict
 from jaxadv.models import get_definition, in_bfloat16, load_published
 
@@ -132,7 +132,7 @@ def bytes_of(attack: Any, model: ja.Model, shape: tuple[int, ...], lanes: int) -
     )
     flight = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), flight)
     _, go_on = programs("last", False, tuple(jax.local_devices()[:1]))
-    compiled = go_on.lower(attack, model, table, key, flight, one, one, one).compile()
+    compiled = go_on.lower(attack, model, table, key, flight, Ends(one, one, one)).compile()
     said = compiled.memory_analysis()
     held = said.argument_size_in_bytes + said.output_size_in_bytes - said.alias_size_in_bytes
     return held + said.temp_size_in_bytes

@@ -20,7 +20,6 @@ import numpy as np
 import jaxadv as ja
 from benchmarks.common import show
 from benchmarks.minimum import load
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 
 NETWORKS = (
@@ -93,10 +92,7 @@ def main() -> None:
     loaded = {name: load(name, options.count) for name in names}
     models = {name: entry[0] for name, entry in loaded.items()}
     _, _, images, labels = loaded[names[0]]
-    right = {
-        name: predict(model, images, choose_devices(None)).argmax(1) == labels
-        for name, model in models.items()
-    }
+    right = {name: predict(model, images).argmax(1) == labels for name, model in models.items()}
     rates: dict[str, dict[str, list[float]]] = {name: {"jaxadv": []} for name in chosen}
     if options.python:
         rates = {name: {"jaxadv": [], "torchattacks": []} for name in chosen}
@@ -116,7 +112,7 @@ def main() -> None:
                     seconds[side, attack] = seconds.get((side, attack), 0) + spent
                     for target in names:
                         both = right[surrogate] & right[target]
-                        answers = predict(models[target], changed[both], choose_devices(None))
+                        answers = predict(models[target], changed[both])
                         fooled = 100 * float((answers.argmax(1) != labels[both]).mean())
                         rows.setdefault((surrogate, attack, side), []).append(fooled)
                         if target != surrogate:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import jaxadv as ja
 from jaxadv.models import get_definition, save_weights
 from jaxadv.sweep import SCHEMA, SweepStore, parse_grid
-from jaxadv.sweep.plan import Job
+from jaxadv.sweep.names import Job
 
 CASES = settings(
     max_examples=int(os.environ.get("JAXADV_FUZZ", "60")), deadline=None, database=None,

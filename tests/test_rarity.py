@@ -11,7 +11,14 @@ import scipy.stats
 
 import jaxadv as ja
 from jaxadv.studies import Setting, conduct
-from jaxadv.studies.rarity import NOISES, cap_probability, norm_at, perturb_randomly, probability
+from jaxadv.studies.rarity import (
+    NOISES,
+    Splitting,
+    cap_probability,
+    norm_at,
+    perturb_randomly,
+    probability,
+)
 
 SIDE = 8
 NORMAL = np.random.default_rng(0).normal(size=(SIDE * SIDE, 2)).astype(np.float32)
@@ -36,7 +43,7 @@ def test_gaussian_noise_crosses_a_hyperplane_as_often_as_the_normal_tail_says():
     deviation = 0.3
     model, images, goal = halfspace(deviation * scipy.stats.norm.isf(truth))
     found = probability(model, images, goal, deviation, key=jax.random.key(1), noise="gaussian",
-                        runs=32)  # fmt: skip
+                        splitting=Splitting(runs=32))  # fmt: skip
     assert np.all(deviations(found, truth) < 3.5)
     assert np.all(np.asarray(found.relative_error) < 0.2)
 
@@ -46,7 +53,8 @@ def test_a_sphere_is_cut_as_often_as_its_cap_is_large():
     truth = scipy.special.betainc((SIDE**2 - 1) / 2, 0.5, 1 - (distances / radius) ** 2) / 2
     assert truth[-1] < 2e-9
     model, images, goal = halfspace(distances)
-    found = probability(model, images, goal, radius, key=jax.random.key(2), runs=32)
+    found = probability(model, images, goal, radius, key=jax.random.key(2),
+                        splitting=Splitting(runs=32))  # fmt: skip
     assert np.all(deviations(found, truth) < 3.5)
     assert np.all(np.asarray(found.relative_error) < 0.2)
 
@@ -79,7 +87,8 @@ def test_a_curved_boundary_is_crossed_as_often_as_counted(noise, clip):
     size, draws = (1.2 if noise == "sphere" else 0.3), 200_000
     goals = ja.Untargeted(jnp.asarray(answer(images)))
     found = probability(model, jnp.asarray(images, jnp.float32), goals, size,
-                        key=jax.random.key(4), noise=noise, clip=clip, runs=16)  # fmt: skip
+                        key=jax.random.key(4), noise=noise, clip=clip,
+                        splitting=Splitting(runs=16))  # fmt: skip
     rarest = 1.0
     for i, image in enumerate(images):
         steps = random.normal(size=(draws, 16))
@@ -96,7 +105,7 @@ def test_a_curved_boundary_is_crossed_as_often_as_counted(noise, clip):
 def test_what_the_box_forbids_has_no_probability():
     model = ja.Model(lambda w, x: jnp.stack([w + 0 * x.ravel(), x.ravel()], 1), jnp.float32(1.2))
     image, goal = jnp.full((1, 1, 1, 1), 0.5), ja.Targeted(jnp.zeros(1, int), jnp.ones(1, int))
-    how = {"key": jax.random.key(5), "noise": "gaussian", "runs": 16}
+    how = {"key": jax.random.key(5), "noise": "gaussian", "splitting": Splitting(runs=16)}
     free = probability(model, image, goal, 0.25, clip=False, **how)
     assert deviations(free, scipy.stats.norm.sf(0.7 / 0.25))[0] < 3.5
     boxed = probability(model, image, goal, 0.25, clip=True, **how)
@@ -146,8 +155,10 @@ def test_the_norm_of_a_probability_is_exact_before_flat_boundaries(dimension):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "named"), [({"noise": "pink"}, "noise"), ({"kept": 1.5}, "kept"),
-                         ({"runs": 1}, "runs"), ({"particles": 4}, "particles")],
+    ("wrong", "named"), [({"noise": "pink"}, "noise"),
+                         ({"splitting": Splitting(kept=1.5)}, "kept"),
+                         ({"splitting": Splitting(runs=1)}, "runs"),
+                         ({"splitting": Splitting(particles=4)}, "particles")],
 )  # fmt: skip
 def test_unusable_arguments_are_named(wrong, named):
     model, images, goal = halfspace([1.0])

@@ -12,6 +12,7 @@ import pytest
 import jaxadv as ja
 from jaxadv.core.pytree import pytree
 from jaxadv.engine.run import run_rows
+from jaxadv.engine.session import Rows, Session
 from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, network
 
 ATTACK = ja.PGD(steps=20, step_size=0.1, restarts=3)
@@ -94,8 +95,8 @@ def test_counts_are_those_of_a_sequential_run(whole: ja.Result) -> None:
 def test_several_epsilons_are_one_queue() -> None:
     source = np.repeat(np.arange(21), 3)
     epsilon = np.tile([0.02, 0.06, 0.2], 21)
-    rows = run_rows(ATTACK, MODEL, IMAGES, GOAL, source, epsilon, key=KEY, keep=None,
-                    ids=np.arange(21), lanes=4)  # fmt: skip
+    session = Session(MODEL, IMAGES, GOAL, np.arange(21), KEY, lanes=4)
+    rows = run_rows(session, ATTACK, Rows(source, epsilon))
     for e in range(3):
         alone = ja.run(ATTACK, MODEL, IMAGES, GOAL, epsilon[e], key=KEY, lanes=4)
         same(rows.rows(slice(e, None, 3)), alone)

@@ -16,8 +16,9 @@ import jaxadv as ja
 from jaxadv.cli import app
 from jaxadv.report import sweep_as_robustbench, sweep_data, write_sweep
 from jaxadv.sweep import SCHEMA, SweepStore, compare_stores, parse_grid, read_cells
+from jaxadv.sweep.names import Job
 from jaxadv.sweep.standing import median_of
-from jaxadv.sweep.store import FORMAT, ORIGINALS, Job
+from jaxadv.sweep.store import FORMAT, ORIGINALS
 
 CHROMIUM = Path("/usr/bin/chromium")
 IMAGES = 270  # more than one file of originals holds

@@ -88,7 +88,7 @@ def test_a_job_in_which_nothing_succeeds_is_kept(tmp_path):
 def test_no_device_waits_for_another():
     """The compiled loop of several devices has no collective in it."""
     from jaxadv.engine.chunk import programs
-    from jaxadv.engine.lanes import take_off
+    from jaxadv.engine.lanes import Ends, take_off
     from jaxadv.engine.verify import sharded
 
     devices, attack = tuple(jax.local_devices()), ja.PGD(steps=3)
@@ -100,8 +100,8 @@ def test_no_device_waits_for_another():
                                           sharding=sharded(devices)), tree)
         for tree in (table, flight)]  # fmt: skip
     _, go_on = programs("first", False, devices)
-    ends = (jnp.int32(8), jnp.int32(3), jnp.int32(99))
-    program = go_on.lower(attack, MODEL, each[0], key, each[1], *ends).compile()
+    ends = Ends(jnp.int32(8), jnp.int32(3), jnp.int32(99))
+    program = go_on.lower(attack, MODEL, each[0], key, each[1], ends).compile()
     text = program.as_text()
     assert "while(" in text and "input_output_alias" in text  # a loop, and donated buffers
     for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute",
@@ -114,11 +114,11 @@ def test_half_the_lanes_where_the_memory_does_not_suffice(tmp_path, monkeypatch)
 
     tried, run_rows = [], entries.run_rows
 
-    def short_of_memory(*args, lanes, **more):
-        tried.append(lanes)
-        if lanes > 2:
+    def short_of_memory(session, *args, **more):
+        tried.append(session.lanes)
+        if session.lanes > 2:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
-        return run_rows(*args, lanes=lanes, **more)
+        return run_rows(session, *args, **more)
 
     monkeypatch.setattr(entries, "run_rows", short_of_memory)
     assert sweep(tmp_path / "halved", only=["PGD*seed 0"]).complete

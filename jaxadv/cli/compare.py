@@ -102,7 +102,7 @@ def _kept(about: Any) -> dict[str, Any]:
 def _print(changes: "Changes", out: "Console", images: bool) -> None:
     from jaxadv.report.fitted import Fitted
     from jaxadv.report.table import number_text
-    from jaxadv.sweep.read import title_of
+    from jaxadv.sweep.names import title_of
 
     few = len(changes.cells) <= CELLS
     shown = [cell for cell in changes.cells if few or not cell.equal]

@@ -17,7 +17,8 @@ from jaxadv.cli.setting import (
     prepare_jax,
     write_json,
 )
-from jaxadv.cli.subject import slug, split_of
+from jaxadv.cli.subject import split_of
+from jaxadv.core.files import slug
 
 if TYPE_CHECKING:
     from jaxadv.data import Dataset

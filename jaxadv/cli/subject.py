@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxadv.cli.options import EPOCHS, MODEL
 from jaxadv.cli.progress import Bars
+from jaxadv.core.files import slug
 
 if TYPE_CHECKING:
     from jaxadv.core.goals import Goal
@@ -183,8 +184,3 @@ def split_of(data: str) -> tuple[str, str]:
     """
     found = re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", data)
     return (found[1], found[2]) if found else (data, "test")
-
-
-def slug(text: str) -> str:
-    """A name that a file can have: letters, digits and dashes."""
-    return re.sub(r"\W+", "-", text).strip("-")

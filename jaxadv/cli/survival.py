@@ -73,7 +73,7 @@ def survival(
 
         from jaxadv.attacks import build_attack
         from jaxadv.report import print_study, write_study
-        from jaxadv.studies import Setting, as_data
+        from jaxadv.studies import as_data
         from jaxadv.studies.survival import USUAL, survival_findings
         from jaxadv.studies.survival import survival as examine
 
@@ -89,16 +89,16 @@ def survival(
         images = subject.data
         with Bars() as bars:
 
-            def progress(stage: str, done: int, total: int) -> None:
+            def progress(stage: str, done: int, total: int, _: int) -> None:
                 for other in set(bars.tasks) - {stage}:
                     bars.drop(other)
                 bars.show(stage, done, total, "")
                 bars.interrupts.check()
 
-            setting = Setting(images, images, state / subject.name, progress=progress)
             found = examine(
                 subject.model, images.images, images.labels, attacks, radius, transforms=kinds,
-                key=jax.random.key(seed), ids=images.ids, lanes=lanes, run=setting.run,
+                key=jax.random.key(seed), ids=images.ids, lanes=lanes,
+                store=state / subject.name / "runs", progress=progress,
             )  # fmt: skip
         findings = survival_findings(found, images.images, radius, subject.model.bounds)
         about = {"model": subject.name, "data": images.name, "seed": seed, "epsilon": radius,

@@ -100,7 +100,6 @@ def train(
         from jaxadv.attacks.pgd import PGD
         from jaxadv.data import load_data
         from jaxadv.engine.checks import check_problem
-        from jaxadv.engine.devices import choose_devices
         from jaxadv.engine.verify import predict
         from jaxadv.models import from_linen, save_weights
         from jaxadv.models.train import TRADESAscent
@@ -115,7 +114,7 @@ def train(
         checkpoint = file.with_name(f".{file.name}.checkpoint")
         name, variables = training.name, training.train(lambda _: checkpoint)
         network = from_linen(training.module, variables)
-        logits = predict(network, test.images, choose_devices(None))
+        logits = predict(network, test.images)
         about["accuracy"] = float((logits.argmax(1) == test.labels).mean())
         save_weights(
             file, name, {"classes": len(test.classes)}, variables,

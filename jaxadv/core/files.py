@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import IO, Any
 
 
+def slug(name: str) -> str:
+    """A name that a file can have: letters and digits, and a dash for all else."""
+    return "".join(c if c.isalnum() else "-" for c in name)
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a temporary binary file that replaces `path` when the context ends without an exception.

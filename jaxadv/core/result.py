@@ -85,6 +85,11 @@ class Result(NamedTuple):
         """Return the result of the images at `index`."""
         return Result(*(leaf[index] for leaf in self[:-1]), cost=self.cost)
 
+    def put(self, index: Any, part: "Result") -> None:
+        """Write the rows of `part` in the place of these."""
+        for whole, rows in zip(self[:-1], part[:-1], strict=True):
+            whole[index] = rows
+
 
 def empty_result(rows: int, shape: tuple[int, ...], epsilon: np.ndarray, ids: np.ndarray) -> Result:
     """Return the result of a run that has not begun (status `NOT_RUN`, margins NaN)."""

@@ -8,7 +8,7 @@ it falls; the verdict is that of a sequential run, and so are the passes counted
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,7 +16,10 @@ import numpy as np
 
 from jaxadv.attacks import APGD, FAB, FGM, FGSM, PGD, Diverse, Square, UniformNoise
 from jaxadv.core.attack import Attack
-from jaxadv.engine.stage import Refine
+from jaxadv.core.result import Result, Status
+from jaxadv.engine.session import Rows, Session
+from jaxadv.engine.stage import Refine, attack_of, describe, refines, run_stage
+from jaxadv.engine.verify import margins, predict
 
 
 class Margins(NamedTuple):
@@ -184,3 +187,105 @@ def get_cascade(attacks: str | Cascade, norm: str) -> Cascade:
             f"attacks={attacks!r} knows linf, l2 and l1, but norm='l0': pass 'quick' or attacks"
         )
     return CASCADES[attacks](norm)
+
+
+class CascadeStage(NamedTuple):
+    """What one attack of a cascade did.
+
+    number, name, attack: which one; rows: whom it attacked, of all; result: theirs; broken: which
+    of all rows fell now, the nearest last, and `by` which image of the result; distance [N]: the
+    least adversarial distance of every image so far.
+    """
+
+    number: int
+    name: str
+    attack: Attack
+    rows: np.ndarray
+    result: Result
+    broken: np.ndarray
+    by: np.ndarray
+    distance: np.ndarray
+
+
+def run_cascade(
+    session: Session, cascade: Cascade, rows: Rows, distance: np.ndarray, *, nested: bool
+) -> Iterator[CascadeStage]:
+    """Attack after attack, each for the rows that survived those before; yields what each did.
+
+    nested: the rows are all images [N] at one epsilon after the other, ascending; a success counts
+    at every larger epsilon too, and a `Chosen` attack chooses among the rows of each epsilon. Else
+    every row stands alone, so an attack meant for the hardest is given all survivors. distance [N]:
+    0 for images that are not to be attacked, else infinite. Ends early where rows are left NOT_RUN,
+    or the session is interrupted.
+    """
+    stated = np.asarray(rows.epsilon)
+    levels = np.unique(stated) if nested else stated[:1]
+    groups = np.arange(len(rows.source)).reshape(len(levels), -1)
+    attacked, distance = distance > 0, distance.copy()
+    standing, least = attacked[rows.source], _clean_margins(session, cascade, rows)
+    for number, (name, entry) in enumerate(cascade.items()):
+        attack = attack_of(entry)
+        if attack.needs_epsilon:
+            places = _choose(entry, standing, groups, least, nested)
+            own = rows.of(places)
+        else:  # at the largest epsilon; an earlier attack's answer is where to go on from
+            places = groups[-1][attacked]
+            own = rows.of(places)._replace(epsilon=distance[attacked])
+        if refines(entry):
+            own = own._replace(start=least.starts(places))
+        width = session.width(attack.queries, len(rows.source))
+        result = run_stage(
+            session._replace(lanes=width), name, attack, own, file=f"{number:02d}-{name}",
+            depends=(attack.norm, describe(attack), own.epsilon, own.source, width, own.start),
+        )  # fmt: skip
+        reached = result.distance
+        if attack.needs_epsilon:
+            reached, least = stated[places], least.lowered(places, result.margin, result.images)
+        np.minimum.at(distance, own.source[result.success], result.distance[result.success])
+        broken, by = places[result.success], np.flatnonzero(result.success)
+        if nested:
+            broken, by = _broken(result, own.source, reached, levels, standing)
+        standing = standing.copy()
+        standing[broken] = False
+        yield CascadeStage(number, name, attack, places, result, broken, by, distance)
+        if (result.status == Status.NOT_RUN).any() or session.stopped():
+            return
+
+
+def _clean_margins(session: Session, cascade: Cascade, rows: Rows) -> Margins:
+    """The margins of the rows' clean images; zeros where no attack depends on them."""
+    refining = any(map(refines, cascade.values()))
+    clean, logits = np.zeros(len(rows.source), np.float32), session.clean_logits
+    if refining or any(isinstance(entry, Chosen) for entry in cascade.values()):
+        if logits is None:
+            judge = session.judge or session.model
+            logits = predict(judge, session.images, session.devices)
+        clean = margins(session.goal, logits)[rows.source]
+    return Margins(clean, clean, session.images[rows.source] if refining else None)
+
+
+def _choose(
+    entry: Attack | Refine | Chosen, standing: np.ndarray, groups: np.ndarray, least: Margins,
+    nested: bool,
+) -> np.ndarray:  # fmt: skip
+    """The rows that an attack is given, of the groups [E, N] that choose by themselves."""
+    survivors = [group[standing[group]] for group in groups]
+    if isinstance(entry, Nearly) or (nested and isinstance(entry, Hardest)):
+        survivors = [own[entry.choose(least.of(own), groups.shape[1])] for own in survivors]
+    return np.concatenate(survivors)
+
+
+def _broken(
+    result: Result, source: np.ndarray, reached: np.ndarray, levels: np.ndarray,
+    standing: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The rows that fell, of all images at all levels, and by which image of the result."""
+    count = len(standing) // len(levels)
+    broken, by = [], []
+    for number, radius in enumerate(levels):  # a success counts at every larger epsilon too
+        hits = np.flatnonzero(result.success & (reached <= radius))
+        hits = hits[np.argsort(result.distance[hits], kind="stable")][::-1]  # nearest last
+        hits = hits[standing[number * count + source[hits]]]
+        broken.append(number * count + source[hits])
+        by.append(hits)
+    return np.concatenate(broken), np.concatenate(by)

@@ -11,9 +11,8 @@ import functools
 import math
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +37,20 @@ ABSTAIN = -1
 SECONDS_BETWEEN_SAVES = 20.0
 STREAM = zlib.crc32(b"randomised smoothing")  # noise of its own, whatever else a key is used for
 
-Progress = Callable[[int, int], None]  # noisy images classified, in all
+
+class SampleProgress(Protocol):
+    """Called while votes are counted: noisy images classified, and in all."""
+
+    def __call__(self, done: int, total: int, /) -> Any: ...
+
+
+class Sampling(NamedTuple):
+    """The noise: its standard deviation, the samples that choose a class, those that bound its
+    probability."""
+
+    sigma: float
+    samples0: int
+    samples: int
 
 
 class Certificates(NamedTuple):
@@ -113,7 +125,7 @@ def certify(
     ids: Any = None,
     devices: Any = None,
     store: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: SampleProgress | None = None,
 ) -> Certificates:
     """The smoothed classifier's answer to every image, and the L2 radius within which it is proved.
 
@@ -146,7 +158,7 @@ def certify(
         classes = checks.count_classes(model, images.shape[1:])
         labels = np.asarray(checks.check_goal(Untargeted(labels), len(images), classes).labels)
     votes, reached, ids, seconds = _vote(
-        model, images, sigma, samples0, samples, key, ids, devices, store, progress
+        model, images, Sampling(sigma, samples0, samples), key, ids, devices, store, progress
     )
     selected = votes[:, 0].argmax(1)
     top_count = votes[np.arange(len(votes)), 1, selected].astype(np.int64)
@@ -172,7 +184,7 @@ def smoothed_predict(
     ids: Any = None,
     devices: Any = None,
     store: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: SampleProgress | None = None,
 ) -> Smoothed:
     """The smoothed classifier's answer to every image, without a radius.
 
@@ -192,7 +204,7 @@ def smoothed_predict(
     checks.check_model(model)
     images = checks.check_images(images, model.bounds)
     votes, reached, ids, seconds = _vote(
-        model, images, sigma, 0, samples, key, ids, devices, store, progress
+        model, images, Sampling(sigma, 0, samples), key, ids, devices, store, progress
     )
     votes = votes[:, 1]
     nan = samples * reached - votes.sum(1)  # answers with NaN are a class that is no answer
@@ -247,7 +259,7 @@ def _check(sigma: Any, samples: Any, alpha: Any, samples0: Any = 1) -> None:
 
 @functools.lru_cache
 def _program(width: int, devices: tuple[Any, ...]) -> Any:
-    """Jitted: the votes [D, B, 2, K] with those of rounds `begin` to `end` added to them.
+    """Jitted: the votes [D, B, 2, K] with those of some rounds (the first, the end) added to them.
 
     A unit of work is `width` samples of one image, which are a batch of their own; in a round every
     device takes the next unit. So the network never sees images in other company.
@@ -256,10 +268,11 @@ def _program(width: int, devices: tuple[Any, ...]) -> Any:
     on_cpu = devices[0].platform == "cpu"
 
     def count(
-        model: Model, images: Any, ids: Any, key: Any, sigma: Any, sizes: Any, begin: Any, end: Any,
+        model: Model, images: Any, ids: Any, key: Any, sigma: Any, sizes: Any, rounds: Any,
         votes: Any,
     ) -> Any:  # fmt: skip
         rows, samples0, total = sizes  # of the images those that are not padding
+        begin, end = rounds
         chunks = (total + width - 1) // width
         device = lax.axis_index("devices") if parts > 1 else 0
         apply = cured(lambda m, x: m(x)) if on_cpu else lambda m, x: m(x)
@@ -281,19 +294,20 @@ def _program(width: int, devices: tuple[Any, ...]) -> Any:
     if parts > 1:
         split, whole = PartitionSpec("devices"), PartitionSpec()
         count = jax.shard_map(
-            count, mesh=mesh_of(devices), in_specs=(*[whole] * 8, split), out_specs=split,
+            count, mesh=mesh_of(devices), in_specs=(*[whole] * 7, split), out_specs=split,
             check_vma=False,
         )  # fmt: skip
-    return jax.jit(count, donate_argnums=8)
+    return jax.jit(count, donate_argnums=7)
 
 
 def _vote(
-    model: Model, images: np.ndarray, sigma: float, samples0: int, samples: int, key: Array,
-    ids: Any, devices: Any, store: str | Path | None, progress: Progress | None,
+    model: Model, images: np.ndarray, sampling: Sampling, key: Array, ids: Any, devices: Any,
+    store: str | Path | None, progress: SampleProgress | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:  # fmt: skip
     """Votes int32 [N, 2, K] of the choosing and the estimating samples, which images they are
     complete for [N], the ids [N], and seconds."""
     began = time.perf_counter()
+    sigma, samples0, samples = sampling
     key = checks.check_key(key)
     count, shape = len(images), images.shape[1:]
     classes = checks.count_classes(model, shape)
@@ -305,9 +319,8 @@ def _vote(
     chunks = -(-total // width)
 
     votes, reached, before = np.zeros((count, 2, classes), np.int32), np.zeros(count, bool), 0.0
-    keep, name, mark = None, f"smoothed-{sigma:g}-{samples0}-{samples}", ""
-    if store is not None:
-        keep = Store(store)
+    keep, name, mark = Store.or_none(store), f"smoothed-{sigma:g}-{samples0}-{samples}", ""
+    if keep is not None:
         clean = np.round(predict(model, images, chosen), 2)  # tells networks of equal weights apart
         mark = fingerprint(model.params, images, ids, jax.random.key_data(key), float(sigma), clean)
         saved = keep.load_arrays(name, mark)
@@ -344,8 +357,8 @@ def _vote(
                 tick = time.perf_counter()
                 end = min(turn + turns, last)
                 tally = program(
-                    model, *part, key, jnp.float32(sigma), sizes, jnp.int32(turn), jnp.int32(end),
-                    tally,
+                    model, *part, key, jnp.float32(sigma), sizes,
+                    (jnp.int32(turn), jnp.int32(end)), tally,
                 )  # fmt: skip
                 tally.block_until_ready()
                 if failed():

@@ -18,12 +18,12 @@ from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status
 from jaxadv.engine import checks
-from jaxadv.engine.lanes import fly, live, narrow, take_off
+from jaxadv.engine.lanes import Ends, Mode, fly, live, narrow, take_off
+from jaxadv.engine.session import RowProgress, Rows
 from jaxadv.engine.table import Table
 from jaxadv.engine.verify import bucket, forward_sharded, margins, mesh_of, predict, sharded, verify
 
 PIECE_SECONDS = 2.0  # how long a compiled program runs before the host looks in
-Progress = Callable[[int, int, int], None]  # rows done, rows in all, successes so far
 
 
 class Budget(NamedTuple):
@@ -43,16 +43,43 @@ class Budget(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """images, goal, ids, clean_logits: of N images; source, epsilon, start, seeds: of M rows."""
+    """The images of one chunk: images, goal, ids, clean_logits (None: not known) of N images, and
+    the rows that attack them."""
 
     images: np.ndarray
     goal: Goal
     ids: np.ndarray
-    source: np.ndarray
-    epsilon: np.ndarray
     clean_logits: np.ndarray | None
-    start: np.ndarray | None
-    seeds: np.ndarray | None
+    rows: Rows
+
+
+class Setup(NamedTuple):
+    """How rows are attacked: all that is the same for every chunk of a run."""
+
+    attack: Attack
+    model: Model
+    judge: Model | None
+    again: bool
+    keep: str
+    key: Array
+    devices: tuple[Any, ...]
+    lanes: int
+    halve: bool
+    budget: Budget
+
+    @property
+    def passes_per_tick(self) -> int:
+        """Forward and backward passes that one lane takes in one tick."""
+        return self.attack.queries * (1 + self.attack.pullbacks)
+
+
+class Watch(NamedTuple):
+    """What the host looks at between two pieces of compiled work: when the run began, whether to
+    stop, and whom to tell of its progress."""
+
+    began: float
+    interrupted: Callable[[], bool]
+    progress: RowProgress | None
 
 
 def _deal(values: np.ndarray, owner: np.ndarray, parts: int, size: int) -> np.ndarray:
@@ -76,11 +103,9 @@ def programs(keep: str, halve: bool, devices: tuple[Any, ...]) -> tuple[Any, Any
         flight = take_off(attack, model, take(table, 0), key, width)
         return jax.tree.map(lambda leaf: leaf[None], flight)
 
-    def go_on(attack, model, table, key, flight, until, limit, most) -> Any:
-        flight = fly(
-            attack, model, take(table, 0), key, take(flight, 0),
-            keep=keep, until=until, limit=limit, most=most, halve=halve, cure=cure,
-        )  # fmt: skip
+    def go_on(attack, model, table, key, flight, ends) -> Any:
+        mode = Mode(keep, halve, cure)
+        flight = fly(attack, model, take(table, 0), key, take(flight, 0), ends, mode)
         _, complete = flight.gathered.totals(keep)
         found = flight.gathered.best.adversarial & complete
         seen = (live(flight).sum(), flight.head < flight.gathered.ended.shape[0], complete, found)
@@ -99,7 +124,7 @@ def programs(keep: str, halve: bool, devices: tuple[Any, ...]) -> tuple[Any, Any
                        in_specs=(whole, whole, split, whole))  # fmt: skip
         return each(attack, model, table, key)
 
-    go_on_all = several(go_on, in_specs=(whole, whole, split, whole, split, whole, whole, whole))
+    go_on_all = several(go_on, in_specs=(whole, whole, split, whole, split, whole))
     return begin_all, jax.jit(go_on_all, donate_argnums=4)
 
 
@@ -113,140 +138,146 @@ def _narrowing(width: int) -> Any:
     return jax.jit(jax.vmap(lambda flight: narrow(flight, width)))
 
 
-def fly_chunk(
-    attack: Attack, model: Model, batch: Batch, key: Array, keep: str, devices: tuple[Any, ...],
-    width: int, halve: bool, budget: Budget, interrupted: Callable[[], bool], began: float,
-    spent: int, outcome: Result, mine: np.ndarray, judge: Model | None, again: bool,
-    progress: Progress | None,
-) -> int:  # fmt: skip
-    """Attack one chunk and write its verified rows into `outcome`; returns the lane ticks."""
-    parts = len(devices)
-    place = sharded(devices)
-    image_owner = np.arange(len(batch.images)) % parts
-    row_owner = batch.source % parts
-    per_image = bucket(math.ceil(len(batch.images) / parts), width)
-    per_row = bucket(int(np.bincount(row_owner, minlength=parts).max()), width)
+def fly_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Result | None, int]:
+    """Attack one chunk: its verified rows (None: interrupted before it began), and lane ticks.
 
-    def deal(values: Any, owner: np.ndarray, size: int) -> Any:
-        return jax.tree.map(
-            lambda leaf: jax.device_put(_deal(np.asarray(leaf), owner, parts, size), place), values
-        )
-
-    images = deal(batch.images, image_owner, per_image)
+    spent: lane ticks of the chunks before.
+    """
+    attack, model, devices = setup.attack, setup.model, setup.devices
+    width, budget, parts = setup.lanes, setup.budget, len(setup.devices)
+    dealt = _Dealt(batch, devices, width)
+    images = dealt.images(batch.images)
     if batch.clean_logits is None:
         clean = forward_sharded(model, images, width, devices)
         logits = np.asarray(clean).swapaxes(0, 1).reshape(-1, clean.shape[-1])[: len(batch.images)]
     else:
         logits = np.asarray(batch.clean_logits, np.float32)
-        clean = deal(logits, image_owner, per_image)
-    if interrupted():
-        return 0
+        clean = dealt.images(logits)
+    if watch.interrupted():
+        return None, 0
     if batch.clean_logits is None:
         checks.warn_about_logits(logits)
+    rows = batch.rows
     clean_margin = margins(batch.goal, logits)
     checks.warn_about_targets(batch.goal, clean_margin)
-    active = np.ones(len(batch.source), bool)
-    if keep in ("first", "distance"):
-        active = ~(clean_margin[batch.source] < 0)
-    radius = safe_epsilon(attack.norm, batch.epsilon)
+    active = np.ones(len(rows.source), bool)
+    if setup.keep in ("first", "distance"):
+        active = ~(clean_margin[rows.source] < 0)
     table = Table(
         images=images,
         clean_logits=clean,
-        source=deal((batch.source // parts).astype(np.int32), row_owner, per_row),
-        goal=deal(take(batch.goal, batch.source), row_owner, per_row),
-        epsilon=deal(radius, row_owner, per_row),
-        ids=deal(batch.ids[batch.source].astype(np.int32), row_owner, per_row),
-        active=deal(active, row_owner, per_row),
-        start=None if batch.start is None else deal(batch.start, row_owner, per_row),
-        seeds=None if batch.seeds is None else deal(batch.seeds, row_owner, per_row),
+        source=dealt.rows((rows.source // parts).astype(np.int32)),
+        goal=dealt.rows(take(batch.goal, rows.source)),
+        epsilon=dealt.rows(safe_epsilon(attack.norm, rows.epsilon)),
+        ids=dealt.rows(batch.ids[rows.source].astype(np.int32)),
+        active=dealt.rows(active),
+        start=None if rows.start is None else dealt.rows(rows.start),
+        seeds=None if rows.seeds is None else dealt.rows(rows.seeds),
     )
-    begin, go_on = programs(keep, halve, devices)
+    begin, go_on = programs(setup.keep, setup.halve, devices)
     limit = attack.ticks if budget.steps is None else min(budget.steps, attack.ticks)
     most = jnp.iinfo(jnp.int32).max if budget.queries is None else budget.queries
-    ends = (jnp.int32(limit), jnp.int32(most))
-    flight = begin(attack, model, table, key, width)
+    flight = begin(attack, model, table, setup.key, width)
     skipped = int((~active).sum())
     ticks, lane_ticks, until, complete = 0, 0, 8, None
-    passes = attack.queries * (1 + attack.pullbacks) * parts
     while True:
         if budget.passes is not None:
-            left = budget.passes - (spent + lane_ticks) * attack.queries * (1 + attack.pullbacks)
-            until = min(until, left // (passes * width))
-        late = budget.seconds is not None and time.perf_counter() - began > budget.seconds
-        if until < 1 or late or interrupted():
+            left = budget.passes - (spent + lane_ticks) * setup.passes_per_tick
+            until = min(until, left // (setup.passes_per_tick * parts * width))
+        late = budget.seconds is not None and time.perf_counter() - watch.began > budget.seconds
+        if until < 1 or late or watch.interrupted():
             break
         tick = time.perf_counter()
-        flight, seen = go_on(attack, model, table, key, flight, jnp.int32(until), *ends)
+        ends = Ends(jnp.int32(until), jnp.int32(limit), jnp.int32(most))
+        flight, seen = go_on(attack, model, table, setup.key, flight, ends)
         alive, waiting, complete, found = jax.device_get(seen)
         elapsed = time.perf_counter() - tick
         before, ticks = ticks, int(np.asarray(flight.ticks).max())
         lane_ticks += (ticks - before) * width * parts
         # Only rows that are attacked are ever complete: neither padding nor clean successes are.
-        if progress is not None:
-            progress(int(complete.sum()) + skipped, len(batch.source), int(found.sum()) + skipped)
+        if watch.progress is not None:
+            done, successes = int(complete.sum()) + skipped, int(found.sum()) + skipped
+            watch.progress(done, len(rows.source), successes)
         if not alive.any() and not waiting.any():
             break
-        if halve and width > 1 and not waiting.any() and alive.max() <= width // 2:
+        if setup.halve and width > 1 and not waiting.any() and alive.max() <= width // 2:
             width //= 2
             flight = _narrowing(width)(flight)
         until = int(np.clip(until * PIECE_SECONDS / max(elapsed, 1e-3), until / 4 + 1, until * 4))
-    _write(attack, model, batch, keep, devices, flight, active, clean_margin, row_owner, outcome,
-           mine, judge, again)  # fmt: skip
-    return lane_ticks
+    return _verified(setup, batch, dealt, flight.gathered, active), lane_ticks
 
 
-def _write(
-    attack: Attack, model: Model, batch: Batch, keep: str, devices: tuple[Any, ...], flight: Any,
-    active: np.ndarray, clean_margin: np.ndarray, row_owner: np.ndarray, outcome: Result,
-    mine: np.ndarray, judge: Model | None, again: bool,
-) -> None:  # fmt: skip
-    """Verify the rows of a chunk that are complete, and write them into `outcome`."""
-    gathered = flight.gathered
-    counts, complete = jax.device_get(_totals(gathered, keep))
+class _Dealt:
+    """Arrays of a batch dealt to the devices [parts, size, ...]: images in turn, rows to where
+    their images are."""
 
-    def collect(dealt: Any) -> np.ndarray:
+    def __init__(self, batch: Batch, devices: tuple[Any, ...], width: int) -> None:
+        self.parts, self.place = len(devices), sharded(devices)
+        self.image_owner = np.arange(len(batch.images)) % self.parts
+        self.row_owner = batch.rows.source % self.parts
+        self.per_image = bucket(math.ceil(len(batch.images) / self.parts), width)
+        most = int(np.bincount(self.row_owner, minlength=self.parts).max())
+        self.per_row = bucket(most, width)
+
+    def images(self, values: Any) -> Any:
+        """Values [N, ...] of the images on the devices."""
+        return self._deal(values, self.image_owner, self.per_image)
+
+    def rows(self, values: Any) -> Any:
+        """Values [M, ...] of the rows (a pytree of them) on the devices."""
+        return self._deal(values, self.row_owner, self.per_row)
+
+    def _deal(self, values: Any, owner: np.ndarray, size: int) -> Any:
+        def deal(leaf: Any) -> Any:
+            return jax.device_put(_deal(np.asarray(leaf), owner, self.parts, size), self.place)
+
+        return jax.tree.map(deal, values)
+
+    def collect(self, dealt: Any) -> np.ndarray:
+        """The rows [M, ...] again, on the host."""
         dealt = np.asarray(dealt)
-        out = np.zeros((len(batch.source), *dealt.shape[2:]), dealt.dtype)
-        for part in range(len(devices)):
-            own = np.flatnonzero(row_owner == part)
+        out = np.zeros((len(self.row_owner), *dealt.shape[2:]), dealt.dtype)
+        for part in range(self.parts):
+            own = np.flatnonzero(self.row_owner == part)
             out[own] = dealt[part, : len(own)]
         return out
 
-    originals = batch.images[batch.source]
-    goal = take(batch.goal, batch.source)
-    claimed = collect(gathered.best.adversarial)
+
+def _verified(
+    setup: Setup, batch: Batch, dealt: _Dealt, gathered: Any, active: np.ndarray
+) -> Result:  # fmt: skip
+    """The rows of a chunk, each judged anew; those that are not complete are NOT_RUN."""
+    model, judge, rows, collect = setup.model, setup.judge, batch.rows, dealt.collect
+    counts, complete = jax.device_get(_totals(gathered, setup.keep))
+    originals, goal = batch.images[rows.source], take(batch.goal, rows.source)
     images = np.where(_like(active, originals), collect(gathered.best.image), originals)
     status, distance, margin = verify(
-        model.fresh() if judge is None else judge,
-        attack.norm,
-        images,
-        originals,
-        goal,
-        batch.epsilon,
-        devices,
-    )
+        judge or model.fresh(), setup.attack.norm, images, originals, goal, rows.epsilon,
+        setup.devices,
+    )  # fmt: skip
     # A refusal is one of a claim; an image that never claimed anything has simply failed.
-    unclaimed = ~claimed if judge is None or again else margin >= 0
+    claimed = collect(gathered.best.adversarial)
+    unclaimed = ~claimed if judge is None or setup.again else margin >= 0
     status[(status != Status.SUCCESS) & unclaimed] = Status.FAILED
-    if judge is not None and again and keep in ("first", "distance"):
-        wrong = margins(batch.goal, predict(judge, batch.images, devices))[batch.source] < 0
-        status[active & wrong] = Status.REJECTED_LABEL  # the model attacked what need not be
+    if judge is not None and setup.again and setup.keep in ("first", "distance"):
+        judged = margins(batch.goal, predict(judge, batch.images, setup.devices))
+        wrong = judged[rows.source] < 0  # the model attacked what need not be
+        status[active & wrong] = Status.REJECTED_LABEL
     nonfinite = collect(gathered.nonfinite)
     status[(status == Status.FAILED) & nonfinite] = Status.NONFINITE
     status[~active & (status == Status.SUCCESS)] = Status.MISCLASSIFIED
-    finished = collect(complete) | ~active
-    status[~finished] = Status.NOT_RUN
+    status[~(collect(complete) | ~active)] = Status.NOT_RUN
 
-    outcome.images[mine] = images
-    outcome.status[mine] = status
-    outcome.success[mine] = (status == Status.SUCCESS) | (status == Status.MISCLASSIFIED)
-    outcome.distance[mine] = distance
-    outcome.margin[mine] = margin
-    for name in ("forward", "backward", "queries", "computed"):
+    def paid(name: str) -> np.ndarray:
         clean = name in ("forward", "computed") and batch.clean_logits is None
-        getattr(outcome, name)[mine] = model.samples * (
-            collect(getattr(counts, name)) * active + clean
-        )
+        return model.samples * (collect(getattr(counts, name)) * active + clean)
+
+    return Result(
+        images=images, success=np.isin(status, (Status.SUCCESS, Status.MISCLASSIFIED)),
+        distance=distance, margin=margin, forward=paid("forward"), backward=paid("backward"),
+        queries=paid("queries"), computed=paid("computed"), status=status,
+        ids=batch.ids[rows.source], epsilon=rows.epsilon,
+    )  # fmt: skip
 
 
 def _like(mask: np.ndarray, images: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Array
 
@@ -16,11 +15,8 @@ from jaxadv.core.result import Result, Status
 from jaxadv.core.shares import wilson
 from jaxadv.engine import checks
 from jaxadv.engine.chunk import Budget
-from jaxadv.engine.devices import choose_devices, choose_lanes
-from jaxadv.engine.interrupt import interruptible
-from jaxadv.engine.stage import Progress, describe, run_stage, slug, under_name
-from jaxadv.engine.store import Store, fingerprint
-from jaxadv.engine.verify import predict
+from jaxadv.engine.session import Rows, Session, StageProgress
+from jaxadv.engine.stage import describe, run_stage
 
 
 class QueryCurve(NamedTuple):
@@ -149,7 +145,7 @@ def compare_queries(
     devices: Any = None,
     lanes: int | None = None,
     store: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Asked:
     """Run attacks that only ask on the same images, each until its first success or the budget.
 
@@ -171,35 +167,28 @@ def compare_queries(
     >>> asked.curve("Square", [100]).success
     array([1.])
     """
-    images, goal, ids, classes = checks.check_problem(model, images, goal, ids)
-    count, shape = len(images), images.shape[1:]
-    fitted = fit_attacks(attacks, model, goal, classes, epsilon, shape, budget)
-    norm = next(iter(fitted.values())).norm
-    checks.check_options(store, lanes=lanes)
-    key = checks.check_key(jax.random.key(0) if key is None else key)
-    chosen = choose_devices(devices)
-    logits = predict(model, images, chosen)
-    checks.warn_about_logits(logits)
-    rows = np.arange(count)
+    session = Session.open(
+        model, images, goal, ids=ids, key=key, devices=devices, lanes=lanes, store=store
+    )
+    count, shape = len(session.images), session.images.shape[1:]
+    classes = checks.count_classes(model, shape)
+    fitted = fit_attacks(attacks, model, session.goal, classes, epsilon, shape, budget)
     radius = None if epsilon is None else np.full(count, float(epsilon))
-    same = fingerprint(model.params, images, goal, ids, jax.random.key_data(key), logits.round(2))
     results: dict[str, Result] = {}
     complete = True
-    with interruptible() as interrupted:
+    with session.answered().watched(progress) as session:
         for number, (name, attack) in enumerate(fitted.items()):
-            width = lanes or choose_lanes(model, attack.queries, shape, count, chosen[0])
+            width = session.width(attack.queries, count)
             results[name] = run_stage(
-                attack, model, images, goal, rows, radius, key=key, ids=ids, devices=chosen,
-                lanes=width, clean_logits=logits, store=None if store is None else Store(store),
-                name=slug(name), progress=under_name(progress, name), interrupted=interrupted,
-                mark=fingerprint(same, describe(attack), budget, str(epsilon), width),
+                session._replace(lanes=width), name, attack, Rows(np.arange(count), radius),
+                file=name, depends=(describe(attack), budget, str(epsilon), width),
                 keep="first", budget=Budget(queries=budget),
             )  # fmt: skip
-            if (results[name].status == Status.NOT_RUN).any() or interrupted():
+            if (results[name].status == Status.NOT_RUN).any() or session.stopped():
                 complete = number == len(fitted) - 1 and results[name].status.all()
                 break
     return Asked(
-        norm=norm, epsilon=epsilon, budget=budget,
-        attacks={name: fitted[name] for name in results}, results=results, ids=ids,
-        labels=np.asarray(goal.labels), originals=images, complete=bool(complete),
+        norm=next(iter(fitted.values())).norm, epsilon=epsilon, budget=budget,
+        attacks={name: fitted[name] for name in results}, results=results, ids=session.ids,
+        labels=np.asarray(session.goal.labels), originals=session.images, complete=bool(complete),
     )  # fmt: skip

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array
 
@@ -15,21 +14,10 @@ from jaxadv.core.goals import Evading, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
 from jaxadv.engine import checks
-from jaxadv.engine.cascades import Cascade, Chosen, Margins, get_cascade
-from jaxadv.engine.devices import choose_devices, choose_lanes
+from jaxadv.engine.cascades import Cascade, get_cascade, run_cascade
 from jaxadv.engine.diagnose import answers, program
-from jaxadv.engine.interrupt import interruptible
-from jaxadv.engine.stage import (
-    Progress,
-    attack_of,
-    describe,
-    refines,
-    run_stage,
-    slug,
-    under_name,
-)  # fmt: skip
-from jaxadv.engine.store import Store, fingerprint
-from jaxadv.engine.verify import margins, predict
+from jaxadv.engine.session import Rows, Session, StageProgress
+from jaxadv.engine.stage import attack_of
 
 MISCLASSIFIED, SURVIVED = -2, -1
 
@@ -149,7 +137,7 @@ def evaluate(
     lanes: int | None = None,
     distances: bool = True,
     store: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Report:
     """How robust a classifier is: clean accuracy, and accuracy under attack at each epsilon.
 
@@ -183,7 +171,10 @@ def evaluate(
     checks.check_norms({name: attack_of(one) for name, one in entries.items()}, norm, "attacks")
     if np.size(epsilons) == 0 or np.ndim(epsilons) > 1:
         raise ValueError(f"epsilons={epsilons!r}: pass at least one number")
-    images, goal, ids, classes = checks.check_problem(model, images, labels, ids)
+    session = Session.open(
+        model, images, labels, ids=ids, key=key, devices=devices, lanes=lanes, store=store
+    )
+    images, goal, ids = session.images, session.goal, session.ids
     if goal.targeted:
         raise ValueError("labels are a targeted goal: pass labels, or ja.Evading(labels, rejected)")
     count, shape = len(images), images.shape[1:]
@@ -197,14 +188,13 @@ def evaluate(
         raise ValueError(f"attacks {blind} need gradients, but {missing} (and distances=False)")
     given = checks.check_epsilon(PGD(norm=norm), epsilons, np.size(epsilons), shape, model.bounds)
     levels = np.unique(given)
+    classes = checks.count_classes(model, shape)
     checks.check_attacks(map(attack_of, entries.values()), model, goal, classes, levels, shape)
     labels = np.asarray(goal.labels)
-    checks.check_options(store, lanes=lanes)
-    key = checks.check_key(jax.random.key(0) if key is None else key)
-    chosen = choose_devices(devices)
 
-    logits = predict(model, images, chosen)
-    checks.warn_about_logits(logits)
+    session = session.answered()
+    logits = session.clean_logits
+    assert logits is not None
     predictions = np.where(np.isnan(logits).any(1), -1, logits.argmax(1))  # NaN names no class
     right = predictions == labels
     probe = np.flatnonzero(right)[:64]
@@ -218,70 +208,28 @@ def evaluate(
     messages = [look.message for look in looks if not look.passed]
     if len(probe) and not missing:
         messages += checks.check_gradients(model, images[probe], Untargeted(labels[probe]))
-    broken_by = np.where(right, SURVIVED, MISCLASSIFIED) + np.zeros((len(levels), 1), int)
-    adversarial = np.broadcast_to(images, (len(levels), *images.shape)).copy()
+    broken_by = np.tile(np.where(right, SURVIVED, MISCLASSIFIED), len(levels))
+    adversarial = np.tile(images, (len(levels), *[1] * len(shape)))
     distance = np.where(right, np.inf, 0.0)
-    clean = margins(goal, logits)
-    closest = images if any(map(refines, entries.values())) else None
-    found = [Margins(clean, clean, closest) for _ in levels]
-    same = fingerprint(model.params, images, goal, ids, jax.random.key_data(key), logits.round(2))
+    rows = Rows(np.tile(np.arange(count), len(levels)), np.repeat(levels, count))
     stages: list[Stage] = []
-    complete = True
-    with interruptible() as interrupted:
-        for number, (name, entry) in enumerate(entries.items()):
-            attack = attack_of(entry)
-            minimal = not attack.needs_epsilon
-            if minimal:
-                source = np.flatnonzero(right)
-                level = np.full(len(source), len(levels) - 1)
-                epsilon = distance[source]  # an earlier stage's answer is where to go on from
-            else:
-                standing = [np.flatnonzero(row == SURVIVED) for row in broken_by]
-                if isinstance(entry, Chosen):
-                    standing = [row[entry.choose(left.of(row), count)]
-                                for left, row in zip(found, standing, strict=True)]  # fmt: skip
-                level = np.repeat(np.arange(len(levels)), [len(row) for row in standing])
-                source = np.concatenate(standing)
-                epsilon = levels[level]
-            width = lanes or choose_lanes(
-                model, attack.queries, shape, count * len(levels), chosen[0]
-            )
-            start = None
-            if refines(entry):
-                start = np.concatenate([left.starts(source[level == e])
-                                        for e, left in enumerate(found)])  # fmt: skip
-            result = run_stage(
-                attack, model, images, goal, source, epsilon,
-                key=key, ids=ids, devices=chosen, lanes=width, clean_logits=logits,
-                store=None if store is None else Store(store), name=f"{number:02d}-{slug(name)}",
-                mark=fingerprint(same, norm, describe(attack), epsilon, source, width, start),
-                progress=under_name(progress, name),
-                interrupted=interrupted, start=start,
-            )  # fmt: skip
-            stages.append(Stage(name, attack, result, source, level))
-            if not minimal:
-                found = [left.lowered(source[m], result.margin[m], result.images[m])
-                         for left, m in zip(found, level == np.arange(len(levels))[:, None],
-                                            strict=True)]  # fmt: skip
-            reached = result.distance if minimal else levels[level]
-            for e, radius in enumerate(levels):  # a success counts at every larger epsilon too
-                rows = np.flatnonzero(result.success & (reached <= radius))
-                rows = rows[np.argsort(result.distance[rows], kind="stable")][::-1]  # nearest last
-                rows = rows[broken_by[e, source[rows]] == SURVIVED]
-                broken_by[e, source[rows]] = number
-                adversarial[e, source[rows]] = result.images[rows]
-            np.minimum.at(distance, source[result.success], result.distance[result.success])
-            if (result.status == Status.NOT_RUN).any() or interrupted():
-                complete = (
-                    not (result.status == Status.NOT_RUN).any() and number == len(entries) - 1
-                )
-                break
+    with session.watched(progress) as session:
+        for one in run_cascade(session, entries, rows, distance, nested=True):
+            level, source = np.divmod(one.rows, count)
+            stages.append(Stage(one.name, one.attack, one.result, source, level))
+            broken_by[one.broken] = one.number
+            adversarial[one.broken] = one.result.images[one.by]
+            distance = one.distance
+    complete = len(stages) == len(entries) and not any(
+        (stage.result.status == Status.NOT_RUN).any() for stage in stages
+    )
     lost = sum(int((stage.result.status == Status.NONFINITE).sum()) for stage in stages)
     if lost:
         messages.append(f"{lost} attacks met NaN or infinities and found nothing: see `ja.check`")
     return Report(
         norm=norm, epsilons=levels, ids=ids, labels=labels, predictions=predictions,
-        logits=logits, images=images, bounds=model.bounds, stages=stages, broken_by=broken_by,
-        adversarial=adversarial, distance=distance, messages=messages, complete=complete,
-        rejected=rejected,
+        logits=logits, images=images, bounds=model.bounds, stages=stages,
+        broken_by=broken_by.reshape(len(levels), count),
+        adversarial=adversarial.reshape(len(levels), *images.shape), distance=distance,
+        messages=messages, complete=complete, rejected=rejected,
     )  # fmt: skip

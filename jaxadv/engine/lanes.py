@@ -35,6 +35,24 @@ class Flight(NamedTuple):
     ticks: Any
 
 
+class Ends(NamedTuple):
+    """Numbers that end a flight: until: ticks, after which it returns; limit: the most ticks of one
+    entry; most: how many answers read end an entry (None: any number)."""
+
+    until: Any
+    limit: Any
+    most: Any = None
+
+
+class Mode(NamedTuple):
+    """How a flight is compiled. keep: as in `run`; halve: return, too, once the queue is dry and
+    half of the lanes are idle; cure: rewrite for the CPU (None: where the CPU is used)."""
+
+    keep: str
+    halve: bool = False
+    cure: bool | None = None
+
+
 def _first(mask: Bool[Array, " N"], count: int) -> Int[Array, " count"]:
     """The places of the first `count` true entries (N where there are fewer)."""
     return jnp.searchsorted(jnp.cumsum(mask), jnp.arange(1, count + 1), method="compare_all")
@@ -55,15 +73,28 @@ def _turn_over(
     attack: Attack, model: Model, table: Table, key: Array, keep: str, several: int, flight: Flight
 ) -> Flight:
     """Settle up to `several` lanes, those finished first, and load their next entries."""
+    # An entry is dropped once a lower rank of its row has succeeded.
+    racing = attack.entries > 1 and keep == "first"
+    flight, slot, occupied = _settle_finished(attack, racing, several, flight)
+    fresh, loaded, head = _next_entries(table, racing, several, flight, occupied)
     rows = table.source.shape[0]
-    entries, width = rows * attack.entries, flight.entry.shape[0]
-    lanes, entry, gathered = flight.lanes, flight.entry, flight.gathered
+    started = jax.vmap(lambda r, k: table.lane(attack, model.bounds, key, r, k))(
+        fresh % rows, fresh // rows
+    )
+    return _load(flight, started, slot, occupied, fresh, loaded, head)
 
-    if attack.entries > 1 and keep == "first":  # a lower rank has succeeded meanwhile
+
+def _settle_finished(
+    attack: Attack, racing: bool, several: int, flight: Flight
+) -> tuple[Flight, Int[Array, " S"], Bool[Array, " S"]]:
+    """Gather the results of up to `several` finished lanes: their places, and which are settled."""
+    rows, width = flight.gathered.rank.shape[0], flight.entry.shape[0]
+    entries = rows * attack.entries
+    lanes, entry, gathered = flight.lanes, flight.entry, flight.gathered
+    if racing:  # a lower rank has succeeded meanwhile
         dropped = (entry < entries) & (entry // rows > gathered.success_rank(entry % rows))
         entry = jnp.where(dropped, entries, entry)
         lanes = lanes._replace(finished=lanes.finished | dropped)
-
     slot = _first(lanes.finished, several)
     occupied = slot < width
     settling = jnp.where(occupied, entry.at[slot].get(mode="fill", fill_value=entries), entries)
@@ -77,11 +108,19 @@ def _turn_over(
     gathered = gathered.settle(
         take(lanes, jnp.minimum(slot, width - 1)), row, rank, settling < entries
     )
+    return flight._replace(lanes=lanes, entry=entry, gathered=gathered), slot, occupied
 
+
+def _next_entries(
+    table: Table, racing: bool, several: int, flight: Flight, occupied: Bool[Array, " S"]
+) -> tuple[Int[Array, " S"], Bool[Array, " S"], Int[Array, ""]]:
+    """For each settled lane the next entry of the queue that is wanted, whether there is one, and
+    the new head of the queue; at most `WINDOW` entries are looked through."""
+    rows, entries = table.source.shape[0], flight.gathered.ended.shape[0]
     ahead = flight.head + jnp.arange(min(WINDOW, entries))
     wanted = (ahead < entries) & table.active[ahead % rows]
-    if attack.entries > 1 and keep == "first":
-        wanted &= ahead // rows <= gathered.success_rank(ahead % rows)
+    if racing:
+        wanted &= ahead // rows <= flight.gathered.success_rank(ahead % rows)
     free = jnp.cumsum(occupied) - 1  # the how-manieth free lane this is
     places = _first(wanted, several)
     chosen = jnp.where(occupied, places.at[free].get(mode="clip"), ahead.shape[0])
@@ -91,24 +130,25 @@ def _turn_over(
     head = flight.head + jnp.where(
         needed == 0, 0, jnp.where(needed <= found, last + 1, ahead.shape[0])
     )
-    head = jnp.minimum(head, entries)
+    return jnp.where(loaded, flight.head + chosen, 0), loaded, jnp.minimum(head, entries)
 
-    fresh = jnp.where(loaded, flight.head + chosen, 0)
-    started = jax.vmap(lambda r, k: table.lane(attack, model.bounds, key, r, k))(
-        fresh % rows, fresh // rows
-    )
+
+def _load(
+    flight: Flight, started: Lane, slot: Int[Array, " S"], occupied: Bool[Array, " S"],
+    fresh: Int[Array, " S"], loaded: Bool[Array, " S"], head: Int[Array, ""],
+) -> Flight:  # fmt: skip
+    """Put what is started into the lanes that are settled; those for which nothing is left idle."""
+    entries, width = flight.gathered.ended.shape[0], flight.entry.shape[0]
     into = jnp.where(loaded, slot, width)
-    lanes = jax.tree.map(lambda old, new: old.at[into].set(new, mode="drop"), lanes, started)
+    lanes = jax.tree.map(lambda old, new: old.at[into].set(new, mode="drop"), flight.lanes, started)
     emptied = jnp.where(occupied, slot, width)
-    entry = entry.at[emptied].set(jnp.where(loaded, fresh, entries), mode="drop")
+    entry = flight.entry.at[emptied].set(jnp.where(loaded, fresh, entries), mode="drop")
     idle = (entry >= entries) & (head >= entries)
-    return Flight(
+    return flight._replace(
         lanes=lanes._replace(finished=lanes.finished & ~idle),
         entry=entry,
         age=flight.age.at[emptied].set(0, mode="drop"),
         head=head,
-        gathered=gathered,
-        ticks=flight.ticks,
     )
 
 
@@ -118,38 +158,22 @@ def live(flight: Flight) -> Bool[Array, " L"]:
 
 
 def fly(
-    attack: Attack,
-    model: Model,
-    table: Table,
-    key: Array,
-    flight: Flight,
-    *,
-    keep: str,
-    until: Any,
-    limit: Any,
-    most: Any = None,
-    halve: bool = False,
-    cure: bool | None = None,
+    attack: Attack, model: Model, table: Table, key: Array, flight: Flight, ends: Ends, mode: Mode
 ) -> Flight:
-    """Go on until the queue is empty and the lanes are, or for `until` ticks. Pure.
-
-    limit: the most ticks that one entry may take; most: how many answers read end it; halve: also
-    return once the queue is dry and half of the lanes are idle, so that the caller can go on with
-    fewer.
-    """
-    step = tick_function(attack, model, keep, cure)
+    """Go on until the queue is empty and the lanes are, or the ticks are at their end. Pure."""
+    step = tick_function(attack, model, mode.keep, mode.cure)
     width = flight.entry.shape[0]
-    stop = flight.ticks + until
+    stop = flight.ticks + ends.until
     # Where no success ends a run, all lanes are done at once; else a few at a time.
-    several = width if keep in ("loss", "last") else max(1, width // 8)
-    turn_over = functools.partial(_turn_over, attack, model, table, key, keep, several)
+    several = width if mode.keep in ("loss", "last") else max(1, width // 8)
+    turn_over = functools.partial(_turn_over, attack, model, table, key, mode.keep, several)
 
     def unsettled(flight: Flight) -> Any:
         return flight.lanes.finished.any()
 
     def sparse(flight: Flight) -> Any:
         dry = flight.head >= flight.gathered.ended.shape[0]
-        return halve & dry & (live(flight).sum() <= width // 2)
+        return mode.halve & dry & (live(flight).sum() <= width // 2)
 
     def in_flight(flight: Flight) -> Any:
         going = (flight.ticks < stop) & live(flight).any() & ~unsettled(flight)
@@ -159,9 +183,9 @@ def fly(
         alive = live(flight)
         age = flight.age + 1
         lanes = step(flight.lanes, alive, backward)
-        spent = age >= limit
-        if most is not None:
-            spent |= lanes.counts.queries >= most
+        spent = age >= ends.limit
+        if ends.most is not None:
+            spent |= lanes.counts.queries >= ends.most
         finished = alive & (lanes.finished | spent)
         return flight._replace(
             lanes=lanes._replace(finished=finished), age=age, ticks=flight.ticks + 1
@@ -207,7 +231,5 @@ def drive_lanes(
     attack = attack.prepared(table.goal, table.clean_logits.shape[-1])
     limit = attack.ticks if limit is None else min(limit, attack.ticks)
     flight = take_off(attack, model, table, key, lanes)
-    forever = jnp.iinfo(jnp.int32).max
-    return fly(
-        attack, model, table, key, flight, keep=keep, until=forever, limit=limit, cure=cure
-    ).gathered
+    ends = Ends(jnp.iinfo(jnp.int32).max, limit)
+    return fly(attack, model, table, key, flight, ends, Mode(keep, cure=cure)).gathered

@@ -18,20 +18,10 @@ from jaxtyping import Array
 from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Status
 from jaxadv.engine import checks
-from jaxadv.engine.devices import choose_devices, choose_lanes
-from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.portfolios import Portfolio, get_portfolio
-from jaxadv.engine.stage import (
-    Progress,
-    attack_of,
-    describe,
-    refines,
-    run_stage,
-    slug,
-    under_name,
-)  # fmt: skip
-from jaxadv.engine.store import Store, fingerprint
-from jaxadv.engine.verify import margins, predict
+from jaxadv.engine.session import Rows, Session, StageProgress
+from jaxadv.engine.stage import attack_of, describe, refines, run_stage
+from jaxadv.engine.verify import margins
 
 GAIN = 1e-3  # an image has come nearer if its distance fell by this share
 PATIENCE = 5  # members in a row that may fail to bring an image nearer
@@ -93,7 +83,7 @@ def minimal_distance(
     lanes: int | None = None,
     lower: Any = None,
     store: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Nearest:
     """The nearest adversarial image of each image, by everything we have, at a stated budget.
 
@@ -118,71 +108,26 @@ def minimal_distance(
     >>> ja.minimal_distance(model, images, jnp.array([0]), effort="fast").distance.round(4)
     array([0.1])
     """
-    images, goal, ids, classes = checks.check_problem(model, images, goal, ids)
-    count, shape = len(images), images.shape[1:]
+    session = Session.open(
+        model, images, goal, ids=ids, key=key, devices=devices, lanes=lanes, store=store
+    )
+    goal, ids, shape = session.goal, session.ids, session.images.shape[1:]
+    count = len(ids)
     members, most = get_portfolio(effort, norm, goal.targeted)
     attacks = {name: attack_of(one) for name, one in members.items()}
     checks.check_norms(attacks, norm, "effort")
+    classes = checks.count_classes(model, shape)
     checks.check_attacks(attacks.values(), model, goal, classes, np.inf, shape)
-    checks.check_options(store, passes=passes, lanes=lanes)
-    most = passes or most or 2**31
+    checks.check_options(None, passes=passes)
     if lower is not None:
         lower = np.asarray(lower, np.float64)
         if lower.shape != (count,):
             raise ValueError(
                 f"lower has shape {lower.shape}: pass {count} numbers, NaN for unknown"
             )
-    key = checks.check_key(jax.random.key(0) if key is None else key)
-    chosen = choose_devices(devices)
-    queries = max(attack.prepared(goal, classes).queries for attack in attacks.values())
-    width = lanes or choose_lanes(model, queries, shape, count, chosen[0])
-
-    logits = predict(model, images, chosen)
-    checks.warn_about_logits(logits)
-    margin = margins(goal, logits)
-    wrong = margin < 0
-    nearest, distance = images.copy(), np.where(wrong, 0.0, np.inf)
-    status = np.where(wrong, Status.MISCLASSIFIED, Status.FAILED).astype(np.int8)
-    member, idle, tried = np.full(count, -1), np.zeros(count, int), wrong.copy()
-    forward, backward = np.ones(count, int), np.zeros(count, int)
-    same = fingerprint(model.params, images, goal, ids, jax.random.key_data(key), logits.round(2))
-    path, seconds, ticks, complete = [], 0.0, 0, True
-    with interruptible() as interrupted:
-        for number, (name, entry) in enumerate(members.items()):
-            attack, refining = attack_of(entry), refines(entry)
-            wanted = ~wrong & (idle < PATIENCE)
-            wanted &= forward + backward + attack.prepared(goal, classes).passes <= most + 1
-            rows = np.flatnonzero(wanted & np.isfinite(distance) if refining else wanted)
-            if len(rows) == 0:
-                path.append(distance.copy())
-                continue
-            result = run_stage(
-                attack, model, images, goal, rows, distance[rows],
-                key=jax.random.fold_in(key, number), ids=ids, devices=chosen, lanes=width,
-                clean_logits=logits, store=None if store is None else Store(store),
-                name=f"{number:02d}-{slug(name)}",
-                mark=fingerprint(same, norm, describe(attack), rows, distance[rows], width),
-                progress=under_name(progress, name),
-                interrupted=interrupted, start=nearest[rows] if refining else None,
-            )  # fmt: skip
-            nearer = result.success & (result.distance < distance[rows])
-            gained = nearer & ~(result.distance > (1 - GAIN) * distance[rows])
-            better, lost = rows[nearer], rows[result.status == Status.NONFINITE]
-            nearest[better], distance[better] = result.images[nearer], result.distance[nearer]
-            margin[better], member[better] = result.margin[nearer], number
-            status[lost] = np.where(status[lost] == Status.FAILED, Status.NONFINITE, status[lost])
-            status[better] = Status.SUCCESS
-            forward[rows] += result.forward
-            backward[rows] += result.backward
-            idle[rows] = np.where(gained, 0, idle[rows] + np.isfinite(distance[rows]))
-            tried[rows[result.status != Status.NOT_RUN]] = True
-            seconds, ticks = seconds + result.cost.seconds, ticks + result.cost.lane_ticks
-            path.append(distance.copy())
-            if (result.status == Status.NOT_RUN).any() or interrupted():
-                complete = False
-                break
-    status[~tried] = Status.NOT_RUN
-    below = [] if lower is None else np.flatnonzero(distance < lower * (1 - 1e-4))
+    with session.answered().watched(progress) as session:
+        found = run_portfolio(session, members, norm, passes or most)
+    below = [] if lower is None else np.flatnonzero(found.distance < lower * (1 - 1e-4))
     if len(below):
         warnings.warn(
             f"lower: images {checks.some(ids[below])} were found below their proved bounds: the "
@@ -190,10 +135,59 @@ def minimal_distance(
             checks.CheckWarning,
             stacklevel=2,
         )
+    return dataclasses.replace(found, lower=lower)
+
+
+def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) -> Nearest:
+    """The members one after the other, each for the images that it can bring nearer within the
+    passes that an image may cost; the session knows the clean logits."""
+    images, goal, logits = session.images, session.goal, session.clean_logits
+    assert logits is not None
+    count, classes = logits.shape
+    queries = max(attack_of(entry).prepared(goal, classes).queries for entry in members.values())
+    width = session.width(queries, count)
+    margin = margins(goal, logits)
+    wrong = margin < 0
+    nearest, distance = images.copy(), np.where(wrong, 0.0, np.inf)
+    status = np.where(wrong, Status.MISCLASSIFIED, Status.FAILED).astype(np.int8)
+    member, idle, tried = np.full(count, -1), np.zeros(count, int), wrong.copy()
+    forward, backward = np.ones(count, int), np.zeros(count, int)
+    path, seconds, ticks, complete = [], 0.0, 0, True
+    for number, (name, entry) in enumerate(members.items()):
+        attack, refining = attack_of(entry), refines(entry)
+        wanted = ~wrong & (idle < PATIENCE)
+        wanted &= forward + backward + attack.prepared(goal, classes).passes <= passes + 1
+        rows = np.flatnonzero(wanted & np.isfinite(distance) if refining else wanted)
+        if len(rows) == 0:
+            path.append(distance.copy())
+            continue
+        own = session._replace(key=jax.random.fold_in(session.key, number), lanes=width)
+        start = nearest[rows] if refining else None
+        result = run_stage(
+            own, name, attack, Rows(rows, distance[rows], start), file=f"{number:02d}-{name}",
+            depends=(norm, describe(attack), rows, distance[rows], width),
+        )  # fmt: skip
+        nearer = result.success & (result.distance < distance[rows])
+        gained = nearer & ~(result.distance > (1 - GAIN) * distance[rows])
+        better, lost = rows[nearer], rows[result.status == Status.NONFINITE]
+        nearest[better], distance[better] = result.images[nearer], result.distance[nearer]
+        margin[better], member[better] = result.margin[nearer], number
+        status[lost] = np.where(status[lost] == Status.FAILED, Status.NONFINITE, status[lost])
+        status[better] = Status.SUCCESS
+        forward[rows] += result.forward
+        backward[rows] += result.backward
+        idle[rows] = np.where(gained, 0, idle[rows] + np.isfinite(distance[rows]))
+        tried[rows[result.status != Status.NOT_RUN]] = True
+        seconds, ticks = seconds + result.cost.seconds, ticks + result.cost.lane_ticks
+        path.append(distance.copy())
+        if (result.status == Status.NOT_RUN).any() or session.stopped():
+            complete = False
+            break
+    status[~tried] = Status.NOT_RUN
     return Nearest(
         norm=norm, images=nearest, originals=images, success=np.isfinite(distance),
         distance=distance, margin=margin, member=member, forward=forward, backward=backward,
-        status=status, ids=ids, labels=np.asarray(goal.labels), lower=lower,
+        status=status, ids=session.ids, labels=np.asarray(goal.labels), lower=None,
         members=list(members)[: len(path)], path=np.array(path), complete=complete,
         cost=Cost(ticks, seconds),
     )  # fmt: skip

@@ -110,9 +110,7 @@ def _aimed(attack: Attack, targeted: bool) -> Attack:
     return attack if targeted else EachTarget(attack, targets=9)
 
 
-def get_portfolio(
-    effort: str | Portfolio, norm: str, targeted: bool
-) -> tuple[Portfolio, int | None]:
+def get_portfolio(effort: str | Portfolio, norm: str, targeted: bool) -> tuple[Portfolio, int]:
     """The members of that effort for a norm, and the passes an image may cost. ValueError.
 
     targeted: whether the goals name a target; else members aim at classes of their own choice.
@@ -122,7 +120,7 @@ def get_portfolio(
     if isinstance(effort, dict):
         if not effort:
             raise ValueError("effort is empty: pass one attack or more, each under a name")
-        return dict(effort), None
+        return dict(effort), 2**31
     if not isinstance(effort, str) or effort not in EFFORTS:
         raise ValueError(f"effort={effort!r}: pass one of {list(EFFORTS)} or a dict of attacks")
     make = {"fast": fast, "standard": standard, "strong": strong}[effort]

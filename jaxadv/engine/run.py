@@ -1,8 +1,6 @@
 """`run`: any attack on any number of images, on every device, verified."""
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -15,18 +13,17 @@ from jaxadv.core.contract import check_contract
 from jaxadv.core.goals import Goal
 from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
-from jaxadv.core.pytree import take
 from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.core.shapes import image_shape, on_images
 from jaxadv.engine import checks
-from jaxadv.engine.chunk import Batch, Budget, Progress, fly_chunk
+from jaxadv.engine.chunk import Batch, Budget, Setup, Watch, fly_chunk
 from jaxadv.engine.devices import (
     choose_devices,
     choose_lanes,
     rows_in_memory,
     spare_memory_maps,
 )  # fmt: skip
-from jaxadv.engine.interrupt import interruptible
+from jaxadv.engine.session import RowProgress, Rows, Session
 
 
 def run(
@@ -47,7 +44,7 @@ def run(
     budget: Budget | None = None,
     halve: bool = False,
     chunk: int | None = None,
-    progress: Progress | None = None,
+    progress: RowProgress | None = None,
 ) -> Result:
     """Attack every image and verify every answer.
 
@@ -84,137 +81,148 @@ def run(
     """
     images = checks.some_images(images)
     count = len(images)
+    ids = np.arange(count) if ids is None else ids
+    session = Session(model, images, goal, ids, key, devices, lanes, judge=judge, again=again)
+    rows = Rows(np.arange(count), epsilon, start)
     return run_rows(
-        attack, model, images, goal, np.arange(count), epsilon, key=key, keep=keep,
-        ids=np.arange(count) if ids is None else ids, devices=devices, lanes=lanes, judge=judge,
-        again=again, start=start, budget=budget, halve=halve, chunk=chunk, progress=progress,
-    )  # fmt: skip
+        session, attack, rows, keep=keep, budget=budget, halve=halve, chunk=chunk, progress=progress
+    )
 
 
 def run_rows(
+    session: Session,
     attack: Attack,
-    model: Model,
-    images: Any,
-    goal: Goal,
-    source: np.ndarray,
-    epsilon: Any,
+    rows: Rows,
     *,
-    key: Array,
-    keep: str | None,
-    ids: Any,
-    devices: Any = None,
-    lanes: int | None = None,
-    judge: Model | None = None,
-    again: bool = False,
-    start: Any = None,
-    clean_logits: np.ndarray | None = None,
+    keep: str | None = None,
     budget: Budget | None = None,
     halve: bool = False,
     chunk: int | None = None,
-    progress: Progress | None = None,
-    interrupted: Callable[[], bool] | None = None,
+    progress: RowProgress | None = None,
 ) -> Result:
-    """As `run`, for M rows: row i attacks images[source[i]] at epsilon[i] (one queue for all).
+    """As `run`, for M rows in one queue; the result is that of the rows.
 
-    `goal`, `ids` and `clean_logits` belong to the images; `start` and the result to the rows. key:
-    one for all rows, or an array [M] of one for each (restarts from several seeds). Where the clean
-    logits [N, K] are given, they are neither computed nor counted. interrupted: asked
-    between two pieces of work whether to stop (default: Ctrl-C).
+    The session's key may also be an array [M]: a key for each row. progress: of these rows; that of
+    the session is not called.
     """
     began = time.perf_counter()
-    if again and judge is None:
+    setup, given, wanted = _set_up(session, attack, rows, keep, budget or Budget(), halve)
+    with host_errors() as failed, given.watched() as given:
+        watch = Watch(began, lambda: given.stopped() or failed(), progress)
+        outcome, spent = _run_chunks(setup, given, wanted, watch, chunk)
+        refused = np.flatnonzero(outcome.status == Status.REJECTED_LABEL)
+        if setup.again and len(refused):
+            outcome.status[refused] = Status.NOT_RUN
+            stated = wanted._replace(epsilon=rows.epsilon).of(refused)
+            won = int(outcome.success.sum())
+
+            def report(done: int, more: int, found: int) -> None:
+                if progress is not None:
+                    progress(len(rows.source) - more + done, len(rows.source), won + found)
+
+            second = _search_again(setup, given, attack, stated, spent, watch, report)
+            for field in ("forward", "backward", "queries", "computed"):
+                getattr(second, field)[:] += getattr(outcome, field)[refused]
+            outcome.put(refused, second)
+            spent += second.cost.lane_ticks
+    cost = Cost(lane_ticks=spent, seconds=time.perf_counter() - began)
+    return outcome._replace(cost=cost)
+
+
+def _set_up(
+    session: Session, attack: Attack, rows: Rows, keep: str | None, budget: Budget, halve: bool
+) -> tuple[Setup, Session, Rows]:
+    """How to attack, the session and the rows, all checked, and chosen what is left open."""
+    model, judge, count = session.model, session.judge, len(rows.source)
+    if session.again and judge is None:
         raise ValueError("again=True without a judge: pass judge, the model that decides")
     checks.check_attack(attack)
     checks.check_model(model)
     if judge is not None:
         checks.check_model(judge, "judge")
-    key = checks.check_key(key)
-    given = attack, epsilon, key
+    key, seeds = checks.check_key(session.key), rows.seeds
     keep = checks.check_keep(keep, attack)
-    budget = budget or Budget()
-    count, shape = len(images), tuple(images.shape[1:])
+    images, shape = len(session.images), tuple(session.images.shape[1:])
     classes = checks.count_classes(model, shape)
-    goal = checks.check_goal(goal, count, classes)
+    goal = checks.check_goal(session.goal, images, classes)
     attack, epsilon = checks.prepare_attack(
-        attack, model, goal, classes, epsilon, len(source), shape
+        attack, model, goal, classes, rows.epsilon, count, shape
     )
-    ids = checks.check_ids(ids, count)
-    chosen = choose_devices(devices)
+    ids = checks.check_ids(session.ids, images)
+    devices = choose_devices(session.devices)
     spare_memory_maps()
-    if start is not None and np.shape(start) != (len(source), *shape):
-        raise ValueError(f"start has shape {np.shape(start)}: pass {(len(source), *shape)}")
-    rows, seeds = len(source), None
-    seen = image_shape(shape)  # as what the attack sees them
-    viewed = on_images(model, shape)
-    judging = None if judge is None else on_images(judge, shape)
+    if rows.start is not None and np.shape(rows.start) != (count, *shape):
+        raise ValueError(f"start has shape {np.shape(rows.start)}: pass {(count, *shape)}")
     if key.ndim and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):  # not a raw key of two words
         key, seeds = key[0], np.asarray(jax.random.key_data(key))
-        if len(seeds) != rows:
-            raise ValueError(f"key has {len(seeds)} keys: pass one, or one for each of {rows} rows")
-    check_contract(attack, goal, seen, classes, key, start is not None)
+    if seeds is not None and len(seeds) != count:
+        raise ValueError(f"key has {len(seeds)} keys: pass one, or one for each of {count} rows")
+    check_contract(attack, goal, image_shape(shape), classes, key, rows.start is not None)
+    viewed, lanes = on_images(model, shape), session.lanes
     if lanes is None:
-        lanes = choose_lanes(viewed, attack.queries, seen, rows, chosen[0])
+        lanes = choose_lanes(viewed, attack.queries, image_shape(shape), count, devices[0])
     if lanes < 1:
         raise ValueError(f"lanes={lanes}: pass 1 or more")
-    if chunk is None:
-        chunk = rows_in_memory(shape, chosen[0]) * len(chosen) * count // max(rows, 1) + 1
+    judging = None if judge is None else on_images(judge, shape)
+    again = session.again
+    return (
+        Setup(attack, viewed, judging, again, keep, key, devices, lanes, halve, budget),
+        session._replace(goal=goal, ids=ids, key=key, devices=devices, lanes=lanes),
+        rows._replace(epsilon=epsilon, seeds=seeds),
+    )
 
-    outcome = empty_result(rows, seen, epsilon, ids[source])
-    spent = 0
-    asked_to_stop = nullcontext(interrupted) if interrupted else interruptible()
-    with host_errors() as failed, asked_to_stop as stopped:
-        interrupted = lambda: stopped() or failed()  # noqa: E731
-        for begin in range(0, count, chunk):
-            mine = np.flatnonzero((source >= begin) & (source < begin + chunk))
-            if len(mine) == 0 or interrupted():
-                continue
-            part = slice(begin, begin + chunk)
-            originals = checks.check_images(images[part], model.bounds)
-            checks.check_box(attack, epsilon, model.bounds, originals)
-            if attack.norm != "l0":
-                checks.warn_about_rounding(originals[source[mine] - begin], epsilon[mine])
-            first = (
-                None if start is None else
-                checks.check_images(start[mine], model.bounds, "start").reshape(-1, *seen)
-            )  # fmt: skip
-            batch = Batch(
-                originals.reshape(-1, *seen), take(goal, part), ids[part],
-                source[mine] - begin, epsilon[mine],
-                None if clean_logits is None else clean_logits[part], first,
-                None if seeds is None else seeds[mine],
-            )  # fmt: skip
-            ticks = fly_chunk(
-                attack, viewed, batch, key, keep, chosen, lanes, halve, budget, interrupted, began,
-                spent, outcome, mine, judging, again, progress,
-            )  # fmt: skip
-            spent += ticks
-        outcome = outcome._replace(images=outcome.images.reshape(rows, *shape))
-        refused = np.flatnonzero(outcome.status == Status.REJECTED_LABEL)
-        if again and len(refused):
-            outcome.status[refused] = Status.NOT_RUN
-            each = attack.queries * (1 + attack.pullbacks)
-            gone = time.perf_counter() - began
-            left = budget._replace(
-                passes=None if budget.passes is None else max(0, budget.passes - spent * each),
-                seconds=None if budget.seconds is None else max(0.0, budget.seconds - gone),
-            )
-            attack, epsilon, key = given
-            images_of, within = np.unique(source[refused], return_inverse=True)
-            won = int(outcome.success.sum())
-            second = run_rows(
-                attack, judge, images[images_of], take(goal, images_of), within,  # type: ignore[arg-type]
-                np.asarray(epsilon)[refused] if np.ndim(epsilon) else epsilon,
-                key=key if seeds is None else key[refused], keep=keep,
-                ids=ids[images_of], devices=chosen, lanes=lanes,
-                start=None if start is None else start[refused], budget=left, halve=halve,
-                interrupted=interrupted,
-                progress=None if progress is None else
-                lambda done, more, found: progress(rows - more + done, rows, won + found),
-            )  # fmt: skip
-            for field in ("forward", "backward", "queries", "computed"):
-                getattr(second, field)[:] += getattr(outcome, field)[refused]
-            for whole, part in zip(outcome[:-1], second[:-1], strict=True):
-                whole[refused] = part
-            spent += second.cost.lane_ticks
-    cost = Cost(lane_ticks=spent, seconds=time.perf_counter() - began)
-    return outcome._replace(cost=cost)
+
+def _run_chunks(
+    setup: Setup, session: Session, rows: Rows, watch: Watch, chunk: int | None
+) -> tuple[Result, int]:
+    """The rows' results, and the lane ticks; chunk: how many images are on the devices at a time
+    (None: what fits their memory)."""
+    images, bounds, source = session.images, session.model.bounds, rows.source
+    count, total, shape = len(images), len(source), tuple(images.shape[1:])
+    seen = image_shape(shape)  # as what the attack sees them
+    if chunk is None:
+        most = rows_in_memory(shape, setup.devices[0]) * len(setup.devices)
+        chunk = most * count // max(total, 1) + 1
+    outcome, spent = empty_result(total, seen, rows.epsilon, session.ids[source]), 0
+    for begin in range(0, count, chunk):
+        mine = np.flatnonzero((source >= begin) & (source < begin + chunk))
+        if len(mine) == 0 or watch.interrupted():
+            continue
+        part, own = session.of(slice(begin, begin + chunk)), rows.of(mine)
+        own = own._replace(source=own.source - begin)
+        originals = checks.check_images(part.images, bounds)
+        checks.check_box(setup.attack, rows.epsilon, bounds, originals)
+        if setup.attack.norm != "l0":
+            checks.warn_about_rounding(originals[own.source], own.epsilon)
+        if own.start is not None:
+            start = checks.check_images(own.start, bounds, "start")
+            own = own._replace(start=start.reshape(-1, *seen))
+        originals = originals.reshape(-1, *seen)
+        batch = Batch(originals, part.goal, part.ids, part.clean_logits, own)
+        found, ticks = fly_chunk(setup, batch, watch, spent)
+        if found is not None:
+            outcome.put(mine, found)
+        spent += ticks
+    return outcome._replace(images=outcome.images.reshape(total, *shape)), spent
+
+
+def _search_again(
+    setup: Setup, session: Session, attack: Attack, rows: Rows, spent: int, watch: Watch,
+    progress: RowProgress,
+) -> Result:  # fmt: skip
+    """The rows that the judge refused, searched on the judge with what is left of the budget."""
+    budget, gone = setup.budget, time.perf_counter() - watch.began
+    left = budget._replace(
+        passes=None if budget.passes is None
+        else max(0, budget.passes - spent * setup.passes_per_tick),
+        seconds=None if budget.seconds is None else max(0.0, budget.seconds - gone),
+    )  # fmt: skip
+    assert session.judge is not None
+    images, source = np.unique(rows.source, return_inverse=True)
+    session = session.of(images)._replace(
+        model=session.judge, judge=None, again=False, clean_logits=None
+    )
+    return run_rows(
+        session, attack, rows._replace(source=source), keep=setup.keep, budget=left,
+        halve=setup.halve, progress=progress,
+    )  # fmt: skip

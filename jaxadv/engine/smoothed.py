@@ -7,9 +7,8 @@ What it finds is judged by votes.
 """
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +26,15 @@ from jaxadv.engine.certify import ABSTAIN, Certificates, noise, smoothed_predict
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.run import run_rows
+from jaxadv.engine.session import Rows, Session
 from jaxadv.engine.store import Store, fingerprint
 from jaxadv.engine.verify import predict
 
-Progress = Callable[[int, int, int], None]  # images done, images in all, broken so far
+
+class SmoothedProgress(Protocol):
+    """Called while smoothed classifiers are attacked: images done, in all, broken so far."""
+
+    def __call__(self, done: int, total: int, broken: int, /) -> Any: ...
 
 
 class AttackedSmoothed(NamedTuple):
@@ -104,7 +108,7 @@ def attack_smoothed(
     devices: Any = None,
     lanes: int | None = None,
     store: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: SmoothedProgress | None = None,
 ) -> AttackedSmoothed:
     """How near to each image the smoothed classifier can be seen to be wrong.
 
@@ -155,10 +159,9 @@ def attack_smoothed(
     held, broke = found.radius.copy(), np.full(count, np.inf)
     nearest, prediction = images.copy(), found.prediction.copy()
     abstained, forward, backward = (np.zeros(count, int) for _ in range(3))
-    done, seconds, keep, mark = 0, 0.0, None, ""
+    done, seconds, keep, mark = 0, 0.0, Store.or_none(store), ""
     name = f"smoothed-attack-{found.sigma:g}-{draws}-{steps}-{rounds}-{samples}"
-    if store is not None:
-        keep = Store(store)
+    if keep is not None:
         mark = fingerprint(
             model.params, images, found.ids, found.radius, right, found.alpha, found.sigma, width,
             jax.random.key_data(key), np.round(predict(model, images, chosen), 2),
@@ -183,11 +186,13 @@ def attack_smoothed(
                     progress(turn * len(rows) + finished, rounds * len(rows),
                              int(np.isfinite(broke).sum()))  # fmt: skip
 
-            pushed = run_rows(
-                attack, soft_smoothed(model, found.sigma, draws, own, shape), images[rows],
-                goal, np.arange(len(rows)), radius, key=own, keep="loss", ids=found.ids[rows],
-                devices=chosen, lanes=width, interrupted=interrupted, progress=report,
+            soft = soft_smoothed(model, found.sigma, draws, own, shape)
+            session = Session(
+                soft, images[rows], goal, found.ids[rows], own, chosen, width,
+                interrupted=interrupted,
             )  # fmt: skip
+            target = Rows(np.arange(len(rows)), radius)
+            pushed = run_rows(session, attack, target, keep="loss", progress=report)
             if interrupted():
                 break
             said = smoothed_predict(

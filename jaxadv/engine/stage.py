@@ -1,23 +1,20 @@
 """One stage of a longer program: an attack on all its rows, kept on disk as it goes."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array
 
 from jaxadv.core.attack import Attack
-from jaxadv.core.goals import Goal
+from jaxadv.core.files import slug
 from jaxadv.core.model import Model
-from jaxadv.core.pytree import take
 from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.engine.chunk import Budget
 from jaxadv.engine.run import run_rows
-from jaxadv.engine.store import Store, fingerprint
+from jaxadv.engine.session import Rows, Session
+from jaxadv.engine.store import fingerprint
 
 ROWS_BETWEEN_SAVES = 4096
-Progress = Callable[[str, int, int, int], None]  # stage, rows done, rows in all, successes
 
 
 class Refine(NamedTuple):
@@ -42,21 +39,9 @@ def refines(entry: Any) -> bool:
     return isinstance(entry, Refine) or (not isinstance(entry, Attack) and refines(entry.attack))
 
 
-def under_name(progress: Progress | None, name: str) -> Callable[[int, int, int], None] | None:
-    """What `run` is to call on behalf of the stage of this name."""
-    if progress is None:
-        return None
-    return lambda done, total, successes: progress(name, done, total, successes)
-
-
 def keep_of(attack: Attack, model: Model, keep: str | None = None) -> str | None:
     """What `run` is to keep: `keep`, but a first success means little where the model draws."""
     return "loss" if model.random and attack.keep == "first" else keep
-
-
-def slug(name: str) -> str:
-    """A stage's name as a file's."""
-    return "".join(c if c.isalnum() else "-" for c in name.lower())
 
 
 def describe(attack: Attack) -> Any:
@@ -77,51 +62,52 @@ def _described(value: Any) -> Any:
 
 
 def run_stage(
-    attack: Attack, model: Model, images: np.ndarray, goal: Goal, source: np.ndarray,
-    epsilon: np.ndarray | None, *, key: Array, ids: np.ndarray, devices: Any, lanes: int,
-    clean_logits: np.ndarray, store: Store | None, name: str, mark: str, progress: Any,
-    interrupted: Callable[[], bool], start: np.ndarray | None = None, keep: str | None = None,
+    session: Session,
+    name: str,
+    attack: Attack,
+    rows: Rows,
+    *,
+    file: str,
+    depends: tuple[Any, ...],
+    keep: str | None = None,
     budget: Budget | None = None,
-) -> Result:  # fmt: skip
-    """One attack on all its rows; those that the store holds under this mark are not run again.
+) -> Result:
+    """One attack on all its rows; those that the session's store holds are not run again.
 
-    Row r attacks images[source[r]] at epsilon[r] (None: without); the goal, ids and clean logits
-    belong to the images, `start` to the rows. name: of the stage's file in the store; keep, budget:
-    as in `run`.
+    name: as which its progress is reported; file: its name in the store; depends: all that the rows
+    depend on beside the session's fingerprint; keep, budget: as in `run`.
     """
-    rows = len(source)
-    saved = store.load(name, mark) if store is not None else None
+    count, store, progress = len(rows.source), session.store, session.progress
+    file = slug(file.lower())
+    mark = "" if store is None else fingerprint(session.fingerprint, *depends)
+    saved = None if store is None else store.load(file, mark)
     if saved is None:
-        stated = np.full(rows, np.inf) if epsilon is None else epsilon
-        saved = empty_result(rows, images.shape[1:], stated, ids[source])
+        stated = np.full(count, np.inf) if rows.epsilon is None else rows.epsilon
+        saved = empty_result(count, session.images.shape[1:], stated, session.ids[rows.source])
     seconds, ticks = saved.cost.seconds, saved.cost.lane_ticks
     open_rows = np.flatnonzero(saved.status == Status.NOT_RUN)
-    done = rows - len(open_rows)
+    done = count - len(open_rows)
     for begin in range(0, len(open_rows), ROWS_BETWEEN_SAVES):
         mine = open_rows[begin : begin + ROWS_BETWEEN_SAVES]
-        used, local = np.unique(source[mine], return_inverse=True)
+        used, local = np.unique(rows.source[mine], return_inverse=True)
         before, successes = done + begin, int(saved.success.sum())
 
         def report(d: int, _: int, s: int, before: int = before, found: int = successes) -> None:
             if progress is not None:
-                progress(before + d, rows, found + s)
+                progress(name, before + d, count, found + s)
 
         report(0, 0, 0)
         part = run_rows(
-            attack, model, images[used], take(goal, used), local,
-            None if epsilon is None else epsilon[mine], key=key,
-            keep=keep_of(attack, model, keep), ids=ids[used],
-            devices=devices, lanes=lanes, clean_logits=clean_logits[used], progress=report,
-            budget=budget, interrupted=interrupted, start=None if start is None else start[mine],
+            session.of(used), attack, rows.of(mine)._replace(source=local),
+            keep=keep_of(attack, session.model, keep), budget=budget, progress=report,
         )  # fmt: skip
-        for whole, piece in zip(saved[:-1], part[:-1], strict=True):
-            whole[mine] = piece
+        saved.put(mine, part)
         seconds, ticks = seconds + part.cost.seconds, ticks + part.cost.lane_ticks
         saved = saved._replace(cost=Cost(ticks, seconds))
         if store is not None:
-            store.save(name, mark, saved)
+            store.save(file, mark, saved)
         if (part.status == Status.NOT_RUN).any():
             break
     if progress is not None and not (saved.status == Status.NOT_RUN).any():
-        progress(rows, rows, int(saved.success.sum()))
+        progress(name, count, count, int(saved.success.sum()))
     return saved

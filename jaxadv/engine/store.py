@@ -42,6 +42,11 @@ class Store:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
+    @classmethod
+    def or_none(cls, folder: str | Path | None) -> "Store | None":
+        """The store in that folder; None where there is none."""
+        return None if folder is None else cls(folder)
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
 

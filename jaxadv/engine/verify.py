@@ -14,6 +14,7 @@ from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
 from jaxadv.engine.cure import cured
+from jaxadv.engine.devices import choose_devices
 
 VERIFICATION_BATCH = 100  # no power of two: never the batch that the attack ran in
 
@@ -61,10 +62,13 @@ def forward_sharded(model: Model, images: Any, width: int, devices: tuple[Any, .
 
 @host_errors()
 def predict(
-    model: Model, images: Any, devices: tuple[Any, ...], width: int = VERIFICATION_BATCH
-) -> np.ndarray:
-    """Logits [N, K] float32 of images [N, H, W, C], in batches of `width` on every device."""
+    model: Model, images: Any, devices: tuple[Any, ...] | None = None,
+    width: int = VERIFICATION_BATCH,
+) -> np.ndarray:  # fmt: skip
+    """Logits [N, K] float32 of images [N, H, W, C], in batches of `width` on every device (None:
+    all local ones)."""
     images = np.asarray(images, np.float32)
+    devices = choose_devices(devices)
     count, parts = len(images), len(devices)
     block = width * parts
     pieces = []

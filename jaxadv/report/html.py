@@ -213,10 +213,9 @@ def _gallery(
     if adversarial_logits is not None:
         logits = np.asarray(adversarial_logits)[level, rows]
     elif model is not None:
-        from jaxadv.engine.devices import choose_devices
         from jaxadv.engine.verify import predict
 
-        logits = predict(model, found, choose_devices(None))
+        logits = predict(model, found)
     distances = distance64(report.norm, found, original)
 
     def said(scores: np.ndarray) -> dict[str, Any]:

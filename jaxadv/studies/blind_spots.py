@@ -17,7 +17,6 @@ from jaxadv.attacks.noise import GaussianNoise
 from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.result import Result
 from jaxadv.data import Dataset
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 from jaxadv.studies.findings import Findings, Gallery, Part, Table, Text
 from jaxadv.studies.networks import SIX, Network, trained
@@ -87,7 +86,7 @@ def nearest_mistakes(
 
 def error(network: Network, images: np.ndarray, labels: np.ndarray) -> float:
     """Return the percentage of misclassified images."""
-    logits = predict(network.model, images, choose_devices(None))
+    logits = predict(network.model, images)
     return 100 * float((logits.argmax(1) != labels).mean())
 
 

@@ -20,7 +20,6 @@ from jaxadv.attacks import PGD, MinimalEpsilon
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.data import Dataset
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
 from jaxadv.studies.networks import RECIPES, Network, trained
@@ -170,7 +169,7 @@ def _count(setting: Setting) -> int:
 def _correct(setting: Setting, network: Network, test: Dataset) -> Dataset:
     """Return the first images of the test set that the network classifies correctly."""
     first = test.take(slice(2 * _count(setting)))
-    right = predict(network.model, first.images, choose_devices(None)).argmax(1) == first.labels
+    right = predict(network.model, first.images).argmax(1) == first.labels
     return first.take(np.flatnonzero(right)[: _count(setting)])
 
 
@@ -359,7 +358,7 @@ def _transfer(setting: Setting, distortion: float = 0.07) -> list[Part]:
     networks = [trained(setting, name) for name in names]
     test = setting.test.take(slice(2 * _count(setting)))
     for network in networks:
-        right = predict(network.model, test.images, choose_devices(None)).argmax(1) == test.labels
+        right = predict(network.model, test.images).argmax(1) == test.labels
         test = test.take(np.flatnonzero(right))
     test = test.take(slice(_count(setting)))
     nearest = [_nearest(setting, n.name, n, test).images for n in networks]

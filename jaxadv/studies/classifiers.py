@@ -16,7 +16,6 @@ from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.data import Dataset
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.exact import exact_distance, linear_classifier, tree_ensemble
 from jaxadv.engine.minimal import minimal_distance
 from jaxadv.engine.verify import predict
@@ -92,7 +91,7 @@ def at_equal_accuracy(setting: Setting) -> dict[str, Fitted]:
     def fit(family: Family, size: int) -> Fitted:
         estimator = family.make().fit(flat[:size], train.labels[:size])
         model = from_sklearn(estimator)
-        answers = predict(model, test.images, choose_devices(None)).argmax(1)
+        answers = predict(model, test.images).argmax(1)
         right = estimator.classes_[answers] == test.labels
         return Fitted(estimator, model, size, 100 * float(right.mean()))
 
@@ -220,7 +219,7 @@ def _right_everywhere(setting: Setting, fitted: list[Fitted]) -> Dataset:
     test = setting.test
     right = np.ones(len(test.labels), bool)
     for one in fitted:
-        answers = predict(one.model, test.images, choose_devices(None)).argmax(1)
+        answers = predict(one.model, test.images).argmax(1)
         right &= one.estimator.classes_[answers] == test.labels
     rows = np.flatnonzero(right)
     if not len(rows):

@@ -18,7 +18,6 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jaxadv.core.model import Model
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 from jaxadv.studies.spectra import (
     convolution_bound,
@@ -184,7 +183,7 @@ def certified_distance(model: Model, images: Any, labels: Any, constant: float) 
     """
     if not constant > 0:
         raise ValueError(f"constant={constant}: pass spectrum(model, image_shape).constant")
-    logits = predict(model, images, choose_devices(None)).astype(np.float64)
+    logits = predict(model, images).astype(np.float64)
     rows, labels = np.arange(len(logits)), np.asarray(labels)
     own = logits[rows, labels].copy()
     logits[rows, labels] = -np.inf

@@ -18,7 +18,6 @@ from jax import lax
 
 from jaxadv.core.model import Model
 from jaxadv.data import Dataset
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.store import fingerprint
 from jaxadv.engine.verify import predict
 from jaxadv.models.adapters import from_linen
@@ -91,7 +90,7 @@ class Network(NamedTuple):
 
     def error(self, data: Dataset) -> float:
         """Return the fraction of misclassified images."""
-        logits = predict(self.model, data.images, choose_devices(None))
+        logits = predict(self.model, data.images)
         return float((logits.argmax(1) != data.labels).mean())
 
 

@@ -22,7 +22,6 @@ from jaxtyping import Array, Float
 from jaxadv.attacks import LBFGS
 from jaxadv.core.goals import Goal, Untargeted
 from jaxadv.core.model import Model
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
 from jaxadv.studies.networks import Network, trained
@@ -95,13 +94,22 @@ def perturb_randomly(
     return jnp.clip(images[:, None] + (size * directions).reshape(shape), *bounds)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("noise", "particles", "runs", "moves", "kept", "floor")
-)
+class Splitting(NamedTuple):
+    """The effort of adaptive multilevel splitting. runs: independent ones, of so many particles
+    each; moves: of every particle at each level; kept: the share that gives the next level; floor:
+    the probability below which an estimate is 0."""
+
+    particles: int = 128
+    runs: int = 4
+    moves: int = 8
+    kept: float = 0.25
+    floor: float = FLOOR
+
+
+@functools.partial(jax.jit, static_argnames=("noise", "splitting"))
 def probability(
     model: Model, images: Float[Array, "N ..."], goal: Goal, size: Any, *, key: Array,
-    noise: str = "sphere", clip: Any = False, particles: int = 128, runs: int = 4,
-    moves: int = 8, kept: float = 0.25, floor: float = FLOOR,
+    noise: str = "sphere", clip: Any = False, splitting: Splitting = Splitting(),  # noqa: B008
 ) -> Rarity:  # fmt: skip
     """Estimate the probability of reaching the goal by random noise: multilevel splitting.
 
@@ -148,6 +156,7 @@ def probability(
         >>> bool(1.5e-7 < found.probability[0] < 5e-7)  # 2.9e-7: five standard deviations
         True
     """
+    particles, runs, moves, kept, floor = splitting
     if not (0 < kept < 1 and 0 < floor < 1 and particles * kept >= 2 and moves > 0 and runs > 1):
         raise ValueError(
             f"kept={kept}, floor={floor}, particles={particles}, moves={moves}, runs={runs}: pass "
@@ -337,7 +346,7 @@ def rarity(setting: Setting) -> Findings:
 
 def _measure(setting: Setting, network: Network, clip: bool) -> _Measured:
     count, test = min(setting.examples, 4 if setting.quick else 8), setting.test.take(slice(100))
-    right = predict(network.model, test.images, choose_devices(None)).argmax(1)
+    right = predict(network.model, test.images).argmax(1)
     test = test.take(np.flatnonzero(right == test.labels)[:count])
     # Noise that may leave the box is compared with a worst case that may leave it too.
     model = network.model if clip else dataclasses.replace(network.model, bounds=(-10.0, 11.0))

@@ -5,7 +5,6 @@ measure chance, the nearest mistake measures an adversary.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,6 @@ from jaxadv.core.model import Model
 from jaxadv.core.norms import get_norm
 from jaxadv.data import Dataset
 from jaxadv.engine.checks import check_problem
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.minimal import Nearest, minimal_distance
 from jaxadv.engine.portfolios import Portfolio
 from jaxadv.engine.verify import predict
@@ -80,12 +78,9 @@ def class_pairs(
     norm: str = "l2",
     *,
     each: int = 5,
-    effort: str | Portfolio = "fast",
-    key: Any = None,
     ids: Any = None,
-    lanes: int | None = None,
-    store: str | Path | None = None,
-    progress: Any = None,
+    effort: str | Portfolio = "fast",
+    **search: Any,
 ) -> ClassPairs:
     """Compute minimal distances from images of each class to every other class.
 
@@ -96,14 +91,10 @@ def class_pairs(
         norm: Norm of the distances.
         each: The first `each` correctly classified images of every class are attacked towards every
             other class, by `minimal_distance`.
+        ids: Ids [N] of the images (None: their positions).
         effort: Effort of `minimal_distance` ("fast": 400 passes for a pair of image and class), or
             a portfolio.
-        key: JAX random key.
-        ids: Ids [N] of the images (None: their positions).
-        lanes: Problems attacked at once.
-        store: Folder in which results are stored.
-        progress: Progress callback of `minimal_distance`.
-
+        **search: Other arguments of `minimal_distance`: key, lanes, store, progress, ...
     Returns:
         The distances and images.
 
@@ -124,7 +115,7 @@ def class_pairs(
         raise ValueError(f"each={each}: pass 1 or more images of each class")
     images, goal, _, _ = check_problem(model, images, labels, ids)
     labels = np.asarray(goal.labels)
-    logits = predict(model, images, choose_devices(None))
+    logits = predict(model, images)
     classes = logits.shape[1]
     right = logits.argmax(1) == labels
     chosen = np.concatenate([np.flatnonzero(right & (labels == k))[:each] for k in range(classes)])
@@ -134,8 +125,8 @@ def class_pairs(
     targets = np.concatenate([np.delete(np.arange(classes), labels[i]) for i in chosen])
     ids = np.arange(len(images)) if ids is None else np.asarray(ids)
     found: Nearest = minimal_distance(
-        model, images[source], Targeted(labels[source], targets), norm, effort=effort, key=key,
-        ids=ids[source] * classes + targets, lanes=lanes, store=store, progress=progress,
+        model, images[source], Targeted(labels[source], targets), norm, effort=effort,
+        ids=ids[source] * classes + targets, **search,
     )  # fmt: skip
     rows = np.repeat(np.arange(len(chosen)), classes - 1)
 
@@ -197,7 +188,7 @@ def local_accuracy(
     out = np.zeros((len(epsilons), len(images)))
     for place, epsilon in enumerate(epsilons):
         drawn = points(images, np.float32(epsilon), jax.random.key(seed))
-        answers = predict(model, drawn, choose_devices(None)).argmax(1)
+        answers = predict(model, drawn).argmax(1)
         out[place] = (answers.reshape(draws, -1) == labels).mean(0)
     return out
 
@@ -236,7 +227,7 @@ def safety(
     ]  # fmt: skip
     if pairs.images.ndim == 4 and order:
         parts.append(_closest(pairs, order[:SHOWN], names, data, norm))
-    logits = predict(model, data.images, choose_devices(None))
+    logits = predict(model, data.images)
     right = logits.argmax(1) == data.labels
     untargeted = pairs.untargeted()
     finite = untargeted[np.isfinite(untargeted)]

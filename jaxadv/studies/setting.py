@@ -4,16 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from jaxadv.core.attack import Attack
 from jaxadv.core.model import Model
-from jaxadv.core.result import Result, Status
+from jaxadv.core.result import Result
 from jaxadv.data import Dataset
-from jaxadv.engine.run import run
-from jaxadv.engine.stage import describe
-from jaxadv.engine.store import Store, fingerprint
+from jaxadv.engine.runs import Runs
+from jaxadv.engine.store import Store
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -41,29 +37,20 @@ class Setting(NamedTuple):
     quick: bool = False
     progress: Callable[[str, int, int], None] = _silent
 
-    def run(
-        self, name: str, attack: Attack, model: Model, images: Any, goal: Any,
-        epsilon: Any = None, *, key: Any = None, **settings: Any,
-    ) -> Result:  # fmt: skip
-        """Run an attack as `ja.run`, and store the result under `name`.
+    @property
+    def store(self) -> Path:
+        """The folder in which the results of attacks are kept."""
+        return self.folder / "runs"
 
-        Equal arguments load the stored result. An interrupted run is not stored: KeyboardInterrupt
-        is raised.
-        """
-        key = jax.random.key(0) if key is None else key
-        mark = fingerprint(
-            describe(attack), model.params, np.asarray(images), goal,
-            np.asarray(epsilon, np.float64), jax.random.key_data(key), sorted(settings),
-            [settings[name] for name in sorted(settings)],
-        )  # fmt: skip
-        store = Store(self.folder / "runs")
-        found = store.load(name, mark)
-        if found is None:
-            found = run(
-                attack, model, images, goal, epsilon, key=key,
-                progress=lambda done, total, _: self.progress(name, done, total), **settings,
-            )  # fmt: skip
-            if "budget" not in settings and (found.status == Status.NOT_RUN).any():
-                raise KeyboardInterrupt  # a study needs complete results
-            store.save(name, mark, found)
-        return found
+    def report(self, name: str, done: int, total: int, successes: int) -> None:
+        """The progress of one attack."""
+        self.progress(name, done, total)
+
+    @property
+    def kept(self) -> Runs:
+        """Runs of attacks that are kept in the store."""
+        return Runs(Store(self.store), self.report)
+
+    def run(self, name: str, attack: Attack, model: Model, *arguments: Any, **how: Any) -> Result:
+        """`Runs.run`, of those that are kept in the store."""
+        return self.kept.run(name, attack, model, *arguments, **how)

@@ -20,7 +20,6 @@ from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model, from_function
 from jaxadv.core.pytree import pytree
 from jaxadv.data import Dataset
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.run import run
 from jaxadv.engine.verify import predict
 from jaxadv.models.adapters import from_linen
@@ -113,7 +112,7 @@ def add_words(count: int) -> AddWords:
 
 def surrogate_of(asked: Model, messages: np.ndarray, seed: int) -> Model:
     """Train a network on the filter's labels of these messages: one query each."""
-    labels = predict(asked, messages, choose_devices(None)).argmax(1).astype(np.int32)
+    labels = predict(asked, messages).argmax(1).astype(np.int32)
     data = Dataset(messages, labels, np.arange(len(labels)), "asked", ("ham", "spam"))
     module = get_definition("FC")(widths=(32,), classes=2)
     epochs = max(20, 10_000 // len(labels))
@@ -151,7 +150,7 @@ def spam_filter(setting: Setting) -> Findings:
     """A label-only spam filter, fooled by words that a surrogate chose."""
     asked = fitted_filter(corpus(4_000, seed=0))
     own, test = corpus(max(ASKED), seed=1), corpus(2_000, seed=2)
-    answers = predict(asked, test.messages, choose_devices(None)).argmax(1)
+    answers = predict(asked, test.messages).argmax(1)
     error = 100 * float((answers != test.labels).mean())
     spam = test.messages[(test.labels == SPAM) & (answers == SPAM)][: setting.examples]
     goal = Untargeted(np.full(len(spam), SPAM, np.int32))
@@ -160,13 +159,13 @@ def spam_filter(setting: Setting) -> Findings:
     random = np.zeros((setting.seeds, len(ADDED)))
 
     def passes(messages: np.ndarray) -> float:
-        verdict = predict(asked, messages, choose_devices(None)).argmax(1)
+        verdict = predict(asked, messages).argmax(1)
         return 100 * float((verdict != SPAM).mean())
 
     for seed in range(setting.seeds):
         for row, queries in enumerate(ASKED):
             surrogate = surrogate_of(asked, own.messages[:queries], seed)
-            guessed = predict(surrogate, test.messages, choose_devices(None)).argmax(1)
+            guessed = predict(surrogate, test.messages).argmax(1)
             agreement[seed, row] = 100 * (guessed == answers).mean()
             for column, count in enumerate(ADDED):
                 setting.progress("add words", column, len(ADDED))
@@ -178,7 +177,7 @@ def spam_filter(setting: Setting) -> Findings:
                 through[seed, row, column] = 100 * result.success.mean()
         drawn = np.random.default_rng(seed).random(spam.shape)
         random[seed] = [passes(with_words(spam, drawn, count)) for count in ADDED]
-    labels = predict(asked, own.messages, choose_devices(None)).argmax(1)
+    labels = predict(asked, own.messages).argmax(1)
     innocent, stopped = (own.messages[labels == kind].mean(0) for kind in (1 - SPAM, SPAM))
     common = np.array([passes(with_words(spam, (innocent - stopped)[None], n)) for n in ADDED])
     rows = (*(f"surrogate, {n} queries" for n in ASKED),

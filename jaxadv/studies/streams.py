@@ -3,6 +3,7 @@ out who controls some of them? Ordinary attacks, frame by frame, against attacks
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,13 +19,14 @@ from jaxadv.core.shares import wilson
 from jaxadv.core.transforms import Noise, Shifting
 from jaxadv.core.window import DEFENCES, windowed
 from jaxadv.engine.checks import check_goal, check_images, check_model, count_classes
-from jaxadv.engine.devices import choose_devices
+from jaxadv.engine.runs import Runs
+from jaxadv.engine.session import StageProgress
+from jaxadv.engine.store import Store
 from jaxadv.engine.verify import predict
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.networks import trained
 from jaxadv.studies.setting import Setting
-from jaxadv.studies.survival import Run, plainly
 
 ATTACKS = ("ordinary", "adaptive", "same, ordinary", "same, adaptive")
 FRAMES, EPSILON, SIGMA, SHIFT = 5, 0.1, 0.1, 1
@@ -94,7 +96,8 @@ def streams(
     key: Any = None,
     ids: Any = None,
     lanes: int | None = None,
-    run: Run = plainly,
+    store: str | Path | None = None,
+    progress: StageProgress | None = None,
 ) -> Streams:
     """Windows of readings under attack: what median, vote and trimmed mean are worth.
 
@@ -108,7 +111,8 @@ def streams(
     through the defence, on the controlled frames only; "same": with one perturbation for all
     controlled frames (ordinary: the one made for the first). An attacker who knows the defence
     falls back on the ordinary window where his attack finds nothing. All are judged by the defence
-    as it is. run: as `survival.plainly`. Raises ValueError for arguments that cannot be meant so.
+    as it is. store, progress: as in `ja.survival`. Raises ValueError for arguments that cannot be
+    meant so.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: x.mean((1, 2, 3))[:, None] @ w + jnp.array([0.5, 0.0]),
@@ -136,12 +140,12 @@ def streams(
     key = jax.random.key(0) if key is None else key
     seed, draw = jax.random.split(key)
     ids = np.arange(count) if ids is None else np.asarray(ids)
-    devices = choose_devices(None)
+    runs = Runs(Store.or_none(store), progress)
     readings = sensor(images, frames, sigma, shift, key=seed)
     flat = readings.reshape(count * frames, *shape)
     each = np.repeat(labels, frames)
-    single = float((predict(model, flat, devices).argmax(1) == each).mean())
-    alone = run(
+    single = float((predict(model, flat).argmax(1) == each).mean())
+    alone = runs.run(
         "each reading alone", attack, model, flat, Untargeted(each), epsilon, key=draw,
         ids=(ids[:, None] * frames + np.arange(frames)).ravel(), lanes=lanes,
     )  # fmt: skip
@@ -155,7 +159,7 @@ def streams(
         defended = windowed(model, frames, defence, trim)
 
         def right(some: np.ndarray) -> np.ndarray:
-            return predict(defended, some.reshape(tall), devices).argmax(1) == labels
+            return predict(defended, some.reshape(tall)).argmax(1) == labels
 
         clean[d] = right(readings).mean()
         for c, k in enumerate(controlled):
@@ -165,7 +169,7 @@ def streams(
                 title = f"{defence}, {k} of {frames}{', same' if kind else ''}"
                 windows[kind] = np.where(mine.reshape(-1, 1, 1, 1), ordinary, readings)
                 kept = right(windows[kind])
-                found = run(
+                found = runs.run(
                     title, Masked(around, mask), defended, readings.reshape(tall),
                     Untargeted(labels), epsilon, key=draw, ids=ids, lanes=lanes,
                 )  # fmt: skip
@@ -261,6 +265,6 @@ def windows_of_digits(setting: Setting) -> Findings:
         trained(setting, "FC100-100-10").model, data.images, data.labels, ids=data.ids,
         frames=3 if setting.quick else FRAMES,
         defences=("mean", "median input", "majority") if setting.quick else DEFENCES,
-        run=setting.run,
+        store=setting.store, progress=setting.report,
     )  # fmt: skip
     return streams_findings(found)

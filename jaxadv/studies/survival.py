@@ -2,7 +2,8 @@
 that defend a network, once the attacker knows of it?
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from jaxadv.attacks import DDN, PGD
 from jaxadv.core.attack import Attack
 from jaxadv.core.model import EOT, Model
-from jaxadv.core.result import Result, Status
+from jaxadv.core.result import Status
 from jaxadv.core.shares import wilson
 from jaxadv.core.transforms import (
     JPEG,
@@ -27,8 +28,9 @@ from jaxadv.core.transforms import (
     transformed,
 )
 from jaxadv.engine.checks import check_attacks, check_named, check_problem
-from jaxadv.engine.devices import choose_devices
-from jaxadv.engine.run import run
+from jaxadv.engine.runs import Runs
+from jaxadv.engine.session import StageProgress
+from jaxadv.engine.store import Store
 from jaxadv.engine.verify import predict
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
@@ -48,7 +50,6 @@ USUAL: dict[str, dict[float, Transform]] = {  # kind: strength: transform; the m
 }
 DRAWS = 10  # of a transform that draws, for every image judged
 SHOWN = ("rounding, levels", "JPEG, quality", "blur, pixels", "noise")  # in pictures
-Run = Callable[..., Result]
 
 
 class Survival(NamedTuple):
@@ -80,21 +81,16 @@ class Survival(NamedTuple):
     through: np.ndarray
 
 
-def plainly(name: str, *arguments: Any, **settings: Any) -> Result:
-    """`ja.run`; `Setting.run`, which keeps what it finds under the name, may take its place."""
-    return run(*arguments, **settings)
-
-
 def right(model: Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How often [N] each image is classified right: of DRAWS draws if the model draws, else 0 or 1.
 
     These draws no attack has seen.
     """
-    devices, shares = choose_devices(None), np.zeros(len(images))
+    shares = np.zeros(len(images))
     draws = DRAWS if model.random else 1
     for _ in range(draws):
         model = model.fresh()
-        shares += predict(model, images, devices).argmax(1) == labels
+        shares += predict(model, images).argmax(1) == labels
     return shares / draws
 
 
@@ -110,7 +106,8 @@ def survival(
     key: Any = None,
     ids: Any = None,
     lanes: int | None = None,
-    run: Run = plainly,
+    store: str | Path | None = None,
+    progress: StageProgress | None = None,
 ) -> Survival:
     """Whether adversarial images survive transforms, and what attacks through the transform do.
 
@@ -119,8 +116,9 @@ def survival(
     (default: `USUAL`). Every attack runs once on the model, and once through each transform
     (`ja.transformed`); where the transform draws on the mean of `samples` draws (`ja.EOT`). The
     adaptive attacker falls back on the ordinary image where the attack through the transform finds
-    nothing. Transforms that draw are judged by ten fresh draws an image. run: as `plainly`.
-    Raises ValueError for arguments that cannot be meant so.
+    nothing. Transforms that draw are judged by ten fresh draws an image. store: a
+    folder in which the result of every attack is kept; progress: called with (attack, images done,
+    in all, successes). Raises ValueError for arguments that cannot be meant so.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
@@ -141,7 +139,7 @@ def survival(
     images, goal, _, classes = check_problem(model, images, labels, ids)
     check_attacks(attacks.values(), model, goal, classes, epsilon, images.shape[1:])
     settings = {"key": jax.random.key(0) if key is None else key, "ids": ids, "lanes": lanes}
-    shape = len(attacks), len(chosen)
+    shape, runs = (len(attacks), len(chosen)), Runs(Store.or_none(store), progress)
     survived, ordinary, adaptive, reach = np.full((4, *shape), np.nan)
     success, distance = np.full((2, len(attacks)), np.nan)
     defended = [transformed(model, transform) for _, _, transform in chosen]
@@ -150,7 +148,7 @@ def survival(
     before = right(model, images, goal.labels)
     for a, (name, attack) in enumerate(attacks.items()):
         radius = epsilon if attack.needs_epsilon else None
-        plain = run(name, attack, model, images, goal, radius, **settings)
+        plain = runs.run(name, attack, model, images, goal, radius, **settings)
         kept.append(np.where(_rows(plain.success, images), plain.images, images))
         fooled = plain.status == Status.SUCCESS
         success[a] = fooled.sum() / max(before.sum(), 1)
@@ -161,7 +159,7 @@ def survival(
             ordinary[a, t] = share.mean()
             survived[a, t] = 1 - share[fooled].mean() if fooled.any() else np.nan
             asked = EOT(defended[t], samples) if transform.random else defended[t]
-            result = run(title, attack, asked, images, goal, radius, **settings)
+            result = runs.run(title, attack, asked, images, goal, radius, **settings)
             through[a, t] = np.where(_rows(result.success, images), result.images, kept[a])
             adaptive[a, t] = right(defended[t], through[a, t], goal.labels).mean()
             reach[a, t] = _median(result.distance[result.status == Status.SUCCESS])
@@ -270,6 +268,6 @@ def images_of_digits(setting: Setting) -> Findings:
         }
     found = survival(
         model, data.images, data.labels, epsilon=epsilon, transforms=transforms, ids=data.ids,
-        run=setting.run,
+        store=setting.store, progress=setting.report,
     )  # fmt: skip
     return survival_findings(found, data.images, epsilon, model.bounds)

@@ -25,7 +25,6 @@ from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model, ensemble
 from jaxadv.core.result import Result
 from jaxadv.data import Dataset
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 from jaxadv.studies.blind_spots import (
     distortion,
@@ -98,7 +97,7 @@ def cross_errors(
     together = np.concatenate(sets)
     columns = []
     for network in networks:
-        answers = predict(network.model, together, choose_devices(None)).argmax(1)
+        answers = predict(network.model, together).argmax(1)
         columns.append((answers.reshape(len(sets), -1) != labels).mean(1))
     return 100 * np.stack(columns, 1)
 
@@ -212,7 +211,7 @@ def attacks_for(data: Dataset) -> dict[str, Attack]:
 
 def success_on(network: Network, images: np.ndarray, labels: np.ndarray, both: np.ndarray) -> float:
     """Return the percentage of images [N, H, W, C] in the mask `both` that are misclassified."""
-    answers = predict(network.model, images, choose_devices(None)).argmax(1)
+    answers = predict(network.model, images).argmax(1)
     return 100 * float((answers != labels)[both].mean())
 
 
@@ -231,8 +230,7 @@ def attacks_between_networks(setting: Setting) -> Findings:
     for seed in range(setting.seeds):
         networks = [trained(setting, name, seed) for name in SURROGATES]
         right = [
-            predict(network.model, data.images, choose_devices(None)).argmax(1) == data.labels
-            for network in networks
+            predict(network.model, data.images).argmax(1) == data.labels for network in networks
         ]
 
         def made(name: str, attack: Attack, title: str, model: Model) -> Result:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jaxadv.sweep.read import HASHES, KEY, CellReader, CellRows, title_of
+from jaxadv.sweep.names import title_of
+from jaxadv.sweep.read import HASHES, KEY, CellReader, CellRows
 from jaxadv.sweep.store import SweepStore
 
 DIFFERENCES = ("gained", "lost", "nearer", "farther", "relabelled", "only_a", "only_b")

@@ -21,10 +21,10 @@ from jaxadv.engine.interrupt import interruptible
 from jaxadv.sweep.execute import Ran, open_jobs, prepare, run_jobs
 from jaxadv.sweep.grid import Grid, placed_in
 from jaxadv.sweep.job import Plan
-from jaxadv.sweep.plan import Job
+from jaxadv.sweep.names import Job
 from jaxadv.sweep.store import SweepStore
 from jaxadv.sweep.subjects import Given, software
-from jaxadv.sweep.trained import Progress
+from jaxadv.sweep.trained import SweepProgress
 
 LOOK_SECONDS = 0.5  # between two looks for a Ctrl-C
 GRACE_SECONDS = 10.0  # for a cancelled job to end between two pieces of work
@@ -75,7 +75,7 @@ class RayExecutor:
 
     def run(
         self, grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...],
-        retry_failed: bool, progress: Progress | None,
+        retry_failed: bool, progress: SweepProgress | None,
     ) -> Ran:  # fmt: skip
         """Plan the sweep, and run what the store does not hold."""
         ray = _import_ray()
@@ -95,7 +95,7 @@ class RayExecutor:
 
     def _run(
         self, ray: Any, order: Order, store: SweepStore, retry_failed: bool,
-        progress: Progress | None,
+        progress: SweepProgress | None,
     ) -> Ran:  # fmt: skip
         def task(function: Any) -> Any:
             return ray.remote(

@@ -1,8 +1,8 @@
 """What one line of a grid runs: an attack, a cascade of attacks, or a portfolio of them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -10,48 +10,17 @@ import numpy as np
 from jaxadv.attacks import build_attack
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Goal, Targeted, Untargeted
-from jaxadv.core.model import Model
-from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status, empty_result
-from jaxadv.engine.cascades import CASCADES, Cascade, Margins, Nearly, get_cascade
-from jaxadv.engine.minimal import minimal_distance
+from jaxadv.engine.cascades import CASCADES, Cascade, Nearly, get_cascade, run_cascade
+from jaxadv.engine.minimal import run_portfolio
 from jaxadv.engine.portfolios import EFFORTS, get_portfolio
 from jaxadv.engine.run import run_rows
+from jaxadv.engine.session import Rows, Session, StageProgress
 from jaxadv.engine.stage import attack_of, describe, keep_of, refines
 from jaxadv.engine.verify import margins, predict
 
 PORTFOLIO = "minimal_distance"
-KEYS = jax.jit(jax.vmap(jax.random.key))
 UNKNOWN = -1  # of a count that is not kept
-
-
-class Work(NamedTuple):
-    """M rows of one group: row r attacks images[source[r]] at epsilon[r] with the seed seeds[r].
-
-    images [N, H, W, C], goal and ids [N]; start [M, H, W, C] or None: where to begin; judge: the
-    model that decides, where the attack searches on one that stands in for it (None: the same), and
-    on which what it refuses is searched again; lanes: in flight on each device; progress(rows done,
-    successes); interrupted: whether to stop.
-    """
-
-    model: Model
-    judge: Model | None
-    images: np.ndarray
-    goal: Goal
-    ids: np.ndarray
-    source: np.ndarray
-    epsilon: np.ndarray | None
-    seeds: np.ndarray
-    devices: Any
-    lanes: int
-    progress: Callable[[int, int], None]
-    interrupted: Callable[[], bool]
-    start: np.ndarray | None = None
-
-    @property
-    def keys(self) -> Any:
-        """A random key for each row: what `ja.run(key=jax.random.key(seed))` would use."""
-        return KEYS(np.asarray(self.seeds, np.uint32))
 
 
 def goal_of(goal: str, labels: np.ndarray, classes: int) -> Goal:
@@ -93,8 +62,11 @@ class Entry(Protocol):
         """All its settings, for a fingerprint."""
         ...
 
-    def run(self, work: Work) -> tuple[Result, np.ndarray]:
-        """The rows' results, and who broke each: a name, or "" where nobody did."""
+    def run(self, session: Session, rows: Rows) -> tuple[Result, np.ndarray]:
+        """The rows' results, and who broke each: a name, or "" where nobody did.
+
+        The rows have seeds: what `ja.run(key=jax.random.key(seed))` would use for each.
+        """
         ...
 
 
@@ -154,14 +126,10 @@ class SingleEntry:
     def describe(self) -> Any:
         return describe(self.attack)
 
-    def run(self, work: Work) -> tuple[Result, np.ndarray]:
+    def run(self, session: Session, rows: Rows) -> tuple[Result, np.ndarray]:
         result = run_rows(
-            self.attack, work.model, work.images, work.goal, work.source, work.epsilon,
-            key=work.keys, keep=keep_of(self.attack, work.model), ids=work.ids,
-            judge=work.judge, again=work.judge is not None, devices=work.devices,
-            lanes=work.lanes, start=work.start,
-            progress=lambda done, _, found: work.progress(done, found),
-            interrupted=work.interrupted,
+            session, self.attack, rows, keep=keep_of(self.attack, session.model),
+            progress=session.named(self.title),
         )  # fmt: skip
         return result, _names(result, self.title)
 
@@ -210,48 +178,32 @@ class CascadeEntry:
             for name, stage in self.stages.items()
         }
 
-    def run(self, work: Work) -> tuple[Result, np.ndarray]:
-        rows, epsilon = len(work.source), np.asarray(work.epsilon)
-        whole = empty_result(rows, work.images.shape[1:], epsilon, work.ids[work.source])
-        names = np.full(rows, "", object)
-        fallen = np.zeros(rows, bool)
-        clean = np.zeros(rows)
-        if any(isinstance(stage, Nearly) or refines(stage) for stage in self.stages.values()):
-            logits = predict(work.judge or work.model, work.images, work.devices)
-            clean = margins(work.goal, logits)[work.source]
-        closest = None
-        if any(map(refines, self.stages.values())):
-            closest = work.images[work.source]
-        found = Margins(clean, clean, closest)
-        for number, (name, stage) in enumerate(self.stages.items()):
-            chosen = np.flatnonzero(~fallen)
-            if isinstance(stage, Nearly):
-                chosen = chosen[stage.choose(found.of(chosen), rows)]
-            if len(chosen) == 0:
-                continue
-            spared, gone = rows - len(chosen), int(fallen.sum())
-            part = work._replace(
-                source=work.source[chosen],
-                epsilon=epsilon[chosen],
-                seeds=work.seeds[chosen],
-                progress=lambda _, now, spared=spared, gone=gone: work.progress(spared, gone + now),
-                start=found.starts(chosen) if refines(stage) else None,
-            )
-            result, by = SingleEntry(attack_of(stage)).run(part)
-            spent = {f: getattr(result, f) for f in ("forward", "backward", "queries", "computed")}
-            if number:  # the clean image is one pass, and was counted by the first
-                asked = work.model.samples
-                spent["forward"] = spent["forward"] - asked
-                spent["computed"] = spent["computed"] - asked
-            total = {f: getattr(whole, f)[chosen] + count for f, count in spent.items()}
-            kept = result._replace(**total)
-            for target, values in zip(whole[:-1], kept[:-1], strict=True):
-                target[chosen] = values
-            names[chosen] = np.where(by == "", "", np.where(by == "misclassified", by, name))
-            found = found.lowered(chosen, result.margin, result.images)
-            fallen[chosen] = result.success
-            if (result.status == Status.NOT_RUN).any():
-                break  # an interruption between two stages leaves the next one's rows NOT_RUN
+    def run(self, session: Session, rows: Rows) -> tuple[Result, np.ndarray]:
+        count, shape = len(rows.source), session.images.shape[1:]
+        whole = empty_result(count, shape, rows.epsilon, session.ids[rows.source])
+        names, tell = np.full(count, "", object), session.named(self.title)
+
+        def report(_: str, __: int, total: int, successes: int) -> None:
+            if tell is not None:
+                tell(count - total, count, int(whole.success.sum()) + successes)
+
+        complete = False
+        untouched = np.full(len(session.images), np.inf)
+        session = session._replace(progress=report)
+        for stage in run_cascade(session, self.stages, rows, untouched, nested=False):
+            result, chosen = stage.result, stage.rows
+            # The clean image is one pass, and was counted by the first attack.
+            again = session.model.samples if stage.number else 0
+            whole.put(chosen, result._replace(
+                forward=whole.forward[chosen] + result.forward - again,
+                backward=whole.backward[chosen] + result.backward,
+                queries=whole.queries[chosen] + result.queries,
+                computed=whole.computed[chosen] + result.computed - again,
+            ))  # fmt: skip
+            names[chosen] = _names(result, stage.name)
+            complete = stage.number == len(self.stages) - 1
+        if not complete:  # interrupted between two attacks: the next one's rows are missing
+            whole.status[~whole.success] = Status.NOT_RUN
         return whole, names
 
 
@@ -279,49 +231,57 @@ class PortfolioEntry:
     def describe(self) -> Any:
         return [self.effort, *map(describe, self.attacks(False))]
 
-    def run(self, work: Work) -> tuple[Result, np.ndarray]:
-        rows = len(work.source)
-        nothing = np.full(rows, np.inf)
-        whole = empty_result(rows, work.images.shape[1:], nothing, work.ids[work.source])
-        names = np.full(rows, "", object)
-        for seed in np.unique(work.seeds):
-            mine = np.flatnonzero(work.seeds == seed)
-            before, found = int((whole.status != Status.NOT_RUN).sum()), int(whole.success.sum())
-            complete = True
-            for model in (work.model, work.judge):
-                if model is None or len(mine) == 0:
-                    continue
-                used = work.source[mine]
-                goal = take(work.goal, used)
-                nearest = minimal_distance(
-                    model, work.images[used], goal, self.norm,
-                    effort=self.effort, key=jax.random.key(int(seed)), ids=work.ids[used],
-                    devices=work.devices, lanes=work.lanes,
-                    progress=lambda *now, b=before, f=found: work.progress(b, f + now[-1]),
-                )  # fmt: skip
-                values = {
-                    "images": nearest.images, "success": nearest.success,
-                    "distance": nearest.distance, "margin": nearest.margin,
-                    "status": nearest.status, "queries": np.full(len(mine), UNKNOWN),
-                    "forward": whole.forward[mine] + nearest.forward,
-                    "backward": whole.backward[mine] + nearest.backward,
-                }  # fmt: skip
-                for field, value in values.items():
-                    getattr(whole, field)[mine] = value
-                title = np.array([*nearest.members, ""], object)[nearest.member]
-                title[nearest.status == Status.MISCLASSIFIED] = "misclassified"
-                names[mine] = np.where(nearest.success, title, "")
-                complete &= nearest.complete
-                if not complete:
-                    whole.status[mine] = Status.NOT_RUN
-                    break
-                if work.judge is not None:  # what it refuses, and what it gets wrong from the start
-                    images = np.concatenate([nearest.images, nearest.originals])
-                    margin = margins(take(goal, np.tile(np.arange(len(mine)), 2)),
-                                     predict(work.judge, images, work.devices))  # fmt: skip
-                    whole.margin[mine] = margin[: len(mine)]
-                    refused = nearest.success & ~(margin[: len(mine)] < 0)
-                    mine = mine[refused | (margin[len(mine) :] < 0) & (nearest.distance > 0)]
-            if not complete or work.interrupted():
+    def run(self, session: Session, rows: Rows) -> tuple[Result, np.ndarray]:
+        count, shape, seeds = len(rows.source), session.images.shape[1:], rows.seeds
+        assert seeds is not None
+        whole = empty_result(count, shape, np.full(count, np.inf), session.ids[rows.source])
+        names = np.full(count, "", object)
+        for seed in np.unique(seeds, axis=0):
+            mine = np.flatnonzero((seeds == seed).all(1))
+            own = session.of(rows.source[mine])._replace(
+                key=jax.random.wrap_key_data(seed), progress=_beyond(session, whole, self.title)
+            )
+            part, names[mine] = self._nearest(own)
+            whole.put(mine, part)
+            if (part.status == Status.NOT_RUN).any() or session.stopped():
                 break
         return whole, names
+
+    def _nearest(self, session: Session) -> tuple[Result, np.ndarray]:
+        """The session's images, all of them NOT_RUN where one is, and who broke each."""
+        count, shape, judge = len(session.images), session.images.shape[1:], session.judge
+        whole = empty_result(count, shape, np.full(count, np.inf), session.ids)
+        names, rows = np.full(count, "", object), np.arange(count)
+        for model in (session.model, judge):
+            if model is None or len(rows) == 0:
+                continue
+            own = session.of(rows)._replace(model=model, judge=None, again=False).checked()
+            members, most = get_portfolio(self.effort, self.norm, own.goal.targeted)
+            nearest = run_portfolio(own.answered(), members, self.norm, most)
+            part = whole.rows(rows)
+            whole.put(rows, part._replace(
+                images=nearest.images, success=nearest.success, distance=nearest.distance,
+                margin=nearest.margin, status=nearest.status,
+                queries=np.full(len(rows), UNKNOWN), forward=part.forward + nearest.forward,
+                backward=part.backward + nearest.backward,
+            ))  # fmt: skip
+            titles = np.array([*nearest.members, ""], object)[nearest.member]
+            titles[nearest.status == Status.MISCLASSIFIED] = "misclassified"
+            names[rows] = np.where(nearest.success, titles, "")
+            if not nearest.complete:
+                whole.status[:] = Status.NOT_RUN
+                break
+            if judge is not None:  # what it refuses, and what it gets wrong from the start
+                margin, clean = (margins(own.goal, predict(judge, images, session.devices))
+                                 for images in (nearest.images, nearest.originals))  # fmt: skip
+                whole.margin[rows] = margin
+                refused = nearest.success & ~(margin < 0)
+                rows = rows[refused | (clean < 0) & (nearest.distance > 0)]
+        return whole, names
+
+
+def _beyond(session: Session, whole: Result, title: str) -> StageProgress | None:
+    """Reports under one title what is found, beyond the rows of `whole` that are done."""
+    done, found = int((whole.status != Status.NOT_RUN).sum()), int(whole.success.sum())
+    tell, count = session.named(title), len(whole.status)
+    return None if tell is None else lambda *now: tell(done, count, found + now[-1])

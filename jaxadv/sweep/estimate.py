@@ -10,8 +10,9 @@ import numpy as np
 from jaxadv.core.model import Model
 from jaxadv.engine.cure import cured
 from jaxadv.sweep.grid import Grid
+from jaxadv.sweep.names import job_of
 from jaxadv.sweep.plan import Group, make_plan
-from jaxadv.sweep.store import SweepStore, job_of
+from jaxadv.sweep.store import SweepStore
 from jaxadv.sweep.subjects import Given
 from jaxadv.sweep.trained import untrained
 

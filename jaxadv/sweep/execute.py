@@ -15,10 +15,11 @@ from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.sweep.grid import Grid, read_grid
 from jaxadv.sweep.job import Plan, run_job
-from jaxadv.sweep.plan import Cell, make_plan
-from jaxadv.sweep.store import Job, SweepStore
+from jaxadv.sweep.names import Job
+from jaxadv.sweep.plan import Cell, make_jobs, make_plan
+from jaxadv.sweep.store import SweepStore
 from jaxadv.sweep.subjects import Given
-from jaxadv.sweep.trained import Progress, trained, untrained
+from jaxadv.sweep.trained import SweepProgress, trained, untrained
 
 WAIT_SECONDS = 0.5  # between two looks at jobs that other processes are at
 
@@ -51,7 +52,7 @@ class Executor(Protocol):
 
     def run(
         self, grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...],
-        retry_failed: bool, progress: Progress | None,
+        retry_failed: bool, progress: SweepProgress | None,
     ) -> Ran:  # fmt: skip
         """Plan the sweep, and run what the store does not hold."""
         ...
@@ -59,7 +60,7 @@ class Executor(Protocol):
 
 def prepare(
     grid: Grid, store: SweepStore, given: Given, only: Iterable[str] = (),
-    progress: Progress | None = None,
+    progress: SweepProgress | None = None,
 ) -> Plan:  # fmt: skip
     """Open models and data (training what is to be trained), and write the jobs into the store."""
     check_folder(store.folder)
@@ -67,7 +68,9 @@ def prepare(
     if any(model.train is not None for model in grid.models):
         makes.insert(0, lambda model, data: untrained(store.folder, model, data, given))
     groups = make_plan(grid, given, *makes, only=only)
-    jobs = store.register(groups, grid.shard, grid.model_dump_json())
+    jobs = store.register(
+        groups, lambda group, cells: make_jobs(group, cells, grid.shard), grid.model_dump_json()
+    )
     manifest = store.manifest
     cells = {
         mark: Cell(mark, about["epsilon"], about["seed"])
@@ -90,7 +93,7 @@ def run_sweep(
     retry_failed: bool = False,
     devices: Any = None,
     executor: Executor | None = None,
-    progress: Progress | None = None,
+    progress: SweepProgress | None = None,
 ) -> Summary:
     """Run every cell of a grid that the store does not hold yet.
 
@@ -159,7 +162,7 @@ class Here:
 
     def run(
         self, grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...],
-        retry_failed: bool, progress: Progress | None,
+        retry_failed: bool, progress: SweepProgress | None,
     ) -> Ran:  # fmt: skip
         plan = prepare(grid, store, given, only, progress)
         todo = open_jobs(store, plan.jobs, retry_failed)
@@ -170,7 +173,7 @@ class Here:
 
 
 def run_jobs(
-    plan: Plan, todo: Sequence[Job], devices: Any = None, progress: Progress | None = None
+    plan: Plan, todo: Sequence[Job], devices: Any = None, progress: SweepProgress | None = None
 ) -> tuple[bool, int]:
     """Run those jobs, in this process; whether all are done, and how many were done here."""
     chosen = choose_devices(tuple(jax.local_devices()) if devices is None else devices)
@@ -201,7 +204,7 @@ def run_jobs(
 
 
 def _attempt(
-    plan: Plan, job: Job, devices: Any, done: int, total: int, progress: Progress | None,
+    plan: Plan, job: Job, devices: Any, done: int, total: int, progress: SweepProgress | None,
     interrupted: Callable[[], bool],
 ) -> bool:  # fmt: skip
     """Run one job; what goes wrong is noted. False where it was interrupted."""

@@ -10,12 +10,15 @@ import numpy as np
 from jaxadv.core.goals import Targeted
 from jaxadv.core.norms import distances64
 from jaxadv.core.pytree import take
-from jaxadv.core.result import Status
-from jaxadv.data.form import Dataset
+from jaxadv.core.result import Result, Status
+from jaxadv.engine.session import Rows, Session
 from jaxadv.engine.verify import margins, predict
-from jaxadv.sweep.entries import UNKNOWN, Work, goal_of
+from jaxadv.sweep.entries import UNKNOWN, goal_of
+from jaxadv.sweep.names import Job
 from jaxadv.sweep.plan import Cell, Group
-from jaxadv.sweep.store import SCHEMA, Job, SweepStore
+from jaxadv.sweep.store import SCHEMA, SweepStore
+
+KEYS = jax.jit(jax.vmap(jax.random.key))
 
 
 class Plan(NamedTuple):
@@ -43,67 +46,76 @@ def run_job(
     part = group.images.source.read(range(job.begin, job.end))
     count, cells = len(part.labels), [plan.cells[mark] for mark in job.cells]
     epsilon = [np.nan if cell.epsilon is None else cell.epsilon for cell in cells]
-    work = Work(
-        model=group.subject.model, judge=group.subject.judge, images=part.images,
-        goal=goal_of(group.goal, part.labels, group.images.classes), ids=part.ids,
-        source=np.tile(np.arange(count), len(cells)),
-        epsilon=np.repeat(epsilon, count) if group.entry.needs_epsilon else None,
-        seeds=np.repeat([cell.seed for cell in cells], count), devices=devices, lanes=group.lanes,
-        progress=progress, interrupted=interrupted,
+    judge = group.subject.judge
+    goal = goal_of(group.goal, part.labels, group.images.classes)
+    session = Session(
+        group.subject.model, part.images, goal, part.ids, jax.random.key(0),
+        devices, judge=judge, again=judge is not None,
+        progress=lambda _, done, __, found: progress(done, found), interrupted=interrupted,
     )  # fmt: skip
+    seeds = np.repeat([cell.seed for cell in cells], count)
+    rows = Rows(
+        np.tile(np.arange(count), len(cells)),
+        np.repeat(epsilon, count) if group.entry.needs_epsilon else None,
+        seeds=np.asarray(jax.random.key_data(KEYS(seeds.astype(np.uint32)))),
+    )  # fmt: skip
+    lanes = group.lanes
     while True:
+        session = session._replace(lanes=lanes)
         try:
-            result, broken_by = group.entry.run(work)
+            result, broken_by = group.entry.run(session, rows)
             break
         except Exception as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or work.lanes == 1:
+            if "RESOURCE_EXHAUSTED" not in str(error) or lanes == 1:
                 raise
         jax.clear_caches()
-        work = work._replace(lanes=work.lanes // 2)
+        lanes //= 2
     if (result.status == Status.NOT_RUN).any():
         return False
-    columns, kept = _columns(plan, group, job, work, part, result, broken_by)
+    columns, kept = _columns(plan, job, session, rows, result)
+    columns |= {
+        "broken_by": [name or None for name in broken_by], "seed": seeds.astype(np.int64),
+        "label": part.labels[rows.source].astype(np.int32),
+    }  # fmt: skip
     columns["seconds"] = np.full(job.rows, (time.perf_counter() - began) / job.rows)
     if kept is not None:
-        rows = range(job.begin, job.end)
-        plan.store.keep_originals(group.about["data_hash"], rows, group.images.source)
+        whole = range(job.begin, job.end)
+        plan.store.keep_originals(group.about["data_hash"], whole, group.images.source)
     plan.store.save(job, {name: columns[name] for name in SCHEMA.names}, kept)
     return True
 
 
 def _columns(
-    plan: Plan, group: Group, job: Job, work: Work, part: Dataset, result: Any,
-    broken_by: np.ndarray,
-) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:  # fmt: skip
+    plan: Plan, job: Job, session: Session, rows: Rows, result: Result
+) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
     """A job's columns, and the images to keep."""
-    judge, source, won = work.judge or work.model, work.source, result.success
-    found = np.flatnonzero(won)
-    originals = part.images[source[found]]
+    judge, source, won = session.judge or session.model, rows.source, result.success
+    group, found = plan.groups[job.group], np.flatnonzero(won)
+    originals = session.images[source[found]]
     clean = group.subject.mark, group.images.mark, job.begin, job.end
     if clean not in plan.clean:
         plan.clean.clear()
-        plan.clean[clean] = predict(judge, part.images, work.devices).argmax(1)
+        plan.clean[clean] = predict(judge, session.images, session.devices).argmax(1)
     prediction = plan.clean[clean]
     columns: dict[str, Any] = {
         name: [group.about[name]] * job.rows for name in SCHEMA.names if name in group.about
     }
-    cells = np.repeat(np.arange(len(job.cells)), len(part.labels))
+    cells = np.repeat(np.arange(len(job.cells)), len(session.images))
     columns |= {
-        "cell": np.array(job.cells, object)[cells], "seed": work.seeds.astype(np.int64),
-        "epsilon": [None] * job.rows if work.epsilon is None else work.epsilon,
-        "id": part.ids[source].astype(np.int64), "label": part.labels[source].astype(np.int32),
-        "target": [None] * job.rows, "prediction": prediction[source].astype(np.int32),
+        "cell": np.array(job.cells, object)[cells],
+        "epsilon": [None] * job.rows if rows.epsilon is None else rows.epsilon,
+        "id": session.ids[source].astype(np.int64), "target": [None] * job.rows,
+        "prediction": prediction[source].astype(np.int32),
         "success": won, "status": [Status(code).name for code in result.status],
-        "broken_by": [name or None for name in broken_by], "margin": result.margin,
-        "distance": _filled(result.distance[found], found, job.rows),
-        "lanes": np.full(job.rows, work.lanes, np.int32), "success_8bit": [None] * job.rows,
+        "margin": result.margin, "distance": _filled(result.distance[found], found, job.rows),
+        "lanes": np.full(job.rows, session.lanes, np.int32), "success_8bit": [None] * job.rows,
         **{norm: _filled(lengths, found, job.rows)
            for norm, lengths in distances64(result.images[found], originals).items()},
         **{name: [None if n == UNKNOWN else int(n) for n in getattr(result, name)]
            for name in ("forward", "backward", "queries")},
     }  # fmt: skip
-    if isinstance(work.goal, Targeted):
-        columns["target"] = np.asarray(work.goal.targets)[source].astype(np.int32)
+    if isinstance(session.goal, Targeted):
+        columns["target"] = np.asarray(session.goal.targets)[source].astype(np.int32)
     if plan.images == "none":
         return columns, None
     images = result.images[found]
@@ -113,8 +125,8 @@ def _columns(
         rounded = (images / np.float32(255) * (upper - lower) + lower).astype(np.float32)
         still = np.zeros(job.rows, bool)
         if len(found):
-            logits = predict(judge, rounded, work.devices)
-            still[found] = margins(take(work.goal, source[found]), logits) < 0
+            logits = predict(judge, rounded, session.devices)
+            still[found] = margins(take(session.goal, source[found]), logits) < 0
         columns["success_8bit"] = still
     return columns, {"images": images, "rows": found.astype(np.int32)}
 

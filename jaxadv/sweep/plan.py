@@ -21,8 +21,7 @@ from jaxadv.engine.devices import choose_lanes
 from jaxadv.engine.store import fingerprint
 from jaxadv.sweep.entries import Entry, build_entry, goal_of
 from jaxadv.sweep.grid import AttackEntry, DataEntry, Grid, ModelEntry, epsilons_of, expand
-from jaxadv.sweep.read import title_of
-from jaxadv.sweep.store import Job
+from jaxadv.sweep.names import Job, title_of
 from jaxadv.sweep.subjects import Given, Images, Subject, open_data, open_model, software
 
 SHARD_BYTES = 2**28  # of images in one job
@@ -106,14 +105,14 @@ def _groups(
     grid: Grid, given: Given, model: ModelEntry, data: DataEntry, images: Images, make: Make
 ) -> Iterator[Group]:
     """All groups of one model and data set."""
-    subject = open_model(model, data, images, given, make)
+    pair = _Pair(model, data, images, open_model(model, data, images, given, make))
     for attack in grid.attacks:
         for settings in expand(attack):
             entry = build_entry(attack.name, settings)
             radii = epsilons_of(grid, attack, entry.norm) if entry.needs_epsilon else [None]
             varied = {key: settings[key] for key in attack.settings}
-            _check_attacks(entry, attack, subject.model, images, radii)
-            yield _group(grid, model, data, images, subject, entry, attack.goal, radii, varied)
+            _check_attacks(entry, attack, pair.subject.model, images, radii)
+            yield _group(grid, pair, entry, attack.goal, radii, varied)
 
 
 def _check_attacks(
@@ -143,10 +142,20 @@ def _wanted(groups: list[Group], patterns: tuple[str, ...]) -> list[Group]:
     return groups
 
 
+class _Pair(NamedTuple):
+    """A model and a data set of the grid, opened for each other."""
+
+    model: ModelEntry
+    data: DataEntry
+    images: Images
+    subject: Subject
+
+
 def _group(
-    grid: Grid, model: ModelEntry, data: DataEntry, images: Images, subject: Subject, entry: Entry,
-    goal: str, radii: Iterable[float | None], varied: Mapping[str, Any],
+    grid: Grid, pair: _Pair, entry: Entry, goal: str, radii: Iterable[float | None],
+    varied: Mapping[str, Any],
 ) -> Group:  # fmt: skip
+    model, data, images, subject = pair
     ran = software()
     described = fingerprint(entry.describe(), entry.norm, goal)
     settings = ", ".join(f"{key}={value}" for key, value in varied.items())

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jaxadv.sweep.store import Job, SweepStore, job_of
+from jaxadv.sweep.names import Job, job_of
+from jaxadv.sweep.store import SweepStore
 
 KEY = ("model", "data", "attack", "norm", "goal", "epsilon", "seed")
 HASHES = ("model_hash", "data_hash", "attack_hash", "software_hash")
@@ -51,24 +52,6 @@ class CellRows(NamedTuple):
         whole = pa.chunked_array([chunk for column in columns for chunk in column.chunks],
                                  type=columns[0].type)  # fmt: skip
         return whole.to_numpy()
-
-
-def title_of(about: Mapping[str, Any]) -> str:
-    """A cell's title, or that of a group of cells, which has neither epsilon nor seed; the goal
-    stands behind the attack where it is not "untargeted".
-
-    >>> from jaxadv.sweep.read import title_of
-    >>> group = {"model": "lenet", "data": "digits", "attack": "PGD", "norm": "linf"}
-    >>> title_of({**group, "goal": "untargeted"})
-    'lenet / digits / PGD / linf'
-    >>> title_of({**group, "goal": "next", "epsilon": 0.1, "seed": 0})
-    'lenet / digits / PGD (next) / linf / 0.1 / seed 0'
-    """
-    goal = "" if about["goal"] == "untargeted" else f" ({about['goal']})"
-    parts = [about["model"], about["data"], about["attack"] + goal, about["norm"]]
-    parts += [] if about.get("epsilon") is None else [f"{about['epsilon']:.6g}"]
-    parts += [f"seed {about['seed']}"] if "seed" in about else []
-    return " / ".join(parts)
 
 
 class CellReader:

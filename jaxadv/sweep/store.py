@@ -18,10 +18,10 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,11 +29,13 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from jaxadv.core.files import write_atomically
+from jaxadv.sweep.names import Job, data_of, job_of
 
 if TYPE_CHECKING:
     from jaxadv.data.form import Source
     from jaxadv.sweep.plan import Group
 
+PlanJobs = Callable[["Group", tuple[str, ...]], Sequence[Job]]
 FORMAT = 1
 MAGIC = b"PAR1"  # how a Parquet file begins
 ORIGINALS = 256  # clean images in a file
@@ -77,21 +79,6 @@ def checksum(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-class Job(NamedTuple):
-    """The rows of some cells of one group, for the images begin to end; mark: its file's name."""
-
-    mark: str
-    group: str
-    cells: tuple[str, ...]
-    begin: int
-    end: int
-
-    @property
-    def rows(self) -> int:
-        """How many rows the job has: cell by cell, image by image."""
-        return len(self.cells) * (self.end - self.begin)
-
-
 class SweepStore:
     """A sweep's folder; made where it does not exist.
 
@@ -123,10 +110,9 @@ class SweepStore:
             raise ValueError(f"{path} is not a manifest of format {FORMAT}: pass another store")
         return {**empty, **found}
 
-    def register(self, groups: "Sequence[Group]", shard: int, text: str) -> list[Job]:
-        """The jobs of those groups: those planned before, and new ones for new cells."""
-        from jaxadv.sweep.plan import make_jobs
-
+    def register(self, groups: "Sequence[Group]", plan_jobs: PlanJobs, text: str) -> list[Job]:
+        """The jobs of those groups: those planned before, and new ones for new cells, which
+        `plan_jobs(group, cells)` makes; text: the sweep file."""
         wanted = {cell.mark for group in groups for cell in group.cells}
         with self._lock("manifest"):
             manifest = self.manifest
@@ -135,13 +121,13 @@ class SweepStore:
             planned = {cell for job in jobs.values() for cell in job.cells}
             for group in groups:
                 new = tuple(cell.mark for cell in group.cells if cell.mark not in planned)
-                jobs |= {job.mark: job for job in make_jobs(group, new, shard)}
+                jobs |= {job.mark: job for job in plan_jobs(group, new)}
                 about = {"lanes": group.lanes, "bounds": list(map(float, group.bounds))}
                 manifest["groups"].setdefault(group.mark, {**group.about, **about})
                 for cell in group.cells:
                     about = {"group": group.mark, "epsilon": cell.epsilon, "seed": cell.seed}
                     manifest["cells"].setdefault(cell.mark, about)
-            manifest["jobs"] = {mark: _as_data(job) for mark, job in jobs.items()}
+            manifest["jobs"] = {mark: data_of(job) for mark, job in jobs.items()}
             if text not in manifest["sweeps"]:
                 manifest["sweeps"].append(text)
             if json.dumps(manifest, sort_keys=True) != before:
@@ -279,15 +265,6 @@ def _arrays(path: Path) -> dict[str, np.ndarray] | None:
             return {name: saved[name] for name in saved.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
-
-
-def job_of(mark: str, data: Mapping[str, Any]) -> Job:
-    """A job as the manifest has it."""
-    return Job(mark, data["group"], tuple(data["cells"]), data["begin"], data["end"])
-
-
-def _as_data(job: Job) -> dict[str, Any]:
-    return {"group": job.group, "cells": list(job.cells), "begin": job.begin, "end": job.end}
 
 
 def _crc32(path: Path) -> str:

@@ -1,11 +1,12 @@
 """Models that a sweep trains itself, and keeps in its store."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 from filelock import FileLock
 
+from jaxadv.core.files import slug
 from jaxadv.core.model import Model
 from jaxadv.data.dataset import load_data
 from jaxadv.data.form import Dataset
@@ -17,17 +18,22 @@ from jaxadv.models.weights import load_weights, save_weights
 from jaxadv.sweep.grid import DataEntry, ModelEntry
 from jaxadv.sweep.subjects import Given
 
-Progress = Callable[[str, int, int, int], None]  # what, rows (epochs) done, in all, successes
+
+class SweepProgress(Protocol):
+    """Called while a sweep runs: what is trained or attacked, epochs or rows done, in all, and
+    successes."""
+
+    def __call__(self, title: str, done: int, total: int, successes: int, /) -> Any: ...
 
 
 def weights_of(folder: Path, entry: ModelEntry, data: DataEntry) -> Path:
     """Where a store keeps a model that its sweep trained; `jaxadv --weights` reads it too."""
-    name = "".join(c if c.isalnum() else "-" for c in f"{entry.train}-{data.name}")
+    name = slug(f"{entry.train}-{data.name}")
     return folder / "models" / f"{name}-{entry.epochs}-{entry.train_seed}.safetensors"
 
 
 def trained(
-    folder: Path, entry: ModelEntry, data: DataEntry, given: Given, progress: Progress | None
+    folder: Path, entry: ModelEntry, data: DataEntry, given: Given, progress: SweepProgress | None
 ) -> Model:
     """A definition trained on a data set's training images: by one process, from where it was."""
     path = weights_of(folder, entry, data)

@@ -20,10 +20,10 @@ from jaxadv.core.model import Model
 from jaxadv.core.norms import diameter, get_norm
 from jaxadv.core.result import Result
 from jaxadv.engine import checks
-from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.diagnose import answers, attacks, gradients, planted, program
 from jaxadv.engine.diagnose.finding import Finding, verdict
 from jaxadv.engine.run import run_rows
+from jaxadv.engine.session import Rows, Session
 from jaxadv.engine.verify import margins, predict
 
 __all__ = ["Finding", "check"]
@@ -69,25 +69,22 @@ def check(
     >>> [f.name for f in ja.check(model, images, jnp.arange(4), epsilon=0.4) if not f.passed]
     []
     """
-    checks.check_model(model)
-    images = checks.check_images(images, model.bounds)
+    session = Session.open(model, images, Untargeted(labels), key=key, devices=devices, lanes=lanes)
+    images, key, labels = session.images, session.key, np.asarray(session.goal.labels)
     shape, bounds = images.shape[1:], model.bounds
     size = int(np.prod(shape))
-    goal = checks.check_goal(Untargeted(labels), len(images), checks.count_classes(model, shape))
     checks.check_epsilon(PGD(norm=norm, steps=steps), epsilon, 1, shape, bounds)
-    key = checks.check_key(jax.random.key(0) if key is None else key)
-    chosen = choose_devices(devices)
 
     def ask(images: np.ndarray) -> np.ndarray:
         """Logits [N, K]."""
-        return predict(model, images, chosen)
+        return predict(model, images, session.devices)
 
-    logits, labels = ask(images), np.asarray(goal.labels)
+    logits = ask(images)
     scan = program.read_program(model, shape)
     found = [
         verdict("logits", "; ".join(checks.logit_messages(logits))),
         answers.same_answers(logits, [ask(images) for _ in range(4)]),
-        answers.batch_size(logits, predict(model, images, chosen, width=7)),
+        answers.batch_size(logits, predict(model, images, session.devices, width=7)),
         answers.meant_labels(logits, labels),
         answers.meant_radius(float(epsilon), norm, size, bounds),
         program.operations(scan),
@@ -129,12 +126,11 @@ def check(
     def run(attack: Attack, places: Any, radii: Any, goal: Any, keep: str = "first") -> Result:
         """Row i attacks image places[i] of `kept`, or of `kept` twice, at radii[i]."""
         copies = len(goal.labels) // len(kept)
-        width = lanes or choose_lanes(model, 1, shape, len(places), chosen[0])
-        return run_rows(
-            attack, model, np.concatenate([kept] * copies), goal, places, radii, key=key,
-            keep=keep, ids=np.tile(right, copies), devices=chosen, lanes=width,
-            clean_logits=np.concatenate([clean] * copies),
+        own = session._replace(
+            images=np.concatenate([kept] * copies), goal=goal, ids=np.tile(right, copies),
+            lanes=session.width(1, len(places)), clean_logits=np.concatenate([clean] * copies),
         )  # fmt: skip
+        return run_rows(own, attack, Rows(places, radii), keep=keep)
 
     whole = diameter(norm, size, bounds[1] - bounds[0])
     hidden, posed = planted.plant(labels, clean, noisy)

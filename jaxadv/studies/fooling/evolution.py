@@ -18,7 +18,6 @@ from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.engine.checks import count_classes
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 from jaxadv.studies.fooling.ascent import ascend
 from jaxadv.studies.fooling.encodings import CPPN, Direct, Encoding
@@ -104,7 +103,7 @@ def fooling_images(
         pictures = lower + (upper - lower) * jax.vmap(encoding.image)(genomes)
         forward, backward = OFFSPRING * (generations + 1), 0
     images = np.asarray(pictures)
-    logits = predict(model, images, choose_devices(None)).astype(np.float64)
+    logits = predict(model, images).astype(np.float64)
     confidence = softmax(logits, 1)[np.arange(classes), np.arange(classes)]
     return FoolingImages(
         images, confidence, logits.argmax(1), np.asarray(history), forward, backward

@@ -9,7 +9,6 @@ from scipy.special import softmax
 
 from jaxadv.core.model import Model
 from jaxadv.data import Dataset
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.fooling.evolution import FoolingImages, fooling_images
@@ -27,12 +26,12 @@ def _lenet(setting: Setting, data: Dataset, seed: int) -> Model:
 
 def _probabilities(model: Model, images: np.ndarray) -> np.ndarray:
     """Return the softmax [N, K] in float64."""
-    logits = predict(model, images, choose_devices(None)).astype(np.float64)
+    logits = predict(model, images).astype(np.float64)
     return softmax(logits, 1)
 
 
 def _error(model: Model, data: Dataset) -> float:
-    answers = predict(model, data.images, choose_devices(None)).argmax(1)
+    answers = predict(model, data.images).argmax(1)
     return 100 * float((answers != data.labels).mean())
 
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from jaxadv.core.model import Model, with_detector
 from jaxadv.data import Dataset
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 from jaxadv.studies.fooling.study import with_negatives
 from jaxadv.studies.networks import plain
@@ -36,7 +35,7 @@ class Defence:
 
     def on_natural(self, data: Dataset) -> tuple[float, float]:
         """Return the accuracy and the fraction of false rejections on natural images."""
-        answers = predict(self.model, data.images, choose_devices(None)).argmax(1)
+        answers = predict(self.model, data.images).argmax(1)
         return float((answers == data.labels).mean()), float((answers == self.rejected).mean())
 
 

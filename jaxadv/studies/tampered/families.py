@@ -5,8 +5,7 @@ train on, and its images made for the defended network are the adaptive attack.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -19,11 +18,12 @@ from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
 from jaxadv.data import Dataset
 from jaxadv.engine.devices import choose_devices
-from jaxadv.engine.run import run
+from jaxadv.engine.runs import Runs
+from jaxadv.engine.store import fingerprint
 from jaxadv.engine.verify import predict
 from jaxadv.studies.fooling.evolution import fooling_images
 from jaxadv.studies.universal.ascent import UniversalAscent
-from jaxadv.studies.universal.method import Task
+from jaxadv.studies.universal.method import Aim, Task
 from jaxadv.studies.universal.perturbation import check_ball, fit_variable
 
 
@@ -82,7 +82,7 @@ def fools(family: Family, model: Model, made: Made, rejected: int | None) -> np.
     A natural image must be assigned to another natural class, another image to the class that it
     was made for. The model is evaluated anew, one forward pass an image.
     """
-    answers = predict(model, made.images, choose_devices(None)).argmax(1)
+    answers = predict(model, made.images).argmax(1)
     met = answers != made.labels if family.natural else answers == made.labels
     met |= made.labels < 0
     return met & made.allowed & (True if rejected is None else answers != rejected)
@@ -101,13 +101,13 @@ class Perturbed:
         attack: The attack. For an attack without a radius (a minimal perturbation), results within
             `epsilon` count.
         epsilon: Radius in the attack's norm.
-        run: `ja.run`, or a function of the same arguments that stores its results.
+        runs: Where its results are stored.
     """
 
     name: str
     attack: Attack
     epsilon: float
-    run: Callable[..., Any] = dataclasses.field(default=run, repr=False)
+    runs: Runs = dataclasses.field(default=Runs(), repr=False)
     natural = True
 
     def make(
@@ -115,7 +115,8 @@ class Perturbed:
     ) -> Made:
         radius = self.epsilon if self.attack.needs_epsilon else None
         goal = _goal(data.labels, rejected)
-        found = self.run(self.attack, model, data.images, goal, radius, key=key)
+        name = f"tampered-{self.attack.name}-{fingerprint(model.params, data.images)[:8]}"
+        found = self.runs.run(name, self.attack, model, data.images, goal, radius, key=key)
         if (found.status == Status.NOT_RUN).any():
             raise KeyboardInterrupt  # a partial result must not be taken for a complete one
         return Made(found.images, data.labels, found.distance, found.distance <= self.epsilon)
@@ -147,10 +148,10 @@ class Universal:
         check_ball(self.norm, self.epsilon, shape, model.bounds)
         task = Task(model, safe_epsilon(self.norm, self.epsilon), self.norm, shape)
         weights, images = np.ones(len(given.labels), np.float32), np.array(data.images)
+        aim = Aim(given.images, _goal(given.labels.astype(np.int32), rejected), weights)
         for number in range(self.count):
             fit = fit_variable(
-                UniversalAscent(epochs=self.epochs), task, given.images,
-                _goal(given.labels.astype(np.int32), rejected), weights,
+                UniversalAscent(epochs=self.epochs), task, aim,
                 key=jax.random.fold_in(key, number), devices=choose_devices(None),
             )  # fmt: skip
             images[number :: self.count] += np.asarray(fit.variable)
@@ -195,7 +196,7 @@ class Noise:
         for _ in range(self.draws):
             bright, contrast = rng.random((2, count, 1, 1, 1))
             drawn = (bright + 2 * contrast * (rng.random(shades.shape) - 0.5)).clip(0, 1)
-            logits = predict(model, lower + (upper - lower) * drawn, choose_devices(None))
+            logits = predict(model, lower + (upper - lower) * drawn)
             ahead = np.delete(logits, rejected, 1).max(1) - logits[:, rejected]
             shades[ahead > best], best = drawn[ahead > best], np.maximum(best, ahead)
         return shades

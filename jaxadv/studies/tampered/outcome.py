@@ -12,7 +12,6 @@ from jaxtyping import Array
 
 from jaxadv.core.model import Model
 from jaxadv.data import Dataset
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 from jaxadv.studies.tampered.defences import Defence
 from jaxadv.studies.tampered.families import Family, Made, fools
@@ -122,7 +121,7 @@ def confront(
     >>> outcome.plain, outcome.rejected, outcome.adaptive
     (1.0, 1.0, 0.0)
     """
-    right = predict(plain, data.images, choose_devices(None)).argmax(1) == data.labels
+    right = predict(plain, data.images).argmax(1) == data.labels
     if not right.any():
         raise ValueError("data has no image that the plain network gets right: pass others")
 
@@ -139,7 +138,7 @@ def confront(
         evaded = counted(fools(family, defence.model, made, defence.rejected))
         distance = np.where(evaded, counted(made.distance), np.inf)
         distance = np.minimum(distance, np.where(missed, near, np.inf))
-        answers = predict(defence.model, ordinary.images, choose_devices(None)).argmax(1)
+        answers = predict(defence.model, ordinary.images).argmax(1)
         refused = counted(answers == defence.rejected)
         outcomes.append(Outcome(
             family.name, defence.name, defence.kind, float(plainly.mean()),

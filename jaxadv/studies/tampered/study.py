@@ -5,7 +5,6 @@ adaptively.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +13,6 @@ from jaxadv.attacks import DDN, PGD
 from jaxadv.core.model import Model
 from jaxadv.core.shares import wilson
 from jaxadv.data import Dataset
-from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.store import Store, fingerprint
 from jaxadv.engine.verify import predict
 from jaxadv.studies.blind_spots import examples_of
@@ -44,11 +42,6 @@ def families(setting: Setting, training: bool = False) -> tuple[Family, ...]:
     runs = (3 if quick else 20) if training else (1 if quick else 5)
     generations = 20 if quick else 200
 
-    def run(attack: Any, model: Model, images: Any, goal: Any, epsilon: Any, *, key: Any) -> Any:
-        """Run an attack as `ja.run`, stored in the setting's folder under a name for each model."""
-        name = f"tampered-{attack.name}-{fingerprint(model.params, images)[:8]}"
-        return setting.run(name, attack, model, images, goal, epsilon, key=key)
-
     pgd = PGD(loss="margin", steps=40 if quick else 100, restarts=1 if quick else 3)
     found: tuple[Family, ...] = (
         Noise(draws=10 if quick else 50),
@@ -57,8 +50,8 @@ def families(setting: Setting, training: bool = False) -> tuple[Family, ...]:
         Fooling("gradient ascent", "gradient", 200, runs),
         Universal(f"universal, Linf {LINF:g}", LINF, epochs=5 if quick else 10,
                   count=3 if training else 1),
-        Perturbed(f"PGD, Linf {LINF:g}", pgd, LINF, run),
-        Perturbed(f"minimal (DDN), L2 {L2:g}", DDN(steps=60 if quick else 300), L2, run),
+        Perturbed(f"PGD, Linf {LINF:g}", pgd, LINF, setting.kept),
+        Perturbed(f"minimal (DDN), L2 {L2:g}", DDN(steps=60 if quick else 300), L2, setting.kept),
     )  # fmt: skip
     return tuple(one for one in found if not quick or one.name != "direct encoding")
 
@@ -134,7 +127,7 @@ def _natural(
     setting: Setting, plain: Model, made: Sequence[Defence], sets: dict[str, np.ndarray]
 ) -> Table:
     """Return the accuracy and false rejections of the defences on natural images."""
-    right = predict(plain, setting.test.images, choose_devices(None)).argmax(1)
+    right = predict(plain, setting.test.images).argmax(1)
     rows: list[list[float]] = []
     for name, images in sets.items():
         both = [one.on_natural(setting.test) for one in made if one.name == name]
@@ -206,7 +199,7 @@ def _gallery(found: Sequence[Confrontation], made: Sequence[Defence], data: Data
 
 
 def _answer(defence: Defence, image: np.ndarray, data: Dataset) -> str:
-    answer = int(predict(defence.model, image[None], choose_devices(None))[0].argmax())
+    answer = int(predict(defence.model, image[None])[0].argmax())
     return "rejected" if answer == defence.rejected else str(data.classes[answer])
 
 
@@ -215,7 +208,7 @@ def _over_distance(last: Confrontation, plain: Model, made: Sequence[Defence]) -
     grid = np.linspace(0, L2, 61)
 
     def line(model: Model, images: Made, rejected: int | None) -> np.ndarray:
-        answers = predict(model, images.images, choose_devices(None)).argmax(1)
+        answers = predict(model, images.images).argmax(1)
         met = (answers != images.labels) & (True if rejected is None else answers != rejected)
         reached = np.where(met, images.distance, np.inf)[last.right]
         return np.stack([grid, 100 * (reached[:, None] <= grid).mean(0)])
@@ -295,7 +288,7 @@ def retraining(setting: Setting) -> Findings:
         for number in range(rounds):
             setting.progress("rounds of retraining", turn * rounds + number, 2 * rounds)
             defence = _retrained(setting, kind, plain, pool, number)
-            answers = predict(defence.model, pool, choose_devices(None)).argmax(1)
+            answers = predict(defence.model, pool).argmax(1)
             outcomes = [
                 confront(one, plain, [defence], given, data, key=jax.random.key(1)).outcomes[0]
                 for one in every

@@ -101,10 +101,11 @@ def excitement(layers: list[Array], objective: str) -> Float[Array, ""]:
 
 @functools.partial(jax.jit, static_argnames=("objective", "draws", "cure"))
 def _piece(
-    task: Task, v: Array, memory: Any, background: Array, spread: Any, rate: Any, key: Array, *,
+    task: Task, state: tuple[Array, Any], around: tuple[Array, Any], rate: Any, key: Array, *,
     objective: str, draws: int, cure: bool,
 ) -> Any:  # fmt: skip
     """Run PIECE steps of Adam; also return the fraction of entries at the bound."""
+    background, spread = around
 
     def height(v: Array, task: Task, noise: Array) -> Array:
         images = jnp.clip(background + spread * noise + v, *task.model.bounds)
@@ -119,7 +120,7 @@ def _piece(
         moved: Any = optax.apply_updates(v, updates)
         return (task.project(moved), memory), None
 
-    (v, memory), _ = lax.scan(step, (v, memory), jnp.arange(PIECE))
+    (v, memory), _ = lax.scan(step, state, jnp.arange(PIECE))
     return v, memory, (jnp.abs(v) >= 0.999 * task.radius).mean()
 
 
@@ -188,8 +189,8 @@ def data_free_perturbation(
     pieces = -(-steps // PIECE)
     for number in range(pieces):
         v, memory, saturated = _piece(
-            task, v, memory, middle, np.float32(spread), rate, jax.random.fold_in(key, number),
-            objective=objective, draws=draws, cure=on_cpu(),
+            task, (v, memory), (middle, np.float32(spread)), rate,
+            jax.random.fold_in(key, number), objective=objective, draws=draws, cure=on_cpu(),
         )  # fmt: skip
         stuck = float(saturated) > 0.5 and float(saturated) - before < 1e-3
         before = float(saturated)

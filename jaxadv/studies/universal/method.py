@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
@@ -67,6 +68,16 @@ class Rows(NamedTuple):
     goal: Goal
     weights: Any
     keys: Any
+
+
+class Aim(NamedTuple):
+    """What a variable is learnt from: images [N, H, W, C], a goal for each, and their weights [N],
+    as in `Rows`; start: the variable to begin from, None for the method's own."""
+
+    images: np.ndarray
+    goal: Goal
+    weights: np.ndarray
+    start: Any = None
 
 
 class Lesson(NamedTuple):

@@ -17,7 +17,7 @@ from jaxadv.engine.devices import choose_devices
 from jaxadv.studies.universal.ascent import UniversalAscent
 from jaxadv.studies.universal.fooling import Fooling, compare
 from jaxadv.studies.universal.method import Task
-from jaxadv.studies.universal.perturbation import aim, check_given, fit_variable
+from jaxadv.studies.universal.perturbation import aim_of, check_given, fit_variable
 
 
 @pytree
@@ -129,12 +129,10 @@ def universal_patch(
         raise ValueError(f"size={size}: pass 1 to {min(images.shape[1:3])}, in pixels")
     chosen = choose_devices(devices)
     method = dataclasses.replace(method or PatchAscent(epochs=40), size=size, delta=None)
-    goal, weights = aim(model, images, chosen, target)
+    aim = aim_of(model, images, chosen, target)
     span = np.float32(model.bounds[1] - model.bounds[0])
     task = Task(model, span, "linf", tuple(images.shape[1:]))
-    fit = fit_variable(
-        method, task, images, goal, weights, key=key, devices=chosen, progress=progress
-    )
+    fit = fit_variable(method, task, aim, key=key, devices=chosen, progress=progress)
     patch = np.asarray(fit.variable)
 
     def judged(some: np.ndarray, stream: int) -> Fooling:

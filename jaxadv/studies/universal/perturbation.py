@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxadv.attacks import PGD
 from jaxadv.core.attack import safe_epsilon
-from jaxadv.core.goals import Goal, Targeted, Untargeted
+from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.engine import checks
@@ -24,6 +24,7 @@ from jaxadv.studies.universal.ascent import UniversalAscent
 from jaxadv.studies.universal.fooling import Fooling, judge
 from jaxadv.studies.universal.method import (
     NORMS,
+    Aim,
     Method,
     Progress,
     Rows,
@@ -138,15 +139,16 @@ def universal_perturbation(
         raise ValueError("classes: only method='ascent' can keep the other classes as they are")
 
     chosen = choose_devices(devices)
-    goal, weights = aim(model, images, chosen, target, classes)
+    aim = aim_of(model, images, chosen, target, classes)._replace(start=start)
     task = Task(model, safe_epsilon(norm, epsilon), norm, tuple(shape))
 
     def rate(variable: Any) -> float:
         found = judge(model, images, variable, norm, epsilon, devices=chosen)
         return found.rate if target is None else found.rate_to(target)
 
-    fit = fit_variable(method, task, images, goal, weights, key=key, start=start, devices=chosen,
-                       lanes=lanes, progress=progress, rate=rate)  # fmt: skip
+    fit = fit_variable(
+        method, task, aim, key=key, devices=chosen, lanes=lanes, progress=progress, rate=rate
+    )
     perturbation = np.asarray(fit.variable)
     judged = [
         None if some is None else judge(model, some, perturbation, norm, epsilon, devices=chosen)
@@ -176,8 +178,8 @@ class Fit(NamedTuple):
 
 
 def fit_variable(
-    method: Method, task: Task, images: np.ndarray, goal: Any, weights: np.ndarray, *, key: Array,
-    start: Any = None, devices: tuple[Any, ...], lanes: int | None = None,
+    method: Method, task: Task, aim: Aim, *, key: Array, devices: tuple[Any, ...],
+    lanes: int | None = None,
     progress: Callable[[int, int, float], None] | None = None,
     rate: Callable[[Any], float] | None = None,
 ) -> Fit:  # fmt: skip
@@ -186,6 +188,7 @@ def fit_variable(
     With a `delta`, `rate` (variable -> fraction of all images that is fooled, a forward pass each)
     decides after each epoch whether to stop, and the variable of the highest rate is returned.
     """
+    images, goal, weights, start = aim
     batch = min(method.batch_size, len(images))
     width = lanes_for(batch, devices) if lanes is None else min(lanes, batch)
     if width < 1:
@@ -224,10 +227,10 @@ def length(norm: str, perturbation: np.ndarray) -> float:
     return float(distance64(norm, perturbation[None], np.zeros_like(perturbation)[None])[0])
 
 
-def aim(
+def aim_of(
     model: Model, images: np.ndarray, devices: tuple[Any, ...], target: int | None = None,
     classes: Sequence[int] | None = None,
-) -> tuple[Goal, Float[np.ndarray, " N"]]:  # fmt: skip
+) -> Aim:  # fmt: skip
     """Return the goal (untargeted, or the target) and the weight of each image.
 
     The weight is 0 where the image is of the target class already, -1 where it is of none of the
@@ -238,9 +241,9 @@ def aim(
     if classes is not None:
         weights[~np.isin(before, classes)] = -1
     if target is None:
-        return Untargeted(before), weights
+        return Aim(images, Untargeted(before), weights)
     weights[before == target] = 0
-    return Targeted(before, np.full_like(before, target)), weights
+    return Aim(images, Targeted(before, np.full_like(before, target)), weights)
 
 
 def check_given(

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,27 +86,34 @@ def universal_training(
     state = (variables, optax.scale_by_adam().init(variables), jnp.zeros(shape, jnp.float32))
     radius = jnp.float32(safe_epsilon(norm, epsilon))
     steps = epochs * (count // batch_size)
+    recipe = _Recipe(definition, norm, batch_size, steps, free, on_cpu())
+    rate, climb = jnp.float32(learning_rate), jnp.float32(step_size)
     for number in range(epochs):
-        state = _epoch(
-            state, images, labels, jax.random.fold_in(key, number + 1), radius,
-            jnp.float32(learning_rate), jnp.float32(step_size),
-            definition=definition, norm=norm, batch_size=batch_size, steps=steps, free=free,
-            cure=on_cpu(),
-        )  # fmt: skip
+        own = jax.random.fold_in(key, number + 1)
+        state = _epoch(recipe, state, images, labels, own, radius, rate, climb)
         if progress is not None:
             progress(number + 1, epochs)
     return state[0], np.asarray(state[2])
 
 
-@functools.partial(
-    jax.jit, static_argnames=("definition", "norm", "batch_size", "steps", "free", "cure")
-)
+class _Recipe(NamedTuple):
+    """What a compiled epoch is made for; steps: of all epochs."""
+
+    definition: Any
+    norm: str
+    batch_size: int
+    steps: int
+    free: bool
+    cure: bool
+
+
+@functools.partial(jax.jit, static_argnames="recipe")
 def _epoch(
-    state: Any, images: Array, labels: Array, key: Array, radius: Array, rate: Array,
-    step_size: Array, *, definition: Any, norm: str, batch_size: int, steps: int,
-    free: bool, cure: bool,
+    recipe: _Recipe, state: Any, images: Array, labels: Array, key: Array, radius: Array,
+    rate: Array, step_size: Array,
 ) -> Any:  # fmt: skip
     """Run one epoch over the images in a new order."""
+    definition, norm, batch_size, steps, free, cure = recipe
 
     def loss(variables: Any, v: Array, x: Array, y: Array) -> Any:
         logits = definition.apply(variables, jnp.clip(x + v, 0.0, 1.0))
