@@ -65,7 +65,7 @@ def attack(
     json_file: Json = None,
     lanes: Lanes = None,
 ) -> None:
-    """Run one attack and print how far it gets."""
+    """Run one attack and print its success rate, distances and passes."""
     radius = None if epsilon is None else parse_number(epsilon)
     options = {
         "norm": norm, "steps": steps, "loss": loss, "restarts": restarts,
@@ -115,7 +115,7 @@ def attack(
 
 
 def add_settings(options: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
-    """The settings that options give and those of --set; ValueError where one is given twice."""
+    """Return the settings of the options and of --set; ValueError if one is given twice."""
     found = dict(options)
     for name, value in map(parse_setting, texts):
         if name in found:
@@ -125,11 +125,21 @@ def add_settings(options: Mapping[str, Any], texts: Sequence[str]) -> dict[str, 
 
 
 def parse_setting(text: str) -> tuple[str, int | float | str]:
-    """The name and the value of a NAME=VALUE: a number, true or false, or else a word.
+    """Parse NAME=VALUE into a name and a number, a bool or a word.
 
-    >>> from jaxadv.cli.attack import parse_setting
-    >>> parse_setting("draws=10"), parse_setting("bound=1/20"), parse_setting("space=rgb")
-    (('draws', 10), ('bound', 0.05), ('space', 'rgb'))
+    Args:
+        text: The text of a --set option.
+
+    Returns:
+        The name, and the value as int, float, bool or str.
+
+    Raises:
+        ValueError: `text` lacks a name, "=" or a value, or the value is NaN.
+
+    Example:
+        >>> from jaxadv.cli.attack import parse_setting
+        >>> parse_setting("draws=10"), parse_setting("bound=1/20"), parse_setting("space=rgb")
+        (('draws', 10), ('bound', 0.05), ('space', 'rgb'))
     """
     name, equals, value = (part.strip() for part in text.partition("="))
     if not (name and equals and value):
@@ -145,7 +155,7 @@ def parse_setting(text: str) -> tuple[str, int | float | str]:
 def attack_data(
     attack: Any, result: "Result", epsilon: float | None, labels: Any
 ) -> dict[str, Any]:
-    """What `jaxadv attack` prints, and what happened to each image, as json can write it."""
+    """Return what `jaxadv attack` prints, and the outcome for each image, as JSON data."""
     import numpy as np
 
     from jaxadv.core.result import Status
@@ -233,7 +243,7 @@ def attacks(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """List the attacks, a line each."""
+    """List the attacks, one line each."""
     check_outputs(json_file, folder=markdown)
     from jaxadv.attacks import ATTACKS
     from jaxadv.report.reference import summary, write_reference

@@ -90,11 +90,11 @@ def certify(
     json_file: Json = None,
     fresh: Fresh = False,
 ) -> None:
-    """Prove, by randomised smoothing, that no change of an image within a radius is answered wrong.
+    """Certify by randomised smoothing that no perturbation within a radius changes a prediction.
 
-    What is certified is the smoothed classifier, the majority of the network's answers under
-    Gaussian noise. It is attacked as well: so its accuracy is known from both sides. Writes
-    OUTPUT/report.html and report.json. Stopped with Ctrl-C, the same command goes on where it was.
+    The certified classifier is the smoothed one: the majority vote of the network under Gaussian
+    noise. It is attacked as well, so its accuracy is bounded from both sides. Writes
+    OUTPUT/report.html and report.json. After Ctrl-C, the same command continues where it stopped.
     """
     sigmas = parse_epsilons(sigma, "--sigma") if sigma else [0.25]
     if sigmas[0] == 0:

@@ -41,7 +41,7 @@ def check(
     output: Output = Path("jaxadv-results"),
     json_file: Json = None,
 ) -> None:
-    """Look for what makes a model seem more robust than it is. Exit 1 if anything was found."""
+    """Check for what makes a model seem more robust than it is. Exit 1 if a check fails."""
     if norm not in EPSILONS:
         raise ValueError(f"--norm {norm!r} is not known: pass one of {list(EPSILONS)}")
     radius = EPSILONS[norm][1] if epsilon is None else parse_number(epsilon)

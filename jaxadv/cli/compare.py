@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from jaxadv.sweep.changes import Changes
 
-NAMES = 20  # images of one kind and cell that are named
-CELLS = 30  # cells that are shown where they are equal, too
-TITLES = 20  # cells in one store alone that are named
+NAMES = 20  # most images named, for one kind and cell
+CELLS = 30  # up to this many cells, equal ones are shown too
+TITLES = 20  # most cells named that only one store has
 
 
 @app.command()
@@ -41,9 +41,9 @@ def compare(
     images: Annotated[bool, option("--images", help="Name the images that differ.")] = False,
     json_file: Json = None,
 ) -> None:
-    """What changed between two sweeps, image by image: exit 0 nothing, 1 something, 2 a mistake.
+    """Compare two sweeps image by image: exit 0 if equal, 1 if they differ, 2 on an error.
 
-    Cells are the same if model, data, attack, norm, goal, epsilon and seed are called the same.
+    Cells correspond if model, data, attack, norm, goal, epsilon and seed have the same names.
     Within one store: compare STORE STORE --left 'attack=PGD(steps=10)' --right
     'attack=PGD(steps=40)'.
     """

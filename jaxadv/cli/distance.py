@@ -59,10 +59,10 @@ def distance(
     lanes: Lanes = None,
     fresh: Fresh = False,
 ) -> None:
-    """Find the nearest misclassified image of each, and so accuracy at every epsilon at once.
+    """Find the minimal adversarial distance of each image, and so the accuracy at every epsilon.
 
-    Several efforts, with commas, are set against one another. Writes OUTPUT/report.html and
-    report.json. Stopped with Ctrl-C, the same command goes on where it was.
+    Several efforts, separated by commas, are compared. Writes OUTPUT/report.html and report.json.
+    After Ctrl-C, the same command continues where it stopped.
     """
     norms = [one for given in norm or ["l2"] for one in given.split(",")]
     efforts = effort.split(",")
@@ -81,7 +81,7 @@ def distance(
             one if len(efforts) == 1 else f"{one} {much}": (one, much)
             for one in norms for much in efforts
         }  # fmt: skip
-        members = {  # says at once what is not known
+        members = {  # refuses unknown names before any work
             title: get_portfolio(much, one, targeted=False)[0]
             for title, (one, much) in searches.items()
         }

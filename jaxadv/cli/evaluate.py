@@ -60,11 +60,10 @@ def evaluate(
     fresh: Fresh = False,
     lanes: Lanes = None,
 ) -> None:
-    """Measure a classifier's robustness; without options: train a small one and attack it.
+    """Measure a classifier's robust accuracy; without options, train a small network and attack it.
 
     Writes OUTPUT/report.html, report.json, report.csv, robustbench.json and a page for every image
-    in OUTPUT/images. Stopped with Ctrl-C, the same command goes on
-    where it was.
+    in OUTPUT/images. After Ctrl-C, the same command continues where it stopped.
     """
     if norm not in EPSILONS:
         raise ValueError(f"--norm {norm!r} is not known: pass one of {list(EPSILONS)}")

@@ -1,4 +1,4 @@
-"""The options that several commands have, and how their text becomes numbers."""
+"""The options that several commands share, and the parsing of their numbers."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,9 +8,9 @@ import typer
 from jaxadv.core.numbers import parse_number
 
 EXAMPLES = 200  # a first run of everything stays well below two minutes on two cores
-MODEL, EPOCHS = "lenet", 8  # of what is trained where no model is given
-MOST = 2**30 - 1  # of what is counted
-EPSILONS = {  # for digits: from hardly anything to nearly everything broken
+MODEL, EPOCHS = "lenet", 8  # of the network trained if no model is given
+MOST = 2**30 - 1  # largest number that counting options accept
+EPSILONS = {  # for digits: from hardly any to nearly all images broken
     "linf": [0.02, 0.05, 0.1, 0.15],
     "l2": [0.5, 1.0, 1.5, 2.0],
     "l1": [2.0, 5.0, 10.0, 15.0],
@@ -19,11 +19,22 @@ EPSILONS = {  # for digits: from hardly anything to nearly everything broken
 
 
 def parse_epsilons(texts: list[str], name: str = "--epsilon") -> list[float]:
-    """The numbers of an option that may be repeated, and have commas; ascending, each once.
+    """Return the numbers of a repeatable option whose texts may hold commas.
 
-    >>> from jaxadv.cli import parse_epsilons
-    >>> parse_epsilons(["0.5", "51/255,0.1"])
-    [0.1, 0.2, 0.5]
+    Args:
+        texts: The texts of the option, such as "8/255" or "0.1,0.2".
+        name: Name of the option, for error messages.
+
+    Returns:
+        The numbers, ascending and without duplicates.
+
+    Raises:
+        ValueError: `texts` holds no number, or a text that is not one.
+
+    Example:
+        >>> from jaxadv.cli import parse_epsilons
+        >>> parse_epsilons(["0.5", "51/255,0.1"])
+        [0.1, 0.2, 0.5]
     """
     parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
     if texts and not parts:

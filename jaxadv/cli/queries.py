@@ -35,7 +35,7 @@ from jaxadv.cli.setting import (
 )
 from jaxadv.cli.subject import find_subject, goal_of
 
-ATTACKS = {  # those compared, if none is named
+ATTACKS = {  # compared by default
     "linf": ["Square", "SimBA", "NES", "SPSA"],
     "l2": ["Square", "SimBA", "NES"],
     "l1": ["Square"],
@@ -68,10 +68,10 @@ def queries(
     lanes: Lanes = None,
     fresh: Fresh = False,
 ) -> None:
-    """How many answers an attacker needs who may only ask: success against queries.
+    """Measure how many queries attacks without gradients need: success rate against queries.
 
-    Writes OUTPUT/report.html and report.json. Stopped with Ctrl-C, the same command goes on where
-    it was.
+    Writes OUTPUT/report.html and report.json. After Ctrl-C, the same command continues where it
+    stopped.
     """
     check_outputs(json_file, folder=output)
     state = output / "state"

@@ -57,11 +57,11 @@ def safety(
     lanes: Lanes = None,
     fresh: Fresh = False,
 ) -> None:
-    """Find which class is taken for which by how little, and how right a network is locally.
+    """Measure the distances between classes, and a network's accuracy around single images.
 
-    A matrix of targeted minimal distances between classes, and accuracy at random and at the worst
-    points around images that are classified right. Writes OUTPUT/report.html and report.json.
-    Stopped with Ctrl-C, the same command goes on where it was.
+    A matrix of targeted minimal distances between classes, and the accuracy at random and at
+    worst-case points around correctly classified images. Writes OUTPUT/report.html and report.json.
+    After Ctrl-C, the same command continues where it stopped.
     """
     check_outputs(json_file, folder=output)
     state = output / "state"
@@ -76,7 +76,7 @@ def safety(
         from jaxadv.studies.safety import class_pairs
         from jaxadv.studies.safety import safety as examine
 
-        get_portfolio(effort, norm, targeted=True)  # says at once what is not known
+        get_portfolio(effort, norm, targeted=True)  # refuses unknown names before any work
         if fresh:
             forget(state)
         subject = find_subject(

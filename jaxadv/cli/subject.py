@@ -1,4 +1,4 @@
-"""The model and the images that the options name."""
+"""The model and the images that the options select."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 
 class Subject(NamedTuple):
-    """A model, what it is called, and the images to attack it with."""
+    """A model and the images to attack it with.
+
+    Attributes:
+        model: The model.
+        name: Its name.
+        data: The test images.
+        total: Number of test images from which they were chosen.
+    """
 
     model: "Model"
     name: str
@@ -24,11 +31,20 @@ class Subject(NamedTuple):
     total: int
 
 
-Check = Callable[["Model", "Dataset", int], None]  # of a model, the images, and its classes
+Check = Callable[["Model", "Dataset", int], None]  # of model, images, number of classes
 
 
 class Training(NamedTuple):
-    """What is to be trained: a definition's name, its module, the images, and how."""
+    """A training that the options describe.
+
+    Attributes:
+        name: Name of the definition.
+        module: The module to train.
+        data: The training images.
+        epochs: Number of epochs.
+        seed: Seed of the training.
+        how: Further arguments of `train`.
+    """
 
     name: str
     module: Any
@@ -39,14 +55,14 @@ class Training(NamedTuple):
 
     @property
     def untrained(self) -> "Model":
-        """A model of the same shape, on which it is checked what goes with it."""
+        """An untrained model of the same shapes, for checks before the training."""
         from jaxadv.models import from_linen
         from jaxadv.models.train import untrained
 
         return from_linen(self.module, untrained(self.module, self.data.images.shape[1:])[0])
 
     def train(self, checkpoint: Callable[[str], Path]) -> Any:
-        """The trained variables."""
+        """Train the network with a progress bar, and return its variables."""
         import jax
 
         from jaxadv.models.train import train
@@ -70,7 +86,23 @@ class Training(NamedTuple):
 def plan_training(
     data: str, data_dir: Path | None, model: str | None, epochs: int | None, seed: int, **how: Any
 ) -> Training:
-    """The training that the options name; `how` goes to `train`. ValueError where it cannot be."""
+    """Return the training that the options describe.
+
+    Args:
+        data: Name or path of the data set.
+        data_dir: Folder of the data, or None.
+        model: Name of the definition, or None for `MODEL`.
+        epochs: Number of epochs, or None for `EPOCHS`.
+        seed: Seed of the training.
+        **how: Further arguments of `train`.
+
+    Returns:
+        The training.
+
+    Raises:
+        ValueError: `data` has no training images, `model` is not known, or `how` is refused by
+            `check_training`.
+    """
     from jaxadv.data import load_data
     from jaxadv.models import get_definition
     from jaxadv.models.train import check_training
@@ -94,10 +126,29 @@ def find_subject(
     published: Path | None, model: str | None, epochs: int | None, seed: int,
     checkpoint: Callable[[str], Path], check: Check | None = None, **how: Any,
 ) -> Subject:  # fmt: skip
-    """The model that the options name and the test images.
+    """Return the model that the options select and the test images.
 
-    If they name none it is trained here, and `how` goes to `train`; before that `check` is called,
-    with a model of the same shape.
+    If the options name no model, one is trained here, after the checks.
+
+    Args:
+        data: Name or path of the data set.
+        data_dir: Folder of the data, or None.
+        examples: Number of test images, evenly chosen, or None for all.
+        weights: File of a trained network, or None.
+        published: Folder of a published network, or None.
+        model: Name of the definition to train, or None for `MODEL`.
+        epochs: Number of epochs of the training, or None for `EPOCHS`.
+        seed: Seed of the training.
+        checkpoint: Function from the name of a training to the file of its weights.
+        check: Function called before the training with a model of the same shapes, the images and
+            the number of classes.
+        **how: Further arguments of `train`.
+
+    Returns:
+        The model, its name and the images.
+
+    Raises:
+        ValueError: The options exclude each other, or model and images do not fit together.
     """
     from jaxadv.data import load_data
     from jaxadv.data.dataset import some_of
@@ -130,12 +181,15 @@ def find_subject(
 def _given_model(
     weights: Path | None, published: Path | None, model: str | None, epochs: int | None
 ) -> tuple["Model", str, tuple[int, ...] | None] | None:
-    """The model that a file or a folder holds, what it is called, and its images' shape where the
-    file says it; None where the options name neither."""
+    """Return the model of a file or a folder, or None if the options name neither.
+
+    Returns:
+        The model, its name, and the shape of its images if the file holds it.
+    """
     from jaxadv.models import get_definition, load_published, load_weights
 
     if weights is None and published is None:
-        get_definition(model or MODEL)  # says what is not known before any data are read
+        get_definition(model or MODEL)  # refuses an unknown name before any data are read
         return None
     if weights is not None and published is not None:
         raise ValueError("--weights and --published exclude each other: pass one")
@@ -153,8 +207,15 @@ def _given_model(
 
 
 def attacks_check(entries: Iterable[Any], epsilons: Any) -> Check:
-    """What `find_subject` is to check of the attacks of a cascade or portfolio at these epsilons,
-    which are run away from the labels."""
+    """Return the check, for `find_subject`, of a cascade's or a portfolio's untargeted attacks.
+
+    Args:
+        entries: Entries of the cascade or the portfolio.
+        epsilons: The radii.
+
+    Returns:
+        A function of a model, the images and the number of classes.
+    """
     from jaxadv.core.goals import Untargeted
     from jaxadv.engine.checks import check_attacks
     from jaxadv.engine.stage import attack_of
@@ -167,7 +228,7 @@ def attacks_check(entries: Iterable[Any], epsilons: Any) -> Check:
 
 
 def goal_of(data: "Dataset", targeted: bool) -> "Goal":
-    """Away from the labels, or towards class label + 1."""
+    """Return the untargeted goal, or the targeted goal of class label + 1."""
     from jaxadv.core.goals import Targeted, Untargeted
 
     if not targeted:
@@ -176,11 +237,14 @@ def goal_of(data: "Dataset", targeted: bool) -> "Goal":
 
 
 def split_of(data: str) -> tuple[str, str]:
-    """The data set's name or path, and the split to attack: "cifar10:test[:100]" has its own.
+    """Return the name or path of the data set and the split to attack.
 
-    >>> from jaxadv.cli.subject import split_of
-    >>> split_of("mnist5k"), split_of("cifar10:test[:100]")
-    (('mnist5k', 'test'), ('cifar10', 'test[:100]'))
+    The split follows the name, as in "cifar10:test[:100]"; by default it is "test".
+
+    Example:
+        >>> from jaxadv.cli.subject import split_of
+        >>> split_of("mnist5k"), split_of("cifar10:test[:100]")
+        (('mnist5k', 'test'), ('cifar10', 'test[:100]'))
     """
     found = re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", data)
     return (found[1], found[2]) if found else (data, "test")

@@ -58,10 +58,10 @@ def survival(
     lanes: Lanes = None,
     fresh: Fresh = False,
 ) -> None:
-    """Find whether adversarial images survive JPEG, blur, noise, light, scaling and cropping.
+    """Measure whether adversarial images survive JPEG, blur, noise, light, scaling and cropping.
 
-    Beside each: clean accuracy, and the same attack made through the transform. Writes
-    OUTPUT/report.html and report.json. Stopped with Ctrl-C, the same command goes on where it was.
+    Also measures clean accuracy, and the same attack made through each transform. Writes
+    OUTPUT/report.html and report.json. After Ctrl-C, the same command continues where it stopped.
     """
     radius = parse_number(epsilon)
     check_outputs(json_file, folder=output)
@@ -115,7 +115,7 @@ def survival(
 
 
 def _chosen(names: list[str], known: dict) -> dict:
-    """The kinds of transforms that begin with one of the names; ValueError for a name of none."""
+    """Return the kinds that begin with one of the names; ValueError if a name matches none."""
     wanted = [name.strip().lower() for name in names]
     for name in wanted:
         if not name or not any(kind.lower().startswith(name) for kind in known):

@@ -70,7 +70,8 @@ def sweep(
 ) -> None:
     """Run a grid of models, data, attacks, norms, epsilons and seeds.
 
-    Whatever stops it, the same command goes on where it was; several may work at one store.
+    After an interruption, the same command continues where it stopped. Several processes may fill
+    one store.
     """
     folder = store or file.with_name(f"{file.stem}-store")
     check_outputs(json_file, folder=None if dry_run else folder)
@@ -114,7 +115,7 @@ def sweep(
 
 
 def _shown(bars: Bars) -> Any:
-    """Two bars: the rows of the whole sweep with the time left, and what runs now."""
+    """Return a callback that shows the rows and the time left of a sweep, and its trainings."""
 
     def progress(what: str, done: int, total: int, successes: int) -> None:
         if what.startswith("train "):
@@ -128,11 +129,12 @@ def _shown(bars: Bars) -> Any:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it.
+    """Return a duration as text, in seconds, minutes or hours.
 
-    >>> from jaxadv.cli.sweep import duration
-    >>> duration(45), duration(600), duration(20_000)
-    ('45 s', '10 min', '5.6 h')
+    Example:
+        >>> from jaxadv.cli.sweep import duration
+        >>> duration(45), duration(600), duration(20_000)
+        ('45 s', '10 min', '5.6 h')
     """
     if seconds < 100:
         return f"{seconds:.0f} s"

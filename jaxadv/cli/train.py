@@ -60,9 +60,9 @@ def train(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Train a classifier, also adversarially or under noise, and save its weights.
+    """Train a classifier, optionally adversarially or under noise, and save its weights.
 
-    Ctrl-C loses at most one epoch: the same command goes on.
+    After Ctrl-C, which loses at most one epoch, the same command continues.
     """
     file = Path(f"{str(model).lower()}.safetensors") if output is None else output
     check_outputs(file, json_file)

@@ -66,10 +66,11 @@ def universal(
     save: Annotated[Path | None, option("--save", help="Save the perturbation as .npz.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Find one perturbation that changes the network's answer to most images.
+    """Find one perturbation that changes the predictions of most images.
 
-    Made from training images and judged on test images: fooled is an image whose answer is not that
-    to the clean image. Writes OUTPUT/universal.html and universal.json.
+    It is made from training images and evaluated on test images. An image counts as fooled if its
+    prediction differs from that of the clean image. Writes OUTPUT/universal.html and
+    universal.json.
     """
     radius = parse_number(epsilon)
     check_outputs(save, json_file, folder=output)
@@ -138,7 +139,7 @@ def universal(
 
 
 def universal_data(found: "Universal", labels: Any, target: int | None) -> dict[str, Any]:
-    """What `jaxadv universal` prints, as json can write it."""
+    """Return what `jaxadv universal` prints, as JSON data."""
     held_out = found.held_out
     assert held_out is not None
     classes = int(max(held_out.before.max(), held_out.after.max(), labels.max())) + 1
@@ -162,7 +163,17 @@ def universal_data(found: "Universal", labels: Any, target: int | None) -> dict[
 def as_findings(
     found: "Universal", data: dict[str, Any], images: "Dataset", bounds: tuple[float, float]
 ) -> "Findings":
-    """Table, pictures and where the images go, for the console and the page."""
+    """Return the table, the pictures and the classes reached, for the console and the page.
+
+    Args:
+        found: The perturbation and its fooling rates.
+        data: The figures of `universal_data`.
+        images: The test images.
+        bounds: The least and the largest value of a pixel.
+
+    Returns:
+        The findings.
+    """
     import numpy as np
 
     from jaxadv.report.table import epsilon_text
