@@ -177,7 +177,7 @@ def make_table(
         clean_logits=logits,
         source=jnp.arange(count),
         goal=goal,
-        epsilon=jnp.broadcast_to(radius, (count,)).astype(jnp.float32),
+        radius=jnp.broadcast_to(radius, (count,)).astype(jnp.float32),
         ids=jnp.arange(count) if ids is None else jnp.asarray(ids),
         active=~(margin < 0) if keep in ("first", "distance") else jnp.ones(count, bool),
     )

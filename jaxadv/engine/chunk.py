@@ -167,7 +167,7 @@ def fly_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Res
         clean_logits=clean,
         source=dealt.rows((rows.source // parts).astype(np.int32)),
         goal=dealt.rows(take(batch.goal, rows.source)),
-        epsilon=dealt.rows(safe_epsilon(attack.norm, rows.epsilon)),
+        radius=dealt.rows(safe_epsilon(attack.norm, rows.epsilon)),
         ids=dealt.rows(batch.ids[rows.source].astype(np.int32)),
         active=dealt.rows(active),
         start=None if rows.start is None else dealt.rows(rows.start),

@@ -19,7 +19,8 @@ from jaxadv.engine.tick import Best, Counts, Lane, better, launch
 
 class Table(NamedTuple):
     """images [N, H, W, C] and their clean logits [N, K]; then for each of M rows its image's place
-    in `images`, its goal, epsilon, example id, and whether it is to be attacked at all.
+    in `images`, its goal, the radius of its ball, its example id, and whether it is to be attacked
+    at all. The radius is the stated epsilon made safe for float64 (`safe_epsilon`).
 
     start: None, or [M, H, W, C] images to begin from; extra: None, or a pytree with axis N; seeds:
     None, or the data [M, ...] of each row's random key, in place of the one for all.
@@ -29,7 +30,7 @@ class Table(NamedTuple):
     clean_logits: Any
     source: Any
     goal: Goal
-    epsilon: Any
+    radius: Any
     ids: Any
     active: Any
     start: Any = None
@@ -42,12 +43,12 @@ class Table(NamedTuple):
         """A lane that begins row `row` at `rank` (scalars; vmap for a fleet)."""
         source = self.source[row]
         logits, goal = self.clean_logits[source], take(self.goal, row)
-        image, epsilon = self.images[source], self.epsilon[row]
-        lower, upper = reachable_box(attack.norm, image, epsilon, bounds)
+        image, radius = self.images[source], self.radius[row]
+        lower, upper = reachable_box(attack.norm, image, radius, bounds)
         problem = Problem(
             image=image,
             goal=goal,
-            epsilon=epsilon,
+            epsilon=radius,
             lower=lower,
             upper=upper,
             clean_logits=logits,
