@@ -9,7 +9,7 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.core.pytree import pytree
-from tests.test_attacks import GOAL, IMAGES, KEY, MODEL
+from tests.common import GOAL, IMAGES, KEY, MODEL
 
 ATTACK = ja.Square(steps=30)
 EPSILON = 0.1

@@ -19,8 +19,8 @@ from jaxadv.attacks.beyond.sinkhorn import Prices, arrived, costs, lambert, plan
 from jaxadv.attacks.beyond.spatial import grid, turned
 from jaxadv.core.attack import Problem, attack_key
 from jaxadv.engine.verify import margins as margins_of
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL
 from tests.draws import anew
-from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
 
 ONE = jax.local_devices()[:1]
 RNG = np.random.default_rng(0)

@@ -15,9 +15,8 @@ from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
-from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
-from tests.test_closed_forms import COUNT, QUICK, SHAPE, exact, logits, problem
-from tests.test_fab import drive
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, QUICK, drive
+from tests.linear import COUNT, SHAPE, exact, logits, problem
 
 SIZE = 10
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1, "l0": 0}

@@ -7,9 +7,9 @@ import pytest
 import jaxadv as ja
 from jaxadv.engine.cascades import CASCADES, get_cascade
 from jaxadv.engine.stage import attack_of
+from tests.common import IMAGES, LABELS, MODEL
 from tests.test_apgd import IMAGES as NOISY_IMAGES
 from tests.test_apgd import RANDOM
-from tests.test_attacks import IMAGES, LABELS, MODEL
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -1,5 +1,7 @@
 """Bad input gets one clear error that names the argument, what was given and what to do."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,9 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.engine.checks import check_gradients
-from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL
+
+JA: Any = ja  # for arguments of the wrong type
 
 
 def run(images=IMAGES, goal=GOAL, epsilon=0.1, model=MODEL, attack=None, **more) -> ja.Result:
@@ -95,3 +99,76 @@ def test_import_changes_no_configuration() -> None:
         "assert not {'flax', 'tensorflow_datasets', 'matplotlib', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_a_model_bound_to_one_batch_size_is_told_so(size):
+    model = ja.Model(lambda w, x: x.reshape(size, 12) @ w, np.ones((12, 3), np.float32))
+    with pytest.raises(ValueError, match="batch of any size"):
+        ja.run(ja.FGSM(), model, np.full((size, 2, 2, 3), 0.5, np.float32),
+               ja.Untargeted([0] * size), 0.1, key=jax.random.key(0))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda *p: JA.evaluate(*p, epsilons=[0.1, 8]), "did you mean 8/255"),
+        (lambda *p: JA.evaluate(*p, epsilons=[-0.1]), "not negative"),
+        (lambda *p: JA.evaluate(*p, epsilons=["x"]), "pass a number"),
+        (lambda *p: JA.evaluate(*p, epsilons=[]), "at least one"),
+        (lambda *p: JA.evaluate(*p, attacks=["fast"]), "is not known"),
+        (lambda *p: JA.evaluate(*p, attacks={"PGD": "PGD"}), "pass an attack"),
+        (lambda *p: JA.evaluate(*p, attacks={"PGD": ja.PGD}), "pass an attack"),
+        (lambda *p: JA.evaluate(*p, attacks={"a": ja.FGSM(), "b": ja.PGD(norm="l2")}), "norm="),
+        (lambda *p: JA.evaluate(*p, lanes=-1), "lanes=-1"),
+        (lambda *p: JA.evaluate(*p, store=__file__), "is a file"),
+        (lambda *p: JA.minimal_distance(*p, effort="best"), "effort='best'"),
+        (lambda *p: JA.minimal_distance(*p, effort=["fast"]), "effort="),
+        (lambda *p: JA.minimal_distance(*p, effort={}), "effort is empty"),
+        (lambda *p: JA.minimal_distance(*p, effort={"FAB": "FAB"}), "pass an attack"),
+        (lambda *p: JA.minimal_distance(*p, norm="l7"), "norm='l7'"),
+        (lambda *p: JA.minimal_distance(*p, passes=-1), "passes=-1"),
+        (lambda *p: JA.minimal_distance(*p, store=__file__), "is a file"),
+        (lambda *p: JA.compare_queries(*p, {"Square": ja.Square()}, 8), "did you mean 8/255"),
+        (lambda *p: JA.compare_queries(*p, {"Square": ja.Square()}, [0.1] * 4), "one number"),
+        (lambda *p: JA.compare_queries(*p, {"Square": "Square"}, 0.1), "pass an attack"),
+        (lambda *p: JA.compare_queries(*p, {"Square": ja.Square()}, 0.1, budget=0), "budget=0"),
+        (lambda *p: JA.certify(*p, sigma="0.1", key=jax.random.key(0)), "sigma=0.1"),
+        (lambda *p: JA.certify(*p, sigma=0.1, alpha="a", key=jax.random.key(0)), "alpha=a"),
+        (lambda *p: JA.certify(*p, sigma=0.1, store=__file__, key=jax.random.key(0)), "is a file"),
+        (lambda *p: JA.survival(*p, {"DDN": ja.DDN(), "PGD": ja.PGD()}, 8), "did you mean 8/255"),
+    ],
+)  # fmt: skip
+def test_arguments_are_checked_before_anything_is_computed(monkeypatch, call, said):
+    def begun(*_, **__):
+        raise AssertionError("the work has begun")
+
+    for name in ("evaluate", "minimal", "curves", "certify"):
+        monkeypatch.setattr(f"jaxadv.engine.{name}.predict", begun)
+    monkeypatch.setattr("jaxadv.engine.run.fly_chunk", begun)
+    model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, np.eye(4, dtype=np.float32))
+    with pytest.raises((ValueError, OSError), match=said):
+        call(model, np.eye(4, dtype=np.float32).reshape(4, 2, 2, 1), np.arange(4))
+
+
+def test_training_is_refused_before_it_is_compiled(monkeypatch):
+    from jaxadv.models import get_definition
+    from jaxadv.models.train import train
+
+    def begun(*_, **__):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("jaxadv.models.train._initialise", begun)
+    images, labels = np.eye(4, dtype=np.float32).reshape(4, 2, 2, 1), np.arange(4)
+    data = ja.data.Dataset(images, labels, labels, "corners", tuple("abcd"))
+    module = get_definition("FC")(widths=(4,), classes=4)
+    for how, said in (
+        ({"attack": ja.PGD(), "epsilon": 8}, "did you mean 8/255"),
+        ({"attack": "PGD", "epsilon": 0.1}, "pass an attack"),
+        ({"noise": "x"}, "noise=x"), ({"learning_rate": -1}, "learning_rate=-1"),
+        ({"batch_size": 5}, "batch_size=5"), ({"epochs": 0}, "epochs=0"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            train(module, data, key=jax.random.key(0), **{"epochs": 1, "batch_size": 2, **how})
+    with pytest.raises(ValueError, match="3 classes"):
+        train(module.clone(classes=3), data, key=jax.random.key(0), epochs=1, batch_size=2)

@@ -1,8 +1,10 @@
 """The command line: what it understands, refuses, prints, keeps and takes up again."""
 
+import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import jaxadv as ja
@@ -20,6 +23,7 @@ from jaxadv.attacks import build_attack
 from jaxadv.cli import app, parse_epsilons
 from jaxadv.models import get_definition, save_weights
 from jaxadv.models.weights import read_arrays
+from jaxadv.report import print_report
 
 ROOT = Path(__file__).parents[1]
 
@@ -362,6 +366,176 @@ def test_a_wrong_sweep_is_one_line(call, weights, tmp_path, old, new, said):
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert said in result.stderr
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Nothing is trained, and no images are sent through a network."""
+
+    def begun(*_, **__):
+        raise AssertionError("the work has begun")
+
+    asking = [f"engine.{name}.predict" for name in ("evaluate", "minimal", "curves", "certify")]
+    for place in ("models.train.train", "sweep.trained.train", "engine.run.fly_chunk", *asking):
+        monkeypatch.setattr(f"jaxadv.{place}", begun)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("evaluate --epsilon 8", "did you mean 8/255?"),
+        ("evaluate --epsilon 0.1,300", "exceeds 1"),
+        ("evaluate --epsilon=-0.1", "'-0.1' is negative"),
+        ("evaluate --norm l2 --epsilon 8.1", "exceeds 8"),
+        ("evaluate --attacks best", "attacks='best'"),
+        ("evaluate --norm l0 --attacks fast", "norm='l0'"),
+        ("evaluate --output file", "file is a file"),
+        ("evaluate --output file/folder", "file is a file"),
+        ("evaluate --json file/out.json", "file is a file"),
+        ("evaluate --seed 99999999999999999999", "--seed"),
+        ("evaluate --model vit", "do not divide into patches"),
+        ("evaluate --weights file", "not a safetensors file"),
+        ("evaluate --weights fc.safetensors --model fc", "--model fc is for"),
+        ("evaluate --weights fc.safetensors --epochs 2", "--epochs 2 is for"),
+        ("evaluate --weights fc.safetensors --epsilon 8", "did you mean 8/255?"),
+        ("evaluate --data none/none.npz", "does not exist"),
+        ("attack PGD --epsilon -0.1", "'-0.1' is negative"),
+        ("attack PGD --epsilon=-8/255", "'-8/255' is negative"),
+        ("attack PGD --epsilon nan", "'nan' is not a number"),
+        ("attack PGD --epsilon inf", "'inf' is not finite"),
+        ("attack PGD --epsilon 8/0", "divides by zero"),
+        ("attack PGD --epsilon 8/255/2", "more than one slash"),
+        ("attack PGD --epsilon ''", "is empty"),
+        ("attack PGD --epsilon 8", "did you mean 8/255?"),
+        ("attack DDN --epsilon 9", "exceeds 8"),
+        ("attack DDN --norm linf", "DDN knows l2"),
+        ("attack Spatial --epsilon 0.1", "bounded by its rotation"),
+        ("attack PGD --epsilon 0.1 --set steps=x", "pass an integer"),
+        ("attack PGD --epsilon 0.1 --set step_size=nan", "step_size=nan"),
+        ("attack PGD --epsilon 0.1 --steps 3 --set steps=4", "given twice"),
+        ("attack APGD --epsilon 0.1 --set targets=3 --targeted", "targets=3"),
+        ("attack PGD --epsilon 0.1 --save file/a.npz", "file is a file"),
+        ("attacks --markdown file", "file is a file"),
+        ("distance --effort best", "effort='best'"),
+        ("distance --norm l2,l7", "norm='l7'"),
+        ("distance --output file", "file is a file"),
+        ("check --epsilon 8", "did you mean 8/255?"),
+        ("certify --sigma -1", "is negative"),
+        ("certify --alpha 2", "--alpha 2"),
+        ("certify --noise 0.5 --weights fc.safetensors", "--noise is for"),
+        ("certify --output file", "file is a file"),
+        ("queries --epsilon 8", "did you mean 8/255?"),
+        ("queries --attack PGD", "asks for gradients"),
+        ("queries --attack NES --budget 5", "budget=5"),
+        ("survival --epsilon 8", "did you mean 8/255?"),
+        ("survival --attack PGD,zork", "'zork' is not known"),
+        ("universal --epsilon 8", "did you mean 8/255?"),
+        ("universal --epsilon 0", "above 0"),
+        ("universal --norm l1", "norm='l1'"),
+        ("universal --target 10", "classes 0 to 9"),
+        ("safety --effort best", "effort='best'"),
+        ("train --epsilon 8", "did you mean 8/255?"),
+        ("train --epsilon 0.1 --norm l7", "norm='l7'"),
+        ("train --beta 3", "--beta 3 is not for --method standard"),
+        ("train --steps 3", "--steps 3 is not for --method standard"),
+        ("train --batch-size 100000", "batch_size=100000"),
+        ("train --learning-rate 0", "learning_rate=0"),
+        ("train --output file/fc.safetensors", "file is a file"),
+        ("train --data digits:val", "split='val'"),
+        ("reproduce survival --output file", "file is a file"),
+        ("report store --output file", "file is a file"),
+        ("sweep grid.toml --store file", "file is a file"),
+        ("sweep grid.toml --cpus-per-job 2", "are for --ray"),
+    ],
+)  # fmt: skip
+def test_arguments_are_checked_before_the_work(call, weights, untrained, tmp_path, line, said):
+    (tmp_path / "fc.safetensors").write_bytes(weights.read_bytes())
+    (tmp_path / "grid.toml").write_text(SWEEP)
+    (tmp_path / "file").write_text("")
+    command, *rest = shlex.split(line)
+    takes_data = command not in ("attacks", "report", "sweep") and "--data" not in rest
+    data = ["--data", "digits"] if takes_data else []
+    result = call(command, *rest, *data)
+    assert result.exit_code == 2, result.output
+    assert re.fullmatch(r"error: [^\n]+\n", result.stderr)
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("models", "attacks", "said"),
+    [
+        ('{train = "fc"}', '{name = "FGSM"}, {name = "PGD", epsilons = [8]}', "8/255"),
+        ('{train = "fc"}', '{name = "FGSM"}, {name = "fast", epsilons = [2]}', "exceeds 1"),
+        ('{train = "fc"}', '{name = "FGSM"}, {name = "PGD", epsilons = ["-1"]}', "is negative"),
+        ('{train = "fc"}', '{name = "FGSM"}, {name = "DDN", norm = "l1"}', "DDN knows l2"),
+        ('{train = "fc"}', '{name = "FGSM"}, {name = "APGD", targets = 3, goal = "next"}',
+         "targets=3"),
+        ('{train = "fc"}', '{name = "DDN", norm = "l2", epsilons = [1]}, {name = "FGSM"}',
+         "takes none"),
+        ('{train = "fc"}', '{name = "PGD", steps = [3, 3]}', "twice"),
+        ('{train = "fc"}, {weights = "none.safetensors"}', '{name = "FGSM"}', "does not exist"),
+        ('{train = "fc"}, {train = "vit"}', '{name = "FGSM"}', "do not divide into patches"),
+        ('{train = "fc"}, {published = "none"}', '{name = "FGSM"}', "'none' is not known"),
+        ('{train = "fc", train_seed = 9999999999}', '{name = "FGSM"}', "train_seed"),
+    ],
+)  # fmt: skip
+def test_a_sweep_is_refused_before_its_first_training(
+    call, untrained, tmp_path, models, attacks, said
+):
+    (tmp_path / "grid.toml").write_text(
+        f'epsilons = {{linf = [0.1]}}\ndata = [{{name = "digits"}}]\n'
+        f"models = [{models}]\nattacks = [{attacks}]"
+    )
+    result = call("sweep", "grid.toml")
+    assert result.exit_code == 2, result.output
+    assert re.fullmatch(r"error: [^\n]+\n", result.stderr)
+    assert said in result.stderr
+
+
+def test_a_pattern_that_matches_no_cell_is_refused_before_the_first_training(
+    call, untrained, tmp_path
+):
+    grid = SWEEP.replace('weights = "fc.safetensors"', 'train = "fc"')
+    (tmp_path / "grid.toml").write_text(grid)
+    assert "matches no cell" in call("sweep", "grid.toml", "--only", "none").stderr
+
+
+@pytest.mark.parametrize("command", ["evaluate", "distance", "certify", "queries", "survival",
+                                     "universal", "safety"])  # fmt: skip
+def test_what_writes_the_report_is_missed_before_the_work(call, untrained, monkeypatch, command):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = call(command, "--data", "digits")
+    assert result.exit_code == 2
+    assert 'pip install "jaxadv[demo]"' in result.stderr
+
+
+def test_the_folder_of_an_output_is_made(call, tmp_path):
+    assert call("attacks", "--json", "new/folder/attacks.json").exit_code == 0
+    assert (tmp_path / "new/folder/attacks.json").is_file()
+
+
+@pytest.mark.parametrize("width", [30, 50, 80])
+def test_no_table_cuts_a_heading_or_a_number(width):
+    out, levels = io.StringIO(), [8 / 255, *np.linspace(0.11, 0.19, 6)]
+    attack = {
+        "name": "PGD cross-entropy", "control": False, "rows": 12345, "successes": 6789,
+        "median_distance": 0.1234, "forward": 1234.5, "backward": 4321.5, "seconds": 98765.4,
+        "accuracy_left": [1.0] * 7, "broken": [0.999] * 7, "rejected": {},
+    }  # fmt: skip
+    data = {
+        "norm": "linf", "epsilons": levels, "examples": 9000, "total": 9000, "complete": True,
+        "clean_accuracy": 1.0, "false_rejections": None, "robust_accuracy": [0.001] * 7,
+        "certified_accuracy": None, "attacks": [attack], "median_distance": 0.1, "messages": [],
+    }  # fmt: skip
+    print_report(data, Console(file=out, width=width))
+    words = out.getvalue().split()
+    assert max(map(len, out.getvalue().splitlines())) <= width
+    headings = ["attack", "runs", "broke", "median", "distance", "forward", "backward", "8/255"]
+    numbers = ["12,345", "6,789", "0.123", "1,234", "4,322", "98765.4"]
+    for whole in [*headings, "cross-entropy", *numbers]:
+        assert whole in words
+    for value, times in (("100.0", 14), ("-99.9", 7), ("0.1", 7), ("ε", 7)):
+        assert words.count(value) >= times
 
 
 def test_survival_prints_what_it_writes(call, weights, tmp_path):

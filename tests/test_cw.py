@@ -14,9 +14,8 @@ from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
-from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
-from tests.test_closed_forms import COUNT, SHAPE, boxed_distance, exact, logits, problem
-from tests.test_fab import drive
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, drive
+from tests.linear import COUNT, SHAPE, boxed_distance, exact, logits, problem
 
 ATTACKS = {  # with the largest median ratio to the exact distance, and the largest of all
     "l2": (ja.CW(norm="l2", steps=200, learning_rate=0.03), 1.005, 1.02),

@@ -17,17 +17,8 @@ from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
-from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
-from tests.test_closed_forms import (
-    COUNT,
-    QUICK,
-    SHAPE,
-    boxed_distance,
-    exact,
-    line,
-    logits,
-    problem,
-)
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, QUICK
+from tests.linear import COUNT, SHAPE, boxed_distance, exact, line, logits, problem
 
 
 @functools.partial(jax.jit, compiler_options=QUICK)

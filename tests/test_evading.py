@@ -14,7 +14,7 @@ from jaxadv.attacks import ATTACKS
 from jaxadv.core.losses import LOSSES
 from jaxadv.engine.store import fingerprint
 from jaxadv.engine.verify import margins
-from tests.test_attacks import EPSILON, KEY, make
+from tests.common import EPSILON, KEY, make
 
 ONE = {"devices": jax.devices()[:1], "lanes": 8, "key": KEY}
 REJECTED = 2  # not the last one: nothing may depend on that

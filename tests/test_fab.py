@@ -1,7 +1,5 @@
 """FAB against linear models of several classes, proved minimal distances, and its own count."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +10,8 @@ from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
-from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
-from tests.test_closed_forms import QUICK, SHAPE, SIZE, boxed_distance, logits
-
-
-@functools.partial(jax.jit, static_argnames="keep", compiler_options=QUICK)
-def drive(attack, model, images, goal, epsilon=None, keep="distance"):
-    """Images, whether they are adversarial, and the counts."""
-    table = ja.make_table(attack, model, images, goal, epsilon)
-    found = ja.drive_batch(attack, model, table, KEY, keep=keep)
-    return found.best.image, found.best.tier, found.totals(keep)[0]
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, drive
+from tests.linear import SHAPE, SIZE, boxed_distance, logits
 
 
 @pytest.mark.parametrize(("norm", "targets"), [("linf", 0), ("linf", 9), ("l2", 9), ("l1", 9)])

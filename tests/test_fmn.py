@@ -14,8 +14,8 @@ from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
-from tests.test_attacks import IMAGES, KEY, LABELS, MODEL
-from tests.test_closed_forms import QUICK, SHAPE, SIZE, boxed_distance, logits
+from tests.common import IMAGES, KEY, LABELS, MODEL, QUICK
+from tests.linear import SHAPE, SIZE, boxed_distance, logits
 
 FAMILY = [ja.DDN, ja.FMN, ja.SigmaZero, ja.ALMA]
 

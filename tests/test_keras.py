@@ -75,6 +75,60 @@ def test_attacks_run_on_it():
     assert result.success.any()
 
 
+class Draws(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.seed = keras.random.SeedGenerator(0)
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.seed)
+
+
+class Normalises(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.norm = keras.layers.BatchNormalization()
+
+    def build(self, shape):
+        self.norm.build(shape)
+
+    def call(self, x):
+        return self.norm(x, training=True)
+
+
+class Counts(keras.layers.Layer):
+    def build(self, shape):
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x):
+        self.calls.assign_add(1.0)
+        return x
+
+
+def small(*layers):
+    parts = [keras.Input((8, 8, 1)), keras.layers.Reshape((8, 8)), *layers]
+    return keras.Sequential([*parts, keras.layers.Flatten(), keras.layers.Dense(3)])
+
+
+def test_what_a_call_changes_is_dropped():
+    for layer in (Counts(), keras.layers.SimpleRNN(5, dropout=0.5)):
+        network_ = small(layer)
+        model, weights = ja.from_keras(network_), network_.layers[-1].kernel.numpy()
+        call = jax.jit(lambda x, model=model: (model(x), jax.grad(lambda x: model(x)[0, 1])(x)))
+        answer, slope = call(IMAGES)
+        np.testing.assert_allclose(answer, network_.predict(IMAGES, verbose=0), atol=1e-5)
+        if isinstance(layer, Counts):
+            np.testing.assert_allclose(slope[0].ravel(), weights[:, 1], atol=1e-6)
+            for images in (IMAGES.astype(np.float64), IMAGES.tolist()):
+                np.testing.assert_allclose(model(images), answer, atol=1e-5)
+
+
+def test_training_mode_that_stays_is_refused():
+    for layer, said in ((Draws(), "draws at random"), (Normalises(), "batch statistics")):
+        with pytest.raises(ValueError, match=said):
+            ja.from_keras(small(layer))(IMAGES)
+
+
 def test_errors(monkeypatch):
     with pytest.raises(ValueError, match="function"):
         ja.from_keras(lambda x: x)

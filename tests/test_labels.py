@@ -11,8 +11,8 @@ import jaxadv as ja
 from jaxadv.attacks.labels.hopskipjump import ESTIMATE
 from jaxadv.core.attack import Problem, Reads, attack_key
 from jaxadv.core.pytree import pytree, static
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL
 from tests.test_asking import on_the_host
-from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
 
 ONE = jax.local_devices()[:1]
 RNG = np.random.default_rng(0)

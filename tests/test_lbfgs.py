@@ -10,8 +10,8 @@ from scipy.special import log_softmax, logsumexp, softmax
 import jaxadv as ja
 from jaxadv.attacks.bracket import Bracket
 from jaxadv.attacks.quasi_newton import Memory
-from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
-from tests.test_closed_forms import COUNT, SHAPE, exact, logits, problem
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL
+from tests.linear import COUNT, SHAPE, exact, logits, problem
 
 TARGETS = ja.Targeted(LABELS, (LABELS + 1) % 4)
 

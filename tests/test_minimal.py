@@ -7,7 +7,7 @@ import pytest
 import jaxadv as ja
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
-from tests.test_attacks import IMAGES, KEY, LABELS, MODEL
+from tests.common import IMAGES, KEY, LABELS, MODEL
 
 ONE = jax.devices()[:1]
 COARSE = ja.MinimalEpsilon(ja.PGD(steps=5, loss="margin"), rounds=4)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from flax import nnx
 
 from jaxadv.core.model import Model, from_function
 from jaxadv.data import Dataset, load_data
-from jaxadv.engine.checks import count_classes
+from jaxadv.engine.checks import count_classes, missing_derivative
 from jaxadv.models import (
     DEFINITIONS,
     PUBLISHED,
@@ -231,6 +232,163 @@ def test_nnx_keeps_the_weights_of_the_moment():
     before = np.asarray(model(IMAGES))
     module.out.kernel[...] = jnp.zeros((64, 3))
     np.testing.assert_array_equal(model(IMAGES), before)
+
+
+class Recurrent(nnx.Module):
+    """A recurrent network that counts its calls and its random streams' draws."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.rnn = nnx.RNN(nnx.LSTMCell(8, 5, rngs=rngs), rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.out = nnx.Linear(5, 3, rngs=rngs)
+        self.calls = nnx.Variable(jnp.array(0))
+
+    def __call__(self, images):
+        self.calls[...] += 1
+        return self.out(self.drop(self.rnn(images[..., 0])[:, -1]))
+
+
+def by_hand(module, images):
+    """Hochreiter and Schmidhuber's cell, written out."""
+    cell = module.rnn.cell
+    c = h = jnp.zeros((len(images), 5))
+    for row in range(8):
+        x = images[:, row, :, 0]
+        i, f, g, o = (
+            x @ jnp.asarray(of_x.kernel[...]) + h @ jnp.asarray(of_h.kernel[...]) + of_h.bias[...]
+            for of_x, of_h in ((cell.ii, cell.hi), (cell.if_, cell.hf), (cell.ig, cell.hg),
+                               (cell.io, cell.ho))
+        )  # fmt: skip
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return h @ module.out.kernel[...] + module.out.bias[...]
+
+
+def test_nnx_modules_that_change_when_called_have_their_gradient():
+    module = Recurrent()
+    model = from_nnx(module)
+
+    def loss(logits):
+        return jnp.sin(logits).sum(), logits
+
+    slope, logits = jax.jit(jax.grad(lambda x: loss(model(x)), has_aux=True))(IMAGES)
+    right, expected = jax.jit(jax.grad(lambda x: loss(by_hand(module, x)), has_aux=True))(IMAGES)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slope, right, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(model(IMAGES), expected, rtol=1e-5, atol=1e-6)
+    assert int(module.calls[...]) == 0  # the user's module is as it was
+    assert not missing_derivative(model, (8, 8, 1))
+
+
+class Jitted(nnx.Module):
+    def __init__(self, dtype=jnp.float32):
+        self.out = nnx.Linear(64, 3, param_dtype=dtype, rngs=nnx.Rngs(0))
+
+    @nnx.jit
+    def __call__(self, images):
+        return self.out(images.reshape(len(images), -1))
+
+
+def test_nnx_modules_with_a_compiled_call():
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        module = Jitted(dtype)
+        kernel = np.asarray(module.out.kernel[...], np.float32)
+        model = from_nnx(module)
+        np.testing.assert_allclose(
+            model(IMAGES), IMAGES.reshape(4, -1) @ kernel, rtol=1e-4, atol=1e-5
+        )
+        slope = jax.grad(lambda x, model=model: model(x)[:, 1].sum())(jnp.asarray(IMAGES))
+        np.testing.assert_allclose(slope[0].ravel(), kernel[:, 1], rtol=1e-5)
+
+
+class Forced(nnx.Module):
+    """In training mode, whatever it is told."""
+
+    def __init__(self, kind):
+        rngs = nnx.Rngs(0)
+        self.kind, self.rngs, self.out = kind, rngs, nnx.Linear(64, 3, rngs=rngs)
+        self.norm, self.drop = nnx.BatchNorm(64, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, images):
+        x = images.reshape(len(images), -1)
+        if self.kind == "norm":
+            x = self.norm(x, use_running_average=False)
+        elif self.kind == "dropout":
+            x = self.drop(x, deterministic=False)
+        else:
+            x += jax.random.normal(self.rngs.noise(), x.shape)
+        return self.out(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("norm", "batch statistics"), ("dropout", "draws at random"), ("noise", "draws at random")],
+)
+def test_nnx_modules_that_stay_in_training_mode_are_refused(kind, said):
+    model = from_nnx(Forced(kind))
+    with pytest.raises(ValueError, match=said):
+        model(IMAGES)
+    with pytest.raises(ValueError, match=said):
+        count_classes(model, (8, 8, 1))
+
+
+class Odd(nn.Module):
+    kind: str
+
+    @nn.compact
+    def __call__(self, images):
+        x = images.reshape(len(images), -1)
+        if self.kind == "counts":
+            calls = self.variable("counts", "calls", lambda: jnp.zeros(()))
+            calls.value += 1
+        elif self.kind == "noise":
+            x += jax.random.normal(self.make_rng("noise"), x.shape)
+        elif self.kind == "sow":
+            self.sow("intermediates", "x", x)
+        start = nn.initializers.lecun_normal()
+        if self.kind == "boxed":
+            start = nn.with_partitioning(start, ("in", "out"))
+        elif self.kind == "logical":
+            start = nn.with_logical_partitioning(start, ("in", "out"))
+        return nn.Dense(3, kernel_init=start)(x)
+
+
+@pytest.mark.parametrize("kind", ["plain", "sow", "boxed", "logical", "frozen"])
+def test_linen_variables_in_every_wrapping(kind):
+    variables = Odd(kind).init(jax.random.key(0), IMAGES)
+    kernel = nn.meta.unbox(variables)["params"]["Dense_0"]["kernel"]
+    if kind == "frozen":
+        variables = flax.core.freeze(variables)
+    model = from_linen(Odd(kind), variables)
+    np.testing.assert_allclose(model(IMAGES), IMAGES.reshape(4, -1) @ kernel, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("counts", 'changes variables .*"counts" is immutable'), ("noise", 'draws .*"noise"')],
+)
+def test_linen_modules_that_change_or_draw_are_told_so(kind, said):
+    keys = {"params": jax.random.key(0), "noise": jax.random.key(1)}
+    model = from_linen(Odd(kind), Odd(kind).init(keys, IMAGES))
+    with pytest.raises(ValueError, match=said):
+        count_classes(model, (8, 8, 1))
+
+
+def test_every_kind_of_array_is_the_same_images():
+    bits = (IMAGES * 255).astype(np.uint8)
+    for model in (
+        from_linen(*fc()),
+        from_nnx(NnxNet(0)),
+        normalized(from_linen(*fc()), (0.5,), (0.25,)),
+        from_function(lambda x: x.reshape(len(x), -1)),
+    ):
+        for given, same in (
+            (IMAGES.astype(np.float64), IMAGES), (IMAGES.tolist(), IMAGES), (bits, bits * 1.0),
+            (bits.tolist(), bits * 1.0),
+        ):  # fmt: skip
+            expected = model(jnp.asarray(same, jnp.float32))
+            np.testing.assert_allclose(model(given), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_normalized():

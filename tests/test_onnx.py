@@ -1,4 +1,4 @@
-"""ONNX networks against onnxruntime: the competition's files, every operator, what is refused."""
+"""ONNX networks against onnxruntime: the competition's files, layouts, batches, what is refused."""
 
 import os
 import sys
@@ -11,348 +11,25 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.engine.cure import cured, needs_cure
-from jaxadv.models.onnx_operators import OPERATORS
+from tests.onnx_graphs import (
+    RANDOM,
+    TensorProto,
+    enter,
+    flat,
+    floats,
+    helper,
+    integers,
+    node,
+    onnx,
+    parsed,
+    proto,
+    session,
+    truth,
+    written,
+)
 
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-RANDOM = np.random.default_rng(0)
-INT_MAX = 2**63 - 1
-
-
-def floats(*shape: int) -> np.ndarray:
-    return RANDOM.normal(size=shape).astype(np.float32)
-
-
-def integers(*values: int) -> np.ndarray:
-    return np.array(values, np.int64)
-
-
-def node(op, *inputs, outputs=("y",), name="", **attributes):
-    return helper.make_node(op, list(inputs), list(outputs), name=name, **attributes)
-
-
-def proto(nodes, shape, arrays=(), opset=17, outputs=("logits",), kind=TensorProto.FLOAT):
-    """A model of input "x" and of tensors that are given by name."""
-    graph = helper.make_graph(
-        nodes, "net",
-        [helper.make_tensor_value_info("x", kind, shape)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-        [numpy_helper.from_array(array, name) for name, array in dict(arrays).items()],
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-
-
-def flat(nodes, shape, arrays=(), opset=17):
-    """A model whose last node's "y" is flattened to logits."""
-    nodes = nodes if isinstance(nodes, list) else [nodes]
-    return proto([*nodes, node("Flatten", "y", outputs=["logits"], axis=0)], shape, arrays, opset)
-
-
-def parsed(body):
-    """Nodes written in ONNX's own syntax."""
-    header = '<ir_version: 8, opset_import: ["": 17]> net (float[1] x) => (float[1] y)'
-    return list(onnx.parser.parse_model(f"{header} {{ {body} }}").graph.node)
-
-
-def written(body, shape, opset=17, **arrays):
-    return flat(parsed(body), shape, arrays, opset)
-
-
-def session(model):
-    content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
-    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-
-
-def truth(model, inputs, output=None):
-    """onnxruntime's logits [N, K], one input of the graph's own shape [1, ...] at a time."""
-    run = session(model)
-    name = run.get_inputs()[0].name
-    return np.concatenate([run.run(output, {name: x[None]})[0].reshape(1, -1) for x in inputs])
-
-
-def enter(inputs, layout="NCHW"):
-    """Inputs [N, ...] in the graph's own layout as images for jaxadv."""
-    return inputs.transpose(0, 2, 3, 1) if inputs.ndim == 4 and layout == "NCHW" else inputs
-
-
-def compare(model, shape, tolerance=1e-5, **arguments):
-    ours = ja.from_onnx(model, **arguments)
-    inputs = floats(7, *shape)
-    expected = truth(model, inputs)
-    for count in (1, 7):
-        given = jax.jit(lambda m, x: m(x))(ours, enter(inputs[:count]))
-        np.testing.assert_allclose(given, expected[:count], rtol=tolerance, atol=tolerance)
-
-
-W1, W2, W3, W33 = floats(5, 4, 3), floats(5, 4, 3, 2), floats(5, 4, 2, 2, 2), floats(6, 2, 3, 3)
+ZERO, MINUS = integers(0), integers(-1)
 NORM = floats(4), floats(4), floats(4), np.exp(floats(4))  # scale, bias, mean, variance
-IMAGE = (4, 7, 8)
-
-
-def case(op, opset, shape, *inputs, **attributes):
-    """An operator on an input of that shape (without the batch) and on stored tensors."""
-    names = ["x", *("" if array is None else f"stored{i}" for i, array in enumerate(inputs))]
-    arrays = {name: array for name, array in zip(names[1:], inputs, strict=True) if name}
-    model = flat(node(op, *names, **attributes), (1, *shape), arrays, opset)
-    return pytest.param(model, shape, id=f"{op}-{opset}")
-
-
-OPS = [
-    case("Abs", 13, IMAGE),
-    case("Add", 13, IMAGE, floats(4, 1, 1)),
-    case("Add", 7, IMAGE, floats(8)),
-    case("AveragePool", 13, IMAGE, kernel_shape=[3, 2], strides=[2, 2]),
-    case("AveragePool", 13, IMAGE, kernel_shape=[3, 3], pads=[1, 1, 1, 0]),
-    case("AveragePool", 7, IMAGE, kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
-    case("AveragePool", 19, IMAGE, kernel_shape=[2, 2], dilations=[2, 3]),
-    case("AveragePool", 13, IMAGE, kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_LOWER"),
-    case("AveragePool", 19, IMAGE, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
-    case(
-        "AveragePool",
-        19,
-        (4, 6, 6),
-        kernel_shape=[3, 3],
-        strides=[2, 2],
-        pads=[1] * 4,
-        ceil_mode=1,
-        count_include_pad=1,
-    ),
-    case("AveragePool", 13, (4, 9), kernel_shape=[3]),
-    case("BatchNormalization", 8, IMAGE, *NORM),
-    case("BatchNormalization", 9, IMAGE, *NORM, epsilon=0.1),
-    case("BatchNormalization", 15, (4,), *NORM, epsilon=0.001),
-    case("Ceil", 13, IMAGE),
-    case("Clip", 10, IMAGE, min=-0.5, max=0.25),
-    case("Clip", 10, IMAGE, min=-0.5),
-    case("Clip", 13, IMAGE, np.float32(-0.5), np.float32(0.25)),
-    case("Clip", 13, IMAGE, None, np.float32(0.25)),
-    case("Conv", 13, IMAGE, W2, floats(5), pads=[1, 0, 2, 1], strides=[2, 1]),
-    case("Conv", 13, IMAGE, W2, dilations=[2, 3]),
-    case("Conv", 13, IMAGE, W33, floats(6), group=2),
-    case("Conv", 13, IMAGE, W2, auto_pad="SAME_UPPER", strides=[2, 3]),
-    case("Conv", 13, IMAGE, W2, auto_pad="SAME_LOWER", strides=[2, 2]),
-    case("Conv", 13, IMAGE, W2, auto_pad="VALID"),
-    case("Conv", 13, (4, 9), W1, pads=[1, 2]),
-    case("Conv", 13, (4, 5, 6, 7), W3),
-    case("Div", 13, IMAGE, np.float32(3)),
-    case("Dropout", 10, IMAGE, ratio=0.9),
-    case("Dropout", 13, IMAGE, np.float32(0.9), np.array(False)),
-    case("Elu", 13, IMAGE, alpha=0.7),
-    case("Erf", 13, IMAGE),
-    case("Exp", 13, IMAGE),
-    case("Expand", 13, (4, 1, 1), integers(1, 4, 2, 3)),
-    case("Flatten", 13, IMAGE, axis=2),
-    case("Flatten", 13, IMAGE, axis=-1),
-    case("Floor", 13, IMAGE),
-    case("Gather", 13, IMAGE, integers(2, -1), axis=1),
-    case("Gather", 13, IMAGE, np.array(-2), axis=3),
-    case("Gelu", 20, IMAGE),
-    case("Gelu", 20, IMAGE, approximate="tanh"),
-    case("Gemm", 13, (6,), floats(6, 3), floats(3)),
-    case("Gemm", 13, (6,), floats(3, 6), floats(1), alpha=0.5, beta=2.0, transB=1),
-    case("Gemm", 11, (6,), floats(6, 3)),
-    case("Gemm", 13, (6,), floats(1, 3), transA=1),
-    case("GlobalAveragePool", 13, IMAGE),
-    case("GlobalMaxPool", 13, IMAGE),
-    case("HardSigmoid", 13, IMAGE, alpha=0.3),
-    case("HardSwish", 14, IMAGE),
-    case("Identity", 13, IMAGE),
-    case("LRN", 13, IMAGE, size=3),
-    case("LRN", 13, IMAGE, size=5, alpha=0.5, beta=0.6, bias=2.0),
-    case("LayerNormalization", 17, IMAGE, floats(7, 8), floats(7, 8), axis=-2),
-    case("LayerNormalization", 17, (6,), floats(6), epsilon=0.1),
-    case("LeakyRelu", 13, IMAGE),
-    case("LeakyRelu", 16, IMAGE, alpha=0.3),
-    case("LogSoftmax", 12, IMAGE),
-    case("LogSoftmax", 13, IMAGE),
-    case("MatMul", 13, IMAGE, floats(8, 3)),
-    case("MatMul", 13, IMAGE, floats(4, 8, 3)),
-    case("Max", 13, IMAGE, floats(8), floats(1)),
-    case("MaxPool", 12, IMAGE, kernel_shape=[2, 2], strides=[2, 2]),
-    case("MaxPool", 12, IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 0, 1]),
-    case("MaxPool", 12, IMAGE, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
-    case("MaxPool", 12, (4, 4, 4), kernel_shape=[1, 1], strides=[2, 2], ceil_mode=1),
-    case("MaxPool", 12, IMAGE, kernel_shape=[2, 2], dilations=[3, 2]),
-    case("MaxPool", 12, IMAGE, kernel_shape=[2, 3], auto_pad="SAME_UPPER"),
-    case("Mean", 13, IMAGE, floats(8), floats(1)),
-    case("Min", 8, IMAGE, floats(8), floats(1)),
-    case("Mul", 13, IMAGE, floats(1, 4, 7, 1)),
-    case("Neg", 13, IMAGE),
-    case("PRelu", 13, IMAGE, floats(4, 1, 1)),
-    case("Pad", 10, IMAGE, pads=[0, 0, 1, 2, 0, 0, 3, 0], value=0.5),
-    case("Pad", 13, IMAGE, integers(0, 1, 1, 2, 0, 0, 3, 0)),
-    case("Pad", 13, IMAGE, integers(0, 0, 1, -2, 0, 0, 3, 0), np.float32(0.5)),
-    case("Pad", 13, IMAGE, integers(0, 0, 1, 2, 0, 0, 3, 0), mode="reflect"),
-    case("Pad", 18, IMAGE, integers(1, 2, 3, 0), None, integers(-2, 3), mode="edge"),
-    case("Pad", 19, IMAGE, integers(0, 0, 1, 2, 0, 0, 3, 0), mode="wrap"),
-    case("Pow", 13, IMAGE, np.float32(2)),
-    case("Reciprocal", 13, IMAGE),
-    case("ReduceMax", 13, IMAGE, axes=[1, -1], keepdims=0),
-    case("ReduceMean", 13, IMAGE, axes=[2, 3]),
-    case("ReduceMean", 18, IMAGE, integers(2, 3), keepdims=0),
-    case("ReduceMean", 18, IMAGE, noop_with_empty_axes=1),
-    case("ReduceMin", 18, IMAGE, integers(-1)),
-    case("ReduceProd", 13, IMAGE, axes=[3]),
-    case("ReduceSum", 11, IMAGE, axes=[1]),
-    case("ReduceSum", 13, IMAGE, integers(1, 2)),
-    case("Relu", 13, IMAGE),
-    case("Reshape", 13, IMAGE, integers(1, -1)),
-    case("Reshape", 13, IMAGE, integers(0, 2, -1, 0)),
-    case("Reshape", 14, IMAGE, integers(1, 2, -1, 8), allowzero=1),
-    case("Selu", 13, IMAGE),
-    case("Sigmoid", 13, IMAGE),
-    case("Sign", 13, IMAGE),
-    case("Slice", 9, IMAGE, starts=[1, -3], ends=[-1, INT_MAX], axes=[1, 3]),
-    case("Slice", 9, (5,), starts=[0, 1], ends=[1, 4]),
-    case("Slice", 13, IMAGE, integers(1), integers(6), integers(-1), integers(2)),
-    case("Slice", 13, IMAGE, integers(-1), integers(-INT_MAX), integers(2), integers(-2)),
-    case("Softmax", 12, IMAGE),
-    case("Softmax", 12, IMAGE, axis=2),
-    case("Softmax", 13, IMAGE, axis=1),
-    case("Softplus", 13, IMAGE),
-    case("Softsign", 13, IMAGE),
-    case("Squeeze", 12, (4, 1, 6), axes=[2]),
-    case("Squeeze", 13, (4, 1, 6), integers(-2)),
-    case("Squeeze", 13, (4, 1, 6)),
-    case("Sub", 13, IMAGE, floats(1)),
-    case("Sum", 13, IMAGE, floats(8), floats(1)),
-    case("Tanh", 13, IMAGE),
-    case("Transpose", 13, IMAGE, perm=[0, 2, 3, 1]),
-    case("Transpose", 13, IMAGE),
-    case("Unsqueeze", 12, IMAGE, axes=[2]),
-    case("Unsqueeze", 13, IMAGE, integers(0, -1)),
-]
-
-
-@pytest.mark.parametrize(("model", "shape"), OPS)
-def test_operator(model, shape):
-    compare(model, shape)
-
-
-ZERO, ONE, MINUS = integers(0), integers(1), integers(-1)
-GRAPHS = {  # of several nodes: shape of one input, model
-    "positive": (IMAGE, written("a = Abs (x)  b = Sqrt (a)  y = Log (b)", [1, *IMAGE])),
-    "split-12": (
-        IMAGE,
-        written("a, b = Split <axis = 1, split = [1, 3]> (x)  y = Mul (a, b)", [1, *IMAGE], 12),
-    ),
-    "split-13": (
-        IMAGE,
-        written("a, b = Split <axis = 1> (x, s)  y = Mul (a, b)", [1, *IMAGE], s=integers(3, 1)),
-    ),
-    "split-18": (
-        (4, 7),
-        written(
-            "a, b = Split <axis = -1, num_outputs = 2> (x)  y = Concat <axis = 2> (b, a)",
-            [1, 4, 7],
-            18,
-        ),
-    ),
-    "batch-of-one": (
-        IMAGE,
-        written(
-            "a = Reshape (x, s)  y = Concat <axis = 1> (a, z)",
-            [1, *IMAGE],
-            s=integers(1, 4, 56),
-            z=floats(1, 2, 56),
-        ),
-    ),
-    "without-batch": (
-        (6,),
-        written(
-            "a = Squeeze (x)  b = MatMul (a, w)  y = Unsqueeze (b, zero)",
-            [1, 6],
-            w=floats(6, 3),
-            zero=ZERO,
-        ),
-    ),
-    "shapes": (
-        IMAGE,
-        written(
-            """a = Shape (x)  b = Gather <axis = 0> (a, one)  c = Unsqueeze (b, zero)
-               d = Constant <value = int64[1] {2}> ()  e = Div (c, d)
-               f = Concat <axis = 0> (e, d, d, minus)  y = Reshape (x, f)""",
-            [1, *IMAGE],
-            one=np.array(1),
-            zero=ZERO,
-            minus=MINUS,
-        ),
-    ),
-    "cut-by-its-shape": (
-        (4, 5, 6),
-        written(
-            """a = Shape <start = 2> (x)  b = Slice (a, zero, one)  c = Sub (b, one)
-               y = Slice (x, zero, c, two)""",
-            [1, 4, 5, 6],
-            zero=ZERO,
-            one=ONE,
-            two=integers(2),
-        ),
-    ),
-    "constants": (
-        (6,),
-        written(
-            """a = Constant <value_float = 0.5> ()  b = Constant <value_floats = [1.0, 2.0, 3.0]> ()
-               c = Constant <value_ints = [2, 3]> ()  d = Mul (x, a)  e = Reshape (d, c)
-               f = Add (e, b)  g = Constant <value_int = 6> ()  h = Unsqueeze (g, zero)
-               i = Reshape (f, h)  y = Unsqueeze (i, zero)""",
-            [1, 6],
-            zero=ZERO,
-        ),
-    ),
-    "filled": (
-        IMAGE,
-        written(
-            """a = Shape (x)  b = ConstantOfShape <value = float[1] {2.0}> (a)
-               c = ConstantOfShape (a)  y = Sum (x, b, c)""",
-            [1, *IMAGE],
-        ),
-    ),
-    "where": (
-        (3,),
-        written(
-            "a = Equal (i, j)  b = Where (a, x, w)  c = Cast <to = 1> (a)  y = Add (b, c)",
-            [1, 3],
-            i=integers(1, 2, 3),
-            j=integers(1, 5, 3),
-            w=floats(3),
-        ),
-    ),
-    "expanded-as-torch-does": (
-        (2, 3),
-        written(
-            """a = ConstantOfShape <value = int64[1] {1}> (n)  b = Mul (a, minus)  c = Equal (s, b)
-               d = Where (c, a, s)  e = Expand (w, d)  y = Concat <axis = 1> (e, x)""",
-            [1, 2, 3],
-            n=integers(3),
-            minus=MINUS,
-            s=integers(-1, 1, -1),
-            w=floats(1, 1, 3),
-        ),
-    ),
-    "double": (
-        (6,),
-        written(
-            "a = Cast <to = 11> (x)  b = Mul (a, w)  y = Cast <to = 1> (b)",
-            [1, 6],
-            w=RANDOM.normal(size=6),
-        ),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", GRAPHS)
-def test_graph(name):
-    shape, model = GRAPHS[name]
-    compare(model, shape)
-
-
-def test_every_operator_is_held_against_onnxruntime():
-    tested = {case.values[0].graph.node[0].op_type for case in OPS}
-    tested |= {node.op_type for _, model in GRAPHS.values() for node in model.graph.node}
-    assert set(OPERATORS) - tested == set()
 
 
 # --- the competition's networks ---
@@ -465,6 +142,63 @@ def test_a_free_batch_axis_equals_onnxruntime_on_the_whole_batch():
     np.testing.assert_allclose(ja.from_onnx(model)(IMAGES), expected, rtol=1e-5, atol=1e-6)
 
 
+# A graph that a batch of 3 is written into: its body, on x [3, 12] with weights w [12, 4].
+BATCHES = {
+    "reshape": "a = Reshape (x, whole)  b = Transpose <perm = [0, 2, 1]> (a)  f = Flatten (b)",
+    "reshape-with-the-rest": "a = Reshape (x, rest)  b = Softmax (a)  f = Reshape (b, rows)",
+    "expand": """a = Expand (token, tokens)  b = Unsqueeze (x, one)
+                 c = Concat <axis = 1> (a, b)  f = ReduceSum <keepdims = 0> (c, one)""",
+}
+WRITTEN = {
+    "whole": integers(3, 2, 6),
+    "rest": integers(3, -1),
+    "rows": integers(-1, 12),
+    "token": floats(1, 1, 12),
+    "tokens": integers(3, 1, 12),
+    "one": integers(1),
+    "w": floats(12, 4),
+}
+LOOKS = "c = Softmax <axis = 0> (x)  f = Add (c, x)"
+HIDDEN = "a = Identity (x)  f = Add (a, h)"
+
+
+@pytest.mark.parametrize(
+    ("name", "declared"),  # with a free batch only a shape without -1 tells what it was written for
+    [("reshape", 3), ("reshape", "N"), ("reshape-with-the-rest", 3), ("expand", 3)],
+)
+def test_a_batch_that_is_written_into_the_graph_gives_way_to_any_other(name, declared):
+    model = batch_of(BATCHES[name], declared)
+    inputs = RANDOM.random((6, 12), np.float32)
+    expected = np.concatenate(
+        [session(model).run(None, {"x": x})[0] for x in inputs.reshape(2, 3, 12)]
+    )
+    images = inputs.reshape(6, 1, 1, 12)
+    for count in (1, 6):
+        logits = ja.from_onnx(model)(images[:count])
+        np.testing.assert_allclose(logits, expected[:count], rtol=1e-5, atol=1e-5)
+
+
+def batch_of(body, declared):
+    nodes = parsed(body + "  logits = MatMul (f, w)")
+    read = {name for n in nodes for name in n.input}
+    stored = WRITTEN | {"h": floats(3, 12)}
+    return proto(nodes, [declared, 12], {k: v for k, v in stored.items() if k in read})
+
+
+@pytest.mark.parametrize("body", [LOOKS, HIDDEN], ids=["softmax-over-the-batch", "constant"])
+def test_a_graph_that_answers_only_for_its_batch_is_refused(body):
+    with pytest.raises(ValueError, match="exported for a batch of 3: export it with a dynamic"):
+        ja.from_onnx(batch_of(body, 3))
+
+
+def test_a_batch_within_an_axis_is_refused_by_its_size():
+    model = proto(
+        parsed("a = Transpose (x)  logits = Reshape (a, s)"), ["N", 12], {"s": integers(12, 3)}
+    )
+    with pytest.raises(ValueError, match="exported for a batch of 3: export it with a dynamic"):
+        ja.from_onnx(model)
+
+
 # --- in the engine ---
 
 
@@ -531,13 +265,28 @@ def test_functions_are_inlined():
 # --- what is refused ---
 
 
-LSTM = node("LSTM", "x", "w", "w", outputs=["l"], name="memory", hidden_size=2)
+DET = node("Det", "x", outputs=["l"], name="volume")
 RELU = node("Relu", "x", outputs=["logits"])
 TRAINING = {"r": np.float32(0.5), "t": np.array(True)}
+
+
+def recurrent_of(op, lengths=None, **attributes):
+    """A layer over a sequence of 5 that begins with its time."""
+    arrays = {"w": floats(1, 8, 4), "r": floats(1, 8, 2)} | (
+        {} if lengths is None else {"n": lengths}
+    )
+    names = ["t", "w", "r", "", "n" if "n" in arrays else ""]
+    nodes = [
+        node("Transpose", "x", outputs="t", perm=[1, 0, 2]),
+        node(op, *names, hidden_size=2, **attributes),
+    ]
+    return flat(nodes, [1, 5, 4], arrays)
+
+
 REFUSED = {
     "operator": (
-        proto([LSTM, node("Flatten", "l", outputs=["logits"])], [1, 6, 4], {"w": floats(1, 8, 4)}),
-        r"node 'memory' \(LSTM, opset 17\) is not supported.*ja\.Model",
+        proto([DET, node("Flatten", "l", outputs=["logits"])], [1, 4, 4]),
+        r"node 'volume' \(Det, opset 17\) is not supported.*ja\.Model",
     ),
     "domain": (
         proto([node("Relu", "x", outputs=["logits"], domain="com.other")], [1, 4]),
@@ -572,6 +321,53 @@ REFUSED = {
             dict(zip("sbmv", NORM, strict=True)),
         ),
         "BatchNormalization.*training mode",
+    ),
+    "batch-statistics-of-old": (
+        flat(
+            node("BatchNormalization", "x", *"sbmv", outputs="ypqrt"),
+            [1, 4],
+            dict(zip("sbmv", NORM, strict=True)),
+            9,
+        ),
+        "BatchNormalization.*training mode",
+    ),
+    "text": (
+        flat(node("Cast", "x", to=TensorProto.STRING), [1, 4]),
+        r"node 'y' \(Cast, opset 17\) makes tensors of type STRING",
+    ),
+    "float8": (
+        flat(node("Cast", "x", to=TensorProto.FLOAT8E4M3FN), [1, 4], opset=19),
+        "makes tensors of type FLOAT8E4M3FN: export it in float32",
+    ),
+    "antialias": (
+        flat(node("Resize", "x", "", "s", antialias=1), [1, 4], {"s": np.float32([1, 2])}, 18),
+        "Resize, opset 18.*antialias=1 is not supported: export with antialias=0",
+    ),
+    "crop": (
+        flat(
+            node("Resize", "x", "", "s", coordinate_transformation_mode="tf_crop_and_resize"),
+            [1, 4],
+            {"s": np.float32([1, 2])},
+        ),
+        "'tf_crop_and_resize' is not supported: export with one of",
+    ),
+    "short-sequences": (
+        recurrent_of("LSTM", lengths=np.int32([3])),
+        "LSTM.*sequence_lens=.3.: only whole sequences, of 5",
+    ),
+    "activation": (
+        recurrent_of("LSTM", activations=["HardSigmoid", "Tanh", "Tanh"]),
+        "LSTM.*'hardsigmoid'.*not supported: only",
+    ),
+    "clipped-gates": (recurrent_of("LSTM", clip=3.0), "LSTM.*clip=3.0 is not supported"),
+    "quantized-to-float8": (
+        flat(
+            node("QuantizeLinear", "x", "s", output_dtype=TensorProto.FLOAT8E5M2),
+            [1, 4],
+            {"s": np.float32(1)},
+            21,
+        ),
+        "QuantizeLinear.*FLOAT8E5M2",
     ),
     "indices": (
         written("a, i = MaxPool <kernel_shape = [2]> (x)  y = Identity (i)", [1, 3, 4]),
@@ -613,9 +409,7 @@ def test_without_the_package(monkeypatch):
 
 
 def test_what_comes_after_the_output_need_not_be_understood():
-    model = proto(
-        [node("Relu", "x", outputs=["z"]), LSTM], [1, 4], {"w": floats(1, 8, 4)}, outputs="l"
-    )
+    model = proto([node("Relu", "x", outputs=["z"]), DET], [1, 4], outputs="l")
     logits = ja.from_onnx(model, output="z")(np.ones((2, 4), np.float32))
     assert logits.shape == (2, 4)
 
@@ -624,3 +418,27 @@ def test_probabilities_are_warned_of():
     with pytest.warns(ja.CheckWarning, match="before the softmax"):
         ja.run(ja.FGSM(), ja.from_onnx(network()), IMAGES, ja.Untargeted(np.zeros(7, int)), 0.1,
                key=jax.random.key(0), lanes=4, devices=jax.devices()[:1])  # fmt: skip
+
+
+def test_gradients_pass_the_rounding_of_quantized_activations():
+    arrays = {"s": np.float32(0.1), "z": np.uint8(0), "w": floats(4, 3)}
+    body = """q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)
+              logits = MatMul (d, w)"""
+    model = ja.from_onnx(proto(parsed(body), [1, 4], arrays), bounds=(-1, 30))
+    image = np.array([0.33, 0.7, -0.5, 29.0], np.float32).reshape(1, 1, 1, 4)
+    gradient = jax.grad(lambda x: model(x)[0, 0])(jnp.asarray(image))
+    inside = np.array([1, 1, 0, 0])  # -0.5 and 29 lie beyond what uint8 holds
+    np.testing.assert_allclose(gradient.ravel(), arrays["w"][:, 0] * inside, rtol=1e-5)
+
+
+def test_floats_that_decide_shapes_are_no_weights():
+    arrays = {"s": np.float32([1, 1, 2, 2]), "w": floats(12, 3)}
+    body = "r = Resize (x, , s)  f = Flatten (r)  p = MatMul (f, w)  logits = Identity (p)"
+    model = ja.from_onnx(proto(parsed(body), [1, 3, 1, 1], arrays))
+    assert list(model.params) == ["w"]
+
+
+def test_a_sequence_model_runs_in_double_precision_too():
+    with jax.enable_x64(True):
+        model = ja.from_onnx(recurrent_of("LSTM"))
+        assert model(np.ones((2, 5, 4), np.float64)).dtype == np.float32

@@ -16,9 +16,8 @@ from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
-from tests.test_attacks import GOAL, IMAGES, LABELS, MODEL
-from tests.test_closed_forms import COUNT, SHAPE, exact, logits, problem
-from tests.test_fab import drive
+from tests.common import GOAL, IMAGES, LABELS, MODEL, drive
+from tests.linear import COUNT, SHAPE, exact, logits, problem
 
 
 def linear(attack, scale=1.0, epsilon=np.inf, side=1.0):

@@ -13,7 +13,7 @@ import jaxadv as ja
 from jaxadv.core.pytree import pytree
 from jaxadv.engine.run import run_rows
 from jaxadv.engine.session import Rows, Session
-from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL, network
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, network
 
 ATTACK = ja.PGD(steps=20, step_size=0.1, restarts=3)
 EPSILON = 0.06

@@ -15,7 +15,7 @@ import jaxadv as ja
 from jaxadv.attacks.scores.one_pixel import others
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.engine.curves import fit_steps
-from tests.test_attacks import GOAL, IMAGES, KEY, LABELS, MODEL
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL
 
 ONE = jax.devices()[:1]
 RUN: dict[str, Any] = {"key": KEY, "lanes": 8, "devices": ONE}

@@ -4,25 +4,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import sparse
 
 import jaxadv as ja
 
 pytest.importorskip("sklearn")
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import (
     AdaBoostClassifier,
+    BaggingClassifier,
+    ExtraTreesClassifier,
     GradientBoostingClassifier,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
 )
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.naive_bayes import BernoulliNB, GaussianNB, MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
 from sklearn.svm import SVC, LinearSVC, NuSVC
 from sklearn.tree import DecisionTreeClassifier
 
@@ -39,7 +46,11 @@ SMOOTH = {
     "pipeline": make_pipeline(StandardScaler(), PCA(12, whiten=True), SVC()),
     "scaled": make_pipeline(MinMaxScaler((-1, 1)), "passthrough", LogisticRegression()),
 }  # fmt: skip
+TREE = DecisionTreeClassifier(max_depth=3)
+BASES = [("a", TREE), ("b", DecisionTreeClassifier())]
 STEPS = {
+    "extra": ExtraTreesClassifier(5), "bags": BaggingClassifier(TREE, 5, max_features=0.3),
+    "bootstrapped": BaggingClassifier(TREE, 5, max_samples=3, bootstrap_features=True),
     "tree": DecisionTreeClassifier(), "forest": RandomForestClassifier(10),
     "boosting": GradientBoostingClassifier(n_estimators=5), "3-nn": KNeighborsClassifier(3),
 }  # fmt: skip
@@ -47,6 +58,13 @@ HOST = {
     "bernoulli": BernoulliNB(binarize=0.5), "ada": AdaBoostClassifier(n_estimators=5),
     "histogram": HistGradientBoostingClassifier(max_iter=5),
     "weighted": KNeighborsClassifier(3, weights="distance"),
+    "voting": VotingClassifier(BASES),
+    "unequal": VotingClassifier(BASES, voting="soft", weights=[5, 1]),
+    "stacking": StackingClassifier(BASES, LogisticRegression(), cv=2),
+    "begins": GradientBoostingClassifier(n_estimators=2, init=LogisticRegression()),
+    "forests": BaggingClassifier(RandomForestClassifier(3), 2),
+    "calibrated": CalibratedClassifierCV(TREE, cv=2),
+    "by pairs": make_pipeline(Normalizer(), SVC(decision_function_shape="ovo")),
 }  # fmt: skip
 ALL = {**SMOOTH, **STEPS, **HOST}
 
@@ -62,7 +80,13 @@ def fitted(name, classes):
 def test_the_same_answers_as_scikit_learn(name):
     for classes in (2, 4):
         estimator, images = fitted(name, classes)
-        answers = np.asarray(ja.from_sklearn(estimator)(jnp.asarray(images))).argmax(1)
+        model = ja.from_sklearn(estimator)
+        answers = np.asarray(model(images)).argmax(1)
+        for given in (jnp.asarray(images), images.reshape(-1, 64), images.astype(np.float64)):
+            np.testing.assert_array_equal(np.asarray(model(given)).argmax(1), answers)
+        np.testing.assert_array_equal(np.asarray(model(images[:9].tolist())).argmax(1), answers[:9])
+        compiled = jax.jit(lambda model, images: model(images))(model, images)
+        np.testing.assert_array_equal(np.asarray(compiled).argmax(1), answers)
         expected = estimator.predict(images.reshape(len(images), -1))
         same = estimator.classes_[answers] == expected
         ties = 1 if name in ("rbf", "nu", "poly", "sigmoid", "linear", "pipeline") else 0
@@ -123,3 +147,63 @@ def test_an_attack_is_never_nearer_than_the_proof():
 def test_what_was_not_fitted_is_refused():
     with pytest.raises(ValueError, match="estimator is LogisticRegression and has no classes_"):
         ja.from_sklearn(LogisticRegression())
+
+
+@pytest.mark.parametrize("name", ["forest", "bags", "bootstrapped", "boosting"])
+def test_an_ensemble_of_trees_has_the_probabilities_of_scikit_learn(name):
+    estimator, images = fitted(name, 3)
+    rows = images.reshape(len(images), -1)
+    if name == "boosting":
+        expected = estimator.decision_function(rows)
+    else:
+        expected = estimator.predict_proba(rows)
+    for given in (rows, rows.astype(np.float64), rows.tolist()):
+        scores = ja.tree_ensemble(estimator).scores(given)
+        np.testing.assert_allclose(scores - scores[:, :1], expected - expected[:, :1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["stacking", "unequal", "begins", "forests"])
+def test_what_is_no_mean_of_trees_is_not_read_as_one(name):
+    with pytest.raises(ValueError, match="estimator"):
+        ja.tree_ensemble(fitted(name, 3)[0])
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        NearestCentroid(),
+        SVC(decision_function_shape="ovo"),
+        BaggingClassifier(SVC(), 3, random_state=0),
+        FixedThresholdClassifier(LogisticRegression(), threshold=0.1, pos_label=1),
+    ],
+)
+def test_on_the_host_the_prediction_wins_whatever_the_scores_say(estimator):
+    classes = 2 if "Threshold" in str(estimator) else 3
+    estimator.fit(X[:500][Y[:500] < classes], Y[:500][Y[:500] < classes])
+    answers = np.asarray(ja.from_sklearn(estimator, on_host=True)(IMAGES)).argmax(1)
+    np.testing.assert_array_equal(answers, estimator.predict(IMAGES.reshape(-1, 64)))
+
+
+@pytest.mark.parametrize("name", ["forest", "logistic", "3-nn", "bernoulli"])
+def test_rows_of_another_length_are_refused(name):
+    model = ja.from_sklearn(fitted(name, 3)[0])
+    with pytest.raises(ValueError, match="49.*64|49 features"):
+        model(IMAGES[:, 1:, 1:])
+
+
+def test_several_labels_a_row_are_refused():
+    several = np.stack([Y[:500] > 4, Y[:500] % 2], 1)
+    for estimator in (
+        RandomForestClassifier(2),
+        KNeighborsClassifier(3),
+        MLPClassifier((4,), max_iter=2),
+    ):
+        with pytest.raises(ValueError, match="several labels"):
+            ja.from_sklearn(estimator.fit(X[:500], several))
+    with pytest.raises(ValueError, match="one class only"):
+        ja.from_sklearn(TREE.fit(X, 0 * Y))
+
+
+def test_sparse_images_are_refused():
+    with pytest.raises(ValueError, match="toarray"):
+        ja.from_sklearn(fitted("forest", 3)[0])(sparse.csr_matrix(X))

@@ -23,8 +23,8 @@ from jaxadv.studies.universal.geometry import (
     similarity,
     singular_values,
 )
+from tests.common import network
 
-from .test_attacks import network
 from .test_blind_spots import setting
 
 KEY = jax.random.key(3)

@@ -1,4 +1,4 @@
-"""A patch: a small square of one image that may take any value, and where to put it."""
+"""Adversarial patch: a small square of one image that may take any value, and its position."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,8 +18,15 @@ PLACES = ("searched", "random")
 
 
 class PatchState(NamedTuple):
-    """image: the iterate [H, W, C]; mask [H, W]: where the patch lies, nowhere before the first
-    gradient; optimizer: optax's state; key: this run's; step: gradients taken so far."""
+    """State of one run of `AdversarialPatch`.
+
+    Attributes:
+        image: [H, W, C] float32, the iterate.
+        mask: [H, W] bool, the position of the patch; False everywhere before the first gradient.
+        optimizer: State of the optax optimizer, or None without one.
+        key: Random key of this run.
+        step: int32 scalar, gradients taken so far.
+    """
 
     image: Any
     mask: Any
@@ -29,7 +36,15 @@ class PatchState(NamedTuple):
 
 
 def place_gains(gain: Float[Array, "H W"], size: int) -> Float[Array, "h w"]:
-    """The sum of `gain` over each square of this size: entry [r, c] begins at row r, column c.
+    """Sum `gain` over every square window of side `size`.
+
+    Args:
+        gain: [H, W] float32, the values to sum.
+        size: Side of the window in pixels.
+
+    Returns:
+        [H - size + 1, W - size + 1] float32. Entry [r, c] is the sum over the window whose upper
+        left corner is at row r, column c.
 
     >>> import jax.numpy as jnp
     >>> from jaxadv.attacks.adversarial_patch import place_gains
@@ -43,21 +58,37 @@ def place_gains(gain: Float[Array, "H W"], size: int) -> Float[Array, "h w"]:
 
 @pytree
 class AdversarialPatch(Iterate):
-    """A square patch of one image, which may take any value of the box (LaVAN, Karmon et al. 2018,
-    arXiv 1801.02608; Brown et al. 2017, arXiv 1712.09665, of a single image). Nothing else changes.
+    """Square adversarial patch in a single image (LaVAN, Karmon et al. 2018, arXiv 1801.02608).
 
-    The first gradient, at the image itself, says how much each entry could raise the loss if it
-    went to a face of the box. `place="searched"` takes the square of the largest sum (of a linear
-    model the best there is), restart r the r-th best that lies half a side away from those before;
-    "random" draws one; (row, column) is the patch's upper left corner. The patch begins at those
-    faces, and then follows the gradient's sign by `step_size` of the box's side, or an `optimizer`
-    (`ja.Optimizer`, in the scale of the image).
+    The patch may take any value of the box, and nothing else in the image changes (Brown et al.
+    2017, arXiv 1712.09665, applied to a single image). `ja.universal_patch` trains one patch for
+    all images and positions; `ja.Masked` confines an attack to a region of any shape.
 
-    size: the side in pixels; steps: gradients per restart; loss: as in `ja.PGD`. Takes no epsilon:
-    the distance is in L0 (array entries), at most size * size * C. Per restart `steps` backward and
-    `steps + 1` forward passes; a run ends at its first success. `ja.universal_patch` makes one
-    patch for all images and places, `ja.Masked` patches of any shape. Raises ValueError for
-    settings that are not listed here and for a patch that does not fit into the image.
+    The first gradient, taken at the image itself, gives for each entry the increase of the loss if
+    the entry moved to a face of the box. The position is chosen by the sum of these gains over the
+    square. The patch starts at those faces and then follows the gradient.
+
+    The attack takes no epsilon: the distance is in L0 (array entries) and is at most size * size *
+    C. Each restart costs at most `steps` backward and `steps + 1` forward passes, and a run ends at
+    its first success.
+
+    Attributes:
+        norm: "l0".
+        steps: Gradients per restart.
+        restarts: Runs per image, which differ in the position of the patch.
+        size: Side of the patch in pixels.
+        place: "searched" takes the square with the largest sum of gains (optimal for a linear
+            model); restart r takes the r-th best square whose corner is at least half a side away
+            from those of the earlier restarts. "random" draws a position. A pair (row, column)
+            gives the upper left corner of the patch.
+        step_size: Length of a sign-gradient step, as a fraction of the side of the box.
+        loss: Name of a loss or a function (goal, logits [K]) -> scalar, as in `ja.PGD`.
+        optimizer: A `ja.Optimizer`, in the scale of the image, which replaces the sign-gradient
+            step; `step_size` is then not used.
+
+    Raises:
+        ValueError: If `place` or `loss` is unknown, `size`, `steps` or `restarts` is below 1, or
+            the patch does not fit into the image.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> weights = jnp.zeros((16, 2)).at[15].set(jnp.array([-1.0, 1.0]))
@@ -76,6 +107,7 @@ class AdversarialPatch(Iterate):
     loss: Any = static(default="cross_entropy")
     optimizer: Optimizer | None = None
     norms: ClassVar[tuple[str, ...]] = ("l0",)
+    needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     asks_inside: ClassVar[bool] = False
 
@@ -111,12 +143,12 @@ class AdversarialPatch(Iterate):
         moved, memory = self.climb(problem, state, gradient)
         moved = jnp.where(begun, moved, faces)
         moved = jnp.where(mask[..., None], moved, problem.image)
-        # A gradient that is not finite is to show in the next answer: the engine looks there.
+        # Pass a non-finite gradient on to the next query, where the engine checks for it.
         moved = moved + 0 * answer.gradients[0, 0]
         return PatchState(moved, mask, memory, state.key, state.step + 1)
 
     def climb(self, problem: Problem, state: PatchState, gradient: Array) -> tuple[Array, Any]:
-        """The iterate after one step along the gradient, within the box, and optax's state."""
+        """Take one gradient step inside the box; return the iterate and the optax state."""
         if self.optimizer is None:
             step = self.step_size * (problem.upper - problem.lower) * jnp.sign(gradient)
             return jnp.clip(state.image + step, problem.lower, problem.upper), None
@@ -129,7 +161,7 @@ class AdversarialPatch(Iterate):
     def chosen(
         self, problem: Problem, state: PatchState, gradient: Array, faces: Array
     ) -> Bool[Array, "H W"]:
-        """Where the patch of this run lies."""
+        """Return the mask [H, W] of the patch of this run."""
         height, width = problem.image.shape[:2]
         gains = place_gains((gradient * (faces - problem.image)).sum(-1), self.size)
         rows, columns = jnp.arange(gains.shape[0]), jnp.arange(gains.shape[1])
@@ -143,7 +175,7 @@ class AdversarialPatch(Iterate):
         else:
 
             def strike(_: Any, gains: Array) -> Array:
-                """Without what lies less than half a side from the best."""
+                """Exclude the squares whose corner lies less than half a side from the best one."""
                 row, column = jnp.unravel_index(gains.argmax(), gains.shape)
                 near = jnp.maximum(jnp.abs(rows - row)[:, None], jnp.abs(columns - column))
                 return jnp.where(2 * near < self.size, -jnp.inf, gains)

@@ -1,7 +1,7 @@
-"""ALMA: an augmented Lagrangian for the nearest adversarial image. L1 and L2.
+"""ALMA: an augmented Lagrangian method for the nearest adversarial image, in L1 and L2.
 
-Distance plus a penalty of the constraint "adversarial" are minimised together; the multiplier is a
-running mean of the penalty's slope, so that the two come into balance at the boundary.
+It minimises the distance plus a penalty on the constraint "adversarial". The multiplier is a
+running mean of the derivative of the penalty, so that both terms balance at the decision boundary.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -19,15 +19,24 @@ from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
 
 FIRST = {"l2": 0.1, "l1": 0.5}
-TOLERANCE = 1e-4  # what the constraint is kept away from 0, where float32 could decide either way
+TOLERANCE = 1e-4  # added to the constraint: at 0 float32 rounding decides the class
 MULTIPLIERS = (1e-6, 1e12)
 
 
 class ALMAState(NamedTuple):
-    """image: the iterate [H, W, C]; optimizer: optax's state; mu, rho: the multiplier and the
-    weight of the penalty; constraint: its value at the last check; rate: the step size; found: the
-    step of the first adversarial iterate (beyond all steps: none yet); step: gradients so far;
-    noise: the direction taken where the first gradient is 0 [H, W, C]."""
+    """State of one run of `ALMA`.
+
+    Attributes:
+        image: [H, W, C] float32, the iterate.
+        optimizer: State of the optax optimizer.
+        mu: float32 scalar, the multiplier of the penalty.
+        rho: float32 scalar, the weight of the penalty.
+        constraint: float32 scalar, the value of the constraint at the last check.
+        rate: float32 scalar, the step size.
+        found: int32 scalar, the step of the first adversarial iterate (`steps + 1`: none yet).
+        step: int32 scalar, gradients taken so far.
+        noise: [H, W, C] float32, the direction of the first step where the first gradient is 0.
+    """
 
     image: Any
     optimizer: Any
@@ -44,21 +53,38 @@ class ALMAState(NamedTuple):
 class ALMA(MinimumNorm):
     """Augmented Lagrangian method (Rony et al. 2020, arXiv 2011.11857): least distance.
 
-    norm: "l2" or "l1" (not squared). The constraint is the margin over the difference of the first
-    and third logit (targeted: of the first and the mean of third and fourth; with too few classes
-    the margin alone) plus 1e-4; the penalty the paper's P2, with multiplier mu and weight rho, both
-    1 at first. smoothing: of mu's running mean, and RMSProp's decay and momentum (paper: 0.9 for
-    1000 steps, 0.5 for 100). first_distance: how far, in sides of the box, the first gradient step
-    is to lead, which sets the step size (None: 0.1 in L2, 0.5 in L1); last_step: the share of it
-    that remains at the end, reached exponentially from the first success on. check: after how many
-    steps rho is multiplied by `growth`, until there was a success, unless the constraint fell below
-    `improvement` of its value at the check before. restarts: the first begins at the image (or the
-    problem's start), the others at random points of a ball of radius first_distance.
+    The distance is L2 or L1 (not squared). The constraint is the margin divided by the difference
+    between the largest and the third largest logit (targeted: between the largest and the mean of
+    the third and fourth largest; with too few classes the margin alone), plus 1e-4. The penalty is
+    the paper's P2 with multiplier mu and weight rho, both 1 at first.
 
-    The paper's other distances (SSIM, CIEDE2000, LPIPS) are not norms and are not here. The 1e-4 is
-    added to the ratio, not (as in the authors' code) to the margin, which depends on the scale of
-    the logits. Per restart `steps` backward and `steps + 1` forward passes: the last iterate is
-    judged too. Raises ValueError for norms and settings other than these.
+    The paper's other distances (SSIM, CIEDE2000, LPIPS) are not norms and are not implemented. The
+    authors' code adds the 1e-4 to the margin, which depends on the scale of the logits; here it is
+    added to the ratio.
+
+    Each restart costs `steps` backward and `steps + 1` forward passes, since the last iterate is
+    evaluated too.
+
+    Attributes:
+        norm: "l2" or "l1".
+        steps: Gradients per restart.
+        restarts: The first run starts at the image (or at the problem's start), the others at
+            random points of a ball of radius `first_distance`.
+        smoothing: Factor of the running mean of mu, and decay and momentum of RMSProp (paper: 0.9
+            for 1000 steps, 0.5 for 100).
+        first_distance: Length of the first gradient step in sides of the box; it determines the
+            step size (None: 0.1 in L2, 0.5 in L1).
+        last_step: Fraction of the step size that remains at the last step, reached exponentially
+            from the first success on.
+        check: Number of steps between two checks of the constraint.
+        growth: Factor by which rho is multiplied at a check, as long as there was no success and
+            the constraint has not fallen below `improvement` times its value at the check before.
+        improvement: Fraction of the former value of the constraint below which rho is kept.
+
+    Raises:
+        ValueError: If `norm` is neither "l2" nor "l1", `steps`, `restarts` or `check` is below 1,
+            `smoothing`, `last_step` or `improvement` is not in (0, 1], `first_distance` is not
+            above 0, or `growth` is below 1.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -77,6 +103,7 @@ class ALMA(MinimumNorm):
     growth: Any = 1.2
     improvement: Any = 0.95
     norms: ClassVar[tuple[str, ...]] = ("l2", "l1")
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,7 +113,7 @@ class ALMA(MinimumNorm):
             raise ValueError(f"growth={self.growth}: pass a number from 1")
 
     def optimizer(self) -> Any:
-        """RMSProp, whose mean square begins at 1, then momentum."""
+        """Return RMSProp, whose mean square starts at 1, followed by momentum."""
         import optax
 
         return optax.chain(
@@ -95,7 +122,7 @@ class ALMA(MinimumNorm):
         )
 
     def reach(self) -> Any:
-        """The first step's length in sides of the box."""
+        """Return the length of the first step in sides of the box."""
         return FIRST[self.norm] if self.first_distance is None else self.first_distance
 
     def init(self, problem: Problem, key: Array) -> ALMAState:
@@ -107,7 +134,7 @@ class ALMA(MinimumNorm):
         )
 
     def constraint(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-        """Negative when the image is adversarial, whatever the scale of the logits."""
+        """Return the constraint, negative if adversarial, regardless of the scale of the logits."""
         scale, margin = spread(goal, logits), goal.margin(logits)
         return (margin if scale is None else margin / scale) + TOLERANCE
 
@@ -117,11 +144,11 @@ class ALMA(MinimumNorm):
     def tell(self, problem: Problem, state: ALMAState, answer: Answer) -> ALMAState:
         span, first = problem.upper - problem.lower, state.step == 0
         delta = (state.image - problem.image) / span
-        uphill = -span * answer.gradients[0, 0]  # of the constraint
+        uphill = -span * answer.gradients[0, 0]  # ascent direction of the constraint
         value = self.constraint(problem.goal, answer.logits[0])
         found = jnp.where(value < 0, jnp.minimum(state.found, state.step), state.found)
 
-        # Every few steps: is the constraint on its way down?
+        # Check every few steps whether the constraint decreases.
         checked = (state.step + 1) % self.check == 0
         stuck = checked & (found > self.steps) & (value >= self.improvement * state.constraint)
         rho = jnp.where(stuck, self.growth * state.rho, state.rho)
@@ -130,7 +157,7 @@ class ALMA(MinimumNorm):
         mean = self.smoothing * state.mu + (1 - self.smoothing) * slope(value, rho, state.mu)
         mu = jnp.where(first, state.mu, jnp.clip(mean, *MULTIPLIERS))
 
-        # The first step follows the constraint alone: the distance is 0 there.
+        # The first step follows the constraint alone, since the distance is 0 there.
         gradient = slope(value, rho, mu) * uphill
         gradient = jnp.where(
             first & (gradient == 0).all(), direction(uphill, state.noise), gradient
@@ -148,16 +175,23 @@ class ALMA(MinimumNorm):
         )
 
     def shortest(self, delta: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The distance's gradient; 0 where there is none."""
+        """Return the gradient of the distance, or 0 where it has none."""
         if self.norm == "l1":
             return jnp.sign(delta)
         return get_norm("l2").steepest(delta, delta, 0, 0, 0)
 
     def first_rate(self, problem: Problem, gradient: Float[Array, "..."]) -> Float[Array, ""]:
-        """The step size at which a step along this gradient leads as far as the first one is to.
+        """Return the step size at which a step along `gradient` has the length of the first step.
 
-        What the box cuts off makes the step shorter. Each correction is a secant through 0 of a
-        concave function: it never leads too far. (A bisection would take longer than the network.)
+        The box shortens the step. Each correction is a secant through 0 of a concave function, so
+        the step never becomes too long. (A bisection would take longer than the network.)
+
+        Args:
+            problem: The problem of this image.
+            gradient: [H, W, C] float32, the gradient of the first step.
+
+        Returns:
+            float32 scalar, the step size.
         """
         span, wanted = problem.upper - problem.lower, self.reach()
         outwards = jnp.where(gradient > 0, problem.image <= problem.lower, False)
@@ -174,6 +208,6 @@ class ALMA(MinimumNorm):
 
 
 def slope(value: Any, rho: Any, mu: Any) -> Float[Array, ""]:
-    """The derivative of the penalty P2 by the constraint's value."""
+    """Return the derivative of the penalty P2 with respect to the value of the constraint."""
     outside = mu + 2 * mu * rho * value + jnp.square(rho * value) / 2
     return jnp.where(value >= 0, outside, mu / jnp.square(1 - rho * jnp.minimum(value, 0)))

@@ -1,7 +1,7 @@
-"""Auto-PGD: gradient ascent that halves its own step, and begins again from the best point.
+"""Auto-PGD: gradient ascent that halves its step size and restarts from the best point.
 
-The images asked, the radius and the checkpoints of every tick are known beforehand: they are one
-table (`plan`), and a run of APGD reads its rows one after the other.
+The queries, the radius and the checkpoints of every tick are known beforehand: they form one table
+(`plan`), and a run of APGD reads its rows one after the other.
 """
 
 import dataclasses
@@ -18,16 +18,24 @@ from jaxadv.core.losses import get_loss
 from jaxadv.core.norms import L0
 from jaxadv.core.pytree import pytree, static, where
 
-IMPROVING = 0.75  # the share of steps that must raise the loss for a step size to be kept
-MOMENTUM = 0.75  # the share of a step; the rest is the last movement
-SPARSER = 0.95  # L1: the share of the entries moved, below which the support still shrinks
-FIRST_SHARE = 0.2  # L1: the share of the entries that the first steps move
-WIDE = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # L1: radii in epsilons, and their share of the steps
+IMPROVING = 0.75  # fraction of steps that must raise the loss for a step size to be kept
+MOMENTUM = 0.75  # weight of the new step; the rest is the last movement
+SPARSER = 0.95  # L1: the support still shrinks below this fraction of the last one
+FIRST_SHARE = 0.2  # L1: fraction of the entries that the first steps move
+WIDE = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # L1: (radius in epsilons, fraction of steps)
 
 
 class Plan(NamedTuple):
-    """Of every tick: the radius in epsilons, that of the next tick, whether a stage begins or ends
-    with this tick's image, and how many steps a checkpoint here looks back on (0: none)."""
+    """Schedule of a run of `APGD`, one row a tick; every field has the shape [ticks].
+
+    Attributes:
+        radius: float32, the radius in epsilons.
+        ahead: float32, the radius of the next tick in epsilons.
+        begins: bool, whether a stage begins with the image of this tick.
+        ends: bool, whether a stage ends with the image of this tick.
+        window: int, number of steps that a checkpoint at this tick looks back on (0: no
+            checkpoint).
+    """
 
     radius: Any
     ahead: Any
@@ -37,10 +45,18 @@ class Plan(NamedTuple):
 
 
 def checkpoints(steps: int, norm: str) -> np.ndarray:
-    """How many steps each of the iterates 0 to `steps` is to look back on.
+    """Return the number of steps on which each of the iterates 0 to `steps` looks back.
 
-    In L1 every 4 % of the steps; else after 22 %, then after shorter and shorter stretches, each 3
-    points less, down to 6 %.
+    In L1 there is a checkpoint every 4 % of the steps. In the other norms the first one comes after
+    22 % of the steps, and each interval is 3 percentage points shorter than the one before, down to
+    6 %.
+
+    Args:
+        steps: Number of steps of the stage.
+        norm: "linf", "l2" or "l1".
+
+    Returns:
+        [steps + 1] integers, 0 where there is no checkpoint.
     """
     window = np.zeros(steps + 1, int)
     length = max(int((0.04 if norm == "l1" else 0.22) * steps), 1)
@@ -54,11 +70,25 @@ def checkpoints(steps: int, norm: str) -> np.ndarray:
 
 
 class APGDState(NamedTuple):
-    """image, previous: this iterate and the last; loss: the last one's; best, best_loss, gradient:
-    the point of highest loss in this stage, and the gradient there; length: the step in epsilons;
-    improved: steps since the checkpoint that raised the loss; reduced, seen: whether the last
-    checkpoint halved the step, and the best loss then; support: entries that the best point had
-    moved then; share: of the entries that a step in L1 moves; target: the class aimed at."""
+    """State of one run of `APGD`.
+
+    Attributes:
+        image: [H, W, C] float32, the iterate.
+        previous: [H, W, C] float32, the iterate before.
+        loss: float32 scalar, the loss of the iterate before.
+        best: [H, W, C] float32, the point of highest loss in this stage.
+        best_loss: float32 scalar, the loss at `best`.
+        gradient: [H, W, C] float32, the gradient at `best`.
+        length: float32 scalar, the step size in epsilons.
+        improved: int32 scalar, how many of the steps since the last checkpoint raised the loss.
+        reduced: bool scalar, whether the last checkpoint halved the step size.
+        seen: float32 scalar, the best loss at the last checkpoint.
+        support: float32 scalar, entries of `best` that differed from the image at the last
+            checkpoint.
+        share: float32 scalar, the fraction of the entries that a step in L1 moves.
+        target: int32 scalar, the target class of this run.
+        step: int32 scalar, ticks so far.
+    """
 
     image: Any
     previous: Any
@@ -80,21 +110,30 @@ class APGDState(NamedTuple):
 class APGD(Attack):
     """Auto-PGD (Croce and Hein 2020, arXiv 2003.01690; in L1 2021, arXiv 2103.01208).
 
-    norm: "linf", "l2" or "l1"; steps: gradients per restart; loss: "cross_entropy", "dlr", "margin"
-    or a function (goal, logits [K]) -> scalar; restarts: independent random starts. targets: 0, or
-    aim at each of so many wrong classes, those that the clean answer ranks first (any wrong class
-    is a success; with loss="dlr" this is APGD-T; at most K - 1, each with all its restarts before
-    the next). wide: in L1 begin in balls of three and two epsilons, with 30 % of the steps each.
-
     Step sizes, momentum and checkpoints are those of the papers. Where the reference code departs
-    from the paper, the paper is followed: the first checkpoint compares the first step with the
-    start (there: with 0); in L2 the projection is the exact one onto ball and box (there: scaled,
-    then cut off); in L1 a step moves only entries that the box lets move. As there, after a return
-    to the best point the momentum is measured from the iterate that was given up. A run ends at its
-    first success.
+    from the paper, the paper is followed. The first checkpoint compares the first step with the
+    start (in the reference code: with 0). In L2 the projection is the exact one onto ball and box
+    (there: scaled, then clipped). In L1 a step moves only entries that the box allows to move. As
+    in the reference code, after a return to the best point the momentum is measured from the
+    iterate that was given up.
 
-    Per restart at most `steps` backward and `steps + 1` forward passes (L1 wide: `steps + 3`
-    forward). Raises ValueError for an unknown norm or loss, and for steps or restarts below 1.
+    A run ends at its first success. Each restart costs at most `steps` backward and `steps + 1`
+    forward passes (L1 with `wide`: `steps + 3` forward).
+
+    Attributes:
+        norm: "linf", "l2" or "l1".
+        steps: Gradients per restart.
+        loss: "cross_entropy", "dlr", "margin" or a function (goal, logits [K]) -> scalar.
+        restarts: Independent random starts.
+        targets: 0, or the number of wrong classes to target one after the other, in the order of
+            the clean logits; at most K - 1, each with all its restarts before the next. Any wrong
+            class is a success. With loss="dlr" this is APGD-T.
+        wide: In L1, spend 30 % of the steps in a ball of three epsilons and 30 % in one of two
+            epsilons before the ball of epsilon (only with 10 steps or more).
+
+    Raises:
+        ValueError: If `norm` or `loss` is unknown, `steps` or `restarts` is below 1, `targets` is
+            below 0, or `targets` is above 0 and the goal is targeted.
 
     >>> import jaxadv as ja
     >>> cross_entropy, targeted = ja.APGD(), ja.APGD(loss="dlr", targets=9)
@@ -119,7 +158,7 @@ class APGD(Attack):
 
     @property
     def stages(self) -> list[tuple[float, int]]:
-        """Radius in epsilons and steps of each stage."""
+        """Radius in epsilons and number of steps of each stage."""
         if self.norm != "l1" or not self.wide or self.steps < 10:
             return [(1.0, self.steps)]
         early = [(radius, int(share * self.steps)) for radius, share in WIDE[:-1]]
@@ -127,7 +166,7 @@ class APGD(Attack):
 
     @property
     def plan(self) -> Plan:
-        """The table that a run reads, one row a tick."""
+        """Schedule of a run, one row a tick."""
         rows = [
             (radius, at == 0, at == steps, window)
             for radius, steps in self.stages
@@ -146,7 +185,7 @@ class APGD(Attack):
         return dataclasses.replace(self, targets=min(self.targets, goal.ways(classes)))
 
     def goal(self, problem: Problem, target: Any) -> Goal:
-        """What this entry aims at."""
+        """Return the goal of this run: targeted at `target` if the attack chooses its targets."""
         return problem.goal.towards(target) if self.targets else problem.goal
 
     def init(self, problem: Problem, key: Array) -> APGDState:
@@ -206,7 +245,7 @@ class APGD(Attack):
             back, (state.best, state.gradient), (state.image, answer.gradients[0, 0])
         )
 
-        # A step; with momentum, but for the first. The last of a stage leads into the next one.
+        # A step, with momentum from the second on; the last of a stage enters the next ball.
         direction = self.geometry.steepest(
             gradient, image, problem.lower, problem.upper, state.share
         )
@@ -223,20 +262,20 @@ class APGD(Attack):
         return state._replace(image=following, previous=image, loss=loss, step=state.step + 1)
 
     def _begin(self, problem: Problem, state: APGDState) -> APGDState:
-        """A stage's first step size; in L1 how many entries a step moves."""
+        """Set the first step size of a stage and, in L1, how many entries a step moves."""
         whole = jnp.float32(1.0 if self.norm == "l1" else 2.0)
         state = state._replace(length=whole, reduced=jnp.bool_(True), seen=state.best_loss)
         if self.norm != "l1":
             return state
         support = L0().distance(state.image - problem.image)
         share = _share(support, state.image)
-        if problem.start is None:  # a random start says nothing about how many there should be
+        if problem.start is None:  # a random start has no meaningful support
             support = jnp.where(state.step == 0, float(state.image.size), support)
             share = jnp.where(state.step == 0, FIRST_SHARE, share)
         return state._replace(support=support, share=share)
 
     def _judge(self, problem: Problem, state: APGDState, window: Any) -> tuple[APGDState, Any]:
-        """The state after a checkpoint, and whether to go back to the best point."""
+        """Return the state after a checkpoint, and whether to return to the best point."""
         if self.norm == "l1":
             support = L0().distance(state.best - problem.image)
             back = support < SPARSER * state.support
@@ -255,5 +294,5 @@ class APGD(Attack):
 
 
 def _share(support: Array, image: Array) -> Array:
-    """L1: two thirds of the entries moved, rounded down: a support of two can become one."""
+    """Return the L1 sparsity: two thirds of the moved entries, rounded down (2 can become 1)."""
     return (support // 1.5 - 0.5) / image.size

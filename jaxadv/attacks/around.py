@@ -1,4 +1,4 @@
-"""An attack around another one: what passes through unchanged."""
+"""Base class of attacks that wrap another attack."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,11 @@ from jaxadv.core.pytree import pytree
 
 @pytree
 class Around(Attack):
-    """Base of attacks that run another one, on a problem that they change (`seen`)."""
+    """Base of attacks that run another attack on a modified problem (see `seen`).
+
+    Attributes:
+        attack: The wrapped attack.
+    """
 
     attack: Attack
 
@@ -45,6 +49,10 @@ class Around(Attack):
         return self.attack.asks_inside
 
     @property
+    def needs_box(self) -> bool:  # type: ignore[override]
+        return self.attack.needs_box
+
+    @property
     def bounded_by(self) -> str:  # type: ignore[override]
         return self.attack.bounded_by
 
@@ -68,7 +76,7 @@ class Around(Attack):
         return dataclasses.replace(self, attack=self.attack.prepared(goal, classes))
 
     def seen(self, problem: Problem, state: Any) -> tuple[Problem, Any]:
-        """The problem and the state of the attack inside."""
+        """Return the problem and the state of the wrapped attack."""
         return problem, state
 
     def init(self, problem: Problem, key: Array) -> Any:

@@ -1,10 +1,10 @@
-"""The step of Brendel and Bethge: along the linearised boundary towards the image, within a ball.
+"""The step of the Brendel-Bethge attack: along the linearised boundary, within an L2 ball.
 
 With b the gradient of the margin at the iterate x, x0 the image, and z the next iterate, the
-problem is to minimise ||z - x0||_p such that <b, z - x> = c, ||z - x||_2 <= r, and z in the box.
-Its Lagrangian has two multipliers. For one of them, the weight of the distance against the length
-of the step, every entry of the best z follows from the other, s, which stands for the hyperplane:
-<b, z> does not fall as s grows. So two searches in one number each, one in the other, solve it.
+problem is to minimise ||z - x0||_p such that <b, z - x> = c, ||z - x||_2 <= r, and z lies in the
+box. Its Lagrangian has two multipliers. One weighs the distance against the length of the step;
+given it, every entry of the optimal z follows from the other, s, which belongs to the hyperplane,
+and <b, z> does not decrease in s. Two nested one-dimensional searches therefore solve the problem.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,19 @@ def falsi(
     f: Callable[[Array], tuple[Array, Any]], low: Any, high: Any, at_low: Any, at_high: Any,
     rounds: int, extra: Any = (),
 ) -> tuple[Scalar, Any]:  # fmt: skip
-    """So many rounds of regula falsi (Illinois) between two ends at which f has other signs.
+    """Run `rounds` Illinois iterations (regula falsi) on a bracket [low, high] with a sign change.
 
-    f also gives something that goes with its argument. Returned: the argument at which |f| was
-    least, and what goes with the last `low`; extra: with the first.
+    Args:
+        f: Function that maps an argument to its value and an auxiliary pytree.
+        low: Lower end of the bracket.
+        high: Upper end of the bracket.
+        at_low: Value of f at `low`.
+        at_high: Value of f at `high`, of the opposite sign.
+        rounds: Number of iterations.
+        extra: Auxiliary pytree that belongs to the first `low`.
+
+    Returns:
+        The argument with the least |f|, and the auxiliary pytree of the last `low`.
     """
 
     def turn(_: Any, carry: Any) -> Any:
@@ -55,7 +64,7 @@ def falsi(
 
 
 def multiplier(gap: Callable[[Array], Array], unit: Any) -> Scalar:
-    """The s at which `gap`, which does not fall, is 0 or nearly so; unit: the scale of s."""
+    """Return the s at which the non-decreasing `gap` is (nearly) 0; `unit` is the scale of s."""
     at_zero = gap(jnp.float32(0))
     way = -jnp.sign(at_zero)
 
@@ -82,15 +91,28 @@ def boundary_step(
     norm: str, image: Float[Array, "..."], original: Float[Array, "..."],
     normal: Float[Array, "..."], change: Any, radius: Any, lower: Any, upper: Any,
 ) -> Float[Array, "..."]:  # fmt: skip
-    """The point of the box nearest to `original`, in `norm`, of those that a step may lead to.
+    """Return the point nearest to `original` among those that one step from `image` can reach.
 
-    norm: "linf", "l2", "l1" or "l0"; image: the iterate x, original: x0, normal: b, all [...]
-    float32, both images within the box from `lower` to `upper`; change: c, by which <b, .> is to
-    change; radius: r, of the L2 ball around x. Where the hyperplane lies beyond ball or box, the
-    point of them that comes nearest to it. Where b is 0, towards x0, as far as the ball reaches. L0
-    is not convex: its answer is the best for some weight of one changed entry against squared
-    length. The hyperplane is met to about 1e-6 of sum |b (z - x)|, and the ball never left. About
-    250 sums over the image, none sorted; calls no model. Brendel et al. 2019 (arXiv 1907.01003).
+    If the hyperplane lies beyond the ball or the box, the result is the point of them that comes
+    nearest to it. If `normal` is 0, the result lies on the way to `original`, as far as the ball
+    reaches. L0 is not convex: its result is the best for some weight of one changed entry against
+    squared length. After Brendel et al. 2019 (arXiv 1907.01003).
+
+    The hyperplane is met to about 1e-6 of sum |b (z - x)|, and the ball is never left. The function
+    costs about 250 sums over the image, sorts nothing and calls no model.
+
+    Args:
+        norm: "linf", "l2", "l1" or "l0", in which the distance to `original` is measured.
+        image: [...] float32, the iterate x, within the box.
+        original: [...] float32, the image x0, within the box.
+        normal: [...] float32, the gradient b of the margin at x.
+        change: Scalar c, by which <b, .> is to change.
+        radius: Radius r of the L2 ball around x.
+        lower: Lower bound of the box.
+        upper: Upper bound of the box.
+
+    Returns:
+        [...] float32, the next iterate z.
 
     >>> import jax.numpy as jnp
     >>> from jaxadv.attacks.boundary_step import boundary_step
@@ -102,24 +124,24 @@ def boundary_step(
     # As vectors: on a CPU a loop of sums over [28, 28, 1] takes twenty times as long.
     shape, lengths = image.shape, get_norm("l2").distance
     image, original, normal = image.ravel(), original.ravel(), normal.ravel()
-    scale = jnp.maximum(jnp.abs(normal).max(), 1e-37)  # squares and sums are to stay finite
+    scale = jnp.maximum(jnp.abs(normal).max(), 1e-37)  # keeps squares and sums finite
     normal, change = normal / scale, jnp.clip(change / scale, -1e30, 1e30)
     back, span = original - image, upper - lower
-    low, high = lower - original, upper - original  # all that follows is e = z - x0
+    low, high = lower - original, upper - original  # from here on in e = z - x0
     infinite = jnp.float32(jnp.inf)
 
     def gap(e: Array) -> Array:
         return (normal * (e + back)).sum() - change
 
     def on(entries: Array) -> Array:
-        """The nearest to x with these entries changed alone."""
+        """Return the point nearest to x on the hyperplane where only these entries change."""
 
         def point(s: Array) -> Array:
             return jnp.where(entries, jnp.clip(s * normal - back, low, high), 0.0)
 
         return point(multiplier(lambda s: gap(point(s)), span))
 
-    # The two ends: nearest to the iterate, and nearest to the image with no regard to the ball.
+    # The two ends: nearest to the iterate, and nearest to the image regardless of the ball.
     first = hyperplane_step("l2", image, normal, change, lower, upper) - back
     missing = change - (normal * back).sum()
     if norm == "l0":
@@ -133,13 +155,13 @@ def boundary_step(
     farthest = jnp.maximum(jnp.abs(first).max(), nearest)
 
     def between(weight: Array) -> Array:
-        """The best e for this weight of the distance, from 0 (`first`) to 1 (`last`)."""
+        """Return the optimal e for this weight of the distance, from 0 (`first`) to 1 (`last`)."""
         threshold = span * weight / jnp.maximum(1 - weight, 1e-6)
         epsilon = nearest + (1 - weight) * (farthest - nearest) if norm == "linf" else infinite
         least, most = jnp.maximum(low, -epsilon), jnp.minimum(high, epsilon)
 
         def kept(s: Array) -> Array:
-            # L0: entries whose change saves more than it costs.
+            # L0: entries whose change saves more length than it costs.
             free = jnp.clip(s * normal - back, low, high)
             return jnp.square(s * normal - back) - jnp.square(s * normal - back - free) > (
                 2 * span * threshold
@@ -159,7 +181,7 @@ def boundary_step(
         return on(kept(s)) if norm == "l0" else point(s)
 
     def excess(e: Array) -> Array:
-        """Above 0 where the step is too long, or misses the hyperplane (L0: too few entries)."""
+        """Return a value above 0 if the step is too long or off the plane (L0: too few entries)."""
         hair = 0.01 * jnp.abs(change) + 1e-6 * jnp.abs(normal * (e + back)).sum()
         missed = jnp.abs(gap(e)) > jnp.abs(gap(first)) + hair
         return jnp.where(missed, radius, lengths(e + back) - radius)

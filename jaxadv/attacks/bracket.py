@@ -1,4 +1,4 @@
-"""The search for the weight c of a penalty: the largest that an adversarial image still bears."""
+"""Search for the weight c of a distance penalty: the largest c whose minimiser is adversarial."""
 
 from typing import Any, NamedTuple
 
@@ -7,11 +7,18 @@ from jaxtyping import Array, Bool, Float
 
 
 class Bracket(NamedTuple):
-    """The largest c that succeeded and the smallest that failed; scalars, one image.
+    """Bracket of the weight c for one image; every field is a scalar.
 
-    c: under trial; low, high: the two ends (0 and infinite: not known yet), with the margins and
-    the distances of what was found there; run: successes in a row (failures: negative); round:
-    values of c that are done.
+    Attributes:
+        c: The value under trial.
+        low: Largest c that succeeded (0: none yet).
+        high: Smallest c that failed (infinite: none yet).
+        margin_low: Margin of the minimiser for `low`.
+        margin_high: Margin of the minimiser for `high`.
+        distance_low: Distance of the minimiser for `low`.
+        distance_high: Distance of the minimiser for `high`.
+        run: Number of successes in a row (failures: negative).
+        round: Number of values of c that are done.
     """
 
     c: Any
@@ -26,15 +33,24 @@ class Bracket(NamedTuple):
 
     @classmethod
     def begin(cls, c: Float[Array, ""]) -> "Bracket":
-        """Before the first c is done."""
+        """Return the bracket before the first trial."""
         zero, infinite, none = jnp.zeros_like(c), jnp.full_like(c, jnp.inf), jnp.int32(0)
         return cls(c, zero, infinite, zero, zero, infinite, zero, none, none)
 
     def after(self, success: Any, margin: Any, distance: Any) -> "Bracket":
-        """With the outcome of c taken in, and the next c to be tried.
+        """Return the bracket after the trial of c, with the next c.
 
-        Doubled or halved until both ends are known; then where the margin would be 0 if it were
-        linear in log c between them (regula falsi; an end that stays counts half: Illinois).
+        c is doubled or halved until both ends are known. After that it is the point at which the
+        margin would be 0 if it were linear in log c between the ends (regula falsi; an end that
+        stays counts half, after Illinois).
+
+        Args:
+            success: bool scalar, whether the minimiser for c is adversarial.
+            margin: Margin of that minimiser.
+            distance: Distance of that minimiser from the image.
+
+        Returns:
+            The new bracket.
         """
         run = jnp.where(success, jnp.maximum(self.run, 0) + 1, jnp.minimum(self.run, 0) - 1)
         low, high = jnp.where(success, self.c, self.low), jnp.where(success, self.high, self.c)
@@ -56,6 +72,6 @@ class Bracket(NamedTuple):
         )
 
     def settled(self, tolerance: Any) -> Bool[Array, ""]:
-        """Whether the ends agree to the relative `tolerance` in distance (or, at a jump, in c)."""
+        """Return whether the ends agree to a relative `tolerance` in distance (at a jump, in c)."""
         agree = self.distance_low <= self.distance_high * (1 + tolerance)
         return (self.low > 0) & (agree | (self.high <= self.low * (1 + tolerance)))

@@ -1,4 +1,4 @@
-"""Brendel and Bethge's attack: from an adversarial image along the boundary towards the image."""
+"""Brendel-Bethge attack: from an adversarial start along the decision boundary to the image."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,15 +14,25 @@ from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import pytree, static, where
 
 RADIUS = {"linf": 0.3, "l2": 0.5, "l1": 0.1, "l0": 1.0}
-CLEAR = 4e-6  # of the largest logit: nearer to the boundary an answer is rounding
+CLEAR = 4e-6  # of the largest logit: a smaller margin is within rounding
 
 
 class BrendelBethgeState(NamedTuple):
-    """image: what is asked next [H, W, C]; drawn: starts asked so far; halved: images asked by the
-    binary search; step: gradients taken; since: those from the first adversarial iterate on.
-    phase: 0 looks for a start, 1 searches between the image and `far`, the start found [H, W, C], 2
-    follows the boundary. low, high: shares of the distance of `far`, without and with success;
-    normal: the averaged gradient [H, W, C]; key: of the draws.
+    """State of one run of `BrendelBethge`.
+
+    Attributes:
+        image: [H, W, C] float32, the next query.
+        phase: int32 scalar: 0 looks for a start, 1 is the binary search between the image and
+            `far`, 2 follows the boundary.
+        drawn: int32 scalar, random starts queried so far.
+        halved: int32 scalar, queries of the binary search so far.
+        step: int32 scalar, gradients taken.
+        since: int32 scalar, gradients taken from the first adversarial iterate on.
+        far: [H, W, C] float32, the adversarial start.
+        low: float32 scalar, fraction of the distance of `far` that failed in the binary search.
+        high: float32 scalar, fraction of the distance of `far` that succeeded.
+        normal: [H, W, C] float32, the averaged gradient of the margin.
+        key: Random key of the draws.
     """
 
     image: Any
@@ -42,29 +52,42 @@ class BrendelBethgeState(NamedTuple):
 class BrendelBethge(MinimumNorm):
     """Brendel-Bethge attack (Brendel et al. 2019, arXiv 1907.01003): least distance.
 
-    Begins at the first adversarial one of `problem.start` (`ja.run(..., start=)`; the first restart
-    only) and uniform draws from the box, and searches between it and the image for the boundary;
-    then each step goes to the point of the linearised boundary that is nearest to the image, within
-    an L2 ball around the iterate (`boundary_step`). norm: all four; steps: gradients per restart;
-    restarts: each with draws of its own. learning_rate: the ball's first radius, as a share of the
-    box's diagonal (None: L2 0.5, Linf 0.3, L1 0.1, L0 1); decay: its factor, `decays` times, after
-    equal numbers of steps. momentum: the share of the former average in the gradient. overshoot:
-    how far a step aims beyond the boundary, 1 being the boundary itself. draws: the most draws (0:
-    only the start); search: halvings between the image and its start, along the norm's own
-    projection of the start onto smaller balls.
+    The attack takes as start the first adversarial image among `problem.start` (`ja.run(...,
+    start=)`; the first restart only) and uniform draws from the box, and finds the boundary between
+    it and the image by binary search. Then each step goes to the point of the linearised boundary
+    that is nearest to the image, within an L2 ball around the iterate (`boundary_step`). Where no
+    start is adversarial (a noise image has one class, which may be the label), the steps begin at
+    the image, and the ball keeps its first radius until they have crossed the boundary.
 
-    Where no start is adversarial (a noise image has one class, which may be the label), the steps
-    begin at the image, and the ball keeps its first radius until they have crossed the boundary.
-    Per restart `steps` backward and at most draws + search + 2 + steps forward passes. Steps aim no
-    nearer to the boundary than a few rounding errors of the logits. Raises ValueError for settings
-    not listed here.
+    Steps aim no nearer to the boundary than a few rounding errors of the logits. A wide ball suits
+    L2 on smooth networks; where gradients are unreliable, a smaller one (0.1) may come nearer. In
+    L0 an entry must be able to return to its original value in one step.
 
     Foolbox's ball has a radius of 1e-3 times the number of entries of the whole batch, so its
-    results depend on the batch; here it depends on the box alone. For one MNIST image theirs is
-    0.028 of the diagonal, too little in L2; for a hundred it is no bound at all. A wide ball suits
-    L2 on smooth networks; where gradients mislead, a smaller one (0.1) may come nearer. In L0 an
-    entry must be able to go back its whole way in one step. Foolbox also gives up a batch in which
-    one image has no start.
+    results depend on the batch; here the radius depends on the box alone. For one MNIST image
+    Foolbox's radius is 0.028 of the diagonal, too little in L2; for a hundred images it is no bound
+    at all. Foolbox also gives up a batch in which one image has no start.
+
+    Each restart costs `steps` backward and at most `draws + search + 2 + steps` forward passes.
+
+    Attributes:
+        norm: "linf", "l2", "l1" or "l0".
+        steps: Gradients per restart.
+        restarts: Runs per image, each with its own random draws.
+        learning_rate: First radius of the ball, as a fraction of the diagonal of the box (None: L2
+            0.5, Linf 0.3, L1 0.1, L0 1).
+        decay: Factor of the radius, applied `decays` times after equal numbers of steps.
+        decays: Number of times that the radius is multiplied by `decay`.
+        momentum: Weight of the former average in the averaged gradient.
+        overshoot: How far a step aims beyond the boundary; 1 is the boundary itself.
+        draws: Largest number of random starts (0: only `problem.start`).
+        search: Halvings between the image and the start, along the projections of the start onto
+            smaller balls of the norm.
+
+    Raises:
+        ValueError: If `norm` is unknown, `steps`, `restarts` or `decays` is below 1, `draws`,
+            `search` or `learning_rate` is below 0, `decay` or `momentum` is not in [0, 1], or
+            `overshoot` is not in [1, 2].
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -86,6 +109,7 @@ class BrendelBethge(MinimumNorm):
     SEEK: ClassVar[int] = 0
     SEARCH: ClassVar[int] = 1
     FOLLOW: ClassVar[int] = 2
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,7 +137,7 @@ class BrendelBethge(MinimumNorm):
         return where(problem.rank == 0, state._replace(image=problem.start), fresh)
 
     def _another(self, problem: Problem, state: BrendelBethgeState) -> BrendelBethgeState:
-        """With another draw as the start to be asked, or the image itself when all are used up."""
+        """Return the state with the next random start, or the image once all draws are used up."""
         left = state.drawn < self.draws
         uniform = jax.random.uniform(
             jax.random.fold_in(state.key, state.drawn), problem.image.shape, problem.image.dtype
@@ -134,7 +158,7 @@ class BrendelBethge(MinimumNorm):
     def tell(
         self, problem: Problem, state: BrendelBethgeState, answer: Answer
     ) -> BrendelBethgeState:
-        found = across(problem.goal, answer.logits[0])  # also where epsilon rules it out
+        found = across(problem.goal, answer.logits[0])  # also beyond epsilon
         sought = where(
             found,
             self._between(problem, state._replace(far=state.image, phase=jnp.int32(self.SEARCH))),
@@ -154,7 +178,7 @@ class BrendelBethge(MinimumNorm):
         return where(state.phase == self.SEEK, sought, begun)
 
     def _between(self, problem: Problem, state: BrendelBethgeState) -> BrendelBethgeState:
-        """With the next image of the binary search, or its last success as the first iterate."""
+        """Return the state with the next query of the binary search, or with its last success."""
         over = state.halved >= self.search
         share = jnp.where(over, state.high, (state.low + state.high) / 2)
         whole = self.geometry.distance(state.far - problem.image)
@@ -168,9 +192,18 @@ class BrendelBethge(MinimumNorm):
     def _follow(
         self, problem: Problem, state: BrendelBethgeState, answer: Answer, found: Any
     ) -> BrendelBethgeState:
-        """After one step within the trust region; found: whether it came from across the boundary.
+        """Return the state after one step within the trust region.
 
-        The ball shrinks from then on, however far beyond epsilon that is.
+        The ball shrinks from the first adversarial iterate on, regardless of epsilon.
+
+        Args:
+            problem: The problem of this image.
+            state: The state before the step.
+            answer: Logits and gradient at the iterate.
+            found: bool scalar, whether the iterate is adversarial.
+
+        Returns:
+            The state with the next iterate.
         """
         logits = answer.logits[0]
         margin, gradient = problem.goal.margin(logits), -answer.gradients[0, 0]

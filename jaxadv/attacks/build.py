@@ -1,4 +1,4 @@
-"""An attack from its name and its settings, as a command line or a file gives them."""
+"""Construction of an attack from its name and settings, for the command line and sweep files."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,12 +12,22 @@ KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or fal
 
 
 def build_attack(name: str, settings: Mapping[str, Any]) -> Any:
-    """The attack of that name (in any case) with these settings.
+    """Build the attack of this name with these settings.
 
-    For an attack around another one, such as MinimalEpsilon, they are those of the attack inside:
-    PGD, or the one that `attack` names (a mapping with `name` and its settings). Raises ValueError
-    for an unknown name, norm or loss, and for settings that the attack does not have, of another
-    type, or that it needs and are not given.
+    The settings of a wrapper attack, such as MinimalEpsilon, that are not its own fields go to the
+    wrapped attack: PGD, or the one that the setting `attack` names (a mapping with `name` and its
+    settings).
+
+    Args:
+        name: Name of the attack, in any case.
+        settings: Values of the fields of the attack.
+
+    Returns:
+        The attack.
+
+    Raises:
+        ValueError: If the name, the norm or the loss is unknown, a setting is not a field of the
+            attack, has another type than the default of the field, or is required and missing.
 
     >>> from jaxadv.attacks import build_attack
     >>> build_attack("pgd", {"steps": 10}).steps
@@ -52,8 +62,11 @@ def build_attack(name: str, settings: Mapping[str, Any]) -> Any:
 
 
 def _check_type(attack: str, field: Any, value: Any) -> None:
-    """ValueError where a setting is not of its default's type; integers are numbers too, and the
-    default of a leaf may be written as an integer and mean a number."""
+    """Raise ValueError if a setting does not have the type of its default.
+
+    Integers are accepted for numbers; the default of a pytree leaf may be written as an integer and
+    stand for a number.
+    """
     default = type(field.default)
     if default not in KINDS or type(value) is default:
         return

@@ -1,8 +1,8 @@
-"""A walk that ends at the first point across the boundary, and a line search from there.
+"""Base of attacks that walk to the first point across the boundary and then search the line.
 
-Every tick of the walk asks for the iterate and its gradients. When the walk is over (it is across,
-or its gradients are spent) the line between the image and the nearest adversarial point is halved
-`search` times; these ticks read answers only.
+Every tick of the walk queries the iterate and its gradients. When the walk is over (the iterate is
+adversarial, or the gradients are used up), the line between the image and the nearest adversarial
+point is halved `search` times; these ticks need logits only.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -16,8 +16,15 @@ from jaxadv.core.pytree import pytree, static
 
 
 class Line(NamedTuple):
-    """closest, distance: the nearest adversarial iterate [H, W, C]; low, high: shares of the way
-    from the image to it that failed and succeeded; asked: images of the search (-1: walking)."""
+    """State of the line search of a `Crossing` attack.
+
+    Attributes:
+        closest: [H, W, C] float32, the nearest adversarial iterate.
+        distance: float32 scalar, its distance from the image (infinite: none yet).
+        low: float32 scalar, fraction of the way from the image to `closest` that failed.
+        high: float32 scalar, fraction of that way that succeeded.
+        asked: int32 scalar, queries of the search so far (-1: the walk is not over).
+    """
 
     closest: Any
     distance: Any
@@ -27,18 +34,23 @@ class Line(NamedTuple):
 
     @classmethod
     def begin(cls, problem: Problem) -> "Line":
-        """Before the first tick."""
+        """Return the line before the first tick."""
         zero = jnp.float32(0)
         return cls(problem.image, zero + jnp.inf, zero, zero + 1, jnp.int32(-1))
 
 
 @pytree
 class Crossing(MinimumNorm):
-    """Base of the walks; a subclass's state has the fields `image`, `step` and `line`.
+    """Base of the walks; the state of a subclass has the fields `image`, `step` and `line`.
 
-    steps: most gradients of the walk; search: halvings of the line at its end. At most `steps`
-    backward (times `pullbacks`) and `steps + 1 + search` forward passes. Deterministic, hence no
-    restarts. Where the problem's start is adversarial already, the walk is over at once.
+    A run costs at most `steps` backward passes (times `pullbacks`) and `steps + 1 + search` forward
+    passes. The walks are deterministic, hence have no restarts. If the problem's start is already
+    adversarial, the walk is over at once.
+
+    Attributes:
+        norm: Norm in which the nearest adversarial image is kept.
+        steps: Largest number of gradients of the walk.
+        search: Halvings of the line at the end of the walk.
     """
 
     search: int = static(default=0)
@@ -53,11 +65,18 @@ class Crossing(MinimumNorm):
         return self.gradients + 1 + self.search
 
     def walk(self, problem: Problem, state: Any, answer: Answer, across: Array) -> Any:
-        """The state with the next iterate (which is clipped to the box); across: is this one?"""
+        """Return the state with the next iterate; the caller clips it to the box.
+
+        Args:
+            problem: The problem of this image.
+            state: The state before the step.
+            answer: Logits and gradients at the iterate.
+            across: bool scalar, whether the iterate is adversarial.
+        """
         raise NotImplementedError
 
     def ends(self, problem: Problem, state: Any, across: Bool[Array, ""]) -> Bool[Array, ""]:
-        """Whether the iterate is the walk's last."""
+        """Return whether the iterate is the last one of the walk."""
         return across
 
     def reads(self, problem: Problem, state: Any) -> Reads:

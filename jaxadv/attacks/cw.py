@@ -1,4 +1,4 @@
-"""Carlini and Wagner's attacks: the least perturbation in tanh space, by Adam, in three norms."""
+"""Carlini-Wagner attacks: the least perturbation in tanh space by Adam, in L2, Linf and L0."""
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -15,7 +15,7 @@ from jaxadv.core.pytree import pytree, static, where
 if TYPE_CHECKING:  # optax is imported where it is used: it would be a third of `import jaxadv`
     import optax
 
-PAPER = {  # rounds (of Linf and L0: no limit in the paper), learning_rate, initial_c, largest_c
+PAPER = {  # rounds (Linf and L0: no limit in the paper), learning_rate, initial_c, largest_c
     "l2": (9, 0.01, 1e-3, np.inf),
     "linf": (200, 5e-3, 1e-5, 20.0),
     "l0": (500, 0.01, 1e-3, 2e6),
@@ -23,14 +23,20 @@ PAPER = {  # rounds (of Linf and L0: no limit in the paper), learning_rate, init
 TINY = (
     1e-12  # Adam's epsilon: with the usual 1e-8 a small c would not move pixels where tanh is flat
 )
-WITHIN = 1e-4  # Linf: the excess over tau, as a share of c, that is none
+WITHIN = 1e-4  # Linf: an excess over tau below this fraction of c counts as 0
 SHARE = 0.3  # L0: of n changed entries SHARE * sqrt(n) are fixed at a time, at least one
 
 
 class Task(NamedTuple):
-    """What a round does. begin: where it begins [H, W, C]; weight: its c (Linf, L0: `low` is the
-    one that succeeded last); tau, factor: Linf's threshold, and what it is multiplied by after a
-    success; refined: how often the factor has come nearer to 1; free: L0's entries that may change.
+    """Parameters of the current round of `CW`.
+
+    Attributes:
+        begin: [H, W, C] float32, the w at which the round begins.
+        weight: The search for c (Linf and L0: `low` is the c that succeeded last).
+        tau: float32 scalar, the threshold of the Linf penalty.
+        factor: float32 scalar, the factor of tau after a success.
+        refined: int32 scalar, how often `factor` was moved nearer to 1.
+        free: [H, W, C] bool, the entries that may change in L0.
     """
 
     begin: Any
@@ -42,7 +48,14 @@ class Task(NamedTuple):
 
 
 class CWState(NamedTuple):
-    """w: the iterate in tanh space [H, W, C]; adam: optax's state."""
+    """State of one run of `CW`.
+
+    Attributes:
+        w: [H, W, C] float32, the iterate in tanh space.
+        adam: State of the optax optimizer.
+        task: Parameters of the current round.
+        progress: Progress of the rounds and the best image so far.
+    """
 
     w: Any
     adam: Any
@@ -55,33 +68,52 @@ class CW(Rounds):
     """Carlini-Wagner attack (Carlini and Wagner 2016, arXiv 1608.04644): least L2, Linf or L0.
 
     A round takes at most `steps` steps of Adam in tanh space on penalty + c * max(margin +
-    confidence, 0). Distances are in sides of the box, so that the constants fit every box.
+    confidence, 0). Distances are in sides of the box, so that the constants fit every box. The
+    attack is deterministic; `start` replaces the image as the first point.
 
-    norm="l2": the penalty is the squared distance; `rounds` values of c, from initial_c ten times
-    as much until one succeeds, then bisection, each from the image.
-    norm="linf": the sum of what exceeds tau. Once adversarial within tau, tau becomes `decrease`
-    times the distance reached, and the next round goes on from there; a round that fails is
-    repeated with twice the c, up to largest_c. `refinements`: how often, after that, the distance
-    from `decrease` to 1 is halved to try less (paper: 0, leaving up to a tenth).
-    norm="l0": the L2 penalty on the entries that are free. Once adversarial, entries are fixed to
-    the image's: those unchanged, and of n others the 0.3 sqrt(n) of least |gradient * change| (the
-    authors' code; the paper: one); the next round goes on from there, or with twice the c. Entries
-    are counted, not pixels.
+    In L2 the penalty is the squared distance. c is multiplied by ten, from `initial_c`, until a
+    round succeeds, and then found by bisection; every round starts at the image.
 
-    learning_rate: Adam's, in tanh space; confidence: how far beyond the boundary, in logits;
-    abort_early: end a round once the loss has not fallen by 1e-4 of itself in a tenth of it, judged
-    for each image alone. None: the authors' values for that norm (`rounds`: theirs have no limit
-    but in L2). steps: the authors' code takes 10,000 in L2; steps * learning_rate bounds how far a
-    round leads in tanh space, where from face to face it is 3.7. `start` replaces the image as the
-    first point. Deterministic.
+    In Linf the penalty is the sum of the excess over a threshold tau. Once the iterate is
+    adversarial within tau, tau becomes `decrease` times the distance reached, and the next round
+    continues from there; a round that fails is repeated with twice the c, up to `largest_c`.
+
+    In L0 the penalty is that of L2 on the free entries. Once the iterate is adversarial, entries
+    are fixed to the image's values: the unchanged ones, and of the n others the 0.3 sqrt(n) of
+    least |gradient * change| (as in the authors' code; the paper fixes one). The next round
+    continues from there, or with twice the c. Entries are counted, not pixels.
 
     Where implementations clip the image by 1e-6 before the arctanh, pixels on a face of the box
-    leave it after some 500 steps, or never; here the tanh is that of a larger box, and 9 rounds of
-    100 steps come within a per cent of 9 of 1000. The authors end Linf at tau = 1 / 256, above the
-    distances of many networks; here only c ends it. One forward and one backward pass a step, at
-    most rounds * steps, and one forward pass for the answer. With a confidence above 0 the nearest
-    image that has it is returned (`keep="last"`), and the others have failed. Raises ValueError for
-    settings not listed here.
+    leave it after some 500 steps, or never. Here the tanh is that of a larger box, and 9 rounds of
+    100 steps come within one per cent of 9 rounds of 1000. The authors end Linf at tau = 1 / 256,
+    above the distances of many networks; here only c ends it.
+
+    Each step costs one forward and one backward pass, at most `rounds * steps` in all, and the
+    final image one more forward pass. With a confidence above 0 the nearest image that has it is
+    returned (`keep="last"`), and the others count as failures.
+
+    Attributes:
+        steps: Largest number of steps of a round (the authors' code takes 10,000 in L2). `steps *
+            learning_rate` bounds how far a round moves in tanh space, where the distance from face
+            to face is 3.7.
+        rounds: Largest number of rounds; in L2, values of c (None: 9 in L2, 200 in Linf, 500 in L0;
+            the authors limit it in L2 only).
+        learning_rate: Learning rate of Adam in tanh space (None: the authors' value for the norm).
+        initial_c: First value of c (None: the authors' value for the norm).
+        confidence: Required distance beyond the boundary, in logits.
+        abort_early: End a round when the loss has not fallen by a fraction of 1e-4 within a tenth
+            of the round; decided for each image on its own.
+        norm: "l2", "linf" or "l0".
+        largest_c: c above which the search ends (None: the authors' value for the norm).
+        decrease: Factor of tau after a success in Linf.
+        refinements: How often, in Linf after the largest c has failed, the gap between the factor
+            of tau and 1 is halved to attempt a smaller decrease (paper: 0, which leaves up to a
+            tenth of the distance).
+
+    Raises:
+        ValueError: If `norm` is unknown, `steps` or `rounds` is below 1, `learning_rate`,
+            `initial_c` or `largest_c` is not above 0, `confidence` or `refinements` is below 0, or
+            `decrease` is not in (0, 1).
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -114,7 +146,7 @@ class CW(Rounds):
         self.check_least(refinements=0)
 
     def adam(self) -> "optax.GradientTransformation":
-        """The optimiser of a round."""
+        """Return the optimizer of a round."""
         import optax
 
         return optax.adam(self.learning_rate, eps=TINY)
@@ -128,7 +160,7 @@ class CW(Rounds):
         return CWState(w, self.adam().init(w), task, Progress.begin(problem.image))
 
     def iterate(self, problem: Problem, state: CWState) -> Float[Array, "..."]:
-        """The image of w; entries that are fixed are exactly the original's."""
+        """Return the image of w; fixed entries are exactly those of the original."""
         image = TanhSpace.around(problem).leave(problem, state.w)
         return jnp.where(state.task.free, image, problem.image)
 
@@ -143,7 +175,7 @@ class CW(Rounds):
         lacking, success = self.shortfall(problem.goal, answer.logits[0])
         penalty, pull = self.penalty(delta, task)
 
-        # Linf and L0 end a round at its first success, L2 looks on for the nearest one.
+        # Linf and L0 end a round at its first success; L2 continues for the nearest one.
         progress = self.seen(state.progress, success, image, self.geometry.distance(delta))
         ends = {"l2": False, "linf": success & (penalty <= WITHIN * task.weight.c), "l0": success}
         loss = penalty + task.weight.c * lacking
@@ -164,18 +196,18 @@ class CW(Rounds):
         return CWState(w, adam, task, progress)
 
     def penalty(self, delta: Float[Array, "..."], task: Task) -> tuple[Any, Any]:
-        """What stands for the distance, and its gradient [H, W, C]."""
+        """Return the penalty that stands for the distance, and its gradient [H, W, C]."""
         if self.norm == "linf":
             excess = jnp.abs(delta) - task.tau
             return jnp.maximum(excess, 0).sum(), jnp.sign(delta) * (excess > 0)
         return jnp.square(delta).sum(), 2 * delta
 
     def after_l2(self, task: Task, reached: Any, w: Any, delta: Any, slope: Any) -> Task:
-        """The next round: the next c of the search."""
+        """Return the task of the next round in L2: the next c of the search."""
         return task._replace(weight=task.weight.after(reached))
 
     def after_linf(self, task: Task, reached: Any, w: Any, delta: Any, slope: Any) -> Task:
-        """The next round: a smaller tau from here; or twice the c; or a tau that is less small."""
+        """Return the task of the next round in Linf: a smaller tau, twice c, or another factor."""
         c, low = task.weight.c, task.weight.low
         weight = task.weight._replace(
             c=jnp.where(reached, c, 2 * c), low=jnp.where(reached, c, low)
@@ -193,7 +225,7 @@ class CW(Rounds):
         )
 
     def after_l0(self, task: Task, reached: Any, w: Any, delta: Any, slope: Any) -> Task:
-        """The next round: fewer free entries from here; or twice the c."""
+        """Return the task of the next round in L0: fewer free entries, or twice the c."""
         changed = task.free & (delta != 0)
         count = changed.sum()
         fixed = jnp.maximum(jnp.floor(SHARE * jnp.sqrt(count)), 1)

@@ -1,7 +1,7 @@
-"""DDN: the direction follows the gradient, the norm follows success. Minimum L2 distance.
+"""DDN: the direction follows the gradient, the norm follows success; minimum L2 distance.
 
-Each step adds a normalised gradient to the perturbation, and puts the sum onto a sphere around the
-image. The sphere shrinks after an adversarial iterate and grows after any other.
+Each step adds a normalised gradient to the perturbation and projects the sum onto a sphere around
+the image. The sphere shrinks after an adversarial iterate and grows after any other.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -26,9 +26,15 @@ from jaxadv.core.pytree import pytree, static
 
 
 class DDNState(NamedTuple):
-    """image: the iterate [H, W, C]; radius: of the sphere it lies on; step: gradients so far;
-    noise: the direction taken where there is no gradient [H, W, C] (one for the whole run: to draw
-    at every tick would cost as much as a small network)."""
+    """State of one run of `DDN`.
+
+    Attributes:
+        image: [H, W, C] float32, the iterate.
+        radius: float32 scalar, radius of the sphere on which the iterate lies.
+        step: int32 scalar, gradients taken so far.
+        noise: [H, W, C] float32, the direction of a step where the gradient is 0; one for the whole
+            run, since a draw at every tick would cost as much as a small network.
+    """
 
     image: Any
     radius: Any
@@ -40,22 +46,34 @@ class DDNState(NamedTuple):
 class DDN(MinimumNorm):
     """Decoupled direction and norm (Rony et al. 2018, arXiv 1811.09600): least distance in L2.
 
-    radius: of the first sphere, in sides of the box (1 where images lie in [0, 1]); gamma: the
-    share by which the radius shrinks or grows; step_size: length of the first step, in sides of the
-    box, which falls along a cosine to `last_step` of it; levels: 0, or the number of grey values
-    that every image asked is rounded to (256: an image file holds the result unchanged; the paper's
-    tables are with it). restarts: the first begins at the image (or the problem's start, with its
-    distance for radius), the others at random points of the first sphere's ball.
+    The direction is that of the gradient of the cross-entropy (targeted: of its descent). It is
+    computed from the log-odds, of which the cross-entropy is a monotone function, so that it does
+    not vanish where the network is confident. Where it is zero all the same, the direction is
+    random.
 
-    The direction is that of the cross-entropy's gradient (targeted: of its descent), taken from the
-    log-odds, of which the cross-entropy is a monotone function: it does not vanish where a network
-    is sure. Where it is zero all the same the direction is random. Two choices differ from the
-    paper's code. The perturbation is scaled so that after clipping to the box it lies on the sphere
-    (there: before, and the norm falls short of what was wanted). And rounding is not accumulated:
-    the iterate stays unrounded, else late steps, smaller than half a level, would be lost.
+    Two choices differ from the paper's code. The perturbation is scaled so that it lies on the
+    sphere after clipping to the box (there: before clipping, so that the norm falls short of the
+    radius). Rounding is not accumulated: the iterate stays unrounded, otherwise late steps, smaller
+    than half a level, would be lost.
 
-    Per restart `steps` backward and `steps + 1` forward passes: the last iterate is judged too.
-    Raises ValueError for a norm other than "l2" and settings below or above what they can mean.
+    Each restart costs `steps` backward and `steps + 1` forward passes, since the last iterate is
+    evaluated too.
+
+    Attributes:
+        norm: "l2".
+        steps: Gradients per restart.
+        restarts: The first run starts at the image (or at the problem's start, with its distance as
+            radius), the others at random points of the first sphere's ball.
+        radius: Radius of the first sphere in sides of the box (1 where images lie in [0, 1]).
+        gamma: Fraction by which the radius shrinks or grows after each step.
+        step_size: Length of the first step in sides of the box; it decays along a cosine.
+        last_step: Fraction of `step_size` at the end of the decay.
+        levels: 0, or the number of grey values to which every query is rounded. With 256 an image
+            file holds the result unchanged; the paper's tables use it.
+
+    Raises:
+        ValueError: If `norm` is not "l2", `steps` or `restarts` is below 1, `radius` or `step_size`
+            is not above 0, `gamma` or `last_step` is not in (0, 1], or `levels` is 1 or negative.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -73,6 +91,7 @@ class DDN(MinimumNorm):
     last_step: Any = 0.01
     levels: int = static(default=0)
     norms: ClassVar[tuple[str, ...]] = ("l2",)
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,7 +121,7 @@ class DDN(MinimumNorm):
     def tell(self, problem: Problem, state: DDNState, answer: Answer) -> DDNState:
         import optax
 
-        # Not answer.adversarial: an image that rounding puts beyond epsilon is to shrink as well.
+        # Not answer.adversarial: the radius must shrink also if rounding exceeds epsilon.
         across = problem.goal.margin(answer.logits[0]) < 0
         radius = state.radius * jnp.where(across, 1 - self.gamma, 1 + self.gamma)
         radius = jnp.minimum(radius, farthest(self, problem))

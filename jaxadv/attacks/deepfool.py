@@ -1,4 +1,4 @@
-"""DeepFool: goes to where the linearised classifier changes its answer, until it has changed it."""
+"""DeepFool: steps to the boundary of the linearised classifier until the class has changed."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -16,7 +16,13 @@ from jaxadv.core.pytree import pytree, static
 
 
 class DeepFoolState(NamedTuple):
-    """image: the iterate [H, W, C]; step: ticks so far; line: of the search at the end."""
+    """State of one run of `DeepFool`.
+
+    Attributes:
+        image: [H, W, C] float32, the iterate.
+        step: int32 scalar, ticks so far.
+        line: State of the line search at the end.
+    """
 
     image: Any
     step: Any
@@ -28,24 +34,33 @@ class DeepFool(Crossing):
     """DeepFool (Moosavi-Dezfooli, Fawzi and Frossard 2015, arXiv 1511.04599): least distance.
 
     Each step linearises the differences between the label's logit and those of the other classes,
-    takes the hyperplane that is nearest (|f_k| / |w_k|_q), and goes 1 + overshoot times the way to
-    it. The walk ends at the first adversarial iterate.
+    takes the nearest hyperplane (|f_k| / |w_k|_q), and goes 1 + overshoot times the way to it. The
+    walk ends at the first adversarial iterate. The attack is deterministic.
 
-    norm: "l2", "linf" or "l1" (where the paper's formula leaves one entry a step, that of largest
-    weight: mind `steps`); classes: how many of the classes that the clean answer ranks first are
-    looked at, the label included (K at most): classes - 1 gradients a step. With `ja.Targeted`
-    goals one gradient: of the target less the largest other class. search: halvings of the line to
-    the image at the end (paper: none).
+    The paper has no box; here steps are clipped to it, as in other implementations. Where the box
+    takes more than half of the intended gain of a step, the walk would barely advance; then entries
+    at the edge of the box are excluded from the step. Where implementations add 1e-4 to the length
+    of each step so that it crosses the boundary, here the gap is enlarged by 1e-5 of the largest
+    logit: outputs are not near a tie, and the distance does not depend on the scale of the images.
 
-    The paper knows no box; its step is clipped here, as the peers do. Where the box takes more than
-    half of what a step is to gain, the walk all but stands still: then entries at the edge of the
-    box are left out of it. boxed: step to the hyperplane's nearest point in the box instead,
-    which is exact for linear models, and too far where a model is not nearly linear.
+    A run costs at most `steps * (classes - 1)` backward and `steps + 1 + search` forward passes.
 
-    Where implementations add 1e-4 to each step's length so that it gets across, here the gap is
-    enlarged by 1e-5 of the largest logit: no answer near a tie, and no distance that depends on the
-    scale of the images. Deterministic. At most `steps` * (classes - 1) backward and `steps + 1 +
-    search` forward passes. Raises ValueError for settings not listed here.
+    Attributes:
+        norm: "l2", "linf" or "l1". In L1 the paper's formula moves one entry a step, that of
+            largest weight, so choose `steps` accordingly.
+        steps: Largest number of steps.
+        search: Halvings of the line to the image at the end (paper: none).
+        classes: Number of classes considered, the label included (at most K): the most likely ones
+            under the clean logits. A step takes `classes - 1` gradients. With `ja.Targeted` goals
+            it takes one: of the target minus the largest other class.
+        overshoot: Fraction by which a step exceeds the way to the hyperplane.
+        boxed: Step to the nearest point of the hyperplane inside the box instead, which is exact
+            for linear models and too far where a model is not nearly linear.
+        pullbacks: Gradients per step; set by the engine.
+
+    Raises:
+        ValueError: If `norm` is unknown, `steps` is below 1, `search` or `overshoot` is below 0, or
+            `classes` is below 2.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -79,8 +94,10 @@ class DeepFool(Crossing):
     def pairs(
         self, problem: Problem, logits: Float[Array, " K"]
     ) -> tuple[Int[Array, " P"], Int[Array, ""]]:
-        """The classes aimed at, and the one to be left. Across the boundary the first is the class
-        reached: the others do not matter there."""
+        """Return the target classes and the source class.
+
+        Across the boundary the first target is the class reached; the others do not matter there.
+        """
         goal = problem.goal
         if isinstance(goal, Targeted):
             return goal.targets[None], goal.left(logits)
@@ -100,7 +117,17 @@ class DeepFool(Crossing):
         return state._replace(image=state.image + self.step(self.norm, problem, state, answer))
 
     def step(self, norm: str, problem: Problem, state: Any, answer: Answer) -> Float[Array, "..."]:
-        """From the iterate across the nearest hyperplane, by the gradients [P, H, W, C] there."""
+        """Return the step from the iterate across the nearest hyperplane.
+
+        Args:
+            norm: Norm in which the nearest hyperplane and the step are measured.
+            problem: The problem of this image.
+            state: The state at the iterate.
+            answer: Logits and gradients [P, H, W, C] at the iterate.
+
+        Returns:
+            [H, W, C] float32, the step; not yet clipped to the box.
+        """
         gradients, logits = answer.gradients[0], answer.logits[0]
         towards, away = self.pairs(problem, logits)
         gaps = jnp.abs(logits[towards] - logits[away])

@@ -16,7 +16,13 @@ STARTS = ("stripes", "corner", "ball")
 
 
 class DiverseState(NamedTuple):
-    """image: the iterate; direction: of the logits [K], climbed first; step: gradients so far."""
+    """State of one run of `Diverse`.
+
+    Attributes:
+        image: [H, W, C] float32, the iterate.
+        direction: [K] float32, the direction of the logits that the first steps ascend.
+        step: int32 scalar, gradients taken so far.
+    """
 
     image: Any
     direction: Any
@@ -27,17 +33,30 @@ class DiverseState(NamedTuple):
 class Diverse(Iterate):
     """Short runs of PGD on the margin, from starts that differ in the logits and in the image.
 
-    The first `spread` steps climb along a random direction of the logits (output diversified
-    initialisation: Tashiro, Song and Ermon 2020, arXiv 2003.07878), the others the margin, with
-    steps that shrink along a cosine from `first` to `final` epsilons (after Liu et al. 2022, arXiv
-    2203.05154). begin: where in the ball, "stripes" (columns of either sign, the start of the
-    Square attack), "corner" (entries of either sign) or "ball" (anywhere); in L2 and L1 stripes and
-    corners are scaled to the sphere. The first run of an image begins at the image itself and has
-    no random direction: what is easy falls there.
+    The first `spread` steps ascend a random direction of the logits (output diversified
+    initialisation: Tashiro, Song and Ermon 2020, arXiv 2003.07878). The other steps ascend the
+    loss, with a step size that decays along a cosine from `first` to `final` epsilons (after Liu et
+    al. 2022, arXiv 2203.05154). The first run of an image begins at the image itself, without a
+    random direction, and succeeds on the easy images.
 
-    norm: "linf", "l2", "l1" or "l0"; steps: gradients per restart; loss: as in `PGD`; sparsity: the
-    share of the entries that a step in L1 or L0 moves. Per restart at most `steps` backward and
-    `steps + 1` forward passes. Raises ValueError for settings that are not listed here.
+    Each restart costs at most `steps` backward and `steps + 1` forward passes.
+
+    Attributes:
+        norm: "linf", "l2", "l1" or "l0".
+        steps: Gradients per restart.
+        restarts: Runs per image.
+        spread: Number of steps along the random direction of the logits.
+        begin: Start of all runs but the first: "stripes" (columns of random sign, the start of the
+            Square attack), "corner" (entries of random sign) or "ball" (uniform in the ball). In L2
+            and L1 stripes and corners are scaled to the sphere.
+        loss: Loss of the other steps, as in `PGD`.
+        first: First step size, in epsilons.
+        final: Last step size, in epsilons.
+        sparsity: Fraction of the entries that a step in L1 or L0 moves.
+
+    Raises:
+        ValueError: If `norm`, `loss` or `begin` is unknown, `steps` or `restarts` is below 1, or
+            `spread` is below 0.
 
     >>> import jaxadv as ja
     >>> attack = ja.Diverse(steps=40, restarts=10)

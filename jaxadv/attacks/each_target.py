@@ -1,4 +1,4 @@
-"""Any attack, aimed at one wrong class after the other."""
+"""Wrapper that runs an attack against one target class after the other."""
 
 import dataclasses
 from typing import Any
@@ -13,12 +13,19 @@ from jaxadv.core.pytree import pytree, static
 
 @pytree
 class EachTarget(Around):
-    """Any attack, aimed at each of the wrong classes that the clean answer ranks first.
+    """Run any attack against each of the most likely wrong classes.
 
-    attack: any that takes a target; targets: how many classes, at most K - 1. Any wrong class is a
-    success, as before; a nearer mistake may well lie towards a class that an untargeted attack
-    never turns to. Each target is a run of its own, with all restarts of the attack before the
-    next: `targets` times the attack's passes. Raises ValueError where the goal names a target.
+    Any wrong class is a success, as for an untargeted attack; the nearest adversarial image may
+    well lie in a class that an untargeted attack never approaches. Each target is a run of its own,
+    with all restarts of the attack before the next target, so that the cost is `targets` times the
+    passes of the attack.
+
+    Attributes:
+        attack: The wrapped attack, which must accept a target.
+        targets: Number of target classes, at most K - 1, in the order of the clean logits.
+
+    Raises:
+        ValueError: If `targets` is below 1 or the goal is targeted.
 
     >>> import jaxadv as ja
     >>> attack = ja.EachTarget(ja.PGD(loss="margin"), targets=9)

@@ -12,7 +12,14 @@ from jaxadv.core.pytree import pytree, static, where
 
 
 class EADState(NamedTuple):
-    """x: the iterate [H, W, C]; y: where its momentum has brought it, and the gradient is taken."""
+    """State of one run of `EAD`.
+
+    Attributes:
+        x: [H, W, C] float32, the iterate.
+        y: [H, W, C] float32, the point after the momentum step, where the gradient is taken.
+        weight: The search for c.
+        progress: Progress of the rounds and the best image so far.
+    """
 
     x: Any
     y: Any
@@ -24,22 +31,36 @@ class EADState(NamedTuple):
 class EAD(Rounds):
     """Elastic-net attack (Chen et al. 2017, arXiv 1709.04114): least distance in L1.
 
-    Minimises c * max(margin + confidence, 0) + |d|_2^2 + beta |d|_1 over the box, d in sides of the
-    box: `rounds` values of c, from initial_c ten times as much until one succeeds, then bisection,
-    each with at most `steps` steps of FISTA from the image. learning_rate: the first step size (it
-    falls as the square root of what is left of the round); beta: what each step shrinks every entry
-    of d by, as in the paper (proximal gradient descent on the formula above would shrink by beta
-    times the step size). The paper's 1e-3 leaves many small entries: on an MNIST network 1.6 times
-    the proved least distance, against 1.16 with 0.01 and 1.06 with 0.03. rule: the success returned
-    has the least "l1" distance, or the least "en", |d|_2^2 + beta |d|_1 (`keep="last"`).
-    confidence: how far beyond the boundary, in logits; images that do not get there have failed.
-    abort_early: end a round once the loss has not fallen by 1e-4 of itself in a tenth of it, judged
-    for each image alone (implementations sum it over the batch). `start` replaces the image as the
-    first point. Deterministic.
+    The attack minimises c * max(margin + confidence, 0) + |d|_2^2 + beta |d|_1 over the box, with d
+    in sides of the box. c is multiplied by ten, from `initial_c`, until a round succeeds, and then
+    found by bisection. Each value of c takes at most `steps` steps of FISTA from the image. It is
+    deterministic; `start` replaces the image as the first point.
 
-    A step asks for the gradient at y and for the class of x, as in the authors' code: two forward
-    passes and one backward pass; one forward pass more for the answer. y is clipped to the box,
-    which the authors' is not. Raises ValueError for settings not listed here.
+    A step queries the gradient at y and the class of x, as in the authors' code: two forward passes
+    and one backward pass. The final image costs one more forward pass. y is clipped to the box,
+    unlike in the authors' code.
+
+    Attributes:
+        steps: Largest number of steps for one value of c.
+        rounds: Number of values of c.
+        learning_rate: First step size; it falls as the square root of the remaining fraction of the
+            round.
+        initial_c: First value of c.
+        confidence: Required distance beyond the boundary, in logits; images that do not reach it
+            count as failures.
+        abort_early: End a round when the loss has not fallen by a fraction of 1e-4 within a tenth
+            of the round; decided for each image on its own (implementations sum the loss over the
+            batch).
+        beta: Amount by which each step shrinks every entry of d, as in the paper (proximal gradient
+            descent on the formula above would shrink by beta times the step size). The paper's 1e-3
+            leaves many small entries: on an MNIST network 1.6 times the proved least distance,
+            against 1.16 with 0.01 and 1.06 with 0.03.
+        rule: Selection of the image returned: the success with the least "l1" distance, or with the
+            least "en", |d|_2^2 + beta |d|_1 (`keep="last"`).
+
+    Raises:
+        ValueError: If `steps` or `rounds` is below 1, `learning_rate` or `initial_c` is not above
+            0, `confidence` or `beta` is below 0, or `rule` is neither "l1" nor "en".
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])

@@ -1,4 +1,4 @@
-"""FAB: walks along the decision boundary towards the point of it that is nearest to the image.
+"""FAB: walks along the decision boundary to its point nearest to the image.
 
 Each step linearises the classifier, projects the iterate and the image onto the hyperplane at which
 the class would change, within the box, and goes to a point between the two projections.
@@ -16,15 +16,24 @@ from jaxadv.core.attack import Answer, Attack, Problem, Reads, check_targets, li
 from jaxadv.core.goals import Evading, Goal, Targeted
 from jaxadv.core.pytree import pytree, static, where
 
-WITHIN = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # box sides: the epsilon of starts where none is given
-BEYOND = 0.01  # the share of the margin at which the final search aims: not at the boundary itself
+WITHIN = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # box sides: epsilon of starts if none is given
+BEYOND = 0.01  # fraction of the margin at which the final search aims, short of the boundary
 
 
 class FABState(NamedTuple):
-    """image: what is asked next [H, W, C]; tick: images asked so far; target: the class aimed at
-    (FAB-T); closest, distance: the nearest adversarial iterate [H, W, C]. The final search looks
-    between the image (share 0) and `closest` (share 1): low, high: shares that failed and
-    succeeded, with their margins."""
+    """State of one run of `FAB`; the final search looks between the image and `closest`.
+
+    Attributes:
+        image: [H, W, C] float32, the next query.
+        tick: int32 scalar, queries so far.
+        target: int32 scalar, the target class (FAB-T).
+        closest: [H, W, C] float32, the nearest adversarial iterate.
+        distance: float32 scalar, its distance from the image (infinite: none yet).
+        low: float32 scalar, fraction of the way from the image (0) to `closest` (1) that failed.
+        high: float32 scalar, fraction of that way that succeeded.
+        margin_low: float32 scalar, the margin at `low`.
+        margin_high: float32 scalar, the margin at `high`.
+    """
 
     image: Any
     tick: Any
@@ -41,23 +50,39 @@ class FABState(NamedTuple):
 class FAB(Attack):
     """Fast Adaptive Boundary attack (Croce and Hein 2019, arXiv 1907.02044): least distance.
 
-    norm: "linf", "l2" or "l1"; steps: linearisations per restart; restarts: the first begins at the
-    image, the others at uniform draws from the ball of half of epsilon around it (where epsilon is
-    infinite, of half of 0.3, 1 and 5 box sides in Linf, L2 and L1). targets: 0 linearises the
-    difference to every other class and takes the hyperplane that is nearest: K - 1 gradients a
-    step. Above 0 this is FAB-T: aim at each of so many wrong classes, those that the clean answer
-    ranks first, for one gradient a step (any wrong class is a success; at most K - 1, each with all
-    its restarts before the next). With `ja.Targeted` goals a step takes one gradient, of the target
-    less the largest other class. alpha_max: the largest weight of the image's own projection; eta:
-    how far beyond the hyperplane; beta: what remains of an adversarial iterate's way from the image
-    after the step back; search: images asked at the end between the image and the closest
-    adversarial one (paper: 3; AutoAttack leaves this out: 0). bounded: take an epsilon, and end at
-    the first adversarial image within it (so AutoAttack uses it). pullbacks: set by the engine.
+    As in the paper and its code, a step makes two queries: one for the class of the new iterate,
+    and one for the gradients there or, if it is adversarial, at the point stepped back to. Unless
+    `bounded`, the nearest adversarial query is returned.
 
-    As in the paper and its code a step asks twice: for the class of the new iterate, and for the
-    gradients there or, if it is adversarial, at the point stepped back to. Per restart 2 * steps +
-    search forward and `steps` backward passes (untargeted times K - 1). Unless bounded, the nearest
-    adversarial image ever asked is returned. Raises ValueError for settings not listed here.
+    Untargeted, the attack linearises the difference to every other class and takes the nearest
+    hyperplane, with K - 1 gradients a step. With `targets` above 0 (FAB-T) or `ja.Targeted` goals a
+    step takes one gradient; for `ja.Targeted` goals it is that of the target minus the largest
+    other class. Each restart costs `2 * steps + search` forward and `steps` backward passes
+    (untargeted: times K - 1).
+
+    Attributes:
+        norm: "linf", "l2" or "l1".
+        steps: Linearisations per restart.
+        restarts: The first run starts at the image, the others at uniform draws from a ball of half
+            of epsilon around it (where epsilon is infinite, of half of 0.3, 1 and 5 sides of the
+            box in Linf, L2 and L1).
+        targets: 0, or the number of wrong classes to target one after the other, in the order of
+            the clean logits; at most K - 1, each with all its restarts before the next. Any wrong
+            class is a success.
+        search: Queries at the end between the image and the closest adversarial iterate (paper: 3;
+            AutoAttack omits the search: 0).
+        alpha_max: Largest weight of the image's own projection.
+        eta: Length of a step relative to the way to the hyperplane.
+        beta: Fraction of an adversarial iterate's distance from the image that remains after the
+            step back.
+        bounded: Take an epsilon, and end at the first adversarial image within it, as AutoAttack
+            does.
+        pullbacks: Gradients per step; set by the engine.
+
+    Raises:
+        ValueError: If `norm` is unknown, `steps` or `restarts` is below 1, `targets` or `search` is
+            below 0, `alpha_max` or `beta` is not in [0, 1], `eta` is below 1, or `targets` is above
+            0 and the goal is targeted.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -131,7 +156,7 @@ class FAB(Attack):
         return state.image[None]
 
     def linearises(self, state: FABState) -> Bool[Array, ""]:
-        """Whether this tick is for the gradients: every other one, until the final search."""
+        """Return whether this tick takes gradients: every other one, until the final search."""
         return (state.tick % 2 == 0) & (state.tick < 2 * self.steps)
 
     def reads(self, problem: Problem, state: FABState) -> Reads:
@@ -140,7 +165,7 @@ class FAB(Attack):
     def pairs(
         self, problem: Problem, state: FABState, logits: Float[Array, " K"]
     ) -> tuple[Int[Array, " P"], Int[Array, ""]]:
-        """The classes aimed at, and the one to be left."""
+        """Return the target classes and the source class."""
         goal, classes = problem.goal, logits.shape[-1]
         if isinstance(goal, Targeted):
             return goal.targets[None], goal.left(logits)
@@ -163,7 +188,7 @@ class FAB(Attack):
         linearised, searching = self.linearises(state), state.tick >= 2 * self.steps
         across = (margin < 0) & ~linearised
 
-        # A new iterate: remember it, and step back from it if it is adversarial.
+        # A new iterate: store it, and step back from it if it is adversarial.
         offset = state.image - problem.image
         distance = self.geometry.distance(offset)
         closer = across & ~searching & (distance < state.distance)
@@ -171,7 +196,7 @@ class FAB(Attack):
         iterate = jnp.where(across, problem.image + self.beta * offset, state.image)
         iterate = jnp.where(linearised, self.step(problem, state, answer), iterate)
 
-        # The final search: where would a margin that is linear between the two ends be near 0?
+        # The final search: interpolate the margin linearly between the two ends.
         share = self._share(state)
         low, margin_low = where(searching & ~across, (share, margin), (state.low, state.margin_low))
         high = jnp.where(searching & across, share, state.high)
@@ -187,7 +212,7 @@ class FAB(Attack):
         return state._replace(image=following)
 
     def step(self, problem: Problem, state: FABState, answer: Answer) -> Float[Array, "..."]:
-        """The next iterate [H, W, C], from the gradients [P, H, W, C] at this one."""
+        """Return the next iterate [H, W, C], from the gradients [P, H, W, C] at this one."""
         image, original = state.image, problem.image
         box = problem.lower, problem.upper
         gradients, logits = answer.gradients[0], answer.logits[0]

@@ -1,7 +1,8 @@
-"""FMN: projected gradient ascent in a ball whose radius follows the boundary. L0, L1, L2, Linf.
+"""FMN: projected gradient ascent in a ball whose radius follows the boundary, in all four norms.
 
-Until a first adversarial iterate is found the radius is the distance at which a linear model would
-be crossed; then it shrinks after each adversarial iterate and grows after any other, ever less.
+Until the first adversarial iterate the radius is the distance at which a linear model would be
+crossed; then it shrinks after each adversarial iterate and grows after any other, by a decreasing
+fraction.
 """
 
 from typing import Any, NamedTuple
@@ -29,10 +30,19 @@ STEP_SIZE = {"linf": 10.0, "l2": 1.0, "l1": 1.0, "l0": 1.0}
 
 
 class FMNState(NamedTuple):
-    """image: what is asked next [H, W, C]; radius: of the ball; closest: the least distance of an
-    adversarial iterate (infinite: none yet); step: gradients so far; noise: the direction taken
-    where there is no gradient. The search between image and start has images at the distances low
-    (not adversarial) and high; searched: images it has asked."""
+    """State of one run of `FMN`.
+
+    Attributes:
+        image: [H, W, C] float32, the next query.
+        radius: float32 scalar, radius of the ball.
+        closest: float32 scalar, least distance of an adversarial iterate (infinite: none yet).
+        step: int32 scalar, gradients taken so far.
+        noise: [H, W, C] float32, the direction of a step where the gradient is 0.
+        low: float32 scalar, distance of the last point that failed in the search between image and
+            start.
+        high: float32 scalar, distance of the last point that succeeded in that search.
+        searched: int32 scalar, queries of that search so far.
+    """
 
     image: Any
     radius: Any
@@ -48,27 +58,38 @@ class FMNState(NamedTuple):
 class FMN(MinimumNorm):
     """Fast minimum-norm attack (Pintor et al. 2021, arXiv 2102.12827): least distance.
 
-    norm: "linf", "l2", "l1" or "l0"; step_size: L2 length of the first step, in sides of the box
-    (None: 10 in Linf, else 1), which falls along a cosine to `last_step` of it; gamma, last_gamma:
-    the first and the last share by which the radius shrinks or grows, along the same cosine (in L0
-    by one entry at least). search: where the problem has a start, the points of its way to the
-    image (projections onto balls) that are asked, by bisection, before the first step. restarts:
-    the first begins at the image, the others at random points within 0.3, 1 and 5 sides of the box
-    in Linf, L2 and L1, and with a hundredth of the entries drawn anew in L0.
-
     The loss is the margin. Every iterate is the nearest point of ball and box together; the paper
-    clips after the projection onto the ball, and its iterates fall short of the radius. sphere: in
-    L2 the iterate is always put onto the sphere, also from inside (as in adv-lib, but within the
-    box): distances equal on small networks, and 2 % less on an adversarially trained one; False for
-    the paper's projection. (Foolbox's L2 attack never projects.) Two choices are ours. A linear
-    model's distance is exceeded by gamma: without that some iterates converge to the boundary of a
-    piecewise linear network from within, and are never adversarial. In L0, where the paper grows
-    the radius from one entry, that distance is the least number of entries whose way to the box
-    would do.
+    clips after the projection onto the ball, and its iterates fall short of the radius. (Foolbox's
+    L2 attack never projects.)
 
-    Per restart `steps` backward and `steps + 1` forward passes (the last iterate is judged too),
-    and `search` forward passes more where there is a start. Raises ValueError for settings below or
-    above what they can mean.
+    Two choices differ from the paper. The distance of a linear model is exceeded by gamma: without
+    that, some iterates converge to the boundary of a piecewise linear network from within and are
+    never adversarial. In L0, where the paper grows the radius from one entry, that distance is the
+    least number of entries whose way to the box would suffice.
+
+    Each restart costs `steps` backward and `steps + 1` forward passes, since the last iterate is
+    evaluated too, and `search` more forward passes where the problem has a start.
+
+    Attributes:
+        norm: "linf", "l2", "l1" or "l0".
+        steps: Gradients per restart.
+        restarts: The first run starts at the image, the others at random points within 0.3, 1 and 5
+            sides of the box in Linf, L2 and L1, and with a hundredth of the entries redrawn in L0.
+        step_size: L2 length of the first step in sides of the box (None: 10 in Linf, else 1); it
+            decays along a cosine.
+        last_step: Fraction of `step_size` at the end of the decay.
+        gamma: First fraction by which the radius shrinks or grows; it decays along the same cosine
+            (in L0 the radius changes by one entry at least).
+        last_gamma: Fraction by which the radius shrinks or grows at the end.
+        search: If the problem has a start, number of points between it and the image (projections
+            onto balls) that are queried by bisection before the first step.
+        sphere: In L2, always project the iterate onto the sphere, also from inside (as in adv-lib,
+            but within the box); False for the paper's projection. The distances are equal on small
+            networks and 2 % smaller on an adversarially trained one.
+
+    Raises:
+        ValueError: If `norm` is unknown, `steps` or `restarts` is below 1, `search` is below 0,
+            `step_size` is not above 0, or `last_step`, `gamma` or `last_gamma` is not in (0, 1].
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -130,7 +151,7 @@ class FMN(MinimumNorm):
         return jnp.ceil(middle) if self.norm == "l0" else middle
 
     def bisect(self, problem: Problem, state: FMNState, across: Bool[Array, ""]) -> FMNState:
-        """The next point between image and start, and after the last one the nearest across."""
+        """Return the next point between image and start; at the end, the nearest success."""
         assert problem.start is not None
         asked = self._between(state)
         low, high = where(across, (state.low, asked), (asked, state.high))
@@ -142,7 +163,7 @@ class FMN(MinimumNorm):
     def step(
         self, problem: Problem, state: FMNState, answer: Answer, across: Any, distance: Any
     ) -> FMNState:
-        """A new radius, a gradient step, and the projection."""
+        """Update the radius, take a gradient step and project."""
         import optax
 
         gradient, loss = answer.gradients[0, 0], jnp.abs(problem.goal.margin(answer.logits[0]))
@@ -171,8 +192,8 @@ class FMN(MinimumNorm):
         return state._replace(image=image, radius=radius, step=state.step + 1)
 
     def linear(self, problem: Problem, image: Any, gradient: Any, loss: Any) -> Float[Array, ""]:
-        """How far from `image` a linear model with this loss and gradient would be crossed."""
-        scale = jnp.maximum(jnp.abs(gradient).max(), 1e-37)  # squares are to stay finite
+        """Return the distance from `image` at which a linear model would be crossed."""
+        scale = jnp.maximum(jnp.abs(gradient).max(), 1e-37)  # keeps squares finite
         gradient, loss = gradient / scale, loss / scale
         if self.norm != "l0":
             slope = get_norm(DUAL[self.norm]).distance(gradient)

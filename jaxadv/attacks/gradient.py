@@ -1,7 +1,7 @@
-"""Projected gradient ascent with any optax optimiser: what all gradient attacks share.
+"""Projected gradient ascent with any optax optimizer: the base of all gradient attacks.
 
-One tick hands the gradient at the iterate to the optimiser, and projects onto ball and box. The
-default optimiser is steepest ascent in the attack's norm.
+One tick passes the gradient at the iterate to the optimizer and projects onto ball and box. The
+default optimizer is steepest ascent in the norm of the attack.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +21,13 @@ if TYPE_CHECKING:  # optax is imported where it is used: it would be a third of 
 
 
 class GradientState(NamedTuple):
-    """image: the iterate [H, W, C]; optimizer: optax's state; step: gradients taken so far."""
+    """State of one run of a `GradientAttack`.
+
+    Attributes:
+        image: [H, W, C] float32, the iterate.
+        optimizer: State of the optax optimizer.
+        step: int32 scalar, gradients taken so far.
+    """
 
     image: Any
     optimizer: Any
@@ -29,9 +35,17 @@ class GradientState(NamedTuple):
 
 
 def steepest_ascent(attack: "GradientAttack", problem: Problem) -> "optax.GradientTransformation":
-    """An update of length step_size * epsilon along the norm's direction of steepest ascent.
+    """Return the update of length step_size * epsilon along the norm's steepest ascent.
 
-    As all of optax it is handed the gradient of what is to fall: the negated loss.
+    Like all optax transformations it receives the gradient of the quantity to minimise: the negated
+    loss.
+
+    Args:
+        attack: The attack; its norm, `step_size` and `sparsity` are used.
+        problem: The problem of this image.
+
+    Returns:
+        The optax transformation.
     """
     import optax
 
@@ -59,7 +73,7 @@ class GradientAttack(Iterate):
         get_loss(self.loss)
 
     def transformation(self, problem: Problem) -> "optax.GradientTransformation":
-        """The optax transformation from the negated loss's gradient to the update."""
+        """Return the optax transformation from the gradient of the negated loss to the update."""
         if self.optimizer is not None:
             return self.optimizer.build()
         return steepest_ascent(self, problem)
@@ -76,7 +90,7 @@ class GradientAttack(Iterate):
         return get_loss(self.loss)(goal, logits)
 
     def climb(self, problem: Problem, state: Any, gradient: Float[Array, "..."]) -> GradientState:
-        """One step of the optimiser along this gradient of the loss, projected."""
+        """Take one optimizer step along this gradient of the loss, and project."""
         import optax
 
         updates, memory = self.transformation(problem).update(

@@ -1,10 +1,10 @@
-"""The nearest point of a hyperplane within the box: where a linearised classifier is crossed.
+"""Nearest point of a hyperplane within the box: where a linearised classifier is crossed.
 
-Every entry has a room of its own in the direction that serves, and gives its weight times what it
-moves. In Linf all move by one length, in L2 each in proportion to its weight, as far as the box
-lets them; in L1 those of largest weight go all the way to the box. What is left is one number, the
-length, factor or weight at which together they give enough. It is found by bisection; nothing is
-sorted, and 31 halvings leave neighbouring floats.
+Every entry has a slack, its distance to the box in the useful direction, and contributes its weight
+times its change. In Linf all entries move by one length; in L2 each moves in proportion to its
+weight, as far as the box allows; in L1 the entries of largest weight go all the way to the box. One
+number is left to find: the length, factor or weight at which the contributions suffice. It is found
+by bisection; nothing is sorted, and 31 halvings leave neighbouring floats.
 """
 
 from collections.abc import Callable
@@ -23,15 +23,20 @@ LARGEST = int(np.finfo(np.float32).max.view(np.int32))
 
 
 def smallest(holds: Callable[[Array], Bool[Array, ""]]) -> Float[Array, ""]:
-    """The smallest float32 from 0 on at which `holds`, if from there on it does.
+    """Return the smallest non-negative float32 at which the monotone predicate `holds` is true.
 
-    Where it never holds: the largest finite one. 31 bisections on the bit patterns, which order
-    non-negative floats as the floats themselves.
+    31 bisections on the bit patterns, which order non-negative floats as the floats themselves.
+
+    Args:
+        holds: Predicate of a float32 scalar that stays true once it is true.
+
+    Returns:
+        float32 scalar; the largest finite float32 if the predicate is never true.
     """
 
     def halve(_: Any, interval: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = interval
-        middle = jnp.maximum(low + (high - low) // 2, 0)  # -1 stands for nothing: a NaN
+        middle = jnp.maximum(low + (high - low) // 2, 0)  # the bits of -1 are a NaN
         enough = holds(lax.bitcast_convert_type(middle, jnp.float32))
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
@@ -40,8 +45,8 @@ def smallest(holds: Callable[[Array], Bool[Array, ""]]) -> Float[Array, ""]:
 
 
 def _scaled(normal: Float[Array, "..."], gap: Any) -> tuple[Array, Array, Array]:
-    """Weights of 1 at most, what they are to give together, and the sign of each entry's move."""
-    scale = jnp.maximum(jnp.abs(normal).max(), 1e-37)  # squares and sums are to stay finite
+    """Return the weights (at most 1), their required sum, and the sign of each entry's move."""
+    scale = jnp.maximum(jnp.abs(normal).max(), 1e-37)  # keeps squares and sums finite
     return jnp.abs(normal) / scale, jnp.abs(gap) / scale, jnp.sign(normal) * jnp.sign(gap)
 
 
@@ -50,15 +55,25 @@ def hyperplane_step(
     norm: str, image: Float[Array, "..."], normal: Float[Array, "..."], gap: Any, lower: Any,
     upper: Any,
 ) -> Float[Array, "..."]:  # fmt: skip
-    """The shortest d with <normal, d> = gap such that image + d stays in the box.
+    """Return the shortest d with <normal, d> = gap such that image + d stays in the box.
 
-    norm: "linf", "l2" or "l1", in which d is short; image, normal: [...] float32, the image within
-    the box from `lower` to `upper`; gap: scalar, b - <normal, image> for the hyperplane <normal, z>
-    = b (handed over as it is: the difference of two sums would cancel). Where the box does not
-    reach the hyperplane, d leads to the corner nearest to fulfilling it. Entries of weight 0 stay
-    as they are; of equal weights in L1 each goes the same share of its way. <normal, d> is exact
-    to the rounding of a float32 sum, about 1e-6 of the gap. Calls no model. The sets and their
-    projections are those of Croce and Hein 2019 (arXiv 1907.02044, section 2.2).
+    If the box does not reach the hyperplane, d leads to the corner nearest to fulfilling it.
+    Entries of weight 0 do not change; in L1, entries of equal weight go the same fraction of their
+    way. <normal, d> is exact to the rounding of a float32 sum, about 1e-6 of the gap. The function
+    calls no model. The sets and their projections are those of Croce and Hein 2019 (arXiv
+    1907.02044, section 2.2).
+
+    Args:
+        norm: "linf", "l2" or "l1", in which d is shortest.
+        image: [...] float32, within the box.
+        normal: [...] float32, the normal of the hyperplane.
+        gap: Scalar, b - <normal, image> for the hyperplane <normal, z> = b (passed directly, since
+            the difference of two sums would cancel).
+        lower: Lower bound of the box.
+        upper: Upper bound of the box.
+
+    Returns:
+        [...] float32, the step d.
 
     >>> import jax.numpy as jnp
     >>> from jaxadv.attacks.hyperplane import hyperplane_step
@@ -84,9 +99,9 @@ def hyperplane_step(
 
 
 def free_step(norm: str, normal: Float[Array, "..."], gap: Any) -> Float[Array, "..."]:
-    """The shortest d with <normal, d> = gap where no box is in the way; 0 if the normal is.
+    """Return the shortest d with <normal, d> = gap without a box; 0 if the normal is 0.
 
-    In L1 the entries of largest weight share it. (Moosavi-Dezfooli et al. 2015, section 3.3.)
+    In L1 the entries of largest weight move equally. (Moosavi-Dezfooli et al. 2015, section 3.3.)
     """
     weight, wanted, way = _scaled(normal, gap)
     direction = {"linf": weight * 0 + 1, "l2": weight, "l1": (weight >= weight.max()) * weight}[
@@ -99,7 +114,7 @@ def free_step(norm: str, normal: Float[Array, "..."], gap: Any) -> Float[Array, 
 def nearest_hyperplane(
     norm: str, normals: Float[Array, "P ..."], gaps: Float[Array, " P"]
 ) -> Int[Array, ""]:
-    """Which of the hyperplanes <normal, d> = gap is nearest in the norm, box or no box."""
-    scale = jnp.maximum(jnp.abs(normals).max(), 1e-37)  # squares are to stay finite
+    """Return the index of the nearest hyperplane <normal, d> = gap in the norm, without a box."""
+    scale = jnp.maximum(jnp.abs(normals).max(), 1e-37)  # keeps squares finite
     slopes = jax.vmap(get_norm(DUAL[norm]).distance)(normals / scale)
     return jnp.argmin(jnp.abs(gaps) / jnp.maximum(slopes, 1e-30))

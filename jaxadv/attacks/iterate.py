@@ -1,7 +1,7 @@
-"""One iterate a tick: what all attacks share that follow a single image along its gradients.
+"""Base of attacks that follow a single image along its gradients, one iterate a tick.
 
-Every tick asks for the iterate; the gradient there is read for `steps` ticks. A last tick asks for
-the final iterate's answer only, so that it is judged too.
+Every tick queries the iterate; the gradient there is used for `steps` ticks. A last tick queries
+the final iterate for its logits only, so that it is evaluated too.
 """
 
 from typing import Any, ClassVar
@@ -18,8 +18,19 @@ from jaxadv.core.pytree import pytree, static
 
 @pytree
 class Iterate(Attack):
-    """Base of attacks whose state has the fields `image`, the iterate [H, W, C], and `step`, the
-    gradients taken so far. Per restart `steps` gradients and `steps + 1` forward passes."""
+    """Base of attacks whose state has the fields `image` (the iterate) and `step`.
+
+    `image` has the shape [H, W, C], and `step` counts the gradients taken so far. Each restart
+    costs `steps` backward and `steps + 1` forward passes.
+
+    Attributes:
+        norm: Name of the norm.
+        steps: Gradients per restart.
+        restarts: Runs per image.
+
+    Raises:
+        ValueError: If `norm` is unknown, or `steps` or `restarts` is below 1.
+    """
 
     norm: str = static(default="linf")
     steps: int = static(default=40)
@@ -31,7 +42,7 @@ class Iterate(Attack):
 
     @property
     def gradients(self) -> int:
-        """The most ticks of a run that read gradients."""
+        """Largest number of ticks of a run that use gradients."""
         return self.steps
 
     @property
@@ -56,8 +67,13 @@ class Iterate(Attack):
 class MinimumNorm(Iterate):
     """Base of attacks that look for the nearest adversarial image.
 
-    The engine keeps the nearest adversarial image of all that were asked. They need no epsilon;
-    where one is given it is a distance already reached, and only what is nearer counts.
+    The engine keeps the nearest adversarial query. These attacks need no epsilon; a given epsilon
+    is a distance that was already reached, and only nearer images count.
+
+    Attributes:
+        norm: Name of the norm.
+        steps: Gradients per restart.
+        restarts: Runs per image.
     """
 
     needs_epsilon: ClassVar[bool] = False
@@ -65,17 +81,17 @@ class MinimumNorm(Iterate):
     asks_inside: ClassVar[bool] = False
 
     def begin(self, problem: Problem) -> Float[Array, "..."]:
-        """Where the first run begins: at the image, or at the start that the problem has."""
+        """Return the start of the first run: the problem's start if it has one, else the image."""
         return problem.image if problem.start is None else problem.start
 
 
 def noise(key: Array, image: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Where a run goes that has no gradient to follow."""
+    """Return the direction of a run whose gradient is 0."""
     return jax.random.normal(jax.random.fold_in(key, 1), image.shape, image.dtype)
 
 
 def direction(gradient: Float[Array, "..."], noise: Any) -> Float[Array, "..."]:
-    """The gradient at unit L2 length, however small it is; where it is 0 the noise's direction."""
+    """Return the gradient scaled to unit L2 length, or the direction of `noise` where it is 0."""
     gradient = jnp.where((gradient != 0).any(), gradient, noise)
     return get_norm("l2").steepest(gradient, gradient, 0, 0, 0)
 
@@ -83,19 +99,38 @@ def direction(gradient: Float[Array, "..."], noise: Any) -> Float[Array, "..."]:
 def on_sphere(
     attack: MinimumNorm, problem: Problem, image: Float[Array, "..."], radius: Any
 ) -> Float[Array, "..."]:
-    """Where the ray from the problem's image through `image`, clipped to the box, has this radius.
+    """Return the point at distance `radius` on the ray through `image`, clipped to the box.
 
-    It is stretched so far that the projection onto ball and box is always from outside.
+    The ray starts at the problem's image. It is stretched so far that the projection onto ball and
+    box is always from outside.
+
+    Args:
+        attack: The attack, whose norm is used.
+        problem: The problem of this image.
+        image: [H, W, C] float32, a point of the ray.
+        radius: Distance from the problem's image.
+
+    Returns:
+        [H, W, C] float32.
     """
     delta = image - problem.image
-    stretched = delta * (1e6 * (problem.upper - problem.lower))
+    stretched = delta * jnp.minimum(1e6 * (problem.upper - problem.lower), 1e30)
     stretched = stretched / jnp.maximum(jnp.abs(delta).max(), 1e-30)
     return attack.project(problem, problem.image + stretched, radius)
 
 
 def begin(attack: MinimumNorm, problem: Problem, key: Array, radius: Any) -> Float[Array, "..."]:
-    """Where this run begins: the first as `MinimumNorm.begin` says, the other restarts at random
-    points within `radius` of there."""
+    """Return the start of this run: with restarts, all but the first start at random points.
+
+    Args:
+        attack: The attack, whose norm and `restarts` are used.
+        problem: The problem of this image.
+        key: Random key of this run.
+        radius: Largest distance of a random start from `MinimumNorm.begin`, the first run's start.
+
+    Returns:
+        [H, W, C] float32.
+    """
     first = attack.begin(problem)
     if attack.restarts == 1:
         return first
@@ -105,13 +140,13 @@ def begin(attack: MinimumNorm, problem: Problem, key: Array, radius: Any) -> Flo
 
 
 def farthest(attack: MinimumNorm, problem: Problem) -> Float[Array, ""]:
-    """The largest radius worth a try: to the farthest corner of the box, and within epsilon."""
+    """Return the largest useful radius: min(epsilon, distance to the farthest corner)."""
     room = jnp.maximum(problem.upper - problem.image, problem.image - problem.lower)
     return jnp.minimum(attack.geometry.distance(room), problem.epsilon)
 
 
 def check_numbers(attack: MinimumNorm, **most: Any) -> None:
-    """ValueError where one of these settings is not a number above 0 and at most so much."""
+    """Raise ValueError unless each of these settings is a finite number in (0, limit]."""
     for field, limit in most.items():
         value = getattr(attack, field)
         if isinstance(value, np.floating) and not (0 < value <= limit and value < np.inf):

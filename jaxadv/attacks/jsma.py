@@ -1,4 +1,4 @@
-"""JSMA: two entries a step, the pair that raises the target and lowers all other classes most."""
+"""JSMA: each step moves the two entries that best raise the target and lower the other classes."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -14,12 +14,19 @@ from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.pytree import pytree, static
 
 DIRECTIONS = {"up": (1.0,), "down": (-1.0,), "both": (1.0, -1.0)}
-HAIR = 0.01  # box sides: nearer to the box an entry has no room; it would be moved for nothing
+HAIR = 0.01  # box sides: entries with less slack are not moved, since that would gain nothing
 
 
 class JSMAState(NamedTuple):
-    """image: the iterate [H, W, C]; target: the class aimed at; way: +1 or -1; step: pairs moved;
-    over: nothing is left to be done."""
+    """State of one run of `JSMA`.
+
+    Attributes:
+        image: [H, W, C] float32, the iterate.
+        target: int32 scalar, the target class.
+        way: float32 scalar, +1 or -1, the direction in which entries move.
+        step: int32 scalar, pairs moved so far.
+        over: bool scalar, whether the run has ended.
+    """
 
     image: Any
     target: Any
@@ -31,11 +38,19 @@ class JSMAState(NamedTuple):
 def salient_pair(
     target: Float[Array, " n"], others: Float[Array, " n"], free: Bool[Array, " n"]
 ) -> tuple[Int[Array, ""], Int[Array, ""], Bool[Array, ""]]:
-    """The two free entries p, q of the largest -(t_p + t_q) (o_p + o_q), and whether there are any.
+    """Return the two free entries p, q with the largest -(t_p + t_q) (o_p + o_q).
 
-    Only pairs count with t_p + t_q > 0 and o_p + o_q < 0. target, others: the gradients t and o
-    [n]. Exact: each of the n (n - 1) / 2 pairs is looked at once, as p and p + distance, for one
-    distance after the other around the ring of the entries; memory is linear in n.
+    Only pairs with t_p + t_q > 0 and o_p + o_q < 0 count. The search is exact: each of the n (n -
+    1) / 2 pairs is compared once, as p and p + distance, for one distance after the other around
+    the ring of the entries. Memory is linear in n.
+
+    Args:
+        target: [n] float32, the gradient t of the target's logit.
+        others: [n] float32, the gradient o of the sum of the other logits.
+        free: [n] bool, the entries that may move.
+
+    Returns:
+        The indices p and q, and whether there is such a pair.
     """
     size = target.shape[0]
     target = target / jnp.maximum(jnp.abs(target).max(), 1e-37)  # the product is to stay finite
@@ -61,23 +76,36 @@ class JSMA(MinimumNorm):
     """Jacobian-based saliency map attack (Papernot et al. 2015, arXiv 1511.07528): few entries.
 
     Each step moves two entries by `theta`: of all pairs that raise the target's logit (alpha > 0)
-    and lower the sum of the others (beta < 0) the one of the largest -alpha * beta. Entries within
-    a hundredth of the box are left alone; where no such pair is left the run ends.
+    and lower the sum of the others (beta < 0), the one with the largest -alpha * beta. Entries
+    within a hundredth of the box's side of its edge are not moved; if no such pair is left, the run
+    ends.
 
-    theta: box sides by which entries move (paper: 1); direction: "up" (they grow; the paper's),
-    "down" (they shrink), or "both", one run after the other; gamma: the share of the entries that
-    may be moved (paper: 0.145), a pair for two; steps: pairs at most, whatever gamma says. targets:
-    for untargeted goals, at how many wrong classes to aim, one after the other, those that the
-    clean answer ranks first (0: nine, or all if there are fewer; any wrong class is a success).
-    With `ja.Targeted` goals the target is the goal's.
+    The gradients are those of the logits, as the paper advises: for probabilities beta is -alpha,
+    and the pair is just the two largest gradients (as in ART in effect). The sum over the other
+    classes is pulled back as one vector, and costs one pass, not K - 1. Distances are in L0 (array
+    entries).
 
-    The gradients are those of the logits, as the paper advises: of probabilities beta is -alpha,
-    and the pair just the two largest gradients (so ART in effect). The sum over the other classes
-    is pulled back as one, and costs one pass, not K - 1. Distances are in L0 (array entries).
-    Each target and direction costs one forward and two backward passes for every image asked, the
-    clean one too, and no backward for the last that gamma allows. For n entries n^2 / 2 pairs are
-    compared a step: half a millisecond for 784, six for 3,072, far too long for 150,000.
-    Raises ValueError for settings that are not listed here.
+    Each target and direction costs one forward and two backward passes for every query, the clean
+    image included, and no backward pass for the last query that gamma allows. For n entries n^2 / 2
+    pairs are compared a step: half a millisecond for 784 entries, six for 3,072, far too long for
+    150,000.
+
+    Attributes:
+        norm: "l0".
+        steps: Largest number of pairs, regardless of gamma.
+        restarts: 1, since the attack is deterministic.
+        theta: Change of an entry in sides of the box (paper: 1).
+        gamma: Fraction of the entries that may be moved (paper: 0.145); a pair counts as two.
+        direction: "up" (entries grow; the paper's), "down" (entries shrink), or "both", one run
+            after the other.
+        targets: For untargeted goals, the number of wrong classes to target one after the other, in
+            the order of the clean logits (0: nine, or all if there are fewer); any wrong class is a
+            success. With `ja.Targeted` goals the target is the goal's.
+
+    Raises:
+        ValueError: If `direction` is unknown, `steps` is below 1, `restarts` is not 1, `targets` is
+            below 0, `theta` or `gamma` is not in (0, 1], or `targets` is above 0 and the goal is
+            targeted.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> weights = jnp.array([[1.0, -1], [-1, 1], [0, 0], [0, 0]])
@@ -96,6 +124,7 @@ class JSMA(MinimumNorm):
     targets: int = static(default=0)
     pullbacks: ClassVar[int] = 2
     norms: ClassVar[tuple[str, ...]] = ("l0",)
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,11 +177,11 @@ class JSMA(MinimumNorm):
         moved = image.ravel() + way * self.theta * (problem.upper - problem.lower)
         moved = jnp.clip(moved, problem.lower, problem.upper)
         moved = jnp.where(pair & found, moved, image.ravel()).reshape(image.shape)
-        # Epsilon is a distance reached by somebody else: what is farther need not be asked.
+        # Epsilon is a distance that was already reached: farther images need no query.
         farther = self.geometry.distance(moved - problem.image) > problem.epsilon
         last = state.step >= self._most(problem)
         over = answer.adversarial[0] | ~found | farther | last
-        # A gradient that is not finite is to show in the next answer: the engine looks there.
+        # Pass a non-finite gradient on to the next query, where the engine checks for it.
         moved = jnp.where(last, image, moved + 0 * answer.gradients[0, 0])
         return JSMAState(moved, state.target, way, state.step + 1, over)
 
@@ -160,6 +189,6 @@ class JSMA(MinimumNorm):
         return state.over
 
     def _most(self, problem: Problem) -> Int[Array, ""]:
-        """The most pairs that gamma and `steps` allow."""
+        """Return the largest number of pairs that `gamma` and `steps` allow."""
         pairs = jnp.floor(problem.image.size * self.gamma / 2).astype(jnp.int32)
         return jnp.minimum(pairs, self.steps)

@@ -1,8 +1,8 @@
-"""The attack of Szegedy et al. (2013): box-constrained L-BFGS, and a line search for c.
+"""The attack of Szegedy et al. (2013): box-constrained L-BFGS and a line search for c.
 
 For one c the minimiser of c |r|^2 + loss(x + r) in the box is found by projected L-BFGS; the search
-wants the largest c whose minimiser is adversarial. Both are state: a tick asks for one value and
-one gradient, and no image waits for another's line search.
+looks for the largest c whose minimiser is adversarial. Both are state: a tick queries one value and
+one gradient, and no image waits for the line search of another.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -19,18 +19,32 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.losses import log_odds
 from jaxadv.core.pytree import pytree, static, where
 
-DECREASE = 1e-4  # Armijo's constant: the share of the linear model's decrease that a step must give
-FLATTER = 0.8  # or, where rounding hides the decrease: the share of the slope that may be left
-STALLED = 4  # trials in a row without a decrease worth having: a kink, or rounding
-ROUGHEST = 0.3  # the largest residual, as a share of |r|, at which the outcome of a c is read
+DECREASE = 1e-4  # Armijo: fraction of the linear model's decrease that a step must give
+FLATTER = 0.8  # if rounding hides the decrease: fraction of the slope that may remain
+STALLED = 4  # trials in a row without a relevant decrease: a kink, or rounding
+ROUGHEST = 0.3  # largest residual, as a fraction of |r|, at which the outcome of a c is used
 
 
 class LBFGSState(NamedTuple):
-    """iterate: the last accepted point [n], with the loss, its gradient [n], the margin and whether
-    it is adversarial; trial: the point asked [n]; found: the minimiser of the largest succeeding c;
-    reach: how far a linear model has the boundary; steps: trials for this c; rejected, stalled:
-    trials in a row that were refused, that gained nothing worth having; last: the search is over
-    and `trial` is its answer; done: that was asked too."""
+    """State of one run of `LBFGS`; points are flat vectors [n] in the attack's precision.
+
+    Attributes:
+        iterate: [n], the last accepted point.
+        loss: Scalar, the loss at `iterate`.
+        gradient: [n], the gradient of the loss at `iterate`.
+        margin: Scalar, the margin at `iterate`.
+        adversarial: bool scalar, whether `iterate` is adversarial.
+        trial: [n], the next query.
+        found: [n], the minimiser of the largest c that succeeded.
+        memory: Curvature pairs of L-BFGS.
+        bracket: The search for c.
+        reach: Scalar, the distance of the boundary in a linear model.
+        steps: int32 scalar, trials for this c.
+        rejected: int32 scalar, trials in a row that were rejected.
+        stalled: int32 scalar, trials in a row without a relevant decrease.
+        last: bool scalar, whether the search is over and `trial` is its result.
+        done: bool scalar, whether that result was queried too.
+    """
 
     iterate: Any
     loss: Any
@@ -53,34 +67,45 @@ class LBFGSState(NamedTuple):
 class LBFGS(Attack):
     """Box-constrained L-BFGS (Szegedy et al. 2013, arXiv 1312.6199): the smallest r in L2.
 
-    Minimises c |r|^2 + loss(x + r) over the box and searches the largest c whose minimiser is
-    adversarial. The loss is -log P(goal): targeted the cross-entropy with the target, as in the
-    paper; untargeted -log(1 - p_label), which unlike the negated cross-entropy of the label is
-    bounded below, and stops pulling once the image is across. For a linear model of two classes the
-    answer is exact.
+    The attack minimises c |r|^2 + loss(x + r) over the box and searches for the largest c whose
+    minimiser is adversarial. The loss is -log P(goal): targeted, the cross-entropy with the target,
+    as in the paper; untargeted, -log(1 - p_label), which unlike the negated cross-entropy of the
+    label is bounded below and has a vanishing gradient once the image is adversarial. For a linear
+    model of two classes the result is exact. The attack is deterministic; `start` replaces the
+    image as the first point.
 
-    penalty: "squared" for c |r|^2 (smooth, what implementations use), "norm" for the paper's c |r|
-    (each step takes its tangent quadratic; smoothed below a tenth of a linear model's distance; far
-    from the boundary loss and penalty are both straight lines, the minimiser jumps as c changes,
-    and some distances come out a few per cent larger).
-    loss: "cross_entropy", or "margin" for softplus(margin), which sees only the largest other
-    class: nearer answers where a network is unsure among many. memory: pairs that L-BFGS keeps;
-    rounds: most values of c; iterations: most gradients for each; tolerance: relative accuracy of
-    the distance, at which the search for c ends; a minimiser is as exact as that needs (a distance
-    errs by the square of its minimiser's error), and less where the outcome of its c is plain
-    (below about 3e-4 it needs float64: a float32 loss does not show its minimum more exactly).
-    initial_c: where to begin (None: c of a linear model's boundary). precision: "float32", or
-    "float64" for model and optimiser (needs jax_enable_x64; the images asked are rounded to float32
-    all the same).
+    The search for a c begins where the one for the last c ended, with its curvature pairs.
+    Implementations that call SciPy begin each c at the image, and need 10 to 20 times the gradients
+    for distances that are equal (smooth networks) or a little larger (rectifiers).
 
-    A c begins where the last one ended, with its memory of curvature; implementations that call
-    SciPy begin each c at the image, and need 10 to 20 times the gradients for distances that are
-    equal (smooth networks) or a little larger (rectifiers). `start` replaces the image as the first
-    point. Deterministic. One forward and one backward pass a tick, 15 to 160 of them on MNIST
-    networks and at most `ticks`, and one forward pass for the answer. The image returned is the
-    nearest adversarial one ever asked; with `keep="last"` the paper's, the minimiser of the largest
-    succeeding c. The paper's distortion is `result.distance / sqrt(n)` for n pixel values. Raises
-    ValueError for settings that are not listed here.
+    A tick costs one forward and one backward pass; a run takes 15 to 160 ticks on MNIST networks
+    and at most `ticks`, and one forward pass for the result. The image returned is the nearest
+    adversarial query; with `keep="last"` it is the paper's, the minimiser of the largest c that
+    succeeded. The paper's distortion is `result.distance / sqrt(n)` for n pixel values.
+
+    Attributes:
+        penalty: "squared" for c |r|^2, which is smooth and used by implementations, or "norm" for
+            the paper's c |r|. With "norm" each step takes its tangent quadratic, smoothed below a
+            tenth of a linear model's distance; far from the boundary loss and penalty are both
+            straight lines, the minimiser jumps as c changes, and some distances come out a few per
+            cent larger.
+        loss: "cross_entropy", or "margin" for softplus(margin), which sees only the largest other
+            class and finds nearer images where a network is unsure among many classes.
+        memory: Number of curvature pairs that L-BFGS keeps.
+        rounds: Largest number of values of c.
+        iterations: Largest number of gradients for each c.
+        tolerance: Relative accuracy of the distance at which the search for c ends. A minimiser is
+            computed as accurately as that needs (a distance errs by the square of its minimiser's
+            error), and less accurately where the outcome of its c is clear. Below about 3e-4 it
+            needs float64, since a float32 loss does not resolve its minimum further.
+        initial_c: First value of c (None: the c of a linear model's boundary).
+        precision: "float32", or "float64" for model and optimizer (needs jax_enable_x64; queries
+            are rounded to float32 all the same).
+
+    Raises:
+        ValueError: If `penalty`, `loss` or `precision` is unknown, `memory`, `rounds` or
+            `iterations` is below 1, `tolerance` or `initial_c` is not a finite number above 0, or
+            `precision` is "float64" without jax_enable_x64.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> weights = jnp.array([[9.0, 0.0]] * 4)
@@ -130,7 +155,7 @@ class LBFGS(Attack):
         return self.rounds * self.iterations + 2
 
     def gap(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-        """The log-odds against the goal (loss="margin": the margin); the loss is its softplus."""
+        """Return the gap: log-odds against the goal, or the margin; the loss is its softplus."""
         return goal.margin(logits) if self.loss == "margin" else -log_odds(goal, logits)
 
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
@@ -179,15 +204,15 @@ class LBFGS(Attack):
         flatter = jnp.abs(slope_after) <= FLATTER * jnp.abs(slope)
         accepted = first | (gain >= -DECREASE * slope) | ((gain >= -1e-6 * state.loss) & flatter)
         bent = (curvature_after - curvature) * after  # the part of the norm that is not quadratic
-        memory = state.memory.add(step, gradient - state.gradient + bent)  # refused ones teach too
+        memory = state.memory.add(step, gradient - state.gradient + bent)  # rejected ones count too
         iterate, loss, gradient, margin, adversarial = where(
             accepted,
             (state.trial, loss, gradient, margin, across(problem.goal, answer.logits[0])),
             (state.iterate, state.loss, state.gradient, state.margin, state.adversarial),
         )
 
-        # Is this the minimiser? It fulfils x + r = clip(x - gradient / curvature). Far from the
-        # boundary a rough one will do (not of the norm, whose minimisers are ill-conditioned).
+        # Is this the minimiser? It satisfies x + r = clip(x - gradient / curvature). Far from the
+        # boundary a rough one suffices (not for the norm, whose minimisers are ill-conditioned).
         distance = _length(iterate - image)
         curvature = self._curvature(bracket.c, distance, reach)
         residual = _length(self._clip(problem, image - gradient / curvature) - iterate)
@@ -205,7 +230,7 @@ class LBFGS(Attack):
         last = over & (bracket.settled(self.tolerance) | (bracket.round >= self.rounds))
         rejected, stalled, steps = where(over, (0, 0, 0), (rejected, stalled, steps))
 
-        # A refusal changes the next direction; from the second in a row the step is halved too.
+        # A rejection changes the next direction; from the second in a row it halves the step.
         longest = reach * 0.5 ** jnp.maximum(rejected - 1, 0).astype(reach.dtype)
         curvature = self._curvature(bracket.c, distance, reach)
         trial = self._propose(problem, iterate, gradient, memory, curvature, longest)
@@ -220,10 +245,18 @@ class LBFGS(Attack):
         return state.done
 
     def linear(self, problem: Problem, slope: Float[Array, " n"], margin: Any) -> tuple[Any, Any]:
-        """The first c, and the distance: those of a boundary where a linear model has it.
+        """Return the first c and the distance of the boundary, both according to a linear model.
 
-        slope: the gap's gradient at the image. At the boundary the loss's is half of it, so
-        2 c distance = |slope| / 2 (c = |slope| / 2 for the penalty "norm").
+        At the boundary the gradient of the loss is half of `slope`, so that 2 c distance = |slope|
+        / 2 (c = |slope| / 2 for the penalty "norm").
+
+        Args:
+            problem: The problem of this image.
+            slope: [n] float, the gradient of the gap at the image.
+            margin: Scalar, the absolute margin at the image.
+
+        Returns:
+            Scalars c and distance.
         """
         blocked = _blocked(problem.image.ravel(), slope, problem)
         length = jnp.maximum(_length(jnp.where(blocked, 0, slope)), 1e-6)
@@ -234,7 +267,7 @@ class LBFGS(Attack):
         return c, reach
 
     def _curvature(self, c: Array, distance: Array, reach: Array) -> Array:
-        """k such that k r is the penalty's gradient: of c |r| that of its tangent quadratic."""
+        """Return the k for which k r is the penalty's gradient (c |r|: its tangent quadratic's)."""
         if self.penalty == "squared":
             return 2 * c
         return c / jnp.maximum(distance, 0.1 * reach)
@@ -243,7 +276,7 @@ class LBFGS(Attack):
         self, problem: Problem, iterate: Array, gradient: Array, memory: Memory, curvature: Array,
         longest: Array,
     ) -> Float[Array, " n"]:  # fmt: skip
-        """The next trial: a Newton step of the variables that are free to move, or a plain one."""
+        """Return the next trial: a Newton step of the free variables, or a gradient step."""
         total = gradient + curvature * (iterate - problem.image.ravel())
         free = ~_blocked(iterate, total, problem)
 
@@ -252,11 +285,11 @@ class LBFGS(Attack):
             return self._clip(problem, iterate - share * step)
 
         trial = reached(memory.newton(total, free, curvature))
-        uphill = total @ (trial - iterate) >= 0  # the box has turned the step around
+        uphill = total @ (trial - iterate) >= 0  # the box has reversed the step
         return jnp.where(uphill, reached(jnp.where(free, total / curvature, 0)), trial)
 
     def _clip(self, problem: Problem, point: Array) -> Array:
-        """The nearest point of the box, in float32's grid: what is asked is what is kept."""
+        """Return the nearest point of the box, rounded to float32 as the queries are."""
         point = jnp.clip(point, problem.lower, problem.upper)
         return point.astype(jnp.float32).astype(point.dtype)
 
@@ -266,6 +299,6 @@ def _length(vector: Float[Array, " n"]) -> Float[Array, ""]:
 
 
 def _blocked(point: Array, gradient: Array, problem: Problem) -> Bool[Array, " n"]:
-    """Which variables the box keeps from following the negative gradient."""
+    """Return the mask of variables that the box keeps from following the negative gradient."""
     low, high = point <= problem.lower, point >= problem.upper
     return (low & (gradient > 0)) | (high & (gradient < 0))

@@ -1,4 +1,4 @@
-"""Any attack, confined to a part of the image."""
+"""Wrapper that confines an attack to a region of the image."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxadv.attacks.around import Around
 from jaxadv.core.attack import Answer, Problem
@@ -15,15 +15,21 @@ from jaxadv.core.pytree import pytree
 
 @pytree
 class Masked(Around):
-    """Any attack, confined to a mask: a sticker, a border, or the frames that an attacker controls.
+    """Confine any attack to a mask: a sticker, a border, or the frames that an attacker controls.
 
-    attack: any; mask: booleans that broadcast to the image [H, W, C], True where it may change
-    (default: everywhere). What the attack would ask elsewhere is the image's own value, and the
-    gradient there is 0: no image moves outside the mask, and distances only shrink. In Linf with
-    the box's side as epsilon the mask is a patch at a given place, without limits (LaVAN, Karmon
-    et al. 2018, arXiv 1801.02608). In other norms a random start spends a part of the radius
-    outside: begin at the image (`random_start=False`). The passes are the attack's own. Raises
-    ValueError for a mask that is False everywhere.
+    Outside the mask the queries have the image's own values and the gradient is 0: no image changes
+    there, and distances only shrink. In Linf with the side of the box as epsilon, the mask is a
+    patch at a given position without limits (LaVAN, Karmon et al. 2018, arXiv 1801.02608). In other
+    norms a random start spends a part of the radius outside the mask, so begin at the image
+    (`random_start=False`). The cost in passes is that of the attack.
+
+    Attributes:
+        attack: The wrapped attack.
+        mask: Booleans that broadcast to the image [H, W, C], True where the image may change
+            (default: everywhere).
+
+    Raises:
+        ValueError: If the mask is False everywhere.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
@@ -41,10 +47,16 @@ class Masked(Around):
         if given and not isinstance(self.mask, Tracer) and not np.any(self.mask):
             raise ValueError("mask is False everywhere: pass True where the image may change")
 
+    def within(self, problem: Problem) -> Bool[Array, "..."]:
+        """Return the mask in the shape of the image (for vectors it is given as a vector)."""
+        mask = jnp.asarray(self.mask)
+        return mask.reshape(problem.image.shape) if mask.size == problem.image.size else mask
+
     def ask(self, problem: Problem, state: Any) -> Float[Array, "Q ..."]:
-        return jnp.where(self.mask, self.attack.ask(problem, state), problem.image)
+        return jnp.where(self.within(problem), self.attack.ask(problem, state), problem.image)
 
     def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
         if answer.gradients is not None:
-            answer = answer._replace(gradients=jnp.where(self.mask, answer.gradients, 0.0))
+            gradients = jnp.where(self.within(problem), answer.gradients, 0.0)
+            answer = answer._replace(gradients=gradients)
         return self.attack.tell(problem, state, answer)

@@ -1,4 +1,4 @@
-"""The smallest epsilon at which an attack succeeds: a state machine around a state machine."""
+"""Wrapper that finds the smallest epsilon at which an attack succeeds."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -14,7 +14,16 @@ from jaxadv.core.pytree import pytree, static
 
 
 class BisectionState(NamedTuple):
-    """low, high: no success at `low`, one at distance `high`; trial: the epsilon being tried."""
+    """State of one run of `MinimalEpsilon`.
+
+    Attributes:
+        low: float32 scalar, the largest epsilon without success.
+        high: float32 scalar, the least distance with success.
+        trial: float32 scalar, the epsilon under trial.
+        round: int32 scalar, trials done.
+        inner: State of the wrapped attack.
+        key: Random key of this run.
+    """
 
     low: Any
     high: Any
@@ -26,13 +35,20 @@ class BisectionState(NamedTuple):
 
 @pytree
 class MinimalEpsilon(Around):
-    """The smallest epsilon of each image for which `attack` succeeds, by bisection.
+    """Find the smallest epsilon of each image for which `attack` succeeds, by bisection.
 
-    attack: any attack that takes an epsilon; rounds: bisections after the first trial; largest:
-    the epsilon tried first, in the norm's unit and the image's scale (None: the largest distance
-    that the box allows). A round ends at its first success, and the next one starts from the
-    distance actually reached, which is often far below the epsilon tried. Per image at most
-    `(rounds + 1) * attack.ticks` ticks. The image returned is the nearest adversarial one asked.
+    A round ends at its first success, and the next one starts from the distance actually reached,
+    which is often far below the epsilon of the round. An image takes at most `(rounds + 1) *
+    attack.ticks` ticks. The nearest adversarial query is returned.
+
+    Attributes:
+        attack: The wrapped attack, which must take an epsilon.
+        rounds: Bisections after the first trial.
+        largest: Epsilon of the first trial, in the unit of the norm and the scale of the image
+            (None: the largest distance that the box allows).
+
+    Raises:
+        ValueError: If the attack takes no epsilon.
 
     >>> import jaxadv as ja
     >>> attack = ja.MinimalEpsilon(ja.PGD(steps=20), rounds=10)
@@ -40,6 +56,7 @@ class MinimalEpsilon(Around):
 
     rounds: int = static(default=10)
     largest: Any = None
+    needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     keep: ClassVar[str] = "distance"
 
@@ -90,5 +107,5 @@ class MinimalEpsilon(Around):
         return BisectionState(low, high, trial, turn, inner, state.key)
 
     def done(self, problem: Problem, state: BisectionState) -> Bool[Array, ""]:
-        hopeless = (state.round == 1) & (state.low >= state.high)  # not even at the largest epsilon
+        hopeless = (state.round == 1) & (state.low >= state.high)  # none at the largest epsilon
         return hopeless | (state.round > self.rounds)

@@ -1,4 +1,4 @@
-"""NewtonFool: Newton steps that take the label's probability down to that of a guess."""
+"""NewtonFool: Newton steps that lower the label's probability to that of a random guess."""
 
 from typing import Any, ClassVar
 
@@ -20,20 +20,29 @@ from jaxadv.core.pytree import pytree, static
 class NewtonFool(Crossing):
     """NewtonFool (Jang, Wu and Jha 2017, doi 10.1145/3134600.3134635): small changes in L2.
 
-    With F the softmax probability of the label, each step goes against F's gradient g, by the
-    length min(eta * |x0|, (F - 1 / K) / |g|): F is to fall to 1 / K, if it is linear, and no step
-    is longer than a share of the image. Untargeted.
+    With F the softmax probability of the label and g its gradient, each step goes against g by the
+    length min(eta * |x0|, (F - 1 / K) / |g|): F would fall to 1 / K if it were linear, and no step
+    is longer than a fraction of the image's length. |x0| is measured from the lower corner of the
+    box (0 in the paper), and is the diagonal of the box for an image that lies there. The walk ends
+    at the first adversarial iterate. The attack is untargeted and deterministic.
 
-    eta: that share; |x0| is measured from the box's lower corner (0 in the paper), and is the box's
-    diagonal for an image that lies there. The walk ends at the first adversarial iterate (ART takes
-    all steps, which lead on, or back once F < 1 / K). Entries at the edge of the box are left out
-    of g: where steps are clipped only, one image in seven of a robust network stands still. search:
-    halvings of the line to the image at the end (paper: none).
+    ART takes all steps, which continue beyond the boundary, or go back once F < 1 / K. Entries at
+    the edge of the box are excluded from g: where steps are only clipped, one image in seven of a
+    robust network does not move. The gradient of a saturated softmax is 0 in float32, and 0 / 0
+    where implementations divide by its square; here it is pulled back divided by 1 - F, and neither
+    happens.
 
-    The gradient of a saturated softmax is 0 in float32, and 0 / 0 where implementations divide by
-    its square: here it is pulled back divided by 1 - F, and neither happens. Deterministic. At most
-    `steps` backward and `steps + 1 + search` forward passes. Raises ValueError for settings not
-    listed here and for targeted goals.
+    A run costs at most `steps` backward and `steps + 1 + search` forward passes.
+
+    Attributes:
+        norm: "l2".
+        steps: Largest number of steps.
+        search: Halvings of the line to the image at the end (paper: none).
+        eta: Largest length of a step, as a fraction of |x0|.
+
+    Raises:
+        ValueError: If `norm` is not "l2", `steps` is below 1, `search` is below 0, `eta` is not
+            above 0, or the goal is targeted.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -47,6 +56,7 @@ class NewtonFool(Crossing):
     steps: int = static(default=100)
     eta: Any = 0.01
     norms: ClassVar[tuple[str, ...]] = ("l2",)
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +86,7 @@ class NewtonFool(Crossing):
 
         free = jnp.where(odds > 0, state.image > problem.lower, state.image < problem.upper)
         odds = jnp.where(free, odds, 0)
-        scale = jnp.maximum(jnp.abs(odds).max(), 1e-37)  # squares are to stay finite
+        scale = jnp.maximum(jnp.abs(odds).max(), 1e-37)  # keeps squares finite
         slope = self.geometry.distance(odds / scale)
         direction = odds / scale / jnp.maximum(slope, 1e-30)
         newton = (probability - 1 / classes) / jnp.maximum(

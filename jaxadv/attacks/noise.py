@@ -1,4 +1,4 @@
-"""Random noise: the control that every attack has to beat."""
+"""Random noise: the baseline for every attack."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,12 @@ from jaxadv.core.pytree import pytree, static
 
 
 class NoiseState(NamedTuple):
-    """key: this image's; draw: noise images asked so far."""
+    """State of one run of a noise attack.
+
+    Attributes:
+        key: Random key of this run.
+        draw: int32 scalar, queries so far.
+    """
 
     key: Any
     draw: Any
@@ -34,7 +39,7 @@ class _Noise(Attack):
         return self.draws
 
     def noisy(self, problem: Problem, key: Array) -> Array:
-        """One noisy image, not yet projected."""
+        """Return one noisy image, not yet projected."""
         raise NotImplementedError
 
     def init(self, problem: Problem, key: Array) -> NoiseState:
@@ -53,9 +58,15 @@ class _Noise(Attack):
 
 @pytree
 class UniformNoise(_Noise):
-    """Points drawn uniformly from the ball, then projected onto ball and box; no gradients.
+    """Points drawn uniformly from the ball, projected onto ball and box; no gradients.
 
-    draws: how many are tried, one forward pass each.
+    Attributes:
+        norm: "linf", "l2", "l1" or "l0".
+        draws: Number of draws, one forward pass each.
+        restarts: Runs per image, each with its own draws.
+
+    Raises:
+        ValueError: If `norm` is unknown or `draws` is below 1.
 
     >>> import jaxadv as ja
     >>> attack = ja.UniformNoise(draws=10)
@@ -69,10 +80,18 @@ class UniformNoise(_Noise):
 
 @pytree
 class GaussianNoise(_Noise):
-    """Gaussian noise scaled to lie on the ball's surface, then projected; no gradients.
+    """Gaussian noise scaled to the surface of the ball, then projected; no gradients.
 
-    Before the box cuts it, every draw has exactly the distance epsilon (in L0 a random choice of
-    entries). draws: how many are tried, one forward pass each.
+    Before the clipping to the box, every draw has exactly the distance epsilon (in L0 a random
+    choice of entries).
+
+    Attributes:
+        norm: "linf", "l2", "l1" or "l0".
+        draws: Number of draws, one forward pass each.
+        restarts: Runs per image, each with its own draws.
+
+    Raises:
+        ValueError: If `norm` is unknown or `draws` is below 1.
 
     >>> import jaxadv as ja
     >>> attack = ja.GaussianNoise(norm="l2", draws=10)

@@ -1,7 +1,7 @@
-"""PDPGD: primal-dual descent with a proximal step in place of the norm's gradient.
+"""PDPGD: primal-dual descent with a proximal step instead of the gradient of the norm.
 
-Norms that have no gradient where it matters have a proximal operator: the z that minimises
-weight |z| + |z - r|^2 / 2. None of them sorts.
+Norms without a gradient where it matters have a proximal operator: the z that minimises weight |z|
++ |z - r|^2 / 2. None of the operators sorts.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,27 @@ from jaxadv.core.pytree import pytree, static
 
 NEWTON = 6  # iterations: from 1 to a root not below 0.79 they reach float32's accuracy
 
-CLIMB = 12  # of Newton for Linf: 3,072 entries took at most 11 to a millionth
+CLIMB = 12  # Newton iterations for Linf: 3,072 entries took at most 11 to reach 1e-6
 
 
 def proximal_l0(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
-    """r where it is worth `weight` to keep an entry, else 0."""
+    """Return r where keeping an entry is worth `weight`, else 0."""
     return jnp.where(jnp.square(r) > 2 * weight, r, 0.0)
 
 
 def proximal_l23(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
-    """The proximal operator of sum |z|^(2/3): between those of L0 and L1.
+    """Return the proximal operator of sum |z|^(2/3), which lies between those of L0 and L1.
 
-    With z = r v^3 the derivative vanishes where v^4 - v + k = 0. The larger root is the minimum
-    where z pays at all: k up to 2^(-4/3), where half of r is left. Newton comes down to it from 1.
+    With z = r v^3 the derivative vanishes where v^4 - v + k = 0. The larger root is the minimum as
+    long as a non-zero z is better than 0: for k up to 2^(-4/3), where half of r is left. Newton's
+    method descends to it from 1.
+
+    Args:
+        r: [...] float32.
+        weight: Weight of the norm.
+
+    Returns:
+        [...] float32.
     """
     size = jnp.abs(r)
     k = weight * (2 / 3) / jnp.maximum(size, 1e-20) ** (4 / 3)
@@ -44,21 +52,28 @@ def proximal_l23(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
 
 
 def proximal_l1(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
-    """Soft thresholding."""
+    """Return r after soft thresholding."""
     return jnp.sign(r) * jnp.maximum(jnp.abs(r) - weight, 0.0)
 
 
 def proximal_l2(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
-    """r shortened by `weight`."""
+    """Return r shortened by `weight` in L2."""
     return r * jnp.maximum(1 - weight / jnp.maximum(get_norm("l2").distance(r), 1e-18), 0.0)
 
 
 @flat
 def proximal_linf(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
-    """r cut at the height above which it sums to `weight`.
+    """Return r clipped at the height above which its absolute values sum to `weight`.
 
-    The sum falls along a convex chain of straight lines: Newton climbs to the height from below,
-    never past it, and ends once no more entries drop out.
+    The sum falls along a convex piecewise linear function: Newton's method ascends to the height
+    from below, never past it, and ends once no more entries drop out.
+
+    Args:
+        r: [...] float32.
+        weight: Weight of the norm.
+
+    Returns:
+        [...] float32.
     """
     size = jnp.abs(r)
 
@@ -84,18 +99,35 @@ OPERATORS: dict[str, Callable[[Array, Any], Array]] = {
 class PDPGD(PDGD):
     """Primal-dual proximal gradient descent (Matyasko and Chau 2021, arXiv 2106.01538).
 
-    As `PDGD`, but Adam's step follows softplus(margin) alone, and then the norm is taken care of by
-    its proximal operator, in Adam's metric: `inner` steps of proximal descent. norm: "linf", "l2",
-    "l1" or "l0" (array entries); operator: the proximal operator of "linf", "l2", "l1", "l2/3" or
-    "l0"; None: that of the norm, and in L0 that of "l2/3", sum |r|^(2/3), as the authors advise.
-    The other fields are those of `PDGD`.
+    As in `PDGD`, but Adam's step follows softplus(margin) alone; the norm is then minimised by its
+    proximal operator in Adam's metric, with `inner` steps of proximal descent. The nearest
+    adversarial query is returned.
 
-    Two choices: the operator of "l2/3" is 0 wherever 0 is the lower of the two minima (the authors'
-    code keeps the other while there is one, so small entries vanish later), and that of "l0"
-    looks at each entry (adv-lib's at the largest of a pixel's channels). All inner steps are made
-    (the authors' code ends them at a relative change of 0.01). Per restart `steps` backward and
-    `steps + 1` forward passes. The nearest adversarial image ever asked is returned. Raises
-    ValueError for settings that are not listed here.
+    Three choices differ. The operator of "l2/3" is 0 wherever 0 is the lower of the two minima (the
+    authors' code keeps the other minimum while there is one, so that small entries vanish later).
+    The operator of "l0" treats each entry on its own (adv-lib's the largest of a pixel's channels).
+    All inner steps are carried out (the authors' code ends them at a relative change of 0.01). Each
+    restart costs `steps` backward and `steps + 1` forward passes.
+
+    Attributes:
+        norm: "linf", "l2", "l1" or "l0" (array entries).
+        steps: Gradients per restart.
+        restarts: As in `PDGD`.
+        step_size: As in `PDGD`.
+        final_step: As in `PDGD`.
+        dual_step: As in `PDGD`.
+        final_dual_step: As in `PDGD`.
+        ratio: As in `PDGD`.
+        least_ratio: As in `PDGD`.
+        average: As in `PDGD`.
+        noise: As in `PDGD`.
+        operator: Proximal operator: "linf", "l2", "l1", "l2/3" or "l0". None takes that of the
+            norm, and in L0 that of "l2/3", sum |r|^(2/3), as the authors advise.
+        inner: Steps of proximal descent after each step of Adam.
+
+    Raises:
+        ValueError: If `norm` or `operator` is unknown, `inner` is below 1, or a field of `PDGD` is
+            out of its range.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, 9 * jnp.eye(4)[:, :2])

@@ -10,15 +10,24 @@ from jaxadv.core.pytree import pytree, static
 class PGD(GradientAttack):
     """Projected gradient descent (Madry et al. 2017, arXiv 1706.06083), untargeted and targeted.
 
-    norm: "linf", "l2", "l1" or "l0"; steps: gradients per restart; step_size: as a share of
-    epsilon; loss: "cross_entropy", "margin", "dlr" or a function (goal, logits [K]) -> scalar;
-    random_start: begin at a uniform draw from the ball; restarts: independent starts, counted in
-    order, none after a success; optimizer: a `ja.Optimizer` in place of steepest ascent (its
-    learning rate is in the scale of the image, and `step_size` is not used); sparsity: in L1 and L0
-    the share of the entries that one step moves (Tramer and Boneh 2019, arXiv 1904.13000).
+    The default step is steepest ascent in the norm of the attack. Restarts are counted in order,
+    and none is run after a success. Each restart costs at most `steps` backward and `steps + 1`
+    forward passes.
 
-    Per restart at most `steps` backward and `steps + 1` forward passes. Raises ValueError for an
-    unknown norm or loss, and for steps or restarts below 1.
+    Attributes:
+        norm: "linf", "l2", "l1" or "l0".
+        steps: Gradients per restart.
+        restarts: Independent random starts.
+        step_size: Step length as a fraction of epsilon.
+        loss: "cross_entropy", "margin", "dlr" or a function (goal, logits [K]) -> scalar.
+        random_start: Start at a uniform draw from the ball instead of the image.
+        optimizer: A `ja.Optimizer` that replaces steepest ascent; its learning rate is in the scale
+            of the image, and `step_size` is not used.
+        sparsity: In L1 and L0, fraction of the entries that one step moves (Tramer and Boneh 2019,
+            arXiv 1904.13000).
+
+    Raises:
+        ValueError: If `norm` or `loss` is unknown, or `steps` or `restarts` is below 1.
 
     >>> import jaxadv as ja
     >>> attack = ja.PGD(norm="linf", steps=40, step_size=0.1)
@@ -31,7 +40,21 @@ class PGD(GradientAttack):
 class BIM(GradientAttack):
     """Basic iterative method (Kurakin, Goodfellow, Bengio 2016, arXiv 1607.02533).
 
-    PGD from the image itself. `steps` backward and `steps + 1` forward passes.
+    PGD that starts at the image itself. A run costs at most `steps` backward and `steps + 1`
+    forward passes.
+
+    Attributes:
+        norm: "linf", "l2", "l1" or "l0".
+        steps: Gradients per restart.
+        restarts: Runs per image; they differ only with `random_start`.
+        step_size: Step length as a fraction of epsilon.
+        loss: As in `PGD`.
+        random_start: As in `PGD`.
+        optimizer: As in `PGD`.
+        sparsity: As in `PGD`.
+
+    Raises:
+        ValueError: If `norm` or `loss` is unknown, or `steps` or `restarts` is below 1.
 
     >>> import jaxadv as ja
     >>> attack = ja.BIM(steps=10)

@@ -1,9 +1,9 @@
-"""L-BFGS in a box: the memory of curvature, and the step that it proposes. Vectors are flat [n].
+"""L-BFGS in a box: the curvature pairs and the step that they give; vectors are flat [n].
 
-The function is curvature / 2 * |x - x0|^2 + loss(x): a known quadratic and a loss of which only
-gradients are seen. The memory holds the loss's part alone, so it stays true when `curvature`
-changes, and the inverse Hessian without memory, 1 / curvature, is exact wherever the loss is linear
-(a network of rectifiers and K classes bends its cross-entropy in at most K - 1 directions).
+The function is curvature / 2 * |x - x0|^2 + loss(x): a known quadratic and a loss known by its
+gradients only. The pairs describe the loss alone, so they stay valid when `curvature` changes, and
+the inverse Hessian without pairs, 1 / curvature, is exact wherever the loss is linear (the
+cross-entropy of a network of rectifiers and K classes is curved in at most K - 1 directions).
 """
 
 from typing import Any, NamedTuple
@@ -12,12 +12,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-LEAST_CURVATURE = 0.1  # of the quadratic's: a pair of less would be no descent, or a wild one
+LEAST_CURVATURE = 0.1  # of the quadratic's: a pair with less gives no descent or too long a step
 
 
 class Memory(NamedTuple):
-    """The last M pairs, in a ring: steps [M, n], changes [M, n] of the loss's gradient over each,
-    and how many were ever written."""
+    """The last M curvature pairs of L-BFGS, in a ring buffer.
+
+    Attributes:
+        steps: [M, n], the steps.
+        changes: [M, n], the change of the loss's gradient over each step.
+        count: int32 scalar, number of pairs ever written.
+    """
 
     steps: Any
     changes: Any
@@ -25,12 +30,12 @@ class Memory(NamedTuple):
 
     @classmethod
     def empty(cls, pairs: int, like: Float[Array, " n"]) -> "Memory":
-        """No pairs yet."""
+        """Return a memory without pairs."""
         none = jnp.zeros((pairs, like.size), like.dtype)
         return cls(none, none, jnp.int32(0))
 
     def add(self, step: Float[Array, " n"], change: Float[Array, " n"]) -> "Memory":
-        """With one pair more, in the place of the oldest; a step of length 0 is left out."""
+        """Return the memory with one more pair in place of the oldest; skip steps of length 0."""
         pairs = self.steps.shape[0]
         moved = (step != 0).any()
         place = jnp.where(moved, self.count % pairs, pairs)
@@ -43,10 +48,18 @@ class Memory(NamedTuple):
     def newton(
         self, gradient: Float[Array, " n"], free: Bool[Array, " n"], curvature: Any
     ) -> Float[Array, " n"]:
-        """The inverse Hessian on the free variables times the gradient (0 for the others).
+        """Return the inverse Hessian on the free variables times the gradient (0 for the others).
 
-        The two-loop recursion (Nocedal 1980) on pairs restricted to the free variables. A pair
-        without enough curvature there is passed over, so the matrix is positive definite.
+        This is the two-loop recursion (Nocedal 1980) on pairs restricted to the free variables. A
+        pair without enough curvature there is skipped, so the matrix is positive definite.
+
+        Args:
+            gradient: [n] float, the gradient of the whole function.
+            free: [n] bool, the variables that may move.
+            curvature: Scalar, the curvature of the quadratic.
+
+        Returns:
+            [n] float.
         """
         back = jnp.arange(self.steps.shape[0])  # from the newest to the oldest
         order = (self.count - 1 - back) % len(back)

@@ -1,4 +1,4 @@
-"""Any attack in Linf, with one perturbation for all frames of a window."""
+"""Wrapper that applies one perturbation to all frames of a window, for attacks in Linf."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -13,15 +13,23 @@ from jaxadv.core.pytree import pytree, static
 
 @pytree
 class Repeated(Around):
-    """Any attack in Linf, with one perturbation that is added to every frame of a window.
+    """Run any attack in Linf with one perturbation that is added to every frame of a window.
 
-    It persists while readings come and go, as a sticker on the lens would. attack: any in Linf;
-    frames: how many the image [frames * H, W, C] is made of, one below the other (see
-    `ja.windowed`). The attack inside works on the perturbation [H, W, C] itself, an image of zeros
-    in a box of twice the side; each frame is clipped to the real box, and the gradient is the sum
-    over the frames, straight through the clipping (BPDA, Athalye et al. 2018, arXiv 1802.00420).
-    With `ja.Masked` around it only some of the frames carry it. The passes are the attack's own.
-    Raises ValueError for another norm, and for frames below 1 or that do not divide the image.
+    The perturbation persists while readings come and go, like a sticker on the lens. The wrapped
+    attack works on the perturbation [H, W, C] itself: an image of zeros in a box of twice the side.
+    Each frame is clipped to the real box, and the gradient is the sum over the frames, passed
+    straight through the clipping (BPDA, Athalye et al. 2018, arXiv 1802.00420). With `ja.Masked`
+    around it only some of the frames carry the perturbation. The cost in passes is that of the
+    attack.
+
+    Attributes:
+        attack: The wrapped attack, in Linf.
+        frames: Number of frames in the image [frames * H, W, C], one below the other (see
+            `ja.windowed`).
+
+    Raises:
+        ValueError: If the norm of the attack is not "linf", `frames` is below 1, or `frames` does
+            not divide the number of rows of the image.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))

@@ -1,7 +1,7 @@
-"""Rounds of gradient descent on distance + c * max(margin + confidence, 0), one c after the other.
+"""Rounds of gradient descent on distance + c * max(margin + confidence, 0), one c at a time.
 
-What the attacks of Carlini and Wagner and the elastic-net attack share: when a round is over, what
-counts as a success, and the search for c. Each image has its own c and its own end of a round.
+Shared by the Carlini-Wagner attacks and the elastic-net attack: the end of a round, the criterion
+of success, and the search for c. Each image has its own c and its own end of a round.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -14,12 +14,18 @@ from jaxadv.core.attack import Attack, Problem, Reads
 from jaxadv.core.goals import Goal
 from jaxadv.core.pytree import pytree, static
 
-CHECKS = 10  # how often in a round the loss is looked at
-FALLEN = 0.9999  # a loss above this share of the last one looked at falls no more
+CHECKS = 10  # number of checks of the loss in a round
+FALLEN = 0.9999  # a loss above this fraction of the last one checked has stopped falling
 
 
 class Weight(NamedTuple):
-    """The search for the smallest c that succeeds: low failed, high succeeded (infinite: none)."""
+    """Search for the smallest c that succeeds; every field is a float32 scalar.
+
+    Attributes:
+        c: The value of the current round.
+        low: Largest c that failed.
+        high: Smallest c that succeeded (infinite: none yet).
+    """
 
     c: Any
     low: Any
@@ -27,21 +33,30 @@ class Weight(NamedTuple):
 
     @classmethod
     def begin(cls, c: Any) -> "Weight":
-        """Before the first round."""
+        """Return the search before the first round."""
         c = jnp.asarray(c, jnp.float32)
         return cls(c, jnp.float32(0), jnp.float32(jnp.inf))
 
     def after(self, success: Bool[Array, ""]) -> "Weight":
-        """Ten times as much until a round succeeds, then the middle of the two ends."""
+        """Return the next c: ten times as large until a success, then the middle of the ends."""
         low = jnp.where(success, self.low, self.c)
         high = jnp.where(success, self.c, self.high)
         return Weight(jnp.where(high < jnp.inf, (low + high) / 2, 10 * self.c), low, high)
 
 
 class Progress(NamedTuple):
-    """step: gradients taken in this round; round: rounds that are over; checked: the loss when it
-    was last looked at; reached: whether this round has had a success; best [H, W, C], length: the
-    best success of all rounds; last: the search is over, and `best` is asked; done: it was."""
+    """Progress of the rounds of one run.
+
+    Attributes:
+        step: int32 scalar, gradients taken in this round.
+        round: int32 scalar, rounds that are over.
+        checked: float32 scalar, the loss at the last check.
+        reached: bool scalar, whether this round has had a success.
+        best: [H, W, C] float32, the best success of all rounds.
+        length: float32 scalar, the distance of `best`.
+        last: bool scalar, whether the search is over and `best` is the next query.
+        done: bool scalar, whether `best` was queried.
+    """
 
     step: Any
     round: Any
@@ -54,14 +69,27 @@ class Progress(NamedTuple):
 
     @classmethod
     def begin(cls, image: Any) -> "Progress":
-        """Before the first round."""
+        """Return the progress before the first round."""
         none, infinite, no = jnp.int32(0), jnp.float32(jnp.inf), jnp.bool_(False)
         return cls(none, none, infinite, no, image, infinite, no, no)
 
 
 @pytree
 class Rounds(Attack):
-    """Base of attacks whose state has a field `progress`."""
+    """Base of attacks whose state has a field `progress`.
+
+    Attributes:
+        steps: Largest number of steps of a round.
+        rounds: Largest number of rounds.
+        learning_rate: Step size of the optimizer.
+        initial_c: First value of c.
+        confidence: Required distance beyond the boundary, in logits.
+        abort_early: End a round when the loss no longer falls.
+
+    Raises:
+        ValueError: If `steps` or `rounds` is below 1, `learning_rate` or `initial_c` is not above
+            0, or `confidence` is below 0.
+    """
 
     steps: int = static(default=1000)
     rounds: int = static(default=9)
@@ -69,6 +97,7 @@ class Rounds(Attack):
     initial_c: Any = 1e-3
     confidence: Any = 0.0
     abort_early: bool = static(default=True)
+    needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     asks_inside: ClassVar[bool] = False
 
@@ -83,7 +112,7 @@ class Rounds(Attack):
 
     @property
     def keep(self) -> str:  # type: ignore[override]
-        # The engine knows adversarial images, not confident ones: those are kept in the state.
+        # The engine does not know the confidence: confident images are kept in the state.
         confident = isinstance(self.confidence, np.floating) and self.confidence > 0
         return "last" if confident else "distance"
 
@@ -99,12 +128,12 @@ class Rounds(Attack):
         return state.progress.done
 
     def shortfall(self, goal: Goal, logits: Float[Array, " K"]) -> tuple[Any, Any]:
-        """What the margin lacks, max(margin + confidence, 0), and whether that is a success."""
+        """Return max(margin + confidence, 0), and whether the image is a success."""
         margin = goal.margin(logits)
         return jnp.maximum(margin + self.confidence, 0), margin < -self.confidence
 
     def seen(self, progress: Progress, success: Any, image: Any, length: Any) -> Progress:
-        """With one more image taken in; `length` is what the best one has least of."""
+        """Return the progress after one more image; `best` has the least `length`."""
         better = success & (length < progress.length)
         return progress._replace(
             reached=progress.reached | success,
@@ -113,8 +142,16 @@ class Rounds(Attack):
         )
 
     def stepped(self, progress: Progress, loss: Any, ends: Any = False) -> tuple[Progress, Any]:
-        """With one more gradient taken, and whether the round is over: by its steps, because the
-        loss falls no more, or by `ends`."""
+        """Count one gradient step; return the progress and whether this round has ended.
+
+        Args:
+            progress: The progress before the step.
+            loss: float32 scalar, the loss at the iterate.
+            ends: bool scalar that ends the round, beside the number of steps and the early abort.
+
+        Returns:
+            The progress and a bool scalar.
+        """
         check = progress.step % max(self.steps // CHECKS, 1) == 0
         stalled = check & (loss > FALLEN * progress.checked) & self.abort_early
         over = ends | stalled | (progress.step + 1 >= self.steps)

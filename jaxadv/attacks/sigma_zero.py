@@ -1,7 +1,7 @@
-"""sigma-zero: gradient descent on a smooth stand-in for the number of changed entries. Minimum L0.
+"""sigma-zero: gradient descent on a smooth approximation of the L0 norm; minimum L0.
 
 After each step the changes below a threshold are undone. The threshold rises after an adversarial
-iterate and falls after any other, for each image by itself.
+iterate and falls after any other, for each image on its own.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -17,8 +17,14 @@ from jaxadv.core.pytree import pytree, static
 
 
 class SigmaZeroState(NamedTuple):
-    """image: the iterate [H, W, C]; adam: optax's state; threshold: changes below it (in sides of
-    the box) are undone; step: gradients taken so far."""
+    """State of one run of `SigmaZero`.
+
+    Attributes:
+        image: [H, W, C] float32, the iterate.
+        adam: State of the optax optimizer.
+        threshold: float32 scalar; changes below it (in sides of the box) are undone.
+        step: int32 scalar, gradients taken so far.
+    """
 
     image: Any
     adam: Any
@@ -30,18 +36,28 @@ class SigmaZeroState(NamedTuple):
 class SigmaZero(MinimumNorm):
     """sigma-zero (Cinà et al. 2024, arXiv 2402.01879): the least number of changed array entries.
 
-    Minimises max(margin, 0) + mean(d^2 / (d^2 + sigma)) over the perturbation d by Adam, with the
-    gradient scaled to a largest entry of 1. All lengths are in sides of the box (1 where images lie
-    in [0, 1]), sigma in their squares. step_size: falls along a cosine to a tenth; threshold: the
-    first one; threshold_step: how much it rises or falls per step, times the step size. restarts:
-    the first begins at the image (or the problem's start), the others with a hundredth of the
-    entries drawn anew.
+    The attack minimises max(margin, 0) + mean(d^2 / (d^2 + sigma)) over the perturbation d by Adam,
+    with the gradient scaled to a largest entry of 1. All lengths are in sides of the box (1 where
+    images lie in [0, 1]), and sigma is in their squares.
 
     The paper is untargeted; with `ja.Targeted` goals the margin is the target's. The authors' code
-    writes the new threshold into a copy, so that it stays at its first value for ever; here it
-    adapts, as in the paper. A last iterate is judged that theirs never is. Per restart `steps`
-    backward and `steps + 1` forward passes. Raises ValueError for a norm other than "l0" and
-    settings below or above what they can mean.
+    writes the new threshold into a copy, so that it keeps its first value; here it adapts, as in
+    the paper. The last iterate is evaluated too, unlike in the authors' code. Each restart costs
+    `steps` backward and `steps + 1` forward passes.
+
+    Attributes:
+        norm: "l0".
+        steps: Gradients per restart.
+        restarts: The first run starts at the image (or at the problem's start), the others with a
+            hundredth of the entries redrawn.
+        step_size: First step size of Adam; it decays along a cosine to a tenth.
+        sigma: Smoothing of the L0 norm.
+        threshold: First threshold, in sides of the box.
+        threshold_step: Change of the threshold per step, relative to the step size.
+
+    Raises:
+        ValueError: If `norm` is not "l0", `steps` or `restarts` is below 1, `step_size` or `sigma`
+            is not a finite number above 0, or `threshold` or `threshold_step` is not in (0, 1].
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -58,6 +74,7 @@ class SigmaZero(MinimumNorm):
     threshold: Any = 0.3
     threshold_step: Any = 0.01
     norms: ClassVar[tuple[str, ...]] = ("l0",)
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

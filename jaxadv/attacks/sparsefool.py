@@ -1,4 +1,4 @@
-"""SparseFool: moves the fewest entries that take the image across a boundary found by DeepFool."""
+"""SparseFool: changes the fewest entries that cross a boundary found by DeepFool."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,8 +14,16 @@ from jaxadv.core.pytree import pytree, static, where
 
 
 class SparseFoolState(NamedTuple):
-    """image: asked next [H, W, C]; base: the last sparse solution [H, W, C]; sparse: whether
-    `image` is that, overshot, or a point of DeepFool's; step: ticks; line: of the final search."""
+    """State of one run of `SparseFool`.
+
+    Attributes:
+        image: [H, W, C] float32, the next query.
+        base: [H, W, C] float32, the last sparse solution.
+        sparse: bool scalar, whether `image` is that solution with overshoot; else it is an iterate
+            of DeepFool.
+        step: int32 scalar, ticks so far.
+        line: State of the line search at the end.
+    """
 
     image: Any
     base: Any
@@ -31,16 +39,28 @@ class SparseFool(DeepFool):
     From x_i DeepFool in L2 finds a point x_B across the boundary, and the normal w there. The next
     x_i is the L1-nearest point to x_i, in the box, of the hyperplane through x_i + reach * (x_B -
     x_i) that is orthogonal to w: entries of largest weight go to the edge of the box, one after the
-    other. What is asked is overshot from the image. The walk ends when that is across.
+    other. The query is x_i with overshoot, measured from the image. The walk ends when the query is
+    adversarial. The attack is deterministic.
 
-    norm: "l1" or "l0", in which the nearest image is chosen; reach: the paper's lambda, how far
-    beyond the boundary (1 is the sparsest and slowest, the authors' code has 3); steps: gradients
-    in all, of DeepFool's steps and of normals (the authors' code has at most 20 rounds of 50 + 1).
-    classes, overshoot, boxed, search: as in `DeepFool`. Targeted goals too (paper: none).
+    Implementations move one entry at a time by a fraction of 1e-3 too far, in a loop; here the
+    linear problem is solved exactly. Targeted goals are supported too (paper: none). A run costs at
+    most `steps * (classes - 1)` backward and `steps + 1 + search` forward passes.
 
-    The implementations move one entry at a time by a share of 1e-3 too far, in a loop; here the
-    linear problem is solved exactly. Deterministic. At most `steps` * (classes - 1) backward and
-    `steps + 1 + search` forward passes. Raises ValueError for settings not listed here.
+    Attributes:
+        norm: "l1" or "l0", in which the nearest image is chosen.
+        steps: Largest number of gradients, of DeepFool's steps and of normals together (the
+            authors' code has at most 20 rounds of 50 + 1).
+        search: As in `DeepFool`.
+        classes: As in `DeepFool`.
+        overshoot: As in `DeepFool`.
+        boxed: As in `DeepFool`.
+        pullbacks: Gradients per step; set by the engine.
+        reach: The paper's lambda, how far a solution goes beyond the boundary (1 is the sparsest
+            and slowest; the authors' code has 3).
+
+    Raises:
+        ValueError: If `norm` is neither "l1" nor "l0", `reach` is below 1, or a field of `DeepFool`
+            is out of its range.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -81,6 +101,6 @@ class SparseFool(DeepFool):
     def linear_solver(
         self, problem: Problem, state: SparseFoolState, normal: Float[Array, "..."]
     ) -> Float[Array, "..."]:
-        """From x_i to the hyperplane beyond x_B, the state's image, in the fewest entries."""
+        """Return the step from x_i to the hyperplane beyond x_B, the state's image, in L1."""
         gap = self.reach * (normal * (state.image - state.base)).sum()
         return hyperplane_step("l1", state.base, normal, gap, problem.lower, problem.upper)

@@ -1,4 +1,4 @@
-"""SuperDeepFool: DeepFool, whose outcome is turned until it is orthogonal to the boundary."""
+"""SuperDeepFool: DeepFool whose result is turned until it is orthogonal to the boundary."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,8 +13,14 @@ from jaxadv.core.pytree import pytree, static, where
 
 
 class SuperDeepFoolState(NamedTuple):
-    """image: the iterate [H, W, C]; turned: whether it is a projection's outcome; step: ticks so
-    far; line: of the search at the end."""
+    """State of one run of `SuperDeepFool`.
+
+    Attributes:
+        image: [H, W, C] float32, the iterate.
+        turned: bool scalar, whether `image` is the result of a projection.
+        step: int32 scalar, ticks so far.
+        line: State of the line search at the end.
+    """
 
     image: Any
     turned: Any
@@ -26,22 +32,32 @@ class SuperDeepFoolState(NamedTuple):
 class SuperDeepFool(DeepFool):
     """SuperDeepFool (Abdolahpourrostam, Abroshan and Moosavi-Dezfooli 2023, arXiv 2303.12481), L2.
 
-    DeepFool goes on until it is across, at x~; with the boundary's normal w there the iterate
-    becomes x0 + <w, x~ - x0> / |w|^2 w: as far in the direction of w, and nowhere else. If that is
-    across, the walk ends; otherwise DeepFool goes on from there. Where the boundary is round the
-    projections fall short of it, each a little nearer, and the walk takes all its steps. At the end
-    the line from the image to the nearest adversarial point is halved `search` times.
+    DeepFool runs until it is across the boundary, at x~. With the normal w of the boundary there,
+    the iterate becomes x0 + <w, x~ - x0> / |w|^2 w: as far in the direction of w, and nowhere else.
+    If that point is adversarial, the walk ends; otherwise DeepFool continues from there. Where the
+    boundary is curved, the projections fall short of it, each by a little less, and the walk takes
+    all its steps. At the end the line from the image to the nearest adversarial point is halved
+    `search` times. The attack is deterministic.
 
-    steps: gradients in all, of both kinds; classes, overshoot, boxed: as in `DeepFool`. With the
-    box, the projection is the point nearest to the image of the hyperplane through x~ and the box
-    (the same where the box is not in the way). The authors' code adds each projection to the one
-    before it and so ends up to twice as far where the first does not suffice, which only the search
-    cures; here each begins at the image, as the formula says. Targeted goals: as in `DeepFool` (the
-    paper has none).
+    With the box, the projection is the point, nearest to the image, of the hyperplane through x~
+    within the box (the same where the box is not active). The authors' code adds each projection to
+    the one before and so ends up to twice as far where the first does not suffice, which only the
+    search corrects; here each begins at the image, as in the formula. Targeted goals work as in
+    `DeepFool` (the paper has none). A run costs at most `steps * (classes - 1)` backward and `steps
+    + 1 + search` forward passes (a projection needs one gradient only, and is counted as the
+    others).
 
-    Deterministic. At most `steps` * (classes - 1) backward and `steps + 1 + search` forward passes
-    (a projection needs one gradient only, and is counted as the others). Raises ValueError for
-    settings not listed here.
+    Attributes:
+        norm: "l2".
+        steps: Largest number of steps, of DeepFool and projections together.
+        search: Halvings of the line to the image at the end.
+        classes: As in `DeepFool`.
+        overshoot: As in `DeepFool`.
+        boxed: As in `DeepFool`.
+        pullbacks: Gradients per step; set by the engine.
+
+    Raises:
+        ValueError: If `norm` is not "l2", or a field of `DeepFool` is out of its range.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])

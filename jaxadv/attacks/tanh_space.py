@@ -1,7 +1,7 @@
-"""The change of variables of Carlini and Wagner: image = middle + side / 2 * tanh(w).
+"""Carlini and Wagner's change of variables: image = middle + side / 2 * tanh(w).
 
-Where an image lies on a face of the box, tanh is flat, and its pixel could not leave. So the tanh
-is that of a box which is a little larger, and w ends where the image's box does.
+Where an image lies on a face of the box, tanh is flat, and its pixel could not leave. The tanh is
+therefore that of a slightly larger box, and w is limited to the image's box.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,13 @@ LIMIT = float(np.arctanh(INNER))
 
 
 class TanhSpace(NamedTuple):
-    """image: met exactly by `origin`, its w [H, W, C]; half: half of the larger box's side."""
+    """Change of variables between images and w.
+
+    Attributes:
+        image: [H, W, C] float32, the original image, which `origin` maps to exactly.
+        origin: [H, W, C] float32, the w of the original image.
+        half: float32 scalar, half of the side of the larger box.
+    """
 
     image: Float[Array, "..."]
     origin: Float[Array, "..."]
@@ -25,25 +31,25 @@ class TanhSpace(NamedTuple):
 
     @classmethod
     def around(cls, problem: Problem) -> "TanhSpace":
-        """The space of the problem's box."""
+        """Return the space of the problem's box."""
         middle, half = (problem.lower + problem.upper) / 2, (problem.upper - problem.lower) / 2
         origin = jnp.arctanh(jnp.clip((problem.image - middle) / half, -1, 1) * INNER)
         return cls(problem.image, origin, half / INNER)
 
     def enter(self, image: Float[Array, "..."]) -> Float[Array, "..."]:
-        """w of an image."""
+        """Return the w of an image."""
         place = jnp.tanh(self.origin) + (image - self.image) / self.half
         return jnp.arctanh(jnp.clip(place, -INNER, INNER))
 
     def leave(self, problem: Problem, w: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The image of w, in the box."""
+        """Return the image of w, clipped to the box."""
         moved = self.image + self.half * (jnp.tanh(w) - jnp.tanh(self.origin))
         return jnp.clip(moved, problem.lower, problem.upper)
 
     def slope(self, w: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The derivative of `leave`."""
+        """Return the derivative of `leave`."""
         return self.half * (1 - jnp.square(jnp.tanh(w)))
 
     def within(self, w: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The nearest w whose image is in the box."""
+        """Return the nearest w whose image is in the box."""
         return jnp.clip(w, -LIMIT, LIMIT)

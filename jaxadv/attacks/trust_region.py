@@ -1,4 +1,4 @@
-"""The trust region attack: short steps towards one class, as long as its linear model holds."""
+"""Trust region attack: short steps towards one class as long as its linear model holds."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -17,9 +17,19 @@ BOUNDS = {"l2": (5e-4, 0.05), "linf": (1e-4, 0.01)}  # of the radius, in box sid
 
 
 class TrustRegionState(NamedTuple):
-    """image: the iterate [H, W, C]; target: the class aimed at, with its gap and the gap's gradient
-    [H, W, C] at the first point; radius; gap, expected: before the last step, and the decrease that
-    the linear model gave it; step: ticks so far; line: of the search at the end."""
+    """State of one run of `TrustRegion`.
+
+    Attributes:
+        image: [H, W, C] float32, the iterate.
+        target: int32 scalar, the target class.
+        target_gap: float32 scalar, the gap of the target at the first point.
+        normal: [H, W, C] float32, the gradient of that gap at the first point.
+        radius: float32 scalar, the trust radius in the scale of the image.
+        gap: float32 scalar, the gap before the last step.
+        expected: float32 scalar, the decrease of the gap by that step in the linear model.
+        step: int32 scalar, ticks so far.
+        line: State of the line search at the end.
+    """
 
     image: Any
     target: Any
@@ -36,25 +46,37 @@ class TrustRegionState(NamedTuple):
 class TrustRegion(Crossing):
     """Trust region attack (Yao, Gholami, Xu, Keutzer and Mahoney 2018, arXiv 1812.06371).
 
-    First the class whose linearised boundary is nearest is chosen, once, among those that the clean
-    answer ranks first. Each step goes towards it by min(gap / |w|_q, radius); the radius is
-    multiplied by `rate` where the gap fell by more than 0.9 of what the linear model gave, and
-    divided by it below 0.5. The walk ends at the first adversarial iterate, of whatever class.
+    First the class with the nearest linearised boundary is chosen, once, among the most likely
+    classes under the clean logits. Each step goes towards it by min(gap / |w|_q, radius). The
+    radius is multiplied by `rate` where the gap fell by more than 0.9 of the linear model's
+    decrease, and divided by it below 0.5. The walk ends at the first adversarial iterate, of any
+    class. The attack is deterministic.
 
-    norm: "l2" or "linf"; steps: gradients of the walk (paper: 100); classes: how many are compared
-    at first, the label included: one tick and one gradient each. With `ja.Targeted` goals there is
-    nothing to choose, and the gap is that of the target to the largest other logit.
-    radius: at first; smallest, largest: its bounds (None: 5e-4 and 0.05 in L2, 1e-4 and 0.01 in
-    Linf, for distances of 1 on small photographs: where images are robust, steps times `largest` is
-    to reach them); all three in sides of the box. rate: 1 keeps the radius. overshoot: as in
-    `DeepFool`. search: halvings of the line to the image at the end (paper: none).
+    The authors' code compares the decrease of the label's logit with the radius itself, so that the
+    scale of a model matters; here the decrease of the gap is compared with that of the linear model
+    in the box. Where they add 1e-4 to each step, the gap is enlarged by 1e-5 of the largest logit.
+    Entries at the edge of the box are excluded from a step. A run costs at most `steps + classes -
+    2` backward and `steps + classes - 1 + search` forward passes.
 
-    The authors' code compares the fall of the label's logit with the radius itself, so that a
-    model's scale decides; here it is the gap's fall against that of the linear model in the box.
-    Where they add 1e-4 to each step, the gap is enlarged by 1e-5 of the largest logit. Entries at
-    the edge of the box are left out of a step. Deterministic. At most `steps + classes - 2`
-    backward and `steps + classes - 1 + search` forward passes. Raises ValueError for settings not
-    listed here.
+    Attributes:
+        norm: "l2" or "linf".
+        steps: Gradients of the walk (paper: 100).
+        search: Halvings of the line to the image at the end (paper: none).
+        classes: Number of classes compared at first, the label included; each other class costs one
+            tick and one gradient. With `ja.Targeted` goals nothing is chosen, and the gap is the
+            difference between the target's and the largest other logit.
+        radius: First trust radius in sides of the box.
+        smallest: Lower bound of the radius in sides of the box (None: 5e-4 in L2, 1e-4 in Linf).
+        largest: Upper bound of the radius in sides of the box (None: 0.05 in L2, 0.01 in Linf). The
+            defaults fit distances of 1 on small photographs; for robust images, steps times
+            `largest` must reach the boundary.
+        rate: Factor of the radius; 1 keeps it constant.
+        overshoot: As in `DeepFool`.
+
+    Raises:
+        ValueError: If `norm` is neither "l2" nor "linf", `steps` is below 1, `search`, `radius`,
+            `smallest`, `largest` or `overshoot` is below 0, `classes` is below 2, or `rate` is
+            below 1.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -73,6 +95,7 @@ class TrustRegion(Crossing):
     rate: Any = 1.2
     overshoot: Any = 0.02
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,13 +125,13 @@ class TrustRegion(Crossing):
         )  # fmt: skip
 
     def choosing(self, state: TrustRegionState) -> Bool[Array, ""]:
-        """Whether this tick compares a class, the one of the place `step`."""
+        """Return whether this tick compares a class, the one at place `step`."""
         return state.step < self.classes - 1
 
     def pair(
         self, problem: Problem, state: TrustRegionState, logits: Float[Array, " K"]
     ) -> tuple[Int[Array, ""], Int[Array, ""]]:
-        """The class aimed at in this tick, and the one to be left."""
+        """Return the target class of this tick and the source class."""
         goal = problem.goal
         if isinstance(goal, Targeted):
             return state.target, goal.left(logits)
@@ -130,7 +153,7 @@ class TrustRegion(Crossing):
         towards, away = self.pair(problem, state, logits)
         gap = logits[away] - logits[towards]
 
-        # Which class? The image stays where it is until all were compared, two at a time.
+        # Choose the class; the image does not move until all classes are compared in turn.
         pairs = jnp.stack([state.normal, normal]), jnp.stack([state.target_gap, gap])
         nearer = self.choosing(state) & (nearest_hyperplane(self.norm, *pairs) == 1)
         nearer |= state.step == 0
@@ -140,7 +163,7 @@ class TrustRegion(Crossing):
         walking = state.step >= self.classes - 1
         gap, normal = where(walking, (gap, normal), (target_gap, best))
 
-        # The radius: did the last step bring what the linear model gave?
+        # Update the radius by the actual and the expected decrease of the last step.
         fell = state.gap - gap
         grown = jnp.where(fell > 0.9 * state.expected, self.rate, 1.0)
         factor = jnp.where(fell < 0.5 * state.expected, 1 / self.rate, grown)
@@ -151,7 +174,7 @@ class TrustRegion(Crossing):
         radius = jnp.clip(state.radius * factor, smallest, largest)
         radius = jnp.where(state.expected > 0, radius, state.radius)
 
-        # The step: to the hyperplane, or as far as the radius goes.
+        # Step to the hyperplane, or as far as the radius allows.
         free = jnp.where(normal > 0, state.image < problem.upper, state.image > problem.lower)
         wanted = (1 + self.overshoot) * jnp.abs(gap) + 10 * CLEAR * jnp.abs(logits).max()
         whole = free_step(self.norm, jnp.where(free, normal, 0), wanted)

@@ -1,7 +1,7 @@
-"""VFGA and FGA: one entry a step, moved by the best of a few random lengths.
+"""VFGA and FGA: each step moves one entry by the best of a few random lengths.
 
-The gradient, times the room that the box leaves, says which entry; how far it goes is drawn from a
-Gaussian folded to one side, as wide as the room, and the network's answers choose among the draws.
+The gradient times the slack that the box leaves determines the entry. The length is drawn from a
+folded Gaussian whose width is the slack, and the logits of the network choose among the draws.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -18,10 +18,20 @@ from jaxadv.core.pytree import pytree, static
 
 
 class FoldedState(NamedTuple):
-    """image: what is asked next [H, W, C]; current: the image so far; best, gain: the best draw of
-    this step and its loss; up, down: the two entries of this step (flat indices); draw: 0 asks for
-    the gradient, from 1 on for the draws; step: steps done; key: this run's; over: nothing is left
-    to be done."""
+    """State of one run of `VFGA` or `FGA`.
+
+    Attributes:
+        image: [H, W, C] float32, the next query.
+        current: [H, W, C] float32, the image after the steps so far.
+        best: [H, W, C] float32, the best draw of this step.
+        gain: float32 scalar, the loss at `best`.
+        up: int32 scalar, flat index of the entry of this step that may grow.
+        down: int32 scalar, flat index of the entry of this step that may shrink.
+        draw: int32 scalar; 0 queries the gradient, from 1 on the draws.
+        step: int32 scalar, steps done.
+        key: Random key of this run.
+        over: bool scalar, whether the run has ended.
+    """
 
     image: Any
     current: Any
@@ -39,17 +49,26 @@ class FoldedState(NamedTuple):
 class VFGA(MinimumNorm):
     """Voting folded Gaussian attack (Hajri et al. 2020, arXiv 2011.12423): few entries (L0).
 
-    Each step takes the entry that promises most if it grows, and the one that promises most if it
-    shrinks (gradient times room), draws `samples` lengths for each from |N(0, room^2)|, cut at the
-    box, and keeps the draw at which the label is least likely (the target, most). An entry moves
-    once. steps: entries moved at most; samples: 10 in the paper; restarts: independent draws.
+    Each step takes the entry with the largest expected gain if it grows, and the one with the
+    largest expected gain if it shrinks (gradient times slack). It draws `samples` lengths for each
+    from |N(0, slack^2)|, clipped to the box, and keeps the draw at which the label is least likely
+    (targeted: the target most likely). An entry moves once. A run ends at its first adversarial
+    image, since further draws of that step move as many entries. An epsilon (entries) ends a run
+    that reaches it.
 
-    A run ends at its first adversarial image: further draws of that step move as many entries.
-    Gradients and choices are of the label's log-odds: the same entries and draws as by its
-    probability, but not lost where that is 1 in float32. An entry without room is never chosen (in
-    adv-lib it can be, for ever). Per step one backward and at most 1 + 2 `samples` forward passes.
-    An epsilon (entries) ends a run that reaches it. Raises ValueError for settings that are not
-    listed here.
+    Gradients and choices are those of the label's log-odds: the same entries and draws as by its
+    probability, which would lose them where it is 1 in float32. An entry without slack is never
+    chosen (in adv-lib it can be, endlessly). A step costs one backward and at most
+    `1 + 2 * samples` forward passes.
+
+    Attributes:
+        norm: "l0".
+        steps: Largest number of entries moved.
+        restarts: Runs per image, each with its own draws.
+        samples: Draws per entry (paper: 10).
+
+    Raises:
+        ValueError: If `norm` is not "l0", or `steps`, `restarts` or `samples` is below 1.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -63,6 +82,7 @@ class VFGA(MinimumNorm):
     steps: int = static(default=1000)
     samples: int = static(default=10)
     norms: ClassVar[tuple[str, ...]] = ("l0",)
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,12 +90,12 @@ class VFGA(MinimumNorm):
 
     @property
     def ways(self) -> tuple[int, ...]:
-        """The directions in which entries are tried, in the order of the draws."""
+        """Directions in which entries move, in the order of the draws."""
         return (1, -1)
 
     @property
     def draws(self) -> int:
-        """Draws per step."""
+        """Number of draws per step."""
         return self.samples * len(self.ways)
 
     @property
@@ -98,14 +118,14 @@ class VFGA(MinimumNorm):
     def tell(self, problem: Problem, state: FoldedState, answer: Answer) -> FoldedState:
         looked, current = state.draw == 0, state.current
 
-        # The gradient: which entry is to grow, and which to shrink.
+        # Gradient tick: choose the entry to grow and the one to shrink.
         slope = answer.gradients[0, 0]
         rise, fall = slope * (problem.upper - current), -slope * (current - problem.lower)
         up = jnp.where(self._movable(problem, current, 1), rise, -jnp.inf).argmax()
         down = jnp.where(self._movable(problem, current, -1), fall, -jnp.inf).argmax()
         up, down = jnp.where(looked, up, state.up), jnp.where(looked, down, state.down)
 
-        # A draw: is it the best so far? After the last one the best becomes the image.
+        # Draw tick: keep the best draw; after the last draw it becomes the image.
         gain = log_odds(problem.goal, answer.logits[0])
         better = ~looked & (gain > state.gain) & (state.image != current).any()
         best, gain = jnp.where(better, state.image, state.best), jnp.where(better, gain, state.gain)
@@ -113,7 +133,7 @@ class VFGA(MinimumNorm):
         current = jnp.where(turn, best, current)
         gain, draw = jnp.where(turn, -jnp.inf, gain), jnp.where(turn, 0, state.draw + 1)
 
-        # Nothing more to win: it is done, or no entry can move, or one more is too many.
+        # End: success, no entry can move, or one more entry would exceed epsilon.
         movable = jnp.stack([self._movable(problem, current, way).any() for way in self.ways])
         farther = self.geometry.distance(current - problem.image) + 1
         over = (answer.adversarial[0] & ~looked) | ~movable.any() | (farther > problem.epsilon)
@@ -122,19 +142,19 @@ class VFGA(MinimumNorm):
             step=state.step + turn, key=state.key, over=over,
         )  # fmt: skip
         drawn = self._draw(problem, state)
-        # A gradient that is not finite is to show in the next answer: the engine looks there.
+        # Pass a non-finite gradient on to the next query, where the engine checks for it.
         return state._replace(image=jnp.where(looked, drawn + 0 * slope, drawn))
 
     def done(self, problem: Problem, state: FoldedState) -> Bool[Array, ""]:
         return state.over | (state.step >= self.steps)
 
     def _movable(self, problem: Problem, current: Array, way: Any) -> Bool[Array, "..."]:
-        """The entries that have not moved yet and have room to."""
+        """Return the mask of entries that have not moved yet and have slack in this direction."""
         room = jnp.where(jnp.int32(way) > 0, current < problem.upper, current > problem.lower)
         return room & (current == problem.image)
 
     def _draw(self, problem: Problem, state: FoldedState) -> Float[Array, "..."]:
-        """The image of this draw; that of draw 0 is the current one."""
+        """Return the image of this draw; draw 0 is the current image."""
         current, size = state.current, state.current.size
         way = jnp.asarray(self.ways)[jnp.maximum(state.draw - 1, 0) // self.samples]
         entry = jnp.arange(size) == jnp.where(way > 0, state.up, state.down)
@@ -150,9 +170,19 @@ class VFGA(MinimumNorm):
 class FGA(VFGA):
     """Folded Gaussian attack (Hajri et al. 2020, arXiv 2011.12423): `VFGA` in one direction only.
 
-    direction: "up" (entries grow; the paper's) or "down". The other fields and choices are those of
-    `VFGA`; per step one backward and at most 1 + `samples` forward passes. Raises ValueError for
-    settings that are not listed here.
+    A step costs one backward and at most `1 + samples` forward passes; all other choices are those
+    of `VFGA`.
+
+    Attributes:
+        norm: "l0".
+        steps: Largest number of entries moved.
+        restarts: Runs per image, each with its own draws.
+        samples: Draws per entry.
+        direction: "up" (entries grow; the paper's) or "down" (entries shrink).
+
+    Raises:
+        ValueError: If `direction` is neither "up" nor "down", `norm` is not "l0", or `steps`,
+            `restarts` or `samples` is below 1.
 
     >>> import jaxadv as ja
     >>> attack = ja.FGA(direction="down")

@@ -1,11 +1,11 @@
-"""The command line, a file each: `jaxadv evaluate`, `attack`, `distance`, `certify`, `check`,
-`compare`, `export`, `queries`, `report`, `reproduce`, `safety`, `survival`, `sweep`, `train`,
-`universal`.
+"""The command line, one module per command or two.
 
-Nothing here imports JAX before a command needs it, so that `jaxadv --help` answers at once.
+The commands are `jaxadv attack`, `attacks`, `certify`, `check`, `compare`, `distance`, `evaluate`,
+`export`, `queries`, `report`, `reproduce`, `safety`, `survival`, `sweep`, `train` and `universal`.
+No module here imports JAX before a command needs it, so `jaxadv --help` is printed at once.
 """
 
-# Each adds its commands to the app.
+# Importing a module adds its commands to the app.
 from jaxadv.cli import (
     attack,
     certify,

@@ -1,4 +1,4 @@
-"""The program itself: its version, its manners on errors and on Ctrl-C."""
+"""The Typer application: its version, and how it ends on errors and on Ctrl-C."""
 
 import sys
 from importlib import metadata
@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-INTERRUPTED = 130  # what a shell calls a program that Ctrl-C ended
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 
 class _OneLine(TyperGroup):
-    """Every mistake is one line on stderr and exit 2; Ctrl-C says how to go on and exits 130."""
+    """Print an error as one line and exit with 2; after Ctrl-C say how to go on, exit with 130."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
@@ -20,7 +20,7 @@ class _OneLine(TyperGroup):
         except (ValueError, ImportError, OSError, NotImplementedError) as error:
             sys.exit(fail(str(error) or type(error).__name__))
         except Exception as error:
-            said = getattr(error, "format_message", None)  # typer's own: a bad option, or none
+            said = getattr(error, "format_message", None)  # usage errors of Typer have it
             if said is None:
                 raise
             sys.exit(fail(said()))
@@ -65,6 +65,6 @@ def main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")
     ] = False,
 ) -> None:
-    """Find out how a classifier can be fooled, in numbers that can be trusted."""
+    """Measure how robust image classifiers are to adversarial attacks, with verified results."""
     if context.invoked_subcommand is None:
         print(context.get_help())

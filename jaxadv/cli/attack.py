@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +11,8 @@ import typer
 
 from jaxadv.cli.app import INTERRUPTED, app, say
 from jaxadv.cli.options import (
-    EPOCHS,
     EXAMPLES,
+    MOST,
     Data,
     DataDir,
     Epochs,
@@ -28,8 +28,8 @@ from jaxadv.cli.options import (
     parse_number,
 )
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
-from jaxadv.cli.subject import find_subject
+from jaxadv.cli.setting import check_outputs, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.subject import find_subject, goal_of
 
 if TYPE_CHECKING:
     from jaxadv.core.result import Result
@@ -42,16 +42,18 @@ def attack(
     data_dir: DataDir = None,
     weights: Weights = None,
     published: Published = None,
-    model: ModelName = "lenet",
-    epochs: Epochs = EPOCHS,
+    model: ModelName = None,
+    epochs: Epochs = None,
     norm: Annotated[str | None, option("--norm", help="linf, l2, l1 or l0.")] = None,
     epsilon: Annotated[str | None, option("--epsilon", help="The radius: 0.1 or 8/255.")] = None,
-    steps: Annotated[int | None, option("--steps", help="Gradient steps.", min=1)] = None,
+    steps: Annotated[int | None, option("--steps", help="Gradient steps.", min=1, max=MOST)] = None,
     step_size: Annotated[
         str | None, option("--step-size", help="Step, as a share of epsilon.")
     ] = None,
     loss: Annotated[str | None, option("--loss", help="cross_entropy, margin or dlr.")] = None,
-    restarts: Annotated[int | None, option("--restarts", help="Independent starts.", min=1)] = None,
+    restarts: Annotated[
+        int | None, option("--restarts", help="Independent starts.", min=1, max=MOST)
+    ] = None,
     settings: Annotated[
         list[str] | None, option("--set", help="Any other setting: rotation=15. Repeatable.")
     ] = None,
@@ -63,32 +65,37 @@ def attack(
     json_file: Json = None,
     lanes: Lanes = None,
 ) -> None:
-    """Run one attack and print how far it gets."""
+    """Run one attack and print its success rate, distances and passes."""
     radius = None if epsilon is None else parse_number(epsilon)
-    wanted = {
+    options = {
         "norm": norm, "steps": steps, "loss": loss, "restarts": restarts,
         "step_size": None if step_size is None else parse_number(step_size, "--step-size"),
-        **dict(parse_setting(text) for text in settings or []),
     }  # fmt: skip
-    check_folder(save, json_file)
+    wanted = add_settings({k: v for k, v in options.items() if v is not None}, settings or [])
+    made_here = weights is None and published is None
+    check_outputs(save, json_file, folder=output / "state" if made_here else None)
     with plain_messages():
         prepare_jax()
         import jax
 
         import jaxadv as ja
         from jaxadv.attacks import build_attack
+        from jaxadv.engine.checks import prepare_attack
 
-        chosen = build_attack(name, {k: v for k, v in wanted.items() if v is not None})
+        chosen = build_attack(name, wanted)
         if radius is None and chosen.needs_epsilon:
             raise ValueError(f"{chosen.name} needs --epsilon, such as 0.1 or 8/255")
+
+        def check(network: Any, images: Any, classes: int) -> None:
+            goal, shape = goal_of(images, targeted), images.images.shape[1:]
+            prepare_attack(chosen, network, goal, classes, radius, 1, shape)
+
         subject = find_subject(
             data, data_dir, examples, weights, published, model, epochs, seed,
-            lambda name: output / "state" / f"{name}.safetensors",
+            lambda name: output / "state" / f"{name}.safetensors", check,
         )  # fmt: skip
         images, labels = subject.data.images, subject.data.labels
-        goal = ja.Untargeted(labels)
-        if targeted:
-            goal = ja.Targeted(labels, (labels + 1) % len(subject.data.classes))
+        goal = goal_of(subject.data, targeted)
         with Bars() as bars:
             result = ja.run(
                 chosen, subject.model, images, goal, radius, key=jax.random.key(seed),
@@ -107,16 +114,38 @@ def attack(
         sys.exit(INTERRUPTED)
 
 
-def parse_setting(text: str) -> tuple[str, int | float | str]:
-    """The name and the value of a NAME=VALUE: a number, true or false, or else a word.
+def add_settings(options: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of the options and of --set; ValueError if one is given twice."""
+    found = dict(options)
+    for name, value in map(parse_setting, texts):
+        if name in found:
+            raise ValueError(f"--set {name}={value}: {name} is given twice; pass it once")
+        found[name] = value
+    return found
 
-    >>> from jaxadv.cli.attack import parse_setting
-    >>> parse_setting("draws=10"), parse_setting("bound=1/20"), parse_setting("space=rgb")
-    (('draws', 10), ('bound', 0.05), ('space', 'rgb'))
+
+def parse_setting(text: str) -> tuple[str, int | float | str]:
+    """Parse NAME=VALUE into a name and a number, a bool or a word.
+
+    Args:
+        text: The text of a --set option.
+
+    Returns:
+        The name, and the value as int, float, bool or str.
+
+    Raises:
+        ValueError: `text` lacks a name, "=" or a value, or the value is NaN.
+
+    Example:
+        >>> from jaxadv.cli.attack import parse_setting
+        >>> parse_setting("draws=10"), parse_setting("bound=1/20"), parse_setting("space=rgb")
+        (('draws', 10), ('bound', 0.05), ('space', 'rgb'))
     """
     name, equals, value = (part.strip() for part in text.partition("="))
     if not (name and equals and value):
         raise ValueError(f"--set {text!r} is no setting: pass one like rotation=15")
+    if value.lower() == "nan":
+        raise ValueError(f"--set {text!r} is no setting: pass a number, or a word")
     for parse in (int, float, parse_number):
         with suppress(ValueError):
             return name, parse(value)
@@ -126,7 +155,7 @@ def parse_setting(text: str) -> tuple[str, int | float | str]:
 def attack_data(
     attack: Any, result: "Result", epsilon: float | None, labels: Any
 ) -> dict[str, Any]:
-    """What `jaxadv attack` prints, and what happened to each image, as json can write it."""
+    """Return what `jaxadv attack` prints, and the outcome for each image, as JSON data."""
     import numpy as np
 
     from jaxadv.core.result import Status
@@ -214,7 +243,8 @@ def attacks(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """List the attacks, a line each."""
+    """List the attacks, one line each."""
+    check_outputs(json_file, folder=markdown)
     from jaxadv.attacks import ATTACKS
     from jaxadv.report.reference import summary, write_reference
 

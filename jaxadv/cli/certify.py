@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
-    EPOCHS,
+    MOST,
     Data,
     DataDir,
     Epochs,
@@ -23,7 +23,8 @@ from jaxadv.cli.options import (
 )
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.setting import (
-    check_folder,
+    check_outputs,
+    check_page,
     conclude,
     console,
     forget,
@@ -40,8 +41,8 @@ def certify(
     data_dir: DataDir = None,
     weights: Weights = None,
     published: Published = None,
-    model: ModelName = "lenet",
-    epochs: Epochs = EPOCHS,
+    model: ModelName = None,
+    epochs: Epochs = None,
     noise: Annotated[
         str | None,
         option("--noise", help="Noise in the training of a network made here (largest --sigma)."),
@@ -52,8 +53,12 @@ def certify(
             "--sigma", help="Standard deviation of the noise, 0.25; repeatable, or with commas."
         ),
     ] = None,
-    samples: Annotated[int, option("--samples", help="Noisy images that certify.", min=1)] = 10_000,
-    samples0: Annotated[int, option("--samples0", help="That choose the class.", min=1)] = 100,
+    samples: Annotated[
+        int, option("--samples", help="Noisy images that certify.", min=1, max=MOST)
+    ] = 10_000,
+    samples0: Annotated[
+        int, option("--samples0", help="That choose the class.", min=1, max=MOST)
+    ] = 100,
     alpha: Annotated[
         str, option("--alpha", help="Probability that an image's certificate is wrong.")
     ] = "0.001",
@@ -68,10 +73,16 @@ def certify(
         ),
     ] = True,
     draws: Annotated[
-        int, option("--draws", help="Of the noise, that an attack on the smoothed averages.", min=1)
+        int,
+        option(
+            "--draws",
+            help="Of the noise, that an attack on the smoothed averages.",
+            min=1,
+            max=MOST,
+        ),
     ] = 16,
     rounds: Annotated[
-        int, option("--rounds", help="Radii at which each image is attacked so.", min=1)
+        int, option("--rounds", help="Radii at which each image is attacked so.", min=1, max=MOST)
     ] = 6,
     examples: Examples = 100,
     seed: Seed = 0,
@@ -79,11 +90,11 @@ def certify(
     json_file: Json = None,
     fresh: Fresh = False,
 ) -> None:
-    """Prove, by randomised smoothing, that no change of an image within a radius is answered wrong.
+    """Certify by randomised smoothing that no perturbation within a radius changes a prediction.
 
-    What is certified is the smoothed classifier, the majority of the network's answers under
-    Gaussian noise. It is attacked as well: so its accuracy is known from both sides. Writes
-    OUTPUT/report.html and report.json. Stopped with Ctrl-C, the same command goes on where it was.
+    The certified classifier is the smoothed one: the majority vote of the network under Gaussian
+    noise. It is attacked as well, so its accuracy is bounded from both sides. Writes
+    OUTPUT/report.html and report.json. After Ctrl-C, the same command continues where it stopped.
     """
     sigmas = parse_epsilons(sigma, "--sigma") if sigma else [0.25]
     if sigmas[0] == 0:
@@ -95,9 +106,10 @@ def certify(
         raise ValueError("--noise is for a network trained here: pass it to `jaxadv train`")
     trained = sigmas[-1] if noise is None else parse_number(noise, "--noise")
     radii = parse_epsilons(radius, "--radius") if radius else None
-    check_folder(json_file)
+    check_outputs(json_file, folder=output)
     state = output / "state"
     with plain_messages():
+        check_page()
         prepare_jax()
         import jax
 

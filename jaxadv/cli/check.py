@@ -7,7 +7,6 @@ import typer
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
-    EPOCHS,
     EPSILONS,
     Data,
     DataDir,
@@ -23,8 +22,8 @@ from jaxadv.cli.options import (
     option,
     parse_number,
 )
-from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
-from jaxadv.cli.subject import find_subject
+from jaxadv.cli.setting import check_outputs, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.subject import attacks_check, find_subject
 
 
 @app.command()
@@ -33,8 +32,8 @@ def check(
     data_dir: DataDir = None,
     weights: Weights = None,
     published: Published = None,
-    model: ModelName = "lenet",
-    epochs: Epochs = EPOCHS,
+    model: ModelName = None,
+    epochs: Epochs = None,
     norm: NormName = "linf",
     epsilon: Annotated[str | None, option("--epsilon", help="The radius: 0.1 or 8/255.")] = None,
     examples: Examples = 100,
@@ -42,11 +41,12 @@ def check(
     output: Output = Path("jaxadv-results"),
     json_file: Json = None,
 ) -> None:
-    """Look for what makes a model seem more robust than it is. Exit 1 if anything was found."""
+    """Check for what makes a model seem more robust than it is. Exit 1 if a check fails."""
     if norm not in EPSILONS:
         raise ValueError(f"--norm {norm!r} is not known: pass one of {list(EPSILONS)}")
     radius = EPSILONS[norm][1] if epsilon is None else parse_number(epsilon)
-    check_folder(json_file)
+    made_here = weights is None and published is None
+    check_outputs(json_file, folder=output / "state" if made_here else None)
     with plain_messages():
         prepare_jax()
         import jax
@@ -58,6 +58,7 @@ def check(
         subject = find_subject(
             data, data_dir, examples, weights, published, model, epochs, seed,
             lambda name: output / "state" / f"{name}.safetensors",
+            attacks_check([ja.PGD(norm=norm)], radius),
         )  # fmt: skip
         images = subject.data
         found = ja.check(subject.model, images.images, images.labels, epsilon=radius, norm=norm,

@@ -10,16 +10,16 @@ from jaxadv.cli.app import app
 from jaxadv.cli.options import Json, option
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.report import open_store
-from jaxadv.cli.setting import check_folder, console, plain_messages, write_json
+from jaxadv.cli.setting import check_outputs, console, plain_messages, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from jaxadv.sweep.changes import Changes
 
-NAMES = 20  # images of one kind and cell that are named
-CELLS = 30  # cells that are shown where they are equal, too
-TITLES = 20  # cells in one store alone that are named
+NAMES = 20  # most images named, for one kind and cell
+CELLS = 30  # up to this many cells, equal ones are shown too
+TITLES = 20  # most cells named that only one store has
 
 
 @app.command()
@@ -41,13 +41,13 @@ def compare(
     images: Annotated[bool, option("--images", help="Name the images that differ.")] = False,
     json_file: Json = None,
 ) -> None:
-    """What changed between two sweeps, image by image: exit 0 nothing, 1 something, 2 a mistake.
+    """Compare two sweeps image by image: exit 0 if equal, 1 if they differ, 2 on an error.
 
-    Cells are the same if model, data, attack, norm, goal, epsilon and seed are called the same.
+    Cells correspond if model, data, attack, norm, goal, epsilon and seed have the same names.
     Within one store: compare STORE STORE --left 'attack=PGD(steps=10)' --right
     'attack=PGD(steps=40)'.
     """
-    check_folder(json_file)
+    check_outputs(json_file)
     with plain_messages():
         from jaxadv.sweep.changes import check_columns, compare_stores
 
@@ -100,19 +100,14 @@ def _kept(about: Any) -> dict[str, Any]:
 
 
 def _print(changes: "Changes", out: "Console", images: bool) -> None:
-    from rich import box
-    from rich.table import Table
-
+    from jaxadv.report.fitted import Fitted
     from jaxadv.report.table import number_text
     from jaxadv.sweep.names import title_of
 
     few = len(changes.cells) <= CELLS
     shown = [cell for cell in changes.cells if few or not cell.equal]
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("cell", overflow="fold")
-    for heading in ("both", "gained,\nlost", "nearer,\nfarther", "ratio", "passes",
-                    "only A,\nonly B", "differ"):  # fmt: skip
-        table.add_column(heading, justify="right")
+    table = Fitted("cell", "both", "gained,\nlost", "nearer,\nfarther", "ratio", "passes",
+                   "only A,\nonly B", "differ")  # fmt: skip
 
     def pair(*ids: Sized) -> str:
         return ", ".join(f"{len(one):,}" for one in ids) if any(map(len, ids)) else "·"

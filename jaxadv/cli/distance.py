@@ -1,11 +1,12 @@
 """`jaxadv distance`."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
-    EPOCHS,
+    MOST,
     Data,
     DataDir,
     Effort,
@@ -23,7 +24,8 @@ from jaxadv.cli.options import (
 )
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.setting import (
-    check_folder,
+    check_outputs,
+    check_page,
     conclude,
     console,
     forget,
@@ -31,7 +33,7 @@ from jaxadv.cli.setting import (
     prepare_jax,
     write_json,
 )
-from jaxadv.cli.subject import find_subject
+from jaxadv.cli.subject import attacks_check, find_subject
 
 
 @app.command()
@@ -40,14 +42,15 @@ def distance(
     data_dir: DataDir = None,
     weights: Weights = None,
     published: Published = None,
-    model: ModelName = "lenet",
-    epochs: Epochs = EPOCHS,
+    model: ModelName = None,
+    epochs: Epochs = None,
     norm: Annotated[
         list[str] | None, option("--norm", help="linf, l2, l1 or l0; repeatable (default: l2).")
     ] = None,
     effort: Effort = "standard",
     passes: Annotated[
-        int | None, option("--passes", help="Another budget, forward and backward.", min=1)
+        int | None,
+        option("--passes", help="Another budget, forward and backward.", min=1, max=MOST),
     ] = None,
     examples: Examples = 100,
     seed: Seed = 0,
@@ -56,16 +59,17 @@ def distance(
     lanes: Lanes = None,
     fresh: Fresh = False,
 ) -> None:
-    """Find the nearest misclassified image of each, and so accuracy at every epsilon at once.
+    """Find the minimal adversarial distance of each image, and so the accuracy at every epsilon.
 
-    Several efforts, with commas, are set against one another. Writes OUTPUT/report.html and
-    report.json. Stopped with Ctrl-C, the same command goes on where it was.
+    Several efforts, separated by commas, are compared. Writes OUTPUT/report.html and report.json.
+    After Ctrl-C, the same command continues where it stopped.
     """
     norms = [one for given in norm or ["l2"] for one in given.split(",")]
     efforts = effort.split(",")
-    check_folder(json_file)
+    check_outputs(json_file, folder=output)
     state = output / "state"
     with plain_messages():
+        check_page()
         prepare_jax()
         import jax
 
@@ -77,13 +81,16 @@ def distance(
             one if len(efforts) == 1 else f"{one} {much}": (one, much)
             for one in norms for much in efforts
         }  # fmt: skip
-        for one, much in searches.values():
-            get_portfolio(much, one, targeted=False)  # says at once what is not known
+        members = {  # refuses unknown names before any work
+            title: get_portfolio(much, one, targeted=False)[0]
+            for title, (one, much) in searches.items()
+        }
         if fresh:
             forget(state)
         subject = find_subject(
             data, data_dir, examples, weights, published, model, epochs, seed,
             lambda name: state / f"{name}.safetensors",
+            attacks_check([one for each in members.values() for one in each.values()], math.inf),
         )  # fmt: skip
         images = subject.data
         found: dict[str, Any] = {}

@@ -5,7 +5,6 @@ from typing import Annotated
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
-    EPOCHS,
     EPSILONS,
     EXAMPLES,
     Data,
@@ -26,7 +25,8 @@ from jaxadv.cli.options import (
 )
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.setting import (
-    check_folder,
+    check_outputs,
+    check_page,
     conclude,
     console,
     forget,
@@ -34,7 +34,7 @@ from jaxadv.cli.setting import (
     prepare_jax,
     write_json,
 )
-from jaxadv.cli.subject import find_subject
+from jaxadv.cli.subject import attacks_check, find_subject
 
 
 @app.command()
@@ -43,8 +43,8 @@ def evaluate(
     data_dir: DataDir = None,
     weights: Weights = None,
     published: Published = None,
-    model: ModelName = "lenet",
-    epochs: Epochs = EPOCHS,
+    model: ModelName = None,
+    epochs: Epochs = None,
     norm: NormName = "linf",
     epsilon: Annotated[
         list[str] | None,
@@ -60,23 +60,24 @@ def evaluate(
     fresh: Fresh = False,
     lanes: Lanes = None,
 ) -> None:
-    """Measure a classifier's robustness; without options: train a small one and attack it.
+    """Measure a classifier's robust accuracy; without options, train a small network and attack it.
 
     Writes OUTPUT/report.html, report.json, report.csv, robustbench.json and a page for every image
-    in OUTPUT/images. Stopped with Ctrl-C, the same command goes on
-    where it was.
+    in OUTPUT/images. After Ctrl-C, the same command continues where it stopped.
     """
     if norm not in EPSILONS:
         raise ValueError(f"--norm {norm!r} is not known: pass one of {list(EPSILONS)}")
     epsilons = parse_epsilons(epsilon) if epsilon else EPSILONS[norm]
-    check_folder(json_file)
+    check_outputs(json_file, folder=output)
     state = output / "state"
     store = state / f"evaluate-{norm}"
     with plain_messages():
+        check_page()
         prepare_jax()
         import jax
 
         import jaxadv as ja
+        from jaxadv.engine.cascades import get_cascade
         from jaxadv.report import (
             as_data,
             print_report,
@@ -86,11 +87,13 @@ def evaluate(
             write_robustbench,
         )
 
+        cascade = get_cascade(attacks, norm)
         if fresh:
             forget(state)
         subject = find_subject(
             data, data_dir, examples, weights, published, model, epochs, seed,
             lambda name: state / f"{name}.safetensors",
+            attacks_check(cascade.values(), epsilons),
         )  # fmt: skip
         images = subject.data
         with Bars() as bars:

@@ -1,4 +1,4 @@
-"""The options that several commands have, and how their text becomes numbers."""
+"""The options that several commands share, and the parsing of their numbers."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,8 +8,9 @@ import typer
 from jaxadv.core.numbers import parse_number
 
 EXAMPLES = 200  # a first run of everything stays well below two minutes on two cores
-EPOCHS = 8
-EPSILONS = {  # for digits: from hardly anything to nearly everything broken
+MODEL, EPOCHS = "lenet", 8  # of the network trained if no model is given
+MOST = 2**30 - 1  # largest number that counting options accept
+EPSILONS = {  # for digits: from hardly any to nearly all images broken
     "linf": [0.02, 0.05, 0.1, 0.15],
     "l2": [0.5, 1.0, 1.5, 2.0],
     "l1": [2.0, 5.0, 10.0, 15.0],
@@ -18,11 +19,22 @@ EPSILONS = {  # for digits: from hardly anything to nearly everything broken
 
 
 def parse_epsilons(texts: list[str], name: str = "--epsilon") -> list[float]:
-    """The numbers of an option that may be repeated, and have commas; ascending, each once.
+    """Return the numbers of a repeatable option whose texts may hold commas.
 
-    >>> from jaxadv.cli import parse_epsilons
-    >>> parse_epsilons(["0.5", "51/255,0.1"])
-    [0.1, 0.2, 0.5]
+    Args:
+        texts: The texts of the option, such as "8/255" or "0.1,0.2".
+        name: Name of the option, for error messages.
+
+    Returns:
+        The numbers, ascending and without duplicates.
+
+    Raises:
+        ValueError: `texts` holds no number, or a text that is not one.
+
+    Example:
+        >>> from jaxadv.cli import parse_epsilons
+        >>> parse_epsilons(["0.5", "51/255,0.1"])
+        [0.1, 0.2, 0.5]
     """
     parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
     if texts and not parts:
@@ -47,16 +59,21 @@ Published = Annotated[
     Path | None, option("--published", help="Folder of a published network (weights.npz).")
 ]
 ModelName = Annotated[
-    str, option("--model", help="The network to train here, if none is given: lenet, fc, ...")
+    str | None,
+    option("--model", help=f"The network to train here, if none is given: fc, ... ({MODEL})."),
 ]
-Epochs = Annotated[int, option("--epochs", help="Epochs of training.", min=1)]
+Epochs = Annotated[
+    int | None, option("--epochs", help=f"Epochs of its training ({EPOCHS}).", min=1, max=MOST)
+]
 NormName = Annotated[str, option("--norm", help="linf, l2, l1 or l0.")]
 Examples = Annotated[int, option("--examples", help="How many test images, evenly chosen.", min=1)]
 Effort = Annotated[
     str, option("--effort", help="fast, standard or strong: 400, 2,000, 40,000 passes.")
 ]
-Seed = Annotated[int, option("--seed", help="Seed of training and attacks.", min=0)]
+Seed = Annotated[int, option("--seed", help="Seed of training and attacks.", min=0, max=2**63 - 1)]
 Output = Annotated[Path, option("--output", help="Folder of reports and of what is kept.")]
 Json = Annotated[Path | None, option("--json", help="Write what is printed as data, too.")]
 Fresh = Annotated[bool, option("--fresh", help="Start over, use nothing kept.")]
-Lanes = Annotated[int | None, option("--lanes", help="Images in flight on each device.", min=1)]
+Lanes = Annotated[
+    int | None, option("--lanes", help="Images in flight on each device.", min=1, max=MOST)
+]

@@ -1,4 +1,4 @@
-"""Progress bars, and a Ctrl-C that nothing swallows."""
+"""Progress bars, and detection of every Ctrl-C."""
 
 import signal
 import socket
@@ -9,7 +9,7 @@ from jaxadv.cli.setting import console
 
 
 class Interrupts:
-    """Whether Ctrl-C was pressed, also where a callback or the engine caught it."""
+    """Detects Ctrl-C, even if a callback or the engine caught the exception."""
 
     def __init__(self) -> None:
         self.before = -1
@@ -18,7 +18,7 @@ class Interrupts:
             end.setblocking(False)
 
     def __enter__(self) -> Self:
-        with suppress(ValueError):  # not in the main thread: signals do not come here
+        with suppress(ValueError):  # only the main thread receives signals
             self.before = signal.set_wakeup_fd(self.pythons.fileno(), warn_on_full_buffer=False)
         return self
 
@@ -29,16 +29,16 @@ class Interrupts:
         self.pythons.close()
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if it was."""
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
         with suppress(BlockingIOError):
             if signal.SIGINT in self.ours.recv(64):
                 raise KeyboardInterrupt
 
 
 class Bars:
-    """Progress bars on stderr, one for each task, made when it is first heard of.
+    """Progress bars on stderr, one for each task, created when the task is first reported.
 
-    A Ctrl-C that got lost is honoured before a new task begins: what precedes it is saved by then.
+    A Ctrl-C that was swallowed is raised before a new task begins, when earlier results are saved.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Bars:
             console=console(stderr=True),
         )  # fmt: skip
         self.tasks: dict[str, Any] = {}
-        self.worked = False  # whether anything was not done already
+        self.worked = False  # whether any result was computed, not loaded
         self.interrupts = Interrupts()
 
     def __enter__(self) -> Self:
@@ -66,25 +66,25 @@ class Bars:
         self.interrupts.__exit__()
 
     def show(self, name: str, done: int, total: int, note: str) -> None:
-        """Set the bar `name`."""
+        """Update the bar `name`, and create it first if there is none."""
         if name not in self.tasks:
             self.interrupts.check()
-            self.progress.start()  # not before: an error before it is to be one line
-            # What was done before is no sign of how fast it goes.
+            self.progress.start()  # not before: an earlier error is to be one line
+            # Results of earlier runs must not count towards the speed.
             self.tasks[name] = self.progress.add_task(name, total=total, completed=done, note=note)
         self.progress.update(self.tasks[name], completed=done, total=total, note=note)
 
     def seconds_left(self, name: str) -> float | None:
-        """How long the bar `name` will still take at its speed; None while that is not known."""
+        """Return the estimated seconds until the bar `name` is full; None if they are unknown."""
         left = {task.id: task.time_remaining for task in self.progress.tasks}
         return left.get(self.tasks.get(name, -1))
 
     def drop(self, name: str) -> None:
-        """Take the bar `name` away, if there is one."""
+        """Remove the bar `name` if there is one."""
         if name in self.tasks:
             self.progress.remove_task(self.tasks.pop(name))
 
     def attack(self, name: str, done: int, total: int, successes: int) -> None:
-        """The progress of one attack, as `evaluate` reports it."""
+        """Show the progress of one attack, as `evaluate` reports it."""
         self.worked |= done < total
         self.show(name, done, total, f"{successes} successes")

@@ -1,11 +1,11 @@
 """`jaxadv queries`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
-    EPOCHS,
+    MOST,
     Data,
     DataDir,
     Epochs,
@@ -24,7 +24,8 @@ from jaxadv.cli.options import (
 )
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.setting import (
-    check_folder,
+    check_outputs,
+    check_page,
     conclude,
     console,
     forget,
@@ -32,9 +33,9 @@ from jaxadv.cli.setting import (
     prepare_jax,
     write_json,
 )
-from jaxadv.cli.subject import find_subject
+from jaxadv.cli.subject import find_subject, goal_of
 
-ATTACKS = {  # those compared, if none is named
+ATTACKS = {  # compared by default
     "linf": ["Square", "SimBA", "NES", "SPSA"],
     "l2": ["Square", "SimBA", "NES"],
     "l1": ["Square"],
@@ -49,14 +50,16 @@ def queries(
     data_dir: DataDir = None,
     weights: Weights = None,
     published: Published = None,
-    model: ModelName = "lenet",
-    epochs: Epochs = EPOCHS,
+    model: ModelName = None,
+    epochs: Epochs = None,
     attack: Annotated[
         list[str] | None, option("--attack", help="One without gradients; repeatable.")
     ] = None,
     norm: NormName = "linf",
     epsilon: Annotated[str | None, option("--epsilon", help="The radius: 0.1 or 8/255.")] = None,
-    budget: Annotated[int, option("--budget", help="Queries for an image.", min=1)] = 5000,
+    budget: Annotated[
+        int, option("--budget", help="Queries for an image.", min=1, max=MOST)
+    ] = 5000,
     targeted: Annotated[bool, option("--targeted", help="Towards class label + 1.")] = False,
     examples: Examples = 100,
     seed: Seed = 0,
@@ -65,20 +68,22 @@ def queries(
     lanes: Lanes = None,
     fresh: Fresh = False,
 ) -> None:
-    """How many answers an attacker needs who may only ask: success against queries.
+    """Measure how many queries attacks without gradients need: success rate against queries.
 
-    Writes OUTPUT/report.html and report.json. Stopped with Ctrl-C, the same command goes on where
-    it was.
+    Writes OUTPUT/report.html and report.json. After Ctrl-C, the same command continues where it
+    stopped.
     """
-    check_folder(json_file)
+    check_outputs(json_file, folder=output)
     state = output / "state"
     with plain_messages():
+        check_page()
         prepare_jax()
         import jax
 
         import jaxadv as ja
         from jaxadv.attacks import build_attack
         from jaxadv.core.norms import get_norm
+        from jaxadv.engine.curves import fit_attacks
         from jaxadv.report.queries import print_queries, queries_data, write_queries
 
         get_norm(norm)
@@ -88,14 +93,16 @@ def queries(
         attacks = {one.name: one for one in built}
         if fresh:
             forget(state)
+
+        def check(network: Any, images: Any, classes: int) -> None:
+            goal, shape = goal_of(images, targeted), images.images.shape[1:]
+            fit_attacks(attacks, network, goal, classes, radius, shape, budget)
+
         subject = find_subject(
             data, data_dir, examples, weights, published, model, epochs, seed,
-            lambda name: state / f"{name}.safetensors",
+            lambda name: state / f"{name}.safetensors", check,
         )  # fmt: skip
-        images, labels = subject.data, subject.data.labels
-        goal = ja.Untargeted(labels)
-        if targeted:
-            goal = ja.Targeted(labels, (labels + 1) % len(images.classes))
+        images, goal = subject.data, goal_of(subject.data, targeted)
         with Bars() as bars:
             asked = ja.compare_queries(
                 subject.model, images.images, goal, attacks, radius, budget=budget,

@@ -1,4 +1,4 @@
-"""`jaxadv report` and `jaxadv export`: the store of a sweep as pages, and as files."""
+"""`jaxadv report` and `jaxadv export`: the results of a sweep as pages, and as files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +8,7 @@ import typer
 from jaxadv.cli.app import app
 from jaxadv.cli.options import Json, option
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import check_folder, console, plain_messages, write_json
+from jaxadv.cli.setting import check_outputs, check_page, console, plain_messages, write_json
 
 if TYPE_CHECKING:
     from jaxadv.sweep.store import SweepStore
@@ -19,7 +19,7 @@ StoreFolder = Annotated[
 
 
 def open_store(folder: Path) -> "SweepStore":
-    """A store that is there; ValueError where none is."""
+    """Open the store of a sweep; ValueError if the folder holds none."""
     from jaxadv.sweep import SweepStore
 
     if not (folder / "manifest.json").is_file():
@@ -43,17 +43,16 @@ def report(
     ] = 24,
     json_file: Json = None,
 ) -> None:
-    """Write what a sweep found as pages that open from disk: leaderboard, curves, cells, images.
+    """Write the results of a sweep as HTML pages: leaderboard, curves, cells, images.
 
-    Nothing is attacked or trained; a store that still grows is reported as far as it is.
+    Nothing is attacked or trained. The store may be incomplete.
     """
-    check_folder(json_file)
     folder = output or store / "report"
+    check_outputs(json_file, folder=folder)
     with plain_messages():
-        from jaxadv.report.elements import template
         from jaxadv.report.sweep import print_sweep, sweep_data, write_sweep
 
-        template("base.html.j2")  # says what is not installed before the work, not after it
+        check_page()
         kept = open_store(store)
         with Bars() as bars:
             data = sweep_data(
@@ -79,8 +78,8 @@ def export(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Write a sweep's rows and its leaderboard for other programs."""
-    check_folder(csv, robustbench, json_file)
+    """Export the rows and the leaderboard of a sweep for other programs."""
+    check_outputs(csv, robustbench, json_file)
     if csv is None and robustbench is None:
         raise ValueError("nothing to write: pass --csv FILE or --robustbench FILE")
     with plain_messages():

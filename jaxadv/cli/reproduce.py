@@ -9,7 +9,8 @@ from jaxadv.cli.app import app
 from jaxadv.cli.options import DataDir, Fresh, Json, Output, option
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.setting import (
-    check_folder,
+    check_outputs,
+    check_page,
     console,
     forget,
     plain_messages,
@@ -51,15 +52,16 @@ def reproduce(
     json_file: Json = None,
     fresh: Fresh = False,
 ) -> None:
-    """Run the experiments of a paper, and put its figures beside those found.
+    """Repeat the experiments of a paper, and show its figures beside those measured here.
 
-    Writes OUTPUT/NAME.html and OUTPUT/NAME.json. Stopped with Ctrl-C, the same command goes on
-    where it was.
+    Writes OUTPUT/NAME.html and OUTPUT/NAME.json. After Ctrl-C, the same command continues where it
+    stopped.
     """
-    check_folder(json_file)
+    check_outputs(json_file, folder=None if show else output)
     with plain_messages():
         prepare_jax()
-        from jaxadv.studies import EXPERIMENTS, Setting, as_data, find
+        from jaxadv.core.extras import extra
+        from jaxadv.studies import EXPERIMENTS, NEED_SKLEARN, Setting, as_data, find
 
         if name is None and not show:
             raise ValueError(f"pass the NAME of an experiment: {', '.join(EXPERIMENTS)}")
@@ -67,6 +69,10 @@ def reproduce(
         if show:
             _print_list(names, json_file)
             return
+        check_page()
+        if NEED_SKLEARN.intersection(names):
+            with extra("sklearn", str(name)):
+                import sklearn  # noqa: F401
         from jaxadv.data import load_data
         from jaxadv.report import print_study, write_study
 
@@ -98,11 +104,20 @@ def reproduce(
 
 
 def choose_data(data: str | None, data_dir: Path | None, quick: bool) -> tuple[str, str]:
-    """The data set to use, and why: what was asked for, else MNIST, else 5,000 of its digits.
+    """Choose the data set: the one given, else MNIST, else the 5,000 embedded digits.
 
-    >>> from jaxadv.cli.reproduce import choose_data
-    >>> choose_data("digits", None, quick=True), choose_data(None, None, quick=True)
-    (('digits', 'as asked for'), ('mnist5k', 'embedded digits, for --quick'))
+    Args:
+        data: Name of a data set, or None.
+        data_dir: Folder of MNIST, or None.
+        quick: Whether embedded digits suffice.
+
+    Returns:
+        The name of the data set, and the reason for the choice.
+
+    Example:
+        >>> from jaxadv.cli.reproduce import choose_data
+        >>> choose_data("digits", None, quick=True), choose_data(None, None, quick=True)
+        (('digits', 'as asked for'), ('mnist5k', 'embedded digits, for --quick'))
     """
     if data is not None:
         return data, "as asked for"
@@ -120,7 +135,7 @@ def choose_data(data: str | None, data_dir: Path | None, quick: bool) -> tuple[s
 
 
 def mixed(data: "Dataset") -> "Dataset":
-    """A set that is sorted by class in a random order, so that every part of it has all classes."""
+    """Shuffle a data set that is sorted by class, so that every part of it has all classes."""
     import numpy as np
 
     if (np.diff(data.labels) < 0).any():
@@ -129,7 +144,7 @@ def mixed(data: "Dataset") -> "Dataset":
 
 
 def conduct_all(title: str, names: list[str], setting: "Setting") -> "list[Findings]":
-    """The findings of all these experiments, with a bar for all and one for what is going on."""
+    """Run the experiments, with one bar for all of them and one for the current stage."""
     from jaxadv.studies import conduct
 
     found: list[Findings] = []
@@ -156,7 +171,7 @@ def _print_list(names: list[str], json_file: Path | None) -> None:
     from jaxadv.studies import study
 
     def title(experiment: str) -> str:
-        """The first sentence of its documentation."""
+        """Return the first paragraph of the experiment's docstring."""
         return " ".join((study(experiment).__doc__ or "").split("\n\n")[0].split())
 
     lines: dict[str, Any] = {experiment: title(experiment) for experiment in names}

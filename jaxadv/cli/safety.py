@@ -5,7 +5,7 @@ from typing import Annotated
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
-    EPOCHS,
+    MOST,
     Data,
     DataDir,
     Effort,
@@ -23,7 +23,8 @@ from jaxadv.cli.options import (
 )
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.setting import (
-    check_folder,
+    check_outputs,
+    check_page,
     conclude,
     console,
     forget,
@@ -40,12 +41,15 @@ def safety(
     data_dir: DataDir = None,
     weights: Weights = None,
     published: Published = None,
-    model: ModelName = "lenet",
-    epochs: Epochs = EPOCHS,
+    model: ModelName = None,
+    epochs: Epochs = None,
     norm: NormName = "l2",
     effort: Effort = "fast",
     each: Annotated[
-        int, option("--each", help="Images of every class, aimed at every other class.", min=1)
+        int,
+        option(
+            "--each", help="Images of every class, aimed at every other class.", min=1, max=MOST
+        ),
     ] = 3,
     seed: Seed = 0,
     output: Output = Path("jaxadv-results/safety"),
@@ -53,15 +57,16 @@ def safety(
     lanes: Lanes = None,
     fresh: Fresh = False,
 ) -> None:
-    """Find which class is taken for which by how little, and how right a network is locally.
+    """Measure the distances between classes, and a network's accuracy around single images.
 
-    A matrix of targeted minimal distances between classes, and accuracy at random and at the worst
-    points around images that are classified right. Writes OUTPUT/report.html and report.json.
-    Stopped with Ctrl-C, the same command goes on where it was.
+    A matrix of targeted minimal distances between classes, and the accuracy at random and at
+    worst-case points around correctly classified images. Writes OUTPUT/report.html and report.json.
+    After Ctrl-C, the same command continues where it stopped.
     """
-    check_folder(json_file)
+    check_outputs(json_file, folder=output)
     state = output / "state"
     with plain_messages():
+        check_page()
         prepare_jax()
         import jax
 
@@ -71,7 +76,7 @@ def safety(
         from jaxadv.studies.safety import class_pairs
         from jaxadv.studies.safety import safety as examine
 
-        get_portfolio(effort, norm, targeted=True)  # says at once what is not known
+        get_portfolio(effort, norm, targeted=True)  # refuses unknown names before any work
         if fresh:
             forget(state)
         subject = find_subject(

@@ -1,4 +1,4 @@
-"""Where a command runs: JAX prepared, messages in plain lines, files written whole."""
+"""The setting of a command: JAX's configuration, plain messages and atomically written files."""
 
 import json
 import os
@@ -24,14 +24,14 @@ def _compilation_cache() -> str | None:
 
 
 def prepare_jax() -> None:
-    """Make every core a device, and keep compiled programs on disk, unless the user decided."""
+    """Use every core and cache compiled programs on disk, unless the user chose otherwise."""
     import jax
 
     import jaxadv as ja
 
     flags = os.environ.get("XLA_FLAGS", "")
     if "JAX_NUM_CPU_DEVICES" not in os.environ and "host_platform_device_count" not in flags:
-        with suppress(RuntimeError):  # JAX runs already: called from within Python
+        with suppress(RuntimeError):  # JAX already runs: called from Python
             ja.use_cpu_cores()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not _compilation_cache():
         from jaxadv.data.dataset import cache_dir
@@ -42,10 +42,18 @@ def prepare_jax() -> None:
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Join this process with others by `jax.distributed`: before JAX starts.
+    """Join this process with others by `jax.distributed`, before JAX starts.
 
-    Without arguments a cluster says who they are (SLURM, Open MPI, TPU pods). ValueError where it
-    does not, or where they cannot be reached.
+    Without arguments the cluster supplies them (SLURM, Open MPI, TPU pods).
+
+    Args:
+        coordinator: HOST:PORT of process 0.
+        processes: Number of processes.
+        process: Index of this process, from 0.
+
+    Raises:
+        ValueError: Only some arguments are given, `process` is out of range, the cluster does not
+            supply the arguments, or the processes cannot be reached.
     """
     import jax
 
@@ -64,7 +72,7 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
 
 @contextmanager
 def plain_messages() -> Iterator[None]:
-    """Warnings are lines of their own; a Ctrl-C that a callback swallowed is not printed."""
+    """Print warnings as plain lines, and hide a KeyboardInterrupt that a callback swallowed."""
     print_it = sys.unraisablehook
 
     def unless_interrupt(event: Any) -> None:
@@ -93,22 +101,43 @@ def write_json(path: Path | None, data: Mapping[str, Any]) -> None:
         write_atomically(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
-def check_folder(*paths: Path | None) -> None:
-    """Complain before the work, not after it."""
-    for path in paths:
-        if path is not None and path.is_dir():
-            raise ValueError(f"{path} is a folder: pass the name of a file")
+def check_outputs(*files: Path | None, folder: Path | None = None) -> None:
+    """Raise before any work if these files, or files in `folder`, cannot be written."""
+    from jaxadv.core.files import check_file, check_folder
+
+    for file in files:
+        if file is not None:
+            check_file(file)
+    if folder is not None:
+        check_folder(folder)
+
+
+def check_page() -> None:
+    """Raise ImportError if the packages that write the HTML pages are not installed."""
+    from jaxadv.report.elements import template
+
+    template("base.html.j2")
 
 
 def forget(state: Path) -> None:
-    """Remove what a command keeps in its folder: networks and results."""
+    """Remove the networks and results that a command keeps in its folder."""
     for kept in [*state.rglob("*.safetensors"), *state.rglob("*.npz")]:
         kept.unlink()
 
 
 def conclude(out: "Console", output: Path, worked: bool, complete: bool, more: str = "") -> None:
-    """The last lines of a command: what was kept, and where the report is; typer.Exit where it was
-    interrupted. more: further files, beside the report's data."""
+    """Print the last lines of a command: what was loaded, and where the report is.
+
+    Args:
+        out: Console to print to.
+        output: Folder of the report.
+        worked: Whether any result was computed, not loaded.
+        complete: Whether the command ran to its end.
+        more: Lines about further files.
+
+    Raises:
+        typer.Exit: The command was interrupted (`complete` is False).
+    """
     if not worked:
         out.print("nothing was left to do: all results are from the store (--fresh starts over)")
     out.print(

@@ -5,7 +5,6 @@ from typing import Annotated
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
-    EPOCHS,
     Data,
     DataDir,
     Epochs,
@@ -23,7 +22,8 @@ from jaxadv.cli.options import (
 )
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.setting import (
-    check_folder,
+    check_outputs,
+    check_page,
     conclude,
     console,
     forget,
@@ -31,7 +31,7 @@ from jaxadv.cli.setting import (
     prepare_jax,
     write_json,
 )
-from jaxadv.cli.subject import find_subject
+from jaxadv.cli.subject import attacks_check, find_subject
 
 
 @app.command()
@@ -40,8 +40,8 @@ def survival(
     data_dir: DataDir = None,
     weights: Weights = None,
     published: Published = None,
-    model: ModelName = "lenet",
-    epochs: Epochs = EPOCHS,
+    model: ModelName = None,
+    epochs: Epochs = None,
     attack: Annotated[
         str, option("--attack", help="Attacks, with commas: see `jaxadv attacks`.")
     ] = "PGD,DDN",
@@ -58,15 +58,16 @@ def survival(
     lanes: Lanes = None,
     fresh: Fresh = False,
 ) -> None:
-    """Find whether adversarial images survive JPEG, blur, noise, light, scaling and cropping.
+    """Measure whether adversarial images survive JPEG, blur, noise, light, scaling and cropping.
 
-    Beside each: clean accuracy, and the same attack made through the transform. Writes
-    OUTPUT/report.html and report.json. Stopped with Ctrl-C, the same command goes on where it was.
+    Also measures clean accuracy, and the same attack made through each transform. Writes
+    OUTPUT/report.html and report.json. After Ctrl-C, the same command continues where it stopped.
     """
     radius = parse_number(epsilon)
-    check_folder(json_file)
+    check_outputs(json_file, folder=output)
     state = output / "state"
     with plain_messages():
+        check_page()
         prepare_jax()
         import jax
 
@@ -83,6 +84,7 @@ def survival(
         subject = find_subject(
             data, data_dir, examples, weights, published, model, epochs, seed,
             lambda name: state / f"{name}.safetensors",
+            attacks_check(attacks.values(), radius),
         )  # fmt: skip
         images = subject.data
         with Bars() as bars:
@@ -113,7 +115,7 @@ def survival(
 
 
 def _chosen(names: list[str], known: dict) -> dict:
-    """The kinds of transforms that begin with one of the names; ValueError for a name of none."""
+    """Return the kinds that begin with one of the names; ValueError if a name matches none."""
     wanted = [name.strip().lower() for name in names]
     for name in wanted:
         if not name or not any(kind.lower().startswith(name) for kind in known):

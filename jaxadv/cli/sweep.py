@@ -10,7 +10,7 @@ from jaxadv.cli.app import INTERRUPTED, app, say
 from jaxadv.cli.options import Json, option
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.setting import (
-    check_folder,
+    check_outputs,
     console,
     join_processes,
     plain_messages,
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="SWEEP.TOML", help="The grid: see the README.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="SWEEP.TOML", help="The grid, in TOML: see the guide on sweeps."),
+    ],
     store: Annotated[
         Path | None, option("--store", help="Folder of the results (default: SWEEP-store).")
     ] = None,
@@ -44,11 +47,11 @@ def sweep(
         option("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, HOST:PORT, or local."),
     ] = None,
     gpus_per_job: Annotated[
-        float, option("--gpus-per-job", help="GPUs of a job on a Ray cluster.", min=0)
-    ] = 0,
+        float | None, option("--gpus-per-job", help="GPUs of a job on a Ray cluster (0).", min=0)
+    ] = None,
     cpus_per_job: Annotated[
-        int, option("--cpus-per-job", help="Cores of a job on a Ray cluster.", min=1)
-    ] = 1,
+        int | None, option("--cpus-per-job", help="Cores of a job on a Ray cluster (1).", min=1)
+    ] = None,
     distributed: Annotated[
         bool,
         option("--distributed", help="One of several processes that SLURM or a TPU pod started."),
@@ -67,13 +70,16 @@ def sweep(
 ) -> None:
     """Run a grid of models, data, attacks, norms, epsilons and seeds.
 
-    Whatever stops it, the same command goes on where it was; several may work at one store.
+    After an interruption, the same command continues where it stopped. Several processes may fill
+    one store.
     """
-    check_folder(json_file)
     folder = store or file.with_name(f"{file.stem}-store")
+    check_outputs(json_file, folder=None if dry_run else folder)
     joined = distributed or any(o is not None for o in (coordinator, processes, process))
     if ray is not None and joined:
         raise ValueError("--ray and --coordinator or --distributed: pass one of them")
+    if ray is None and (gpus_per_job is not None or cpus_per_job is not None):
+        raise ValueError("--gpus-per-job and --cpus-per-job are for --ray: pass it, too")
     with plain_messages():
         from jaxadv.sweep.grid import read_grid
 
@@ -83,7 +89,9 @@ def sweep(
             join_processes(coordinator, processes, process)
         from jaxadv.sweep import RayExecutor, SweepStore, run_sweep
 
-        executor = RayExecutor(ray, gpus_per_job, cpus_per_job) if ray is not None else None
+        executor = (
+            RayExecutor(ray, gpus_per_job or 0, cpus_per_job or 1) if ray is not None else None
+        )
         patterns = tuple(only or ())
         if dry_run:
             from jaxadv.sweep.estimate import estimate
@@ -107,7 +115,7 @@ def sweep(
 
 
 def _shown(bars: Bars) -> Any:
-    """Two bars: the rows of the whole sweep with the time left, and what runs now."""
+    """Return a callback that shows the rows and the time left of a sweep, and its trainings."""
 
     def progress(what: str, done: int, total: int, successes: int) -> None:
         if what.startswith("train "):
@@ -121,11 +129,12 @@ def _shown(bars: Bars) -> Any:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it.
+    """Return a duration as text, in seconds, minutes or hours.
 
-    >>> from jaxadv.cli.sweep import duration
-    >>> duration(45), duration(600), duration(20_000)
-    ('45 s', '10 min', '5.6 h')
+    Example:
+        >>> from jaxadv.cli.sweep import duration
+        >>> duration(45), duration(600), duration(20_000)
+        ('45 s', '10 min', '5.6 h')
     """
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -139,13 +148,10 @@ def _plan_data(cost: "Cost") -> dict[str, Any]:
 
 
 def _print_plan(costs: Sequence["Cost"], folder: Path) -> None:
-    from rich import box
-    from rich.table import Table
+    from jaxadv.report.fitted import Fitted
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("model / data / attack / norm", overflow="fold")
-    for heading in ("cells", "rows", "kept", "passes a row ≤", "time ≤"):
-        table.add_column(heading, justify="right")
+    table = Fitted("model / data / attack / norm", "cells", "rows", "kept", "passes a row ≤",
+                   "time ≤")  # fmt: skip
     for cost in costs:
         table.add_row(
             cost.group.title(), f"{cost.cells:,}", f"{cost.rows:,}", f"{cost.done:,}",

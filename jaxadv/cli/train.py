@@ -6,6 +6,8 @@ from typing import Annotated, Any
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
     EPOCHS,
+    MODEL,
+    MOST,
     Data,
     DataDir,
     Epochs,
@@ -15,34 +17,40 @@ from jaxadv.cli.options import (
     option,
     parse_number,
 )
-from jaxadv.cli.setting import check_folder, plain_messages, prepare_jax, write_json
-from jaxadv.cli.subject import split_of, train_model
+from jaxadv.cli.setting import check_outputs, plain_messages, prepare_jax, write_json
+from jaxadv.cli.subject import plan_training, split_of
 
 METHODS = ("standard", "pgd", "trades")
 
 
 @app.command()
 def train(
-    model: ModelName = "lenet",
+    model: ModelName = MODEL,
     data: Data = "mnist5k",
     data_dir: DataDir = None,
     epochs: Epochs = EPOCHS,
     method: Annotated[
         str | None, option("--method", help="standard, pgd or trades (pgd if --epsilon is given).")
     ] = None,
-    norm: Annotated[str, option("--norm", help="linf, l2 or l1: of the attacks in training.")] = (
-        "linf"
-    ),
+    norm: Annotated[
+        str | None, option("--norm", help="linf, l2 or l1: of the attacks in training (linf).")
+    ] = None,
     epsilon: Annotated[str | None, option("--epsilon", help="Their radius: 0.3 or 8/255.")] = None,
-    steps: Annotated[int, option("--steps", help="Their gradient steps.", min=1)] = 7,
+    steps: Annotated[
+        int | None, option("--steps", help="Their gradient steps (7).", min=1, max=MOST)
+    ] = None,
     step_size: Annotated[
-        str, option("--step-size", help="Their step, as a share of epsilon.")
-    ] = "0.25",
-    beta: Annotated[str, option("--beta", help="The weight of TRADES' divergence.")] = "6",
+        str | None, option("--step-size", help="Their step, as a share of epsilon (0.25).")
+    ] = None,
+    beta: Annotated[
+        str | None, option("--beta", help="The weight of TRADES' divergence (6).")
+    ] = None,
     noise: Annotated[
         str | None, option("--noise", help="Standard deviation of Gaussian noise on the images.")
     ] = None,
-    batch_size: Annotated[int, option("--batch-size", help="Images per step.", min=1)] = 64,
+    batch_size: Annotated[
+        int, option("--batch-size", help="Images per step.", min=1, max=MOST)
+    ] = 64,
     learning_rate: Annotated[
         str, option("--learning-rate", help="Adam's at the start; falls along a cosine.")
     ] = "0.002",
@@ -52,12 +60,12 @@ def train(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Train a classifier, also adversarially or under noise, and save its weights.
+    """Train a classifier, optionally adversarially or under noise, and save its weights.
 
-    Ctrl-C loses at most one epoch: the same command goes on.
+    After Ctrl-C, which loses at most one epoch, the same command continues.
     """
-    file = Path(f"{model.lower()}.safetensors") if output is None else output
-    check_folder(file, json_file)
+    file = Path(f"{str(model).lower()}.safetensors") if output is None else output
+    check_outputs(file, json_file)
     method = method or ("standard" if epsilon is None else "pgd")
     if method not in METHODS:
         raise ValueError(f"--method {method!r} is not known: pass one of {', '.join(METHODS)}")
@@ -68,39 +76,45 @@ def train(
         )
     if noise is not None and method != "standard":
         raise ValueError(f"--noise excludes --method {method}: pass one of them")
+    attacks = {"--norm": norm, "--steps": steps, "--step-size": step_size}
+    for name, value in {**attacks, "--beta": beta}.items():
+        if value is not None and method not in ("trades", "pgd" if name in attacks else ""):
+            raise ValueError(f"{name} {value} is not for --method {method}: leave it out")
+    about: dict[str, Any] = {"data": data, "epochs": epochs, "seed": seed, "method": method}
+    how: dict[str, Any] = {
+        "batch_size": batch_size,
+        "learning_rate": parse_number(learning_rate, "--learning-rate"),
+    }
+    if noise is not None:
+        about["noise"] = how["noise"] = parse_number(noise, "--noise")
+    if epsilon is not None:
+        how["epsilon"] = parse_number(epsilon)
+        about |= {
+            "norm": norm or "linf", "epsilon": how["epsilon"], "steps": steps or 7,
+            "step_size": parse_number(step_size or "0.25", "--step-size"),
+        }  # fmt: skip
+    if method == "trades":
+        about["beta"] = how["beta"] = parse_number(beta or "6", "--beta")
     with plain_messages():
         prepare_jax()
         from jaxadv.attacks.pgd import PGD
         from jaxadv.data import load_data
+        from jaxadv.engine.checks import check_problem
         from jaxadv.engine.verify import predict
         from jaxadv.models import from_linen, save_weights
         from jaxadv.models.train import TRADESAscent
 
-        about: dict[str, Any] = {"data": data, "epochs": epochs, "seed": seed, "method": method}
-        how: dict[str, Any] = {
-            "batch_size": batch_size,
-            "learning_rate": parse_number(learning_rate, "--learning-rate"),
-        }
-        if noise is not None:
-            about["noise"] = how["noise"] = parse_number(noise, "--noise")
         if epsilon is not None:
-            kind = PGD if method == "pgd" else TRADESAscent
-            size = parse_number(step_size, "--step-size")
-            how |= {
-                "attack": kind(norm=norm, steps=steps, step_size=size),
-                "epsilon": parse_number(epsilon),
-                "beta": parse_number(beta, "--beta") if method == "trades" else None,
-            }
-            about |= {"norm": norm, "epsilon": how["epsilon"], "steps": steps, "step_size": size}
-        if method == "trades":
-            about["beta"] = how["beta"]
-        checkpoint = file.with_name(f".{file.name}.checkpoint")
-        name, module, variables = train_model(
-            data, data_dir, model, epochs, seed, lambda _: checkpoint, **how
-        )
+            settings = {name: about[name] for name in ("norm", "steps", "step_size")}
+            how["attack"] = (PGD if method == "pgd" else TRADESAscent)(**settings)
+        training = plan_training(data, data_dir, model, epochs, seed, **how)
         name_of_data, split = split_of(data)
         test = load_data(name_of_data, split, data_dir=data_dir)
-        logits = predict(from_linen(module, variables), test.images)
+        check_problem(training.untrained, test.images, test.labels, test.ids)
+        checkpoint = file.with_name(f".{file.name}.checkpoint")
+        name, variables = training.name, training.train(lambda _: checkpoint)
+        network = from_linen(training.module, variables)
+        logits = predict(network, test.images)
         about["accuracy"] = float((logits.argmax(1) == test.labels).mean())
         save_weights(
             file, name, {"classes": len(test.classes)}, variables,

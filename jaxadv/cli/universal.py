@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
-    EPOCHS,
+    MOST,
     Data,
     DataDir,
     Epochs,
@@ -20,7 +20,14 @@ from jaxadv.cli.options import (
     parse_number,
 )
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import check_folder, console, plain_messages, prepare_jax, write_json
+from jaxadv.cli.setting import (
+    check_outputs,
+    check_page,
+    console,
+    plain_messages,
+    prepare_jax,
+    write_json,
+)
 from jaxadv.cli.subject import find_subject, split_of
 
 if TYPE_CHECKING:
@@ -37,15 +44,17 @@ def universal(
     data_dir: DataDir = None,
     weights: Weights = None,
     published: Published = None,
-    model: ModelName = "lenet",
-    epochs: Epochs = EPOCHS,
+    model: ModelName = None,
+    epochs: Epochs = None,
     epsilon: Annotated[str, option("--epsilon", help="The length: 0.2 or 10/255.")] = "0.2",
     norm: Annotated[str, option("--norm", help="linf or l2.")] = "linf",
     method: Annotated[str, option("--method", help="ascent or aggregation.")] = "ascent",
     target: Annotated[
         int | None, option("--target", help="The class (a number) that all are to move to.")
     ] = None,
-    rounds: Annotated[int | None, option("--rounds", help="Rounds over the images.", min=1)] = None,
+    rounds: Annotated[
+        int | None, option("--rounds", help="Rounds over the images.", min=1, max=MOST)
+    ] = None,
     given: Annotated[
         int, option("--given", help="Training images that it is made from, evenly chosen.", min=1)
     ] = 500,
@@ -57,14 +66,16 @@ def universal(
     save: Annotated[Path | None, option("--save", help="Save the perturbation as .npz.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Find one perturbation that changes the network's answer to most images.
+    """Find one perturbation that changes the predictions of most images.
 
-    Made from training images and judged on test images: fooled is an image whose answer is not that
-    to the clean image. Writes OUTPUT/universal.html and universal.json.
+    It is made from training images and evaluated on test images. An image counts as fooled if its
+    prediction differs from that of the clean image. Writes OUTPUT/universal.html and
+    universal.json.
     """
     radius = parse_number(epsilon)
-    check_folder(save, json_file)
+    check_outputs(save, json_file, folder=output)
     with plain_messages():
+        check_page()
         prepare_jax()
         import dataclasses
 
@@ -74,19 +85,30 @@ def universal(
         import jaxadv as ja
         from jaxadv.core.files import write_atomically
         from jaxadv.report import print_study, write_study
-        from jaxadv.studies.universal.perturbation import METHODS
+        from jaxadv.studies.universal.perturbation import (
+            METHODS,
+            check_ball,
+            check_given,
+            check_norm,
+        )
 
         if method not in METHODS:
             raise ValueError(f"--method {method!r} is not known: pass one of {', '.join(METHODS)}")
         how: Any = METHODS[method]()
         if rounds is not None:
             how = dataclasses.replace(how, epochs=rounds)
-        subject = find_subject(
-            data, data_dir, examples, weights, published, model, epochs, seed,
-            lambda name: output / "state" / f"{name}.safetensors",
-        )  # fmt: skip
+        check_norm(norm)
         source, _ = split_of(data)
         train = ja.load_data(source, "train", given, data_dir)
+
+        def check(network: Any, images: Any, classes: int) -> None:
+            check_given(network, train.images, images.images, target)
+            check_ball(norm, radius, images.images.shape[1:], network.bounds)
+
+        subject = find_subject(
+            data, data_dir, examples, weights, published, model, epochs, seed,
+            lambda name: output / "state" / f"{name}.safetensors", check,
+        )  # fmt: skip
         with Bars() as bars:
 
             def progress(done: int, total: int, rate: float) -> None:
@@ -117,7 +139,7 @@ def universal(
 
 
 def universal_data(found: "Universal", labels: Any, target: int | None) -> dict[str, Any]:
-    """What `jaxadv universal` prints, as json can write it."""
+    """Return what `jaxadv universal` prints, as JSON data."""
     held_out = found.held_out
     assert held_out is not None
     classes = int(max(held_out.before.max(), held_out.after.max(), labels.max())) + 1
@@ -141,7 +163,17 @@ def universal_data(found: "Universal", labels: Any, target: int | None) -> dict[
 def as_findings(
     found: "Universal", data: dict[str, Any], images: "Dataset", bounds: tuple[float, float]
 ) -> "Findings":
-    """Table, pictures and where the images go, for the console and the page."""
+    """Return the table, the pictures and the classes reached, for the console and the page.
+
+    Args:
+        found: The perturbation and its fooling rates.
+        data: The figures of `universal_data`.
+        images: The test images.
+        bounds: The least and the largest value of a pixel.
+
+    Returns:
+        The findings.
+    """
     import numpy as np
 
     from jaxadv.report.table import epsilon_text

@@ -1,1 +1,1 @@
-"""core"""
+"""The foundations: attack interface, goals, models, norms, losses, transforms and results."""

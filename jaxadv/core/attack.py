@@ -1,7 +1,8 @@
-"""The contract: an attack is a small, pure state machine for one image that asks and is told.
+"""The attack interface: an attack is a pure state machine for one image, driven by ask and tell.
 
-The engine calls the model. It sends what a fleet of images asks through the network in one batch,
-pulls the attack's cotangents back, counts every pass, keeps the best image ever asked, and tells.
+The engine calls the model: it sends the queries of many images through the network in one batch,
+pulls back the attack's cotangents, counts every pass, keeps the best image queried and calls
+`tell`.
 """
 
 import zlib
@@ -20,17 +21,24 @@ from jaxadv.core.pytree import pytree
 State = Any
 KEEPS = ("first", "distance", "loss", "last")
 WIDE = 1000.0  # a box with longer sides is cut to what epsilon reaches
-CLEAR = 1e-6  # of the largest logit: within that, another batch may round to another answer
+CLEAR = 1e-6  # of the largest logit: float32 logits differ by this much between batch sizes
 
 
 @pytree
 class Problem:
-    """All that an attack is given about its one image.
+    """Everything that an attack is given about its one image.
 
-    image: [H, W, C] float32; goal: what is wanted; epsilon: radius of the ball, in the norm's own
-    unit and in the scale of the image (infinite where the attack takes none); lower, upper: the
-    box; clean_logits [K]: the model's answer to `image`; rank: which restart or target this is;
-    start: another image to begin from, or None; extra: whatever pytree an attack was promised.
+    Attributes:
+        image: The clean image, [H, W, C] float32.
+        goal: The goal of the attack on this image.
+        epsilon: Radius of the ball, in the unit of the norm and in the scale of the image; infinite
+            where the attack takes none.
+        lower: The smallest value of the box.
+        upper: The largest value of the box.
+        clean_logits: The model's output for `image`, [K].
+        rank: Index of this run among the restarts and targets of the image.
+        start: Another image to start from, [H, W, C], or None.
+        extra: Any further pytree that the caller passes to the attack, or None.
     """
 
     image: Any
@@ -45,17 +53,25 @@ class Problem:
 
 
 class Reads(NamedTuple):
-    """Which of the answers [queries] and gradients [queries] of this tick the attack will read."""
+    """What the attack needs of the model in this tick.
+
+    Attributes:
+        answers: Mask [Q] of the queries whose logits the attack will use.
+        gradients: Mask [Q] of the queries whose gradients the attack will use.
+    """
 
     answers: Bool[Array, " Q"]
     gradients: Bool[Array, " Q"]
 
 
 class Answer(NamedTuple):
-    """What the engine tells: logits [Q, K], gradients [Q, P, H, W, C] (None if P is 0).
+    """What the engine passes to `tell`.
 
-    adversarial [Q]: whether the image fulfils the goal, within epsilon; used [Q]: the mask that
-    `hears` gave.
+    Attributes:
+        logits: The model's outputs, [Q, K]; one-hot labels for attacks that are `label_only`.
+        gradients: The pulled-back cotangents, [Q, P, H, W, C], or None if P (pull-backs) is 0.
+        adversarial: Whether each query fulfils the goal and lies within epsilon, [Q].
+        used: The mask [Q] that `hears` returned: which of the logits count.
     """
 
     logits: Float[Array, "Q K"]
@@ -65,33 +81,53 @@ class Answer(NamedTuple):
 
 
 class Attack:
-    """Base of all attacks; a subclass is a frozen `pytree` that overrides what it needs.
+    """Base class of all attacks; a subclass is a frozen `pytree` that overrides what it needs.
 
-    Written for one image, without a batch axis. `init` calls no model; loops that call the model
-    are state, one tick an iteration. Every image asked must lie in the box and, where an epsilon is
-    given, in the ball (an attack that asks elsewhere sets `asks_inside = False`, and the engine
-    then tests each image before it counts). One that is `label_only` (and has no pull-backs) gets
-    `label_of` every answer, the clean image's too, in place of the logits. One whose images lie in
-    no ball (rotated, recoloured) says what they are `bounded_by`: it takes no epsilon and keeps its
-    bounds by construction; `norm` is only what its distances are told in.
+    An attack is written for one image, without a batch axis. `init` does not call the model; a loop
+    that calls the model is written as a state, with one iteration per tick. Every query must lie in
+    the box and, where an epsilon is given, in the ball (see `asks_inside`).
+
+    Attributes:
+        queries: Number of images queried per tick.
+        pullbacks: Number of gradients computed per query; 0 for attacks that use outputs only.
+        restarts: Number of independent runs per image.
+        targets: Number of classes at which an attack aims one after the other, if the goal names no
+            target; 0 for none.
+        norm: The norm of distances and of epsilon.
+        norms: The norms that the attack supports.
+        needs_epsilon: Whether the attack needs an epsilon.
+        keep: Which image the engine returns: that of the "first" success, the one of least
+            "distance", the one of highest "loss", or the "last".
+        asks_inside: False for an attack that may query images outside the box or the ball; the
+            engine then tests each image before it counts.
+        label_only: True for a decision-based attack, which must have no pull-backs; it receives
+            `label_of` every output, that of the clean image included, in place of the logits.
+        needs_box: Whether the settings are fractions of the box wherever no epsilon limits it, so
+            that the box must have finite bounds.
+        bounded_by: What bounds the images if they lie in no ball, such as "rotation and
+            translation". Such an attack takes no epsilon and keeps its bounds by construction;
+            `norm` is then only the norm in which its distances are reported.
+        precision: The dtype of the state, and of the logits and gradients that the attack receives:
+            "float32" or "float64".
     """
 
-    queries: ClassVar[int] = 1  # images asked per tick
-    pullbacks: ClassVar[int] = 1  # gradients asked per image (0: answers only)
+    queries: ClassVar[int] = 1
+    pullbacks: ClassVar[int] = 1
     restarts: Any = 1
-    targets: Any = 0  # classes that an attack without a goal's target aims at, one after the other
+    targets: Any = 0
     norm: Any = "linf"
-    norms: ClassVar[tuple[str, ...]] = tuple(NORMS)  # those that the attack knows
+    norms: ClassVar[tuple[str, ...]] = tuple(NORMS)
     needs_epsilon: ClassVar[bool] = True
     keep: ClassVar[str] = "first"
     asks_inside: ClassVar[bool] = True
-    label_only: ClassVar[bool] = False  # told the predicted class and no more
-    bounded_by: ClassVar[str] = ""  # by what, if by no ball: "rotation and translation"
-    precision: Any = "float32"  # of its state, and of the logits and gradients that it is told
+    label_only: ClassVar[bool] = False
+    needs_box: ClassVar[bool] = False
+    bounded_by: ClassVar[str] = ""
+    precision: Any = "float32"
 
     @property
     def name(self) -> str:
-        """The attack's name; its hash is part of every random key."""
+        """The name of the attack; its hash is part of every random key."""
         return type(self).__name__
 
     @property
@@ -100,114 +136,150 @@ class Attack:
         return get_norm(self.norm)
 
     def check_norm(self) -> None:
-        """ValueError where the norm is none that the attack knows."""
+        """Raise ValueError unless the attack supports its `norm`."""
         get_norm(self.norm)
         if self.norm not in self.norms:
             raise ValueError(f"norm={self.norm!r}: {self.name} knows {', '.join(self.norms)}")
 
     def check_least(self, **least: int) -> None:
-        """ValueError where one of these settings is less than so much."""
+        """Raise ValueError where one of these settings is below its lower bound."""
         for field, bound in least.items():
             if getattr(self, field) < bound:
                 raise ValueError(f"{field}={getattr(self, field)}: pass {bound} or more")
 
+    def _missing(self, method: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__name__} defines no {method}")
+
     @property
     def entries(self) -> int:
-        """The queue entries of one image, in rank order: its restarts, times targets if any."""
+        """Number of queue entries of one image, in rank order: restarts times targets (if any)."""
         return self.restarts * max(self.targets, 1)
 
     @property
     def ticks(self) -> int:
-        """The most ticks that one run on one image can take."""
-        raise NotImplementedError
+        """Upper bound of the number of ticks of one run on one image."""
+        raise self._missing("ticks")
 
     @property
     def passes(self) -> int:
-        """The most forward and backward passes that all runs on one image can take."""
+        """Upper bound of the number of forward and backward passes of all runs on one image."""
         return self.entries * self.ticks * self.queries * (1 + self.pullbacks)
 
     def prepared(self, goal: Goal, classes: int) -> "Attack":
-        """The attack as it is run towards a goal of this kind, on so many classes; default: itself.
+        """Return the attack specialised to a goal and a number of classes; by default itself.
 
-        Raises ValueError where the two do not go together.
+        Args:
+            goal: The goal of the run.
+            classes: The number of classes of the model.
+
+        Raises:
+            ValueError: If the attack does not support this goal with this number of classes.
         """
         return self
 
     def project(self, problem: Problem, image: Array, radius: Any = None) -> Array:
-        """The nearest point of the box and the ball of this radius (default: epsilon)."""
+        """Return the nearest point of the box and the ball of this radius (by default epsilon)."""
         radius = problem.epsilon if radius is None else radius
         return self.geometry.project(image, problem.image, radius, problem.lower, problem.upper)
 
     def init(self, problem: Problem, key: Array) -> State:
-        """The state before the first tick. Calls no model."""
-        raise NotImplementedError
+        """Return the state before the first tick, without a call of the model."""
+        raise self._missing("init(problem, key)")
 
     def ask(self, problem: Problem, state: State) -> Float[Array, "Q ..."]:
-        """The images [queries, H, W, C] to send through the model."""
-        raise NotImplementedError
+        """Return the queries of this tick, [queries, H, W, C], which go through the model."""
+        raise self._missing("ask(problem, state)")
 
     def reads(self, problem: Problem, state: State) -> Reads:
-        """What this tick needs of the model; default: every answer and every gradient."""
+        """Return what this tick needs of the model; by default every output and every gradient."""
         every = jnp.ones(self.queries, bool)
         return Reads(every, every & (self.pullbacks > 0))
 
     def hears(
         self, problem: Problem, state: State, logits: Float[Array, "Q K"], read: Bool[Array, " Q"]
     ) -> Bool[Array, " Q"]:
-        """Which of the answers that `reads` named would have been asked for one after the other.
+        """Return the mask of the queries that a sequential attack would have issued.
 
-        An attack may ask ahead: all middles of the next halvings, many draws of which the first
-        that succeeds ends the tick. The others are neither counted, kept nor told. Default: `read`.
+        An attack may issue queries speculatively: all midpoints of the next bisection steps, or
+        many draws of which the first success ends the tick. The other queries are discarded: the
+        engine does not count them, keep their images or pass them to `tell`.
+
+        Args:
+            problem: The problem of this image.
+            state: The state before the tick.
+            logits: The outputs for all queries, [Q, K].
+            read: The mask of outputs that `reads` returned, [Q].
+
+        Returns:
+            A mask [Q], by default `read`.
         """
         return read
 
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-        """The loss that the attack maximises, and by which `keep="loss"` chooses."""
+        """Return the loss that the attack maximises, and by which `keep="loss"` selects."""
         return -goal.margin(logits)
 
     def cotangents(
         self, problem: Problem, state: State, logits: Float[Array, "Q K"]
     ) -> Float[Array, "Q P K"]:
-        """The vectors to pull back, [queries, pullbacks, K]; default: the loss's gradient."""
+        """Return the vectors [queries, pullbacks, K] to pull back; default: the loss's gradient."""
         gradient = jax.vmap(jax.grad(lambda z: self.objective(problem.goal, z)))(logits)
         return gradient[:, None]
 
     def tell(self, problem: Problem, state: State, answer: Answer) -> State:
-        """The state after the answers."""
-        raise NotImplementedError
+        """Return the state after the outputs of the model."""
+        raise self._missing("tell(problem, state, answer)")
 
     def done(self, problem: Problem, state: State) -> Bool[Array, ""]:
-        """Whether nothing more is to be asked."""
-        raise NotImplementedError
+        """Return whether the run has ended."""
+        raise self._missing("done(problem, state)")
 
 
 def types_of(attack: Attack) -> AbstractContextManager[Any]:
-    """The context in which the methods of an attack are traced.
+    """Return the context in which the methods of an attack are traced.
 
-    With `jax_enable_x64`, literals, draws and sums would widen the state of an attack written in
-    float32; its methods are therefore traced as if 64-bit types were off. The model is not: it is
-    called with the types that the user chose.
+    With `jax_enable_x64`, literals, random draws and sums would widen the state of an attack
+    written in float32; its methods are therefore traced as if 64-bit types were off. The model is
+    not: it is called with the types that the user chose.
+
+    Args:
+        attack: The attack; with `precision="float64"` the context changes nothing.
+
+    Returns:
+        A context manager.
     """
     if attack.precision == "float64":
         return nullcontext()
-    return (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64(False)
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(False)
+    from jax.experimental import disable_x64  # pyright: ignore  # JAX before 0.8
+
+    return disable_x64()
 
 
 def label_of(logits: Float[Array, "*Q K"]) -> Float[Array, "*Q K"]:
-    """All that an attack that is `label_only` is shown of logits: 1 at the predicted class."""
+    """Return what a `label_only` attack receives in place of logits: 1 at the predicted class."""
     return jax.nn.one_hot(logits.argmax(-1), logits.shape[-1], dtype=logits.dtype)
 
 
 def across(goal: Goal, logits: Float[Array, " K"]) -> Bool[Array, ""]:
-    """Whether logits fulfil the goal by more than rounding, at whatever distance."""
+    """Return whether logits fulfil the goal by more than rounding error, at any distance."""
     return goal.margin(logits) < -CLEAR * jnp.abs(logits).max()
 
 
 def safe_epsilon(norm: str, epsilon: Any) -> Any:
-    """The float32 radius that attacks are given for the epsilon [...] that a user states.
+    """Return the float32 radius that attacks are given for the epsilon that a user states.
 
-    Smaller by a millionth: so no image leaves the stated ball when its distance is recomputed in
-    float64. What rounding does to single values, projections see to. Traced where epsilon is.
+    Epsilon is reduced by a factor of 1 - 1e-6 (L0: rounded down), so that no image leaves the
+    stated ball when its distance is recomputed in float64; projections take care of the rounding of
+    single values.
+
+    Args:
+        norm: The name of the norm.
+        epsilon: The stated radius, a number or an array [...], which may be traced.
+
+    Returns:
+        The radius [...], traced where `epsilon` is.
     """
     traced = isinstance(epsilon, jax.Array)
     xp, precise = (jnp, jnp.float32) if traced else (np, np.float64)
@@ -219,10 +291,20 @@ def safe_epsilon(norm: str, epsilon: Any) -> Any:
 def reachable_box(
     norm: str, image: Array, epsilon: Any, bounds: tuple[float, float]
 ) -> tuple[Array, Array]:
-    """The least and the largest value that an attack within epsilon may give to `image`.
+    """Return the smallest and largest value that an attack within epsilon may give to `image`.
 
-    Settings are fractions of the box, which means nothing where a box is unbounded or far wider
-    than the values in it: such a box is cut to what the ball reaches (L0 reaches everything).
+    Settings are fractions of the box, which has no meaning where the box is unbounded or far wider
+    than the values in it. A box with sides longer than `WIDE` is therefore cut to what the ball
+    reaches (an L0 ball reaches everything).
+
+    Args:
+        norm: Name of the norm of the ball.
+        image: The clean image.
+        epsilon: Radius of the ball.
+        bounds: The (smallest, largest) value that the model accepts.
+
+    Returns:
+        The lower and the upper bound, float32 scalars.
     """
     lower, upper = map(jnp.float32, bounds)
     if norm == "l0" or bounds[1] - bounds[0] <= WIDE:
@@ -231,7 +313,7 @@ def reachable_box(
 
 
 def check_targets(targets: int, goal: Goal) -> None:
-    """ValueError where an attack is to choose targets itself and the goal names one."""
+    """Raise ValueError if an attack is to choose its own targets but the goal names one."""
     if targets and goal.targeted:
         raise ValueError(
             f"targets={targets}: the goal names a target for each image already; pass targets=0, "
@@ -240,13 +322,23 @@ def check_targets(targets: int, goal: Goal) -> None:
 
 
 def likeliest_wrong(problem: Problem, place: Any, count: int) -> Int[Array, ""]:
-    """The wrong class that the clean image's answer ranks at `place` (0: the first) of `count`; one
-    that rejects is not among them."""
+    """Return the wrong class with the `place`-th largest clean logit.
+
+    The rejection class, if there is one, is not among the wrong classes.
+
+    Args:
+        problem: The problem of this image.
+        place: Rank of the class, from 0.
+        count: Number of ranks that may be requested (static).
+
+    Returns:
+        The class, an integer scalar.
+    """
     wrong = others(problem.goal.merged(problem.clean_logits), problem.goal.labels)
     return jax.lax.top_k(wrong, count)[1][place]
 
 
 def attack_key(attack: Attack, key: Array, example: Any, rank: Any) -> Array:
-    """The random key of one image's run: a function of seed, example id, rank and attack alone."""
+    """Return the random key of a run, which depends on seed, example id, rank and attack alone."""
     key = jax.random.fold_in(jax.random.fold_in(key, example), rank)
     return jax.random.fold_in(key, zlib.crc32(attack.name.encode()))

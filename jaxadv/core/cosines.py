@@ -1,11 +1,18 @@
-"""The cosines of the DCT-II."""
+"""The basis of the discrete cosine transform (DCT-II)."""
 
 import numpy as np
 from jaxtyping import Float
 
 
 def cosines(size: int, count: int) -> Float[np.ndarray, "N F"]:
-    """The `count` lowest of an axis of that size as orthonormal columns, float32.
+    """Return the first basis vectors of the orthonormal DCT-II, as columns.
+
+    Args:
+        size: The length of the vectors.
+        count: The number of vectors, those of the lowest frequencies.
+
+    Returns:
+        float32 [size, count].
 
     >>> from jaxadv.core.cosines import cosines
     >>> waves = cosines(8, 3)

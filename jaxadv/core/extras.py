@@ -1,4 +1,4 @@
-"""Packages that are installed on request."""
+"""Imports of optional dependencies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,18 @@ from contextlib import contextmanager
 
 @contextmanager
 def extra(name: str, needed_by: str, more: str = "") -> Iterator[None]:
-    """What cannot be imported within it raises an ImportError that says which extra has it.
+    """Turn an ImportError inside the context into one that names the pip extra to install.
+
+    Args:
+        name: The extra of jaxadv that has the package.
+        needed_by: What needs the package, for the message.
+        more: Text to add to the message.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ImportError: If a package cannot be imported inside the context.
 
     >>> from jaxadv.core.extras import extra
     >>> with extra("demo", "the page"):

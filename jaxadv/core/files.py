@@ -1,4 +1,4 @@
-"""Files that are there whole, or not at all."""
+"""Atomic writes: a file is there completely, or not at all."""
 
 import os
 import tempfile
@@ -15,9 +15,9 @@ def slug(name: str) -> str:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file to write to, which takes its place at `path` when the context ends well.
+    """Open a temporary binary file that replaces `path` when the context ends without an exception.
 
-    Whenever the program is killed, what was there before, or all that was written, is found.
+    If the program is killed at any time, `path` holds either its former content or all of the new.
     """
     path = Path(path)
     mask = os.umask(0)  # the only way to read it
@@ -29,7 +29,7 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~mask)  # those of any new file, not of a temporary one
+        os.chmod(temporary, 0o666 & ~mask)  # the permissions of a new file, not of a temporary one
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -37,8 +37,45 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: str | Path, content: Any) -> Path:
-    """All of `content` (text, or any buffer) or nothing is found at `path`, whenever the program is
-    killed."""
+    """Write `content` (text or any buffer) so that all of it or nothing is found at `path`.
+
+    Args:
+        path: Name of the file; missing folders are made.
+        content: A string, written as UTF-8, or any buffer of bytes.
+
+    Returns:
+        The path.
+    """
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
     return Path(path)
+
+
+def check_file(path: str | Path) -> None:
+    """Check, before any work, that this file can be written later.
+
+    Raises:
+        ValueError: If `path` is a folder.
+        NotADirectoryError: If a file stands where one of its folders should be.
+        PermissionError: If its folder cannot be written to.
+    """
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: pass the name of a file")
+    check_folder(Path(path).parent)
+
+
+def check_folder(path: str | Path) -> None:
+    """Check, before any work, that files can be written into this folder later.
+
+    A folder that does not exist yet is made when something is written.
+
+    Raises:
+        NotADirectoryError: If a file stands in its place, or in that of a folder above it.
+        PermissionError: If the folder, or the one above it that exists, cannot be written to.
+    """
+    there = next(place for place in (Path(path), *Path(path).absolute().parents) if place.exists())
+    if not there.is_dir():
+        inside = "" if there == Path(path) else f", so there can be no {path}"
+        raise NotADirectoryError(f"{there} is a file{inside}: pass another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{there} cannot be written to: pass another folder than {path}")

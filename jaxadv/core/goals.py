@@ -1,4 +1,4 @@
-"""What an attack wants: a wrong answer, or a certain one.
+"""Goals of attacks: untargeted, targeted, and past a detector.
 
 A goal is a pytree. With a leading axis it holds the goals of a batch; an attack sees one image's.
 """
@@ -12,12 +12,12 @@ from jaxadv.core.pytree import pytree, static
 
 
 def others(logits: Float[Array, " K"], label: Any) -> Float[Array, " K"]:
-    """The logits of the other classes: that of `label` is minus infinity."""
+    """Return the logits with that of `label` set to minus infinity."""
     return jnp.where(jnp.arange(logits.shape[-1]) == label, -jnp.inf, logits)
 
 
 def _merged(logits: Float[Array, " K"], label: Any, rejected: int) -> Float[Array, " K"]:
-    """The label's logit is the larger of its own and the rejecting one, which is taken away."""
+    """Give the label the larger of its own and the rejection logit; mask the rejection class."""
     either = jnp.maximum(logits[label], logits[rejected])
     return others(jnp.where(jnp.arange(logits.shape[-1]) == label, either, logits), rejected)
 
@@ -28,48 +28,51 @@ def _margin(logits: Float[Array, " K"], label: Any) -> Float[Array, ""]:
 
 @pytree
 class Untargeted:
-    """Any class but the right one.
+    """Any class but the true one.
 
-    labels: integers [N] (one image: a scalar), the true classes.
+    Attributes:
+        labels: The true classes, integers [N] (a scalar for one image).
     """
 
     labels: Any
     targeted = False
 
     def margin(self, logits: Float[Array, " K"]) -> Float[Array, ""]:
-        """The label's logit less the largest other one: negative when the image is adversarial."""
+        """Return the label's logit minus the largest other one; it is negative if adversarial."""
         return _margin(logits, self.labels)
 
     def ways(self, classes: int) -> int:
-        """How many of so many classes would do."""
+        """Return the number of classes, out of `classes`, that count as success."""
         return classes - 1
 
     def left(self, logits: Float[Array, " K"]) -> Int[Array, ""]:
-        """The class to be left: the one whose logit the margin compares with those that would
-        do."""
+        """Return the source class: the class from which the margin is measured."""
         return jnp.asarray(self.labels)
 
     def merged(self, logits: Float[Array, " K"]) -> Float[Array, " K"]:
-        """The logits in which this goal is to leave (or, targeted, to reach) a single class."""
+        """Return the logits in which the goal is to leave (targeted: to reach) one single class."""
         return logits
 
     def towards(self, target: Any) -> "Targeted":
-        """The goal of reaching this one of the classes that would do."""
+        """Return the goal of reaching `target`, one of the classes that count as success."""
         return Targeted(self.labels, target)
 
 
 @pytree
 class Evading(Untargeted):
-    """Any natural class but the right one: misclassified, and not rejected.
+    """Any class but the true one and the rejection class: misclassified, and not rejected.
 
-    For classifiers that can refuse an image: with a class more for what is tampered with or not
-    natural, or with a detector (`ja.with_detector` makes it a class). Against them every attack is
-    to be run with this goal: with `Untargeted`, to be found out would count as a success.
+    This is the goal for classifiers that can reject an image: with an additional class for images
+    that are tampered with or not natural, or with a detector (`ja.with_detector` turns it into a
+    class). Every attack on them should be run with this goal, because with `Untargeted` a detected
+    image would count as a success. An image is adversarial if the model assigns it to one of the
+    other K - 2 classes. After Carlini and Wagner (2017, arXiv 1705.07263), who broke ten detectors
+    in this way.
 
-    labels: integers [N], the true classes, none of them `rejected`; rejected: the class that means
-    that the image is refused. Adversarial is what the model takes for one of the K - 2 others.
-
-    After Carlini and Wagner (2017, arXiv 1705.07263), who broke ten detectors so.
+    Attributes:
+        labels: The true classes, integers [N], none of them equal to `rejected`.
+        rejected: The class that means that the image is rejected, an integer, the same for all
+            images.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> goal = ja.Evading(jnp.int32(0), rejected=2)  # one image, of class 0
@@ -77,11 +80,14 @@ class Evading(Untargeted):
     [False, True, False]
     """
 
-    rejected: Any = static()  # an integer, the same for all images
+    rejected: Any = static()
 
     def margin(self, logits: Float[Array, " K"]) -> Float[Array, ""]:
-        """The larger of the label's and the rejecting logit less the largest other one: negative
-        when the image is adversarial."""
+        """Return the margin of the goal.
+
+        It is the larger of the label's and the rejection class's logit, minus the largest other
+        one, and negative if the image is adversarial.
+        """
         return _margin(self.merged(logits), self.labels)
 
     def ways(self, classes: int) -> int:
@@ -102,9 +108,12 @@ class Evading(Untargeted):
 class Targeted:
     """One chosen wrong class.
 
-    labels: integers [N], the true classes; targets: integers [N], the classes wanted. rejected: the
-    class that means that the image is refused, if there is one: no target, and for a loss that
-    compares the target with the label alone (DLR) to be left as the label is.
+    Attributes:
+        labels: The true classes, integers [N] (a scalar for one image).
+        targets: The target classes, integers [N].
+        rejected: The class that means that the image is rejected, or None. It is not a target; a
+            loss that compares the target with the label alone (DLR) treats it as it treats the
+            label.
     """
 
     labels: Any
@@ -113,25 +122,25 @@ class Targeted:
     targeted = True
 
     def margin(self, logits: Float[Array, " K"]) -> Float[Array, ""]:
-        """The largest other logit less the target's: negative when the image is adversarial."""
+        """Return the largest other logit minus that of the target; negative if adversarial."""
         return -_margin(logits, self.targets)
 
     def ways(self, classes: int) -> int:
-        """How many of so many classes would do: one."""
+        """Return the number of classes that count as success, which is one."""
         return 1
 
     def left(self, logits: Float[Array, " K"]) -> Int[Array, ""]:
-        """The class to be left: the one of the largest other logit."""
+        """Return the source class: the one with the largest logit apart from the target's."""
         return others(logits, self.targets).argmax()
 
     def merged(self, logits: Float[Array, " K"]) -> Float[Array, " K"]:
-        """The logits in which the label and the class that rejects are one."""
+        """Return the logits in which the label and the rejection class are one class."""
         if self.rejected is None:
             return logits
         return _merged(logits, self.labels, self.rejected)
 
     def towards(self, target: Any) -> "Targeted":
-        """The goal itself: it names its target."""
+        """Return the goal itself, which already names its target."""
         return self
 
 

@@ -1,8 +1,9 @@
-"""JPEG, there and back, in JAX: what is left of an image once it was stored (ITU-T T.81, baseline).
+"""JPEG compression and decompression in JAX (ITU-T T.81, baseline), tested against libjpeg.
 
-Held against libjpeg: its colour tables, its rounding of the planes to 8 bits, its averages and
-triangle filter where chroma is stored at half the resolution, its scale of the quantisation tables.
-Its integer cosine transform is a real one here: now and then a coefficient falls on the other side.
+As in libjpeg are the colour tables, the rounding of the planes to 8 bits, the averages and the
+triangle filter of chroma at half the resolution, and the scaling of the quantisation tables. The
+cosine transform is real where libjpeg's is integer, so that a coefficient is occasionally rounded
+the other way.
 """
 
 from typing import Any
@@ -24,24 +25,33 @@ LUMINANCE = np.array([  # T.81, table K.1
 CHROMINANCE = np.full((8, 8), 99)  # table K.2
 CHROMINANCE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 EXACT = lax.Precision.HIGHEST
-HAIR = 1e-3  # a half that the real transform misses by so little is one in integers
+HAIR = 1e-3  # a value this close to a half is exactly a half in libjpeg's integers
 
 
 def levels(values: Array) -> Array:
-    """The nearest of 0 to 255, a half upwards; straight through."""
+    """Round to the nearest of 0 to 255, halves upwards; the gradient is straight-through."""
     return through(lambda x: jnp.clip(jnp.floor(x + 0.5), 0, 255), values)
 
 
 def quantisation(table: np.ndarray, quality: Any) -> Float[Array, "8 8"]:
-    """The table as libjpeg scales it for a quality of 1 to 100."""
+    """Return the quantisation table as libjpeg scales it for a quality of 1 to 100."""
     quality = jnp.asarray(quality, jnp.int32)
     scale = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality)
     return jnp.clip((jnp.asarray(table) * scale + 50) // 100, 1, 255).astype(jnp.float32)
 
 
 def coded(plane: Float[Array, "H W"], table: Float[Array, "8 8"]) -> Float[Array, "H W"]:
-    """A plane of 0 to 255 whose sides are multiples of 8, block by block to quantised cosine
-    coefficients and back; the rounding of the coefficients is straight through."""
+    """Quantise the cosine coefficients of a plane and transform it back, in blocks of 8 x 8.
+
+    The rounding of the coefficients has a straight-through gradient.
+
+    Args:
+        plane: Values of 0 to 255, [H, W]; both sides are multiples of 8.
+        table: The scaled quantisation table, [8, 8].
+
+    Returns:
+        The decoded plane [H, W], whole numbers of 0 to 255.
+    """
 
     def halves_away(x: Array) -> Array:
         return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5 + HAIR)
@@ -56,7 +66,7 @@ def coded(plane: Float[Array, "H W"], table: Float[Array, "8 8"]) -> Float[Array
 
 
 def halved(plane: Float[Array, "H W"]) -> Float[Array, "h w"]:
-    """Means of 2 x 2 pixels, a half rounded down and up by turns; straight through."""
+    """Return means of 2 x 2 pixels, halves rounded alternately down and up; straight-through."""
     height, width = plane.shape
     sums = plane.reshape(height // 2, 2, width // 2, 2).sum((1, 3))
     bias = 0.25 + 0.25 * (jnp.arange(width // 2) % 2)
@@ -64,7 +74,10 @@ def halved(plane: Float[Array, "H W"]) -> Float[Array, "h w"]:
 
 
 def doubled(plane: Float[Array, "h w"]) -> Float[Array, "H W"]:
-    """Twice the size: of the four nearest pixels 9, 3, 3 and 1 sixteenth; straight through."""
+    """Double the size by a triangle filter; the rounding has a straight-through gradient.
+
+    The four nearest pixels have weights of 9, 3, 3 and 1 sixteenth.
+    """
     height, width = plane.shape
     rows = jnp.pad(plane, ((1, 1), (0, 0)), mode="edge")
     sums = jnp.stack([3 * rows[1:-1] + rows[:-2], 3 * rows[1:-1] + rows[2:]], 1)
@@ -75,7 +88,7 @@ def doubled(plane: Float[Array, "h w"]) -> Float[Array, "H W"]:
 
 
 def padded(plane: Float[Array, "H W"], unit: int) -> Float[Array, "h w"]:
-    """The plane with its last row and column repeated up to multiples of `unit`."""
+    """Repeat the last row and column of the plane up to multiples of `unit`."""
     height, width = plane.shape
     return jnp.pad(plane, ((0, -height % unit), (0, -width % unit)), mode="edge")
 
@@ -83,11 +96,16 @@ def padded(plane: Float[Array, "H W"], unit: int) -> Float[Array, "h w"]:
 def jpeg(
     image: Float[Array, "H W C"], quality: Any = 75, subsampling: bool = True
 ) -> Float[Array, "H W C"]:
-    """What is left of an image that was stored as JPEG; differentiable, straight through rounding.
+    """Return the image after JPEG compression; the gradient is straight-through at roundings.
 
-    image: values of 0 to 255, one channel (grey) or three (RGB); quality: 1 to 100, as in libjpeg;
-    subsampling: chroma at half the resolution (4:2:0), or at the whole (4:4:4). Returns values of
-    0 to 255 that are whole numbers.
+    Args:
+        image: Values of 0 to 255, [H, W, C], with one channel (grey) or three (RGB).
+        quality: Quality of 1 to 100, as in libjpeg.
+        subsampling: Whether chroma is stored at half the resolution (4:2:0), or at full resolution
+            (4:4:4).
+
+    Returns:
+        The decoded image [H, W, C], whole numbers of 0 to 255.
 
     >>> import jax.numpy as jnp
     >>> from jaxadv.core.jpeg import jpeg
@@ -101,7 +119,7 @@ def jpeg(
         return coded(padded(image[..., 0], 8), bright)[:height, :width, None]
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     y = levels(0.299 * red + 0.587 * green + 0.114 * blue)
-    chroma = (  # libjpeg's offset: a half less a hair
+    chroma = (  # libjpeg's offset, slightly less than a half
         levels(128 - HAIR - 0.168735892 * red - 0.331264108 * green + 0.5 * blue),
         levels(128 - HAIR + 0.5 * red - 0.418687589 * green - 0.081312411 * blue),
     )

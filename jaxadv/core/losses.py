@@ -1,4 +1,4 @@
-"""Losses that gradient attacks maximise: functions (goal, logits [K]) -> scalar, one image."""
+"""Losses that gradient attacks maximise: functions (goal, logits [K]) -> scalar, for one image."""
 
 from collections.abc import Callable
 
@@ -12,21 +12,29 @@ Loss = Callable[[Goal, Float[Array, " K"]], Float[Array, ""]]
 
 
 def cross_entropy(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-    """Cross-entropy of the label (of the target, negated, when targeted; where images can be
-    rejected, of the label and the rejecting class as one).
+    """Cross-entropy of the label; for targeted goals, the negated cross-entropy of the target.
 
-    Written as softplus(logsumexp of the other logits - z_label): the same number, but its gradient
-    does not cancel in float32 once the network is sure (the usual form loses it at a gap of 17
-    between logits, this one at 87).
+    Where images can be rejected, the label and the rejection class count as one class. The loss is
+    computed as softplus(logsumexp of the other logits - z_label), which has the same value as the
+    usual form, but its gradient does not cancel in float32 on confident networks (the usual form
+    loses it at a gap of 17 between logits, this one at 87).
+
+    Args:
+        goal: The goal for this image.
+        logits: The logits [K].
+
+    Returns:
+        The loss, a scalar.
     """
     odds = log_odds(goal, logits)
     return -jax.nn.softplus(-odds) if isinstance(goal, Targeted) else jax.nn.softplus(odds)
 
 
 def log_odds(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-    """The log-odds that the goal is met: against the label, or for the target.
+    """Log-odds that the goal is met: against the label, or for the target.
 
-    The cross-entropy rises with it, and it does not level off where the network is sure.
+    The cross-entropy is an increasing function of it; unlike the cross-entropy, it does not level
+    off where the network is confident.
     """
     if isinstance(goal, Evading):
         refused = logits[goal.rejected]
@@ -38,12 +46,12 @@ def log_odds(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
 
 
 def margin(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-    """The negated margin (Carlini and Wagner 2016, arXiv 1608.04644): positive once adversarial."""
+    """The negated margin (Carlini and Wagner 2016, arXiv 1608.04644): positive if adversarial."""
     return -goal.margin(logits)
 
 
 def largest_logits(logits: Float[Array, " K"], count: int) -> list[Float[Array, ""]]:
-    """The `count` largest logits, the largest first."""
+    """Return the `count` largest logits, the largest first."""
     found = []
     for _ in range(count):
         best = jnp.argmax(logits)
@@ -53,10 +61,18 @@ def largest_logits(logits: Float[Array, " K"], count: int) -> list[Float[Array, 
 
 
 def spread(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""] | None:
-    """What `dlr` divides by: the largest logit less the third (targeted: less the mean of the third
-    and the fourth); None where there are too few, and a ratio would be constant.
+    """Return the denominator of `dlr`: the largest logit minus the third largest.
 
-    A rejecting class counts as one with the label: else the ratio is constant where both lead.
+    For targeted goals it is the largest logit minus the mean of the third and the fourth. A
+    rejection class counts as one class with the label, because otherwise the ratio is constant
+    where these two lead.
+
+    Args:
+        goal: The goal for this image.
+        logits: The logits [K].
+
+    Returns:
+        A positive scalar, or None if there are so few classes that the ratio would be constant.
     """
     seen, count = goal.merged(logits), logits.shape[-1]
     if isinstance(goal, Targeted):
@@ -73,8 +89,8 @@ def spread(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""] | None:
 def dlr(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
     """Difference of logits ratio, and its targeted form (Croce and Hein 2020, arXiv 2003.01690).
 
-    Invariant to the scale of the logits. Of two classes (targeted: three) the ratio is constant
-    where it matters, and the margin takes its place.
+    The loss is invariant to the scale of the logits. With two classes (targeted: three) the ratio
+    is constant where it matters, and the margin takes its place.
     """
     scale = spread(goal, logits)
     if scale is None:
@@ -86,10 +102,18 @@ def dlr(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
 
 
 def logit(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-    """The logit of the label (where images can be rejected: of the class to be left), negated; the
-    target's when targeted (Zhao et al. 2020, arXiv 2012.11207).
+    """The negated logit of the label; for targeted goals the logit of the target.
 
-    On an ensemble of log-probabilities this is the mean of the members' cross-entropies.
+    Zhao et al. 2020, arXiv 2012.11207. Where images can be rejected, the larger of the label's and
+    the rejection class's logit counts. On an ensemble of log-probabilities the loss is the mean of
+    the members' cross-entropies.
+
+    Args:
+        goal: The goal for this image.
+        logits: The logits [K].
+
+    Returns:
+        The loss, a scalar.
     """
     if isinstance(goal, Targeted):
         return logits[goal.targets]
@@ -106,7 +130,7 @@ LOSSES: dict[str, Loss] = {
 
 
 def get_loss(loss: str | Loss) -> Loss:
-    """The loss of that name; a function (goal, logits [K]) -> scalar is returned as it is."""
+    """Return the loss of that name; a function (goal, logits [K]) -> scalar is returned itself."""
     if callable(loss):
         return loss
     if loss not in LOSSES:

@@ -1,4 +1,4 @@
-"""The model as the engine sees it: a pure function and its parameters."""
+"""Models as the engine sees them: a pure function and its parameters."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,26 +10,35 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxadv.core.host import HostFunction
+from jaxadv.core.images import as_floats
 from jaxadv.core.pytree import pytree, static
 
 MEANS = ("logits", "probabilities", "log-probabilities")
-SWITCHED_OFF = 100.0  # so far below the least finite logit a class has no probability in float32
+SWITCHED_OFF = 100.0  # this far below the least finite logit, a probability is 0 in float32
 
 
 @pytree
 class Model:
-    """A classifier: `apply(params, images[N, H, W, C]) -> logits[N, K]`.
+    """A classifier: `apply(params, images [N, H, W, C]) -> logits [N, K]`.
 
-    apply: a pure function, part of the compiled program (compared by value); params: a pytree,
-    passed as an argument (new weights never recompile); bounds: the least and the largest value
-    that an image may take, in the scale in which epsilon is stated too. Preprocessing
-    (normalisation) belongs into `apply`.
+    Preprocessing such as normalisation belongs into `apply`.
 
-    random: the model draws at random: `apply(params, images, key)`, one key for all it is given.
-    Each image is then asked alone, with a key made of `seed` and of its own pixels: an image always
-    gets the same answer, whatever its company, and another image another draw. Claimed successes
-    are judged on draws that the attack has not seen (`fresh`). samples: forward passes that one
-    answer takes, as they are counted (see `EOT`).
+    With `random=True` the signature is `apply(params, images, key)`, with one key for all images of
+    the call. The model then evaluates each image alone, with a key made of `seed` and of the
+    image's own pixels: an image always gets the same output, regardless of the batch, and another
+    image gets another draw. Claimed successes are verified on draws that the attack has not seen
+    (`fresh`).
+
+    Attributes:
+        apply: A pure function, part of the compiled program (compared by value).
+        params: A pytree, passed as an argument, so that new weights do not recompile.
+        bounds: The smallest and largest value that an image may take, in the scale in which epsilon
+            is stated.
+        random: Whether the model draws at random.
+        seed: The integer seed of the draws (random models only; default 0).
+        samples: The number of forward passes that one output takes, as they are counted (see
+            `EOT`).
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
@@ -56,7 +65,7 @@ class Model:
         return as_logits(self.raw(images))
 
     def raw(self, images: Float[Array, "N ..."]) -> Any:
-        """What `apply` returns for images [N, H, W, C], as it is."""
+        """Return the output of `apply` for images [N, H, W, C] unchanged."""
         if not self.random:
             return self.apply(self.params, images)
 
@@ -66,7 +75,10 @@ class Model:
         return jax.vmap(one)(images)
 
     def fresh(self) -> "Model":
-        """The same model with other draws, in a mean ten times as many; itself if it draws none."""
+        """Return the model with other draws, or itself if it draws nothing at random.
+
+        A mean of draws (see `EOT`) takes ten times as many.
+        """
         if not self.random:
             return self
         apply = _Tenfold(self.apply) if isinstance(self.apply, _Mean) else self.apply
@@ -74,11 +86,17 @@ class Model:
 
 
 def as_logits(answer: Any) -> Any:
-    """Logits [N, K] in floats of 32 bits or more; a class at minus infinity becomes finite.
+    """Return logits [N, K] in floats of 32 bits or more, with logits of minus infinity made finite.
 
-    A class that is switched off never wins, but minus infinity would make gradients and scales NaN:
-    it is put `SWITCHED_OFF` below the least finite logit of its image. A row with NaN, with plus
-    infinity, or without a finite logit stays as it is. What is no array is returned unchanged.
+    A class with a logit of minus infinity never wins, but it would make gradients and scales NaN:
+    its logit is set to `SWITCHED_OFF` below the smallest finite logit of its image. A row with NaN,
+    with plus infinity, or without a finite logit is left unchanged.
+
+    Args:
+        answer: The output of a model.
+
+    Returns:
+        The logits; `answer` itself if it is not an array.
     """
     if not hasattr(answer, "dtype") or answer.ndim == 0:
         return answer
@@ -90,12 +108,22 @@ def as_logits(answer: Any) -> Any:
 
 
 def EOT(model: Model, samples: int = 20) -> Model:
-    """A random model's mean logits over so many draws: expectation over transformations.
+    """Return the mean logits of a random model over several draws (EOT).
 
-    Athalye et al. (2017, arXiv 1707.07397). Attacks then follow the gradient of the mean, and
-    success is judged on the mean of ten times as many fresh draws. One answer costs `samples`
-    forward passes, one gradient as many backward passes, and they are counted so. Raises ValueError
-    for a model that is not random, and for samples below 1.
+    Expectation over transformations, Athalye et al. (2017, arXiv 1707.07397). Attacks follow the
+    gradient of the mean, and success is verified on the mean of ten times as many fresh draws. One
+    query costs `samples` forward passes, and one gradient as many backward passes; they are counted
+    as such.
+
+    Args:
+        model: A random model.
+        samples: The number of draws in one output.
+
+    Returns:
+        The model of mean logits.
+
+    Raises:
+        ValueError: If the model is not random, or `samples` is below 1.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> def noisy(weights, images, key):
@@ -115,7 +143,7 @@ def EOT(model: Model, samples: int = 20) -> Model:
 
 
 def check_no_mean(model: Model) -> None:
-    """ValueError for a model that `EOT` made: it knows its own draws only as the outermost."""
+    """Raise ValueError for a model made by `EOT`, which must be the outermost wrapper."""
     if isinstance(model.apply, _Mean):
         raise ValueError("model is a mean of draws: pass the model inside, and put EOT around it")
 
@@ -135,21 +163,34 @@ class _Tenfold:
     apply: Callable[..., Any] = static()
 
     def __call__(self, params: Any, images: Array, key: Array) -> Array:
-        # One after the other: all draws at once may not fit the memory.
+        # One after the other, because all draws at once may not fit into memory.
         draws = lax.map(lambda k: self.apply(params, images, k), jax.random.split(key, 10))
         return draws.mean(0)
 
 
 def ensemble(models: Sequence[Model], weights: Any = None, of: str = "logits") -> Model:
-    """One model of several: the weighted mean of what they answer, as surrogates of another.
+    """Return the weighted mean of several models, to serve as a surrogate in transfer attacks.
 
-    After Dong et al. (2017, arXiv 1710.06081). models: of one image shape, bounds and number of
-    classes, none of them random; weights: numbers [M], scaled to sum 1 (None: equal); of: the mean
-    of their "logits", of their "probabilities" (the answer is its logarithm), or of their
-    "log-probabilities": with `loss="logit"` an attack then follows the mean of their losses. (With
-    "cross_entropy" it follows that of the mean logits: the two differ by what each label gets.)
-    One answer costs as many forward passes as there are models, and is counted so. Raises
-    ValueError for arguments that are not of this form.
+    After Dong et al. (2017, arXiv 1710.06081). With `of="log-probabilities"` and `loss="logit"` an
+    attack follows the mean of the members' cross-entropies. (With `loss="cross_entropy"` it follows
+    the cross-entropy of the mean logits, which differs by the normalising term of the mean
+    log-probabilities.) One query costs as many forward passes as there are models, and is counted
+    as such.
+
+    Args:
+        models: Models of one image shape, one number of classes and equal bounds, none of them
+            random.
+        weights: Weights [M] of 0 or more, normalised to sum 1; None for equal weights.
+        of: What is averaged: "logits", "probabilities" (the output is the logarithm of their mean)
+            or "log-probabilities".
+
+    Returns:
+        The joint model.
+
+    Raises:
+        ValueError: If `models` is empty, has a random model or models of different bounds, if
+            `weights` are not M numbers of 0 or more, or if `of` is unknown; at the first call, if
+            the models have different numbers of classes.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> one = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
@@ -200,13 +241,22 @@ def from_features(
     params: Any,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Model:
-    """A model that also shows the features of a hidden layer, for attacks on them (`ja.ILA`).
+    """Return a model that also outputs the features of a hidden layer, for attacks on them.
 
-    features(params, images [N, H, W, C]) -> an array [N, ...]; head(params, features) -> logits
-    [N, K]. The model answers [N, K + 1 + F]: the logits, then 0 and the F features, all moved down
-    below the least logit. So they never win, and every margin, label and success is that of the
-    logits; the features are what comes after column K, less column K. Attacks on the cross-entropy
-    should be run on the plain model: here the features are in its sum over classes.
+    `ja.ILA` is such an attack. The output is [N, K + 1 + F]: the logits, then 0 and the F features,
+    all shifted below the smallest logit. They therefore never win, and every margin, label and
+    success is that of the logits; the features are the columns after column K, minus column K.
+    Attacks on the cross-entropy should be run on the plain model, because here the features enter
+    its sum over classes.
+
+    Args:
+        features: A function (params, images [N, H, W, C]) -> array [N, ...].
+        head: A function (params, features) -> logits [N, K].
+        params: The parameters of both, a pytree.
+        bounds: The smallest and largest value that an image may take.
+
+    Returns:
+        The model of logits and features.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.from_features(lambda w, x: jax.nn.relu(x.reshape(len(x), -1) - 0.5),
@@ -232,17 +282,29 @@ class _Shown:
 
 
 def with_detector(model: Model, detector: Model, threshold: float = 0.0) -> Model:
-    """A classifier and a detector as one model: a class more means that the image is refused.
+    """Join a classifier and a detector into one model with an additional class for rejected images.
 
-    model: answers [N, K]; detector: answers [N, 2], natural and tampered with. The joint model's
-    answer is [N, K + 1]: the logits, then their largest plus the detector's log-odds that the image
-    was tampered with, less `threshold` (0: refused where that is likelier than not). So class K
-    wins exactly where the detector refuses, and `ja.Evading(labels, rejected=K)` is the goal of an
-    attack that must get past both. One answer costs a forward pass of each, and is counted as two.
+    The output is [N, K + 1]: the logits, then the largest logit plus the detector's log-odds that
+    the image was tampered with, minus `threshold`. Class K wins exactly where the detector rejects
+    the image, and `ja.Evading(labels, rejected=K)` is the goal of an attack that must evade both.
+    One query costs a forward pass of each, and is counted as two.
 
     After Carlini and Wagner (2017, arXiv 1705.07263, section 2.4), whose last logit is the product
-    (D(x) + 1) * max F(x): it means the contrary where all logits are negative, the sum here does
-    not. Raises ValueError for random models, and for bounds that differ.
+    (D(x) + 1) * max F(x). The product has the opposite meaning where all logits are negative; the
+    sum used here does not.
+
+    Args:
+        model: The classifier, with outputs [N, K].
+        detector: A model with outputs [N, 2]: natural, and tampered with.
+        threshold: The log-odds above which an image is rejected; 0 rejects what is more likely
+            tampered with than not.
+
+    Returns:
+        The joint model.
+
+    Raises:
+        ValueError: If one of the models is random or their bounds differ; at the first call, if the
+            detector does not have two classes.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4)[:, :2])
@@ -274,7 +336,7 @@ class _Guarded:
 
 
 def _own_key(seed: Any, image: Array) -> Array:
-    """A key that depends on the seed and on every bit of the image."""
+    """Return a key that depends on the seed and on every bit of the image."""
     bits = lax.bitcast_convert_type(image.astype(jnp.float32), jnp.uint32).ravel()
     odd = (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1) * np.uint32(2654435761)
     mixed = bits ^ (bits >> 15)
@@ -288,16 +350,31 @@ def from_function(
     differentiable: bool = True,
     classes: int | None = None,
 ) -> Model:
-    """A model of a function `images[N, H, W, C] -> logits[N, K]`; what it closes over is constant.
+    """Return a model of a function `images [N, H, W, C] -> logits [N, K]`.
 
-    Weights inside the function become constants of the compiled program: to change them without
-    recompiling, use `Model(apply, params)`.
+    Weights inside a JAX function become constants of the compiled program; use `Model(apply,
+    params)` to change them without recompiling.
 
-    differentiable: False for a function that is no JAX: it is called on the host with a numpy
-    float32 array, and returns scores [N, K] (the largest wins: logits, probabilities, votes) or, if
-    `classes` says how many there are, labels [N], integers from 0 to classes - 1. It must answer
-    equal images equally whatever their company. Attacks that ask for gradients refuse such a model.
-    Raises ValueError for labels without `classes`, and for answers of another shape.
+    With `differentiable=False` the function need not be JAX: it is called on the host with a new
+    float32 numpy array. It returns scores [N, K], of which the largest wins (logits, probabilities,
+    votes) or, if `classes` is given, integer labels [N] from 0 to classes - 1. Its output for an
+    image must not depend on the rest of the batch, and it must be safe to call from several
+    threads, one for each device of a run. Attacks that need gradients refuse such a model. At a
+    call, the model raises ValueError for labels without `classes` or out of range, for scores that
+    have another shape or are not finite, and for any exception of the function itself.
+
+    Args:
+        function: The function; its closure is constant.
+        bounds: The smallest and largest value that an image may take.
+        differentiable: Whether the function is traceable and differentiable by JAX.
+        classes: The number of classes of a host function that returns labels; 2 or more.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If `function` is not callable, if `classes` is not an integer of 2 or more, or
+            if it is given for a differentiable function.
 
     >>> import numpy as np, jaxadv as ja
     >>> model = ja.from_function(lambda x: x.reshape(len(x), -1)[:, :10])
@@ -307,9 +384,27 @@ def from_function(
     >>> asked(np.ones((1, 4, 4, 1), np.float32))
     Array([[0., 1.]], dtype=float32)
     """
+    if not callable(function):
+        raise ValueError(f"function is {type(function).__name__}: pass one that can be called")
+    function = function if _has_hash(function) else function.__call__  # compared by identity
     if differentiable:
+        if classes is not None:
+            raise ValueError(
+                f"classes={classes} is for functions that return labels, which have no gradient: "
+                "pass differentiable=False too"
+            )
         return Model(apply=_Closed(function), params=(), bounds=bounds)
-    return Model(_Called(function, classes), params=(), bounds=bounds)
+    if classes is not None and (not isinstance(classes, int | np.integer) or classes < 2):
+        raise ValueError(f"classes={classes!r}: pass the number of classes, 2 or more")
+    return Model(HostFunction(function, classes), params=(), bounds=bounds)
+
+
+def _has_hash(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 @pytree
@@ -317,34 +412,4 @@ class _Closed:
     function: Callable[..., Any] = static()
 
     def __call__(self, params: Any, images: Array) -> Array:
-        return self.function(images)
-
-
-@pytree
-class _Called:
-    """A function on the host; where the number of classes is not given, one black image tells."""
-
-    function: Callable[..., Any] = static()
-    classes: int | None = static()
-
-    def __call__(self, params: Any, images: Array) -> Array:
-        classes = self.classes
-        if classes is None:
-            with jax.ensure_compile_time_eval():
-                classes = self.scores(np.zeros((1, *images.shape[1:]), np.float32)).shape[1]
-        shape = jax.ShapeDtypeStruct((len(images), classes), jnp.float32)
-        return jax.pure_callback(self.scores, shape, images)
-
-    def scores(self, images: Any) -> np.ndarray:
-        answer = np.asarray(self.function(np.asarray(images, np.float32)))
-        if answer.shape == (len(images),) and np.issubdtype(answer.dtype, np.integer):
-            if self.classes is None:
-                raise ValueError("function returns labels: pass classes, the number of classes")
-            answer = answer[:, None] == np.arange(self.classes)
-        if answer.ndim != 2 or answer.shape != (len(images), self.classes or answer.shape[1]):
-            raise ValueError(
-                f"function returned shape {answer.shape} and dtype {answer.dtype} for "
-                f"{len(images)} images: return scores [{len(images)}, classes], or integer labels "
-                f"[{len(images)}] and pass classes"
-            )
-        return answer.astype(np.float32)
+        return self.function(as_floats(images))

@@ -1,8 +1,9 @@
-"""Norms: distance, projection onto ball and box together, steepest ascent, random points.
+"""Norms: distances, projections onto the ball within the box, steepest ascent, random points.
 
-All functions take one image. None sorts: a threshold is found by a fixed number of bisections,
-which on a CPU costs a thirtieth of a sort and a cumulative sum. `radius` is in the norm's own unit
-(L0 counts array entries, not pixels), `lower` and `upper` are the box; the centre lies inside it.
+All functions take one image. `radius` is in the unit of the norm (L0 counts array entries, not
+pixels), `lower` and `upper` are the box, and the centre lies inside it. No function sorts: a
+threshold is found by a fixed number of bisections, which on a CPU costs a thirtieth of a sort and a
+cumulative sum.
 """
 
 import functools
@@ -22,35 +23,52 @@ ROUNDING = 2.0**-23  # the relative distance of neighbouring float32 numbers
 
 @runtime_checkable
 class Norm(Protocol):
-    """What the four norms offer."""
+    """The interface of the four norms.
+
+    Attributes:
+        name: "linf", "l2", "l1" or "l0".
+        order: The order p of the norm, as `np.linalg.norm` takes it.
+    """
 
     name: ClassVar[str]
     order: ClassVar[float]
 
     def distance(self, delta: Image) -> Float[Array, ""]:
-        """The length of `delta`."""
+        """Return the length of `delta`."""
         ...
 
     def project(self, image: Image, centre: Image, radius, lower, upper) -> Image:
-        """The point of ball and box together that is nearest to `image` (Euclidean)."""
+        """Return the nearest point (Euclidean) in the intersection of ball and box."""
         ...
 
     def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
-        """The direction of unit length that raises the loss most; what cannot move is left out.
+        """Return the unit-length direction of steepest ascent.
 
-        share: the share of the entries that a step of L1 or L0 moves (Linf and L2: all).
+        In L1 and L0, entries at the border of the box that cannot follow their gradient are left
+        out.
+
+        Args:
+            gradient: The gradient of the loss.
+            image: The current image.
+            lower: The smallest value of the box.
+            upper: The largest value of the box.
+            share: The fraction of the entries that a step moves in L1 and L0 (Linf and L2 move
+                all).
+
+        Returns:
+            The direction, in the shape of the image.
         """
         ...
 
     def random(self, key: Array, centre: Image, radius, lower, upper) -> Image:
-        """A point drawn uniformly from the ball (L0: random entries, uniform values)."""
+        """Return a uniform draw from the ball (L0: random entries with uniform values)."""
         ...
 
 
 def flat(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function of arrays of one shape, which are handed to it as vectors.
+    """Return a function of arrays of one shape that passes them to `function` as vectors.
 
-    XLA's loops of reductions over [28, 28, 1] take up to forty times as long as over [784].
+    XLA's reduction loops over [28, 28, 1] take up to forty times as long as over [784].
     """
 
     @functools.wraps(function)
@@ -64,21 +82,31 @@ def flat(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @flat
 def largest(values: Image, count) -> Bool[Array, "..."]:
-    """Mask of the `count` largest of non-negative `values`; of equal ones the first.
+    """Return the mask of the `count` largest of non-negative `values`; among equal ones, the first.
 
-    31 bisections on the bit patterns, which order non-negative floats as the floats themselves.
+    It takes 32 bisections on the bit patterns, which order non-negative floats as their values do.
+
+    Args:
+        values: An array of non-negative floats, of any shape.
+        count: The number of entries, which may be traced.
+
+    Returns:
+        A boolean mask in the shape of `values`.
     """
     bits = lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
     count = jnp.asarray(count, jnp.int32)
 
     def halve(_, interval):
-        low, high = interval  # more than count entries exceed low, at most count exceed high
+        low, high, bits = interval  # more than count entries exceed low, at most count exceed high
         middle = low + (high - low) // 2
         many = (bits > middle).sum() > count
-        return jnp.where(many, middle, low), jnp.where(many, high, middle)
+        # Never so, but then the loop's bits are computed once: again elsewhere, XLA may round the
+        # values they come from otherwise, and more than `count` would exceed the threshold.
+        bits = jnp.where(low > high, 0, bits)
+        return jnp.where(many, middle, low), jnp.where(many, high, middle), bits
 
-    start = (jnp.int32(-1), jnp.int32(np.float32(np.inf).view(np.int32)))
-    _, threshold = lax.fori_loop(0, 32, halve, start)
+    start = (jnp.int32(-1), jnp.int32(np.float32(np.inf).view(np.int32)), bits)
+    _, threshold, bits = lax.fori_loop(0, 32, halve, start)
     above = bits > threshold
     tied = (bits == threshold).ravel()
     spare = count - above.sum()
@@ -87,10 +115,11 @@ def largest(values: Image, count) -> Bool[Array, "..."]:
 
 
 def _room(gradient: Image, image: Image, lower, upper) -> Image:
-    """The gradient where the box still lets the image follow it, else 0.
+    """Return the gradient where the box still lets the image follow it, and 0 elsewhere.
 
-    A thousandth of the box is no room: an entry that a projection has moved off the box by a hair
-    would take the whole of every L1 step, and the others would never get one.
+    Within a thousandth of the box from its border, an entry counts as at the border: an entry that
+    a projection has moved off the border by a rounding error would otherwise take all of every L1
+    step, and no other entry would ever get one.
     """
     hair = 1e-3 * (upper - lower)
     up, down = (gradient > 0) & (image >= upper - hair), (gradient < 0) & (image <= lower + hair)
@@ -98,14 +127,14 @@ def _room(gradient: Image, image: Image, lower, upper) -> Image:
 
 
 def _move(centre: Image, by: Image, lower, upper) -> Image:
-    """centre + by within the box, rounded towards the centre: no sum of roundings leaves a ball."""
+    """Return centre + by within the box, rounded towards the centre to stay inside the ball."""
     moved = centre + by
     moved = jnp.where(jnp.abs(moved - centre) > jnp.abs(by), jnp.nextafter(moved, centre), moved)
     return jnp.clip(moved, lower, upper)
 
 
 class Linf:
-    """max |delta|"""
+    """The Linf norm, max |delta|."""
 
     name: ClassVar[str] = "linf"
     order: ClassVar[float] = np.inf
@@ -129,7 +158,7 @@ class Linf:
 
 
 class L2:
-    """sqrt(sum delta^2)"""
+    """The L2 norm, sqrt(sum delta^2)."""
 
     name: ClassVar[str] = "l2"
     order: ClassVar[float] = 2.0
@@ -171,7 +200,7 @@ class L2:
 
 
 class L1:
-    """sum |delta|"""
+    """The L1 norm, sum |delta|."""
 
     name: ClassVar[str] = "l1"
     order: ClassVar[float] = 1.0
@@ -214,7 +243,7 @@ class L1:
 
 
 class L0:
-    """The number of array entries that differ."""
+    """The L0 "norm", the number of array entries that differ."""
 
     name: ClassVar[str] = "l0"
     order: ClassVar[float] = 0.0
@@ -247,25 +276,25 @@ NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2(), L1(), L0())
 
 
 def get_norm(norm: str) -> Norm:
-    """The norm of that name: "linf", "l2", "l1" or "l0"."""
+    """Return the norm of that name: "linf", "l2", "l1" or "l0"."""
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r} is not known: pass one of {sorted(NORMS)}")
     return NORMS[norm]
 
 
 def distance64(norm: str, images: np.ndarray, originals: np.ndarray) -> np.ndarray:
-    """Distances [N] in float64 of images [N, ...] from their originals."""
+    """Return the float64 distances [N] of images [N, ...] from their originals."""
     return _length64(norm, _delta64(images, originals))
 
 
 def distances64(images: np.ndarray, originals: np.ndarray) -> dict[str, np.ndarray]:
-    """As `distance64`, in every norm."""
+    """Return the distances of `distance64` in every norm, by name."""
     delta = _delta64(images, originals)
     return {norm: _length64(norm, delta) for norm in NORMS}
 
 
 def _delta64(images: np.ndarray, originals: np.ndarray) -> np.ndarray:
-    """Absolute differences [N, D]."""
+    """Return the absolute differences [N, D] in float64."""
     delta = images.astype(np.float64)
     delta -= originals
     np.abs(delta, out=delta)
@@ -279,7 +308,7 @@ def _length64(norm: str, delta: np.ndarray) -> np.ndarray:
 
 
 def diameter(norm: str, size: int, span: Any) -> Any:
-    """The largest distance between two images of `size` entries in a box whose sides are `span`."""
+    """Return the largest distance of two images with `size` entries in a box with sides `span`."""
     if norm == "l0":
         return span * 0 + float(size)
     return span * {"linf": 1.0, "l2": size**0.5, "l1": float(size)}[norm]

@@ -9,11 +9,17 @@ import numpy as np
 
 @jax.tree_util.register_pytree_node_class
 class Optimizer:
-    """`Optimizer(optax.adam, learning_rate=0.01)`: the constructor and its arguments.
+    """An optax optimiser, given by its constructor and arguments.
 
-    Floats are leaves: to change the learning rate does not recompile. Everything else (integers,
-    flags, schedules) is part of the program. (Two `optax.adam(0.01)` are never equal: each is made
-    of new functions.) Learning rates are in the scale of the image per step.
+    For example `Optimizer(optax.adam, learning_rate=0.01)`. Float arguments are leaves of the
+    pytree, so that another learning rate does not recompile; all others (integers, flags,
+    schedules) are part of the program. (Two calls of `optax.adam(0.01)` are never equal, because
+    each makes new functions.) Learning rates are per step, in the scale of the image.
+
+    Attributes:
+        constructor: The optax function that builds the optimiser.
+        numbers: Its float arguments, by name.
+        settings: Its other arguments, by name.
 
     >>> import optax, jaxadv as ja
     >>> attack = ja.PGD(optimizer=ja.Optimizer(optax.adam, learning_rate=0.01))
@@ -25,7 +31,7 @@ class Optimizer:
         self.settings = {k: v for k, v in arguments.items() if k not in self.numbers}
 
     def build(self) -> Any:
-        """The optax.GradientTransformation."""
+        """Return the `optax.GradientTransformation`."""
         return self.constructor(**self.numbers, **self.settings)
 
     def tree_flatten(self) -> tuple[Any, Any]:

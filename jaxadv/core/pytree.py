@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def static(default: Any = dataclasses.MISSING) -> Any:
-    """A field that is part of the program (compared by value), not of its input."""
+    """Declare a field that is part of the program (compared by value), not of its input."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
@@ -26,9 +26,15 @@ def _settle_floats(self: Any) -> None:
 def pytree(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass and register it as a pytree.
 
-    Fields are leaves; those made with `static()` belong to the tree's structure and must be
-    hashable. Python numbers in leaves become float32 on construction. (flax.struct offers the same,
-    but importing flax takes longer than all of jaxadv.)
+    Fields are leaves; those declared with `static()` belong to the structure of the tree and must
+    be hashable. Python numbers in leaves become float32 on construction. (flax.struct offers the
+    same, but importing flax takes longer than importing all of jaxadv.)
+
+    Args:
+        cls: A class with annotated fields; its `__post_init__`, if it has one, is called last.
+
+    Returns:
+        The dataclass.
     """
     check = getattr(cls, "__post_init__", None)  # the class's own, or its parent's
 
@@ -46,12 +52,21 @@ def pytree(cls: type[T]) -> type[T]:
 
 
 def take(tree: T, index: Any) -> T:
-    """Rows `index` of every leaf."""
+    """Return rows `index` of every leaf."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def where(mask: jax.Array, new: T, old: T) -> T:
-    """Leaf by leaf `new` where `mask` holds, else `old`; mask: scalar, or [N], their first axis."""
+    """Return, leaf by leaf, `new` where `mask` holds and `old` elsewhere.
+
+    Args:
+        mask: A scalar, or [N] for leaves whose first axis is N.
+        new: A pytree.
+        old: A pytree of the same structure.
+
+    Returns:
+        A pytree of the same structure.
+    """
 
     def pick(a: Any, b: Any) -> jax.Array:
         more = max(jax.numpy.ndim(a), jax.numpy.ndim(b)) - mask.ndim

@@ -1,4 +1,4 @@
-"""What a run returns."""
+"""The result of a run, with the status of each image."""
 
 import enum
 from typing import Any, NamedTuple
@@ -7,15 +7,15 @@ import numpy as np
 
 
 class Status(enum.IntEnum):
-    """How one image's run ended."""
+    """The outcome of a run on one image."""
 
     NOT_RUN = 0  # interrupted, or the budget ran out first
     SUCCESS = 1  # an adversarial image was found, and verified
     MISCLASSIFIED = 2  # the goal held for the clean image: success at distance 0
     FAILED = 3  # the attack ended without success
-    NONFINITE = 4  # failed, and the model gave NaN or infinite logits or gradients on the way
-    REJECTED_LABEL = 5  # claimed, but classified again in another batch it was not adversarial
-    REJECTED_DISTANCE = 6  # claimed, but further than epsilon in float64
+    NONFINITE = 4  # failed, with NaN or infinite logits or gradients on the way
+    REJECTED_LABEL = 5  # claimed, but not adversarial when classified again in another batch
+    REJECTED_DISTANCE = 6  # claimed, but farther than epsilon in float64
     REJECTED_BOX = 7  # claimed, but outside the bounds or not finite
 
     @property
@@ -25,10 +25,12 @@ class Status(enum.IntEnum):
 
 
 class Cost(NamedTuple):
-    """What the hardware did for a whole run.
+    """The cost of a whole run on the hardware.
 
-    lane_ticks: lanes times loop iterations, idle lanes included (each is one image sent forward
-    per query, and back); seconds: wall time of the attack, verification and compilation included.
+    Attributes:
+        lane_ticks: Lanes times loop iterations, idle lanes included; each sends one image forward
+            per query, and back for attacks with gradients.
+        seconds: Wall time of the attack, including verification and compilation.
     """
 
     lane_ticks: int
@@ -36,15 +38,25 @@ class Cost(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The verified outcome of `run`; every array has leading axis N and lives on the host.
+    """The verified outcome of `run`; every array has a leading axis N and lives on the host.
 
-    images: [N, H, W, C] float32, the image kept (where none succeeded, the one asked that came
-    closest); success: bool; distance: float64, from the original, in the attack's norm; margin:
-    float32, of the verified image under the model (or the judge), negative when adversarial;
-    forward, backward: images sent through the network and gradients pulled back, as a sequential
-    run would have paid them (the clean image's forward pass included); queries: answers that the
-    attack read; computed: images that the hardware sent forward for this one; status: `Status`;
-    ids: example ids; epsilon: float64, the ball's radius (infinite for minimum-norm attacks).
+    The counts `forward` and `backward` are those that a sequential run would have paid.
+
+    Attributes:
+        images: float32 [N, H, W, C]; the image kept or, without a success, the query that came
+            closest.
+        success: bool; whether the image counts as adversarial.
+        distance: float64; the distance from the original, in the norm of the attack.
+        margin: float32; the margin of the verified image under the model (or the judge), negative
+            if adversarial.
+        forward: Number of images sent through the network, the clean image included.
+        backward: Number of gradients pulled back.
+        queries: Number of outputs that the attack used.
+        computed: Number of images that the hardware sent forward for this one.
+        status: The `Status` as an integer.
+        ids: The example ids.
+        epsilon: float64; the radius of the ball (infinite for minimum-norm attacks).
+        cost: The cost of the whole run.
     """
 
     images: np.ndarray
@@ -62,7 +74,7 @@ class Result(NamedTuple):
 
     @property
     def rejected(self) -> dict[str, int]:
-        """How many claimed successes verification refused, by reason."""
+        """The number of claimed successes that verification rejected, by reason."""
         return {
             status.name: int((self.status == status).sum())
             for status in Status
@@ -70,7 +82,7 @@ class Result(NamedTuple):
         }
 
     def rows(self, index: Any) -> "Result":
-        """The result of some images only."""
+        """Return the result of the images at `index`."""
         return Result(*(leaf[index] for leaf in self[:-1]), cost=self.cost)
 
     def put(self, index: Any, part: "Result") -> None:
@@ -80,7 +92,7 @@ class Result(NamedTuple):
 
 
 def empty_result(rows: int, shape: tuple[int, ...], epsilon: np.ndarray, ids: np.ndarray) -> Result:
-    """A result of which nothing has been run."""
+    """Return the result of a run that has not begun (status `NOT_RUN`, margins NaN)."""
 
     def zeros(dtype: Any = np.int32) -> np.ndarray:
         return np.zeros(rows, dtype)

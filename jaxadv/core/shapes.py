@@ -1,4 +1,4 @@
-"""Images of any rank as [N, H, W, C]: the one form that attacks know."""
+"""Inputs of any rank as images [N, H, W, C], the one form that attacks take."""
 
 import dataclasses
 import math
@@ -12,24 +12,24 @@ from jaxadv.core.pytree import pytree, static
 
 
 def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The (height, width, channels) as which attacks see inputs of this shape, without batch axis.
+    """Return the (height, width, channels) as which attacks see inputs of this shape.
 
-    A vector [D] is one row of D pixels, [H, W] has one channel, and of more than three axes all but
-    the last two are rows.
+    Neither shape has a batch axis. A vector [D] is one row of D pixels, [H, W] has one channel, and
+    of more than three axes all but the last two are flattened into rows.
     """
     if len(shape) == 1:
-        return (1, shape[0], 1)
+        return 1, shape[0], 1
     if len(shape) == 2:
-        return (*shape, 1)
-    return (math.prod(shape[:-2]), *shape[-2:])
+        return shape[0], shape[1], 1
+    return math.prod(shape[:-2]), shape[-2], shape[-1]
 
 
 def on_images(model: Model, shape: tuple[int, ...]) -> Model:
-    """The model of inputs [N, *shape] as a model of images [N, H, W, C]; itself if they are."""
+    """Return a model of inputs [N, *shape] as a model of images [N, H, W, C]."""
     if len(shape) == 3:
         return model
     apply = model.apply
-    if isinstance(apply, _Mean):  # outermost, where the model looks for it
+    if isinstance(apply, _Mean):  # the mean of draws must stay outermost
         apply = _Mean(_Reshaped(apply.apply, shape), apply.samples)
     else:
         apply = _Reshaped(apply, shape)

@@ -1,11 +1,19 @@
-"""How sure a share is that was counted on a sample."""
+"""Confidence intervals for proportions."""
 
 import math
 from typing import Any
 
 
 def wilson(successes: Any, count: Any, z: float = 1.959964) -> tuple[Any, Any]:
-    """The 95 % Wilson interval of a share, given how many of `count` it is.
+    """Return the Wilson confidence interval of a proportion.
+
+    Args:
+        successes: The number of successes.
+        count: The number of trials.
+        z: The quantile of the normal distribution (default: a 95 % interval).
+
+    Returns:
+        The lower and the upper bound; (0, 1) without trials.
 
     >>> from jaxadv.core.shares import wilson
     >>> [round(bound, 3) for bound in wilson(90, 100)]

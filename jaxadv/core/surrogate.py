@@ -1,4 +1,4 @@
-"""Derivatives of what has none: backward pass differentiable approximation (BPDA)."""
+"""Surrogate derivatives: backward pass differentiable approximation (BPDA)."""
 
 from collections.abc import Callable
 
@@ -19,12 +19,19 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 
 
 def surrogate(value: Array, smooth: Array) -> Array:
-    """The value, with the derivative of what is smooth (Athalye et al. 2018, arXiv 1802.00420)."""
+    """Return `value` with the derivative of `smooth` (Athalye et al. 2018, arXiv 1802.00420)."""
     return jax.lax.stop_gradient(value) + _nothing(smooth)
 
 
 def through(function: Callable[[Array], Array], values: Array) -> Array:
-    """function(values), of equal shape, whose derivative is taken to be 1.
+    """Return function(values) with a straight-through derivative of 1.
+
+    Args:
+        function: A function whose output has the shape of its input.
+        values: Its input.
+
+    Returns:
+        The output of the function.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxadv.core.surrogate import through

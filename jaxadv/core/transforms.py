@@ -1,7 +1,8 @@
-"""What happens to images on their way to a network: stored, blurred, scaled, lit, disturbed.
+"""Image transforms in front of a network: compression, blur, scaling, brightness, noise, shifts.
 
 Each transform is a pytree and a pure function of one image [H, W, C] with values of 0 to 1. Its
-strength is a number in the tree, so another strength does not compile anew (but for `Rescaling`).
+strength is a leaf, so that another strength does not recompile (except for `Rescaling` and
+`Shifting`).
 """
 
 import dataclasses
@@ -25,18 +26,31 @@ GREY = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
 class Transform:
-    """Base of all transforms. random: whether it draws; then `__call__` takes a key."""
+    """Base class of all transforms.
+
+    Attributes:
+        random: Whether the transform draws at random; then `__call__` takes a key.
+    """
 
     random: ClassVar[bool] = False
 
     def __call__(
         self, image: Float[Array, "H W C"], key: Array | None = None
     ) -> Float[Array, "H W C"]:
-        """The image as it arrives."""
+        """Return the transformed image."""
         raise NotImplementedError
 
     def check(self, lower: float | int, upper: float | int = np.inf, **settings: Any) -> None:
-        """ValueError where one of these settings is a number that is not within the limits."""
+        """Raise ValueError if one of these settings is a number outside the limits.
+
+        Args:
+            lower: The smallest value allowed.
+            upper: The largest value allowed.
+            **settings: The settings by name; traced values are not checked.
+
+        Raises:
+            ValueError: If a setting is outside the limits, or NaN.
+        """
         for name, value in settings.items():
             if isinstance(value, np.floating | int) and not lower <= value <= upper:
                 limits = f"{lower:g} or more" if upper == np.inf else f"{lower:g} to {upper:g}"
@@ -44,13 +58,13 @@ class Transform:
 
 
 def within(image: Array) -> Array:
-    """The image clipped to 0 to 1, straight through."""
+    """Clip the image to 0 to 1, with a straight-through gradient."""
     return through(lambda x: jnp.clip(x, 0.0, 1.0), image)
 
 
 @pytree
 class Identity(Transform):
-    """Nothing happens: the control."""
+    """No change: the control."""
 
     def __call__(self, image: Array, key: Array | None = None) -> Array:
         return image
@@ -58,7 +72,7 @@ class Identity(Transform):
 
 @pytree
 class Rounding(Transform):
-    """Values rounded to so many levels (256: 8 bits), a half upwards; straight-through gradient."""
+    """Quantisation to `levels` values (256: 8 bits), halves upwards; straight-through gradient."""
 
     levels: Any = 256
 
@@ -72,8 +86,12 @@ class Rounding(Transform):
 
 @pytree
 class JPEG(Transform):
-    """Stored as JPEG and read again: `quality` 1 to 100; `subsampling`: chroma at half the
-    resolution (4:2:0), else 4:4:4. Grey or RGB; straight-through gradient (`core.jpeg`)."""
+    """JPEG compression of grey or RGB images; straight-through gradient (see `core.jpeg`).
+
+    Attributes:
+        quality: Quality of 1 to 100, as in libjpeg.
+        subsampling: Whether chroma is stored at half the resolution (4:2:0), or at full (4:4:4).
+    """
 
     quality: Any = 75
     subsampling: bool = static(default=True)
@@ -89,8 +107,13 @@ class JPEG(Transform):
 
 @pytree
 class GaussianBlur(Transform):
-    """Convolved with a Gaussian of standard deviation `sigma` pixels that ends at four of them; the
-    image is mirrored at its border (as SciPy's gaussian_filter does)."""
+    """Convolution with a Gaussian, truncated at four standard deviations.
+
+    The image is mirrored at its border, as in SciPy's gaussian_filter.
+
+    Attributes:
+        sigma: The standard deviation in pixels.
+    """
 
     sigma: Any = 1.0
 
@@ -102,7 +125,7 @@ class GaussianBlur(Transform):
         return jnp.einsum("hi,wj,ijc->hwc", rows, columns, image, precision=EXACT)
 
     def band(self, length: int) -> Float[Array, "n n"]:
-        """The convolution of a line as a matrix, for kernels of up to twice its length."""
+        """Return the convolution of a line as a matrix, for kernels of up to twice its length."""
         sigma, most = jnp.maximum(self.sigma, 1e-3), 2 * length
         radius = jnp.floor(TRUNCATE * sigma + 0.5)
         apart = jnp.arange(-most, most + 1)
@@ -117,7 +140,7 @@ class GaussianBlur(Transform):
 
 @pytree
 class Noise(Transform):
-    """Gaussian noise of standard deviation `sigma` (of a box of side 1) on every entry, clipped."""
+    """Clipped Gaussian noise of standard deviation `sigma` (in a box of side 1) on every entry."""
 
     sigma: Any = 0.1
     random: ClassVar[bool] = True
@@ -132,7 +155,7 @@ class Noise(Transform):
 
 @pytree
 class Brightness(Transform):
-    """Every value times `factor`, clipped."""
+    """Multiplication of every value by `factor`, clipped."""
 
     factor: Any = 1.0
 
@@ -145,7 +168,7 @@ class Brightness(Transform):
 
 @pytree
 class Contrast(Transform):
-    """Every value's distance from the mean grey of the image times `factor`, clipped."""
+    """Multiplication of each value's distance from the image's mean grey by `factor`, clipped."""
 
     factor: Any = 1.0
 
@@ -159,8 +182,13 @@ class Contrast(Transform):
 
 @pytree
 class Rescaling(Transform):
-    """Made smaller by `factor`, then of its old size again: triangle filters, as wide as a pixel of
-    the smaller image. The factor is static."""
+    """Downsampling by `factor`, then upsampling to the former size.
+
+    Both use triangle filters, as wide as a pixel of the smaller image.
+
+    Attributes:
+        factor: The factor, above 0 and at most 1 (static: another one recompiles).
+    """
 
     factor: float = static(default=0.5)
 
@@ -176,7 +204,7 @@ class Rescaling(Transform):
 
 @pytree
 class Cropping(Transform):
-    """`margin` pixels cut off at each side, and the rest enlarged (linearly) to the old size."""
+    """Removal of `margin` pixels at each side; the rest is enlarged linearly to the old size."""
 
     margin: Any = 2.0
 
@@ -191,7 +219,7 @@ class Cropping(Transform):
         return jnp.einsum("hi,wj,ijc->hwc", rows, columns, image, precision=EXACT)
 
     def band(self, length: int, scale: Array) -> Float[Array, "n n"]:
-        """The enlargement of a line as a matrix; beyond the rest its last pixel is repeated."""
+        """Return the enlargement of a line as a matrix; its last pixel is repeated at each end."""
         first, last = self.margin, length - 1 - self.margin
         place = jnp.clip((jnp.arange(length) + 0.5) / scale - 0.5 + first, first, last)
         return jnp.clip(1 - jnp.abs(place[:, None] - jnp.arange(length)), 0, None)
@@ -199,8 +227,13 @@ class Cropping(Transform):
 
 @pytree
 class Shifting(Transform):
-    """Moved by up to `most` whole pixels each way, drawn uniformly; what comes in is the border
-    repeated."""
+    """A random shift of up to `most` whole pixels in each direction, drawn uniformly.
+
+    Pixels that enter the image repeat its border.
+
+    Attributes:
+        most: The largest shift in pixels (static: another one recompiles).
+    """
 
     most: int = static(default=1)
     random: ClassVar[bool] = True
@@ -217,13 +250,23 @@ class Shifting(Transform):
 
 
 def transformed(model: Model, transform: Transform) -> Model:
-    """The model that sees every image through a transform; attacks on it go through the transform.
+    """Return a model that sees every image through a transform; attacks on it go through it, too.
 
-    Rounding and clipping have no useful derivative: their gradients go straight through (BPDA,
-    Athalye et al. 2018, arXiv 1802.00420), all others are the real ones. The transform works on
-    values of 0 to 1, to which the model's bounds are mapped and back. Its strength is a parameter:
-    another one does not compile anew. With a transform that draws, the model is random (see
-    `ja.Model`): put `ja.EOT` around it, not inside (ValueError).
+    Rounding and clipping have no useful derivative: their gradients are straight-through (BPDA,
+    Athalye et al. 2018, arXiv 1802.00420); all other gradients are exact. The transform works on
+    values of 0 to 1, to which the model's bounds are mapped and back. Its strength is a parameter,
+    so that another strength does not recompile. With a transform that draws at random, the model is
+    random (see `ja.Model`): put `ja.EOT` around it, not inside.
+
+    Args:
+        model: The model behind the transform.
+        transform: The transform in front of it.
+
+    Returns:
+        The model with the transform.
+
+    Raises:
+        ValueError: If the model was made by `ja.EOT`.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))

@@ -1,6 +1,4 @@
-"""A window of readings of one scene, and what a system makes of them: fusion that throws out
-outliers, as one model whose image is the whole window.
-"""
+"""Sensor fusion under attack: models whose one image is a window of frames of one scene."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,11 +16,11 @@ from jaxadv.core.surrogate import surrogate
 DEFENCES = (
     "mean", "median input", "trimmed input", "median", "trimmed", "majority", "outliers",
 )  # fmt: skip
-FAR = 3.0  # times the median distance from the median reading: farther, and it is an outlier
+FAR = 3.0  # outliers are farther than this many median distances from the median reading
 
 
 def ordered(values: Float[Array, "w ..."]) -> list[Array]:
-    """The w values of each place in ascending order, by w (w - 1) / 2 exchanges: no sort."""
+    """Return the w values of each place in ascending order, by w (w - 1) / 2 exchanges."""
     rows = list(values)
     for last in range(len(rows) - 1, 0, -1):
         for i in range(last):
@@ -33,10 +31,18 @@ def ordered(values: Float[Array, "w ..."]) -> list[Array]:
 
 
 def trimmed_mean(values: Float[Array, "w ..."], trim: int) -> Float[Array, "..."]:
-    """The mean of what is left of w values once the `trim` least and largest are thrown out.
+    """Return the mean of w values without the `trim` smallest and the `trim` largest.
 
-    With trim = (w - 1) // 2 it is the median. Up to `trim` values may be anything, and it stays
-    between the least and the largest of the others (Huber and Ronchetti 2009, Robust Statistics).
+    With trim = (w - 1) // 2 it is the median. Even if up to `trim` values are arbitrary, it stays
+    between the smallest and the largest of the others (Huber and Ronchetti 2009, Robust
+    Statistics).
+
+    Args:
+        values: The values [w, ...].
+        trim: The number of values to drop at each end.
+
+    Returns:
+        The trimmed mean [...].
 
     >>> import jax.numpy as jnp
     >>> from jaxadv.core.window import trimmed_mean
@@ -48,20 +54,39 @@ def trimmed_mean(values: Float[Array, "w ..."], trim: int) -> Float[Array, "..."
 
 
 def windowed(model: Model, frames: int, defence: str = "majority", trim: int = 1) -> Model:
-    """A model of windows [N, frames * H, W, C], the frames one below the other, that fuses what
-    `model` says of each frame; every attack can then go through the fusion.
+    """Return a model of windows [N, frames * H, W, C] that fuses all frames of a window.
 
-    defence, of the answers: "mean" (of the logits; no defence), "median" and "trimmed" (mean) of
-    the logits of each class, "majority" of the labels (each frame has one vote, ties go to the
-    larger mean probability; the answer counts the votes), "outliers" (the mean logits of the frames
-    that are not farther from the median frame than 3 times the median distance); of the pixels:
-    "median input" and "trimmed input" (mean) of the frames, which the model then sees. trim: how
-    many values a trimmed mean throws out at each end.
+    The frames of a window lie one below the other; every attack can go through the fusion. The
+    model's outputs can be fused by
 
-    Attacks are judged by the fusion as it is. Its derivative is 0 or blind nearly everywhere, so
-    gradients are those of a smooth stand-in (BPDA, Athalye et al. 2018, arXiv 1802.00420): the mean
-    logits, the mean frame, for votes the mean probability. An answer costs `frames` forward passes
-    (of the pixels: one) and is counted so. Raises ValueError for settings that are not listed here.
+    - "mean": the mean of the logits (no defence);
+    - "median", "trimmed": the median or trimmed mean of each class's logits;
+    - "majority": a vote of the labels, one per frame; ties go to the larger mean probability, and
+      the output counts the votes;
+    - "outliers": the mean logits of the frames that are not farther from the median frame than
+      3 times the median distance;
+
+    and the pixels, before the model sees them, by
+
+    - "median input", "trimmed input": the median or trimmed mean of the frames.
+
+    Success is verified on the fusion itself. Its derivative is zero or misleading almost
+    everywhere, so gradients are those of a smooth surrogate (BPDA, Athalye et al. 2018, arXiv
+    1802.00420): the mean logits, the mean frame, or for votes the mean probability. One query costs
+    `frames` forward passes (one for the fusion of pixels), and is counted as such.
+
+    Args:
+        model: The model of one frame.
+        frames: The number of frames in a window.
+        defence: The fusion, one of those above.
+        trim: The number of values that a trimmed mean drops at each end.
+
+    Returns:
+        The model of windows.
+
+    Raises:
+        ValueError: If `frames` is below 1, `defence` is unknown, `trim` leaves no frame, or the
+            model was made by `ja.EOT`.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.array([[-1.0, 1.0]]))
@@ -115,7 +140,7 @@ class _Windowed:
 
 
 def _without_outliers(readings: Array, answers: Array) -> Float[Array, "N K"]:
-    """The mean answers [w, N, K] of those readings [N, w, H, W, C] that lie near the median one."""
+    """Return the mean answers [w, N, K] of the readings [N, w, H, W, C] near the median reading."""
     half = (readings.shape[1] - 1) // 2
     middle = trimmed_mean(readings.swapaxes(0, 1), half)
     apart = jnp.square(readings - middle[:, None]).reshape(*readings.shape[:2], -1).sum(-1).T

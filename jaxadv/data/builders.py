@@ -1,7 +1,7 @@
 """Builders of tensorflow-datasets for sets that Python packages ship: no download, no TensorFlow.
 
-Prepared once as array_record in the cache directory (tfds writes beside and renames), then read
-as any other builder's files are.
+The files are prepared once as array_record in the cache directory (tfds writes into a temporary
+folder and renames it), and are then read as the files of any other builder.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ DIGITS = tuple(map(str, range(10)))
 
 
 class _Embedded(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Test: every fifth image of the original order; train: the rest."""
+    """A set of two splits: every fifth image of the original order is in test, others in train."""
 
     VERSION = tfds.core.Version("1.0.0")
     code_path = None  # no checksum file: to look for one, tfds needs a package it does not declare
@@ -25,7 +25,7 @@ class _Embedded(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     top: int  # the largest pixel value
 
     def source(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels [N, side * side] and labels [N] in the original order."""
+        """Return pixels [N, side * side] and labels [N] in the original order."""
         raise NotImplementedError
 
     def _info(self) -> Any:
@@ -80,7 +80,7 @@ BUILDERS = {"mnist5k": Mnist5k, "digits": Digits}
 
 
 def prepared(name: str, cache: Path) -> Any:
-    """The builder of that name, its files written once."""
+    """Return the builder of that name, after writing its files if they do not exist."""
     builder_class = BUILDERS[name]
 
     def make() -> Any:
@@ -94,7 +94,7 @@ def prepared(name: str, cache: Path) -> Any:
         with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
             builder.download_and_prepare()
     except OSError:
-        # Another process was faster, and the rename met its folder: use what is there.
+        # Another process was faster, and the rename met its folder: use its files.
         if not make().info.splits:
             raise
     return make()

@@ -32,32 +32,46 @@ def load_data(
     size: int | None = None,
     layout: str | None = None,
 ) -> Dataset:
-    """A data set, or a part of it.
+    """Load a data set, or a part of it, from local files; nothing is downloaded.
 
-    name: "mnist5k" (5,000 MNIST digits, 28 x 28) and "digits" (1,797, 8 x 8) come with Python
-    packages and are prepared once in a cache directory. Any set of image classification of
-    tensorflow-datasets by its name there ("cifar10", "imagenet_v2/topimages", ...), as prepared in
-    array_record; "mnist" and "fashion_mnist" also from their four published idx files (gzipped or
-    not). A path (with a separator, or .npz): an npz file (see `load_npz`), a folder with a folder
-    of pictures for each class, with idx files, or with a prepared tfds set. "name:split" is
-    understood. Nothing is ever downloaded.
+    Available are "mnist5k" (5,000 MNIST digits, 28 x 28) and "digits" (1,797 images, 8 x 8), which
+    come with Python packages and are prepared once in a cache directory; "mnist" and
+    "fashion_mnist" also from their four published idx files (gzipped or not); any set of image
+    classification of tensorflow-datasets (tfds), prepared as array_record, by its name there
+    ("cifar10", "imagenet_v2/topimages", ...); and paths.
 
-    split: "test" (the default), "train", ..., in small or large letters, or by another usual name
-    ("training", "testing", "valid", "validation" or "dev" for "val"); or a slice of one,
-    "test[:1000]", "test[10%:20%]", in the order in which the source stores the images (tfds: that
-    of hashes); what has no splits is "test". All splits of a folder of pictures number the classes
-    alike, see `jaxadv.data.folders.find_folder`. Images come in the order of the original set,
-    `ids` are their positions in it. count: the first so many (of a set sorted by class: evenly
-    spread ones). data_dir: the cache directory (default: the environment's JAXADV_CACHE, else the
-    user's), the folder that holds the idx files (default: the folder of that name in the cache
-    directory), or that of tfds (default: the cache directory, then tfds' own). size: encoded
-    pictures, which are turned upright as their EXIF entry says, are resized to size * 8 / 7 and the
-    middle size x size cut out; layout: see `load_npz`.
+    Images come in the order of the original set, and `ids` are their positions in it. All splits of
+    a folder of pictures number the classes alike (see `jaxadv.data.folders.find_folder`). A
+    CheckWarning is issued where the labels of a folder of pictures may not be the intended ones.
 
-    Raises ValueError for another name or split, for a count that the split does not have, and for
-    files that are damaged or of another form; ImportError for a missing package, FileNotFoundError
-    for missing files (the message says how to prepare them). Warns (CheckWarning) where the labels
-    of a folder of pictures may not be those that are meant.
+    Args:
+        name: The name of a data set, or a path (with a separator, or ending in .npz): an npz file
+            (see `load_npz`), or a folder with one folder of pictures per class, with idx files, or
+            with a prepared set of tfds. "name:split" gives the split, too.
+        split: "test" (the default), "train", ..., in lower or upper case, or a synonym ("training",
+            "testing", and "valid", "validation" or "dev" for "val"); or a slice of a split, such as
+            "test[:1000]" or "test[10%:20%]", in the order in which the source stores the images
+            (for tfds, the order of hashes). A set without splits is "test".
+        count: The number of images to keep, from the start (or evenly spaced, if the set is sorted
+            by class); None keeps all.
+        data_dir: The cache directory (default: the environment's JAXADV_CACHE, else the user's);
+            for idx files the folder that holds them (default: the folder of that name in the cache
+            directory); for tfds its data directory (default: the cache directory, then that of
+            tfds).
+        size: Side of the images in pixels, for encoded pictures. Each picture is turned upright as
+            its EXIF entry says, its shorter side is resized to size * 8 / 7, and the central size x
+            size pixels are cut out. None leaves pictures as they are.
+        layout: "NHWC" or "NCHW", for npz files (see `load_npz`).
+
+    Returns:
+        The images with their labels and ids.
+
+    Raises:
+        ValueError: If the name or split is unknown, `count` is not between 1 and the number of
+            images, `size` is not a positive integer, `size` or `layout` does not apply to the
+            source, or files are damaged or have another form.
+        ImportError: If a package is missing.
+        FileNotFoundError: If files are missing; the message says how to prepare them.
 
     >>> from jaxadv.data import load_data
     >>> data = load_data("digits", count=8)
@@ -90,7 +104,7 @@ def load_data(
 
 
 def some_of(data: Dataset, count: int) -> Dataset:
-    """The first so many images, or all; of a set sorted by class evenly spread ones."""
+    """Return the first `count` images, or all; evenly spaced ones if the set is sorted by class."""
     total = len(data.labels)
     count = min(count, total)
     in_classes = (np.diff(data.labels) >= 0).all()
@@ -98,7 +112,7 @@ def some_of(data: Dataset, count: int) -> Dataset:
 
 
 def cache_dir() -> Path:
-    """Where prepared data lie: the environment's JAXADV_CACHE, else the user's cache directory."""
+    """Return the cache directory: the environment's JAXADV_CACHE, else that of the user."""
     if os.environ.get("JAXADV_CACHE"):
         return Path(os.environ["JAXADV_CACHE"])
     import platformdirs
@@ -109,7 +123,7 @@ def cache_dir() -> Path:
 def _open(
     name: str | os.PathLike[str], split: Split, data_dir: Any, size: int | None, layout: str | None
 ) -> Source:
-    """The split, not yet read."""
+    """Open the split without reading it."""
     text = os.fspath(name)
     path = Path(text).expanduser()
     if isinstance(name, os.PathLike) or _is_path(text):
@@ -123,7 +137,7 @@ def _open(
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text is a path, and not the name of a data set, which may have a slash, too."""
+    """Return whether a text is a path and not the name of a data set (which may have a slash)."""
     marked = any(mark in text for mark in (os.sep, os.altsep, ".") if mark)
     there = marked and Path(text).expanduser().exists()
     return there or text.startswith((".", "~", os.sep)) or text.lower().endswith(".npz")
@@ -168,7 +182,7 @@ def _open_prepared(name: str, split: Split, data_dir: Any, size: int | None) -> 
 
 def _open_embedded(name: str, split: Split, data_dir: Any) -> Source:
     with extra("demo", name):
-        import array_record  # noqa: F401 (tfds imports it only once it writes)
+        import array_record  # noqa: F401 (tfds imports it only when it writes)
 
         from jaxadv.data.builders import prepared
         from jaxadv.data.prepared import open_builder

@@ -1,4 +1,4 @@
-"""Folders of pictures: a folder for each class, and where there are several splits, for each."""
+"""Folders of pictures: one folder per class, in one folder per split if there are several."""
 
 import functools
 import os
@@ -25,28 +25,30 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".t
 
 
 def find_folder(folder: str | os.PathLike[str], split: Split, size: int | None) -> Source:
-    """The images of one split of a folder of pictures, in the order of their classes and names.
+    """Find the pictures of one split of a folder, in the order of their classes and file names.
 
-    A folder named as a split is ("train", "Training", "val", "dev", ...) is a split, and has a
-    folder for each class; where none is there the folders are the classes, and all is "test". One
-    class may be called as a split is ("train", the vehicle): where other folders stand beside them,
-    folders named so are splits only if at least one of them has folders itself, and the others are
-    not read. Classes are numbered in the order of their names as text ("10" before "2"), over all
-    splits together: a class without pictures, or without a folder in a split, keeps its number.
-    Images are grey if all pictures of the split are, whichever of them are read.
+    A folder with the name of a split ("train", "Training", "val", "dev", ...) is a split, and holds
+    one folder per class; without such folders, the folders are the classes and everything is
+    "test". A class may have the name of a split ("train", the vehicle): if there are other folders,
+    too, those with names of splits are splits only if at least one of them holds folders, and then
+    the other folders are not read.
+
+    Classes are numbered in the order of their names as text ("10" before "2"), across all splits: a
+    class without pictures, or without a folder in one split, keeps its number. Images are grey if
+    all pictures of the split are grey, regardless of which of them are read.
 
     Args:
-        folder: Holds the pictures, in files that end in one of SUFFIXES; what begins with a dot is
-            passed over.
-        split: Which split, and which slice of it, are wanted.
-        size: Of the images, see `decode`; None leaves the pictures as they are.
+        folder: The folder of pictures, in files that end in one of SUFFIXES; names that begin with
+            a dot are skipped.
+        split: The split, or slice of it, to read.
+        size: The side of the images (see `decode`); None leaves the pictures as they are.
 
     Returns:
         The split, not yet read. Reading raises ValueError for a picture that cannot be read, and
-        for pictures of several shapes without `size`; ImportError without Pillow.
+        for pictures of several shapes without `size`; it raises ImportError without Pillow.
 
     Raises:
-        ValueError: For a split that is not there, or one without images.
+        ValueError: If the split does not exist or has no images.
     """
     root = Path(folder)
     splits = _splits(root)
@@ -61,7 +63,7 @@ def find_folder(folder: str | os.PathLike[str], split: Split, size: int | None) 
             f"{part} has no images in folders of classes ({loose} lie beside them): pass {FORMS}"
         )
     for doubt in _doubts(root, splits, classes):
-        warnings.warn(doubt, CheckWarning, stacklevel=5)  # the caller of load_data
+        warnings.warn(doubt, CheckWarning, stacklevel=5)  # points to the caller of load_data
 
     @functools.cache
     def grey() -> bool:
@@ -79,7 +81,7 @@ def find_folder(folder: str | os.PathLike[str], split: Split, size: int | None) 
 
 
 def _splits(root: Path) -> dict[str, Path]:
-    """The folders that are splits, by their names; empty where the folders are classes."""
+    """Return the folders that are splits, by name; empty where the folders are classes."""
     folders = _folders(root)
     splits = {each.name: each for each in folders if usual_name(each.name) in SPLITS}
     alone = len(splits) == len(folders)
@@ -95,7 +97,7 @@ def _names(root: Path) -> list[str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The pictures in a folder and in those below it; none where there is no folder."""
+    """Return the pictures in a folder and below it; none where the folder does not exist."""
     return sorted(
         path
         for path in (folder.rglob("*") if folder.is_dir() else ())
@@ -106,7 +108,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _doubts(root: Path, splits: Mapping[str, Path], classes: list[str]) -> Iterator[str]:
-    """What makes it doubtful that the labels are those that are meant."""
+    """Yield the reasons for which the labels may not be the intended ones."""
     if len(classes) == 1:
         yield f"{root} has one class, the folder {classes[0]!r}: pass a folder with all classes"
     if all(name.isdecimal() for name in classes) and sorted(classes, key=int) != classes:
@@ -145,5 +147,5 @@ def _doubts(root: Path, splits: Mapping[str, Path], classes: list[str]) -> Itera
 
 
 def _shown(names: list[str]) -> str:
-    """The first few of a list of names."""
+    """Return the first few of a list of names, as text."""
     return str(names[:5])[:-1] + (", ...]" if len(names) > 5 else "]")

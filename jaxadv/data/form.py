@@ -1,4 +1,4 @@
-"""The form in which every data set comes, and the splits in which it is asked for."""
+"""The form of every data set, and the splits in which it is read."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -23,9 +23,13 @@ _SYNONYMS = {
 class Dataset(NamedTuple):
     """Images with their classes, on the host.
 
-    images: float32 [N, H, W, C] in [0, 1]; labels: int32 [N]; ids: int32 [N], the images' positions
-    in the original set, which name them in random keys and results; name: the set's; classes: the
-    names of its K classes.
+    Attributes:
+        images: float32 [N, H, W, C] in [0, 1].
+        labels: int32 [N], the class numbers.
+        ids: int32 [N], the positions of the images in the original set, which identify them in
+            random keys and results.
+        name: The name of the set.
+        classes: The names of its K classes.
     """
 
     images: np.ndarray
@@ -35,14 +39,17 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...]
 
     def take(self, rows: Any) -> "Dataset":
-        """The images at those positions of this data set."""
+        """Return the images at these positions of this data set."""
         return self._replace(images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
 
 
 class Source(NamedTuple):
     """One split before its images are read.
 
-    count: of its images; read: some rows of it; options: those of `load_data` that it heeds.
+    Attributes:
+        count: The number of its images.
+        read: A function that reads a range of its rows.
+        options: The options of `load_data` that apply to it.
     """
 
     count: int
@@ -58,18 +65,36 @@ def make_dataset(
     name: str,
     classes: tuple[str, ...],
 ) -> Dataset:
-    """A Dataset of integer pixels [N, H, W, C] from 0 to `top`."""
+    """Make a Dataset of integer pixels, which are divided by `top`.
+
+    Args:
+        pixels: Integers [N, H, W, C] from 0 to `top`.
+        top: The largest value of a pixel.
+        labels: The class numbers [N].
+        ids: The positions in the original set [N].
+        name: The name of the set.
+        classes: The names of the classes.
+
+    Returns:
+        The data set, with images in [0, 1].
+    """
     images = pixels.astype(np.float32) / np.float32(top)
     return Dataset(images, labels.astype(np.int32), ids.astype(np.int32), name, classes)
 
 
 def numbered(labels: np.ndarray) -> tuple[str, ...]:
-    """Classes without names: "0", "1", ..."""
+    """Return names for classes that have none: "0", "1", ..."""
     return tuple(map(str, range(int(labels.max(initial=0)) + 1)))
 
 
 def turn_in_class(labels: np.ndarray) -> np.ndarray:
-    """For each image how many of its class stand before it: to take equally many of each.
+    """Return for each image the number of earlier images of its class, for balanced subsets.
+
+    Args:
+        labels: The class numbers [N].
+
+    Returns:
+        Integers [N].
 
     >>> import numpy as np
     >>> from jaxadv.data.form import turn_in_class
@@ -85,6 +110,11 @@ def turn_in_class(labels: np.ndarray) -> np.ndarray:
 class Split(NamedTuple):
     """A split, or a slice of it, as tensorflow-datasets writes it: "test[:100]", "train[10%:20%]".
 
+    Attributes:
+        name: The name of the split.
+        begin: The first row or percentage ("10%") as text; None for the start.
+        end: The row or percentage after the last; None for the end.
+
     >>> from jaxadv.data.form import parse_split
     >>> parse_split("test[-20%:]").rows(50)
     range(40, 50)
@@ -95,7 +125,7 @@ class Split(NamedTuple):
     end: str | None
 
     def rows(self, count: int) -> range:
-        """The rows of this slice of `count` images; ValueError if there are none."""
+        """Return the rows of this slice of `count` images; raise ValueError if there are none."""
         begin, end = self._row(self.begin, 0, count), self._row(self.end, count, count)
         if not 0 <= begin < end <= count:
             raise ValueError(
@@ -113,7 +143,7 @@ class Split(NamedTuple):
 
 
 def parse_split(text: str) -> Split:
-    """ValueError for what is neither a split's name nor a slice of one."""
+    """Parse the name of a split or of a slice of it; raise ValueError for any other text."""
     bound = r"(-?\d+%?)?"
     found = re.fullmatch(rf"([\w.-]+)(?:\[{bound}:{bound}\])?", str(text))
     if found is None:
@@ -125,7 +155,13 @@ def parse_split(text: str) -> Split:
 
 
 def usual_name(name: str) -> str:
-    """What a split is called in small letters and by the most usual of its names.
+    """Return the name of a split in lower case, with synonyms replaced by the usual name.
+
+    Args:
+        name: The name of a split.
+
+    Returns:
+        The usual name, such as "val" for "Validation".
 
     >>> from jaxadv.data.form import usual_name
     >>> usual_name("Test"), usual_name("validation"), usual_name("extra")
@@ -135,10 +171,18 @@ def usual_name(name: str) -> str:
 
 
 def find_split(split: Split, known: Sequence[str], there: str = "") -> str:
-    """The one of the data set's splits that is meant: by its name, in other letters, or a synonym.
+    """Return which split of a data set is meant: by its name, in another case, or by a synonym.
 
-    there: what else the error says of what the data set has. ValueError for a split that is none
-    of them, and for one that may be several.
+    Args:
+        split: The requested split.
+        known: The names of the data set's splits.
+        there: What the error message adds about the contents of the data set.
+
+    Returns:
+        One of `known`.
+
+    Raises:
+        ValueError: If no split has this name, or several may be meant.
     """
     if split.name in known:
         return split.name

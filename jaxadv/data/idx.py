@@ -14,10 +14,21 @@ from jaxadv.data.form import Dataset, make_dataset, numbered
 def load_idx(
     images_path: str | os.PathLike[str], labels_path: str | os.PathLike[str], name: str = "idx"
 ) -> Dataset:
-    """The images and labels of two idx files; ids are the positions in the files.
+    """Load the images and labels of two idx files.
 
-    Pixels are divided by 255. Raises FileNotFoundError, and ValueError for files of another form
-    or of different lengths.
+    Pixels are divided by 255; `ids` are the positions in the files.
+
+    Args:
+        images_path: The file of images, bytes [N, H, W].
+        labels_path: The file of labels, bytes [N].
+        name: The name of the data set.
+
+    Returns:
+        The data set, with images [N, H, W, 1].
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If a file is damaged, has another form, or the lengths differ.
 
     >>> import numpy as np, tempfile
     >>> from jaxadv.data import load_idx
@@ -40,7 +51,7 @@ def load_idx(
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """The array (uint8, any rank) of one idx file."""
+    """Return the array (uint8, any rank) of one idx file."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: pass an idx file, gzipped or not")

@@ -13,28 +13,28 @@ from jaxadv.engine.checks import TOLERANCE
 LAYOUTS = ("NHWC", "NCHW")
 _CHANNELS = (1, 3, 4)
 _NAMES = ("x", "images", "y", "labels", "index", "classes")
-_MOST = 2**20  # classes: labels beyond are none, but ids or hashes
+_MOST = 2**20  # limit of class numbers: larger labels are ids or hashes
 
 
 def load_npz(path: str | os.PathLike[str], layout: str | None = None) -> Dataset:
-    """The images and labels of an npz file.
+    """Load the images and labels of an npz file.
 
-    It holds `x` or `images`, [N, H, W], [N, H, W, C] or [N, C, H, W], bytes from 0 to 255, or
-    floats in [0, 1], where rounding error is clipped as in `ja.run`; `y` or `labels`, [N] integers
-    from 0; if it likes `index`, the images' positions in the original set (else they are 0 to
-    N - 1), and `classes`, their names. Other arrays are not read.
+    The file holds `x` or `images`, [N, H, W], [N, H, W, C] or [N, C, H, W], bytes from 0 to 255 or
+    floats in [0, 1] (rounding errors are clipped as in `ja.run`), and `y` or `labels`, [N] integers
+    from 0. Optional are `index`, the positions of the images in the original set (default: 0 to
+    N - 1), and `classes`, the names of the classes. Other arrays are not read.
 
     Args:
-        path: Of the file, as `np.savez` writes it.
-        layout: "NHWC" or "NCHW", needed where the shape does not tell (exactly one of the axes has
-            1, 3 or 4 entries).
+        path: The file, as `np.savez` writes it.
+        layout: "NHWC" or "NCHW"; needed where the shape is ambiguous (unless exactly one of the two
+            axes has 1, 3 or 4 entries).
 
     Returns:
-        The data set; its name is the file's.
+        The data set, with the name of the file.
 
     Raises:
-        FileNotFoundError: Where there is no such file.
-        ValueError: For a damaged file, and for arrays that are missing or of another form.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged, or arrays are missing or have another form.
 
     >>> import numpy as np, tempfile
     >>> from jaxadv.data import load_npz
@@ -69,7 +69,7 @@ def load_npz(path: str | os.PathLike[str], layout: str | None = None) -> Dataset
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The arrays in the file by their names; None for those that mean nothing here."""
+    """Return the arrays in the file by name; None for those that are not used."""
     if not zipfile.is_zipfile(path):
         raise ValueError(
             f"{path} is damaged or no npz file: write it with np.savez(path, x=images, y=labels)"
@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _in_range(path: Path, images: np.ndarray) -> tuple[np.ndarray, int]:
-    """The images, floats clipped to [0, 1], and the greatest value that they may have."""
+    """Return the images, floats clipped to [0, 1], and the largest value allowed (255 or 1)."""
     if images.size == 0 or images.dtype.kind not in "iufb":
         raise ValueError(
             f"{path}: images of shape {images.shape} and dtype {images.dtype}: pass at least one, "
@@ -102,7 +102,7 @@ def _in_range(path: Path, images: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _names(path: Path, names: np.ndarray | None) -> tuple[str, ...]:
-    """The names of the classes; empty where the file has none."""
+    """Return the names of the classes; empty where the file has none."""
     if names is None:
         return ()
     if names.ndim != 1 or names.dtype.kind not in "USiu":
@@ -114,7 +114,7 @@ def _names(path: Path, names: np.ndarray | None) -> tuple[str, ...]:
 
 
 def _class_numbers(path: Path, labels: np.ndarray, count: int, classes: int) -> np.ndarray:
-    """Labels [N]; classes: how many have names, 0 where none has."""
+    """Return the labels [N]; `classes` is the number of classes with names, or 0."""
     labels = labels.reshape(-1) if labels.shape == (count, 1) else labels
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Encoded images (PNG, JPEG, ...): decoded with Pillow, and resized."""
+"""Encoded images (PNG, JPEG, ...): decoding with Pillow, and resizing."""
 
 import io
 import re
@@ -9,38 +9,39 @@ from typing import Any
 
 import numpy as np
 
-_GREY = ("1", "L", "LA")  # Pillow's modes of grey, and all those of 8 bits
+_GREY = ("1", "L", "LA")  # Pillow's grey modes; _BYTES: all its modes of 8 bits
 _BYTES = (*_GREY, "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def decode(picture: bytes | Path, size: int | None, grey: bool, name: str) -> np.ndarray:
-    """The pixels of an encoded image, upright: turned as its EXIF entry says, if it has one.
+    """Decode a picture to pixels, turned upright as its EXIF entry says.
 
     Transparency is dropped, and of several frames the first is taken.
 
     Args:
-        picture: What a file holds, or its path.
-        size: The shorter side is brought to size * 8 / 7 (256 for 224) and the middle cut out, as
-            is usual on ImageNet; None leaves it as it is.
-        grey: Whether one channel is wanted, not three.
-        name: What an error calls the picture.
+        picture: The encoded bytes, or the path of a file.
+        size: The side of the image: the shorter side is resized to size * 8 / 7 (256 for 224) and
+            the central size x size pixels are cut out, as is usual on ImageNet. None leaves the
+            size as it is.
+        grey: Whether to return one channel (grey) instead of three (RGB).
+        name: The name of the picture in error messages.
 
     Returns:
         uint8 [H, W, 1 or 3].
 
     Raises:
-        ValueError: For what Pillow cannot read, and for pictures of more than 8 bits a channel.
-        ImportError: Without Pillow.
+        ValueError: If Pillow cannot read the picture, or it has more than 8 bits per channel.
+        ImportError: If Pillow is not installed.
     """
     image_module, image_ops = _pillow()
     with _opened(picture, name) as image:
-        # Colours of 16 bits have a mode of 8: of them only the decoder's arguments tell.
+        # Colours of 16 bits have a mode of 8 bits; only the decoder's arguments reveal them.
         deep = any(re.search(r";16[BLN]", str(tile[3])) for tile in image.tile)
         if image.mode not in _BYTES or deep:
             raise ValueError(f"mode {image.mode}{' of 16 bits' * deep}, not 8 bits a channel")
         image_ops.exif_transpose(image, in_place=True)
         if "transparency" in image.info:
-            image = image.convert("RGBA")  # in one step Pillow warns of it
+            image = image.convert("RGBA")  # Pillow warns about a conversion in one step
         image = image.convert("L" if grey else "RGB")
         if size is not None:
             scale = round(size * 8 / 7) / min(image.size)
@@ -53,7 +54,7 @@ def decode(picture: bytes | Path, size: int | None, grey: bool, name: str) -> np
 
 
 def is_grey(path: Path) -> bool:
-    """Whether a picture is, by its header; one that cannot be read is no obstacle here."""
+    """Return whether the header says that a picture is grey; True for one that cannot be read."""
     try:
         with _opened(path, str(path)) as image:
             return image.mode in _GREY
@@ -62,7 +63,7 @@ def is_grey(path: Path) -> bool:
 
 
 def stack(images: Sequence[np.ndarray]) -> np.ndarray:
-    """[N, H, W, C] of images of one shape; ValueError for others."""
+    """Stack images of one shape to [N, H, W, C]; raise ValueError for several shapes."""
     shapes = sorted({image.shape for image in images})
     if len(shapes) > 1:
         raise ValueError(
@@ -74,19 +75,19 @@ def stack(images: Sequence[np.ndarray]) -> np.ndarray:
 
 @contextmanager
 def _opened(picture: bytes | Path, name: str) -> Iterator[Any]:
-    """Pillow's image, of which only the header is read as yet; ValueError for what goes wrong."""
+    """Open a picture with Pillow, reading only its header yet; raise ValueError on failure."""
     image_module, _ = _pillow()
     try:
         with image_module.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as i:
             yield i
-    except Exception as error:  # each of Pillow's formats raises what it likes
+    except Exception as error:  # each of Pillow's formats raises other kinds
         raise ValueError(
             f"{name} cannot be read as a picture ({error}): repair, convert or remove it"
         ) from error
 
 
 def _pillow() -> Any:
-    """Pillow's modules Image and ImageOps."""
+    """Return Pillow's modules Image and ImageOps."""
     try:
         from PIL import Image, ImageOps
     except ImportError as error:

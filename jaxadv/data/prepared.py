@@ -1,4 +1,4 @@
-"""Data sets of tensorflow-datasets that are prepared as array_record: read without TensorFlow."""
+"""Prepared data sets of tensorflow-datasets (array_record), read without TensorFlow."""
 
 import re
 from collections.abc import Sequence
@@ -15,13 +15,22 @@ from jaxadv.data.pictures import decode, stack
 
 
 def find_prepared(name: str, folders: Sequence[Path | None]) -> Any:
-    """The builder of a set by its tfds name, as prepared in the first of the folders that has it.
+    """Find the builder of a prepared set by its tfds name; nothing is downloaded.
 
-    None stands for tfds' own folder. Raises KeyError for a name that tfds does not know,
-    FileNotFoundError for a set that is not prepared; nothing is downloaded.
+    Args:
+        name: The name of the set, as tfds writes it.
+        folders: The data directories to search in order; None stands for that of tfds.
+
+    Returns:
+        The builder, from the first folder in which the set is prepared.
+
+    Raises:
+        KeyError: If tfds does not know the name.
+        FileNotFoundError: If the set is not prepared in any of the folders.
+        ValueError: If its prepared files are damaged.
     """
     if not re.fullmatch(r"\w+(/[\w.-]+)*(:\d+\.\d+\.\d+)?", name):
-        raise KeyError(name)  # tfds would look elsewhere for names with other marks
+        raise KeyError(name)  # tfds would look elsewhere for names with other characters
     builder = None
     for folder in folders:
         try:
@@ -53,9 +62,10 @@ def _how_to_prepare(name: str, folder: Path | None) -> str:
 
 
 def find_directory(folder: Path) -> Any:
-    """The builder of the prepared files in a folder (which holds dataset_info.json).
+    """Return the builder of the prepared files in a folder that holds dataset_info.json.
 
-    Raises ValueError where they are damaged.
+    Raises:
+        ValueError: If the files are damaged.
     """
     try:
         return tfds.builder_from_directory(folder)
@@ -66,13 +76,24 @@ def find_directory(folder: Path) -> Any:
 
 
 def open_builder(builder: Any, split: Split, size: int | None) -> Source:
-    """A split of a prepared builder of image classification.
+    """Open a split of a prepared builder of image classification.
 
-    tfds stores images in the order of their keys' hashes. Those read come in the order of their
-    `index` (integer) or of the number at the end of their `id`, where there is one: their position
-    in the original set. Else ids are the positions in the prepared files. Raises ValueError for
-    another split, for a set without images and labels, and for files in another format; reading
-    does for damaged ones.
+    tfds stores images in the order of the hashes of their keys. The images read are in the order of
+    their `index` (an integer) or of the number at the end of their `id`, where there is one: the
+    position in the original set. Otherwise the ids are the positions in the prepared files.
+
+    Args:
+        builder: The builder of tfds.
+        split: The split, or slice of it, to read.
+        size: The side of the images, for encoded pictures (see `decode`); None leaves them as they
+            are.
+
+    Returns:
+        The split, not yet read. Reading raises ValueError for damaged files.
+
+    Raises:
+        ValueError: If the split does not exist, the set is not one of images with one class each,
+            or its files are in another format than array_record.
     """
     name, info = builder.name, builder.info
     part = find_split(split, list(info.splits))
@@ -96,7 +117,7 @@ def open_builder(builder: Any, split: Split, size: int | None) -> Source:
             records = source.__getitems__(list(rows))
             if any(value is None for record in records for value in record.values()):
                 raise ValueError("records are missing")
-        except Exception as error:  # whatever array_record says of a file that is short or gone
+        except Exception as error:  # array_record raises many kinds for a damaged file
             raise ValueError(
                 f"{name} {part} cannot be read from {builder.data_dir} ({error}): prepare it again"
             ) from error
@@ -118,7 +139,7 @@ def open_builder(builder: Any, split: Split, size: int | None) -> Source:
 
 
 def _keys(name: str, info: Any) -> tuple[str, str]:
-    """The names of the image and of the class in a record."""
+    """Return the names of the image and of the class in a record."""
     keys = info.supervised_keys or ("image", "label")
     if len(keys) != 2 or not all(key in info.features for key in keys):
         raise ValueError(f"{name} is no set of images with one class each: pass another name")

@@ -178,7 +178,7 @@ def get_cascade(attacks: str | Cascade, norm: str) -> Cascade:
     """The cascade of that name for a norm; named attacks are returned as they are. ValueError."""
     if isinstance(attacks, dict):
         return dict(attacks)
-    if attacks not in CASCADES:
+    if not isinstance(attacks, str) or attacks not in CASCADES:
         raise ValueError(
             f"attacks={attacks!r} is not known: pass one of {list(CASCADES)} or a dict of attacks"
         )

@@ -23,6 +23,7 @@ from jaxtyping import Array
 from scipy import special
 
 from jaxadv.core.goals import Untargeted
+from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.engine import checks
 from jaxadv.engine.chunk import PIECE_SECONDS
@@ -244,13 +245,13 @@ def noise(key: Array, example: Any, numbers: Any, shape: tuple[int, ...]) -> Arr
 
 
 def _check(sigma: Any, samples: Any, alpha: Any, samples0: Any = 1) -> None:
-    if not (np.ndim(sigma) == 0 and 0 < sigma < math.inf):
+    if not (checks.is_number(sigma) and 0 < sigma < math.inf):
         raise ValueError(
             f"sigma={sigma}: pass a positive number, the noise's standard deviation in the scale "
             "of the images, such as 0.25"
         )
     checks.check_counts(samples0=samples0, samples=samples)
-    if not 0 < alpha < 1:
+    if not (checks.is_number(alpha) and 0 < alpha < 1):
         raise ValueError(
             f"alpha={alpha}: pass the probability of a wrong answer, between 0 and 1, such as 0.001"
         )
@@ -311,6 +312,7 @@ def _vote(
     count, shape = len(images), images.shape[1:]
     classes = checks.count_classes(model, shape)
     ids = checks.check_ids(ids, count)
+    checks.check_options(store)
     chosen = choose_devices(devices)
     total = samples0 + samples
     width = choose_lanes(model, 1, shape, total, chosen[0])
@@ -341,7 +343,7 @@ def _vote(
     program, parts = _program(width, chosen), len(chosen)
     block = min(1024, rows_in_memory(shape, chosen[0]))
     turns, saved_at = 1, time.perf_counter()
-    with interruptible() as interrupted:
+    with host_errors() as failed, interruptible() as interrupted:
         missing = np.flatnonzero(~reached)
         for first in range(0, len(missing), block):
             rows = missing[first : first + block]
@@ -359,6 +361,8 @@ def _vote(
                     (jnp.int32(turn), jnp.int32(end)), tally,
                 )  # fmt: skip
                 tally.block_until_ready()
+                if failed():
+                    break
                 turn = end
                 done = min(turn * parts // chunks, len(rows))  # images whose last unit is done
                 if done and not reached[rows[done - 1]]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxadv.core.attack import KEEPS, Attack
+from jaxadv.core.attack import KEEPS, WIDE, Attack
+from jaxadv.core.contract import check_pytree
+from jaxadv.core.files import check_folder
 from jaxadv.core.goals import Evading, Goal, Targeted, Untargeted
 from jaxadv.core.losses import get_loss
 from jaxadv.core.model import Model
-from jaxadv.core.norms import ROUNDING, diameter
+from jaxadv.core.norms import ROUNDING, diameter, get_norm
 from jaxadv.core.pytree import take
 from jaxadv.engine.cure import cured
 from jaxadv.engine.devices import APPLY, PULLED_BACK
@@ -25,6 +27,7 @@ TRAINING_ERRORS = {  # Flax's, by name: it must not be imported for other models
     "InvalidRngError": "draw a dropout mask",
 }
 PROBED = ("cross_entropy", "margin")  # losses that are to have a gradient
+BATCH = 7  # images that a model is tried with: a number that none is bound to
 TOLERANCE = 1e-6  # rounding error at the bounds, clipped and not complained about
 
 
@@ -38,12 +41,13 @@ def some(indices: Any) -> str:
     return ", ".join(map(str, indices[:5])) + (", ..." if len(indices) > 5 else "")
 
 
-def check_attack(attack: Any) -> None:
-    """ValueError where this is no attack: a class, a name, a function."""
+def check_attack(attack: Any, name: str = "attack") -> None:
+    """ValueError where this is no attack (a class, a name), or cannot be compiled."""
     if isinstance(attack, type) and issubclass(attack, Attack):
-        raise ValueError(f"attack is the class {attack.__name__}: pass ja.{attack.__name__}(...)")
+        raise ValueError(f"{name} is the class {attack.__name__}: pass ja.{attack.__name__}(...)")
     if not isinstance(attack, Attack):
-        raise ValueError(f"attack={attack!r}: pass an attack, such as ja.PGD()")
+        raise ValueError(f"{name} is {attack!r}: pass an attack, such as ja.PGD(steps=40)")
+    check_pytree(attack)
 
 
 def check_model(model: Any, name: str = "model") -> None:
@@ -144,12 +148,31 @@ def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: A
     span = bounds[1] - bounds[0]
     largest = diameter(attack.norm, int(np.prod(shape)), span)
     if given.max() > largest and np.isfinite(given).all():
-        hint = f": did you mean {given.max():g}/255?" if attack.norm == "linf" and span == 1 else ""
+        pixels = attack.norm == "linf" and span == 1 and given.max() <= 255
+        hint = f": did you mean {given.max():g}/255?" if pixels else ""
         raise ValueError(
-            f"epsilon={given.max():g} in {attack.norm} exceeds {largest:g}, the largest distance "
+            f"epsilon={given.max():g} exceeds {largest:g}, the largest {attack.norm} distance "
             f"between two images in {bounds}{hint or ': pass it in the scale of the images'}"
         )
     return np.broadcast_to(given, (rows,)).copy()
+
+
+def check_box(
+    attack: Attack, epsilon: np.ndarray, bounds: tuple[float, float], images: Any = None
+) -> None:
+    """ValueError where the attack searches the whole box, and the box has no end, or is more than
+    a thousand times as wide as all values in `images` are apart."""
+    span = bounds[1] - bounds[0]
+    whole = attack.needs_box and not np.isfinite(epsilon).all()
+    spread = np.inf if images is None else np.ptp(images)
+    wide = np.isinf(span) or span > max(WIDE, WIDE * spread)
+    if not (whole and wide) and not (attack.norm == "l0" and np.isinf(span)):
+        return
+    remedy = "give the model the bounds in which its inputs lie"
+    if attack.norm != "l0" and not attack.bounded_by:
+        remedy += ", or pass an epsilon"
+    said = "" if images is None else f", and the values lie within {spread:g} of each other"
+    raise ValueError(f"bounds={bounds}: {attack.name} searches the whole box{said}: {remedy}")
 
 
 def warn_about_rounding(images: np.ndarray, epsilon: np.ndarray) -> None:
@@ -175,8 +198,16 @@ def warn_about_rounding(images: np.ndarray, epsilon: np.ndarray) -> None:
     warnings.warn(said + "; attacks look weaker than they are", CheckWarning, stacklevel=4)
 
 
+def check_named(attacks: Mapping[str, Attack], argument: str) -> None:
+    """ValueError where what this argument names is no attack."""
+    for name, attack in attacks.items():
+        check_attack(attack, f"{argument}[{name!r}]")
+
+
 def check_norms(attacks: Mapping[str, Attack], norm: str, argument: str) -> None:
     """ValueError where one of several attacks, which this argument names, works in another norm."""
+    get_norm(norm)
+    check_named(attacks, argument)
     for name, attack in attacks.items():
         if attack.bounded_by:
             raise ValueError(
@@ -253,11 +284,25 @@ def check_ids(ids: Any, count: int) -> np.ndarray:
     return ids
 
 
+def is_number(value: Any) -> bool:
+    """Whether an argument is one real number."""
+    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
+
+
 def check_counts(**numbers: Any) -> None:
     """ValueError where one of these arguments is no whole number from 1 to 2**30 - 1."""
     for name, number in numbers.items():
-        if not isinstance(number, int | np.integer) or not 1 <= number < 2**30:
+        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if not whole or not 1 <= number < 2**30:
             raise ValueError(f"{name}={number}: pass a whole number from 1 to 2**30 - 1")
+
+
+def check_options(store: Any = None, **numbers: Any) -> None:
+    """Options that are None by default: OSError where the store's folder cannot be written to,
+    ValueError where one of the numbers is no whole number as `check_counts` wants it."""
+    check_counts(**{name: number for name, number in numbers.items() if number is not None})
+    if store is not None:
+        check_folder(store)
 
 
 def check_problem(
@@ -277,9 +322,9 @@ def check_problem(
 
 def count_classes(model: Model, shape: tuple[int, ...]) -> int:
     """The number of the model's classes, and that it takes such images at all."""
-    image = jax.ShapeDtypeStruct((2, *shape), np.float32)
+    images = jax.ShapeDtypeStruct((BATCH, *shape), np.float32)
     try:
-        logits = APPLY.eval_shape(model, image)
+        logits = APPLY.eval_shape(model, images)
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         if type(error).__name__ in TRAINING_ERRORS:
@@ -292,18 +337,45 @@ def count_classes(model: Model, shape: tuple[int, ...]) -> int:
         hint = " (they look like NCHW: transpose to [N, H, W, C])" if channels_first else ""
         raise ValueError(
             f"model cannot be called on images of shape [N, {', '.join(map(str, shape))}]{hint}: "
-            f"{said}"
+            f"{said}; it was tried with {BATCH} images, and must accept a batch of any size"
         ) from error
-    if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != 2 or logits.shape[1] < 2:
+    if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != BATCH or logits.shape[1] < 2:
         several = (
             "; a detector's score is no class: return the logits alone, or make it one with "
             "ja.with_detector(model, detector) and pass ja.Evading(labels, rejected) as the goal"
         )
         raise ValueError(
-            f"model returns {jax.tree.map(lambda a: a.shape, logits)} for 2 images: it must return "
-            f"logits [N, K] for K >= 2 classes{'' if hasattr(logits, 'ndim') else several}"
+            f"model returns {jax.tree.map(lambda a: a.shape, logits)} for {BATCH} images: it must "
+            f"return logits [N, K] for a batch of any size N and K >= 2 classes"
+            f"{'' if hasattr(logits, 'ndim') else several}"
         )
     return logits.shape[1]
+
+
+def prepare_attack(
+    attack: Attack, model: Model, goal: Goal, classes: int, epsilon: Any, rows: int,
+    shape: tuple[int, ...],
+) -> tuple[Attack, np.ndarray]:  # fmt: skip
+    """The attack as it is run towards the goal, and its epsilon [rows]. Nothing is computed.
+
+    ValueError where attack, model, goal and epsilon do not go together.
+    """
+    attack = attack.prepared(goal, classes)
+    check_pullbacks(attack, model, shape)
+    radii = check_epsilon(attack, epsilon, rows, shape, model.bounds)
+    check_box(attack, radii, model.bounds)
+    return attack, radii
+
+
+def check_attacks(
+    attacks: Iterable[Attack], model: Model, goal: Goal, classes: int, epsilons: Any,
+    shape: tuple[int, ...],
+) -> None:  # fmt: skip
+    """`prepare_attack` for several attacks, before the first is run; epsilons: radii, of which an
+    attack that needs none is given none."""
+    for attack in attacks:
+        radii, rows = (epsilons, np.size(epsilons)) if attack.needs_epsilon else (None, 1)
+        prepare_attack(attack, model, goal, classes, radii, rows, shape)
 
 
 def check_keep(keep: str | None, attack: Attack) -> str:
@@ -322,7 +394,10 @@ def logit_messages(logits: np.ndarray) -> list[str]:
             f"model returns NaN or infinite logits for {len(broken)} of {len(logits)} clean images "
             f"({some(broken)}): they can never count as adversarial"
         ]
-    if logits.min() >= 0 and logits.max() <= 1 and np.abs(logits.sum(1) - 1).max() < 1e-4:
+    votes = np.isin(logits, (0, 1)).all()  # of a function that names classes and no more
+    if not votes and logits.min() >= 0 and logits.max() <= 1 and (
+        np.abs(logits.sum(1) - 1).max() < 1e-4
+    ):  # fmt: skip
         return [
             "model returns probabilities (each row between 0 and 1, with sum 1): return the logits "
             "before the softmax, else gradients vanish and attacks look weaker than they are"
@@ -350,7 +425,7 @@ def warn_about_targets(goal: Goal, clean_margin: np.ndarray) -> None:
 
 def missing_derivative(model: Model, shape: tuple[int, ...]) -> str:
     """Why the model cannot be differentiated backwards; empty if it can. Nothing is computed."""
-    image = jax.ShapeDtypeStruct((2, *shape), np.float32)
+    image = jax.ShapeDtypeStruct((BATCH, *shape), np.float32)
     dtype = APPLY.eval_shape(model, image).dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         return (

@@ -150,12 +150,13 @@ def fly_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Res
     if batch.clean_logits is None:
         clean = forward_sharded(model, images, width, devices)
         logits = np.asarray(clean).swapaxes(0, 1).reshape(-1, clean.shape[-1])[: len(batch.images)]
-        checks.warn_about_logits(logits)
     else:
         logits = np.asarray(batch.clean_logits, np.float32)
         clean = dealt.images(logits)
     if watch.interrupted():
         return None, 0
+    if batch.clean_logits is None:
+        checks.warn_about_logits(logits)
     rows = batch.rows
     clean_margin = margins(batch.goal, logits)
     checks.warn_about_targets(batch.goal, clean_margin)

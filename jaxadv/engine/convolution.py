@@ -1,8 +1,7 @@
 """Convolutions of stride one, each in the form that XLA's CPU backend runs fastest.
 
-The backend has one fast way to convolve, and misses it for reasons that have nothing to do with
-the work to be done: where there are few output channels and, oddly, where nothing is padded. All
-forms compute the same sums. `python -m benchmarks.engine f` prints what they are worth.
+The backend has one fast convolution, and does not use it with few output channels or without
+padding. All forms compute the same sums. `python -m benchmarks.engine f` prints their speed.
 """
 
 import functools
@@ -14,15 +13,15 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-FEWEST = 4  # output channels up to which products are made first and shifted after
-DEEP = 16  # channels: up to so many are few
-LARGEST = 64  # entries of a kernel in space: with more (gradients of weights) it is left alone
+FEWEST = 4  # up to this many output channels, products are made first and shifted after
+DEEP = 16  # up to this many channels are few
+LARGEST = 64  # spatial entries of a kernel; larger ones (gradients of weights) are left alone
 
 Edges = Sequence[tuple[int, int]]
 
 
 def is_simple(eqn: JaxprEqn) -> bool:
-    """Whether this is a 2-D convolution of floats without groups or holes in the kernel."""
+    """Return whether this is a 2-D convolution of floats without groups or holes in the kernel."""
     p = eqn.params
     grouped = p["feature_group_count"] > 1 or p["batch_group_count"] > 1
     out: Any = eqn.outvars[0].aval
@@ -31,14 +30,16 @@ def is_simple(eqn: JaxprEqn) -> bool:
 
 
 def has_form(eqn: JaxprEqn) -> bool:
-    """Whether a convolution of stride one in canonical layout is given another form by `convolve`,
-    in a program with gradients."""
+    """Return whether `convolve` gives this convolution another form in a program with gradients.
+
+    The convolution has stride one and the canonical layout.
+    """
     image, kernel = (atom.aval for atom in eqn.invars)
     return _form(image, kernel, eqn.params["padding"], True, eqn.params["precision"]) is not None
 
 
 def kind_of(params: dict[str, Any]) -> tuple[Any, Any]:
-    """The last two arguments of `convolve`, of a convolution's parameters."""
+    """Return the last two arguments of `convolve` from a convolution's parameters."""
     return params["precision"], params["preferred_element_type"]
 
 
@@ -46,11 +47,19 @@ def convolve(
     image: jax.Array, kernel: jax.Array, padding: Edges, gradients: bool, precision: Any = None,
     preferred: Any = None,
 ) -> jax.Array:  # fmt: skip
-    """Images [N, H, W, C], with padding (negative: cut off), by a kernel [h, w, C, D].
+    """Convolve images [N, H, W, C] by a kernel [h, w, C, D] with stride one.
 
-    gradients: whether this belongs to a program that differentiates, else XLA makes one piece of
-    whole networks, which a column more would break up; precision and preferred: as of
-    lax.conv_general_dilated.
+    Args:
+        image: Images [N, H, W, C].
+        kernel: Kernel [h, w, C, D].
+        padding: Padding (low, high) of H and of W; negative padding cuts off.
+        gradients: Whether the program differentiates. If not, XLA fuses whole networks, which the
+            form with a column more would break up.
+        precision: As of lax.conv_general_dilated.
+        preferred: Preferred element type, as of lax.conv_general_dilated.
+
+    Returns:
+        The convolution [N, H', W', D].
     """
     form = _form(image, kernel, padding, gradients, precision)
     image = pad(image, [(min(low, 0), min(high, 0)) for low, high in padding])
@@ -63,7 +72,7 @@ def convolve(
 def _form(
     image: Any, kernel: Any, padding: Edges, gradients: bool, precision: Any
 ) -> Callable[..., jax.Array] | None:
-    """What computes such a convolution fast, where it is not the backend's own."""
+    """Return the function that computes this convolution fast, or None for the backend's own."""
     known = image.dtype == kernel.dtype == jnp.float32 and precision is None
     height, width, channels, outputs = kernel.shape
     if not known or not 1 < height * width <= LARGEST:
@@ -83,7 +92,7 @@ def _form(
 
 
 def pad(array: jax.Array, edges: Edges) -> jax.Array:
-    """[N, H, W, ...] with zeros around H and W, or less of them where an edge is negative."""
+    """Pad H and W of an array [N, H, W, ...] with zeros, or cut them where an edge is negative."""
     around = [(0, 0), *edges, *[(0, 0)] * (array.ndim - 3)]
     return lax.pad(array, jnp.zeros((), array.dtype), [(*edge, 0) for edge in around])
 
@@ -99,14 +108,14 @@ def _plain(
 
 
 def _bordered(image: jax.Array, kernel: jax.Array, padding: Edges) -> jax.Array:
-    """Where nothing is padded: with a column of zeros, and without the column that it makes."""
+    """Convolve without padding: add a column of zeros, and drop the column that it makes."""
     return _plain(image, kernel, [(0, 0), (1, 0)])[:, :, 1:]
 
 
 def _folded(image: jax.Array, kernel: jax.Array, padding: Edges, count: int) -> jax.Array:
-    """`count` neighbours of a row as one pixel with as many times the channels.
+    """Convolve with `count` neighbours of a row as one pixel of `count` times the channels.
 
-    The kernel is laid out once for each of them; between its copies it multiplies by zeros.
+    The kernel is laid out once for each neighbour, with zeros between its copies.
     """
     (rows, (left, right)), (height, width, channels, outputs) = padding, kernel.shape
     columns = image.shape[2] + left + right - width + 1
@@ -124,7 +133,7 @@ def _folded(image: jax.Array, kernel: jax.Array, padding: Edges, count: int) -> 
 
 
 def _shifted(image: jax.Array, kernel: jax.Array, padding: Edges) -> jax.Array:
-    """The products of every pixel with every entry of the kernel, each added where it belongs."""
+    """Multiply every pixel by every entry of the kernel, then add each product at its place."""
     (height, width, channels, outputs), (n, rows, columns, _) = kernel.shape, image.shape
     (top, bottom), (left, right) = padding
     weights = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)

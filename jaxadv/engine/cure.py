@@ -1,19 +1,19 @@
-"""The cure: convolutions, pooling and reductions in the form that XLA's CPU backend runs fast.
+"""Rewrite of convolutions, pooling and reductions into forms that XLA's CPU backend runs fast.
 
-Inside a loop XLA for CPU runs a convolution in any but the canonical layout 2 to 20 times slower
-(jax issue 12868), and the gradient of max-pooling always. `cured(f)` traces `f`, rewrites
-its jaxpr, nested ones included, and returns a function that computes the same:
+Inside a loop, XLA for CPU runs a convolution in any but the canonical layout 2 to 20 times slower
+(jax issue 12868), and the gradient of max-pooling always. `cured(f)` traces `f`, rewrites its
+jaxpr, nested ones included, and returns a function that computes the same:
 
 - every ungrouped `conv_general_dilated` gets NHWC and HWIO operands, with explicit transposes, and
   the form that suits its number of channels (`convolution`);
-- those with strides on few channels, and the gradients of all that have strides, become
+- strided convolutions on few channels, and the gradients of all strided convolutions, become
   convolutions of stride one over blocks of pixels (`strides`);
 - every `select_and_scatter_add` over windows that tile the image (stride equal to window, no
   padding) becomes strided slices with a first-maximum mask;
-- the largest and smallest of an image's entries are found among integers, faster than floats are
-  compared one by one, and sums of them are kept from a library that is slow at most sizes.
+- the largest and smallest of an image's entries are found among integers, which is faster than
+  comparing floats one by one, and sums of entries avoid a library that is slow at most sizes.
 
-It works after differentiation, so no derivative of any order or mode is touched.
+The rewrite is applied after differentiation, so derivatives of any order and mode are unaffected.
 """
 
 import functools
@@ -31,9 +31,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jaxadv.engine import strides
 from jaxadv.engine.convolution import convolve, has_form, is_simple, kind_of
 
-MOST_SLICES = 64  # a larger pooling window is left alone: one slice and one pad for each entry
-LONG = 64  # a reduction of fewer entries is left alone
-EVEN = 128  # sums of multiples of it are fast as they are
+MOST_SLICES = 64  # entries of a pooling window; a larger one would need too many slices and pads
+LONG = 64  # least number of entries of a reduction that is rewritten
+EVEN = 128  # sums of a multiple of this many entries are fast already
 
 
 def _canonical(rank: int) -> tuple[tuple[int, ...], ...]:
@@ -119,7 +119,7 @@ def _length(eqn: JaxprEqn) -> int:
 
 def _sum(values: Any, *, eqn: JaxprEqn) -> Any:
     rows = values.reshape(*values.shape[: values.ndim - len(eqn.params["axes"])], -1)
-    # Changes nothing, but XLA then adds in a loop of its own and calls no library.
+    # Changes no value, but makes XLA add in its own loop instead of calling a library.
     return jnp.where(rows <= np.inf, rows, np.float32(np.nan)).sum(-1)
 
 
@@ -129,11 +129,11 @@ def _largest(values: Any, *, eqn: JaxprEqn) -> Any:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _greatest(values: Any, axes: tuple[int, ...]) -> Any:
-    # The bits of floats, those below zero turned over, are in the order of the floats.
+    # The bits of floats, inverted for negative ones, are in the order of the floats.
     def turned(bits: Any) -> Any:
         return jnp.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
 
-    # A NaN with a sign would be the least of all.
+    # A NaN with a sign bit would be the least of all.
     known = jnp.where(jnp.isnan(values), np.float32(np.nan), values)
     most = jnp.max(turned(lax.bitcast_convert_type(known, jnp.int32)), axis=axes)
     return lax.bitcast_convert_type(turned(most), jnp.float32)
@@ -166,7 +166,7 @@ def _replacement(eqn: JaxprEqn, gradients: bool = False) -> Callable[..., Any] |
 
 
 def _has_gradients(jaxpr: Any) -> bool:
-    """Whether a jaxpr differentiates a convolution: by its image, with the kernel turned over."""
+    """Return whether a jaxpr differentiates a convolution by its image, with a reversed kernel."""
     return any(
         eqn.primitive.name == "rev" or any(map(_has_gradients, _inner(eqn.params)))
         for eqn in _open(jaxpr).eqns
@@ -183,7 +183,7 @@ def _open(jaxpr: Any) -> Any:
 
 
 def needs_cure(jaxpr: Any) -> bool:
-    """Whether a jaxpr holds anything that the cure would rewrite."""
+    """Return whether a jaxpr holds an operation that the rewrite replaces."""
     return any(
         _replacement(eqn) is not None or any(map(needs_cure, _inner(eqn.params)))
         for eqn in _open(jaxpr).eqns
@@ -191,7 +191,7 @@ def needs_cure(jaxpr: Any) -> bool:
 
 
 def _rewrite(value: Any, gradients: bool) -> Any:
-    """A parameter of an equation with every jaxpr in it cured."""
+    """Return a parameter of an equation with every jaxpr in it rewritten."""
     if isinstance(value, ClosedJaxpr):
         if not needs_cure(value):
             return value
@@ -235,12 +235,19 @@ def _evaluate(jaxpr: Jaxpr, consts: Any, args: Any, gradients: bool) -> list[Any
 
 
 def cured(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of pytrees of arrays, rewritten for the CPU: equal values and derivatives.
+    """Return `function` rewritten for the CPU, with equal values and derivatives.
 
-    >>> import jax, jax.numpy as jnp
-    >>> from jaxadv.engine.cure import cured
-    >>> float(cured(jax.grad(lambda x: x**2))(jnp.float32(3)))
-    6.0
+    Args:
+        function: A function of pytrees of arrays that JAX can trace.
+
+    Returns:
+        A function that traces `function` at each call and evaluates the rewritten program.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxadv.engine.cure import cured
+        >>> float(cured(jax.grad(lambda x: x**2))(jnp.float32(3)))
+        6.0
     """
 
     @functools.wraps(function)

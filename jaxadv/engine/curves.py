@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.attack import Attack
+from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
 from jaxadv.core.shares import wilson
@@ -111,6 +112,26 @@ def fit_steps(attack: Attack, budget: int) -> Attack:
     return attack if beside >= most else dataclasses.replace(longer, steps=most - beside)
 
 
+def fit_attacks(
+    attacks: Mapping[str, Attack], model: Model, goal: Goal, classes: int, epsilon: float | None,
+    shape: tuple[int, ...], budget: int,
+) -> dict[str, Attack]:  # fmt: skip
+    """The attacks of `compare_queries`, fitted to the budget; ValueError where they cannot be
+    compared so. Nothing is computed."""
+    checks.check_named(attacks, "attacks")
+    checks.check_counts(budget=budget)
+    if epsilon is not None and np.ndim(epsilon):
+        raise ValueError(f"epsilon={epsilon!r}: pass one number for all images")
+    norms = {attack.norm for attack in attacks.values()}
+    if len(norms) != 1:
+        raise ValueError(f"attacks work in the norms {sorted(norms)}: pass attacks of one norm")
+    for name, attack in attacks.items():
+        if attack.pullbacks:
+            raise ValueError(f"attacks[{name!r}] asks for gradients: pass attacks that only ask")
+        checks.prepare_attack(attack, model, goal, classes, epsilon, 1, shape)
+    return {name: fit_steps(attack, budget) for name, attack in attacks.items()}
+
+
 def compare_queries(
     model: Model,
     images: Any,
@@ -150,14 +171,8 @@ def compare_queries(
         model, images, goal, ids=ids, key=key, devices=devices, lanes=lanes, store=store
     )
     count, shape = len(session.images), session.images.shape[1:]
-    norms = {attack.norm for attack in attacks.values()}
-    if len(norms) != 1:
-        raise ValueError(f"attacks work in the norms {sorted(norms)}: pass attacks of one norm")
-    for name, attack in attacks.items():
-        if attack.pullbacks:
-            raise ValueError(f"attacks[{name!r}] asks for gradients: pass attacks that only ask")
-        checks.check_epsilon(attack, epsilon, count, shape, model.bounds)
-    fitted = {name: fit_steps(attack, budget) for name, attack in attacks.items()}
+    classes = checks.count_classes(model, shape)
+    fitted = fit_attacks(attacks, model, session.goal, classes, epsilon, shape, budget)
     radius = None if epsilon is None else np.full(count, float(epsilon))
     results: dict[str, Result] = {}
     complete = True
@@ -173,7 +188,7 @@ def compare_queries(
                 complete = number == len(fitted) - 1 and results[name].status.all()
                 break
     return Asked(
-        norm=norms.pop(), epsilon=epsilon, budget=budget,
+        norm=next(iter(fitted.values())).norm, epsilon=epsilon, budget=budget,
         attacks={name: fitted[name] for name in results}, results=results, ids=session.ids,
         labels=np.asarray(session.goal.labels), originals=session.images, complete=bool(complete),
     )  # fmt: skip

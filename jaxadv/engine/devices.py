@@ -1,4 +1,4 @@
-"""Cores, devices, and how many lanes fit."""
+"""Choice of cores, devices and the number of lanes."""
 
 import gc
 import math
@@ -13,18 +13,18 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxadv.core.model import Model
 
-APPLY = jax.jit(lambda model, images: model.raw(images))  # only traced: its trace is remembered
+APPLY = jax.jit(lambda model, images: model.raw(images))  # only traced; JAX caches the trace
 
 
 @jax.jit
 def PULLED_BACK(model: Model, images: Any) -> Any:
-    """One forward and one backward pass."""
+    """Run one forward and one backward pass."""
     logits, pull_back = jax.vjp(model, images)
     return pull_back(logits)
 
 
 def cpu_cores() -> int:
-    """The processor cores that this process may use: affinity, cut by the cgroup's quota."""
+    """Return how many cores this process may use: its affinity, limited by the cgroup's quota."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
@@ -38,15 +38,23 @@ def cpu_cores() -> int:
 
 
 def use_cpu_cores(count: int | None = None) -> int:
-    """Make every CPU core a JAX device, so that `run` attacks on all of them; returns how many.
+    """Make every CPU core a JAX device, so that `run` attacks on all of them.
 
-    count: default the cores that this process may use, at most 8. To be called before JAX's first
-    computation; raises RuntimeError if a backend runs already with fewer devices (or with another
-    number than the one asked for).
+    Must be called before JAX's first computation.
 
-    >>> import jaxadv as ja
-    >>> ja.use_cpu_cores()  # doctest: +SKIP
-    2
+    Args:
+        count: Number of devices; by default the cores that this process may use, at most 8.
+
+    Returns:
+        The number of CPU devices.
+
+    Raises:
+        RuntimeError: JAX already runs with fewer devices, or with another number than `count`.
+
+    Example:
+        >>> import jaxadv as ja
+        >>> ja.use_cpu_cores()  # doctest: +SKIP
+        2
     """
     wanted, count = count, min(8, cpu_cores()) if count is None else count
     try:
@@ -64,9 +72,17 @@ def use_cpu_cores(count: int | None = None) -> int:
 
 
 def spare_memory_maps(share: float = 0.5) -> bool:
-    """Forget JAX's compiled programs if they fill more than this share of the memory maps that
-    Linux allows a process (a program on CPUs takes some 450 to 850 of usually 65,530); returns
-    whether. With none left the compiler crashes, and the process with it."""
+    """Clear JAX's compiled programs if they use too many of the process's memory maps.
+
+    A program on CPUs takes some 450 to 850 of the maps that Linux allows a process (usually
+    65,530). With none left the compiler crashes, and the process with it.
+
+    Args:
+        share: Fraction of the allowed maps above which the programs are cleared.
+
+    Returns:
+        Whether the programs were cleared.
+    """
     try:
         allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
         with open("/proc/self/maps", "rb") as maps:
@@ -81,11 +97,21 @@ def spare_memory_maps(share: float = 0.5) -> bool:
 
 
 class IdleCoresWarning(UserWarning):
-    """Cores lie idle that `use_cpu_cores` would use."""
+    """Some CPU cores are idle; `use_cpu_cores` would use them."""
 
 
 def choose_devices(devices: Any) -> tuple[Any, ...]:
-    """The devices of a run: those given, else all local ones of the default backend."""
+    """Return the devices of a run: those given, else all local ones of the default backend.
+
+    Args:
+        devices: JAX devices, or None.
+
+    Returns:
+        The devices.
+
+    Raises:
+        ValueError: `devices` is empty.
+    """
     if devices is not None:
         chosen = tuple(devices)
         if not chosen:
@@ -103,8 +129,11 @@ def choose_devices(devices: Any) -> tuple[Any, ...]:
 
 
 def memory_of(device: Any) -> float:
-    """The device's memory in bytes (on CPUs its share), whatever is in use: so that the number of
-    lanes, on which equal bits depend, is the same in every run on a machine."""
+    """Return the device's total memory in bytes (on CPUs an eighth of the machine's).
+
+    Memory in use is not subtracted: equal bits depend on the number of lanes, which must be the
+    same in every run on a machine.
+    """
     statistics = device.memory_stats() if hasattr(device, "memory_stats") else None
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"]
@@ -112,11 +141,11 @@ def memory_of(device: Any) -> float:
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and limit.read_text().strip() != "max":
         total = min(total, int(limit.read_text()))
-    return total / 8  # there are at most as many CPU devices
+    return total / 8  # there are at most 8 CPU devices by default
 
 
 def _bytes_of(jaxpr: Any) -> int:
-    """All intermediate values of a jaxpr together: an upper bound of what a pass holds."""
+    """Return the bytes of all intermediate values of a jaxpr, an upper bound of a pass."""
     if isinstance(jaxpr, ClosedJaxpr):
         jaxpr = jaxpr.jaxpr
     total = 0
@@ -134,12 +163,24 @@ def _bytes_of(jaxpr: Any) -> int:
 
 
 def choose_lanes(model: Model, queries: int, shape: tuple[int, ...], rows: int, device: Any) -> int:
-    """The default number of lanes per device: a power of two that depends on the number of rows,
-    the model and the memory, but not on the number of devices."""
+    """Return the default number of lanes per device, a power of two.
+
+    It depends on the number of rows, the model and the memory, but not on the number of devices.
+
+    Args:
+        model: The model.
+        queries: Queries of a lane in each tick.
+        shape: Shape [H, W, C] of an image.
+        rows: Number of rows of the run.
+        device: A device of the run.
+
+    Returns:
+        The number of lanes.
+    """
     wanted = min(128, rows / 8) if device.platform == "cpu" else min(1024, rows)
     lanes = 2 ** math.ceil(math.log2(max(wanted, 8)))
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
-    # Forward and backward: no more than this, whatever the compiler makes of it.
+    # An upper bound for forward and backward, regardless of the compiler.
     most = 3 * queries * _bytes_of(APPLY.trace(model, image).jaxpr)
     room = memory_of(device) / 4
     while lanes > 1 and lanes * most > room:
@@ -150,13 +191,24 @@ def choose_lanes(model: Model, queries: int, shape: tuple[int, ...], rows: int, 
 
 
 def compiled_bytes(model: Model, count: int, shape: tuple[int, ...]) -> float:
-    """The memory that the compiler plans for a forward and a backward pass (forward alone where
-    there is none) of so many images, without the model's parameters; infinite: it does not say."""
+    """Return the memory that the compiler plans for a forward and a backward pass.
+
+    For a model without a derivative it is that of the forward pass alone. The model's parameters
+    are not counted.
+
+    Args:
+        model: The model.
+        count: Number of images.
+        shape: Shape [H, W, C] of an image.
+
+    Returns:
+        The bytes; infinite if the compiler does not report them.
+    """
 
     images = jax.ShapeDtypeStruct((count, *shape), np.float32)
     try:
         traced = PULLED_BACK.trace(model, images)
-    except Exception:  # whatever a model without a gradient says: it is only asked
+    except Exception:  # a model without a derivative may raise any error
         traced = APPLY.trace(model, images)
     planned = traced.lower().compile().memory_analysis()
     if planned is None:
@@ -165,5 +217,5 @@ def compiled_bytes(model: Model, count: int, shape: tuple[int, ...]) -> float:
 
 
 def rows_in_memory(shape: tuple[int, ...], device: Any) -> int:
-    """How many rows (image, best image) a chunk on one device may hold."""
+    """Return how many rows (image and best image) a chunk on one device may hold."""
     return max(1024, int(memory_of(device) / 8 / (3 * 4 * math.prod(shape))))

@@ -167,11 +167,10 @@ def evaluate(
     >>> report.clean_accuracy, report.robust_accuracy
     (1.0, array([1., 0.]))
     """
-    levels = np.unique(np.asarray(epsilons, np.float64))
-    if levels.ndim != 1 or len(levels) == 0:
-        raise ValueError(f"epsilons={epsilons!r}: pass at least one number")
     entries = get_cascade(attacks, norm)
     checks.check_norms({name: attack_of(one) for name, one in entries.items()}, norm, "attacks")
+    if np.size(epsilons) == 0 or np.ndim(epsilons) > 1:
+        raise ValueError(f"epsilons={epsilons!r}: pass at least one number")
     session = Session.open(
         model, images, labels, ids=ids, key=key, devices=devices, lanes=lanes, store=store
     )
@@ -180,13 +179,24 @@ def evaluate(
         raise ValueError("labels are a targeted goal: pass labels, or ja.Evading(labels, rejected)")
     count, shape = len(images), images.shape[1:]
     rejected = int(goal.rejected) if isinstance(goal, Evading) else None
-    checks.check_epsilon(PGD(norm=norm), levels, len(levels), shape, model.bounds)
+    if distances:
+        shortest = PGD(norm=norm, steps=20, step_size=0.125)
+        entries = {**entries, "minimal epsilon": MinimalEpsilon(shortest, rounds=8)}
+    missing = checks.missing_derivative(model, shape)
+    blind = [name for name, entry in entries.items() if attack_of(entry).pullbacks]
+    if missing and blind:
+        raise ValueError(f"attacks {blind} need gradients, but {missing} (and distances=False)")
+    given = checks.check_epsilon(PGD(norm=norm), epsilons, np.size(epsilons), shape, model.bounds)
+    levels = np.unique(given)
+    classes = checks.count_classes(model, shape)
+    checks.check_attacks(map(attack_of, entries.values()), model, goal, classes, levels, shape)
     labels = np.asarray(goal.labels)
 
     session = session.answered()
     logits = session.clean_logits
     assert logits is not None
-    right = logits.argmax(1) == labels
+    predictions = np.where(np.isnan(logits).any(1), -1, logits.argmax(1))  # NaN names no class
+    right = predictions == labels
     probe = np.flatnonzero(right)[:64]
     scan = program.read_program(model, shape)
     looks = [
@@ -196,13 +206,6 @@ def evaluate(
         program.no_gradients_inside(scan),
     ]
     messages = [look.message for look in looks if not look.passed]
-    if distances:
-        shortest = PGD(norm=norm, steps=20, step_size=0.125)
-        entries = {**entries, "minimal epsilon": MinimalEpsilon(shortest, rounds=8)}
-    missing = checks.missing_derivative(model, shape)
-    blind = [name for name, entry in entries.items() if attack_of(entry).pullbacks]
-    if missing and blind:
-        raise ValueError(f"attacks {blind} need gradients, but {missing} (and distances=False)")
     if len(probe) and not missing:
         messages += checks.check_gradients(model, images[probe], Untargeted(labels[probe]))
     broken_by = np.tile(np.where(right, SURVIVED, MISCLASSIFIED), len(levels))
@@ -224,7 +227,7 @@ def evaluate(
     if lost:
         messages.append(f"{lost} attacks met NaN or infinities and found nothing: see `ja.check`")
     return Report(
-        norm=norm, epsilons=levels, ids=ids, labels=labels, predictions=logits.argmax(1),
+        norm=norm, epsilons=levels, ids=ids, labels=labels, predictions=predictions,
         logits=logits, images=images, bounds=model.bounds, stages=stages,
         broken_by=broken_by.reshape(len(levels), count),
         adversarial=adversarial.reshape(len(levels), *images.shape), distance=distance,

@@ -1,4 +1,4 @@
-"""Ctrl-C that ends a run between two pieces of work, and loses nothing."""
+"""Interruption of a run by Ctrl-C between two pieces of work, without losing results."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C only sets what the yielded function returns; a second one raises."""
+    """Yield a function that returns whether Ctrl-C was pressed; a second Ctrl-C raises."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return

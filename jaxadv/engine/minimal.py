@@ -111,9 +111,14 @@ def minimal_distance(
     session = Session.open(
         model, images, goal, ids=ids, key=key, devices=devices, lanes=lanes, store=store
     )
-    count, ids = len(session.images), session.ids
-    members, most = get_portfolio(effort, norm, session.goal.targeted)
-    checks.check_norms({name: attack_of(one) for name, one in members.items()}, norm, "effort")
+    goal, ids, shape = session.goal, session.ids, session.images.shape[1:]
+    count = len(ids)
+    members, most = get_portfolio(effort, norm, goal.targeted)
+    attacks = {name: attack_of(one) for name, one in members.items()}
+    checks.check_norms(attacks, norm, "effort")
+    classes = checks.count_classes(model, shape)
+    checks.check_attacks(attacks.values(), model, goal, classes, np.inf, shape)
+    checks.check_options(None, passes=passes)
     if lower is not None:
         lower = np.asarray(lower, np.float64)
         if lower.shape != (count,):

@@ -118,8 +118,10 @@ def get_portfolio(effort: str | Portfolio, norm: str, targeted: bool) -> tuple[P
     """
     get_norm(norm)
     if isinstance(effort, dict):
+        if not effort:
+            raise ValueError("effort is empty: pass one attack or more, each under a name")
         return dict(effort), 2**31
-    if effort not in EFFORTS:
+    if not isinstance(effort, str) or effort not in EFFORTS:
         raise ValueError(f"effort={effort!r}: pass one of {list(EFFORTS)} or a dict of attacks")
     make = {"fast": fast, "standard": standard, "strong": strong}[effort]
     return make(norm, targeted), EFFORTS[effort]

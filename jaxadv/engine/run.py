@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.attack import Attack
+from jaxadv.core.contract import check_contract
 from jaxadv.core.goals import Goal
+from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.core.shapes import image_shape, on_images
@@ -105,8 +107,8 @@ def run_rows(
     """
     began = time.perf_counter()
     setup, given, wanted = _set_up(session, attack, rows, keep, budget or Budget(), halve)
-    with given.watched() as given:
-        watch = Watch(began, given.interrupted or (lambda: False), progress)
+    with host_errors() as failed, given.watched() as given:
+        watch = Watch(began, lambda: given.stopped() or failed(), progress)
         outcome, spent = _run_chunks(setup, given, wanted, watch, chunk)
         refused = np.flatnonzero(outcome.status == Status.REJECTED_LABEL)
         if setup.again and len(refused):
@@ -143,9 +145,9 @@ def _set_up(
     images, shape = len(session.images), tuple(session.images.shape[1:])
     classes = checks.count_classes(model, shape)
     goal = checks.check_goal(session.goal, images, classes)
-    attack = attack.prepared(goal, classes)
-    checks.check_pullbacks(attack, model, shape)
-    epsilon = checks.check_epsilon(attack, rows.epsilon, count, shape, model.bounds)
+    attack, epsilon = checks.prepare_attack(
+        attack, model, goal, classes, rows.epsilon, count, shape
+    )
     ids = checks.check_ids(session.ids, images)
     devices = choose_devices(session.devices)
     spare_memory_maps()
@@ -155,6 +157,7 @@ def _set_up(
         key, seeds = key[0], np.asarray(jax.random.key_data(key))
     if seeds is not None and len(seeds) != count:
         raise ValueError(f"key has {len(seeds)} keys: pass one, or one for each of {count} rows")
+    check_contract(attack, goal, image_shape(shape), classes, key, rows.start is not None)
     viewed, lanes = on_images(model, shape), session.lanes
     if lanes is None:
         lanes = choose_lanes(viewed, attack.queries, image_shape(shape), count, devices[0])
@@ -188,6 +191,7 @@ def _run_chunks(
         part, own = session.of(slice(begin, begin + chunk)), rows.of(mine)
         own = own._replace(source=own.source - begin)
         originals = checks.check_images(part.images, bounds)
+        checks.check_box(setup.attack, rows.epsilon, bounds, originals)
         if setup.attack.norm != "l0":
             checks.warn_about_rounding(originals[own.source], own.epsilon)
         if own.start is not None:

@@ -94,6 +94,7 @@ class Session(NamedTuple):
         store: str | Path | None = None,
     ) -> "Session":
         """A session of checked arguments (goal: a goal, or labels; key: default seed 0)."""
+        checks.check_options(store, lanes=lanes)
         session = cls(
             model, images, goal, ids, jax.random.key(0) if key is None else key, lanes=lanes,
             store=Store.or_none(store),

@@ -29,7 +29,9 @@ class Refine(NamedTuple):
 
 def attack_of(entry: Any) -> Attack:
     """The attack of an entry of a cascade or portfolio: itself, or what wrappers say when of."""
-    return entry if isinstance(entry, Attack) else attack_of(entry.attack)
+    while not isinstance(entry, Attack) and hasattr(entry, "attack"):
+        entry = entry.attack
+    return entry
 
 
 def refines(entry: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Results on disk: what was computed is kept, and what was computed for something else is not used.
+"""Results on disk, each used again only for the same model, images, settings and key.
 
 One npz file (plain arrays, never pickles) for each stage of an evaluation, written atomically.
 """
@@ -18,10 +18,10 @@ from jaxadv.core.result import Cost, Result
 
 
 def fingerprint(*parts: Any) -> str:
-    """A hash of arrays (pytrees of them) and of what json can write."""
+    """Return a hash of pytrees of arrays and of values that JSON can hold."""
     digest = hashlib.sha256()
     for part in parts:
-        if dataclasses.is_dataclass(part):  # of a goal the kind, and the class that rejects
+        if dataclasses.is_dataclass(part):  # of a goal: its kind and its static fields
             fixed = [f for f in dataclasses.fields(part) if f.metadata.get("static")]
             digest.update(
                 repr((type(part).__name__, [getattr(part, f.name) for f in fixed])).encode()
@@ -37,7 +37,11 @@ def fingerprint(*parts: Any) -> str:
 
 
 class Store:
-    """A folder of results, each under a name and valid for one fingerprint."""
+    """A folder of results, each under a name and valid for one fingerprint.
+
+    Attributes:
+        folder: The folder.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -51,7 +55,16 @@ class Store:
         return self.folder / f"{name}.npz"
 
     def load_arrays(self, name: str, mark: str) -> dict[str, np.ndarray] | None:
-        """What was saved under this name and fingerprint; None if nothing, or it cannot be read."""
+        """Return the arrays saved under this name and fingerprint.
+
+        Args:
+            name: Name of the result.
+            mark: Its fingerprint.
+
+        Returns:
+            The arrays by name; None if there are none, the fingerprint differs or the file is
+            unreadable.
+        """
         try:
             with np.load(self._path(name), allow_pickle=False) as saved:
                 if str(saved["fingerprint"]) != mark:
@@ -61,14 +74,20 @@ class Store:
             return None
 
     def save_arrays(self, name: str, mark: str, **arrays: Any) -> None:
-        """Keep arrays under this name and fingerprint, in place of what was there."""
+        """Save arrays under this name and fingerprint, replacing any others of that name.
+
+        Args:
+            name: Name of the result.
+            mark: Its fingerprint.
+            **arrays: The arrays.
+        """
         with tempfile.TemporaryFile() as file:
             np.savez(file, fingerprint=np.str_(mark), **arrays)
             file.seek(0)
             write_atomically(self._path(name), file.read())
 
     def load(self, name: str, mark: str) -> Result | None:
-        """The result that was saved under this name and fingerprint, as `load_arrays`."""
+        """Return the result saved under this name and fingerprint, or None, as `load_arrays`."""
         arrays = self.load_arrays(name, mark)
         if arrays is None or set(arrays) != set(Result._fields):
             return None
@@ -76,6 +95,6 @@ class Store:
         return Result(**arrays, cost=Cost(int(ticks), float(seconds)))
 
     def save(self, name: str, mark: str, result: Result) -> None:
-        """Keep a result, complete or not."""
+        """Save a result, complete or not."""
         cost = np.asarray(result.cost, np.float64)
         self.save_arrays(name, mark, **{**result._asdict(), "cost": cost})

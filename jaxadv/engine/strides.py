@@ -1,10 +1,10 @@
-"""Convolutions with strides, and their gradients, as convolutions of stride one over blocks.
+"""Strided convolutions, and their gradients, as convolutions of stride one over blocks of pixels.
 
 Every s x s block of pixels becomes one pixel with s^2 times the channels (Shi et al. 2016, arXiv
 1609.05158). A strided convolution of an image becomes a plain one with the kernel cut into blocks
-likewise; its gradient, which by itself spreads its input with zeros between and multiplies by them,
-becomes a plain one whose output is put together from blocks. XLA's CPU backend runs both of these
-faster than the original where it would have few channels to work on, or zeros.
+likewise. Its gradient, which would spread its input with zeros between and multiply by them,
+becomes a plain one whose output is assembled from blocks. XLA's CPU backend runs both faster than
+the original, which has few channels or zeros to work on.
 """
 
 from typing import Any, NamedTuple
@@ -17,11 +17,11 @@ from jax.extend.core import JaxprEqn
 
 from jaxadv.engine.convolution import convolve, is_simple, kind_of, pad
 
-FEW = 64  # entries of a kernel per output channel; with more, a strided convolution is left alone
+FEW = 64  # entries of a kernel per output channel; larger strided ones are left alone
 
 
 def is_strided(eqn: JaxprEqn) -> bool:
-    """Whether this is an ungrouped 2-D convolution with strides and a small kernel."""
+    """Return whether this is an ungrouped 2-D convolution with strides and a small kernel."""
     p = eqn.params
     strides, (_, channels, *axes) = p["window_strides"], p["dimension_numbers"][1]
     kernel: Any = eqn.invars[1].aval
@@ -32,7 +32,7 @@ def is_strided(eqn: JaxprEqn) -> bool:
 
 
 def is_spread(eqn: JaxprEqn) -> bool:
-    """Whether this is an ungrouped 2-D convolution of an input with zeros in between."""
+    """Return whether this is an ungrouped 2-D convolution of an input with zeros in between."""
     p = eqn.params
     return is_simple(eqn) and max(p["lhs_dilation"]) > 1 and max(p["window_strides"]) == 1
 
@@ -40,7 +40,17 @@ def is_spread(eqn: JaxprEqn) -> bool:
 def strided(
     image: jax.Array, kernel: jax.Array, params: dict[str, Any], gradients: bool
 ) -> jax.Array:
-    """The convolution of images [N, H, W, C] by a kernel [h, w, C, D] with params' strides."""
+    """Convolve images [N, H, W, C] by a kernel [h, w, C, D] with strides.
+
+    Args:
+        image: Images [N, H, W, C].
+        kernel: Kernel [h, w, C, D].
+        params: Parameters of the convolution, in canonical layout.
+        gradients: Whether the program differentiates.
+
+    Returns:
+        The convolution [N, H', W', D].
+    """
     (down, across), edges = params["window_strides"], []
     sizes = zip(image.shape[1:3], kernel.shape[:2], (down, across), params["padding"], strict=True)
     for size, length, step, (low, high) in sizes:
@@ -50,7 +60,7 @@ def strided(
     n, height, width, channels = image.shape
     image = image.reshape(n, height // down, down, width // across, across, channels)
     image = image.transpose(0, 1, 3, 2, 4, 5).reshape(n, height // down, width // across, -1)
-    image = lax.optimization_barrier(image)  # else the blocks are gathered once for every output
+    image = lax.optimization_barrier(image)  # else XLA gathers the blocks for every output
     rest = -kernel.shape[0] % down, -kernel.shape[1] % across
     kernel = jnp.pad(kernel, ((0, rest[0]), (0, rest[1]), (0, 0), (0, 0)))
     height, width, *_ = kernel.shape
@@ -61,12 +71,17 @@ def strided(
 
 
 class _Phases(NamedTuple):
-    """How one axis of a spread input is convolved: its s outputs of a block meet different entries
-    of the kernel.
+    """The convolution of one axis of a spread input.
 
-    first, begin [s]: the first entry of the kernel that meets no zero, and the place of the input
-    that it meets, relative to the block; window: places that any of them meets; before, after:
-    padding of the input; kept: of the outputs of all blocks.
+    The s outputs of a block meet different entries of the kernel.
+
+    Attributes:
+        first: First entry of the kernel that meets no zero, for each output of a block, int [s].
+        begin: Place of the input that this entry meets, relative to the block, int [s].
+        window: Number of places of the input that any output meets.
+        before: Padding before the input.
+        after: Padding after the input.
+        kept: Slice of the outputs of all blocks that are kept.
     """
 
     first: np.ndarray
@@ -78,7 +93,16 @@ class _Phases(NamedTuple):
 
 
 def _phases(size: int, length: int, step: int, low: int, high: int, more: int) -> _Phases:
-    """more: outputs that are made before the first one, so that the blocks lie otherwise."""
+    """Return the phases of one axis.
+
+    Args:
+        size: Number of entries of the input.
+        length: Number of entries of the kernel.
+        step: Distance of the input's entries, zeros in between.
+        low: Padding before.
+        high: Padding after.
+        more: Outputs made before the first one, which shifts the blocks.
+    """
     outputs = (size - 1) * step + low + high - length + 2
     phase = np.arange(step)
     first = (low + more - phase) % step
@@ -90,7 +114,16 @@ def _phases(size: int, length: int, step: int, low: int, high: int, more: int) -
 
 
 def spread(image: jax.Array, kernel: jax.Array, params: dict[str, Any]) -> jax.Array:
-    """The convolution of images [N, H, W, C], with zeros in between, by a kernel [h, w, C, D]."""
+    """Convolve images [N, H, W, C], spread with zeros in between, by a kernel [h, w, C, D].
+
+    Args:
+        image: Images [N, H, W, C].
+        kernel: Kernel [h, w, C, D].
+        params: Parameters of the convolution, in canonical layout.
+
+    Returns:
+        The convolution [N, H', W', D].
+    """
     axes = []
     sizes = zip(image.shape[1:3], kernel.shape, params["lhs_dilation"], params["padding"],
                 strict=False)  # fmt: skip
@@ -109,10 +142,10 @@ def spread(image: jax.Array, kernel: jax.Array, params: dict[str, Any]) -> jax.A
 
 
 def _phased(kernel: jax.Array, axis: int, phases: _Phases) -> jax.Array:
-    """A kernel with its entries along an axis as [window, s]."""
+    """Return a kernel whose entries along `axis` are laid out as [window, s]."""
     pieces, zero = [], jnp.zeros((), kernel.dtype)
     for first, begin in zip(phases.first, phases.begin, strict=True):
-        start = min(int(first), kernel.shape[axis])  # a step longer than the kernel has no more
+        start = min(int(first), kernel.shape[axis])  # a step may exceed the kernel
         piece = lax.slice_in_dim(kernel, start, None, len(phases.first), axis)
         edges = [(0, 0, 0)] * kernel.ndim
         edges[axis] = (int(begin), phases.window - int(begin) - piece.shape[axis], 0)

@@ -1,4 +1,4 @@
-"""One tick of a fleet: ask, one forward pass, at most one backward pass, judge, count, tell."""
+"""One tick of all lanes: ask, one forward pass, at most one backward pass, judge, count, tell."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -14,10 +14,15 @@ from jaxadv.core.pytree import where
 
 
 class Best(NamedTuple):
-    """The image that is kept of all that were asked.
+    """The query that is kept for an image.
 
-    tier: whether it is adversarial where that comes first (keep "first" and "distance"); value:
-    what decides within the tier, the smaller the better; adversarial, margin: of this image.
+    Attributes:
+        image: The query, [H, W, C].
+        tier: Whether it is adversarial, if that has precedence (`keep` "first" and "distance"),
+            bool.
+        value: What decides within the tier, float32; smaller is better.
+        adversarial: Whether it is adversarial, bool.
+        margin: Its margin, float32.
     """
 
     image: Any
@@ -28,7 +33,14 @@ class Best(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """forward, backward: what a sequential run pays; queries: answers read; computed: hardware."""
+    """Number of passes and queries of an image, each int32.
+
+    Attributes:
+        forward: Forward passes that a sequential run would pay.
+        backward: Backward passes that a sequential run would pay.
+        queries: Model outputs that the attack used.
+        computed: Forward passes on the hardware.
+    """
 
     forward: Any
     backward: Any
@@ -37,7 +49,16 @@ class Counts(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """One image in flight; in a fleet every leaf has a leading axis."""
+    """The state of one image under attack; with several lanes every leaf has a leading axis.
+
+    Attributes:
+        problem: The image, its ball and its goal.
+        state: State of the attack.
+        best: The best query so far.
+        counts: Passes and queries so far.
+        nonfinite: Whether any output was not finite, bool.
+        finished: Whether the attack of this image has ended, bool.
+    """
 
     problem: Problem
     state: Any
@@ -48,7 +69,17 @@ class Lane(NamedTuple):
 
 
 def launch(attack: Attack, problem: Problem, key: Array, clean_margin: Array) -> Lane:
-    """A lane before its first tick (one image; vmap for a fleet)."""
+    """Return a lane before its first tick, for one image (vmap for several).
+
+    Args:
+        attack: The attack.
+        problem: The image, its ball and its goal.
+        key: Random key of this image.
+        clean_margin: Margin of the clean image.
+
+    Returns:
+        The lane, with the clean image as its best.
+    """
     zero = jnp.int32(0)
     best = Best(
         problem.image, jnp.bool_(False), jnp.float32(jnp.inf), clean_margin < 0, clean_margin
@@ -63,14 +94,14 @@ def launch(attack: Attack, problem: Problem, key: Array, clean_margin: Array) ->
 
 
 def better(new: Best, old: Best) -> Bool[Array, "..."]:
-    """Whether `new` is to replace `old`: the higher tier, then the smaller value."""
+    """Return whether `new` is to replace `old`: a higher tier, or else a smaller value."""
     return (new.tier & ~old.tier) | ((new.tier == old.tier) & (new.value < old.value))
 
 
 def _judge(
     attack: Attack, keep: str, problem: Problem, images: Any, logits: Any, read: Any
 ) -> Best:
-    """The best of one image's queries [Q] of this tick, and `adversarial` for all of them."""
+    """Return one image's queries [Q] of this tick, each rated as a `Best`."""
     margin = jax.vmap(problem.goal.margin)(logits)
     adversarial = jax.vmap(lambda z: across(problem.goal, z))(logits) & read
     if not attack.asks_inside:
@@ -104,7 +135,7 @@ def _best_of(asked: Best) -> Best:
 
 
 def hungry(attack: Attack, lanes: Lane, live: Bool[Array, " L"]) -> Bool[Array, ""]:
-    """Whether any live lane will read a gradient in its next tick."""
+    """Return whether any live lane needs a gradient in its next tick."""
     with types_of(attack):
         reads = jax.vmap(attack.reads)(lanes.problem, lanes.state)
     return (reads.gradients & live[:, None]).any()
@@ -119,10 +150,21 @@ def tick(
     keep: str,
     backward: bool = True,
 ) -> Lane:
-    """The fleet after one tick; lanes that are not `live` keep their results and counts.
+    """Advance all lanes by one tick.
 
-    backward: whether to pull back at all; False where no live lane is `hungry`. A lane of a
-    gradient attack to which the model gives nothing but NaN or infinities is ended.
+    Lanes that are not `live` keep their results and counts. A lane of an attack with gradients ends
+    if all outputs of the model are NaN or infinite.
+
+    Args:
+        attack: The attack.
+        model: The model.
+        lanes: The lanes [L].
+        live: Mask [L] of the lanes that advance.
+        keep: Which query to keep: "first", "distance", "loss" or "last".
+        backward: Whether to run a backward pass; False if no live lane is `hungry`.
+
+    Returns:
+        The lanes after the tick.
     """
     problem, state = lanes.problem, lanes.state
     with types_of(attack):
@@ -152,8 +194,8 @@ def tick(
     stop = best.tier if keep == "first" else jnp.zeros_like(live)
 
     wanted = reads.gradients & (live & ~stop)[:, None]
-    # A gradient that is not finite makes an iterate, hence the next answer, that is not: to look at
-    # the answers is enough, and spares a reduction over all gradients (a tenth of a small network).
+    # A gradient that is not finite makes the next iterate, hence its output, not finite: checking
+    # outputs suffices, and spares a reduction over all gradients (a tenth of a small network).
     finite = jnp.isfinite(logits).all(2) | ~reads.answers
     sick = ~finite.all(1)
     lost = ~finite.any(1) if attack.pullbacks else jnp.zeros_like(sick)
@@ -167,7 +209,7 @@ def tick(
     elif attack.pullbacks:
         shape = (*images.shape[:2], attack.pullbacks, *images.shape[2:])
         gradients = jnp.zeros(shape, images.dtype)
-        gradients = lax.optimization_barrier(gradients)  # else folded at compile time, for seconds
+        gradients = lax.optimization_barrier(gradients)  # else XLA folds it for seconds
 
     answer = Answer(shown, gradients, asked.adversarial, reads.answers)
     with types_of(attack):

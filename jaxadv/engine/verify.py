@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxadv.core.goals import Evading, Goal, Targeted
+from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
@@ -59,6 +60,7 @@ def forward_sharded(model: Model, images: Any, width: int, devices: tuple[Any, .
     return _forward(width, devices)(model, images)
 
 
+@host_errors()
 def predict(
     model: Model, images: Any, devices: tuple[Any, ...] | None = None,
     width: int = VERIFICATION_BATCH,

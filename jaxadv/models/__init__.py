@@ -1,6 +1,6 @@
-"""Models: adapters for Flax, definitions, weights on disk, published networks and training.
+"""Models: adapters, definitions, weights on disk, published networks and training.
 
-Importing this package imports neither Flax nor optax before a name that needs them is used.
+Importing this package imports neither Flax nor optax until a name that needs them is used.
 """
 
 import importlib

@@ -1,11 +1,11 @@
-"""Models of Flax (linen and nnx) and Keras as the engine's `Model`: a function and its weights.
+"""Flax (linen and nnx) and Keras networks as the engine's `Model`: a function and its weights.
 
 What is static (module, graphdef, keyword arguments, normalisation) compares by value, so equal
-architectures share one compiled program, whatever their weights.
+architectures share one compiled program, regardless of their weights.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxadv.core.extras import extra
+from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
 
@@ -20,14 +21,23 @@ from jaxadv.core.pytree import pytree, static
 def from_linen(
     module: Any, variables: Any, bounds: tuple[float, float] = (0.0, 1.0), **apply_kwargs: Any
 ) -> Model:
-    """A Flax linen module and its variables as a model.
+    """Convert a Flax linen module and its variables to a `ja.Model`.
 
-    module: maps float32 images [N, H, W, C] to logits [N, K]; variables: what `module.init`
-    returned, all collections ("params", "batch_stats", ...), passed as an argument (new weights
-    never recompile); bounds: least and largest pixel value; apply_kwargs: hashable arguments of the
-    module's call, such as `train=False`. The module must be in evaluation mode: see
-    `ja.run`. Raises ValueError for variables without "params", for `mutable` or
-    `rngs`, and for arguments that have no hash.
+    The module must be in evaluation mode: see `ja.run`.
+
+    Args:
+        module: Maps float32 images [N, H, W, C] to logits [N, K].
+        variables: What `module.init` returned, all collections ("params", "batch_stats", ...). They
+            are an argument of the compiled program, so new weights do not recompile.
+        bounds: Least and largest pixel value.
+        **apply_kwargs: Hashable arguments of the module's call, such as `train=False`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If variables have no collection "params", or apply_kwargs contain `mutable`,
+            `rngs` or an unhashable value.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxadv.models import from_linen, get_definition
@@ -64,15 +74,50 @@ class _Linen:
     kwargs: tuple[tuple[str, Any], ...] = static(default=())
 
     def __call__(self, params: Any, images: Array) -> Array:
-        return self.module.apply(params, images, **dict(self.kwargs))
+        from flax import errors
+
+        try:
+            return self.module.apply(params, as_floats(images), **dict(self.kwargs))
+        except errors.ModifyScopeVariableError as error:
+            if "batch_stats" in str(error):  # training mode, which the engine's check explains
+                raise
+            raise ValueError(
+                f"module changes variables when called ({_said(error)}): turn that off, or drop "
+                "the change with ja.Model(lambda v, x: module.apply(v, x, mutable=[...])[0], "
+                "variables)"
+            ) from error
+        except errors.InvalidRngError as error:
+            if '"dropout"' in str(error):
+                raise
+            raise ValueError(
+                f"module draws at random when called ({_said(error)}): turn that off, or write it "
+                "as ja.Model(apply, params, random=True)"
+            ) from error
+
+
+def _said(error: Exception) -> str:
+    """Flax's message, without the address that it appends."""
+    return str(error).partition(" (https://")[0].rstrip(".")
 
 
 def from_nnx(module: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
-    """A Flax nnx module as a model, in evaluation mode. The user's module is never changed.
+    """Convert a Flax nnx module to a `ja.Model`, in evaluation mode.
 
-    module: maps float32 images [N, H, W, C] to logits [N, K]; dropout is made deterministic and
-    batch normalisation uses its running averages; bounds: least and largest pixel value. The
-    weights are those at the time of the call: call again after training (nothing recompiles).
+    The user's module is never changed: dropout is made deterministic and batch normalisation uses
+    its running averages in the model alone. The weights are those at the time of the call; convert
+    again after training (nothing recompiles). Changes that a call makes in the module (a counter,
+    the state of a random stream) are dropped.
+
+    Args:
+        module: Maps float32 images [N, H, W, C] to logits [N, K].
+        bounds: Least and largest pixel value.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: When the model is called, if the module updates batch statistics or its outputs
+            are random in evaluation mode too.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -91,7 +136,7 @@ def from_nnx(module: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
         module = nnx.clone(module)
         module.eval()
     graphdef, state = nnx.split(module)
-    # Copied: a later in-place update of the user's variables must not show.
+    # Copied, so that a later in-place update of the user's variables has no effect.
     return Model(_Nnx(graphdef), jax.tree.map(lambda leaf: leaf, state), bounds)
 
 
@@ -102,19 +147,78 @@ class _Nnx:
     def __call__(self, params: Any, images: Array) -> Array:
         from flax import nnx
 
-        return nnx.merge(self.graphdef, params)(images)
+        images = as_floats(images)
+        module = _merged(self.graphdef, params)
+        before = jax.tree.leaves(nnx.state(module, nnx.BatchStat))
+        logits = module(images)
+        after = jax.tree.leaves(nnx.state(module, nnx.BatchStat))
+        if any(new is not old for new, old in zip(after, before, strict=True)):
+            raise ValueError(
+                "module updates its batch statistics in evaluation mode too: let it call "
+                "nnx.BatchNorm without use_running_average=False, and nnx.SpectralNorm with "
+                "update_stats=False"
+            )
+        if _draws(self.graphdef, params, images):
+            raise ValueError(
+                "module draws at random in evaluation mode too: leave deterministic=False out of "
+                "its calls, or write it as ja.Model(apply, params, random=True)"
+            )
+        return logits
+
+
+def _merged(graphdef: Any, params: Any) -> Any:
+    """The module with a copy of its variables, so that changes made by a call are dropped."""
+    from flax import nnx
+
+    try:
+        return nnx.merge(graphdef, params, copy=True)
+    except TypeError:  # Flax before 0.11.2 always copies
+        return nnx.merge(graphdef, params)
+
+
+def _draws(graphdef: Any, params: Any, images: Array) -> bool:
+    """Whether the output depends on a random key.
+
+    That a key is drawn is no evidence: a recurrent cell whose carry begins at zero draws one too.
+    """
+    from flax import nnx
+
+    keys, rest = nnx.split_state(params, nnx.RngKey, ...)
+    return _depends(lambda keys: _merged(graphdef, nnx.merge_state(keys, rest))(images), keys)
+
+
+def _depends(answer: Callable[[Any], Any], given: Any) -> bool:
+    """Whether answer(given) depends on any leaf of `given`; nothing is computed."""
+    if not jax.tree.leaves(given):
+        return False
+    several = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), given)
+    try:
+        jax.eval_shape(jax.vmap(answer, out_axes=None), several)
+    except ValueError:  # vmap refuses outputs that differ between the two
+        return True
+    return False
 
 
 def from_keras(model: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
-    """A Keras 3 model, in evaluation mode. The user's model is never changed.
+    """Convert a Keras 3 network to a `ja.Model`, in evaluation mode.
 
-    model: a `keras.Model`, built, that maps images [N, H, W, C] to logits [N, K]: end it without
-    a softmax; bounds: least and largest pixel value. Dropout is off and batch normalisation uses
-    its moving averages. The weights are copies of those at the time of the call; a second call on
-    the same model object, as after training, compiles nothing anew.
+    The user's model is never changed: dropout is off and batch normalisation uses its moving
+    averages in the converted model alone. The weights are copies of those at the time of the call;
+    a second call on the same model object, as after training, compiles nothing anew.
 
-    Raises ValueError where Keras runs on another backend than jax, for what is no Keras model and
-    for one that is not built; ImportError without Keras.
+    Args:
+        model: A built `keras.Model` that maps images [N, H, W, C] to logits [N, K], so without a
+            final softmax.
+        bounds: Least and largest pixel value.
+
+    Returns:
+        The model.
+
+    Raises:
+        ImportError: If Keras is not installed.
+        ValueError: If Keras runs on another backend than jax, model is no Keras model or is not
+            built; when the converted model is called, if it updates batch statistics or its outputs
+            are random in evaluation mode too.
 
     >>> from jaxadv.models import from_keras
     >>> model = from_keras(keras.saving.load_model("digits.keras"))  # doctest: +SKIP
@@ -130,7 +234,7 @@ def from_keras(model: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
         )
     if not model.built:
         raise ValueError(f"model {model.name!r} is not built: call it once on an image")
-    # Copied: training hands its buffers back to the compiler.
+    # Copied, since training donates its buffers.
     weights = [jnp.array(variable.value, copy=True) for variable in model.variables]
     return Model(_Keras(model), weights, bounds)
 
@@ -140,21 +244,48 @@ class _Keras:
     model: Any = static()
 
     def __call__(self, params: Any, images: Array) -> Array:
-        # By variable: the order of `variables` stays, which of them are trainable may have changed.
+        # By variable: their order stays, but which of them are trainable may have changed.
         values = {id(v): value for v, value in zip(self.model.variables, params, strict=True)}
-        trainable, others = (
+        weights, others = (
             [values[id(v)] for v in variables]
             for variables in (self.model.trainable_variables, self.model.non_trainable_variables)
         )
-        logits, _ = self.model.stateless_call(trainable, others, images, training=False)
+        images = as_floats(images)
+        logits, after = self.model.stateless_call(weights, others, images, training=False)
+        paths = [variable.path for variable in self.model.non_trainable_variables]
+        changed = [p for p, new, old in zip(paths, after, others, strict=True) if new is not old]
+        if any("moving_" in path for path in changed):
+            raise ValueError(
+                f"model {self.model.name!r} updates its batch statistics in evaluation mode too: "
+                "leave training=True out of its calls of layers"
+            )
+        seeds = {place: others[place] for place, path in enumerate(paths) if path in changed
+                 and "seed_generator_state" in path}  # fmt: skip
+
+        def answer(seeds: Any) -> Any:
+            other = [seeds.get(place, value) for place, value in enumerate(others)]
+            return self.model.stateless_call(weights, other, images, training=False)[0]
+
+        if _depends(answer, seeds):
+            raise ValueError(
+                f"model {self.model.name!r} draws at random in evaluation mode too: leave "
+                "training=True out of its calls of layers, or write it as "
+                "ja.Model(apply, params, random=True)"
+            )
         return logits
 
 
 def in_bfloat16(model: Model) -> Model:
-    """The same model computing in bfloat16: weights and images are rounded, logits are float32.
+    """The same model computed in bfloat16: weights and images are rounded, logits are float32.
 
-    For searching where half precision is fast; let the model itself judge: `ja.run(attack,
-    in_bfloat16(model), ..., judge=model)`.
+    It is meant for the search where half precision is fast; the model itself should judge:
+    `ja.run(attack, in_bfloat16(model), ..., judge=model)`.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The model in bfloat16.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> from jaxadv.models import in_bfloat16
@@ -176,14 +307,22 @@ class _Rounded:
     apply: Any = static()
 
     def __call__(self, params: Any, images: Array, *key: Array) -> Array:
-        return self.apply(params, images.astype(jnp.bfloat16), *key).astype(jnp.float32)
+        return self.apply(params, jnp.asarray(images, jnp.bfloat16), *key).astype(jnp.float32)
 
 
 def normalized(model: Model, mean: Sequence[float], std: Sequence[float]) -> Model:
-    """The model behind `(images - mean) / std`; epsilon and bounds stay in the images' own scale.
+    """The model applied to `(images - mean) / std`; epsilon and bounds stay in the images' scale.
 
-    mean, std: one number per channel, in the scale of the images; std must be positive
-    (ValueError).
+    Args:
+        model: The model.
+        mean: One number per channel, in the scale of the images.
+        std: One positive number per channel, in the scale of the images.
+
+    Returns:
+        The model with this normalisation.
+
+    Raises:
+        ValueError: If mean and std differ in length or a std is not positive.
 
     >>> import jax.numpy as jnp, jaxadv.core.model as core
     >>> from jaxadv.models import normalized
@@ -204,5 +343,6 @@ class _Normalized:
     std: tuple[float, ...] = static()
 
     def __call__(self, params: Any, images: Float[Array, "N H W C"], *key: Array) -> Array:
+        images = as_floats(images)
         mean, std = jnp.asarray(self.mean, images.dtype), jnp.asarray(self.std, images.dtype)
         return self.apply(params, (images - mean) / std, *key)

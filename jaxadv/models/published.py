@@ -1,4 +1,4 @@
-"""Published networks with known robustness, each a folder with torch arrays in weights.npz."""
+"""Published networks of known robustness, each a folder with torch arrays in weights.npz."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,15 @@ from jaxadv.models.torch_arrays import from_torch_arrays
 
 
 class Published(NamedTuple):
-    """Which definition a published file fits, how its layers are called, how it normalises."""
+    """How a published file is read.
+
+    Attributes:
+        definition: Name of the definition that the arrays fit.
+        settings: Fields of the definition.
+        layers: {layer in the file: layer of the definition}, where the names differ.
+        mean: Mean per channel of pixels in [0, 1]; empty: no normalisation.
+        std: Standard deviation per channel.
+    """
 
     definition: str
     settings: Mapping[str, Any] = {}
@@ -43,11 +51,19 @@ PUBLISHED: dict[str, Published] = {
 
 
 def load_published(folder: str | os.PathLike[str]) -> Model:
-    """The published network in a folder, for images [N, H, W, C] float32 in [0, 1].
+    """Load a published network from its folder.
 
-    folder: its last part is a name of `PUBLISHED`; it holds weights.npz. Normalisation is part of
-    the model, so epsilon stays in pixels. Raises ValueError for other names, FileNotFoundError for
-    missing files.
+    Normalisation is part of the model, so epsilon is in the scale of the pixels.
+
+    Args:
+        folder: Its last part is a name of `PUBLISHED`; it contains weights.npz.
+
+    Returns:
+        The model, for images [N, H, W, C] float32 in [0, 1].
+
+    Raises:
+        ValueError: If the folder's name is not in `PUBLISHED`.
+        FileNotFoundError: If the folder contains no weights.npz.
 
     >>> model = load_published("models/mnist_smallcnn_trades_linf0.3")  # doctest: +SKIP
     """

@@ -1,6 +1,6 @@
-"""Classifiers of scikit-learn as models: in JAX where the formula is known, else asked as they are.
+"""Classifiers of scikit-learn as models: written in JAX where possible, else called on the host.
 
-What is written out here runs inside the compiled attack, and has gradients where the classifier has
+Those written in JAX run inside the compiled attack, and have gradients where the classifier has
 any; scikit-learn itself is not imported.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model, from_function
 from jaxadv.core.pytree import pytree, static
 from jaxadv.engine.exact import linear_classifier, tree_ensemble
@@ -25,23 +26,32 @@ Parts = tuple[Any, dict[str, Any]]  # a function (params, inputs [N, D]) -> scor
 def from_sklearn(
     estimator: Any, bounds: tuple[float, float] = (0.0, 1.0), *, on_host: bool = False
 ) -> Model:
-    """A fitted classifier of scikit-learn as a model.
-
-    estimator: anything with `predict` that was fitted on rows [N, D], D being the entries of an
-    image in row order (rows may also be attacked as they are: images [N, D]). Labels are places in
-    `estimator.classes_`. bounds: the least and the largest value of a feature.
+    """Convert a fitted classifier of scikit-learn to a `ja.Model`.
 
     With gradients: linear classifiers (see `linear_classifier`), LinearDiscriminantAnalysis,
     Gaussian and counting naive Bayes, SVC, MLPClassifier, nearest centroid and one nearest
     neighbour, each also at the end of a pipeline of scalers and PCA. In JAX but without gradients:
-    trees and their ensembles (see `tree_ensemble`), several nearest neighbours. Everything else,
-    and all with `on_host=True`, is called on the host, through `decision_function`, else
-    `predict_proba`, else `predict`.
+    trees and their ensembles (see `tree_ensemble`), several nearest neighbours. All others are
+    called on the host, through `decision_function`, else `predict_proba`, else `predict`.
 
-    In JAX it is float32: answers agree but within rounding of a boundary (an SVC with three classes
-    or more breaks ties of votes by confidence, as its decision_function does). Pass
-    `judge=ja.from_sklearn(estimator, on_host=True)` to `ja.run` to judge on the original. Raises
-    ValueError for an estimator that is not fitted or has no classes.
+    The JAX version computes in float32: its labels agree except within rounding of a boundary (an
+    SVC with three classes or more breaks ties of votes by confidence, as its decision_function
+    does). Pass `judge=ja.from_sklearn(estimator, on_host=True)` to `ja.run` to judge on the
+    original.
+
+    Args:
+        estimator: A classifier with `predict` that was fitted on rows [N, D], D being the entries
+            of an image in row order (rows may also be attacked as they are: images [N, D]). Labels
+            are indices into `estimator.classes_`.
+        bounds: Least and largest value of a feature.
+        on_host: Whether to call the estimator on the host in any case.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the estimator is not fitted, has no classes or only one, or predicts several
+            labels a row.
 
     >>> import numpy as np, jaxadv as ja
     >>> from sklearn.svm import SVC
@@ -49,19 +59,34 @@ def from_sklearn(
     >>> model(np.eye(4, dtype=np.float32).reshape(4, 2, 2, 1)).argmax(1)
     Array([0, 0, 1, 1], dtype=int32)
     """
-    classes = getattr(estimator, "classes_", None)
+    classes, inputs = getattr(estimator, "classes_", None), _inputs(estimator)
     if classes is None:
         raise ValueError(
             f"estimator is {type(estimator).__name__} and has no classes_: pass a classifier of "
             "scikit-learn after its fit"
         )
+    name = type(estimator).__name__
+    if isinstance(classes, list) or (
+        inputs and np.ndim(estimator.predict(np.zeros((1, inputs)))) != 1
+    ):
+        raise ValueError(
+            f"estimator: this {name} answers several labels a row, and an attack needs one: fit an "
+            "estimator for each"
+        )
+    if len(classes) < 2:
+        raise ValueError(f"estimator: this {name} knows one class only: fit it on two or more")
     found = None if on_host else _written_out(estimator)
     if found is None:
         asked = _asked(estimator)
         return from_function(asked, bounds, differentiable=False, classes=len(classes))
     apply, params = found
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, _width(leaf)), params)
-    return Model(_Rows(apply), params, bounds)
+    return Model(_Rows(apply, inputs), params, bounds)
+
+
+def _inputs(estimator: Any) -> int:
+    """Number of entries of a row; 0 where the estimator does not state it."""
+    return int(getattr(estimator, "n_features_in_", 0))
 
 
 def _width(leaf: Any) -> Any:
@@ -70,34 +95,61 @@ def _width(leaf: Any) -> Any:
 
 @pytree
 class _Rows:
-    """A function of rows, given images."""
+    """A function of rows of `inputs` entries (0: not known), applied to images."""
 
     function: Callable[..., Any] = static()
+    inputs: int = static()
 
     def __call__(self, params: Any, images: Array) -> Array:
-        return self.function(params, images.reshape(len(images), -1))
+        images = as_floats(images)
+        rows = images.reshape(len(images), -1)
+        if self.inputs and rows.shape[1] != self.inputs:
+            raise ValueError(
+                f"images have {rows.shape[1]} entries, but the estimator was fitted on rows of "
+                f"{self.inputs}"
+            )
+        return self.function(params, rows)
 
 
 def _asked(estimator: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """Scores [N, K] of the estimator itself, or its labels [N]."""
+    """The estimator as a function of images to scores [N, K], largest at its label."""
     classes = np.asarray(estimator.classes_)
+    order = np.argsort(classes)
 
     def ask(images: np.ndarray) -> np.ndarray:
         rows = images.reshape(len(images), -1)
-        for method in ("decision_function", "predict_proba"):
-            if hasattr(estimator, method):
-                scores = np.asarray(getattr(estimator, method)(rows))
-                if scores.ndim == 1:
-                    return np.stack([np.zeros_like(scores), scores], 1)
-                if scores.shape[1] == len(classes):
-                    return scores
-        return np.searchsorted(classes, estimator.predict(rows))
+        labels = order[np.searchsorted(classes, estimator.predict(rows), sorter=order)]
+        scores = _scores(estimator, rows, len(classes))
+        if scores is None:
+            return labels
+        # Where its label is not that of the largest score (thresholds, votes), the two scores
+        # are exchanged.
+        first = scores.argmax(1)
+        here = np.flatnonzero(first != labels)
+        first, labels = first[here], labels[here]
+        most = scores[here, first]
+        scores[here, first] = scores[here, labels]
+        scores[here, labels] = np.nextafter(most, np.inf)  # above equal scores
+        return scores
 
     return ask
 
 
+def _scores(estimator: Any, rows: np.ndarray, classes: int) -> np.ndarray | None:
+    """Scores [N, K], of one kind for all rows; None where there is no score for each class."""
+    by_pairs = getattr(estimator, "decision_function_shape", "ovr") == "ovo"
+    for method in ("decision_function", "predict_proba"):
+        if hasattr(estimator, method) and not (by_pairs and method == "decision_function"):
+            scores = np.array(getattr(estimator, method)(rows), np.float64)
+            if scores.ndim == 1:
+                return np.stack([np.zeros_like(scores), scores], 1)
+            if scores.shape[1] == classes:
+                return scores
+    return None
+
+
 def _written_out(estimator: Any) -> Parts | None:
-    """The estimator's formula and arrays, or None where it is not known here."""
+    """The estimator's function and arrays, or None where it is not implemented here."""
     name = type(estimator).__name__
     if name == "Pipeline":
         return _pipeline(estimator)
@@ -112,7 +164,7 @@ def _written_out(estimator: Any) -> Parts | None:
 
 
 def _pipeline(pipeline: Any) -> Parts | None:
-    """Scalers and PCA before a classifier: an affine map of the rows."""
+    """Scalers and PCA before a classifier, as affine maps of the rows."""
     *before, (_, last) = pipeline.steps
     inner = _written_out(last)
     maps = [_affine(step) for _, step in before if step != "passthrough"]
@@ -167,7 +219,7 @@ def _trees(estimator: Any) -> Parts:
 
 @jax.custom_jvp
 def _in_steps(scores: Array, x: Array) -> Array:
-    """The scores, which change with x in steps only."""
+    """The scores, a piecewise constant function of x."""
     return scores
 
 
@@ -293,8 +345,10 @@ def _support_vectors(estimator: Any) -> Parts | None:
 
 @pytree
 class _PairScores:
-    """The decisions between pairs of classes; of more than two classes their votes, and between
-    equal votes the sum of the decisions, squashed to less than a vote."""
+    """Decisions between pairs of classes; for more than two classes their votes.
+
+    Ties of votes are broken by the sum of the decisions, squashed to less than a vote.
+    """
 
     kernel: str = static()
     degree: int = static()

@@ -1,10 +1,10 @@
-"""`from_torch_arrays`: the weights of a torch network, as plain arrays, on a Flax definition.
+"""`from_torch_arrays`: the weights of a torch network, as plain arrays, in a Flax definition.
 
-A torch state dict saved with safetensors or as npz holds convolutions O, I, H, W, dense layers
+A torch state dict saved with safetensors or as npz contains convolutions O, I, H, W, dense layers
 (out, in) over features flattened in C, H, W order, and batch normalisation as weight, bias,
 running_mean, running_var. Here the Flax layers are described in the same terms, paired with the
-torch layers by their names, and their arrays turned over. The order in which a file or a dict lists
-its arrays means nothing: safetensors sorts them.
+torch layers by their names, and their arrays transposed. The order of the arrays in a file or dict
+is not used, since safetensors sorts them.
 """
 
 import itertools
@@ -36,7 +36,12 @@ Shape = tuple[int, ...]
 
 
 class Given(NamedTuple):
-    """One array of the torch network: its whole name and its value."""
+    """One array of the torch network.
+
+    Attributes:
+        name: Its whole name.
+        array: Its value.
+    """
 
     name: str
     array: np.ndarray
@@ -47,7 +52,12 @@ class Given(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """One array of the Flax module: its path in the variables, and its shape as torch has it."""
+    """One array of the Flax module.
+
+    Attributes:
+        name: Its path in the variables.
+        shape: Its shape in torch's layout.
+    """
 
     name: str
     shape: Shape
@@ -65,40 +75,40 @@ def from_torch_arrays(
     bounds: tuple[float, float] = (0.0, 1.0),
     **apply_kwargs: Any,
 ) -> Model:
-    """A Flax linen module with the weights of a torch network.
+    """Load the weights of a torch network into a Flax linen module.
 
-    Layers are paired by name: "layer1.0.bn1" is "layer1_0/bn1" or "layer1/0/bn1". What all names of
-    one side begin with ("module.", "_orig_mod.model.", "backbone.0.") does not count. Where the
-    names differ, a layer is paired if no other has its shapes; of several with equal shapes, the
-    torch layers that are numbered ("0", "2", "10", or "layer1.0.conv2", "layer10.1.conv1") go, in
-    the order of their numbers, to the Flax layers in the order of their calls, unless those are
-    numbered in another order. All else is refused: pass `names`. The order in which a dict or a
-    file lists its arrays never decides.
+    Layers are paired by name: "layer1.0.bn1" is "layer1_0/bn1" or "layer1/0/bn1". A prefix of all
+    names of one side ("module.", "_orig_mod.model.", "backbone.0.") is ignored. Where the names
+    differ, a layer is paired if no other has its shapes; among several with equal shapes, the torch
+    layers that are numbered ("0", "2", "10", or "layer1.0.conv2", "layer10.1.conv1") are paired, in
+    the order of their numbers, with the Flax layers in the order of their calls, unless those are
+    numbered in another order. Everything else is refused: pass `names`. The order in which a dict
+    or a file lists its arrays is never used.
 
     Convolutions and dense layers are transposed, and the columns behind a flattened [N, H, W, C]
-    map permuted from C, H, W order (where the module flattens is read from its own trace). Counters
-    (num_batches_tracked) are left out. A normalisation that is not in the arrays is added with
-    `jaxadv.models.normalized`. No model call is made.
+    map are permuted from C, H, W order (where the module flattens is read from its own trace).
+    Counters (num_batches_tracked) are left out. A normalisation that is not in the arrays is added
+    with `jaxadv.models.normalized`. The model is not called.
 
     Args:
-        module: maps images [N, H, W, C] to logits [N, K], or a name of `DEFINITIONS`.
-        arrays: the state dict, {"conv1.weight": array or tensor, ...}, or a file of it,
+        module: Maps images [N, H, W, C] to logits [N, K], or a name of `DEFINITIONS`.
+        arrays: The state dict, {"conv1.weight": array or tensor, ...}, or a file of it,
             .safetensors or .npz (never a pickle).
         image_shape: [H, W, C].
         names: {torch name: Flax name}, of layers, of modules, whose layers are then paired among
             themselves, or of single arrays: {"0": "conv1", "features.3": "block_1/conv",
             "layer1.0": "BasicBlock_0", "attn.in_proj_weight": "qkv/kernel"}. Layers without an
             entry are paired as above.
-        bounds: least and largest pixel value.
-        **apply_kwargs: as in `from_linen`.
+        bounds: Least and largest pixel value.
+        **apply_kwargs: As in `from_linen`.
 
     Returns:
-        The model; every array of either side has found its place.
+        The model; every array of either side is used.
 
     Raises:
-        ValueError: for arrays that do not fit or whose names do not decide, with a table of both
-            sides; for a file of another kind.
-        FileNotFoundError: for a file that does not exist.
+        ValueError: If the arrays do not fit or their names do not decide, with a table of both
+            sides; if the file is of another kind.
+        FileNotFoundError: If the file does not exist.
 
     >>> import jax.numpy as jnp, numpy as np
     >>> from jaxadv.models import from_torch_arrays
@@ -140,7 +150,7 @@ def from_torch_arrays(
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of a .safetensors or .npz file."""
+    """Read the arrays of a .safetensors or .npz file."""
     import safetensors
     import safetensors.numpy
 
@@ -162,7 +172,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _layers(arrays: Mapping[str, Any]) -> Layers:
-    """The arrays by layer and kind; a lone parameter is a layer with the kind ""."""
+    """The arrays by layer and kind; a single parameter is a layer with the kind ""."""
     layers: Layers = defaultdict(dict)
     for name, array in arrays.items():
         if isinstance(array, Mapping):
@@ -243,9 +253,9 @@ def _slots(
 def _pair(
     given: Layers, slots: Layers, names: Mapping[str, str]
 ) -> tuple[list[tuple[Given, Slot]], list[str]]:
-    """Which torch array belongs where: as told, the rest by `_decide`; and what is wrong in names.
+    """Pairs of torch and Flax arrays, by `names` and then by `_decide`; and the errors in names.
 
-    What remains without a partner is in no pair.
+    Arrays without a partner are in no pair.
     """
     pairs: list[tuple[Given, Slot]] = []
     problems = []
@@ -267,7 +277,7 @@ def _pair(
 
 
 def _joined(given: Layers, slots: Layers, told: bool = True) -> list[tuple[Given, Slot]]:
-    """The pairs of arrays; told: whether the two sides were said to belong together."""
+    """Pairs of arrays; told: whether `names` pairs the two sides."""
     if told and len(given) == len(slots) == 1:
         (arrays,), (places,) = given.values(), slots.values()
         if len(arrays) == len(places) == 1:  # of whatever kind
@@ -302,7 +312,7 @@ def _by_shapes(given: Layers, slots: Layers) -> list[tuple[list[str], list[str]]
 
 
 def _match(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of all these layers, which have equal shapes; none where names do not decide."""
+    """Pairs of all these layers, which have equal shapes; empty where names do not decide."""
     if len(theirs) != len(ours):
         return []
     pairs = _by_name(theirs, ours)
@@ -315,13 +325,13 @@ def _match(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _by_name(theirs: Iterable[str], ours: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of layers with one name, whatever all names of a side begin with."""
+    """Pairs of layers with one name, regardless of a common prefix of either side."""
     both = itertools.product(_forms(theirs), _forms(ours))
     return max(([(a[n], b[n]) for n in a.keys() & b.keys()] for a, b in both), key=len)
 
 
 def _forms(layers: Iterable[str]) -> list[dict[str, str]]:
-    """{name: layer}, the name whole, without the first part that all share, and so on."""
+    """{name: layer}, with the whole name, without the first common part, and so on."""
     parts = {layer: _parts(layer) for layer in layers}
     return [
         {"_".join(own[skip:]): layer for layer, own in parts.items()}
@@ -334,7 +344,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _shared(layers: Iterable[str]) -> int:
-    """With how many common parts all names begin; the last part of a name is its own."""
+    """Number of leading parts common to all names; the last part of a name does not count."""
     columns = zip(*(_parts(layer)[:-1] for layer in layers), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
 
@@ -350,7 +360,7 @@ def _numbered(layer: str) -> list[tuple[str, int]]:
 
 
 def _precedes(first: str, second: str) -> bool:
-    """Whether names say so: they first differ in a number behind the same word."""
+    """Whether the names first differ in the number of a word, smaller in `first`."""
     for (word, number), (other, later) in zip(_numbered(first), _numbered(second), strict=False):
         if (word, number) != (other, later):
             return word == other and 0 <= number < later
@@ -358,9 +368,9 @@ def _precedes(first: str, second: str) -> bool:
 
 
 def _split(layers: Layers, name: str, skipped: int) -> tuple[Layers, Layers]:
-    """The arrays of that name, or of the layer or module of that name; and all others.
+    """The arrays of this name, or of the layer or module of this name; and all others.
 
-    Up to `skipped` first parts of their names may be left out.
+    Up to `skipped` leading parts of their names may be left out.
     """
     wanted = _parts(name)
 
@@ -381,7 +391,7 @@ def _kept(layers: Layers, condition: Callable[[Any], bool]) -> Layers:
 
 
 def _table(given: Layers, slots: Layers) -> list[str]:
-    """All these arrays, Flax's beside torch's of equal shapes."""
+    """A table of all these arrays, Flax's beside torch's of equal shapes."""
     rows = [("left in Flax, in torch's layout", "left in torch, beside it if of equal shapes")]
     for theirs, ours in _by_shapes(given, slots):
         sides = [
@@ -408,16 +418,23 @@ def _convert(array: np.ndarray, slot: Slot, sizes: Any) -> Any:
 
 
 class _Traced(NamedTuple):
-    """What is known of a value of the trace."""
+    """What is known of a value of the trace.
 
-    weights: frozenset[str] = frozenset()  # what it is made of, if of nothing else
+    Attributes:
+        weights: Paths of the weights it is computed from, if from nothing else.
+        image: Whether it depends on the images.
+        axes: Of a map: which of N, H, W, C each of its four axes is.
+        flat: Of a flattened map: {axis: size} in their order.
+    """
+
+    weights: frozenset[str] = frozenset()  # computed from these, if from nothing else
     image: bool = False  # whether it depends on the images
     axes: tuple[int, ...] = ()  # of a map: which of N, H, W, C each of its four axes is
     flat: dict[int, int] | None = None  # of a flattened map: {axis: size} in their order
 
 
 def _flattened(jaxpr: Any, paths: Sequence[str]) -> dict[str, dict[int, int]]:
-    """For every weight that meets a flattened map: the map's sizes, {NHWC axis: size}, in order."""
+    """For each weight applied to a flattened map: the map's sizes, {NHWC axis: size}, in order."""
     found: dict[str, dict[int, int]] = {}
 
     def walk(jaxpr: Any, values: Sequence[_Traced]) -> list[_Traced]:
@@ -442,7 +459,7 @@ def _flattened(jaxpr: Any, paths: Sequence[str]) -> dict[str, dict[int, int]]:
 
 
 def _step(eqn: Any, values: Sequence[_Traced], shape: Shape, found: dict[str, Any]) -> _Traced:
-    """What one equation makes of what is known; weights that meet a flattened map are noted."""
+    """The outcome of one equation; weights applied to a flattened map are added to `found`."""
     kind, weights = eqn.primitive.name, frozenset().union(*(value.weights for value in values))
     if not any(value.image for value in values):
         return _Traced(weights)

@@ -1,9 +1,9 @@
 """Training, plain, under noise or adversarial: Adam with a cosine schedule, resumable to the bit.
 
 Adversarial training minimises the loss of images attacked anew in every step (Madry et al. 2017,
-"Towards Deep Learning Models Resistant to Adversarial Attacks", arXiv 1706.06083); TRADES (Zhang et
-al. 2019, arXiv 1901.08573) the loss of the clean images plus beta times the divergence of the
-answers to the attacked ones.
+"Towards Deep Learning Models Resistant to Adversarial Attacks", arXiv 1706.06083). TRADES (Zhang et
+al. 2019, arXiv 1901.08573) minimises the loss of the clean images plus beta times the divergence
+between the outputs on clean and attacked ones.
 """
 
 import functools
@@ -27,6 +27,7 @@ from jaxadv.attacks.pgd import PGD
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.pytree import pytree
+from jaxadv.engine import checks
 from jaxadv.engine.batch import on_cpu, perturb
 from jaxadv.engine.cure import cured
 from jaxadv.engine.devices import choose_devices
@@ -55,28 +56,43 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Any:
-    """Train a linen module; returns its variables (nested dicts of float32).
+    """Train a linen module and return its variables.
 
-    Without `attack` on the cross-entropy of the images; with `attack` and `epsilon` (in the
-    attack's norm and the images' scale) on that of the attacked images, the last iterate, found in
-    evaluation mode; with `beta` too, by TRADES, where the attack (a `TRADESAscent`) climbs the
-    divergence. An attack of n steps costs n forward and n backward passes more per image. With
-    `noise`, and no attack, on that of the images plus Gaussian noise of this standard deviation,
-    drawn anew in every step and not clipped: what randomised smoothing needs (`ja.certify`).
+    Without `attack` the loss is the cross-entropy of the images; with `attack` and `epsilon` that
+    of the attacked images, the attack's last iterate, computed in evaluation mode; with `beta` too
+    it is that of TRADES, where the attack (a `TRADESAscent`) maximises the divergence. An attack of
+    n steps costs n more forward and n more backward passes per image. With `noise` it is that of
+    the images plus Gaussian noise, drawn anew in every step and not clipped, as randomised
+    smoothing needs (`ja.certify`).
 
-    definition: a linen module whose call takes images [N, H, W, C], and `train` if it needs to know
-    (batch statistics are updated; dropout draws from the step's key); data: images float32
-    [N, H, W, C] and labels int32 [N], shuffled anew every epoch, the rest of a division by
-    `batch_size` left out; learning_rate: Adam's at the first step, falling to 0 along a cosine;
-    penalty: params -> scalar, added to the loss, such as a weight decay; a hashable value whose
-    repr says all about it (a frozen dataclass with `__call__`).
-    devices: each takes its part of every batch (batch statistics are those of the parts, averaged);
-    default: all local ones for adversarial training if `batch_size` can be divided, else the first.
-    checkpoint: a safetensors file, replaced after every epoch; where it exists, training goes on
-    from there and ends with the weights that an uninterrupted run has; progress: called with
-    (epochs done, mean loss of the last one).
+    Args:
+        definition: A linen module whose call takes images [N, H, W, C], and `train` if it needs to
+            know (batch statistics are updated; dropout draws from the step's key).
+        data: Images float32 [N, H, W, C] and labels int32 [N], shuffled anew every epoch; the
+            remainder of a division by `batch_size` is left out.
+        epochs: Number of epochs.
+        batch_size: Images per step.
+        learning_rate: Adam's at the first step; it falls to 0 along a cosine.
+        attack: The attack of adversarial training, or None.
+        epsilon: Its radius, in the attack's norm and the scale of the images.
+        beta: Weight of the divergence in TRADES, or None.
+        noise: Standard deviation of Gaussian noise, or None; not with an attack.
+        penalty: params -> scalar, added to the loss, such as a weight decay; a hashable value whose
+            repr identifies it (a frozen dataclass with `__call__`).
+        key: Random key of the initialisation, the order and all draws.
+        devices: Each takes its part of every batch (batch statistics are those of the parts,
+            averaged). Default: all local ones for adversarial training if they divide `batch_size`,
+            else the first.
+        checkpoint: A safetensors file, replaced after every epoch. Where it exists, training
+            continues from there and ends with the weights of an uninterrupted run.
+        progress: Called with (epochs done, mean loss of the last one).
 
-    Raises ValueError for sizes that do not fit and for the checkpoint of another run.
+    Returns:
+        The variables, nested dicts of float32.
+
+    Raises:
+        ValueError: If an argument is out of range, arguments do not fit each other, the module or
+            the data, or the checkpoint belongs to another run.
 
     >>> import jax, numpy as np
     >>> from jaxadv.data import Dataset
@@ -90,20 +106,11 @@ def train(
     >>> module.apply(variables, images).argmax(-1).tolist()
     [0, 1, 2, 3]
     """
+    check_training(
+        definition, data, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+        attack=attack, epsilon=epsilon, beta=beta, noise=noise,
+    )  # fmt: skip
     count = len(data.labels)
-    if epochs < 1:
-        raise ValueError(f"epochs={epochs}: pass at least 1")
-    if (attack is None) != (epsilon is None):
-        raise ValueError(f"epsilon={epsilon} with attack={attack}: pass both, or none of them")
-    if beta is not None and not isinstance(attack, TRADESAscent):
-        raise ValueError(f"beta={beta} is TRADES': pass attack=TRADESAscent(...) and epsilon too")
-    if noise is not None and (attack is not None or not 0 <= noise < np.inf):
-        raise ValueError(
-            f"noise={noise} with attack={attack}: pass a standard deviation that is not negative, "
-            "and no attack"
-        )
-    if not 1 <= batch_size <= count:
-        raise ValueError(f"batch_size={batch_size}: pass 1 to {count}, the number of images")
     images, labels = jnp.asarray(data.images, jnp.float32), jnp.asarray(data.labels, jnp.int32)
     variables = _initialise(definition, jax.random.fold_in(key, 0), images[:1])
     state = (variables, optax.scale_by_adam().init(variables["params"]))
@@ -138,6 +145,67 @@ def train(
         if progress is not None:
             progress(done, float(loss))
     return state[0]
+
+
+def check_training(
+    definition: Any, data: "Dataset", *, epochs: int, batch_size: int = 64,
+    learning_rate: float = 2e-3, attack: Attack | None = None, epsilon: float | None = None,
+    beta: float | None = None, noise: float | None = None,
+) -> None:  # fmt: skip
+    """Raise ValueError where `train` cannot take these arguments; nothing is compiled."""
+    checks.check_counts(epochs=epochs, batch_size=batch_size)
+    count, shape = len(data.labels), np.shape(data.images)[1:]
+    if batch_size > count:
+        raise ValueError(f"batch_size={batch_size}: pass 1 to {count}, the number of images")
+    if not (checks.is_number(learning_rate) and 0 < learning_rate < np.inf):
+        raise ValueError(f"learning_rate={learning_rate}: pass a positive number, such as 0.002")
+    if (attack is None) != (epsilon is None):
+        raise ValueError(f"epsilon={epsilon} with attack={attack}: pass both, or none of them")
+    if beta is not None and not isinstance(attack, TRADESAscent):
+        raise ValueError(f"beta={beta} is TRADES': pass attack=TRADESAscent(...) and epsilon too")
+    if beta is not None and not (checks.is_number(beta) and 0 <= beta < np.inf):
+        raise ValueError(f"beta={beta}: pass a number that is not negative")
+    if noise is not None and (
+        attack is not None or not (checks.is_number(noise) and 0 <= noise < np.inf)
+    ):
+        raise ValueError(
+            f"noise={noise} with attack={attack}: pass a standard deviation that is not negative, "
+            "and no attack"
+        )
+    variables, classes = untrained(definition, shape)
+    goal = checks.check_goal(Untargeted(data.labels), count, classes)
+    if attack is not None:
+        checks.check_named({type(attack).__name__: attack}, "attack")
+        attack = attack.prepared(goal, classes)
+        checks.check_epsilon(attack, epsilon, 1, shape, from_linen(definition, variables).bounds)
+
+
+def untrained(definition: Any, shape: tuple[int, ...]) -> tuple[Any, int]:
+    """Zero variables of a linen module for images of one shape, and its number of classes.
+
+    They suffice to check what goes with the network. Nothing is compiled.
+
+    Args:
+        definition: The linen module.
+        shape: [H, W, C].
+
+    Returns:
+        The variables and the number of classes.
+
+    Raises:
+        ValueError: If the module cannot be called on such images.
+    """
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    try:
+        logits, variables = jax.eval_shape(definition.init_with_output, jax.random.key(0), images)
+        classes = int(logits.shape[1])
+    except Exception as error:  # a network may raise anything on a wrong shape
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{type(definition).__name__} cannot be called on images of shape "
+            f"[N, {', '.join(map(str, shape))}]: {said}; pass another network, or other images"
+        ) from error
+    return _plain(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)), classes
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -177,7 +245,7 @@ def _epoch(
         return lax.scan(step, state, (rows, places, jnp.arange(batches)))
 
     rows, places = order.reshape(batches, batch_size), jnp.arange(batch_size)
-    if len(devices) > 1:  # the rows of a batch are dealt out, all else is everywhere the same
+    if len(devices) > 1:  # the rows of a batch are sharded, all else is replicated
         whole, split = PartitionSpec(), PartitionSpec(None, "devices")
         all_steps = jax.shard_map(
             all_steps, mesh=mesh_of(devices), in_specs=(whole, split, PartitionSpec("devices")),
@@ -191,8 +259,10 @@ def _gradient(
     definition: Any, penalty: Any, variables: Any, images: Any, labels: Any, places: Any, key: Any,
     adversary: Any, sigma: Any,
 ) -> Any:  # fmt: skip
-    """((loss, updated collections), gradient of the loss in the params). places: [N], those of the
-    images in the batch, which name them in random keys."""
+    """((loss, updated collections), gradient of the loss in the params).
+
+    places [N]: indices of the images in the batch, which enter their random keys.
+    """
     others = {name: tree for name, tree in variables.items() if name != "params"}
     knows = "train" in inspect.signature(definition.__call__).parameters
     mode = {"train": True} if knows else {}
@@ -234,9 +304,12 @@ def _gradient(
 
 @pytree
 class TRADESAscent(PGD):
-    """PGD that climbs the divergence KL(clean || perturbed) of the softmax answers, not a loss of
-    the label; begins from the image plus normal noise of standard deviation 0.001, as at the image
-    itself the divergence has no slope. Zhang et al. 2019 (arXiv 1901.08573)."""
+    """PGD on the divergence of TRADES (Zhang et al. 2019, arXiv 1901.08573).
+
+    It maximises KL(clean || perturbed) of the softmax outputs in place of a loss of the label. It
+    begins at the image plus normal noise of standard deviation 0.001, since the divergence has no
+    gradient at the image itself. The settings are those of `PGD`.
+    """
 
     def init(self, problem: Any, key: Any) -> GradientState:
         noise = 0.001 * jax.random.normal(key, problem.image.shape)
@@ -248,7 +321,7 @@ class TRADESAscent(PGD):
 
 
 def _plain(tree: Any) -> Any:
-    """Nested plain dicts, whatever mapping this Flax returns."""
+    """Nested plain dicts, regardless of the mapping that this version of Flax returns."""
     return {k: _plain(v) if hasattr(v, "items") else v for k, v in tree.items()}
 
 
@@ -276,7 +349,7 @@ def _resume(path: Any, state: Any, run: dict[str, Any]) -> tuple[Any, int]:
 
 def _fingerprint(definition: Any, data: Any, epochs: int, batch_size: int,
                  learning_rate: float, key: Any) -> dict[str, Any]:  # fmt: skip
-    """What decides the weights, as JSON values."""
+    """All that determines the weights, as JSON values."""
     digest = hashlib.sha256(np.ascontiguousarray(data.images, np.float32).tobytes())
     digest.update(np.ascontiguousarray(data.labels, np.int32).tobytes())
     run = {

@@ -1,4 +1,4 @@
-"""Weights on disk: one safetensors file that says which network they belong to. No pickle.
+"""Weights on disk: one safetensors file that names the network it belongs to. No pickle.
 
 The arrays are named by their path ("params/conv1/kernel"); definition, settings, image shape,
 bounds and preprocessing are JSON strings in the file's metadata.
@@ -32,12 +32,22 @@ def save_weights(
     preprocessing: Mapping[str, Sequence[float]] | None = None,
     **extra: Any,
 ) -> None:
-    """Write a model's weights; a file of that name is replaced at once, never half written.
+    """Write a model's weights to a safetensors file.
 
-    module_name: a name of `DEFINITIONS`; settings: its fields (JSON values); variables: nested
-    dict of arrays, all collections; image_shape: [H, W, C]; bounds: least and largest pixel;
-    preprocessing: {"mean": [C], "std": [C]} in the images' scale, or None; extra: any JSON values,
-    such as accuracy=0.98. Raises ValueError if the arrays do not fit the definition.
+    An existing file is replaced atomically and is never half written.
+
+    Args:
+        path: The file.
+        module_name: A name of `DEFINITIONS`.
+        settings: Fields of the definition, as JSON values.
+        variables: Nested dict of arrays, all collections.
+        image_shape: [H, W, C].
+        bounds: Least and largest pixel value.
+        preprocessing: {"mean": [C], "std": [C]} in the scale of the images, or None.
+        **extra: Further metadata as JSON values, such as accuracy=0.98.
+
+    Raises:
+        ValueError: If the arrays do not fit the definition, or a name in `extra` is reserved.
 
     >>> import jax, jax.numpy as jnp, tempfile
     >>> from jaxadv.models import get_definition, load_weights, save_weights
@@ -60,10 +70,18 @@ def save_weights(
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any]]:
-    """The model that `save_weights` wrote, preprocessing included, and the file's metadata.
+    """Read the model that `save_weights` wrote.
 
-    Raises FileNotFoundError; ValueError for what is no safetensors file of ours, an unknown
-    definition or format, and for arrays that are missing, unexpected or of the wrong shape.
+    Args:
+        path: The file.
+
+    Returns:
+        The model, preprocessing included, and the file's metadata.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a safetensors file of this package, its format or definition is
+            unknown, or arrays are missing, unexpected or of the wrong shape.
     """
     from jaxadv.models.adapters import from_linen, normalized
 
@@ -124,12 +142,12 @@ def _paths(tree: Any) -> list[tuple[str, Any]]:
 
 
 def flatten(variables: Any) -> dict[str, np.ndarray]:
-    """Nested dicts of arrays as {"params/conv1/kernel": array}, on the host."""
+    """Convert nested dicts of arrays to {"params/conv1/kernel": array}, on the host."""
     return {name: np.asarray(leaf) for name, leaf in _paths(variables)}
 
 
 def unflatten(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
+    """Invert `flatten`."""
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *path, leaf = name.split("/")
@@ -141,7 +159,7 @@ def unflatten(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def write_arrays(path: Any, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
-    """A safetensors file of arrays and JSON metadata, written beside and moved into place."""
+    """Write a safetensors file of arrays and JSON metadata atomically."""
     import safetensors.numpy
 
     packed = {name: np.asarray(array, order="C") for name, array in arrays.items()}
@@ -150,7 +168,7 @@ def write_arrays(path: Any, arrays: Mapping[str, np.ndarray], metadata: Mapping[
 
 
 def read_arrays(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What `write_arrays` wrote: arrays and metadata."""
+    """Read the arrays and the metadata that `write_arrays` wrote."""
     import safetensors
 
     if not Path(path).is_file():

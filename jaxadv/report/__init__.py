@@ -1,6 +1,6 @@
 """Reports of evaluations, studies and sweeps: console tables, data for other programs, HTML pages.
 
-A name is imported on first use: what reads a sweep's store waits for no compiler.
+Names are imported on first use, so that reading a sweep's store does not import JAX.
 """
 
 import importlib

@@ -37,15 +37,25 @@ def certified_data(
     total: int | None = None,
     smoothed: "Sequence[AttackedSmoothed]" = (),
 ) -> dict[str, Any]:
-    """All that is printed about certificates of the same images, for `json.dumps`.
+    """Return all that is printed about certificates of the same images, for `json.dumps`.
 
-    found: one `Certificates` with labels for each sigma; radii: L2, where certified accuracy is
-    stated; attacked: `minimal_distance` of the network itself in L2 on the same images; total: how
-    many images the data set has; smoothed: nothing, or an attack on the smoothed classifier for
-    each of `found`, or for the first of them. Accuracies are shares of the images reached (under
-    attack, of all), intervals Wilson's, 95 %. The median radius counts a wrong or missing answer as
-    0: half of the images keep their label up to there. A prediction of null abstains, or was not
-    reached.
+    Accuracies are fractions of the images reached (under attack, of all images), intervals are
+    Wilson's, 95 %. The median radius counts a wrong or missing prediction as 0: half of the images
+    keep their label up to there. A prediction of null abstains, or was not reached.
+
+    Args:
+        found: One `Certificates` with labels for each sigma.
+        radii: L2 radii at which certified accuracy is stated.
+        attacked: `minimal_distance` of the network itself in L2 on the same images.
+        total: Number of images of the data set (None: those certified).
+        smoothed: Empty, or an attack on the smoothed classifier for each of `found`, or for the
+            first of them.
+
+    Returns:
+        The data.
+
+    Raises:
+        ValueError: The certificates have no labels.
     """
     labels = found[0].labels
     if labels is None:
@@ -125,12 +135,22 @@ def certified_data(
 
 
 def round_radii(sigma: float, samples: int, alpha: float) -> list[float]:
-    """At most nine radii from 0 to the largest that so many samples can certify, in steps of a
-    quarter, or of twice, four times, half ... of it.
+    """Return at most nine radii from 0 to the largest that `samples` samples can certify.
 
-    >>> from jaxadv.report.certify import round_radii
-    >>> round_radii(1.0, 100_000, 0.001)
-    [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
+    The step is a quarter, or a quarter times a power of two.
+
+    Args:
+        sigma: Standard deviation of the noise.
+        samples: Number of samples of the certificate.
+        alpha: Probability of a wrong certificate.
+
+    Returns:
+        The radii.
+
+    Example:
+        >>> from jaxadv.report.certify import round_radii
+        >>> round_radii(1.0, 100_000, 0.001)
+        [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
     """
     largest = _largest_radius(sigma, samples, alpha)
     if largest <= 0:
@@ -140,7 +160,7 @@ def round_radii(sigma: float, samples: int, alpha: float) -> list[float]:
 
 
 def _largest_radius(sigma: float, samples: int, alpha: float) -> float:
-    """What is certified where all samples agree."""
+    """Return the radius that is certified where all samples agree."""
     from scipy.special import ndtri
 
     return sigma * float(ndtri(alpha ** (1 / samples)))
@@ -205,21 +225,36 @@ def write_certified(
 ) -> Path:
     """Write certificates as one HTML page (atomically, everything embedded) and return its path.
 
-    images: [N, H, W, C] within `bounds`, as certified, and key: as given to `certify` (the noisy
-    images shown are its first samples); radii, attacked, smoothed, total: as in `certified_data`;
-    settings: what the page should say about the run; shown: how many images are in its table, from
-    the smallest radius to the largest.
+    Args:
+        found: One `Certificates` with labels for each sigma.
+        images: Certified images [N, H, W, C] within `bounds`.
+        path: Path of the page.
+        radii: L2 radii at which certified accuracy is stated.
+        class_names: Names of the classes (None: their numbers).
+        title: Title of the page.
+        key: Key that was passed to `certify`; the noisy images shown are its first samples.
+        attacked: As in `certified_data`.
+        smoothed: As in `certified_data`.
+        bounds: Range of the images.
+        settings: Further facts about the run to show on the page.
+        total: Number of images of the data set (None: those certified).
+        shown: Number of images in the page's table, from the smallest radius to the largest.
 
-    Needs jinja2 and matplotlib; raises ImportError saying how to get them.
+    Returns:
+        The path.
 
-    >>> import jax, jax.numpy as jnp, jaxadv as ja, tempfile
-    >>> from jaxadv.report import write_certified
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
-    >>> images, key = jnp.eye(4).reshape(4, 2, 2, 1), jax.random.key(0)
-    >>> found = ja.certify(model, images, jnp.arange(4), sigma=0.25, samples=100, key=key)
-    >>> page = tempfile.mkdtemp() + "/report.html"
-    >>> write_certified([found], images, page, [0, 0.25], key=key).name
-    'report.html'
+    Raises:
+        ImportError: jinja2 or matplotlib is missing; the message says how to install it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxadv as ja, tempfile
+        >>> from jaxadv.report import write_certified
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> images, key = jnp.eye(4).reshape(4, 2, 2, 1), jax.random.key(0)
+        >>> found = ja.certify(model, images, jnp.arange(4), sigma=0.25, samples=100, key=key)
+        >>> page = tempfile.mkdtemp() + "/report.html"
+        >>> write_certified([found], images, page, [0, 0.25], key=key).name
+        'report.html'
     """
     from jaxadv.core.files import write_atomically
 
@@ -241,7 +276,7 @@ def write_certified(
 
 
 def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The few numbers at the top, of the sigma with the largest median radius."""
+    """Return the key figures at the top, of the sigma with the largest median radius."""
     best = max(data["sigmas"], key=lambda row: (row["median_radius"], row["accuracy"]))
     at = min(range(len(data["radii"])), key=lambda i: abs(data["radii"][i] - best["median_radius"]))
     sample = data["examples"] < data["total"]
@@ -294,7 +329,7 @@ def _rows(
     data: Mapping[str, Any], found: "Sequence[Certificates]", images: np.ndarray,
     names: Sequence[str], key: "Array", bounds: tuple[float, float], shown: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The table of images: original, and for each sigma a noisy image and its answer."""
+    """Return the table of images: original, and for each sigma a noisy image and its prediction."""
     from jaxadv.engine.certify import noise
 
     if images.ndim != 4:

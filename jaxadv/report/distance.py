@@ -36,12 +36,18 @@ SHOWN = (0.1, 0.5, 0.9)  # of these, on the console
 
 
 def distance_data(found: "Mapping[str, Nearest]", total: int | None = None) -> dict[str, Any]:
-    """All that is printed about minimal distances of the same images, for `json.dumps`.
+    """Return all that is printed about minimal distances of the same images, for `json.dumps`.
 
-    found: each `Nearest` under a name (such as its norm, or its model and norm); total: how many
-    images the data set has. Quantiles are over the images classified right, one without an
-    adversarial image counts as infinite (null). Robust accuracy is stated at the nine deciles of
-    the distances; any other epsilon can be read off the distances of the images, which are listed.
+    Quantiles are over the images classified correctly; one without an adversarial image counts as
+    infinite (null). Robust accuracy is stated at the nine deciles of the distances; for any other
+    epsilon it follows from the distances of the images, which are listed.
+
+    Args:
+        found: Each `Nearest` under a name (such as its norm, or its model and norm).
+        total: Number of images of the data set (None: those attacked).
+
+    Returns:
+        The data.
     """
 
     def about(name: str, one: "Nearest") -> dict[str, Any]:
@@ -97,7 +103,7 @@ def distance_data(found: "Mapping[str, Nearest]", total: int | None = None) -> d
 
 
 def _pairs(found: "Mapping[str, Nearest]") -> list[tuple[str, str]]:
-    """Any two searches of one norm on the same images."""
+    """Return the pairs of searches of one norm on the same images."""
     return [
         (a, b) for a, b in combinations(found, 2)
         if found[a].norm == found[b].norm and np.array_equal(found[a].ids, found[b].ids)
@@ -109,14 +115,14 @@ def _finite(value: Any) -> float | None:
 
 
 def _quantile(values: np.ndarray, share: float) -> float | None:
-    """The smallest value that so large a share does not exceed; null where that is infinite."""
+    """Return the quantile of the values without interpolation; None where it is infinite."""
     if len(values) == 0:
         return None
     return _finite(np.quantile(values, share, method="inverted_cdf"))
 
 
 def print_distances(data: Mapping[str, Any], console: "Console | None" = None) -> None:
-    """Print a `distance_data` as tables: quantiles of the distances, and what each member did."""
+    """Print a `distance_data` as tables: quantiles of the distances, and each member's gain."""
     from rich.console import Console
 
     console = console or Console()
@@ -165,21 +171,36 @@ def write_distances(
     total: int | None = None,
     gallery: int = 6,
 ) -> Path:
-    """Write minimal distances as one HTML page (atomically, everything embedded); its path.
+    """Write minimal distances as one HTML page (atomically, everything embedded).
 
-    found: each `Nearest` of the same images under a name; those of one norm share a figure. Shows
-    security curves, any two searches of one norm against one another, what the members after the
-    first gained image by image, and for `gallery` images what each norm changes.
+    The page shows security curves, pairwise comparisons of the searches of one norm, what the
+    members after the first gained image by image, and for `gallery` images the changes in each
+    norm.
 
-    Needs jinja2 and matplotlib; raises ImportError saying how to get them.
+    Args:
+        found: Each `Nearest` of the same images under a name; those of one norm share a figure.
+        path: Path of the page.
+        class_names: Names of the classes (None: their numbers).
+        title: Title of the page.
+        bounds: Range of the images.
+        settings: Further facts about the run to show on the page.
+        total: Number of images of the data set (None: those attacked).
+        gallery: Number of images to show.
 
-    >>> import jax.numpy as jnp, jaxadv as ja, tempfile
-    >>> from jaxadv.report import write_distances
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
-    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
-    >>> found = ja.minimal_distance(model, images, labels, effort={"FAB": ja.FAB(steps=5)})
-    >>> write_distances({"linf": found}, tempfile.mkdtemp() + "/report.html").name
-    'report.html'
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: jinja2 or matplotlib is missing; the message says how to install it.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja, tempfile
+        >>> from jaxadv.report import write_distances
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+        >>> found = ja.minimal_distance(model, images, labels, effort={"FAB": ja.FAB(steps=5)})
+        >>> write_distances({"linf": found}, tempfile.mkdtemp() + "/report.html").name
+        'report.html'
     """
     from jaxadv.core.files import write_atomically
 
@@ -207,7 +228,7 @@ def write_distances(
 
 
 def _curves(found: "Mapping[str, Nearest]") -> str:
-    """Robust accuracy against epsilon, of one norm."""
+    """Plot robust accuracy against epsilon for one norm."""
     figure, axes = plain_axes(5.4, 3.6)
     finite = [one.distance[np.isfinite(one.distance)] for one in found.values()]
     reach = max([np.quantile(d, 0.98) for d in finite if len(d)], default=1.0)
@@ -228,7 +249,7 @@ def _curves(found: "Mapping[str, Nearest]") -> str:
 
 
 def _gain(one: "Nearest") -> str | None:
-    """Distance after the first member against the last one's, a point for each image."""
+    """Plot the distance after the first member against the last one's, a point for each image."""
     if len(one.members) < 2:
         return None
     first, last = one.path[0], one.path[-1]
@@ -249,7 +270,7 @@ def _gain(one: "Nearest") -> str | None:
 def _rows(
     found: "Mapping[str, Nearest]", names: Sequence[str], bounds: tuple[float, float], count: int
 ) -> list[dict[str, Any]]:
-    """Some images, each class once before any comes again, and what each search made of them."""
+    """Return some images, one of each class before the second of any, with each search's result."""
     results = list(found.values())
     first = results[0]
     same = all(np.array_equal(one.ids, first.ids) for one in results)

@@ -1,4 +1,4 @@
-"""What the pages have in common: templates, colours, pictures, the versions that they name."""
+"""Common elements of the pages: templates, colours, pictures and version numbers."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ COLOURS = (ACCENT, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
 
 
 def template(name: str) -> Any:
-    """One of the page templates beside this file; ImportError says which package is missing."""
+    """Return one of the page templates beside this file; ImportError names a missing package."""
     with extra("demo", "the HTML report"):
         import jinja2
         import matplotlib.figure  # noqa: F401
@@ -36,7 +36,7 @@ def template(name: str) -> Any:
 
 
 def _described(settings: Mapping[str, Any]) -> str:
-    """An attack's settings as they would be written in Python."""
+    """Return an attack's settings as they would be written in Python."""
     parts = (
         f"{name}={_described(value) if isinstance(value, Mapping) else repr(value)}"
         for name, value in settings.items()
@@ -46,7 +46,7 @@ def _described(settings: Mapping[str, Any]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What ran here: packages, Python, devices."""
+    """Return the versions of the packages and of Python, and the devices."""
     import jax
 
     import jaxadv
@@ -68,7 +68,7 @@ def _uri(content: bytes, kind: str) -> str:
 
 
 def plain_axes(width: float, height: float) -> tuple[Any, Any]:
-    """A matplotlib figure of that size in inches, and its axes in the look of the pages."""
+    """Return a matplotlib figure of that size in inches, and its axes in the style of the pages."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -82,25 +82,27 @@ def plain_axes(width: float, height: float) -> tuple[Any, Any]:
 
 
 def svg(figure: Any) -> str:
-    """A matplotlib figure as the address of an embedded SVG."""
+    """Return a matplotlib figure as the data URI of an embedded SVG."""
     import matplotlib
 
     out = io.BytesIO()
-    # Equal reports give equal files: no date, and names that do not depend on chance.
+    # Equal reports give equal files: no date, and no random names.
     with matplotlib.rc_context({"svg.hashsalt": "jaxadv", "svg.fonttype": "path"}):
         figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
     return _uri(out.getvalue(), "svg+xml")
 
 
 def scaled(image: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
-    """An image of values within `bounds`, from 0 to 1."""
+    """Return an image of values within `bounds`, scaled to [0, 1]."""
     lower, upper = bounds
     return (image - lower) / (upper - lower)
 
 
 def picture(image: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0)) -> str:
-    """An image [H, W, C] of values within `bounds` as the address of an embedded PNG, pixel for
-    pixel."""
+    """Return an image [H, W, C] of values within `bounds` as the data URI of a PNG.
+
+    One pixel of the image is one pixel of the PNG.
+    """
     from matplotlib import image as files
 
     image = np.clip(scaled(image, bounds), 0, 1)
@@ -115,9 +117,9 @@ def difference(
     before: np.ndarray, after: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0),
     times: float | None = None,
 ) -> str:  # fmt: skip
-    """The change of an image within `bounds` as `picture` gives it, grey where there is none.
+    """Return the change of an image within `bounds` as a picture; grey is no change.
 
-    times: by how much it is enlarged; None: so far that its largest entry is black or white.
+    `times` is the factor of enlargement; None scales the largest entry to black or white.
     """
     lower, upper = bounds
     change = (after - before) / (upper - lower)

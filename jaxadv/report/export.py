@@ -1,4 +1,4 @@
-"""An evaluation, or a sweep, in forms that other programs read: RobustBench's JSON, and CSV."""
+"""An evaluation or a sweep in formats of other programs: RobustBench's JSON, and CSV."""
 
 import csv
 import io
@@ -20,22 +20,30 @@ NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1", "l0": "L0"}
 
 
 def write_csv(report: "Report", path: str | Path) -> Path:
-    """One row for each image and epsilon, written atomically; returns the path.
+    """Write one row for each image and epsilon, atomically.
 
     Columns: id, label, prediction; epsilon; broken (1 or 0, misclassified images are broken);
-    broken_by: the attack, or "misclassified", or empty; distance: the smallest adversarial
-    distance found by any attack (empty: none); forward, backward: the image's passes in all
-    attacks together, at all epsilons.
+    broken_by: the attack, or "misclassified", or empty; distance: the smallest adversarial distance
+    found by any attack (empty: none); forward, backward: the image's passes in all attacks
+    together, at all epsilons.
 
-    >>> import jax.numpy as jnp, jaxadv as ja, tempfile
-    >>> from jaxadv.report import write_csv
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
-    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
-    >>> how = {"attacks": {"FGSM": ja.FGSM()}, "epsilons": [0.1, 0.6], "distances": False}
-    >>> report = ja.evaluate(model, images, labels, **how)
-    >>> rows = write_csv(report, tempfile.mkdtemp() + "/report.csv").read_text().splitlines()
-    >>> [row.rsplit(",", 3)[0] for row in rows[:3]]
-    ['id,label,prediction,epsilon,broken,broken_by', '0,0,0,0.1,0,', '0,0,0,0.6,1,FGSM']
+    Args:
+        report: The report.
+        path: Path of the file.
+
+    Returns:
+        The path.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja, tempfile
+        >>> from jaxadv.report import write_csv
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
+        >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+        >>> how = {"attacks": {"FGSM": ja.FGSM()}, "epsilons": [0.1, 0.6], "distances": False}
+        >>> report = ja.evaluate(model, images, labels, **how)
+        >>> rows = write_csv(report, tempfile.mkdtemp() + "/report.csv").read_text().splitlines()
+        >>> [row.rsplit(",", 3)[0] for row in rows[:3]]
+        ['id,label,prediction,epsilon,broken,broken_by', '0,0,0,0.1,0,', '0,0,0,0.6,1,FGSM']
     """
     from jaxadv.core.files import write_atomically
 
@@ -56,11 +64,23 @@ def write_csv(report: "Report", path: str | Path) -> Path:
 def as_robustbench(
     report: "Report", epsilon: float, *, name: str, dataset: str, architecture: str = ""
 ) -> dict[str, Any]:
-    """The entry of a model in RobustBench's leaderboard, for one of the report's epsilons.
+    """Return the entry of a model in RobustBench's leaderboard, for one of the report's epsilons.
 
-    Accuracies are texts in per cent, as there. `autoattack_acc` is left out unless AutoAttack's
-    stages are what ran: the number of other attacks stands in `external`, with their names in
-    `footnote`. Raises ValueError for an epsilon that the report does not have.
+    Accuracies are texts in per cent, as in RobustBench. `autoattack_acc` is left out: the accuracy
+    under the attacks that ran is given as `external`, with their names in `footnote`.
+
+    Args:
+        report: The report.
+        epsilon: One of the report's epsilons.
+        name: Name of the model.
+        dataset: Name of the data set.
+        architecture: Name of the architecture (empty: the model's name).
+
+    Returns:
+        The entry.
+
+    Raises:
+        ValueError: The report does not have this epsilon.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> from jaxadv.report import as_robustbench
@@ -102,7 +122,7 @@ def _entry(
 
 
 def write_robustbench(report: "Report", path: str | Path, **about: Any) -> Path:
-    """`as_robustbench` for every epsilon as one JSON file, written atomically."""
+    """Write `as_robustbench` for every epsilon as one JSON file, atomically."""
     from jaxadv.core.files import write_atomically
 
     entries = [as_robustbench(report, float(epsilon), **about) for epsilon in report.epsilons]
@@ -110,10 +130,10 @@ def write_robustbench(report: "Report", path: str | Path, **about: Any) -> Path:
 
 
 def sweep_as_robustbench(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Entries as `as_robustbench` of a `sweep_data`: each model, data set, norm and epsilon.
+    """Return RobustBench entries for each model, data set, norm and epsilon of a `sweep_data`.
 
-    Those are left out at which not all images were attacked, or rows are missing that could lower
-    the accuracy.
+    The form is that of `as_robustbench`. Entries are left out where not all images were attacked,
+    or where rows are missing that could lower the accuracy.
     """
     return [
         _entry(
@@ -131,15 +151,24 @@ def sweep_as_robustbench(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 def write_sweep_csv(
     store: "SweepStore", path: str | Path, progress: Callable[[int, int], None] | None = None
 ) -> int:
-    """Write all verified rows of a sweep's store as CSV, whole or not at all; their number.
+    """Write all verified rows of a sweep's store as CSV, atomically.
 
-    Columns are those of `ja.sweep.SCHEMA`; what is empty there is empty here. Works a job at a
-    time; progress: called with (jobs written, jobs in all).
+    Columns are those of `ja.sweep.SCHEMA`; empty values there are empty here. One job is in memory
+    at a time.
 
-    >>> import tempfile, jaxadv as ja
-    >>> from jaxadv.report import write_sweep_csv
-    >>> write_sweep_csv(ja.SweepStore(tempfile.mkdtemp()), tempfile.mkdtemp() + "/rows.csv")
-    0
+    Args:
+        store: The sweep's store.
+        path: Path of the file.
+        progress: Called with (jobs written, jobs in all).
+
+    Returns:
+        The number of rows.
+
+    Example:
+        >>> import tempfile, jaxadv as ja
+        >>> from jaxadv.report import write_sweep_csv
+        >>> write_sweep_csv(ja.SweepStore(tempfile.mkdtemp()), tempfile.mkdtemp() + "/rows.csv")
+        0
     """
     import pyarrow.csv
 

@@ -44,23 +44,35 @@ def write_html(
 ) -> Path:
     """Write a report as one HTML file (atomically) and return its path.
 
-    class_names: names of the K classes; model: asked for the labels and confidences of the
-    adversarial images in the gallery (or pass `adversarial_logits` [E, N, K]); settings: more that
-    the page should say about the run, such as {"seed": 0}; total: how many images the data set has,
-    if these are a sample; gallery: how many images are shown; gallery_epsilon: at which of the
-    report's epsilons (default: the smallest at which there are that many); pages: a link to what
-    `write_pages` wrote.
+    Args:
+        report: The report.
+        path: Path of the file.
+        class_names: Names of the K classes (None: their numbers).
+        title: Title of the page.
+        model: Model for the predictions and confidences of the adversarial images in the gallery.
+        adversarial_logits: Logits [E, N, K] of the adversarial images, in place of `model`.
+        settings: Further facts about the run to show on the page, such as {"seed": 0}.
+        total: Number of images of the data set, if these are a sample.
+        gallery: Number of images to show.
+        gallery_epsilon: Which of the report's epsilons the gallery shows (None: the smallest at
+            which `gallery` images are broken).
+        pages: Link to the result of `write_pages`.
 
-    Needs jinja2 and matplotlib; raises ImportError saying how to get them.
+    Returns:
+        The path.
 
-    >>> import jax.numpy as jnp, jaxadv as ja, tempfile
-    >>> from jaxadv.report import write_html
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
-    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
-    >>> attacks = {"FGSM": ja.FGSM()}
-    >>> report = ja.evaluate(model, images, labels, attacks=attacks, distances=False)
-    >>> write_html(report, tempfile.mkdtemp() + "/report.html", model=model).name
-    'report.html'
+    Raises:
+        ImportError: jinja2 or matplotlib is missing; the message says how to install it.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja, tempfile
+        >>> from jaxadv.report import write_html
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
+        >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+        >>> attacks = {"FGSM": ja.FGSM()}
+        >>> report = ja.evaluate(model, images, labels, attacks=attacks, distances=False)
+        >>> write_html(report, tempfile.mkdtemp() + "/report.html", model=model).name
+        'report.html'
     """
     from jaxadv.core.files import write_atomically
 
@@ -87,7 +99,7 @@ def write_html(
 
 
 def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The few numbers at the top: value, unit and what it is."""
+    """Return the key figures at the top: value, unit and name."""
     sample = data["examples"] < data["total"]
 
     def share(value: float, interval: Sequence[float], name: str, kind: str = "") -> dict[str, str]:
@@ -173,7 +185,7 @@ def _distance_figure(report: "Report") -> str | None:
 def _gallery_rows(
     report: "Report", count: int, epsilon: float | None
 ) -> tuple[int, np.ndarray] | None:
-    """(number of the epsilon, images): broken ones, the first of every class before the second."""
+    """Return the index of the epsilon, and broken images, one of each class before the second."""
     if report.images.ndim != 4 or count < 1:
         return None
     broken = report.broken_by >= 0

@@ -1,4 +1,4 @@
-"""A page for every image of a `Report`, and one that lists them."""
+"""A page for every image of a `Report`, and an index page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +18,21 @@ if TYPE_CHECKING:
 def write_pages(
     report: "Report", folder: str | Path, class_names: Sequence[str] | None = None
 ) -> Path:
-    """Write index.html and ID.html for each image into a folder (each atomically); its path.
+    """Write index.html and ID.html for each image into a folder (each atomically).
 
-    A page shows the image, and for each epsilon at which it is broken the adversarial image and
-    the difference times ten, then what every attack did to it: status, distance, passes. Needs
-    jinja2 and matplotlib (ImportError says how to get them).
+    A page shows the image, for each epsilon at which it is broken the adversarial image and the
+    difference times ten, and the status, distance and passes of every attack.
+
+    Args:
+        report: The report.
+        folder: The folder.
+        class_names: Names of the classes (None: their numbers).
+
+    Returns:
+        The folder.
+
+    Raises:
+        ImportError: jinja2 or matplotlib is missing; the message says how to install it.
 
     >>> import jax.numpy as jnp, jaxadv as ja, tempfile
     >>> from jaxadv.report import write_pages
@@ -57,7 +67,7 @@ def write_pages(
 
 
 def _shown(report: "Report", i: int) -> list[dict[str, Any]]:
-    """The original, and what broke it at each epsilon."""
+    """Return the original, and the adversarial image of each epsilon at which it is broken."""
     original, bounds = report.images[i], report.bounds
     shown = [{"name": "original", "picture": picture(original, bounds), "difference": None}]
     for level, epsilon in enumerate(report.epsilons):
@@ -74,7 +84,7 @@ def _shown(report: "Report", i: int) -> list[dict[str, Any]]:
 
 
 def _runs(report: "Report", i: int) -> list[dict[str, Any]]:
-    """What every attack did to the image, one line for each run."""
+    """Return the result of every attack on the image, one entry for each run."""
     runs = []
     for stage in report.stages:
         for row in np.flatnonzero(stage.source == i):

@@ -1,4 +1,4 @@
-"""Two attacks against one another, image by image: who comes nearer, and how often."""
+"""Comparison of two attacks, image by image, by the distances that they found."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +13,25 @@ if TYPE_CHECKING:
     from jaxadv.core.result import Result
     from jaxadv.engine.minimal import Nearest
 
-LEVEL = 1e-3  # distances that differ by a smaller share are level
+LEVEL = 1e-3  # distances that differ by a smaller fraction are level
 
 
 def pair_data(first: "Result | Nearest", second: "Result | Nearest") -> dict[str, int]:
-    """Who found the nearer adversarial image, how often, for `json.dumps`.
+    """Count which of two attacks found the nearer adversarial image, for `json.dumps`.
 
-    first, second: two runs on the same images: a `Result` of `ja.run` with a minimum-norm attack,
-    or a `Nearest`. Compared are the images that neither found misclassified and both were run on.
-    first, second: nearer by more than 0.1 %, or alone in finding one; level: the others that both
-    found; only_first, only_second, neither: who found one at all. Raises ValueError for runs on
-    other images.
+    Images are compared that neither run found misclassified and that both attacked.
+
+    Args:
+        first: A run: a `Result` of `ja.run` with a minimum-norm attack, or a `Nearest`.
+        second: Another run on the same images.
+
+    Returns:
+        Counts of images. compared: all that are compared; first, second: where that run is nearer
+        by more than 0.1 %, or alone in finding an adversarial image; level: the others that both
+        found; only_first, only_second, neither: by which run found an adversarial image.
+
+    Raises:
+        ValueError: The runs are on different images.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> from jaxadv.report import pair_data
@@ -48,7 +56,7 @@ def pair_data(first: "Result | Nearest", second: "Result | Nearest") -> dict[str
 
 
 def _distances(first: Any, second: Any) -> list[np.ndarray]:
-    """The distances of both in the images compared, infinite where nothing was found."""
+    """Return both runs' distances in the images compared, infinite where nothing was found."""
     if not np.array_equal(first.ids, second.ids):
         raise ValueError(
             f"second is of {len(second.ids)} images, first of {len(first.ids)}, or their ids "
@@ -60,11 +68,18 @@ def _distances(first: Any, second: Any) -> list[np.ndarray]:
 
 
 def pair_figure(first: "Result | Nearest", second: "Result | Nearest", names: Sequence[str]) -> Any:
-    """A matplotlib figure of two attacks: a point for each image, on logarithmic axes.
+    """Return a matplotlib figure of two attacks: a point for each image, on logarithmic axes.
 
-    Below the diagonal the second is nearer. An image that one of them did not find lies at its
-    margin, beyond the line; one that neither found is only counted. Arguments as in `pair_data`;
-    names: of the two.
+    Below the diagonal the second is nearer. An image that one of the attacks did not find lies at
+    that attack's margin, beyond the dotted line; one that neither found is only counted.
+
+    Args:
+        first: A run, as in `pair_data`.
+        second: Another run on the same images.
+        names: Names of the two.
+
+    Returns:
+        The figure.
     """
     x, y = _distances(first, second)
     counts = pair_data(first, second)
@@ -74,7 +89,7 @@ def pair_figure(first: "Result | Nearest", second: "Result | Nearest", names: Se
     values = values[np.isfinite(values) & (values > 0)]
     low, high = (values.min(), values.max()) if len(values) else (0.1, 1.0)
     low, high = low / 1.25, high * 1.25
-    edge, margin = high * 1.12, high * 1.06  # where the axes end, and what was not found lies
+    edge, margin = high * 1.12, high * 1.06  # end of the axes; place of what was not found
     beyond = ~np.isfinite(x) | ~np.isfinite(y)
     shown = beyond & (np.isfinite(x) | np.isfinite(y))
     axes.plot([low, high], [low, high], color=CONTROL, linewidth=1)
@@ -100,9 +115,9 @@ def write_pair(
     path: str | Path,
     names: Sequence[str] = ("first", "second"),
 ) -> Path:
-    """Write `pair_figure` to a file of the kind that its name says (.png, .svg, .pdf); its path.
+    """Write `pair_figure` to a file (.png, .svg or .pdf, by its suffix) and return its path.
 
-    Needs matplotlib; raises ValueError for runs on other images.
+    Needs matplotlib; raises ValueError for runs on different images.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

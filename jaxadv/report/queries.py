@@ -22,11 +22,18 @@ BUDGETS = (100, 1000, 5000)
 
 
 def queries_data(asked: "Asked", total: int | None = None) -> dict[str, Any]:
-    """All that is printed about attacks that only ask, for `json.dumps`.
+    """Return all that is printed about a comparison of query attacks, for `json.dumps`.
 
-    total: how many images the data set has. Success is the share of the images attacked that were
-    fooled within so many queries, with Wilson's 95 % interval; mean and median of the queries are
-    over the images fooled (null where none was).
+    Success is the fraction of the attacked images that were fooled within a number of queries, with
+    Wilson's 95 % interval. Mean and median of the queries are over the images fooled (null where
+    none was).
+
+    Args:
+        asked: The comparison.
+        total: Number of images of the data set (None: those attacked).
+
+    Returns:
+        The data.
     """
     from jaxadv.engine.curves import queries_needed
 
@@ -101,12 +108,26 @@ def write_queries(
     total: int | None = None,
     gallery: int = 6,
 ) -> Path:
-    """Write success against queries as one HTML page (atomically, everything embedded); its path.
+    """Write success against queries as one HTML page (atomically, everything embedded).
 
-    Shows the curves with their 95 % intervals, a table, and for `gallery` images what each attack
-    made of them.
+    The page shows the curves with their 95 % intervals, a table, and for `gallery` images the
+    result of each attack.
 
-    Needs jinja2 and matplotlib; raises ImportError saying how to get them.
+    Args:
+        asked: The comparison.
+        path: Path of the page.
+        class_names: Names of the classes (None: their numbers).
+        title: Title of the page.
+        bounds: Range of the images.
+        settings: Further facts about the run to show on the page.
+        total: Number of images of the data set (None: those attacked).
+        gallery: Number of images to show.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: jinja2 or matplotlib is missing; the message says how to install it.
 
     >>> import jax.numpy as jnp, jaxadv as ja, tempfile
     >>> from jaxadv.report import write_queries
@@ -140,7 +161,7 @@ def _where(data: Mapping[str, Any]) -> str:
 
 
 def query_figure(asked: "Asked") -> Any:
-    """Success rate against queries: a matplotlib figure, a curve and its interval per attack."""
+    """Return a matplotlib figure of success rate against queries, with an interval per attack."""
     from jaxadv.engine.curves import queries_needed
 
     figure, axes = plain_axes(7.2, 4.3)
@@ -168,7 +189,7 @@ def query_figure(asked: "Asked") -> Any:
 def _rows(
     asked: "Asked", names: Sequence[str], bounds: tuple[float, float], count: int
 ) -> list[dict[str, Any]]:
-    """Some images, each class once before any comes again, and what each attack made of them."""
+    """Return some images, one of each class before the second of any, with each attack's result."""
     if asked.originals.ndim != 4:
         return []
     results = asked.results.values()

@@ -1,8 +1,9 @@
-"""A reference page for every attack, made of its docstring and of what the registry knows."""
+"""A reference page for every attack, made from its docstring and the registry."""
 
 import dataclasses
 import inspect
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,27 @@ SOURCE = re.compile(  # authors, year, arXiv or doi
     r"((?:[A-Z][^\W\d]+(?:-[A-Z]\w+)?(?:,| and| et al\.)? ?)+) ?(\d{4}), "
     r"(arXiv|doi) ([\w./-]*\w)"
 )
+SECTION = re.compile(
+    r"^(Attributes|Args|Returns|Raises):\n((?:    .*\n|\n(?=    ))+)", re.MULTILINE
+)
+ENTRY = re.compile(r"^(\w+): (.*(?:\n[ \n].*)*)", re.MULTILINE)
 WHERE = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
 INSIDE = "as the attack inside"
+HEADINGS = {"gradients": "White-box: the attacker has gradients",
+            "scores": "Score-based: the attacker sees scores",
+            "labels": "Decision-based: the attacker sees labels only",
+            INSIDE: "Around another attack"}  # fmt: skip
 RETURNS = {"first": "the first success", "distance": "the nearest success",
            "loss": "the highest loss", "last": "the last image"}  # fmt: skip
 
 
 def summary(kind: type[Attack]) -> str:
-    """The first paragraph of an attack's docstring, on one line."""
+    """Return the first paragraph of an attack's docstring, on one line."""
     return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
 
 
 def knows(kind: type[Attack]) -> str:
-    """What the attacker is told: gradients, scores or labels."""
+    """Return what the attack needs of the model: gradients, scores or labels."""
     if not isinstance(kind.pullbacks, int):  # a property: it depends on the settings
         return INSIDE
     if kind.label_only:
@@ -35,7 +44,7 @@ def knows(kind: type[Attack]) -> str:
 
 
 def radius(kind: type[Attack]) -> str:
-    """Whether it needs an epsilon, or what bounds it instead."""
+    """Return whether the attack needs an epsilon, or what bounds it instead."""
     if isinstance(kind.bounded_by, str) and kind.bounded_by:
         return f"none: its own bounds, of {kind.bounded_by}"
     if not isinstance(kind.needs_epsilon, bool):
@@ -50,7 +59,7 @@ def _depends(kind: type[Attack]) -> str:
 
 
 def sources(kind: type[Attack]) -> list[str]:
-    """Its papers with their addresses, in the order of the docstring."""
+    """Return the attack's papers with their addresses, in the order of the docstring."""
     text = " ".join((inspect.getdoc(kind) or "").split())
     return list(dict.fromkeys(
         f"{who.strip()} {year}, {where} {number}: <{WHERE[where]}{number}>"
@@ -58,19 +67,46 @@ def sources(kind: type[Attack]) -> list[str]:
     ))  # fmt: skip
 
 
-def attack_page(kind: type[Attack]) -> str:
-    """The page of one attack, in Markdown.
+def section(document: str, name: str) -> dict[str, str]:
+    """The entries of a section of a docstring, each on one line, with `|` escaped for tables."""
+    found = dict(SECTION.findall(document)).get(name, "")
+    return {
+        entry: " ".join(text.split()).replace("|", "\\|")
+        for entry, text in ENTRY.findall(textwrap.dedent(found))
+    }
 
-    >>> import jaxadv as ja
-    >>> from jaxadv.report.reference import attack_page
-    >>> print(attack_page(ja.FGSM).splitlines()[0])
-    # FGSM
+
+def described(kind: type[Attack]) -> dict[str, str]:
+    """What each setting means, also of those that an attack inherits."""
+    settings: dict[str, str] = {}
+    for parent in reversed(kind.__mro__):
+        if "__doc__" in vars(parent) and parent.__doc__:
+            settings |= section(inspect.cleandoc(parent.__doc__) + "\n", "Attributes")
+    return settings
+
+
+def attack_page(kind: type[Attack]) -> str:
+    """Return the page of one attack, in Markdown.
+
+    Args:
+        kind: The attack's class.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> import jaxadv as ja
+        >>> from jaxadv.report.reference import attack_page
+        >>> print(attack_page(ja.FGSM).splitlines()[0])
+        # FGSM
     """
-    parts = (inspect.getdoc(kind) or "").split("\n\n")
+    document = (inspect.getdoc(kind) or "") + "\n"
+    parts = re.split(r"\n{2,}", SECTION.sub("", document).strip())
     example = [part for part in parts if part.startswith(">>>")]
     text = [part for part in parts[1:] if not part.startswith(">>>")]
+    meanings, errors = described(kind), section(document, "Raises")
     facts = {
-        "Told": knows(kind),
+        "Access": knows(kind),
         "Norms": ", ".join(kind.norms),
         "Radius": radius(kind),
         "Returns": RETURNS.get(str(kind.keep)) or _depends(kind),
@@ -79,12 +115,16 @@ def attack_page(kind: type[Attack]) -> str:
     }  # fmt: skip
     lines = [f"# {kind.__name__}", "", summary(kind), "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
-    lines += ["", "## What it does", "", *"\n\n".join(map(_as_markdown, text)).splitlines()]
-    lines += ["", "## Settings", "", "| setting | default |", "|---|---|"]
+    if text:
+        what = "\n\n".join(map(_as_markdown, text))
+        lines += ["", "## What it does", "", *what.splitlines()]
+    lines += ["", "## Settings", "", "| setting | default | meaning |", "|---|---|---|"]
     lines += [
-        f"| `{field.name}` | `{_default(field)}` |"
+        f"| `{field.name}` | `{_default(field)}` | {meanings.get(field.name, '')} |"
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
     ]
+    if errors:
+        lines += ["", "## Errors", "", *(f"- `{name}`: {when}" for name, when in errors.items())]
     if example:
         lines += ["", "## Example", "", "```python", *"\n".join(example).splitlines(), "```"]
     if papers := sources(kind):
@@ -93,7 +133,7 @@ def attack_page(kind: type[Attack]) -> str:
 
 
 def _as_markdown(part: str) -> str:
-    """A paragraph as it is; indented lines as code."""
+    """Return a paragraph unchanged, and indented lines as a code block."""
     if not part.startswith("    "):
         return part
     return "\n".join(["```python", inspect.cleandoc(part), "```"])
@@ -106,24 +146,23 @@ def _default(field: Any) -> str:
 
 
 def attack_index() -> str:
-    """The list of all attacks, by what the attacker is told, in Markdown."""
+    """Return the list of all attacks, grouped by what they need of the model, in Markdown."""
     lines = ["# The attacks", "", "Written by `jaxadv attacks --markdown docs/attacks`."]
     groups: dict[str, list[str]] = {}
     for name, kind in sorted(ATTACKS.items(), key=lambda item: item[0].lower()):
         groups.setdefault(knows(kind), []).append(name)
-    for told in ("gradients", "scores", "labels", INSIDE):
+    for told, heading in HEADINGS.items():
         if told in groups:
-            heading = f"## Told {told}" if told != INSIDE else "## Around another attack"
-            lines += ["", heading, "", "| attack | norms | radius | |", "|---|---|---|---|"]
+            lines += ["", f"## {heading}", "", "| attack | norms | radius | |", "|---|---|---|---|"]
         for name in groups.get(told, []):
             kind = ATTACKS[name]
-            link = f"[{name}]({name}.md)"
-            lines.append(f"| {link} | {', '.join(kind.norms)} | {radius(kind)} | {summary(kind)} |")
+            link, text = f"[{name}]({name}.md)", summary(kind).replace("|", "\\|")
+            lines.append(f"| {link} | {', '.join(kind.norms)} | {radius(kind)} | {text} |")
     return "\n".join(lines) + "\n"
 
 
 def write_reference(folder: str | Path) -> list[Path]:
-    """The index (README.md) and a page for each attack, in a folder; returns the files."""
+    """Write the index (README.md) and a page for each attack into a folder; return the files."""
     folder = Path(folder)
     pages = {"README": attack_index()}
     pages |= {name: attack_page(kind) for name, kind in ATTACKS.items()}

@@ -1,8 +1,7 @@
-"""What studies found: tables on the console, and one self-contained HTML page."""
+"""Findings of studies: tables on the console, and one self-contained HTML page."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,6 @@ WHITE, HOT = (255, 255, 255), (234, 106, 52)  # INK is readable on both, and all
 COLOURS = (ACCENT, "#1d4ed8", "#15803d", "#7e22ce", "#ca8a04", "#0e7490", "#be185d", INK)
 GREYS = (CONTROL, "#94a3b8", "#475569", "#b6a58f")
 MARKERS = "osD^vP"
-NARROW = 12  # characters that the names of rows have at least, on a narrow console
 
 
 def write_study(
@@ -40,12 +38,21 @@ def write_study(
 ) -> Path:
     """Write findings as one HTML page (atomically, everything embedded) and return its path.
 
-    Tables have ours, with the spread over seeds, above the published figures in grey, and coloured
-    cells where they ask for a heat map; galleries are grids of pictures, pixel for pixel; curves
-    are drawn as SVG, controls dashed. settings: what the page should say about the run, such as
-    {"seeds": 3}.
+    Tables show our figures, with the spread over seeds, above the published figures in grey, and
+    coloured cells where they ask for a heat map; galleries are grids of pictures, pixel for pixel;
+    curves are drawn as SVG, controls dashed.
 
-    Needs jinja2 and matplotlib; raises ImportError saying how to get them.
+    Args:
+        findings: Findings of one or several studies.
+        path: Path of the page.
+        title: Title of the page.
+        settings: Further facts about the run to show on the page, such as {"seeds": 3}.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: jinja2 or matplotlib is missing; the message says how to install it.
 
     >>> import tempfile
     >>> from jaxadv.report import write_study
@@ -77,13 +84,22 @@ def write_study(
 
 
 def cell(table: Table, row: int, column: int) -> tuple[str, str]:
-    """A cell of a table as texts: ours with its spread, and the published figure; "" for none.
+    """Return a table's cell as texts.
 
-    >>> from jaxadv.report.study import cell
-    >>> from jaxadv.studies import Table
-    >>> table = Table("errors", ("FC",), ("test",), [[1.71]], [[0.05]], [[1.6]], ".2f")
-    >>> cell(table, 0, 0)
-    ('1.71 ± 0.05', '1.60')
+    Args:
+        table: The table.
+        row: Index of the row.
+        column: Index of the column.
+
+    Returns:
+        Our figure with its spread, and the published figure; "" for none.
+
+    Example:
+        >>> from jaxadv.report.study import cell
+        >>> from jaxadv.studies import Table
+        >>> table = Table("errors", ("FC",), ("test",), [[1.71]], [[0.05]], [[1.6]], ".2f")
+        >>> cell(table, 0, 0)
+        ('1.71 ± 0.05', '1.60')
     """
 
     def text(values: np.ndarray | None) -> str:
@@ -100,12 +116,19 @@ def cell(table: Table, row: int, column: int) -> tuple[str, str]:
 
 
 def heat(table: Table) -> list[list[str | None]]:
-    """The colour of each cell, white for the value least hot; None for an empty cell.
+    """Return the colour of each cell of a heat map.
 
-    >>> from jaxadv.report.study import heat
-    >>> from jaxadv.studies import Table
-    >>> heat(Table("errors", ("FC",), ("train", "test"), [[0.0, 1.7]]))
-    [['#ffffff', '#ea6a34']]
+    Args:
+        table: The table.
+
+    Returns:
+        Colours [rows][columns], white for the least emphasised value; None for an empty cell.
+
+    Example:
+        >>> from jaxadv.report.study import heat
+        >>> from jaxadv.studies import Table
+        >>> heat(Table("errors", ("FC",), ("train", "test"), [[0.0, 1.7]]))
+        [['#ffffff', '#ea6a34']]
     """
     finite = table.values[np.isfinite(table.values)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
@@ -189,25 +212,30 @@ def _whole(values: Any) -> bool:
 
 
 def print_study(findings: Findings | Sequence[Findings], console: "Console | None" = None) -> None:
-    """Print the tables and texts of one or several studies; of pictures and curves, the titles.
+    """Print the tables and texts of one or several studies, and the titles of pictures and curves.
 
     Published figures stand below ours, dim; heat maps have coloured cells where the console has
     colours.
 
-    >>> from rich.console import Console
-    >>> from jaxadv.report import print_study
-    >>> from jaxadv.studies import Findings, Table
-    >>> table = Table("errors in %", ("FC",), ("test",), [[1.7]], published=[[1.6]])
-    >>> print_study(Findings("demo", "A demonstration", [table]), Console(width=40))
-    demo: A demonstration
-    <BLANKLINE>
-    errors in % (published figures below)
-    <BLANKLINE>
-           test
-     ───────────
-      FC    1.7
-            1.6
-    <BLANKLINE>
+    Args:
+        findings: Findings of one or several studies.
+        console: Console of rich (None: the standard output).
+
+    Example:
+        >>> from rich.console import Console
+        >>> from jaxadv.report import print_study
+        >>> from jaxadv.studies import Findings, Table
+        >>> table = Table("errors in %", ("FC",), ("test",), [[1.7]], published=[[1.6]])
+        >>> print_study(Findings("demo", "A demonstration", [table]), Console(width=40))
+        demo: A demonstration
+        <BLANKLINE>
+        errors in % (published figures below)
+        <BLANKLINE>
+               test
+         ───────────
+          FC    1.7
+                1.6
+        <BLANKLINE>
     """
     from rich.console import Console
 
@@ -216,8 +244,7 @@ def print_study(findings: Findings | Sequence[Findings], console: "Console | Non
         console.print(_styled(f"{study.name}: {study.title}\n", "bold underline"))
         for part in study.parts:
             if isinstance(part, Table):
-                for grid in _console_tables(part, console.width):
-                    console.print(grid)
+                console.print(_console_table(part))
                 if part.note:
                     console.print(_styled(f"{part.note}\n", "dim"))
             elif isinstance(part, Text):
@@ -228,47 +255,25 @@ def print_study(findings: Findings | Sequence[Findings], console: "Console | Non
 
 
 def _styled(text: str, style: str = "") -> Any:
-    """Text in which [brackets] are no markup."""
+    """Return text in which [brackets] are not markup."""
     from rich.text import Text as Styled
 
     return Styled(text, style)
 
 
-def _console_tables(table: Table, width: int) -> "Iterator[Grid]":
-    """The table for so wide a console; in several, one below the other, if it is wider."""
-    from rich import box
-    from rich.table import Table as Grid
+def _console_table(table: Table) -> "Grid":
+    from jaxadv.report.fitted import Fitted
 
-    rows, gap = range(len(table.rows)), 3  # between two columns
-    texts = [[cell(table, i, j) for i in rows] for j in range(len(table.columns))]
-    wanted = [
-        max(len(text) for text in [*chain(*column), *(w[:12] for w in name.split()), ""]) + gap
-        for name, column in zip(table.columns, texts, strict=True)
-    ]
-    longest = max(map(len, table.rows), default=0)
-    names = min(longest, max(NARROW, width - 1 - gap - sum(wanted)))
-    blocks: list[list[int]] = [[]]
-    for j in range(len(wanted)):
-        used = 1 + gap + names + sum(wanted[k] for k in blocks[-1])
-        if blocks[-1] and used + wanted[j] > width:
-            blocks.append([])
-        blocks[-1].append(j)
     published = " (published figures below)" if table.published is not None else ""
     colours = heat(table)
-    for block in blocks:
-        title = _styled(table.title + published, "bold") if block is blocks[0] else None
-        grid = Grid(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        grid.add_column("", max_width=names)
-        for j in block:
-            grid.add_column(_styled(table.columns[j]), justify="right", overflow="fold",
-                            width=wanted[j] - gap)  # fmt: skip
-        for i in rows:
-            shown = []
-            for j in block:
-                ours, theirs = texts[j][i]
-                warm = f"{INK} on {colours[i][j]}" if table.heat and colours[i][j] else ""
-                shown.append(_styled(ours, warm))
-                if theirs:
-                    shown[-1].append(f"\n{theirs}", "" if warm else "dim")
-            grid.add_row(_styled(table.rows[i]), *shown)
-        yield grid
+    grid = Fitted("", *map(_styled, table.columns), title=_styled(table.title + published, "bold"))
+    for i, name in enumerate(table.rows):
+        shown = []
+        for j in range(len(table.columns)):
+            ours, theirs = cell(table, i, j)
+            warm = f"{INK} on {colours[i][j]}" if table.heat and colours[i][j] else ""
+            shown.append(_styled(ours, warm))
+            if theirs:
+                shown[-1].append(f"\n{theirs}", "" if warm else "dim")
+        grid.add_row(_styled(name), *shown)
+    return grid

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FIGURES = 24  # models, data sets and norms whose curves are drawn
-CELLS = 2000  # on the page; the data has all
-NAMED = 20  # failed jobs on the console
+CELLS = 2000  # shown on the page; the data has all
+NAMED = 20  # failed jobs listed on the console
 DETAILS = (
     "id", "label", "prediction", "target", "success", "status", "broken_by", "distance",
     "forward", "backward", "queries", "success_8bit",
@@ -28,21 +28,30 @@ DETAILS = (
 def sweep_data(
     store: SweepStore, examples: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """All that is reported of a sweep's store, for `json.dumps`.
+    """Return all that is reported of a sweep's store, for `json.dumps`.
 
-    standings: each model on each data set, with clean accuracy, and for each norm the robust
-    accuracy under all attacks together at each epsilon (`levels`), every attack's own curve and
-    cost, and the curve of all; cells: one entry each, with who computed it; images: what every cell
-    did to the first `examples` images of each data set. An image is robust at epsilon if it is
-    classified right, and no attack of that radius or a smaller one, at any seed, and no
-    minimum-norm attack at that distance or a smaller one broke it; it counts where any attack was
-    run on it. Intervals are Wilson's, 95 %. `upper_bound`: rows are missing that could lower the
-    accuracy. Reads the store once, cell by cell; progress: called with (cells read, in all).
+    An image is robust at epsilon if it is classified correctly and no attack of that radius or a
+    smaller one, at any seed, and no minimum-norm attack at that distance or a smaller one broke it;
+    it counts where any attack was run on it. Intervals are Wilson's, 95 %. The store is read once,
+    cell by cell.
 
-    >>> import tempfile, jaxadv as ja
-    >>> from jaxadv.report import sweep_data
-    >>> sweep_data(ja.SweepStore(tempfile.mkdtemp()))["rows"]
-    0
+    Args:
+        store: The sweep's store.
+        examples: Number of images of each data set, the first ones, whose results are listed.
+        progress: Called with (cells read, cells in all).
+
+    Returns:
+        The data. standings: each model on each data set, with clean accuracy, and for each norm the
+        robust accuracy under all attacks together at each epsilon (`levels`), every attack's own
+        curve and cost, and the curve of all. cells: one entry each, with the software and device
+        that computed it. images: the results of every cell on the first `examples` images of each
+        data set. `upper_bound`: whether rows are missing that could lower the accuracy.
+
+    Example:
+        >>> import tempfile, jaxadv as ja
+        >>> from jaxadv.report import sweep_data
+        >>> sweep_data(ja.SweepStore(tempfile.mkdtemp()))["rows"]
+        0
     """
     failures = store.failures()
     every: dict[int, Standing] = {}
@@ -160,7 +169,7 @@ def _median(values: np.ndarray) -> float | None:
 
 
 class _Examples:
-    """What every cell did to the first images of each data set, in the order of the data."""
+    """Results of every cell on the first images of each data set, in the order of the data."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -168,7 +177,7 @@ class _Examples:
         self.places: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
 
     def add(self, cell: CellRows) -> None:
-        """Take in one cell's rows of them; the first cell of a data set decides which they are."""
+        """Add one cell's rows of these images, which the first cell of a data set selects."""
         if not self.count or not cell.count:
             return
         about = cell.about
@@ -200,14 +209,14 @@ class _Examples:
 
 
 def accuracy_text(level: Mapping[str, Any] | None) -> str:
-    """A robust accuracy in per cent: "≤" before an upper bound, a dash where nothing was run."""
+    """Return a robust accuracy in per cent: "≤" before an upper bound, a dash for no rows."""
     if level is None or level["value"] is None:
         return "-"
     return ("≤ " if level["upper_bound"] else "") + table.percent(level["value"])
 
 
 def leaderboard(data: Mapping[str, Any], norm: str) -> list[dict[str, Any]]:
-    """The standings that have this norm, by data set, the most robust first."""
+    """Return the standings that have this norm, by data set, the most robust first."""
 
     def order(one: Mapping[str, Any]) -> tuple[Any, ...]:
         values = [level["value"] or 0.0 for level in one["norms"][norm]["levels"]]
@@ -217,7 +226,7 @@ def leaderboard(data: Mapping[str, Any], norm: str) -> list[dict[str, Any]]:
 
 
 def problems(data: Mapping[str, Any]) -> list[str]:
-    """What keeps a sweep from being complete, a line each."""
+    """Return the reasons why a sweep is incomplete, a line each."""
     found = []
     if not data["complete"]:
         lacking = [cell for cell in data["cells"] if cell["rows"] < cell["expected"]]
@@ -260,24 +269,36 @@ def print_sweep(data: Mapping[str, Any], console: "Console | None" = None) -> No
 def write_sweep(
     data: Mapping[str, Any], store: SweepStore, folder: str | Path, figures: int = FIGURES
 ) -> Path:
-    """Write a `sweep_data` as folder/report.html, with a page for each of its `images`; its path.
+    """Write a `sweep_data` as folder/report.html, with a page for each of its `images`.
 
-    The pages need no server and no network. Curves are drawn of the first `figures` models, data
-    sets and norms, of each the attacks that leave least; numbers are given of all. Needs jinja2 and
-    matplotlib; raises ImportError saying how to get them.
+    The pages need no server and no network. Curves are drawn for the first `figures` models, data
+    sets and norms, with the strongest attacks of each; numbers are given for all.
 
-    >>> import tempfile, jaxadv as ja
-    >>> from jaxadv.report import sweep_data, write_sweep
-    >>> store = ja.SweepStore(tempfile.mkdtemp())
-    >>> write_sweep(sweep_data(store), store, tempfile.mkdtemp()).name
-    'report.html'
+    Args:
+        data: A `sweep_data`.
+        store: The sweep's store.
+        folder: The folder.
+        figures: Number of models, data sets and norms with figures.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        ImportError: jinja2 or matplotlib is missing; the message says how to install it.
+
+    Example:
+        >>> import tempfile, jaxadv as ja
+        >>> from jaxadv.report import sweep_data, write_sweep
+        >>> store = ja.SweepStore(tempfile.mkdtemp())
+        >>> write_sweep(sweep_data(store), store, tempfile.mkdtemp()).name
+        'report.html'
     """
     from jaxadv.report.elements import template
     from jaxadv.report.sweep_figures import sections
     from jaxadv.report.sweep_images import write_images
 
     folder = Path(folder)
-    template("sweep.html.j2")  # says at once what is not installed
+    template("sweep.html.j2")  # raises at once where a package is missing
     pages = write_images(data, store, folder / "images") if data["images"] else None
     parts = [(one, norm) for norm in data["norms"] for one in leaderboard(data, norm)]
     page = template("sweep.html.j2").render(
@@ -299,12 +320,12 @@ def write_sweep(
 
 
 def _short(mark: str) -> str:
-    """The beginning of a hash."""
+    """Return the beginning of a hash."""
     return mark[:8]
 
 
 def _named(cells: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether any cell has a goal of its own, which is then a column."""
+    """Return whether any cell has a goal other than untargeted, which needs a column."""
     return any(cell["goal"] != "untargeted" for cell in cells)
 
 

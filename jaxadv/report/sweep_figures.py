@@ -1,4 +1,4 @@
-"""The figures of a sweep's page: models against each other, security curves, cost and strength."""
+"""Figures of a sweep's page: comparison of models, security curves, cost and strength."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ Part = tuple[Mapping[str, Any], str]  # a standing of a `sweep_data`, and one of
 
 
 def sections(data: Mapping[str, Any], parts: Sequence[Part]) -> list[dict[str, Any]]:
-    """The figures by norm: the models of each data set in one, then each model's own."""
+    """Return the figures by norm: the models of each data set in one, then each model's own."""
     return [
         {
             "norm": norm,
@@ -50,14 +50,14 @@ def _own(one: Mapping[str, Any], norm: str) -> dict[str, Any]:
 
 
 def _drawn(attacks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The attacks that leave least, on average over their curves, in their own order."""
+    """Return the attacks with the lowest mean accuracy over their curves, in their own order."""
     asked = [a for a in attacks if a["curve"]["accuracy"]]
     least = sorted(range(len(asked)), key=lambda i: float(np.mean(asked[i]["curve"]["accuracy"])))
     return [asked[i] for i in sorted(least[:LINES])]
 
 
 def _telling_radius(attacks: Sequence[Mapping[str, Any]]) -> float | None:
-    """The radius at which the successes of the attacks differ most."""
+    """Return the radius at which the success rates of the attacks differ most."""
     values: dict[float, list[float]] = {}
     for attack in attacks:
         for cost in attack["cost"]:
@@ -69,7 +69,7 @@ def _telling_radius(attacks: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _reach(curves: Sequence[Mapping[str, Any]]) -> float:
-    """How far the epsilons go that are worth drawing: to where hardly anything is left."""
+    """Return the largest epsilon to draw, where the accuracies have about reached their minimum."""
     ends = [0.0]
     for curve in curves:
         points = list(zip(curve["epsilon"], curve["accuracy"], strict=True))
@@ -79,7 +79,7 @@ def _reach(curves: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _draw(axes: Any, curve: Mapping[str, Any], colour: str, label: str, **how: Any) -> None:
-    """A curve and its band: steps where it has a point at every distance, else lines."""
+    """Draw a curve and its band: steps where it has a point at every distance, else lines."""
     steps = how.pop("steps")
     x, y, low, high = (np.array(curve[n]) for n in ("epsilon", "accuracy", "lower", "upper"))
     style = {"drawstyle": "steps-post"} if steps else {}
@@ -100,7 +100,7 @@ def _curves(
     one: Mapping[str, Any], norm: str, drawn: Sequence[Mapping[str, Any]],
     styles: Mapping[str, tuple[str, str]],
 ) -> str:  # fmt: skip
-    """Security curves of one model: a line for each attack, and one for all."""
+    """Plot the security curves of one model: a line for each attack, and one for all."""
     figure, axes = plain_axes(9.4, 4.3)
     for attack in drawn:
         colour, marker = styles[attack["title"]]
@@ -116,7 +116,7 @@ def _curves(
 
 
 def _models(parts: Sequence[Part]) -> str:
-    """The worst case of the first models of one data set, which are the most robust."""
+    """Plot the worst case of the first models of one data set, which are the most robust."""
     figure, axes = plain_axes(9.4, 4.3)
     norm, shown = parts[0][1], parts[:LINES]
     for number, (one, _) in enumerate(shown):
@@ -131,7 +131,7 @@ def _models(parts: Sequence[Part]) -> str:
 def _priced(
     pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], value: Any, scale: float = 100.0
 ) -> list[tuple[str, float, float]]:
-    """(attack, passes, value) where both are known, of two or more attacks."""
+    """Return (attack, passes, value) where both are known, for two or more attacks."""
     found = [(a["title"], cost["median_passes"], value(a, cost)) for a, cost in pairs]
     known = [(t, passes, scale * v) for t, passes, v in found if passes and v is not None]
     return known if len(known) > 1 else []  # one point compares nothing
@@ -140,7 +140,7 @@ def _priced(
 def _cost(
     points: Sequence[tuple[str, float, float]], styles: Mapping[str, tuple[str, str]], what: str
 ) -> str:  # fmt: skip
-    """Median passes of an image against what an attack achieves; a point for each."""
+    """Plot the median passes of an image against what an attack achieves, a point for each."""
     figure, axes = plain_axes(9.4, 3.4)
     for title, passes, value in points:
         colour, marker = styles[title]

@@ -1,4 +1,4 @@
-"""A page for each of some images of a sweep: what every cell did to it, with the pictures kept."""
+"""A page for each of some images of a sweep, with every cell's result and the stored pictures."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ ROWS = 1000  # of its table
 
 
 def write_images(data: Mapping[str, Any], store: SweepStore, folder: Path) -> Path:
-    """Write index.html and a page for each of `data["images"]`; the index's path."""
+    """Write index.html and a page for each of `data["images"]`; return the path of the index."""
     images = data["images"]
     originals = _originals(images, store)
     chosen = [_nearest(image) for image in images]
@@ -59,7 +59,7 @@ def _class_name(classes: Any, label: int | None) -> str:
 
 
 def _nearest(image: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What fooled it: of each model, attack and norm the success at the least distance."""
+    """Return the nearest success on the image for each model, attack, norm and goal."""
     best: dict[tuple[str, ...], dict[str, Any]] = {}
     for row in image["rows"]:
         key = tuple(row[name] for name in ("model", "norm", "attack", "goal"))
@@ -72,7 +72,7 @@ def _nearest(image: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _originals(
     images: Iterable[Mapping[str, Any]], store: SweepStore
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """By an image's number the clean image and the names of its classes, a file at a time."""
+    """Return by an image's number the clean image and the class names, reading a file at a time."""
     wanted: dict[tuple[str, int], list[tuple[int, int]]] = {}
     for number, image in enumerate(images):
         place = (image["data_hash"], image["place"] // ORIGINALS)
@@ -92,7 +92,7 @@ def _originals(
 def _adversarial(
     rows: Iterable[Mapping[str, Any]], store: SweepStore
 ) -> dict[tuple[str, int], np.ndarray]:
-    """The adversarial images of those rows, by job and row: one job's in memory at a time."""
+    """Return the adversarial images of the rows, by job and row, reading one job at a time."""
     wanted: dict[str, set[int]] = {}
     for row in rows:
         wanted.setdefault(row["job"], set()).add(row["row"])
@@ -108,14 +108,17 @@ def _adversarial(
 
 
 def _scaled(image: np.ndarray, row: Mapping[str, Any]) -> np.ndarray:
-    """From 0 to 1."""
+    """Return the image scaled to [0, 1]."""
     return image / 255 if image.dtype == np.uint8 else scaled(image, row["bounds"])
 
 
 def _shown(
     row: Mapping[str, Any], found: Mapping[tuple[str, int], np.ndarray], clean: np.ndarray | None
 ) -> dict[str, Any] | None:
-    """An adversarial image and its change, scaled to its largest entry; None where none is kept."""
+    """Return an adversarial image and its change, scaled to its largest entry.
+
+    Returns None if the image is not stored.
+    """
     image = found.get((row["job"], row["row"]))
     if image is None or image.ndim != 3:
         return None

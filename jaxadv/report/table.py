@@ -10,7 +10,7 @@ import numpy as np
 from jaxadv.core.result import Status
 from jaxadv.core.shares import wilson
 
-if TYPE_CHECKING:  # evaluate needs all of the engine, the console only what it prints
+if TYPE_CHECKING:  # evaluate imports the whole engine
     from rich.console import Console
     from rich.table import Table
 
@@ -23,11 +23,18 @@ CONTROL = "noise"  # the stage that no attack may be weaker than
 
 
 def epsilon_text(epsilon: float) -> str:
-    """An epsilon as people write it.
+    """Return an epsilon as text.
 
-    >>> from jaxadv.report.table import epsilon_text
-    >>> epsilon_text(0.1), epsilon_text(8 / 255)
-    ('0.1', '8/255')
+    Args:
+        epsilon: The epsilon.
+
+    Returns:
+        At most four digits, or a fraction of 255 where it is one.
+
+    Example:
+        >>> from jaxadv.report.table import epsilon_text
+        >>> epsilon_text(0.1), epsilon_text(8 / 255)
+        ('0.1', '8/255')
     """
     text, levels = f"{epsilon:.4g}", epsilon * 255
     whole = round(levels)
@@ -37,7 +44,7 @@ def epsilon_text(epsilon: float) -> str:
 
 
 def settings_of(attack: "Attack") -> dict[str, Any]:
-    """An attack's name and all its settings, as json can write them."""
+    """Return an attack's name and all its settings, as values for JSON."""
     from jaxadv.core.attack import Attack
 
     found: dict[str, Any] = {"name": attack.name}
@@ -46,7 +53,7 @@ def settings_of(attack: "Attack") -> dict[str, Any]:
         if isinstance(value, Attack):
             value = settings_of(value)
         elif isinstance(value, np.floating):
-            value = float(str(value))  # 0.1, not what float32 makes of it
+            value = float(str(value))  # 0.1, not its float32 rounding
         elif not isinstance(value, str | int | float | bool | None):
             value = getattr(value, "__name__", None) or repr(value)
         found[field.name] = value
@@ -54,13 +61,19 @@ def settings_of(attack: "Attack") -> dict[str, Any]:
 
 
 def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
-    """All that is printed of a report, and what happened to each image, for `json.dumps`.
+    """Return all that is printed of a report, and the result of each image, for `json.dumps`.
 
-    total: how many images the data set has, if the report is about a sample of them. Accuracies are
-    shares of all images; intervals are Wilson's, 95 %; `null` stands for a distance where no
-    adversarial image was found. `broken_by` has for each epsilon the attack's name, "misclassified"
-    or null (survived), `margin` the least that any attack left it with (null: none was run there);
-    `forward` and `backward` are an image's passes in all attacks together.
+    Accuracies are fractions of all images; intervals are Wilson's, 95 %; null stands for a distance
+    where no adversarial image was found. `broken_by` has for each epsilon the attack's name,
+    "misclassified" or null (survived); `margin` is the smallest margin under any attack (null: none
+    was run there); `forward` and `backward` are an image's passes in all attacks together.
+
+    Args:
+        report: The report.
+        total: Number of images of the data set, if the report is about a sample of them.
+
+    Returns:
+        The data.
     """
     count = len(report.labels)
     forward, backward = report.passes
@@ -136,24 +149,31 @@ def _list(values: Any) -> list[float] | None:
 
 
 def percent(share: float) -> str:
-    """A share in per cent, with one decimal.
+    """Return a fraction in per cent.
 
-    >>> from jaxadv.report.table import percent
-    >>> percent(0.875)
-    '87.5'
+    Args:
+        share: The fraction.
+
+    Returns:
+        The percentage with one decimal.
+
+    Example:
+        >>> from jaxadv.report.table import percent
+        >>> percent(0.875)
+        '87.5'
     """
     return f"{100 * share:.1f}"
 
 
 def number_text(value: float | None) -> str:
-    """A distance or a count in at most four digits; a dash for None."""
+    """Return a distance or a count in at most four digits; a dash for None."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def refusals(data: Mapping[str, Any]) -> list[str]:
-    """What verification refused, a line for each attack."""
+    """Return the results that verification rejected, a line for each attack."""
     return [
         f"{attack['name']}: "
         + ", ".join(f"{count} {reason}" for reason, count in attack["rejected"].items())
@@ -167,15 +187,19 @@ def print_report(
 ) -> None:
     """Print a `Report` (or its `as_data`) as tables: accuracy by attack and epsilon, and cost.
 
-    total: how many images the data set has; accuracies of a sample come with a 95 % interval.
+    Args:
+        report: The report.
+        console: Console of rich (None: the standard output).
+        total: Number of images of the data set; accuracies of a sample come with a 95 % interval.
 
-    >>> import jax.numpy as jnp, jaxadv as ja
-    >>> from jaxadv.report import print_report
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
-    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
-    >>> attacks = {"FGSM": ja.FGSM()}
-    >>> report = ja.evaluate(model, images, labels, attacks=attacks, distances=False)
-    >>> print_report(report)  # doctest: +SKIP
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> from jaxadv.report import print_report
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
+        >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+        >>> attacks = {"FGSM": ja.FGSM()}
+        >>> report = ja.evaluate(model, images, labels, attacks=attacks, distances=False)
+        >>> print_report(report)  # doctest: +SKIP
     """
     from rich.console import Console
 
@@ -208,15 +232,12 @@ def print_report(
 
 
 def grid(title: str, first: str, columns: Sequence[str]) -> "Table":
-    """An empty table for the console: names to the left, numbers to the right."""
-    from rich import box
-    from rich.table import Table
+    """Return an empty table for the console: names on the left, numbers on the right."""
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column(first, no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+    from jaxadv.report.fitted import Fitted
+
+    return Fitted(first, *columns, title=Text(title, "bold"))
 
 
 def _accuracy_table(data: Mapping[str, Any]) -> "Table":
@@ -246,7 +267,7 @@ def _accuracy_table(data: Mapping[str, Any]) -> "Table":
 
 
 def interval_text(interval: Sequence[float]) -> str:
-    """Two shares as a range in per cent."""
+    """Return two fractions as a range in per cent."""
     low, high = interval
     return f"{percent(low)}-{percent(high)}"
 

@@ -1,4 +1,4 @@
-"""The experiments: each a function of a `Setting` that returns `Findings`, also run by name.
+"""The experiments: functions of a `Setting` that return `Findings`, also run by name.
 
 `jaxadv reproduce NAME` runs one, or all whose names begin with NAME and a dot.
 """
@@ -12,11 +12,11 @@ from jaxadv.studies.findings import Curves, Findings, Gallery, Table, Text, as_d
 from jaxadv.studies.setting import Setting
 
 __all__ = [
-    "EXPERIMENTS", "Curves", "Findings", "Gallery", "Setting", "Table", "Text", "as_data",
-    "conduct", "find", "study",
+    "EXPERIMENTS", "NEED_SKLEARN", "Curves", "Findings", "Gallery", "Setting", "Table", "Text",
+    "as_data", "conduct", "find", "study",
 ]  # fmt: skip
 
-EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
+EXPERIMENTS: dict[str, str] = {  # name: its module here, and its function
     "szegedy.distortion": "blind_spots:distortions",
     "szegedy.transfer": "transfer:between_networks",
     "szegedy.halves": "transfer:between_training_sets",
@@ -45,10 +45,14 @@ EXPERIMENTS: dict[str, str] = {  # its name: the module here and its function
     "survival": "survival:images_of_digits",
     "streams": "streams:windows_of_digits",
 }
+NEED_SKLEARN = {"classifiers.distance", "classifiers.topics", "transfer.spam"}
 
 
 def find(name: str) -> list[str]:
-    """The experiments meant: the one of that name, or all of that family. ValueError if none."""
+    """Return the experiment of that name, or all of that family.
+
+    Raises ValueError if there is none.
+    """
     found = [known for known in EXPERIMENTS if known == name or known.startswith(f"{name}.")]
     if not found:
         raise ValueError(f"{name!r} is not known: pass one of {', '.join(EXPERIMENTS)}")
@@ -56,13 +60,13 @@ def find(name: str) -> list[str]:
 
 
 def study(name: str) -> Callable[[Setting], Findings]:
-    """The function of one experiment."""
+    """Return the function of one experiment."""
     module, _, function = EXPERIMENTS[name].partition(":")
     return getattr(importlib.import_module(f"jaxadv.studies.{module}"), function)
 
 
 def conduct(name: str, setting: Setting) -> Findings:
-    """Run one experiment, or find what it found before with the same setting."""
+    """Run one experiment, or load its stored findings for the same setting."""
     mark = fingerprint(
         name, setting.seeds, setting.examples, setting.quick,
         *((data.images, data.labels) for data in (setting.train, setting.test)),

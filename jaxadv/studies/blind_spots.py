@@ -1,9 +1,9 @@
-"""Table 1 of Szegedy et al. (2013, arXiv 1312.6199), section 4.2: how near the nearest mistake is.
+"""Table 1 of Szegedy et al. (2013, arXiv 1312.6199), section 4.2: minimal adversarial distortions.
 
-Networks with their errors, the average distortion of minimal adversarial examples found by
-box-constrained L-BFGS, an audit of the claim that there is one for every image of every network,
-and controls: noise of the same and of larger distortion, and as many random tries as the attack
-had passes.
+The study covers the errors of six networks, the average distortion of minimal adversarial examples
+by box-constrained L-BFGS, a check of the claim that one exists for every image of every network,
+and controls: noise of the same and of larger distortion, and random search with as many passes as
+the attack.
 """
 
 from typing import Any
@@ -34,30 +34,40 @@ NOISES = (0.06, 0.1, 0.3, 1.0)  # standard deviations; at 1 the paper's digits a
 
 
 def distortion(images: Any, originals: Any) -> Float[np.ndarray, " N"]:
-    """The paper's measure: sqrt(mean over pixels of the squared difference), for each image
-    [N, H, W, C], in float64; the L2 distance over the root of the number of pixels.
+    """Return the distortion of each image, in float64.
 
-    >>> import numpy as np
-    >>> from jaxadv.studies.blind_spots import distortion
-    >>> distortion(np.full((1, 2, 2, 1), 0.75), np.full((1, 2, 2, 1), 0.5))
-    array([0.25])
+    This is the paper's measure sqrt(mean over pixels of the squared difference), that is, the L2
+    distance over the square root of the number of pixels.
+
+    Args:
+        images: Images [N, H, W, C].
+        originals: Their originals.
+
+    Returns:
+        The distortions [N].
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxadv.studies.blind_spots import distortion
+        >>> distortion(np.full((1, 2, 2, 1), 0.75), np.full((1, 2, 2, 1), 0.5))
+        array([0.25])
     """
     difference = np.asarray(images, np.float64) - np.asarray(originals, np.float64)
     return np.sqrt(np.square(difference).mean(axis=(1, 2, 3)))
 
 
 def gaussian(images: np.ndarray, deviation: float, seed: int = 0) -> np.ndarray:
-    """The images with Gaussian noise of that standard deviation, which may leave the box [0, 1].
+    """Return the images with Gaussian noise of that standard deviation, not clipped to the box.
 
-    Cut off at the box it makes a black background brighter, which is no longer noise to a network:
-    at 0.3 softmax regression errs on half of the digits then, and on a fifth otherwise.
+    Clipped to [0, 1], the noise makes a black background brighter and is no longer noise to a
+    network: at 0.3 softmax regression then errs on half of the digits, and on a fifth otherwise.
     """
     noise = np.random.default_rng(seed).normal(scale=deviation, size=images.shape)
     return (images + noise).astype(np.float32)
 
 
 def wrong_classes(labels: np.ndarray, classes: int, seed: int = 0) -> np.ndarray:
-    """For each label another class, drawn uniformly."""
+    """Return for each label another class, drawn uniformly."""
     away = np.random.default_rng(seed).integers(1, classes, len(labels))
     return ((labels + away) % classes).astype(np.int32)
 
@@ -65,7 +75,7 @@ def wrong_classes(labels: np.ndarray, classes: int, seed: int = 0) -> np.ndarray
 def nearest_mistakes(
     setting: Setting, network: Network, data: Dataset, *, targeted: bool, seed: int = 0
 ) -> Result:
-    """Minimal perturbations by L-BFGS: to a random wrong class, or to any."""
+    """Compute minimal perturbations by L-BFGS, targeted at a random wrong class or untargeted."""
     labels = data.labels
     goal: Any = Untargeted(labels)
     if targeted:
@@ -75,13 +85,13 @@ def nearest_mistakes(
 
 
 def error(network: Network, images: np.ndarray, labels: np.ndarray) -> float:
-    """The share of the images that are not classified as their labels, in per cent."""
+    """Return the percentage of misclassified images."""
     logits = predict(network.model, images)
     return 100 * float((logits.argmax(1) != labels).mean())
 
 
 def examples_of(data: Dataset, count: int) -> Dataset:
-    """So many images, spread evenly over the set."""
+    """Return `count` images, spread evenly over the data set."""
     return data.take(np.linspace(0, len(data.labels) - 1, min(count, len(data.labels))).astype(int))
 
 
@@ -157,7 +167,7 @@ def _order(ours: np.ndarray) -> str:
 
 
 def _pictures(title: str, data: Dataset, result: Result, rows: np.ndarray) -> Gallery:
-    """The layout of the paper's figure 5: image, adversarial image, ten times the difference."""
+    """Return the paper's figure 5: image, adversarial image, ten times the difference."""
     difference = 0.5 + 5 * (result.images[rows] - data.images[rows])
     images = np.stack([data.images[rows], result.images[rows], np.clip(difference, 0, 1)])
     empty = tuple("" for _ in rows)
@@ -171,8 +181,11 @@ def _pictures(title: str, data: Dataset, result: Result, rows: np.ndarray) -> Ga
 
 
 def noise(setting: Setting) -> Findings:
-    """Random controls: noise of the distortion that suffices for the attack, larger noise, and a
-    random search at the attack's distance with as many forward passes as it had."""
+    """Random controls: noise of several sizes, and random search at the attack's distance.
+
+    The noise has the distortion that suffices for the attack, or more; the random search has as
+    many forward passes as the attack.
+    """
     data = examples_of(setting.test, setting.examples)
     columns = ("adversarial", *(f"noise {d:g}" for d in NOISES), "noise 0.3, cut off",
                "same distance", "random search")  # fmt: skip

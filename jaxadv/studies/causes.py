@@ -1,10 +1,10 @@
-"""Why there are adversarial images, and why they transfer: what the paper left open, measured.
+"""Tests of explanations for adversarial examples and for their transfer between networks.
 
 Szegedy et al. (2013, arXiv 1312.6199) leave open how the blind spots depend on the data and why
-images made for one network fool another. Three usual explanations are put to the test here: the
-input's dimension (Shafahi et al. 2018, "Are adversarial examples inevitable?", arXiv 1809.02104),
-too few training images, and likeness of the two networks, in their gradients (Demontis et al. 2018,
-arXiv 1809.02861) or their representations (Kornblith et al. 2019, "Similarity of neural network
+images made for one network fool another. Three usual explanations are tested: the input's dimension
+(Shafahi et al. 2018, "Are adversarial examples inevitable?", arXiv 1809.02104), too few training
+images, and similarity of the two networks, in their gradients (Demontis et al. 2018, arXiv
+1809.02861) or their representations (Kornblith et al. 2019, "Similarity of neural network
 representations revisited", arXiv 1905.00414).
 """
 
@@ -29,12 +29,22 @@ NETWORK = "FC100-100-10"
 
 
 def resize(images: np.ndarray, factor: float) -> np.ndarray:
-    """Images [N, H, W, C] with sides `factor` times as long: 2, 3, ...: each pixel repeated; 1/2,
-    1/4, ...: squares of pixels averaged. ValueError where the sides do not divide.
+    """Return images with sides `factor` times as long.
 
-    >>> import numpy as np
-    >>> resize(np.arange(4.0).reshape(1, 2, 2, 1), 1 / 2).ravel().tolist()
-    [1.5]
+    Args:
+        images: Images [N, H, W, C].
+        factor: 2, 3, ...: each pixel is repeated; 1/2, 1/4, ...: squares of pixels are averaged.
+
+    Returns:
+        The resized images.
+
+    Raises:
+        ValueError: The sides are not divisible.
+
+    Example:
+        >>> import numpy as np
+        >>> resize(np.arange(4.0).reshape(1, 2, 2, 1), 1 / 2).ravel().tolist()
+        [1.5]
     """
     if factor >= 1:
         times = round(factor)
@@ -48,15 +58,23 @@ def resize(images: np.ndarray, factor: float) -> np.ndarray:
 
 
 def linear_cka(one: Float[Array, "N P"], other: Float[Array, "N Q"]) -> float:
-    """Linear centred kernel alignment of two representations of the same N images, in [0, 1]:
-    |Y'X|^2 / (|X'X| |Y'Y|), columns centred, Frobenius norms, in float64.
+    """Return the linear centred kernel alignment of two representations.
 
-    1 for representations that differ by a rotation, a scale and a shift.
+    |Y'X|^2 / (|X'X| |Y'Y|) with centred columns and Frobenius norms, in float64. It is 1 for
+    representations that differ by a rotation, a scale and a shift.
 
-    >>> import numpy as np
-    >>> x = np.random.default_rng(0).normal(size=(50, 3))
-    >>> round(linear_cka(x, 5 * x[:, ::-1] + 1), 6)
-    1.0
+    Args:
+        one: Representation [N, P] of N images.
+        other: Representation [N, Q] of the same images.
+
+    Returns:
+        The alignment, in [0, 1].
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(50, 3))
+        >>> round(linear_cka(x, 5 * x[:, ::-1] + 1), 6)
+        1.0
     """
     x, y = (np.asarray(a, np.float64) for a in (one, other))
     x, y = x - x.mean(0), y - y.mean(0)
@@ -65,7 +83,7 @@ def linear_cka(one: Float[Array, "N P"], other: Float[Array, "N Q"]) -> float:
 
 
 def margin_gradients(model: Model, images: Any, labels: Any) -> Float[Array, "N D"]:
-    """The gradient, in each of the images, of its label's logit less the largest other one."""
+    """Return the gradient in each image of its label's logit minus the largest other logit."""
 
     def total(images: Any) -> Any:
         return jax.vmap(lambda y, z: Untargeted(y).margin(z))(labels, model(images)).sum()
@@ -75,14 +93,23 @@ def margin_gradients(model: Model, images: Any, labels: Any) -> Float[Array, "N 
 
 
 def cosines(one: Any, other: Any) -> np.ndarray:
-    """The cosine [N] between rows of two arrays [N, ...]; 0 where one of them is 0."""
+    """Return the cosine similarities [N] of the rows of two arrays [N, ...]; 0 where a row is 0."""
     one, other = (np.asarray(a, np.float64).reshape(len(a), -1) for a in (one, other))
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     return (one * other).sum(1) / np.maximum(lengths, 1e-30)
 
 
 class Fit(NamedTuple):
-    """Pearson's correlation, its 95 % interval, p-value, and the line y = slope x + intercept."""
+    """A linear fit of two samples.
+
+    Attributes:
+        correlation: Pearson's correlation coefficient.
+        low: Lower end of its 95 % interval.
+        high: Upper end of its 95 % interval.
+        p_value: Two-sided p-value.
+        slope: Slope of the line y = slope x + intercept.
+        intercept: Intercept of that line.
+    """
 
     correlation: float
     low: float
@@ -93,18 +120,27 @@ class Fit(NamedTuple):
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    """nan where one of them is constant, as a bootstrap's sample may be."""
+    """Return Pearson's correlation; nan where a sample is constant, as a bootstrap's may be."""
     a, b = a - a.mean(), b - b.mean()
     spread = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / spread) if spread > 0 else np.nan
 
 
 def fit_pairs(x: np.ndarray, y: np.ndarray, draws: int = 2000, seed: int = 0) -> Fit:
-    """How two matrices [M, M] over ordered pairs of M networks go together, diagonals left out.
+    """Correlate two matrices [M, M] over ordered pairs of M networks, without their diagonals.
 
-    The interval is a bootstrap's over pairs (percentiles). Pairs share networks and are not
-    independent: the p-value (two-sided) is that of Mantel (1967), "The detection of disease
-    clustering": the networks of one matrix are permuted, rows and columns alike.
+    The interval is a percentile bootstrap over pairs. Pairs have networks in common and are not
+    independent: the two-sided p-value is therefore that of Mantel (1967), "The detection of disease
+    clustering", which permutes the networks of one matrix, rows and columns alike.
+
+    Args:
+        x: The first matrix.
+        y: The second matrix.
+        draws: Number of bootstrap samples and of permutations.
+        seed: Seed of both.
+
+    Returns:
+        The correlation with its interval and p-value, and the linear fit.
     """
     random = np.random.default_rng(seed)
     off = ~np.eye(len(x), dtype=bool)
@@ -121,7 +157,7 @@ def fit_pairs(x: np.ndarray, y: np.ndarray, draws: int = 2000, seed: int = 0) ->
 
 
 def causes(setting: Setting) -> Findings:
-    """Input dimension, the amount of training data, and what explains transfer."""
+    """Input dimension, the amount of training data, and explanations of transfer."""
     parts = [*_dimension(setting), *_amount(setting), *_transfer(setting)]
     return Findings("szegedy.causes", "Why: dimension, data, and likeness of networks", parts)
 
@@ -131,7 +167,7 @@ def _count(setting: Setting) -> int:
 
 
 def _correct(setting: Setting, network: Network, test: Dataset) -> Dataset:
-    """The first images of the test set that the network gets right."""
+    """Return the first images of the test set that the network classifies correctly."""
     first = test.take(slice(2 * _count(setting)))
     right = predict(network.model, first.images).argmax(1) == first.labels
     return first.take(np.flatnonzero(right)[: _count(setting)])
@@ -145,8 +181,12 @@ def _nearest(setting: Setting, name: str, network: Network, test: Dataset) -> An
 
 
 class _Robustness(NamedTuple):
-    """Of networks from several seeds: test errors in % [seeds], and for each network the distances
-    of the nearest adversarial images."""
+    """Robustness of networks from several seeds.
+
+    Attributes:
+        errors: [seeds], test errors in per cent.
+        distances: For each network, the distances of the nearest adversarial images.
+    """
 
     errors: np.ndarray
     distances: list[np.ndarray]
@@ -167,8 +207,10 @@ def _robustness(setting: Setting, name: str, train: Dataset, test: Dataset) -> _
 
 
 def _slope(x: np.ndarray, found: list[_Robustness], scale: Any) -> tuple[float, float, float]:
-    """The slope of scale(mean of the medians) over x, and its 95 % interval by a bootstrap over
-    seeds, and over the images of each."""
+    """Return the slope of scale(mean of the medians) over x, and its 95 % interval.
+
+    The interval is a bootstrap over seeds and over the images of each.
+    """
     random = np.random.default_rng(0)
 
     def again(one: _Robustness) -> Any:
@@ -224,7 +266,7 @@ def _dimension(setting: Setting) -> list[Part]:
 
 
 def _nearest_other(test: Dataset, train: Dataset) -> float:
-    """Median L2 distance of a test image to the nearest training image of another class."""
+    """Return the median L2 distance of test images to the nearest other-class training image."""
     one, other = (d.images.reshape(len(d.images), -1).astype(np.float64) for d in (test, train))
     squares = np.square(one).sum(1)[:, None] - 2 * one @ other.T + np.square(other).sum(1)
     squares[test.labels[:, None] == train.labels] = np.inf
@@ -237,7 +279,7 @@ def _amount(setting: Setting) -> list[Part]:
     sizes = sizes[:2] if setting.quick else sizes
     found = []
     for size in sizes:
-        # The same number of steps for all: with fewer images each is seen more often.
+        # Equally many steps for all sizes: fewer images are each seen more often.
         rows = np.resize(np.arange(size), sizes[-1])
         found.append(_robustness(setting, f"train-{size}", setting.train.take(rows), setting.test))
     slope, low, high = _slope(np.log2(sizes), found, np.asarray)
@@ -258,8 +300,10 @@ def _amount(setting: Setting) -> list[Part]:
 
 
 def features(network: Network, images: np.ndarray) -> Array:
-    """What the last linear layer of an FC network is given, [N, units]: the last hidden layer's
-    activations, or the pixels."""
+    """Return the input [N, units] of the last linear layer of an FC network.
+
+    This is the last hidden layer's activations, or the pixels if there is no hidden layer.
+    """
     depth = len(network.module.widths)
     if depth == 0:
         return jnp.asarray(images).reshape(len(images), -1)
@@ -271,12 +315,19 @@ def features(network: Network, images: np.ndarray) -> Array:
 def transfer_explained(
     networks: list[Network], attacked: np.ndarray, nearest: np.ndarray, test: Dataset
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The share [M, M] of the images made for one network that fool another, and what may explain
-    it, each [M, M], by name.
+    """Return the transfer rates between networks, and what may explain them.
 
-    attacked: [M, N, H, W, C], made for each network, of one norm; nearest: the nearest adversarial
-    images of each; test: their N originals. "flat boundaries": the share of the images that would
-    fool if each network's boundary were the plane through its own nearest adversarial image.
+    Args:
+        networks: The M networks.
+        attacked: [M, N, H, W, C], images made for each network, all of one norm.
+        nearest: [M, N, H, W, C], the nearest adversarial images of each network.
+        test: The N original images.
+
+    Returns:
+        The fraction [M, M] of the images made for one network (row) that fool another (column), and
+        by name the explanations, each [M, M]. "flat boundaries" is the fraction of images that
+        would fool if each network's boundary were the plane through its own nearest adversarial
+        image.
     """
     answers = np.array([[np.asarray(n.model(a)).argmax(1) for n in networks] for a in attacked])
     rate = (answers != test.labels).mean(2)
@@ -293,8 +344,10 @@ def transfer_explained(
 
 
 def amplify(images: np.ndarray, originals: np.ndarray, norm: float) -> np.ndarray:
-    """The images [N, ...] moved on, along the way from their originals, to the L2 distance `norm`
-    (before they are clipped to [0, 1]); an image that is its original stays there."""
+    """Return the images [N, ...] moved away from their originals to the L2 distance `norm`.
+
+    The distance holds before clipping to [0, 1]; an image equal to its original stays there.
+    """
     moved = (images - originals).astype(np.float64)
     lengths = np.sqrt(np.square(moved).sum(tuple(range(1, moved.ndim)), keepdims=True))
     return np.clip(originals + norm * moved / np.maximum(lengths, 1e-30), 0, 1).astype(np.float32)

@@ -1,5 +1,6 @@
-"""Is it the network, or all classifiers? Linear ones, trees, neighbours, kernels and a network, at
-equal accuracy and on the same images: how far is the nearest mistake of each?
+"""The nearest mistakes of linear models, trees, neighbours, kernels and a network, compared.
+
+All classifiers have about equal accuracy and are attacked on the same images.
 """
 
 from collections.abc import Callable
@@ -29,14 +30,19 @@ EXACT, GRADIENTS, ANSWERS = "proved", "gradients", "answers"
 
 
 class Family(NamedTuple):
-    """A kind of classifier, how its nearest mistake is found, and how it is made."""
+    """A kind of classifier.
+
+    Attributes:
+        how: How its nearest mistake is computed: `EXACT`, `GRADIENTS` or `ANSWERS`.
+        make: Returns an estimator that is not fitted yet.
+    """
 
     how: str
     make: Callable[[], Any]
 
 
 def families() -> dict[str, Family]:
-    """The classifiers that are compared; ImportError names the extra that is missing."""
+    """Return the classifiers to compare; ImportError names the missing extra."""
     with extra("sklearn", "this study"):
         from sklearn.ensemble import RandomForestClassifier
         from sklearn.linear_model import LogisticRegression
@@ -61,8 +67,14 @@ def families() -> dict[str, Family]:
 
 
 class Fitted(NamedTuple):
-    """A trained classifier: the estimator, its model, on how many images, accuracy on the test set
-    in per cent."""
+    """A trained classifier.
+
+    Attributes:
+        estimator: The fitted estimator.
+        model: The model to attack.
+        size: Number of training images.
+        accuracy: Accuracy on the test set in per cent.
+    """
 
     estimator: Any
     model: Model
@@ -71,7 +83,7 @@ class Fitted(NamedTuple):
 
 
 def at_equal_accuracy(setting: Setting) -> dict[str, Fitted]:
-    """Each family trained on so many images that its accuracy comes next to that of the worst."""
+    """Train each family on the number of images that brings its accuracy closest to the worst."""
     train, test = setting.train, setting.test
     sizes = [size for size in SIZES if size <= len(train.labels)]
     flat = train.images.reshape(len(train.images), -1)
@@ -101,10 +113,22 @@ def at_equal_accuracy(setting: Setting) -> dict[str, Fitted]:
 def nearest_mistakes(
     setting: Setting, name: str, fitted: Fitted, how: str, images: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(L2 distances [N], images [N, H, W, C]) of the nearest mistakes of one classifier.
+    """Compute the nearest mistakes of one classifier in L2.
 
-    Proved for linear classifiers and one tree; else upper bounds, by `minimal_distance` (fast) or,
-    for those that answer in steps, by HopSkipJump within 3,000 answers.
+    The distances are proved for linear classifiers and a single tree. Others are upper bounds: by
+    `minimal_distance` (fast), or, for classifiers with piecewise constant outputs, by HopSkipJump
+    with 3,000 queries.
+
+    Args:
+        setting: The setting, whose folder stores the results.
+        name: Name of the classifier.
+        fitted: The classifier.
+        how: `EXACT`, `GRADIENTS` or `ANSWERS`.
+        images: Images [N, H, W, C].
+        labels: Their labels [N], as indices of the classifier's classes.
+
+    Returns:
+        The distances [N] and the images [N, H, W, C] found.
     """
     if how == EXACT:
         linear = hasattr(fitted.estimator, "coef_")
@@ -127,7 +151,7 @@ def nearest_mistakes(
 
 
 def all_classifiers(setting: Setting) -> Findings:
-    """Is it the network, or all classifiers? The nearest mistakes of nine, at equal accuracy."""
+    """The nearest mistakes of nine classifiers at equal accuracy."""
     kinds, fitted = families(), at_equal_accuracy(setting)
     data = _right_everywhere(setting, list(fitted.values()))
     labels = data.labels
@@ -188,7 +212,10 @@ def _median(values: np.ndarray) -> float:
 
 
 def _right_everywhere(setting: Setting, fitted: list[Fitted]) -> Dataset:
-    """Test images that all classifiers get right, a fifth of the setting's examples at most."""
+    """Return test images that all classifiers classify correctly.
+
+    There are at most a fifth of the setting's examples, or ten if that is more.
+    """
     test = setting.test
     right = np.ones(len(test.labels), bool)
     for one in fitted:
@@ -201,7 +228,7 @@ def _right_everywhere(setting: Setting, fitted: list[Fitted]) -> Dataset:
 
 
 def _nearest_other(setting: Setting, data: Dataset) -> np.ndarray:
-    """The L2 distance [N] of each image to the nearest training image of another class."""
+    """Return the L2 distance [N] of each image to the nearest training image of another class."""
     train = setting.train
     out = []
     for image, label in zip(data.images, data.labels, strict=True):
@@ -211,7 +238,7 @@ def _nearest_other(setting: Setting, data: Dataset) -> np.ndarray:
 
 
 def _universal(setting: Setting, fitted: dict[str, Fitted], data: Dataset) -> Table:
-    """One perturbation made on a linear classifier and on the network, tried on all of them."""
+    """Evaluate universal perturbations, made on a linear model and the network, on all models."""
     epsilon, makers = 0.2, ("logistic regression", "network, 100-100")
     given, others = setting.train.images[:500], setting.test.images[:500]
     made = {
@@ -234,7 +261,7 @@ def _universal(setting: Setting, fitted: dict[str, Fitted], data: Dataset) -> Ta
 
 
 def _far_from_all_data(setting: Setting, fitted: Fitted) -> Text:
-    """Where a linear classifier is surest, there is no data."""
+    """Describe how far the points of highest linear confidence are from all data."""
     classifier = linear_classifier(fitted.estimator)
     slope = classifier.weights - classifier.weights.mean(1, keepdims=True)
     corners = (slope.T > 0).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Directions of a hidden layer: their images, what these have in common, and other bases.
+"""Directions of a hidden layer: their top images, what these have in common, and other bases.
 
 Section 3 of Szegedy et al. (2013, arXiv 1312.6199) compares the images that stimulate a unit most,
-argmax <phi(x), e_i>, with those of a random direction, argmax <phi(x), v>, by eye. Here is what
-makes it a measurement; `jaxadv.studies.units` is the study.
+argmax <phi(x), e_i>, with those of a random direction, argmax <phi(x), v>, by eye. This module
+provides measurements for it; the study is `jaxadv.studies.units`.
 """
 
 import math
@@ -26,21 +26,33 @@ from jaxadv.core.pytree import pytree, static
 def activations(
     module: Any, variables: Any, images: Float[Array, "N H W C"], layer: str, side: str = "input"
 ) -> Float[Array, "N n"]:
-    """What a layer reads (side="input") or gives (side="output"), flattened; one forward pass.
+    """Return the input or the output of a layer, flattened; one forward pass.
 
-    module: any Flax linen module in evaluation mode; layer: the name of a submodule that is called
-    once ("fc2", or a path "block1/conv2"). What "fc2" reads are the units above "fc1", behind the
-    non-linearity; what "fc1" gives, the same units before it. Pure: jit, vmap and grad go through.
+    Pure: jit, vmap and grad go through.
 
-    Raises ValueError for another side, and for a layer that is not called exactly once.
+    Args:
+        module: Any Flax linen module in evaluation mode.
+        variables: Its variables.
+        images: Images [N, H, W, C].
+        layer: Name of a submodule that is called once ("fc2", or a path "block1/conv2"). The input
+            of "fc2" are the units above "fc1", after the nonlinearity; the output of "fc1" are the
+            same units before it.
+        side: "input" or "output".
 
-    >>> import jax, jax.numpy as jnp
-    >>> from jaxadv.models import get_definition
-    >>> from jaxadv.studies.directions import activations
-    >>> module = get_definition("FC")(widths=(16, 12))
-    >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-    >>> activations(module, variables, jnp.zeros((5, 28, 28, 1)), "fc3").shape
-    (5, 12)
+    Returns:
+        The activations [N, n].
+
+    Raises:
+        ValueError: `side` is unknown, or the layer is not called exactly once.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxadv.models import get_definition
+        >>> from jaxadv.studies.directions import activations
+        >>> module = get_definition("FC")(widths=(16, 12))
+        >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+        >>> activations(module, variables, jnp.zeros((5, 28, 28, 1)), "fc3").shape
+        (5, 12)
     """
     if side not in ("input", "output"):
         raise ValueError(f"side={side!r}: pass 'input' or 'output'")
@@ -64,21 +76,31 @@ def activations(
 def counter_rotated(
     module: Any, variables: Any, layer: str, rotation: Float[Array, "n n"]
 ) -> Model:
-    """The same function with other units: phi -> phi R below a dense layer, whose W becomes R^T W.
+    """Return the same function with other units: phi becomes phi R, and the next W becomes R^T W.
 
-    layer: the name of the dense layer that undoes the rotation; rotation: orthogonal. The model's
-    params are (rotation, variables), so that a new rotation compiles nothing. Raises ValueError
-    where the layer has no kernel of as many rows as the rotation.
+    Args:
+        module: A Flax linen module.
+        variables: Its variables.
+        layer: Name of the dense layer that undoes the rotation.
+        rotation: Orthogonal matrix R.
 
-    >>> import jax, jax.numpy as jnp
-    >>> from jaxadv.models import get_definition
-    >>> from jaxadv.studies.directions import counter_rotated
-    >>> module, images = get_definition("FC")(widths=(16, 12)), jnp.ones((5, 28, 28, 1))
-    >>> variables = module.init(jax.random.key(0), images)
-    >>> rotation = jax.random.orthogonal(jax.random.key(1), 12)
-    >>> model = counter_rotated(module, variables, "fc3", rotation)
-    >>> bool(jnp.allclose(model(images), module.apply(variables, images), atol=1e-5))
-    True
+    Returns:
+        The model. Its params are (rotation, variables), so that a new rotation needs no
+        compilation.
+
+    Raises:
+        ValueError: The layer has no kernel with as many rows as the rotation.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxadv.models import get_definition
+        >>> from jaxadv.studies.directions import counter_rotated
+        >>> module, images = get_definition("FC")(widths=(16, 12)), jnp.ones((5, 28, 28, 1))
+        >>> variables = module.init(jax.random.key(0), images)
+        >>> rotation = jax.random.orthogonal(jax.random.key(1), 12)
+        >>> model = counter_rotated(module, variables, "fc3", rotation)
+        >>> bool(jnp.allclose(model(images), module.apply(variables, images), atol=1e-5))
+        True
     """
     params: Any = variables["params"]
     kernel = params.get(layer, {}).get("kernel")
@@ -110,38 +132,60 @@ class _Rotated:
             return self.module.apply(variables, images)
 
 
-# --- The images of a direction, and what they have in common ---
+# --- The top images of a direction, and what they have in common ---
 
 
 def top_images(values: Float[Array, "N D"], count: int = 8) -> Int[np.ndarray, "D count"]:
-    """Positions of the `count` images with the largest value in each column, the largest first.
+    """Return the indices of the images with the largest values in each column.
 
-    >>> import jax.numpy as jnp
-    >>> from jaxadv.studies.directions import top_images
-    >>> top_images(jnp.array([[0.1, 5.0], [0.3, 4.0], [0.2, 6.0]]), 2).tolist()
-    [[1, 2], [2, 0]]
+    Args:
+        values: Values [N, D] of N images in D directions.
+        count: Number of images for each direction.
+
+    Returns:
+        Indices [D, count], the largest value first.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxadv.studies.directions import top_images
+        >>> top_images(jnp.array([[0.1, 5.0], [0.3, 4.0], [0.2, 6.0]]), 2).tolist()
+        [[1, 2], [2, 0]]
     """
     return np.asarray(lax.top_k(values.T, count)[1])
 
 
 def purity(labels: Int[np.ndarray, "D k"]) -> Float[np.ndarray, " D"]:
-    """The share of the most frequent label in each row: 1 where all are of one class.
+    """Return the fraction of the most frequent label in each row.
 
-    >>> import numpy as np
-    >>> from jaxadv.studies.directions import purity
-    >>> purity(np.array([[3, 3, 3, 3], [3, 3, 5, 8]])).tolist()
-    [1.0, 0.5]
+    Args:
+        labels: Labels [D, k].
+
+    Returns:
+        The fractions [D]; 1 where all are of one class.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxadv.studies.directions import purity
+        >>> purity(np.array([[3, 3, 3, 3], [3, 3, 5, 8]])).tolist()
+        [1.0, 0.5]
     """
     return _frequencies(labels).max(1)
 
 
 def entropy(labels: Int[np.ndarray, "D k"]) -> Float[np.ndarray, " D"]:
-    """Shannon entropy in bits of the labels in each row: 0 where all are of one class.
+    """Return the Shannon entropy of the labels in each row.
 
-    >>> import numpy as np
-    >>> from jaxadv.studies.directions import entropy
-    >>> entropy(np.array([[3, 3, 3, 3], [3, 3, 5, 5]])).tolist()
-    [0.0, 1.0]
+    Args:
+        labels: Labels [D, k].
+
+    Returns:
+        The entropies [D] in bits; 0 where all are of one class.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxadv.studies.directions import entropy
+        >>> entropy(np.array([[3, 3, 3, 3], [3, 3, 5, 5]])).tolist()
+        [0.0, 1.0]
     """
     shares = _frequencies(labels)
     return -(shares * np.log2(np.where(shares > 0, shares, 1))).sum(1) + 0.0
@@ -154,15 +198,23 @@ def _frequencies(labels: np.ndarray) -> np.ndarray:
 def similarity(
     vectors: Float[np.ndarray, "N n"], top: Int[np.ndarray, "D k"]
 ) -> Float[np.ndarray, " D"]:
-    """The mean cosine over all pairs of the k images of each row, after the mean of all N images is
-    subtracted: 1 for equal images, about 0 for images drawn at random.
+    """Return the mean cosine similarity over all pairs of the k images of each row.
 
-    vectors: the images as points in the space that judges: pixels, or features of a network.
+    The mean of all N images is subtracted first: 1 for equal images, about 0 for random images.
 
-    >>> import numpy as np
-    >>> from jaxadv.studies.directions import similarity
-    >>> similarity(np.array([[1.0, 0], [1, 0], [-1, 0], [-1, 0]]), np.array([[0, 1], [0, 2]]))
-    array([ 1., -1.])
+    Args:
+        vectors: Images as points [N, n] in the space of comparison: pixels, or features of a
+            network.
+        top: Indices [D, k] of the images of each row.
+
+    Returns:
+        The mean similarities [D].
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxadv.studies.directions import similarity
+        >>> similarity(np.array([[1.0, 0], [1, 0], [-1, 0], [-1, 0]]), np.array([[0, 1], [0, 2]]))
+        array([ 1., -1.])
     """
     centred = vectors - vectors.mean(0)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
@@ -173,7 +225,14 @@ def similarity(
 
 
 class Comparison(NamedTuple):
-    """effect: P(x > y) - P(x < y) in [-1, 1]; low, high: its 95 % interval; p: two-sided."""
+    """Result of a comparison of two samples.
+
+    Attributes:
+        effect: P(x > y) - P(x < y), in [-1, 1].
+        low: Lower end of its 95 % interval.
+        high: Upper end of its 95 % interval.
+        p: Two-sided p-value.
+    """
 
     effect: float
     low: float
@@ -182,16 +241,24 @@ class Comparison(NamedTuple):
 
 
 def compare(x: Any, y: Any) -> Comparison:
-    """The test of Mann and Whitney (1947) of samples x [n] and y [m], ties and all.
+    """Test of Mann and Whitney (1947) of two samples, with ties.
 
     The effect is Cliff's delta (the rank-biserial correlation): 0 where neither sample tends to be
     larger, 1 where all of x is above all of y. Its interval is that of DeLong et al. (1988), which
     has no width where the samples do not overlap; p is the normal approximation with corrections
     for ties and for continuity.
 
-    >>> from jaxadv.studies.directions import compare
-    >>> compare([1, 2, 3, 4], [3, 4, 5, 6]).effect
-    -0.75
+    Args:
+        x: Sample [n].
+        y: Sample [m].
+
+    Returns:
+        The effect with its interval and p-value.
+
+    Example:
+        >>> from jaxadv.studies.directions import compare
+        >>> compare([1, 2, 3, 4], [3, 4, 5, 6]).effect
+        -0.75
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     n, m = len(x), len(y)
@@ -206,7 +273,7 @@ def compare(x: Any, y: Any) -> Comparison:
     return Comparison(effect, low, high, p)
 
 
-# --- The image that a direction likes best ---
+# --- The image that maximises a direction ---
 
 
 def synthesize(
@@ -216,13 +283,22 @@ def synthesize(
     steps: int = 200,
     learning_rate: float = 0.1,
 ) -> tuple[Float[Array, "..."], Float[Array, ""]]:
-    """The image in the box that maximises `value`, and its value: Adam, projected after each step.
+    """Compute the image in the box that maximises `value`, by Adam projected after each step.
 
-    value: a differentiable function of one image (or of its coordinates); start: where the ascent
-    begins; learning_rate: in the units of the box. Gradients are scaled to a largest entry of one
-    (a saturated unit has hardly any), the learning rate falls to nothing along a cosine, and the
-    best image met is returned. `steps + 1` forward passes, `steps` of them with a backward pass.
+    Gradients are scaled to a largest entry of one (a saturated unit has hardly any), and the best
+    image met is returned. Costs `steps + 1` forward passes, `steps` of them with a backward pass.
     Pure: vmap it over directions.
+
+    Args:
+        value: Differentiable function of one image (or of its coordinates).
+        start: Where the ascent begins.
+        bounds: The box.
+        steps: Steps of Adam.
+        learning_rate: Initial learning rate in the units of the box; it decreases to 0 along a
+            cosine.
+
+    Returns:
+        The image and its value.
 
     >>> import jax.numpy as jnp
     >>> from jaxadv.studies.directions import synthesize
@@ -254,14 +330,22 @@ def synthesize(
 def principal_components(
     images: Float[Array, "N H W C"], count: int
 ) -> tuple[Float[Array, "H W C"], Float[Array, "count H W C"]]:
-    """The mean image, and the first components of the images' covariance, each as long as the
-    standard deviation along it: mean + z . components is like the images for z of about one.
+    """Return the mean image and the first principal components of the images.
 
-    >>> import jax.numpy as jnp
-    >>> from jaxadv.studies.directions import principal_components
-    >>> images = jnp.array([[0.0, 0.5], [1.0, 0.5]]).reshape(2, 1, 2, 1)
-    >>> jnp.abs(principal_components(images, 1)[1]).round(6).ravel().tolist()
-    [0.5, 0.0]
+    Args:
+        images: Images [N, H, W, C].
+        count: Number of components.
+
+    Returns:
+        The mean [H, W, C] and the components [count, H, W, C], each as long as the standard
+        deviation along it: mean + z . components resembles the images for z of about one.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxadv.studies.directions import principal_components
+        >>> images = jnp.array([[0.0, 0.5], [1.0, 0.5]]).reshape(2, 1, 2, 1)
+        >>> jnp.abs(principal_components(images, 1)[1]).round(6).ravel().tolist()
+        [0.5, 0.0]
     """
     flat = images.reshape(len(images), -1)
     mean = flat.mean(0)

@@ -1,6 +1,6 @@
-"""What a study found, as data: tables, pictures and curves, with the published figures beside ours.
+"""The findings of a study as data: tables, pictures and curves, with published figures.
 
-Studies make these and know nothing of pages; `jaxadv.report` shows them.
+Studies make them and know nothing of pages; `jaxadv.report` renders them.
 """
 
 import dataclasses
@@ -17,12 +17,22 @@ from jaxadv.core.files import write_atomically
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Numbers [rows, columns], float64, nan for an empty cell.
+    """A table of numbers [rows, columns], float64, nan for an empty cell.
 
-    spread: the standard deviation over seeds, of the same shape; published: the paper's figures, of
-    the same shape, nan where there is none; formats: how values are written, one for each column
-    (or one for all), such as ".1f"; heat: also worth a heat map, with the "high" or the "low"
-    values hot.
+    Attributes:
+        title: Title of the table.
+        rows: Names of the rows.
+        columns: Names of the columns.
+        values: The numbers.
+        spread: Standard deviations over seeds, of the same shape.
+        published: The paper's figures, of the same shape, nan where there is none.
+        formats: Format of the values, such as ".1f", one for each column or one for all.
+        heat: Whether a heat map is shown too.
+        hot: Which values the heat map emphasises, "high" or "low".
+        note: Text below the table.
+
+    Raises:
+        ValueError: An array has another shape than the rows and columns.
     """
 
     title: str
@@ -54,9 +64,18 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Images [rows, columns, H, W, C] in [0, 1] (a blank: nan), with names of rows and columns.
+    """Images [rows, columns, H, W, C] in [0, 1].
 
-    captions: a text below each image, [rows][columns], or none at all.
+    Attributes:
+        title: Title of the gallery.
+        images: The images; nan for a blank.
+        rows: Names of the rows, or none.
+        columns: Names of the columns, or none.
+        captions: Text below each image, [rows][columns], or none.
+        note: Text below the gallery.
+
+    Raises:
+        ValueError: The images do not have five axes, or the names do not fit them.
     """
 
     title: str
@@ -81,9 +100,20 @@ class Gallery:
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
-    """Lines by name, each [2, n]: x, then y; x, y: what the axes mean; log: "", "x", "y" or "xy".
+    """Lines in one plot.
 
-    dashed: the names of controls; points: lines that are drawn as points.
+    Attributes:
+        title: Title of the plot.
+        x: Label of the x axis.
+        y: Label of the y axis.
+        lines: Lines by name, each [2, n]: x, then y.
+        log: Logarithmic axes: "", "x", "y" or "xy".
+        dashed: Names of lines that are drawn dashed (controls).
+        points: Names of lines that are drawn as points.
+        note: Text below the plot.
+
+    Raises:
+        ValueError: A line does not have shape [2, n].
     """
 
     title: str
@@ -103,7 +133,7 @@ class Curves:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A paragraph: what was found in words, or why it differs from what was published."""
+    """A paragraph: the findings in words, or why they differ from what was published."""
 
     text: str
 
@@ -113,7 +143,14 @@ Part = Table | Gallery | Curves | Text
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """One study: name (szegedy.transfer), title, its parts in order, and seconds that it took."""
+    """The findings of one study.
+
+    Attributes:
+        name: Name of the study, such as szegedy.transfer.
+        title: Title of the page.
+        parts: Tables, galleries, curves and texts in order.
+        seconds: Seconds that the study took.
+    """
 
     name: str
     title: str
@@ -122,12 +159,19 @@ class Findings:
 
 
 def as_data(findings: Findings) -> dict[str, Any]:
-    """The findings for JSON: all but the pictures; an empty cell is null.
+    """Return the findings as data for JSON, without the pictures.
 
-    >>> from jaxadv.studies.findings import Findings, Table, as_data
-    >>> table = Table("errors", ("FC",), ("train", "test"), [[0.0, float("nan")]])
-    >>> as_data(Findings("demo", "A demonstration", [table]))["parts"][0]["values"]
-    [[0.0, None]]
+    Args:
+        findings: The findings.
+
+    Returns:
+        The data; an empty cell is null.
+
+    Example:
+        >>> from jaxadv.studies.findings import Findings, Table, as_data
+        >>> table = Table("errors", ("FC",), ("train", "test"), [[0.0, float("nan")]])
+        >>> as_data(Findings("demo", "A demonstration", [table]))["parts"][0]["values"]
+        [[0.0, None]]
     """
     parts = []
     for part in findings.parts:
@@ -156,11 +200,11 @@ def _plain(value: Any) -> Any:
 
 
 def save(findings: Findings, path: str | Path, mark: str) -> Path:
-    """Keep findings whole, pictures too, as one npz file under the fingerprint `mark`."""
+    """Store findings, pictures included, as one npz file with the fingerprint `mark`."""
     arrays: dict[str, np.ndarray] = {}
 
     def leave_out(value: Any) -> Any:
-        """json of the value, arrays replaced by their names."""
+        """Return the value for JSON, with arrays replaced by their names."""
         if isinstance(value, np.ndarray):
             arrays[f"array{len(arrays)}"] = value
             return {"array": f"array{len(arrays) - 1}"}
@@ -179,7 +223,10 @@ def save(findings: Findings, path: str | Path, mark: str) -> Path:
 
 
 def load(path: str | Path, mark: str) -> Findings | None:
-    """What `save` kept; None where there is nothing, nothing readable, or another fingerprint."""
+    """Load what `save` stored.
+
+    Returns None where the file is missing or unreadable, or has another fingerprint.
+    """
     kinds = {kind.__name__: kind for kind in (Table, Gallery, Curves, Text)}
 
     try:

@@ -1,7 +1,7 @@
-"""How far each layer can, and does, enlarge a perturbation (section 4.3 of Szegedy et al. 2013).
+"""Bounds and measurements of each layer's gain (section 4.3 of Szegedy et al. 2013).
 
-Norms of all layers and their product, a distance that it certifies for every image, and the gain
-of adversarial and of random perturbations, measured layer by layer.
+The study covers the norms of all layers and their product, the distance that it certifies for every
+image, and the gain of adversarial and of random perturbations, measured layer by layer.
 """
 
 import math
@@ -42,11 +42,17 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def layers(setting: Setting) -> Findings:
-    """Section 4.3: how much each layer can amplify, and how much it does.
+    """Section 4.3: the largest gain of each layer, and its gain on perturbations.
 
-    Networks trained on the setting's images, of seed 0: `NETWORKS` (quick: the first two) and a
-    LeNet. A torch state dict of torchvision's AlexNet, setting.folder / "alexnet.safetensors" (or
+    Networks are trained on the setting's images, with seed 0: `NETWORKS` (quick: the first two) and
+    a LeNet. A torch state dict of torchvision's AlexNet, setting.folder / "alexnet.safetensors" (or
     .npz), fills Table 5's rows; without one they show the published figures only.
+
+    Args:
+        setting: The setting.
+
+    Returns:
+        The findings.
     """
     names = NETWORKS[:2] if setting.quick else NETWORKS
     models = {name: trained(setting, name).model for name in names}
@@ -85,8 +91,16 @@ def layers(setting: Setting) -> Findings:
 
 
 class Gains(NamedTuple):
-    """What perturbations become: images attacked, labels and distances of those that fell, and for
-    adversarial and random perturbations of equal L2 size {layer: |change of its output| / |r|}."""
+    """Gains of perturbations for the images with an adversarial example.
+
+    Attributes:
+        images: Images for which the attack succeeded.
+        labels: Their labels.
+        distances: L2 distances of their adversarial examples.
+        adversarial: By layer, |change of its output| / |r| for adversarial perturbations r.
+        random: The same for random perturbations of equal L2 size.
+        local: Norms of the logits' Jacobian at the images.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -97,16 +111,28 @@ class Gains(NamedTuple):
 
 
 def amplification(model: Model, images: Any, perturbations: Any) -> dict[str, np.ndarray]:
-    """|change of a layer's output| / |perturbation|, [N], for every dense layer and convolution.
+    """Return |change of a layer's output| / |perturbation| for each dense layer and convolution.
 
-    images: [N, H, W, C]; perturbations: of the same shape, none of them 0 (ValueError). Outputs are
-    taken before the bias and the activation; the last are the logits. Two model calls.
+    Outputs are taken before the bias and the activation; the last are the logits. Costs two model
+    calls.
 
-    >>> import jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: 3 * (x.reshape(len(x), -1) @ w), jnp.eye(4))
-    >>> gain = amplification(model, jnp.zeros((2, 2, 2, 1)), jnp.ones((2, 2, 2, 1)))
-    >>> [float(value.mean()) for value in gain.values()]
-    [1.0]
+    Args:
+        model: The model.
+        images: Images [N, H, W, C].
+        perturbations: Perturbations of the same shape.
+
+    Returns:
+        The gains [N] by name of the layer.
+
+    Raises:
+        ValueError: A perturbation is 0, or the shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: 3 * (x.reshape(len(x), -1) @ w), jnp.eye(4))
+        >>> gain = amplification(model, jnp.zeros((2, 2, 2, 1)), jnp.ones((2, 2, 2, 1)))
+        >>> [float(value.mean()) for value in gain.values()]
+        [1.0]
     """
     images, moves = (np.asarray(array, np.float32) for array in (images, perturbations))
     sizes = np.linalg.norm(moves.reshape(len(moves), -1), axis=1)
@@ -120,7 +146,7 @@ def amplification(model: Model, images: Any, perturbations: Any) -> dict[str, np
 
 
 def spectra_table(title: str, spectra: Mapping[str, Spectrum], note: str = "") -> Table:
-    """Norms of the layers of networks, {name: `spectrum(model, image_shape)`}, as a table."""
+    """Return a table of layer norms for networks, {name: `spectrum(model, image_shape)`}."""
     rows, values = [], []
     for network, found in spectra.items():
         for layer in found.layers:
@@ -135,11 +161,20 @@ def spectra_table(title: str, spectra: Mapping[str, Spectrum], note: str = "") -
 def table_5(
     weights: str | os.PathLike[str] | Mapping[str, Any] | None, module: Any = "AlexNet"
 ) -> Table:
-    """Table 5, the published bounds beside those of an AlexNet whose weights are given.
+    """Return Table 5: the published bounds beside those of an AlexNet with given weights.
 
-    weights: torchvision's state dict of `AlexNet` (a .safetensors or .npz file, or a mapping); None
-    leaves our columns empty; module: the definition, such as AlexNet(channels=(96, 256, 384, 384,
-    256)) for the widths of the paper. Raises as `from_torch_arrays`.
+    Args:
+        weights: torchvision's state dict of `AlexNet` (a .safetensors or .npz file, or a mapping);
+            None leaves our columns empty.
+        module: The definition, such as AlexNet(channels=(96, 256, 384, 384, 256)) for the widths of
+            the paper.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: The arrays do not fit the definition; see `from_torch_arrays`.
+        FileNotFoundError: The file does not exist.
     """
     bounds = lower = [math.nan] * len(PUBLISHED)
     sizes = tuple(PUBLISHED)
@@ -167,7 +202,10 @@ def table_5(
 
 
 def _gains(setting: Setting, name: str, model: Model) -> Gains:
-    """Minimal L2 perturbations, and Gaussian ones of the same size (not clipped to the box)."""
+    """Return gains of minimal L2 perturbations, and of Gaussian ones of equal size.
+
+    The Gaussian perturbations are not clipped to the box.
+    """
     count = min(setting.examples, 60 if setting.quick else 200)
     images, labels = setting.test.images[:count], setting.test.labels[:count]
     steps, rounds = (10, 5) if setting.quick else (20, 8)
@@ -188,7 +226,7 @@ def _gains(setting: Setting, name: str, model: Model) -> Gains:
 def _certificates(
     models: Mapping[str, Model], spectra: Mapping[str, Spectrum], gains: Mapping[str, Gains]
 ) -> tuple[Table, int]:
-    """What L certifies beside what an attack found; and how many attacks were inside."""
+    """Return the certified beside the attacked distances, and the number of attacks inside them."""
     values, inside = [], 0
     for name, model in models.items():
         found, constant = gains[name], spectra[name].constant
@@ -215,7 +253,7 @@ def _certificates(
 
 
 def _gain_table(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum]) -> Table:
-    """The gain from image to logits of both kinds of perturbation, with an interval and a p."""
+    """Return the gains from image to logits of both kinds, with intervals and p-values."""
     values = []
     for name, found in gains.items():
         ours, noise = (list(kind.values())[-1] for kind in (found.adversarial, found.random))
@@ -247,7 +285,7 @@ def _interval(logs: np.ndarray) -> tuple[float, float]:
 
 
 def _curves(name: str, gains: Gains, found: Spectrum) -> Curves:
-    """Gain from the image to each layer: measured, and the bound."""
+    """Return the gain from the image to each layer: measured, and the bound."""
     names = list(gains.adversarial)
     number = np.arange(1, len(names) + 1)
     bounds = {layer.name: layer.through for layer in found.layers}
@@ -267,7 +305,7 @@ def _curves(name: str, gains: Gains, found: Spectrum) -> Curves:
 
 
 def _factor() -> Table:
-    """The Fourier formula against the singular values of the whole matrix, kernel [5, 5, 3, 4]."""
+    """Compare the Fourier formula with the whole matrix's singular values, kernel [5, 5, 3, 4]."""
     kernel = np.random.default_rng(0).standard_normal((5, 5, 3, 4))
     values = []
     for stride in (1, 2, 4):
@@ -281,7 +319,7 @@ def _factor() -> Table:
 
 
 def _circular_matrix(kernel: np.ndarray, size: int, stride: int) -> np.ndarray:
-    """The convolution as a matrix, entry by entry: [pixels out * D, pixels * C]."""
+    """Return the convolution as a matrix, entry by entry: [pixels out * D, pixels * C]."""
     reach, _, channels, wide = kernel.shape
     matrix = np.zeros((size // stride, size // stride, wide, size, size, channels))
     for row, column in np.ndindex(size // stride, size // stride):
@@ -319,7 +357,7 @@ def _conclusion(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum], ins
 
 
 def _grows(gains: Mapping[str, Gains]) -> str:
-    """In words, at which layer the two kinds of perturbation part."""
+    """Describe at which layer the two kinds of perturbation diverge."""
     words = []
     for name, found in gains.items():
         names: Sequence[str] = list(found.adversarial)

@@ -1,10 +1,11 @@
-"""The product of the norms of all layers of a network, read from its own trace.
+"""The product of the norms of all layers of a network, computed from its trace.
 
 A model is traced, and its equations are walked in order with an upper bound of how far each value
 moves when the image moves by 1 (L2): a layer multiplies the bound by its norm, a sum of branches
 adds theirs. It works on any model of dense layers, convolutions, pooling, residual sums,
 (evaluated) batch normalisation and activations of bounded slope; what has no global bound, such as
-attention or layer normalisation, raises. Szegedy et al. 2013 (arXiv 1312.6199), section 4.3.
+attention or layer normalisation, raises ValueError. Szegedy et al. 2013 (arXiv 1312.6199), section
+4.3.
 """
 
 import math
@@ -48,11 +49,15 @@ _CALLS = (  # of a jaxpr, once, with the same arguments
 
 
 class Layer(NamedTuple):
-    """What one step does to a perturbation.
+    """Norm of one step of a network.
 
-    name: its place in the network; kind: "dense", "convolution", "pooling", "scaling", "activation"
-    or "sum"; size: in words; lower: its norm by power iteration (nan if not iterated); norm: an
-    upper bound of it; through: the bound from the image up to its output.
+    Attributes:
+        name: Its place in the network.
+        kind: "dense", "convolution", "pooling", "scaling", "activation" or "sum".
+        size: Size in words.
+        lower: Norm by power iteration, a lower bound (nan if not iterated).
+        norm: Upper bound of the norm.
+        through: Upper bound from the image up to the output of this step.
     """
 
     name: str
@@ -64,7 +69,12 @@ class Layer(NamedTuple):
 
 
 class Spectrum(NamedTuple):
-    """A network's layers in order, and the bound of the whole: |f(x + r) - f(x)| <= L |r|."""
+    """The norms of a network.
+
+    Attributes:
+        layers: The layers in order.
+        constant: Bound L of the whole network: |f(x + r) - f(x)| <= L |r|.
+    """
 
     layers: tuple[Layer, ...]
     constant: float
@@ -77,18 +87,28 @@ class _Moving(NamedTuple):
 
 
 def spectrum(model: Model, image_shape: Sequence[int], iterations: int = 300) -> Spectrum:
-    """The norm of every layer of a model, and their product.
+    """Compute the norm of every layer of a model, and their product.
 
-    image_shape: [H, W, C]; iterations: of `operator_norm` for every weighted layer (0: none).
-    `constant` is an upper bound in exact arithmetic of the float32 weights: dense layers by their
-    singular values, convolutions by `convolution_bound`. The model is traced, not called. Raises
-    ValueError for a model with a step that has no global bound, naming it.
+    The model is traced, not called.
 
-    >>> import jax.numpy as jnp, jaxadv as ja
-    >>> apply = lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w)
-    >>> model = ja.Model(apply, jnp.diag(jnp.arange(4.0)))
-    >>> spectrum(model, (2, 2, 1)).constant
-    3.0
+    Args:
+        model: The model.
+        image_shape: Shape [H, W, C] of an image.
+        iterations: Iterations of `operator_norm` for every weighted layer (0: none).
+
+    Returns:
+        The layers and the bound. `constant` is an upper bound in exact arithmetic of the float32
+        weights: dense layers by their singular values, convolutions by `convolution_bound`.
+
+    Raises:
+        ValueError: A step of the model, which is named, has no global bound.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> apply = lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w)
+        >>> model = ja.Model(apply, jnp.diag(jnp.arange(4.0)))
+        >>> spectrum(model, (2, 2, 1)).constant
+        3.0
     """
     image = jnp.zeros((1, *image_shape), jnp.float32)
     traced = jax.make_jaxpr(model)(image)
@@ -111,15 +131,22 @@ def spectrum(model: Model, image_shape: Sequence[int], iterations: int = 300) ->
 
 
 def layer_outputs(model: Model, images: Any) -> dict[str, np.ndarray]:
-    """What every dense layer and convolution makes of images [N, H, W, C], before its bias.
+    """Return the output of every dense layer and convolution, before its bias.
 
-    Returns {name: float32 [N, n]} in the order of the layers, the names of `spectrum`. One model
-    call.
+    Costs one model call.
 
-    >>> import jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w) @ w, jnp.eye(4))
-    >>> [v.shape for v in layer_outputs(model, jnp.ones((3, 2, 2, 1))).values()]
-    [(3, 4), (3, 4)]
+    Args:
+        model: The model.
+        images: Images [N, H, W, C].
+
+    Returns:
+        {name: float32 [N, n]} in the order of the layers, with the names of `spectrum`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w) @ w, jnp.eye(4))
+        >>> [v.shape for v in layer_outputs(model, jnp.ones((3, 2, 2, 1))).values()]
+        [(3, 4), (3, 4)]
     """
     images = jnp.asarray(images, jnp.float32)
     traced = jax.make_jaxpr(model)(images)
@@ -137,12 +164,22 @@ def layer_outputs(model: Model, images: Any) -> dict[str, np.ndarray]:
 
 
 def certified_distance(model: Model, images: Any, labels: Any, constant: float) -> np.ndarray:
-    """An L2 distance [N] within which no image is classified otherwise: margin / (sqrt(2) L).
+    """Return L2 distances [N] within which no image changes its class: margin / (sqrt(2) L).
 
-    images: [N, H, W, C]; labels: [N], of the class that is to stay; constant: of `spectrum`. The
-    difference of two logits moves by at most sqrt(2) L |r|. 0 for images of another class already;
-    margins are of float32 logits. One forward pass for each image. ValueError if the constant is
-    not above 0.
+    The difference of two logits moves by at most sqrt(2) L |r|. Margins are of float32 logits.
+    Costs one forward pass for each image.
+
+    Args:
+        model: The model.
+        images: Images [N, H, W, C].
+        labels: Classes [N] that are to stay.
+        constant: The bound L of `spectrum`.
+
+    Returns:
+        The distances, float64; 0 for images of another class already.
+
+    Raises:
+        ValueError: `constant` is not above 0.
     """
     if not constant > 0:
         raise ValueError(f"constant={constant}: pass spectrum(model, image_shape).constant")
@@ -154,8 +191,11 @@ def certified_distance(model: Model, images: Any, labels: Any, constant: float) 
 
 
 def local_norms(model: Model, images: Any) -> np.ndarray:
-    """The norm [N] of the logits' Jacobian at each image: the gain that no small perturbation
-    there exceeds. images: [N, H, W, C]; as many backward passes for each as there are classes."""
+    """Return the norm [N] of the logits' Jacobian at each image [N, H, W, C].
+
+    This is the gain that no small perturbation there exceeds. Costs as many backward passes for
+    each image as there are classes.
+    """
 
     @jax.jit
     def jacobian(image: Any) -> Any:
@@ -197,12 +237,12 @@ def _bind(eqn: Any, values: Sequence[Any]) -> Any:
 
 
 def _alone(eqn: Any, values: Sequence[Any]) -> Callable[[Any], Any]:
-    """The equation as a function of its one value that depends on the image."""
+    """Return the equation as a function of its one value that depends on the image."""
     return lambda x: _bind(eqn, [x if isinstance(v, _Moving) else v for v in values])
 
 
 def _combined(eqn: Any, values: Sequence[Any], name: str) -> float:
-    """The bound of what goes into an equation."""
+    """Return the bound of the inputs of an equation."""
     bounds = [value.value for value in values if isinstance(value, _Moving)]
     if len(bounds) == 1:
         return bounds[0]
@@ -216,7 +256,7 @@ def _combined(eqn: Any, values: Sequence[Any], name: str) -> float:
 
 
 def _gain(eqn: Any, values: Sequence[Any], name: str) -> tuple[float, str, str]:
-    """How far an equation enlarges what goes into it; its kind and size."""
+    """Return the gain of an equation, its kind and its size."""
     kind, params = eqn.primitive.name, eqn.params
     place = next(i for i, value in enumerate(values) if isinstance(value, _Moving))
     others = [value for value in values if not isinstance(value, _Moving)]
@@ -249,7 +289,7 @@ def _gain(eqn: Any, values: Sequence[Any], name: str) -> tuple[float, str, str]:
 
 
 def _matrices(weight: Any, numbers: Any, side: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """The weight of a dot_general as [batch, in, out], and its (in, out)."""
+    """Return the weight of a dot_general as [batch, in, out], and its (in, out)."""
     weight = np.asarray(weight, np.float64)
     contract, batch = numbers[0][side], numbers[1][side]
     free = [axis for axis in range(weight.ndim) if axis not in (*contract, *batch)]
@@ -280,7 +320,7 @@ def _convolution(
 
 
 def _distinct(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """Layers by their place in the network, or their kind, numbered where these are not unique."""
+    """Name layers by their place in the network or their kind, numbered where not unique."""
     short = [layer.name.partition("/")[2] or layer.kind for layer in layers]
     seen: dict[str, int] = {}
     out = []

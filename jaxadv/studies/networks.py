@@ -1,8 +1,8 @@
-"""The networks of the studies, trained once and kept; above all those of Szegedy et al. (2013,
-arXiv 1312.6199) on MNIST.
+"""The networks of the studies, trained once and stored, mainly those of Szegedy et al. (2013).
 
-Softmax regression and sigmoid networks with the paper's weight decay, lambda * sum(w^2) / k for a
-layer of k units, and a softmax on top of a denoising autoencoder that never saw a label.
+These are softmax regression and sigmoid networks on MNIST with the paper's weight decay (arXiv
+1312.6199), lambda * sum(w^2) / k for a layer of k units, and a softmax on top of a denoising
+autoencoder that was trained without labels.
 """
 
 import dataclasses
@@ -29,7 +29,11 @@ from jaxadv.studies.setting import Setting
 
 @dataclasses.dataclass(frozen=True)
 class WeightDecay:
-    """params of an FC -> sum over its layers of strength * sum(kernel^2) / units."""
+    """Penalty on the params of an FC: sum over its layers of strength * sum(kernel^2) / units.
+
+    Attributes:
+        strengths: Strength for each layer.
+    """
 
     strengths: tuple[float, ...]
 
@@ -42,7 +46,14 @@ class WeightDecay:
 
 
 class Recipe(NamedTuple):
-    """Hidden widths, weight decay of each layer, and epochs of Adam."""
+    """How a network is trained.
+
+    Attributes:
+        widths: Hidden widths.
+        decay: Weight decay of each layer.
+        epochs: Epochs of Adam.
+        autoencoder: Whether the hidden layer is that of an autoencoder.
+    """
 
     widths: tuple[int, ...]
     decay: tuple[float, ...]
@@ -63,7 +74,14 @@ SIX = tuple(RECIPES)[:6]  # those of the paper's first two tables
 
 
 class Network(NamedTuple):
-    """A trained network: its name, linen module, variables, and the model to attack."""
+    """A trained network.
+
+    Attributes:
+        name: Name of the network.
+        module: The linen module.
+        variables: Its variables.
+        model: The model to attack.
+    """
 
     name: str
     module: Any
@@ -71,7 +89,7 @@ class Network(NamedTuple):
     model: Model
 
     def error(self, data: Dataset) -> float:
-        """The share of the images that it gets wrong."""
+        """Return the fraction of misclassified images."""
         logits = predict(self.model, data.images)
         return float((logits.argmax(1) != data.labels).mean())
 
@@ -79,10 +97,18 @@ class Network(NamedTuple):
 def kept(
     setting: Setting, name: str, module: Any, seed: int, mark: str, fit: Callable[[Path], Any]
 ) -> Network:
-    """A network of the setting's folder; what is not there yet, `fit` makes.
+    """Load a network from the setting's folder, or make it by `fit` and store it.
 
-    mark: a hash of all that the variables depend on; fit: from a file for its checkpoint, which is
-    removed in the end, to the variables.
+    Args:
+        setting: The setting.
+        name: Name of the network.
+        module: The linen module.
+        seed: Seed of the training.
+        mark: Hash of all that the variables depend on.
+        fit: From a path for its checkpoint, which is removed in the end, to the variables.
+
+    Returns:
+        The network.
     """
     file = setting.folder / "networks" / f"{name}-{seed}-{mark[:8]}.safetensors"
     if file.is_file():
@@ -101,8 +127,7 @@ def plain(
     setting: Setting, data: Dataset, seed: int = 0, *, epochs: int, batch_size: int = 100,
     kind: str = "LeNet",
 ) -> Network:  # fmt: skip
-    """A network of `models.definitions`, trained on these images by Adam and no more, or found in
-    the setting's folder."""
+    """Train a network of `models.definitions` by Adam alone, or load it if it is stored."""
     module = get_definition(kind)(classes=len(data.classes))
     mark = fingerprint(data.images, data.labels, data.classes, seed, epochs, batch_size)
 
@@ -117,9 +142,9 @@ def plain(
 
 
 def trained(setting: Setting, name: str, seed: int = 0, data: Dataset | None = None) -> Network:
-    """One of `RECIPES`, trained on the setting's training set (or `data`), or found in its folder.
+    """Train one of `RECIPES`, or load it from the setting's folder.
 
-    Raises ValueError for another name.
+    The training set is the setting's, or `data`. Raises ValueError for another name.
     """
     if name not in RECIPES:
         raise ValueError(f"name={name!r} is not known: pass one of {', '.join(RECIPES)}")
@@ -163,13 +188,22 @@ def _fit(
 
 
 def autoencoder(images: Any, width: int, decay: float, epochs: int, key: Any) -> dict[str, Any]:
-    """The encoder {"kernel" [n, width], "bias" [width]} of a sigmoid autoencoder, trained by Adam;
-    no label is used.
+    """Train a sigmoid autoencoder by Adam without labels, and return its encoder.
 
-    The cross-entropy of the pixels with their reconstruction (a sigmoid too) from pixels with
-    Gaussian noise of standard deviation 0.5. A plain autoencoder of our making does not do: its
+    The loss is the cross-entropy of the pixels with their reconstruction (a sigmoid too) from
+    pixels with Gaussian noise of standard deviation 0.5. A plain autoencoder does not suffice: its
     codes are nearly linear, and a softmax on top errs as often as one on the pixels (7 %), or,
-    where it is trained harder, falls to noise of 0.06.
+    after longer training, is fooled by noise of 0.06.
+
+    Args:
+        images: Images [N, ...] in [0, 1].
+        width: Number of hidden units.
+        decay: Weight decay.
+        epochs: Passes over the images.
+        key: JAX random key.
+
+    Returns:
+        {"kernel": [n, width], "bias": [width]}.
     """
     images = jnp.asarray(images).reshape(len(images), -1)
     draw, shuffle = jax.random.split(key)

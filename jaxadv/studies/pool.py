@@ -1,10 +1,9 @@
-"""Layer-wise attacks and adversarial training with a pool: Szegedy et al. (2013, arXiv 1312.6199),
-section 4.2, last part.
+"""Layer-wise attacks and adversarial training with a pool: Szegedy et al. (2013), section 4.2.
 
-A sigmoid network is split at a layer: the body gives activations in [0, 1], the head classifies
-them. The attack perturbs what the head is given. Training keeps a pool of such examples for each
-layer, refreshes a random part of it all the time, and mixes them into the clean batches, the layers
-taking turns.
+A sigmoid network is split at a layer: the body computes activations in [0, 1], the head classifies
+them (arXiv 1312.6199, last part of the section). The attack perturbs the input of the head.
+Training keeps a pool of such examples for each layer, replaces a random part of it in every round,
+and mixes them into the clean batches, one layer after the other.
 """
 
 import dataclasses
@@ -34,16 +33,20 @@ from jaxadv.studies.setting import Setting
 WIDTHS, DECAY = (100, 100), WeightDecay((1e-5, 1e-5, 1e-6))
 BATCH, STEPS_A_ROUND = 100, 100
 POOL, REFRESHED = 6_000, 500  # examples of each layer, and how many are replaced in a round
-QUICKLY = LBFGS(memory=4, tolerance=0.05, rounds=5, iterations=8)  # near enough to learn from
+QUICKLY = LBFGS(memory=4, tolerance=0.05, rounds=5, iterations=8)  # accurate enough for training
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How a network is trained beside weight decay, which all have.
+    """How a network is trained in addition to weight decay, which all methods use.
 
-    layers: those with a pool (0: the image); dropout: share of hidden units left out; noise:
-    standard deviation of Gaussian noise on the images; mining: the harder half of twice as many
-    images is learnt; epsilon: of PGD (Linf, 5 steps) on every image.
+    Attributes:
+        name: Name of the method.
+        layers: Layers with a pool (0: the image).
+        dropout: Fraction of hidden units that are dropped.
+        noise: Standard deviation of Gaussian noise on the images.
+        mining: Draw twice as many images and learn from the harder half.
+        epsilon: Radius of PGD (Linf, 5 steps) on every image; 0: no PGD.
     """
 
     name: str
@@ -69,9 +72,16 @@ PUBLISHED = {"weight decay": 1.6, "dropout 0.5": 1.3, "pools, all layers": 1.2} 
 
 
 def body(params: Any, images: Array, layer: int, drop: Any = None) -> Float[Array, "N n"]:
-    """What a sigmoid `FC` with these params hands on after `layer` hidden layers (0: the pixels).
+    """Return the activations of a sigmoid `FC` after `layer` hidden layers (0: the pixels).
 
-    drop: None, or (key, share) of the units of each layer that are left out.
+    Args:
+        params: Parameters of the network.
+        images: Images [N, ...].
+        layer: Number of hidden layers.
+        drop: None, or (key, fraction) of the units of each layer that are dropped.
+
+    Returns:
+        The activations [N, n].
     """
     x = images.reshape(len(images), -1)
     for number in range(1, layer + 1):
@@ -84,7 +94,7 @@ def body(params: Any, images: Array, layer: int, drop: Any = None) -> Float[Arra
 
 
 def head(params: Any, activations: Float[Array, "N ..."], layer: int) -> Float[Array, "N K"]:
-    """The logits of the rest of the network for the activations of a layer (0: the pixels)."""
+    """Return the logits of the rest of the network from the activations of a layer (0: pixels)."""
     x, last = activations.reshape(len(activations), -1), len(params)
     for number in range(layer + 1, last):
         x = jax.nn.sigmoid(x @ params[f"fc{number}"]["kernel"] + params[f"fc{number}"]["bias"])
@@ -97,17 +107,25 @@ def _head_at(layer: int) -> Any:
 
 
 def head_model(params: Any, layer: int) -> Model:
-    """The head as a model that any attack takes: its images are activations [N, 1, 1, n].
+    """Return the head as a model for any attack.
 
-    >>> import jax, jax.numpy as jnp, jaxadv as ja
-    >>> from jaxadv.studies.pool import body, head_model
-    >>> module = ja.models.get_definition("FC")(widths=(5,), classes=3, activation="sigmoid")
-    >>> images = jax.random.uniform(jax.random.key(0), (2, 4, 4, 1))
-    >>> variables = module.init(jax.random.key(1), images)
-    >>> inside = body(variables["params"], images, 1).reshape(2, 1, 1, 5)
-    >>> logits = head_model(variables["params"], 1)(inside)
-    >>> bool(jnp.allclose(logits, module.apply(variables, images), atol=1e-6))
-    True
+    Args:
+        params: Parameters of the network.
+        layer: The layer whose activations are the head's input.
+
+    Returns:
+        The model, whose images are activations [N, 1, 1, n].
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxadv as ja
+        >>> from jaxadv.studies.pool import body, head_model
+        >>> module = ja.models.get_definition("FC")(widths=(5,), classes=3, activation="sigmoid")
+        >>> images = jax.random.uniform(jax.random.key(0), (2, 4, 4, 1))
+        >>> variables = module.init(jax.random.key(1), images)
+        >>> inside = body(variables["params"], images, 1).reshape(2, 1, 1, 5)
+        >>> logits = head_model(variables["params"], 1)(inside)
+        >>> bool(jnp.allclose(logits, module.apply(variables, images), atol=1e-6))
+        True
     """
     return Model(_head_at(layer), params)
 
@@ -115,7 +133,7 @@ def head_model(params: Any, layer: int) -> Model:
 def attack_layer(
     params: Any, images: Array, labels: Array, layer: int, key: Array
 ) -> Float[Array, "N n"]:
-    """Nearly minimal perturbations of a layer's activations, by a short L-BFGS. Pure."""
+    """Compute nearly minimal perturbations of a layer's activations by a short L-BFGS. Pure."""
     inside = body(params, images, layer)
     found = perturb(QUICKLY, head_model(params, layer), inside[:, None, None], Untargeted(labels),
                     key=key, keep="distance")  # fmt: skip
@@ -131,7 +149,7 @@ def _losses(params: Any, x: Array, labels: Array, layer: int = 0) -> Float[Array
 def _round(
     state: Any, pools: Any, images: Array, labels: Array, key: Array, *, method: Method, total: int
 ) -> Any:
-    """STEPS_A_ROUND steps of Adam on clean batches and the pools, one layer after the other."""
+    """Run STEPS_A_ROUND steps of Adam on clean batches and the pools, one layer after the other."""
     adam = optax.adam(optax.cosine_decay_schedule(2e-3, total))
 
     def batch_of(params: Any, key: Array) -> tuple[Array, Array]:
@@ -182,10 +200,10 @@ def _round(
 def _fresh(
     params: Any, images: Array, labels: Array, key: Array, *, layer: int, count: int
 ) -> tuple[Array, Array]:
-    """Adversarial activations of a layer for that many random training images."""
+    """Return adversarial activations of a layer for `count` random training images."""
     rows = jax.random.randint(key, (count,), 0, len(labels))
 
-    def some(rows: Array) -> Array:  # what L-BFGS remembers of so many stays in the cache
+    def some(rows: Array) -> Array:  # the memory of L-BFGS stays in the cache
         return attack_layer(params, images[rows], labels[rows], layer, key)
 
     found = lax.map(some, rows.reshape(-1, BATCH))
@@ -193,7 +211,7 @@ def _fresh(
 
 
 def train_with(setting: Setting, method: Method, seed: int = 0) -> Network:
-    """A 100-100-10 sigmoid network trained by a method, or found in the setting's folder."""
+    """Train a 100-100-10 sigmoid network by a method, or load it from the setting's folder."""
     data = setting.train
     epochs = 4 if setting.quick else 30
     mark = fingerprint(repr(method), data.images, data.labels, seed, epochs)
@@ -205,7 +223,7 @@ def train_with(setting: Setting, method: Method, seed: int = 0) -> Network:
 
 
 def _fit(setting: Setting, method: Method, module: Any, seed: int, epochs: int) -> Any:
-    """The variables after so many epochs, with the method's pools filled anew between rounds."""
+    """Return the variables after `epochs` epochs; the pools are refreshed between rounds."""
     data = setting.train
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels, jnp.int32)
     key = jax.random.key(seed)
@@ -218,7 +236,7 @@ def _fit(setting: Setting, method: Method, module: Any, seed: int, epochs: int) 
     for number in range(rounds):
         draw = jax.random.fold_in(key, number + 1)
         for layer in method.layers:
-            # At first all of the pool, then a random part of it.
+            # The whole pool at first, then a random part of it.
             count = REFRESHED if layer in pools else POOL
             mine = jax.random.fold_in(draw, layer)
             found = _fresh(state[0], images, labels, mine, layer=layer, count=count)
@@ -234,8 +252,10 @@ def _fit(setting: Setting, method: Method, module: Any, seed: int, epochs: int) 
 
 
 def training(setting: Setting) -> Findings:
-    """Does training with pools get the 100-100-10 network below 1.2 %? And minimal perturbations
-    at each of its layers."""
+    """Adversarial training with pools: does it bring the 100-100-10 network below 1.2 % test error?
+
+    The study also reports minimal perturbations at each layer.
+    """
     data = examples_of(setting.test, setting.examples)
     values = np.zeros((setting.seeds, len(METHODS), 3))
     for seed in range(setting.seeds):
@@ -280,7 +300,7 @@ def _verdict(mean: np.ndarray, spread: np.ndarray, pools: np.ndarray) -> str:
 
 
 def _by_layer(setting: Setting, network: Network, data: Dataset) -> Table:
-    """Minimal perturbations of what each layer hands on, against the length of what it hands on."""
+    """Return the minimal perturbations of each layer's activations, relative to their length."""
     params, rows = network.variables["params"], []
     for layer in range(len(params)):
         inside = np.asarray(body(params, jnp.asarray(data.images), layer))

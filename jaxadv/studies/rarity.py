@@ -1,10 +1,10 @@
-"""How often a random perturbation fools a network, down to one in a thousand million.
+"""The probability that a random perturbation fools a network, down to 1e-9.
 
-Szegedy et al. (2013, arXiv 1312.6199) guess that adversarial images lie as densely as the rational
-numbers among the reals, and yet are so improbable that no test set holds one. Counting cannot tell:
-a share of 1e-9 takes 1e11 draws. Adaptive multilevel splitting can (Cerou and Guyader 2007,
-"Adaptive multilevel splitting for rare event analysis"; for networks Webb et al. 2018, "A
-statistical approach to assessing neural network robustness", arXiv 1811.07209).
+Szegedy et al. (2013, arXiv 1312.6199) conjecture that adversarial images are as dense as the
+rational numbers among the reals, and yet so improbable that no test set holds one. Monte Carlo
+cannot measure this: a probability of 1e-9 takes 1e11 draws. Adaptive multilevel splitting can
+(Cerou and Guyader 2007, "Adaptive multilevel splitting for rare event analysis"; for networks Webb
+et al. 2018, "A statistical approach to assessing neural network robustness", arXiv 1811.07209).
 """
 
 import dataclasses
@@ -30,12 +30,17 @@ from jaxadv.studies.setting import Setting
 FLOOR = 1e-9
 TIMES = np.array([1, 2, 3, 4, 5, 6, 8, 11, 16, 23, 32, 45.0])  # norms over the nearest distance
 NOISES = ("sphere", "gaussian")
-ACCEPTANCE = 0.3  # the share of a chain's moves that its step length is steered to
+ACCEPTANCE = 0.3  # target acceptance rate of the chains
 
 
 class Rarity(NamedTuple):
-    """probability [N]: 0 where rarer than the floor; relative_error [N]: the estimated standard
-    error over the probability (nan where that is 0); runs [N, runs]: the independent estimates."""
+    """Estimated probabilities of rare events.
+
+    Attributes:
+        probability: [N], 0 where rarer than the floor.
+        relative_error: [N], estimated standard error over the probability (nan where that is 0).
+        runs: [N, runs], the independent estimates.
+    """
 
     probability: Float[Array, " N"]
     relative_error: Float[Array, " N"]
@@ -43,8 +48,15 @@ class Rarity(NamedTuple):
 
 
 class _Swarm(NamedTuple):
-    """One splitting run of each image: directions [N, R, P, D] and their scores [N, R, P], the
-    logarithm of the share of all draws above `level`, and the step length of its chains [N, R]."""
+    """State of the splitting runs of all images.
+
+    Attributes:
+        directions: [N, R, P, D], the particles.
+        scores: [N, R, P], their scores.
+        log_share: [N, R], log of the fraction of all draws above `level`.
+        level: [N, R], current level.
+        step: [N, R], step length of the chains.
+    """
 
     directions: Any
     scores: Any
@@ -57,11 +69,21 @@ def perturb_randomly(
     images: Float[Array, "N ..."], directions: Float[Array, "N M D"], size: Any,
     noise: str = "sphere", bounds: Any = (-jnp.inf, jnp.inf),
 ) -> Float[Array, "N M ..."]:  # fmt: skip
-    """M noisy versions of each image, from standard normal `directions`.
+    """Return M noisy versions of each image, from standard normal `directions`.
 
-    noise: "sphere": uniform on the L2 sphere of radius `size`; "gaussian": of standard deviation
-    `size` in every entry; bounds: the box to which the sum is clipped (which shortens the
-    perturbation; by default there is none).
+    Args:
+        images: Images [N, ...].
+        directions: Standard normal vectors [N, M, D].
+        size: Number or [N], radius or standard deviation of the noise.
+        noise: "sphere": uniform on the L2 sphere of radius `size`; "gaussian": of standard
+            deviation `size` in every entry.
+        bounds: Box to which the sum is clipped, which shortens the perturbation (default: none).
+
+    Returns:
+        The noisy images [N, M, ...].
+
+    Raises:
+        ValueError: `noise` is unknown.
     """
     if noise not in NOISES:
         raise ValueError(f"noise={noise!r} is not known: pass one of {', '.join(NOISES)}")
@@ -89,32 +111,50 @@ def probability(
     model: Model, images: Float[Array, "N ..."], goal: Goal, size: Any, *, key: Array,
     noise: str = "sphere", clip: Any = False, splitting: Splitting = Splitting(),  # noqa: B008
 ) -> Rarity:  # fmt: skip
-    """The probability that random noise fulfils the goal, by adaptive multilevel splitting.
+    """Estimate the probability of reaching the goal by random noise: multilevel splitting.
 
-    images: float32 [N, H, W, C]; goal: `Untargeted(labels)` or `Targeted(labels, targets)`,
-    integers [N]; size: a number or [N], the radius of the sphere on which the noise is uniform
-    (noise="sphere") or its standard deviation (noise="gaussian"), in the scale of the images; clip:
-    whether the noisy image is clipped to `model.bounds`.
+    Draws are standard normal vectors u; their score is the margin by which they reach the goal. The
+    best `kept` of the particles determine the next level and are copied over the others; then all
+    make `moves` steps u sqrt(1 - s^2) + s v, v normal, which leave the normal distribution
+    invariant and are rejected below the level. The probability is the product of the kept
+    fractions. Several independent runs give its standard error, which includes the correlation of
+    the chains (but not that all of them may have missed the same far, small region). The same v are
+    used for all images: an estimate does not depend on the other images, but the errors of all
+    images are correlated.
 
-    Draws are standard normal vectors u; their score is the margin by which they fulfil the goal.
-    The best `kept` of the particles give the next level and are copied over the others; then all
-    make `moves` steps u sqrt(1 - s^2) + s v, v normal, which leave the normal distribution as it
-    is, and are refused below the level. The probability is the product of the shares kept. Several
-    independent runs give its standard error, in which the chains' correlation is contained (not
-    that all of them may have missed the same far, small region). The same v serve all images: an
-    estimate does not depend on which others are made beside it, but their errors are correlated.
+    Costs at most runs * particles * (1 + moves * log(floor) / log(kept)) forward passes per image;
+    no gradient. Pure, jitted, vmapped over images.
 
-    At most runs * particles * (1 + moves * log(floor) / log(kept)) forward passes per image; no
-    gradient. Pure, jitted, vmapped over images. Raises ValueError for unusable arguments.
+    Args:
+        model: The model.
+        images: float32 [N, H, W, C].
+        goal: `Untargeted(labels)` or `Targeted(labels, targets)`, integers [N].
+        size: Number or [N], in the scale of the images: radius of the sphere or standard deviation.
+        key: JAX random key.
+        noise: "sphere": uniform on the L2 sphere; "gaussian": normal in every entry.
+        clip: Whether the noisy image is clipped to `model.bounds`.
+        particles: Particles of each run.
+        runs: Independent runs.
+        moves: Moves of each chain at each level.
+        kept: Fraction of the particles that are kept at each level.
+        floor: Probability below which a run stops.
 
-    >>> import jax, jax.numpy as jnp, jaxadv as ja
-    >>> from jaxadv.studies.rarity import probability
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(100)[:, :2])
-    >>> image = jnp.zeros((1, 10, 10, 1)).at[0, 0, 0, 0].set(jnp.sqrt(2.0) * 5)
-    >>> found = probability(model, image, ja.Untargeted(jnp.zeros(1, int)), 1.0,
-    ...                     key=jax.random.key(0), noise="gaussian")
-    >>> bool(1.5e-7 < found.probability[0] < 5e-7)  # 2.9e-7: five standard deviations
-    True
+    Returns:
+        The probabilities, their relative errors and the runs.
+
+    Raises:
+        ValueError: `noise` is unknown, `kept` or `floor` is not between 0 and 1, `particles * kept`
+            is below 2, `moves` is below 1 or `runs` below 2.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxadv as ja
+        >>> from jaxadv.studies.rarity import probability
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(100)[:, :2])
+        >>> image = jnp.zeros((1, 10, 10, 1)).at[0, 0, 0, 0].set(jnp.sqrt(2.0) * 5)
+        >>> found = probability(model, image, ja.Untargeted(jnp.zeros(1, int)), 1.0,
+        ...                     key=jax.random.key(0), noise="gaussian")
+        >>> bool(1.5e-7 < found.probability[0] < 5e-7)  # 2.9e-7: five standard deviations
+        True
     """
     particles, runs, moves, kept, floor = splitting
     if not (0 < kept < 1 and 0 < floor < 1 and particles * kept >= 2 and moves > 0 and runs > 1):
@@ -137,7 +177,7 @@ def probability(
         )
 
     def select(swarm: _Swarm, key: Any) -> _Swarm:
-        """Raise the level, at most to 0, and put copies of the survivors in the others' places."""
+        """Raise the level, at most to 0, and replace the others by copies of the survivors."""
         scores = swarm.scores
         level = jnp.minimum(jnp.sort(scores)[..., killed - 1], 0.0)
         alive = scores > level[..., None]
@@ -193,15 +233,24 @@ def probability(
 
 
 def cap_probability(distance: Any, radius: Any, dimension: int) -> Array:
-    """The share of a sphere of `radius` beyond a hyperplane at `distance` from its centre: what
-    random perturbations of that norm would cross, were the boundary flat.
+    """Return the fraction of a sphere beyond a hyperplane.
 
-    Half the regularised incomplete beta function of 1 - (distance / radius)^2 at
+    This is the fraction of random perturbations of norm `radius` that would fool if the boundary
+    were flat. It is half the regularised incomplete beta function of 1 - (distance / radius)^2 at
     (dimension - 1) / 2 and 1/2 (Li 2011, "Concise formulas for the area and volume of a
-    hyperspherical cap"); in float32 right to about a thousandth.
+    hyperspherical cap"), in float32 accurate to about a thousandth.
 
-    >>> float(cap_probability(1.0, 2.0, 3))  # by Archimedes (1 - 1/2) / 2
-    0.25
+    Args:
+        distance: Distance of the hyperplane from the sphere's centre.
+        radius: Radius of the sphere.
+        dimension: Dimension of the space.
+
+    Returns:
+        The fraction.
+
+    Example:
+        >>> float(cap_probability(1.0, 2.0, 3))  # by Archimedes (1 - 1/2) / 2
+        0.25
     """
     inside = jnp.clip(1 - jnp.square(jnp.asarray(distance) / jnp.asarray(radius)), 0.0, 1.0)
     return betainc((dimension - 1) / 2, 0.5, inside) / 2
@@ -210,12 +259,21 @@ def cap_probability(distance: Any, radius: Any, dimension: int) -> Array:
 def norm_at(
     share: float, norms: np.ndarray, probabilities: np.ndarray, dimension: int
 ) -> np.ndarray:
-    """The norm [N] at which a probability, known [S, N] at the rising norms [S, N] of a sphere's
-    noise, is `share`, from `FLOOR` to 1/2; nan where it is not reached.
+    """Return the norms [N] at which the probability of fooling is `share`; nan where not reached.
 
-    Before a flat boundary the cosine that a cap of that share begins at is proportional to
-    1 / norm: so they are interpolated, and below the least probability above 0 continued, though
-    not to norms at which it was found to be 0, rarer than the floor.
+    In front of a flat boundary, the cosine at which a cap of that fraction begins is proportional
+    to 1 / norm. These cosines are therefore interpolated, and extrapolated below the smallest
+    positive probability, though not to norms at which the probability was found to be 0, rarer than
+    the floor.
+
+    Args:
+        share: Probability, from `FLOOR` to 1/2.
+        norms: Rising norms [S, N] of the noise on a sphere.
+        probabilities: Probabilities [S, N] at these norms.
+        dimension: Dimension of the images.
+
+    Returns:
+        The norms [N].
     """
     cosine = np.linspace(0.999, 0, 4000)
     cap = np.asarray(cap_probability(cosine, 1.0, dimension), np.float64)
@@ -239,8 +297,15 @@ def norm_at(
 
 
 class _Measured(NamedTuple):
-    """The nearest adversarial image's distance [N]; the norms [S, N] tried, `times` as large; the
-    probabilities of noise of these norms and their relative standard errors [S, N]."""
+    """Measurements of one network.
+
+    Attributes:
+        nearest: [N], distance of the nearest adversarial image.
+        times: [S], multiples of that distance.
+        norms: [S, N], norms of the noise.
+        probability: [S, N], probabilities of fooling.
+        errors: [S, N], their relative standard errors.
+    """
 
     nearest: np.ndarray
     times: np.ndarray
@@ -250,7 +315,7 @@ class _Measured(NamedTuple):
 
 
 def rarity(setting: Setting) -> Findings:
-    """How improbable the blind spots are, beside how near they lie."""
+    """The probability that random perturbations fool, and the distance of the nearest mistake."""
     names = ("FC100-100-10",) if setting.quick else ("FC10(1e-4)", "FC100-100-10", "AE400-10")
     rows, curves, words = [], [], []
     dimension = setting.test.images[0].size
@@ -283,12 +348,12 @@ def _measure(setting: Setting, network: Network, clip: bool) -> _Measured:
     count, test = min(setting.examples, 4 if setting.quick else 8), setting.test.take(slice(100))
     right = predict(network.model, test.images).argmax(1)
     test = test.take(np.flatnonzero(right == test.labels)[:count])
-    # Noise that may leave the box is to be held against the worst case that may leave it too.
+    # Noise that may leave the box is compared with a worst case that may leave it too.
     model = network.model if clip else dataclasses.replace(network.model, bounds=(-10.0, 11.0))
-    attack = LBFGS(loss="margin")  # the cross-entropy's minimisers are farther if it is unsure
+    attack = LBFGS(loss="margin")  # cross-entropy gives farther minimisers when unsure
     name = f"rarity-{network.name}-{'box' if clip else 'free'}"
     worst = setting.run(name, attack, model, test.images, Untargeted(test.labels), ids=test.ids)
-    found = np.flatnonzero(worst.success)  # all of them, but for a network that nothing fools
+    found = np.flatnonzero(worst.success)  # all, unless the network cannot be fooled
     images, goal = jnp.asarray(test.images[found]), Untargeted(jnp.asarray(test.labels[found]))
     nearest, times = worst.distance[found], TIMES[::2] if setting.quick else TIMES
     norms, estimates = nearest * times[:, None], []

@@ -1,8 +1,7 @@
-"""What a safety engineer asks of a classifier: which class is taken for which by how little, and is
-it right near the images that it gets right?
+"""Safety of a classifier: the closest pairs of classes, and its local accuracy.
 
-Distances are those of targeted attacks, so upper bounds; a random point of the ball is what chance
-brings, the nearest mistake is what an adversary brings.
+Distances are those of targeted attacks, and therefore upper bounds. Random points of the ball
+measure chance, the nearest mistake measures an adversary.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from jaxadv.core.goals import Targeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import get_norm
 from jaxadv.data import Dataset
+from jaxadv.engine.checks import check_problem
 from jaxadv.engine.minimal import Nearest, minimal_distance
 from jaxadv.engine.portfolios import Portfolio
 from jaxadv.engine.verify import predict
@@ -30,10 +30,16 @@ SHARES = (0.05, 0.25, 0.4, 0.5, 0.6, 0.75, 0.95)  # of the images that are broke
 class ClassPairs(NamedTuple):
     """Targeted minimal distances of some images of each class to every other class.
 
-    images [N, H, W, C], labels [N], ids [N]: those attacked, all classified right; distance [N, K]
-    float64: of each to each class (0 to its own, infinite where nothing was found); nearest
-    [N, K, H, W, C]: the images found (the clean one where none was); forward, backward [N, K];
-    complete: False where it was interrupted.
+    Attributes:
+        images: [N, H, W, C], attacked images, all classified correctly.
+        labels: [N], their labels.
+        ids: [N], their ids.
+        distance: float64 [N, K], distance to each class (0 to its own, infinite where nothing was
+            found).
+        nearest: [N, K, H, W, C], the images found (the clean one where none was found).
+        forward: [N, K], forward passes.
+        backward: [N, K], backward passes.
+        complete: False if the run was interrupted.
     """
 
     images: np.ndarray
@@ -46,8 +52,11 @@ class ClassPairs(NamedTuple):
     complete: bool
 
     def matrix(self, share: float = 0.5) -> Float[np.ndarray, "K K"]:
-        """For each class (row) the distance to each other (column) that so large a share of its
-        images does not exceed: 0.5 the median, 0 the nearest. nan on the diagonal."""
+        """Return the quantile of the distances from each class (row) to each other class (column).
+
+        `share` is the fraction of a class's images that the distance covers: 0.5 is the median, 0
+        the minimum. The diagonal is nan.
+        """
         classes = self.distance.shape[1]
         out = np.full((classes, classes), np.nan)
         for own in np.unique(self.labels):
@@ -57,7 +66,7 @@ class ClassPairs(NamedTuple):
         return out
 
     def untargeted(self) -> Float[np.ndarray, " N"]:
-        """The distance of each image to whichever other class is nearest."""
+        """Return the distance of each image to its nearest other class."""
         other = np.arange(self.distance.shape[1]) != self.labels[:, None]
         return np.where(other, self.distance, np.inf).min(1)
 
@@ -73,24 +82,39 @@ def class_pairs(
     effort: str | Portfolio = "fast",
     **search: Any,
 ) -> ClassPairs:
-    """How far images of each class are from every other class: pedestrian to clear road.
+    """Compute minimal distances from images of each class to every other class.
 
-    images: [N, H, W, C] within `model.bounds`; labels: integers [N]; each: of every class the first
-    so many that are classified right are attacked towards every other class, by `minimal_distance`
-    at this effort (fast: 400 passes a pair of image and class) and with the other arguments of
-    `search`. Raises ValueError as it does.
+    Args:
+        model: The model.
+        images: Images [N, H, W, C] within `model.bounds`.
+        labels: Integers [N].
+        norm: Norm of the distances.
+        each: The first `each` correctly classified images of every class are attacked towards every
+            other class, by `minimal_distance`.
+        ids: Ids [N] of the images (None: their positions).
+        effort: Effort of `minimal_distance` ("fast": 400 passes for a pair of image and class), or
+            a portfolio.
+        **search: Other arguments of `minimal_distance`: key, lanes, store, progress, ...
+    Returns:
+        The distances and images.
 
-    >>> import jax.numpy as jnp, jaxadv as ja
-    >>> from jaxadv.studies.safety import class_pairs
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4)[:, :3])
-    >>> images = jnp.array([[0.6, 0.2, 0.4, 0.0]]).reshape(1, 2, 2, 1)
-    >>> found = class_pairs(model, images, [0], "linf", effort={"FAB": ja.FAB(steps=9)})
-    >>> found.matrix().round(3)[0].tolist()
-    [nan, 0.2, 0.1]
+    Raises:
+        ValueError: `each` is below 1, no image is classified correctly, or `minimal_distance`
+            rejects an argument.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> from jaxadv.studies.safety import class_pairs
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4)[:, :3])
+        >>> images = jnp.array([[0.6, 0.2, 0.4, 0.0]]).reshape(1, 2, 2, 1)
+        >>> found = class_pairs(model, images, [0], "linf", effort={"FAB": ja.FAB(steps=9)})
+        >>> found.matrix().round(3)[0].tolist()
+        [nan, 0.2, 0.1]
     """
     if each < 1:
         raise ValueError(f"each={each}: pass 1 or more images of each class")
-    images, labels = np.asarray(images, np.float32), np.asarray(labels)
+    images, goal, _, _ = check_problem(model, images, labels, ids)
+    labels = np.asarray(goal.labels)
     logits = predict(model, images)
     classes = logits.shape[1]
     right = logits.argmax(1) == labels
@@ -123,16 +147,29 @@ def local_accuracy(
     model: Model, images: Any, labels: Any, norm: str, epsilons: Sequence[float],
     draws: int = DRAWS, seed: int = 0,
 ) -> Float[np.ndarray, "E N"]:  # fmt: skip
-    """Of each image and epsilon, the share of random points of the ball that are classified right.
+    """Return the fraction of random points of the ball that are classified correctly.
 
-    images: [N, H, W, C]; epsilons: [E], in the norm's unit and the images' scale. The points are
-    drawn uniformly from the ball and put into the box; `draws` forward passes an image and epsilon.
+    The points are drawn uniformly from the ball and clipped to the box. Costs `draws` forward
+    passes for each image and epsilon.
 
-    >>> import jax.numpy as jnp, jaxadv as ja
-    >>> from jaxadv.studies.safety import local_accuracy
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
-    >>> local_accuracy(model, jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4), "linf", [0.4])
-    array([[1., 1., 1., 1.]])
+    Args:
+        model: The model.
+        images: Images [N, H, W, C].
+        labels: Integers [N].
+        norm: Norm of the ball.
+        epsilons: Radii [E], in the scale of the images.
+        draws: Random points for each image and epsilon.
+        seed: Seed of the draws.
+
+    Returns:
+        The fractions [E, N].
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> from jaxadv.studies.safety import local_accuracy
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> local_accuracy(model, jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4), "linf", [0.4])
+        array([[1., 1., 1., 1.]])
     """
     geometry, (lower, upper) = get_norm(norm), model.bounds
     images, labels = np.asarray(images, np.float32), np.asarray(labels)
@@ -164,7 +201,7 @@ def safety(
     pairs: ClassPairs,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Findings:
-    """The findings about one model: its closest pairs of classes, and its local accuracy."""
+    """Return the findings about one model: its closest pairs of classes, and its local accuracy."""
     names = list(data.classes)
     median, least = pairs.matrix(), pairs.matrix(0.0)
     order = [
@@ -234,7 +271,7 @@ def safety(
 def _closest(
     pairs: ClassPairs, order: list[tuple[int, int]], names: list[str], data: Dataset, norm: str
 ) -> Gallery:
-    """The image of median distance of each of these pairs, what it becomes, and the change."""
+    """Return for each pair the image of median distance, its adversarial image, and the change."""
     rows, captions = [], []
     for own, other in order:
         mine = np.flatnonzero(pairs.labels == own)

@@ -1,4 +1,4 @@
-"""What every study is given: data, seeds, sizes, and a folder that keeps what was computed."""
+"""The setting of a study: data, seeds, sizes, and a folder for stored networks and results."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +17,16 @@ def _silent(stage: str, done: int, total: int) -> None:
 
 
 class Setting(NamedTuple):
-    """What a study works with.
+    """The setting of a study.
 
-    train, test: data sets of images [N, H, W, C] in [0, 1]; folder: where networks and results are
-    kept and found again; seeds: networks of each kind, trained from different seeds; examples: how
-    many images are attacked; quick: a few minutes for everything; progress: called with (stage,
-    done, total).
+    Attributes:
+        train: Training set, images [N, H, W, C] in [0, 1].
+        test: Test set, images of the same shape.
+        folder: Folder in which networks and results are stored and found again.
+        seeds: Number of networks of each kind, trained from different seeds.
+        examples: Number of images to attack.
+        quick: Reduce every study to a few minutes.
+        progress: Called with (stage, done, total).
     """
 
     train: Dataset

@@ -1,9 +1,8 @@
-"""A spam filter that gives labels only, fooled through a surrogate (Papernot et al. 2016, arXiv
-1602.02697), by words added to messages.
+"""A label-only spam filter, fooled by added words through a surrogate (Papernot et al. 2016).
 
-The filter is scikit-learn's naive Bayes on a corpus that is drawn here. The attacker has messages
-of his own, asks the filter about them, trains a network on the labels, and adds the words that
-this network calls innocent. Success is what the filter says.
+The filter is scikit-learn's naive Bayes on a synthetic corpus. The attacker queries the filter with
+messages of his own, trains a network on the labels (arXiv 1602.02697), and adds the words that this
+network classifies as innocent. Success is measured on the filter.
 """
 
 from typing import Any, NamedTuple
@@ -30,25 +29,41 @@ from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
 from jaxadv.studies.setting import Setting
 
 SPAM = 1
-LENGTH = 300  # words that are known
+LENGTH = 300  # size of the vocabulary
 ADDED = (1, 2, 4, 8, 16)  # words added to a message
-ASKED = (50, 200, 800)  # messages that the attacker asks about
+ASKED = (50, 200, 800)  # queries of the attacker
 
 
 class Corpus(NamedTuple):
-    """messages [N, 1, V, 1] float32, 1 where a word occurs; labels int32 [N], 1 for spam."""
+    """Messages with labels.
+
+    Attributes:
+        messages: float32 [N, 1, V, 1], 1 where a word occurs.
+        labels: int32 [N], 1 for spam.
+    """
 
     messages: np.ndarray
     labels: np.ndarray
 
 
 def corpus(count: int, seed: int, words: int = LENGTH) -> Corpus:
-    """Messages drawn from one fixed language: frequencies fall as 1 / rank, and a sixth of the
-    words are four times as frequent in spam, another sixth four times as frequent in the rest.
+    """Draw messages from one fixed language.
 
-    >>> from jaxadv.studies.spam import corpus
-    >>> corpus(5, seed=0).messages.shape
-    (5, 1, 300, 1)
+    Frequencies fall as 1 / rank. A sixth of the words are four times as frequent in spam, another
+    sixth four times as frequent in the rest.
+
+    Args:
+        count: Number of messages.
+        seed: Seed of the draws; the language does not depend on it.
+        words: Size of the vocabulary.
+
+    Returns:
+        The messages with labels.
+
+    Example:
+        >>> from jaxadv.studies.spam import corpus
+        >>> corpus(5, seed=0).messages.shape
+        (5, 1, 300, 1)
     """
     language = np.random.default_rng(0)
     often = language.permutation(np.minimum(0.5, 8.0 / np.arange(8, 8 + words)))
@@ -62,7 +77,10 @@ def corpus(count: int, seed: int, words: int = LENGTH) -> Corpus:
 
 
 def fitted_filter(data: Corpus) -> Model:
-    """A naive Bayes filter that answers labels only. ImportError without scikit-learn."""
+    """Return a naive Bayes filter that outputs labels only.
+
+    Raises ImportError without scikit-learn.
+    """
     with extra("sklearn", "the spam filter"):
         from sklearn.naive_bayes import BernoulliNB
     model = BernoulliNB().fit(data.messages.reshape(len(data.labels), -1), data.labels)
@@ -78,7 +96,7 @@ class _Labels(NamedTuple):
 
 @pytree
 class AddWords(MIFGSM):
-    """Momentum ascent that only adds words, one a step: a message keeps all that it says."""
+    """Momentum ascent that only adds words, one a step: a message keeps all its words."""
 
     def climb(self, problem: Problem, state: Any, gradient: Float[Array, "..."]) -> GradientState:
         return super().climb(problem, state, jnp.maximum(gradient, 0))
@@ -88,12 +106,12 @@ class AddWords(MIFGSM):
 
 
 def add_words(count: int) -> AddWords:
-    """The attack that adds `count` words: each step sets the one of steepest ascent."""
+    """Return the attack that adds `count` words: each step sets the one of steepest ascent."""
     return AddWords(norm="l0", steps=count, step_size=1.0, sparsity=1 / (2 * LENGTH))
 
 
 def surrogate_of(asked: Model, messages: np.ndarray, seed: int) -> Model:
-    """A network trained on the filter's answers to these messages: as many queries."""
+    """Train a network on the filter's labels of these messages: one query each."""
     labels = predict(asked, messages).argmax(1).astype(np.int32)
     data = Dataset(messages, labels, np.arange(len(labels)), "asked", ("ham", "spam"))
     module = get_definition("FC")(widths=(32,), classes=2)
@@ -105,13 +123,22 @@ def surrogate_of(asked: Model, messages: np.ndarray, seed: int) -> Model:
 def with_words(
     messages: Float[np.ndarray, "N 1 V 1"], preference: np.ndarray, count: int
 ) -> Float[np.ndarray, "N 1 V 1"]:
-    """The messages with those `count` words more that they lack and that are preferred most.
+    """Return the messages with the most preferred words added that they lack.
 
-    >>> import numpy as np
-    >>> from jaxadv.studies.spam import with_words
-    >>> message = np.array([1.0, 0, 0, 0]).reshape(1, 1, 4, 1)
-    >>> with_words(message, np.array([9, 1, 3, 2]).reshape(1, 1, 4, 1), 2).ravel()
-    array([1., 0., 1., 1.])
+    Args:
+        messages: Messages [N, 1, V, 1].
+        preference: Preference for each word, of a shape that broadcasts to the messages.
+        count: Number of words to add.
+
+    Returns:
+        The changed messages.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxadv.studies.spam import with_words
+        >>> message = np.array([1.0, 0, 0, 0]).reshape(1, 1, 4, 1)
+        >>> with_words(message, np.array([9, 1, 3, 2]).reshape(1, 1, 4, 1), 2).ravel()
+        array([1., 0., 1., 1.])
     """
     order = np.argsort(np.where(messages > 0, np.inf, -preference), 2)
     changed = messages.copy()

@@ -23,20 +23,31 @@ def operator_norm(
     iterations: int = 300,
     tolerance: float = 1e-6,
 ) -> float:
-    """The largest singular value of a layer's linearisation, from below, by power iteration.
+    """Compute a layer's largest singular value, from below, by power iteration.
 
-    layer: a differentiable function of one float32 array of `shape`, such as a dense layer or a
-    convolution of any stride and padding; at: where it is linearised (default 0; an affine layer is
-    the same everywhere); iterations: one product with the Jacobian and one with its transpose each;
-    tolerance: stop when an iteration gains less than this share, three times in a row.
+    The result is |J v| for a unit vector v and the Jacobian J of the layer: never above the norm
+    except for float32 rounding (1e-6 of it), and close to it where the two largest singular values
+    are well separated or nearly equal.
 
-    What is returned is |J v| of a unit vector v: never above the norm but for the rounding of
-    float32 (1e-6 of it), and below by little where the two largest singular values are apart, or
-    nearly equal. ValueError if iterations is below 1.
+    Args:
+        layer: Differentiable function of one float32 array of `shape`, such as a dense layer or a
+            convolution of any stride and padding.
+        shape: Shape of the input.
+        at: Point of linearisation (default 0; an affine layer is the same everywhere).
+        iterations: Maximum number of iterations, each one product with the Jacobian and one with
+            its transpose.
+        tolerance: Stop when three iterations in a row gain less than this fraction.
 
-    >>> import jax.numpy as jnp
-    >>> round(operator_norm(lambda x: x @ jnp.diag(jnp.array([3.0, 4.0])) + 1, (2,)), 4)
-    4.0
+    Returns:
+        The norm.
+
+    Raises:
+        ValueError: `iterations` is below 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> round(operator_norm(lambda x: x @ jnp.diag(jnp.array([3.0, 4.0])) + 1, (2,)), 4)
+        4.0
     """
     if iterations < 1:
         raise ValueError(f"iterations={iterations}: pass at least 1")
@@ -61,10 +72,17 @@ def operator_norm(
 
 
 def matrix_norm(matrices: Any) -> float:
-    """The largest singular value of a matrix [m, n], or of any of a stack [..., m, n], in float64.
+    """Return the largest singular value of a matrix, or of any of a stack, in float64.
 
-    >>> matrix_norm([[0.0, 2.0], [1.0, 0.0]])
-    2.0
+    Args:
+        matrices: Matrix [m, n], or stack [..., m, n].
+
+    Returns:
+        The norm.
+
+    Example:
+        >>> matrix_norm([[0.0, 2.0], [1.0, 0.0]])
+        2.0
     """
     matrices = np.asarray(matrices)
     matrices = matrices.astype(np.complex128 if np.iscomplexobj(matrices) else np.float64)
@@ -75,22 +93,33 @@ def matrix_norm(matrices: Any) -> float:
 
 
 def circular_norm(kernel: Any, size: Sequence[int], stride: Sequence[int] | int = 1) -> float:
-    """The norm of a convolution that wraps around, with a stride, by the Fourier transform.
+    """Return the norm of a circular convolution with a stride, by the Fourier transform.
 
-    kernel: [*space, C, D], with one or more axes of space; size: of the image, a multiple of the
-    stride in every axis, and no smaller than the kernel (ValueError). For stride s, in two
-    dimensions, it is the largest norm over the frequencies xi in [0, N / s)^2 of the matrices
-    D x C s^2
+    For stride s, in two dimensions, it is the largest norm over the frequencies xi in [0, N / s)^2
+    of the matrices D x C s^2
 
         A(xi) = s^-1 [ w^(xi + l N / s) ],  l in {0, ..., s - 1}^2,
 
-    w^ the discrete Fourier transform (a plain sum) of the kernel. The paper has s^-2, which is too
-    small by the factor s: a frequency of the output is indeed s^-2 times the sum of those that fall
-    on it, but the norm of an output with s^2 times fewer pixels takes s back.
+    w^ the discrete Fourier transform (a plain sum) of the kernel. Departure from the paper, which
+    has s^-2: that is too small by the factor s. A frequency of the output is indeed s^-2 times the
+    sum of those that alias to it, but the norm of an output with s^2 times fewer pixels restores s.
 
-    >>> import numpy as np
-    >>> circular_norm(np.ones((3, 3, 1, 1)), (6, 6))  # the sum of a constant image's nine
-    9.0
+    Args:
+        kernel: [*space, C, D], with one or more spatial axes.
+        size: Spatial size of the image, a multiple of the stride in every axis.
+        stride: Stride in every axis, or one number for all.
+
+    Returns:
+        The norm.
+
+    Raises:
+        ValueError: `size` or `stride` does not fit the kernel's axes, or `size` is not a multiple
+            of the stride or is smaller than the kernel.
+
+    Example:
+        >>> import numpy as np
+        >>> circular_norm(np.ones((3, 3, 1, 1)), (6, 6))  # the sum of a constant image's nine
+        9.0
     """
     kernel = np.asarray(kernel, np.float64)
     rank = kernel.ndim - 2
@@ -120,18 +149,27 @@ def convolution_bound(
     stride: Sequence[int] | int = 1,
     padding: Sequence[tuple[int, int]] | None = None,
 ) -> float:
-    """An upper bound of the norm of a convolution with zeros around the image.
+    """Return an upper bound of the norm of a convolution with zero padding.
 
-    kernel: [*space, C, D]; size: of the image; stride; padding: (before, after) for every axis of
-    space (default none). The smaller of two bounds: (1) Such a convolution is part of one that
-    wraps around an image of the padded size, rounded up to a multiple of the stride: the rest of
-    that image is zero, and the rest of its output is thrown away, so `circular_norm` bounds it.
-    (2) It cuts out patches, which repeats a pixel as often as they share it (`pooling_norm`), and
-    multiplies each by one matrix: exact where patches do not overlap.
+    This is the smaller of two bounds. (1) Such a convolution is part of a circular one on an image
+    of the padded size, rounded up to a multiple of the stride: the rest of that image is zero, and
+    the rest of its output is discarded, so `circular_norm` bounds it. (2) The convolution extracts
+    patches, which repeats a pixel in every patch that contains it (`pooling_norm`), and multiplies
+    each by one matrix: exact where patches do not overlap.
 
-    >>> import numpy as np
-    >>> convolution_bound(np.ones((3, 3, 1, 1)), (9, 9), padding=[(1, 1), (1, 1)])
-    9.0
+    Args:
+        kernel: [*space, C, D].
+        size: Spatial size of the image.
+        stride: Stride in every axis, or one number for all.
+        padding: (before, after) for every spatial axis (default none).
+
+    Returns:
+        The bound.
+
+    Example:
+        >>> import numpy as np
+        >>> convolution_bound(np.ones((3, 3, 1, 1)), (9, 9), padding=[(1, 1), (1, 1)])
+        9.0
     """
     kernel = np.asarray(kernel, np.float64)
     reach, rank = kernel.shape[:-2], kernel.ndim - 2
@@ -145,14 +183,21 @@ def convolution_bound(
 
 
 def sum_bound(layer: Callable[[Any], Any], shape: Sequence[int]) -> float:
-    """An upper bound of the norm of an affine layer whose coefficients are all 0 or positive.
+    """Return an upper bound of the norm of an affine layer with nonnegative coefficients.
 
-    sqrt(largest sum of a row * largest sum of a column) of its matrix (Schur's test), which is
-    exact for all that copies, moves, cuts out or adds up entries. layer: a function of one float32
-    array of `shape`.
+    This is sqrt(largest row sum * largest column sum) of its matrix (Schur's test), which is exact
+    for all layers that copy, move, cut out or add up entries.
 
-    >>> sum_bound(lambda x: x.sum(1), (2, 9))
-    3.0
+    Args:
+        layer: Function of one float32 array of `shape`.
+        shape: Shape of the input.
+
+    Returns:
+        The bound.
+
+    Example:
+        >>> sum_bound(lambda x: x.sum(1), (2, 9))
+        3.0
     """
     ones = jnp.ones(shape, jnp.float32)
     out, pull = jax.vjp(layer, ones)
@@ -167,14 +212,24 @@ def pooling_norm(
     padding: Sequence[tuple[int, int]] | None = None,
     dilation: Sequence[int] | None = None,
 ) -> float:
-    """How far max-pooling can enlarge a perturbation: sqrt(most windows that share one pixel).
+    """Return the largest gain of max-pooling: sqrt(most windows that share one pixel).
 
-    size, window, stride, padding: one entry for every axis (without batch and channels). 1 where
-    windows do not overlap, as the paper has it for all; 2 for AlexNet's 3 x 3 windows with stride
-    2. The bound is attained: where one pixel is the maximum of all its windows.
+    It is 1 where windows do not overlap, as the paper assumes for all; 2 for AlexNet's 3 x 3
+    windows with stride 2. The bound is attained where one pixel is the maximum of all its windows.
 
-    >>> pooling_norm((6, 6), (2, 2), (2, 2)), pooling_norm((7, 7), (3, 3), (2, 2))
-    (1.0, 2.0)
+    Args:
+        size: Spatial size of the image.
+        window: Size of the window in every axis.
+        stride: Stride in every axis.
+        padding: (before, after) for every axis (default none).
+        dilation: Dilation of the window in every axis (default none).
+
+    Returns:
+        The gain.
+
+    Example:
+        >>> pooling_norm((6, 6), (2, 2), (2, 2)), pooling_norm((7, 7), (3, 3), (2, 2))
+        (1.0, 2.0)
     """
     edges = [(0, 0)] * len(size) if padding is None else list(padding)
 
@@ -188,14 +243,24 @@ def pooling_norm(
 
 
 def contrast_norm(epsilon: float, exponent: float) -> float:
-    """The Lipschitz constant of x / (epsilon + |x|^2)^exponent: epsilon^-exponent, attained at 0.
+    """Return the Lipschitz constant of x / (epsilon + |x|^2)^exponent: epsilon^-exponent.
 
-    epsilon: above 0; exponent: 0 to 1 (the paper: 0.5 to 1). ValueError for others. Across |x| the
-    Jacobian is (epsilon + |x|^2)^-exponent, along it that times
+    It is attained at 0. Across |x| the Jacobian is (epsilon + |x|^2)^-exponent, along it that times
     (epsilon + (1 - 2 exponent) |x|^2) / (epsilon + |x|^2), which is between -1 and 1.
 
-    >>> contrast_norm(0.25, 0.5)
-    2.0
+    Args:
+        epsilon: Constant of the normalisation, above 0.
+        exponent: Exponent from 0 to 1 (the paper: 0.5 to 1).
+
+    Returns:
+        The constant.
+
+    Raises:
+        ValueError: `epsilon` is not above 0, or `exponent` is outside [0, 1].
+
+    Example:
+        >>> contrast_norm(0.25, 0.5)
+        2.0
     """
     if not (epsilon > 0 and 0 <= exponent <= 1):
         raise ValueError(

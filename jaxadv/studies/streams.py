@@ -1,5 +1,6 @@
-"""A camera reads the same scene again and again: does a vote of the last readings keep an attacker
-out who controls some of them? Ordinary attacks, frame by frame, against attacks through the vote.
+"""Attacks on votes over repeated readings of a scene, of which an attacker controls some.
+
+Ordinary attacks on each reading are compared with adaptive attacks through the vote.
 """
 
 from collections.abc import Sequence
@@ -33,13 +34,21 @@ FRAMES, EPSILON, SIGMA, SHIFT = 5, 0.1, 0.1, 1
 
 
 class Streams(NamedTuple):
-    """What D defences of a window of w readings are worth against an attacker of k of them.
+    """Accuracy of D defences of a window of w readings, of which an attacker controls k.
 
-    frames: w; controlled [C]: the numbers k; defences [D]: their names; count: N, the windows;
-    epsilon: of the attacker's perturbations, in Linf; single: the accuracy on one reading; clean
-    [D]: on whole windows; accuracy [4, D, C]: under the attacks `ATTACKS`, in this order; readings
-    [N, w, H, W, C]: as the sensor gave them; windows [4, N, w, H, W, C]: the last defence's, at the
-    last k, after each attack.
+    All accuracies are fractions.
+
+    Attributes:
+        frames: Number w of readings.
+        controlled: The C numbers k of controlled readings.
+        defences: Names of the D defences.
+        count: Number N of windows.
+        epsilon: Radius of the attacker's perturbations, in Linf.
+        single: Accuracy on one reading.
+        clean: Accuracy on whole windows, [D].
+        accuracy: Accuracy under the attacks `ATTACKS`, in this order, [4, D, C].
+        readings: Readings of the sensor, [N, w, H, W, C].
+        windows: Windows after each attack, for the last defence and the last k, [4, N, w, H, W, C].
     """
 
     frames: int
@@ -57,14 +66,24 @@ class Streams(NamedTuple):
 def sensor(
     images: Any, frames: int, sigma: float = SIGMA, shift: int = SHIFT, *, key: Array
 ) -> Float[np.ndarray, "N w H W C"]:
-    """So many readings of each image [N, H, W, C] of 0 to 1: moved by up to `shift` pixels, with
-    Gaussian noise of standard deviation `sigma`, each on its own.
+    """Draw readings of each image, independently shifted and noisy.
 
-    >>> import jax, jax.numpy as jnp
-    >>> from jaxadv.studies.streams import sensor
-    >>> readings = sensor(jnp.full((2, 4, 4, 1), 0.5), 3, key=jax.random.key(0))
-    >>> readings.shape, bool(0.05 < readings.std() < 0.15)
-    ((2, 3, 4, 4, 1), True)
+    Args:
+        images: Images [N, H, W, C] with values in [0, 1].
+        frames: Number w of readings of each image.
+        sigma: Standard deviation of the Gaussian noise.
+        shift: Largest shift, in pixels.
+        key: Random key.
+
+    Returns:
+        The readings [N, w, H, W, C].
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxadv.studies.streams import sensor
+        >>> readings = sensor(jnp.full((2, 4, 4, 1), 0.5), 3, key=jax.random.key(0))
+        >>> readings.shape, bool(0.05 < readings.std() < 0.15)
+        ((2, 3, 4, 4, 1), True)
     """
     images = jnp.asarray(images)
 
@@ -99,28 +118,50 @@ def streams(
     store: str | Path | None = None,
     progress: StageProgress | None = None,
 ) -> Streams:
-    """Windows of readings under attack: what median, vote and trimmed mean are worth.
+    """Measure the accuracy of median, vote and trimmed mean over readings under attack.
 
-    images: [N, H, W, C] of 0 to 1, from which a `sensor` makes `frames` readings each; labels:
-    integers [N]; epsilon: in Linf, of every perturbed reading (1: the attacker may write what he
-    likes); controlled: how many of the frames are his (default: 1 to all; it does not matter which,
-    no defence looks at the order); defences, trim: as in `ja.windowed`; attack: one in Linf
-    (default: PGD on the margin, 40 steps).
+    The ordinary attack attacks every reading alone, on the undefended model. The adaptive attack
+    goes through the defence, on the controlled frames only. Each is also run with one perturbation
+    for all controlled frames ("same"; for the ordinary attack, the perturbation made for the first
+    frame). If the adaptive attack fails, the ordinary window is used. All windows are evaluated by
+    the defence as it is.
 
-    ordinary: every reading attacked alone, on the undefended model; adaptive: the attack goes
-    through the defence, on the controlled frames only; "same": with one perturbation for all
-    controlled frames (ordinary: the one made for the first). An attacker who knows the defence
-    falls back on the ordinary window where his attack finds nothing. All are judged by the defence
-    as it is. store, progress: as in `ja.survival`. Raises ValueError for arguments that cannot be
-    meant so.
+    Args:
+        model: The undefended model, with bounds (0, 1).
+        images: Images [N, H, W, C] with values in [0, 1], from which `sensor` makes the readings.
+        labels: Classes, integers [N].
+        epsilon: Radius of every perturbed reading in Linf (1: arbitrary readings).
+        frames: Number w of readings in a window.
+        controlled: Numbers of frames that the attacker controls (default: 1 to all). Which frames
+            does not matter, as no defence depends on their order.
+        defences: Names of the defences, as in `ja.windowed`.
+        trim: Trimming of the mean, as in `ja.windowed`.
+        sigma: Standard deviation of the sensor's noise.
+        shift: Largest shift of a reading, in pixels.
+        attack: An attack in Linf (default: PGD on the margin, 40 steps).
+        key: Random key (default: key 0).
+        ids: Example ids [N] (default: 0 to N - 1).
+        lanes: Lanes per device (default: chosen by the engine).
+        store: Folder in which results are kept (None: none).
+        progress: As in `ja.survival`.
 
-    >>> import jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: x.mean((1, 2, 3))[:, None] @ w + jnp.array([0.5, 0.0]),
-    ...                  jnp.array([[-1.0, 0.0]]))  # is it darker than a half?
-    >>> found = ja.streams(model, jnp.full((2, 2, 2, 1), 0.3), jnp.zeros(2, int), 1.0, frames=3,
-    ...                    defences=["majority"], attack=ja.PGD(steps=10), shift=0)
-    >>> found.accuracy[1]  # one, two, and three frames of three
-    array([[1., 0., 0.]])
+    Returns:
+        The accuracies, the readings and some attacked windows.
+
+    Raises:
+        ValueError: `model` has other bounds than (0, 1); `controlled` is empty or holds a number
+            outside 1 to `frames`; `defences` is empty or holds an unknown name; `trim` leaves
+            nothing; `images` or `labels` do not fit the model; or `attack` is in another norm than
+            Linf.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: x.mean((1, 2, 3))[:, None] @ w + jnp.array([0.5, 0.0]),
+        ...                  jnp.array([[-1.0, 0.0]]))  # is it darker than a half?
+        >>> found = ja.streams(model, jnp.full((2, 2, 2, 1), 0.3), jnp.zeros(2, int), 1.0, frames=3,
+        ...                    defences=["majority"], attack=ja.PGD(steps=10), shift=0)
+        >>> found.accuracy[1]  # one, two, and three frames of three
+        array([[1., 0., 0.]])
     """
     if model.bounds != (0.0, 1.0):
         raise ValueError(f"model has bounds {model.bounds}: the sensor gives values of 0 to 1")
@@ -136,7 +177,7 @@ def streams(
         Untargeted(np.asarray(labels)), count, count_classes(model, shape)
     ).labels  # fmt: skip
     attack = PGD(loss="margin") if attack is None else attack
-    inside = Repeated(attack, frames)  # says at once where the attack is in another norm
+    inside = Repeated(attack, frames)  # refuses an attack in another norm
     key = jax.random.key(0) if key is None else key
     seed, draw = jax.random.split(key)
     ids = np.arange(count) if ids is None else np.asarray(ids)
@@ -186,7 +227,7 @@ def streams(
 
 
 def streams_findings(found: Streams, trim: int = 1) -> Findings:
-    """`Streams` as tables, curves and pictures."""
+    """Return the tables, curves and pictures of `Streams`."""
     w, count = found.frames, found.count
     columns = tuple(f"{k} of {w}" for k in found.controlled)
     robust = [d for d in found.defences if d != "mean"]
@@ -258,7 +299,8 @@ def streams_findings(found: Streams, trim: int = 1) -> Findings:
 def windows_of_digits(setting: Setting) -> Findings:
     """Windows of noisy readings under attack: median, trimmed mean, majority and outliers.
 
-    Ordinary attacks on each reading, and attacks through the defence, on FC100-100-10; Linf 0.1.
+    Ordinary attacks on each reading, and adaptive attacks through the defence, on FC100-100-10 in
+    Linf with epsilon 0.1.
     """
     data = examples_of(setting.test, min(setting.examples, 50 if setting.quick else 200))
     found = streams(

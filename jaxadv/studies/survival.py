@@ -1,5 +1,7 @@
-"""Do adversarial images survive what happens to images: JPEG, blur, noise, light, scaling? And does
-that defend a network, once the attacker knows of it?
+"""Survival of adversarial images under transforms such as JPEG, blur, noise and scaling.
+
+Accuracy through a transform is measured under ordinary attacks and under adaptive attacks, which go
+through the transform.
 """
 
 from collections.abc import Mapping
@@ -11,7 +13,6 @@ import numpy as np
 
 from jaxadv.attacks import DDN, PGD
 from jaxadv.core.attack import Attack
-from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import EOT, Model
 from jaxadv.core.result import Status
 from jaxadv.core.shares import wilson
@@ -28,7 +29,7 @@ from jaxadv.core.transforms import (
     Transform,
     transformed,
 )
-from jaxadv.engine.checks import check_goal, check_images, check_model, count_classes
+from jaxadv.engine.checks import check_attacks, check_named, check_problem
 from jaxadv.engine.runs import Runs
 from jaxadv.engine.session import StageProgress
 from jaxadv.engine.store import Store
@@ -38,7 +39,7 @@ from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.networks import trained
 from jaxadv.studies.setting import Setting
 
-USUAL: dict[str, dict[float, Transform]] = {  # kind: strength: transform; the mildest first
+USUAL: dict[str, dict[float, Transform]] = {  # transforms by kind and strength; the mildest first
     "rounding, levels": {n: Rounding(n) for n in (256, 16, 4)},
     "JPEG, quality": {q: JPEG(q) for q in (95, 75, 50, 25)},
     "blur, pixels": {s: GaussianBlur(s) for s in (0.5, 1.0, 1.5)},
@@ -49,21 +50,28 @@ USUAL: dict[str, dict[float, Transform]] = {  # kind: strength: transform; the m
     "cropping, pixels": {m: Cropping(m) for m in (1, 2)},
     "shifting, pixels": {m: Shifting(m) for m in (1, 2)},
 }
-DRAWS = 10  # of a transform that draws, for every image judged
-SHOWN = ("rounding, levels", "JPEG, quality", "blur, pixels", "noise")  # in pictures
+DRAWS = 10  # of a random transform, for every evaluated image
+SHOWN = ("rounding, levels", "JPEG, quality", "blur, pixels", "noise")  # kinds shown in pictures
 
 
 class Survival(NamedTuple):
-    """What T transforms do to A attacks; all shares are of 0 to 1.
+    """The effect of T transforms on A attacks; all rates are fractions.
 
-    kinds, strengths [T]: the transforms; attacks [A]: their names; count: N, the images; plain: the
-    accuracy on clean images as they are; success [A]: of the images classified right, those that
-    the attack fools; distance [A]: the median distance of these, in the attack's norm; clean [T]:
-    accuracy on clean images through the transform; survived [A, T]: of the successes, those that
-    still fool through the transform; ordinary [A, T]: accuracy through the transform on what the
-    attack made without it; adaptive [A, T]: the same where the attack goes through the transform;
-    reach [A, T]: the median distance of the adaptive attack's successes (nan: none);
-    found [A, N, H, W, C], through [A, T, N, H, W, C]: the images of both attacks, float32.
+    Attributes:
+        kinds: Kinds of the transforms, [T].
+        strengths: Strengths of the transforms, [T].
+        attacks: Names of the attacks, [A].
+        count: Number N of images.
+        plain: Accuracy on clean images without a transform.
+        success: Fraction of the correctly classified images that the attack fools, [A].
+        distance: Median distance of these, in the attack's norm, [A].
+        clean: Accuracy on clean images through the transform, [T].
+        survived: Fraction of the successes that still fool through the transform, [A, T].
+        ordinary: Accuracy through the transform on images of the attack without it, [A, T].
+        adaptive: Accuracy through the transform on images of the attack through it, [A, T].
+        reach: Median distance of the adaptive attack's successes (nan if none), [A, T].
+        found: Images of the ordinary attack, float32 [A, N, H, W, C].
+        through: Images of the adaptive attack, float32 [A, T, N, H, W, C].
     """
 
     kinds: tuple[str, ...]
@@ -83,9 +91,17 @@ class Survival(NamedTuple):
 
 
 def right(model: Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How often [N] each image is classified right: of DRAWS draws if the model draws, else 0 or 1.
+    """Return the fraction [N] of predictions that are correct for each image.
 
-    These draws no attack has seen.
+    A random model predicts `DRAWS` times, with draws that no attack has seen; any other model once.
+
+    Args:
+        model: The model.
+        images: Images [N, H, W, C].
+        labels: Classes [N].
+
+    Returns:
+        The fractions, float64.
     """
     shares = np.zeros(len(images))
     draws = DRAWS if model.random else 1
@@ -110,24 +126,41 @@ def survival(
     store: str | Path | None = None,
     progress: StageProgress | None = None,
 ) -> Survival:
-    """Whether adversarial images survive transforms, and what attacks through the transform do.
+    """Measure accuracy through transforms, under ordinary and under adaptive attacks.
 
-    images: [N, H, W, C] within `model.bounds`; labels: integers [N]; attacks: by name (default: PGD
-    on the margin and DDN); epsilon: for those that take one; transforms: kind: strength: transform
-    (default: `USUAL`). Every attack runs once on the model, and once through each transform
-    (`ja.transformed`); where the transform draws on the mean of `samples` draws (`ja.EOT`). The
-    adaptive attacker falls back on the ordinary image where the attack through the transform finds
-    nothing. Transforms that draw are judged by ten fresh draws an image. store: a
-    folder in which the result of every attack is kept; progress: called with (attack, images done,
-    in all, successes). Raises ValueError for arguments that cannot be meant so.
+    Every attack runs once on the model and once through each transform (`ja.transformed`); through
+    a random transform, on the mean of `samples` draws (`ja.EOT`). If the adaptive attack fails, the
+    ordinary image is used. Random transforms are evaluated with ten fresh draws for each image.
 
-    >>> import jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
-    >>> images = jnp.eye(4).reshape(4, 2, 2, 1) * 0.9
-    >>> found = ja.survival(model, images, jnp.arange(4), {"PGD": ja.PGD(steps=20)}, 0.46,
-    ...                     transforms={"brightness": {0.5: ja.Brightness(0.5)}})
-    >>> found.success, found.survived, found.adaptive
-    (array([1.]), array([[1.]]), array([[0.]]))
+    Args:
+        model: The model.
+        images: Images [N, H, W, C] within `model.bounds`.
+        labels: Classes, integers [N].
+        attacks: Attacks by name (default: PGD on the margin and DDN).
+        epsilon: Radius of the attacks that need one.
+        transforms: Transforms by kind and strength (default: `USUAL`).
+        samples: Draws of a random transform over which the adaptive attack averages.
+        key: Random key (default: key 0).
+        ids: Example ids [N] (default: 0 to N - 1).
+        lanes: Lanes per device (default: chosen by the engine).
+        store: Folder in which the result of every attack is kept (None: none).
+        progress: Called with (attack, images done, images in all, successes).
+
+    Returns:
+        The rates and the images of both attacks.
+
+    Raises:
+        ValueError: `attacks` or `transforms` is empty; `images` or `labels` do not fit the model;
+            or an attack does not fit the model or `epsilon`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> images = jnp.eye(4).reshape(4, 2, 2, 1) * 0.9
+        >>> found = ja.survival(model, images, jnp.arange(4), {"PGD": ja.PGD(steps=20)}, 0.46,
+        ...                     transforms={"brightness": {0.5: ja.Brightness(0.5)}})
+        >>> found.success, found.survived, found.adaptive
+        (array([1.]), array([[1.]]), array([[0.]]))
     """
     attacks = {"PGD": PGD(loss="margin"), "DDN": DDN()} if attacks is None else dict(attacks)
     chosen = [(kind, float(strength), transform)
@@ -136,11 +169,9 @@ def survival(
     for name, given in (("attacks", attacks), ("transforms", chosen)):
         if not given:
             raise ValueError(f"{name} is empty: pass one or more")
-    check_model(model)
-    images = check_images(images, model.bounds)
-    goal = check_goal(
-        Untargeted(np.asarray(labels)), len(images), count_classes(model, images.shape[1:])
-    )
+    check_named(attacks, "attacks")
+    images, goal, _, classes = check_problem(model, images, labels, ids)
+    check_attacks(attacks.values(), model, goal, classes, epsilon, images.shape[1:])
     settings = {"key": jax.random.key(0) if key is None else key, "ids": ids, "lanes": lanes}
     shape, runs = (len(attacks), len(chosen)), Runs(Store.or_none(store), progress)
     survived, ordinary, adaptive, reach = np.full((4, *shape), np.nan)
@@ -174,7 +205,7 @@ def survival(
 
 
 def _rows(mask: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """A mask [N] in the shape of the images."""
+    """Return a mask [N] with axes of length 1 appended, to broadcast with the images."""
     return mask.reshape(-1, *(1,) * (images.ndim - 1))
 
 
@@ -185,7 +216,17 @@ def _median(values: np.ndarray) -> float:
 def survival_findings(
     found: Survival, images: np.ndarray, epsilon: float | None, bounds: tuple[float, float]
 ) -> Findings:
-    """A `survival` of images [N, H, W, C] as tables, curves and pictures."""
+    """Return the tables, curves and pictures of `survival`.
+
+    Args:
+        found: The result of `survival`.
+        images: The clean images [N, H, W, C].
+        epsilon: Radius of the attacks that need one.
+        bounds: The least and the largest value of a pixel.
+
+    Returns:
+        The findings.
+    """
     rows = tuple(f"{kind} {s:g}" for kind, s in zip(found.kinds, found.strengths, strict=True))
     best = np.unravel_index(
         np.argmax(found.ordinary - found.adaptive), found.ordinary.shape
@@ -235,10 +276,10 @@ def survival_findings(
 
 
 def _pictures(found: Survival, images: np.ndarray, bounds: tuple[float, float]) -> Gallery:
-    """One image: what the first attack made of it without, and through, some of the transforms."""
+    """Return pictures of one image and of its adversarial images, by the first attack."""
     lower, upper = bounds
     both = np.concatenate([found.found[:1], found.through[0]])
-    at = int((both != images).any((2, 3, 4)).sum(0).argmax())  # the first that most of them moved
+    at = int((both != images).any((2, 3, 4)).sum(0).argmax())  # the first that most of them changed
     rows, shown = [], []
     for kind in dict.fromkeys(found.kinds):
         if kind in SHOWN or len(set(found.kinds)) <= len(SHOWN):
@@ -256,9 +297,9 @@ def _pictures(found: Survival, images: np.ndarray, bounds: tuple[float, float]) 
 
 
 def images_of_digits(setting: Setting) -> Findings:
-    """Whether adversarial images survive JPEG, blur, noise and the like, and attacks through them.
+    """Survival of adversarial images under JPEG, blur, noise and the like, and adaptive attacks.
 
-    PGD on the margin in Linf, 0.1, and DDN (the nearest in L2), on FC100-100-10.
+    PGD on the margin in Linf with epsilon 0.1, and DDN (minimum-norm, L2), on FC100-100-10.
     """
     data, epsilon = examples_of(setting.test, min(setting.examples, 200)), 0.1
     model = trained(setting, "FC100-100-10").model

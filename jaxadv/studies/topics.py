@@ -1,8 +1,8 @@
-"""A nonsense mixture of words with a chosen document's topics.
+"""Nonsense mixtures of words with a chosen document's topics.
 
-A topic model sees a document as counts of words, and says of which topics it is made. Words that do
-not occur in the document, in proportions that mean nothing, can have the very same topics: what
-fooling images are to a network. The texts are Python's own help, which ships with it.
+A topic model represents a document as counts of words and infers its topics. Words that do not
+occur in the document, in meaningless proportions, can have the same topics: the counterpart of
+fooling images. The texts are Python's own help, which ships with it.
 """
 
 import re
@@ -16,12 +16,18 @@ from jaxadv.studies.findings import Findings, Part, Table, Text
 from jaxadv.studies.setting import Setting
 
 TOPICS, WORDS = 10, 40
-LONGER = 3  # the nonsense, than the document
+LONGER = 3  # factor of the length of the nonsense
 
 
 class Mixture(NamedTuple):
-    """counts [V]: of each word in the nonsense; topics, wanted [T]: shares that the model infers of
-    it and of the document; error: half of the sum of their differences, 0 to 1."""
+    """A nonsense mixture of words.
+
+    Attributes:
+        counts: [V], count of each word in the nonsense.
+        topics: [T], topic proportions that the model infers of it.
+        wanted: [T], topic proportions that the model infers of the document.
+        error: Half of the sum of their absolute differences, 0 to 1.
+    """
 
     counts: np.ndarray
     topics: np.ndarray
@@ -30,19 +36,28 @@ class Mixture(NamedTuple):
 
 
 def shares(model: Any, counts: np.ndarray) -> np.ndarray:
-    """The shares of topics [N, T] that a fitted topic model infers of counts [N, V]."""
+    """Return the topic proportions [N, T] that a fitted topic model infers of counts [N, V]."""
     weights = model.transform(np.atleast_2d(counts).astype(np.float64))
     return weights / np.maximum(weights.sum(1, keepdims=True), 1e-12)
 
 
 def nonsense(model: Any, document: np.ndarray, words: int = WORDS) -> Mixture:
-    """Counts of words that the document does not have, with its topics.
+    """Compute counts of words that the document does not have, with its topics.
 
-    model: a fitted topic model of scikit-learn (NMF or LatentDirichletAllocation), with
-    `components_` [T, V]; document: counts [V] of its words; words: how many to use. Takes the words
-    that lie deepest in the topics wanted, and as much of each as makes their sum, seen in the space
-    of topics, that of the document (least squares without negative counts), in whole words.
-    Raises ValueError for a document that has nearly every word.
+    Takes the words with the largest weight in the wanted topics, in amounts whose sum in the space
+    of topics matches the document (least squares without negative counts), rounded to whole words.
+
+    Args:
+        model: Fitted topic model of scikit-learn (NMF or LatentDirichletAllocation), with
+            `components_` [T, V].
+        document: Counts [V] of the document's words.
+        words: Number of distinct words to use.
+
+    Returns:
+        The mixture.
+
+    Raises:
+        ValueError: The document lacks fewer than `words` words of the vocabulary.
     """
     document = np.asarray(document, np.float64)
     absent = np.flatnonzero(document == 0)
@@ -51,13 +66,13 @@ def nonsense(model: Any, document: np.ndarray, words: int = WORDS) -> Mixture:
     wanted = shares(model, document)[0]
     topics = model.components_ / np.maximum(model.components_.sum(0), 1e-12)  # of each word
     weight = model.components_[:, absent].sum(0)
-    # Of each topic wanted its heaviest words, in proportion: a word that two topics share counts.
+    # The heaviest words of each wanted topic, in proportion; words of two topics count too.
     depth = (wanted[:, None] * topics[:, absent]).max(0) * weight
     chosen = absent[np.argsort(-depth)[:words]]
     alone = _inferred(model, chosen, len(document))
     size = LONGER * document.sum()
     best, target = None, wanted
-    for _ in range(30):  # inference is not linear: correct by what is still missing
+    for _ in range(30):  # inference is not linear: correct by the residual
         amounts, _ = nnls(alone, np.maximum(target, 0))
         counts = np.zeros_like(document)
         counts[chosen] = np.rint(size * amounts / max(amounts.sum(), 1e-12))
@@ -71,12 +86,12 @@ def nonsense(model: Any, document: np.ndarray, words: int = WORDS) -> Mixture:
 
 
 def _inferred(model: Any, chosen: np.ndarray, size: int) -> np.ndarray:
-    """The weights of topics [T, W] that the model infers of each of these words alone."""
+    """Return the topic weights [T, W] that the model infers of each of these words alone."""
     return model.transform(np.eye(size)[chosen]).T
 
 
 def corpus() -> list[str]:
-    """Paragraphs of Python's help, each a document."""
+    """Return paragraphs of Python's help, each a document."""
     from pydoc_data.topics import topics
 
     parts = [part for text in topics.values() for part in re.split(r"\n\s*\n", text)]
@@ -84,7 +99,7 @@ def corpus() -> list[str]:
 
 
 def topics(setting: Setting) -> Findings:
-    """A nonsense mixture of words with a chosen document's topics (NMF and latent Dirichlet)."""
+    """Nonsense mixtures of words with a chosen document's topics (NMF and latent Dirichlet)."""
     with extra("sklearn", "this study"):
         from sklearn.decomposition import NMF, LatentDirichletAllocation
         from sklearn.feature_extraction.text import CountVectorizer

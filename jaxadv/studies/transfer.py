@@ -1,6 +1,7 @@
-"""Tables 2 to 4 of Szegedy et al. (2013, arXiv 1312.6199), section 4.2: examples made for one
-network, fed to another that has other weights, another shape, or another training set. Then the
-same with attacks that are made to transfer, from one network or from an ensemble.
+"""Tables 2 to 4 of Szegedy et al. (2013, arXiv 1312.6199), section 4.2: transfer of examples.
+
+Examples made for one network are classified by another that has other weights, another shape, or
+another training set. The same is done with transfer attacks, from one network or from an ensemble.
 """
 
 from collections.abc import Sequence
@@ -56,13 +57,21 @@ PUBLISHED_TRANSFER = np.array([
 
 
 def amplify(images: Any, originals: Any, deviation: float) -> Float[np.ndarray, "N H W C"]:
-    """The same perturbations [N, H, W, C], each enlarged until its distortion in the box [0, 1] is
-    `deviation` (or the box allows no more).
+    """Return perturbations scaled until their distortion in the box is `deviation`.
 
-    >>> import numpy as np
-    >>> from jaxadv.studies.transfer import amplify
-    >>> amplify(np.full((1, 2, 2, 1), 0.55), np.full((1, 2, 2, 1), 0.5), 0.1).ravel().round(4)
-    array([0.6, 0.6, 0.6, 0.6], dtype=float32)
+    Args:
+        images: Perturbed images [N, H, W, C].
+        originals: Their originals.
+        deviation: Distortion, if the box [0, 1] allows it.
+
+    Returns:
+        The images with the scaled perturbations.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxadv.studies.transfer import amplify
+        >>> amplify(np.full((1, 2, 2, 1), 0.55), np.full((1, 2, 2, 1), 0.5), 0.1).ravel().round(4)
+        array([0.6, 0.6, 0.6, 0.6], dtype=float32)
     """
     originals = np.asarray(originals, np.float64)
     r = np.asarray(images, np.float64) - originals
@@ -71,7 +80,7 @@ def amplify(images: Any, originals: Any, deviation: float) -> Float[np.ndarray, 
     def at(share: np.ndarray) -> np.ndarray:
         return np.clip(originals + share.reshape(-1, 1, 1, 1) * r, 0, 1)
 
-    for _ in range(60):  # distortion grows with the share: bisect
+    for _ in range(60):  # distortion grows with the factor: bisect
         middle = np.sqrt((low + 1e-6) * high)
         beyond = distortion(at(middle), originals) > deviation
         low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
@@ -81,8 +90,10 @@ def amplify(images: Any, originals: Any, deviation: float) -> Float[np.ndarray, 
 def cross_errors(
     networks: Sequence[Network], sets: Sequence[np.ndarray], labels: np.ndarray
 ) -> Float[np.ndarray, "S M"]:
-    """Per cent of each set of images [N, H, W, C] that each network gets wrong: one call for each
-    network, all sets in one batch."""
+    """Return the error of each network on each set of images [N, H, W, C], in per cent.
+
+    All sets are classified in one batch, one call for each network.
+    """
     together = np.concatenate(sets)
     columns = []
     for network in networks:
@@ -92,7 +103,7 @@ def cross_errors(
 
 
 def between_networks(setting: Setting) -> Findings:
-    """Table 2: the examples of each of six networks, fed to all six, beside Gaussian noise."""
+    """Table 2: the examples of each of six networks, classified by all six, and Gaussian noise."""
     data = examples_of(setting.test, setting.examples)
     rows = (*SIX, "Gaussian noise 0.1", "Gaussian noise 0.3")
     values = np.zeros((setting.seeds, len(rows), len(SIX) + 1))
@@ -127,7 +138,7 @@ def between_networks(setting: Setting) -> Findings:
 
 
 def between_training_sets(setting: Setting) -> Findings:
-    """Tables 3 and 4: three networks on two halves of the training set without a common image."""
+    """Tables 3 and 4: three networks on two disjoint halves of the training set."""
     half = len(setting.train.labels) // 2
     first, second = (
         setting.train.take(np.arange(half)),
@@ -181,7 +192,7 @@ SURROGATES = ("FC10(1e-4)", "FC100-100-10", "AE400-10")
 
 
 def attacks_for(data: Dataset) -> dict[str, Attack]:
-    """Attacks that are made to transfer; Admix mixes in images of `data`."""
+    """Return the transfer attacks; Admix mixes in images of `data`."""
     others = data.take(np.linspace(0, len(data.labels) - 1, 100).astype(int))
     return {
         "BIM": Transfer(),
@@ -199,16 +210,16 @@ def attacks_for(data: Dataset) -> dict[str, Attack]:
 
 
 def success_on(network: Network, images: np.ndarray, labels: np.ndarray, both: np.ndarray) -> float:
-    """Per cent of the images [N, H, W, C] with mask `both` [N] that the network gets wrong."""
+    """Return the percentage of images [N, H, W, C] in the mask `both` that are misclassified."""
     answers = predict(network.model, images).argmax(1)
     return 100 * float((answers != labels)[both].mean())
 
 
 def attacks_between_networks(setting: Setting) -> Findings:
-    """How far attacks made to transfer do: success on networks that they have not seen.
+    """Success of transfer attacks on networks that they have not seen.
 
-    Linf 0.1, 10 steps of a tenth of it; of the images that surrogate and target both classify
-    right, the share that the target then gets wrong.
+    Linf 0.1, 10 steps of a tenth of it. Of the images that surrogate and target both classify
+    correctly, the tables show the percentage that the target then misclassifies.
     """
     data, epsilon = examples_of(setting.test, setting.examples), 0.1
     attacks = attacks_for(setting.train)

@@ -1,8 +1,9 @@
 """Section 3 of Szegedy et al. (2013, arXiv 1312.6199): units and directions, with statistics.
 
-The paper looks at the held-out images that stimulate a hidden unit most, and at those of a random
-direction of its layer, and finds both equally meaningful. Here the same pictures, and tests of what
-the images of a direction have in common; the mathematics is in `jaxadv.studies.directions`.
+The paper compares the held-out images that stimulate a hidden unit most with those of a random
+direction of its layer, and finds both equally meaningful. The study shows the same pictures, and
+tests what the images of a direction have in common; the mathematics is in
+`jaxadv.studies.directions`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,7 @@ from jaxadv.studies.networks import Network, trained
 from jaxadv.studies.setting import Setting
 
 NETWORKS = ("FC100-100-10", "FC200-200-10", "AE400-10")
-JUDGE = "FC123-456-10"  # the network whose features judge: none of those, of other widths
+JUDGE = "FC123-456-10"  # its features measure similarity: another network, of other widths
 SHOWN = "FC100-100-10 layer 2"  # the layer that is shown in pictures
 TOP, ROWS = 8, 8  # top images of a direction, directions in a picture
 COMPONENTS, REACH = 50, 2.0  # of the box of likely images; its half-width in standard deviations
@@ -54,10 +55,15 @@ PAIRS = (
 
 
 class Hidden(NamedTuple):
-    """One hidden layer of a trained network and what it does on the held-out images.
+    """One hidden layer of a trained network and its activations on the held-out images.
 
-    bases: by kind the directions [n, D] of the units, of Gaussian draws and of a rotation; values:
-    by kind [N, D], for all `KINDS`; reader: the layer that reads it, writer: that gives it.
+    Attributes:
+        name: Name of the network and layer.
+        network: The network.
+        writer: Layer whose output the units are, before the nonlinearity.
+        reader: Layer whose input the units are.
+        bases: By kind, the directions [n, D]: the units, Gaussian draws and a rotation.
+        values: By kind [N, D], for all `KINDS`.
     """
 
     name: str
@@ -68,16 +74,16 @@ class Hidden(NamedTuple):
     values: Mapping[str, Array]
 
     def reading(self, kind: str) -> tuple[str, str]:
-        """The layer and side of `activations` at which directions of that kind are taken.
+        """Return the layer and side of `activations` at which directions of that kind are taken.
 
-        Units before the sigmoid: the same order of images, without the ties where float32 rounds
-        it to one.
+        Units are taken before the sigmoid: the order of the images is the same, without the ties
+        where float32 rounds it to one.
         """
         return (self.writer, "output") if kind == "units" else (self.reader, "input")
 
 
 def units(setting: Setting) -> Findings:
-    """Section 3: do units mean more than random directions of their layer?"""
+    """Section 3: do single units mean more than random directions of their layer?"""
     images, labels = jnp.asarray(setting.test.images), np.asarray(setting.test.labels)
     counts = [k for k in (2, 4, 8, 16, 32, 64, 128, 256) if k <= len(labels) // 4]
     names = NETWORKS[:1] if setting.quick else NETWORKS
@@ -157,7 +163,7 @@ def _hidden_layers(setting: Setting, name: str, seed: int) -> Iterator[Hidden]:
 
 
 def _tests(common: Any, place: str, one: str, two: str) -> list[Comparison]:
-    """One comparison for each statistic, over the directions of all seeds."""
+    """Return one comparison for each statistic, over the directions of all seeds."""
     pooled = (np.concatenate(common[place, kind], 1) for kind in (one, two))
     return [compare(x, y) for x, y in zip(*pooled, strict=True)]
 
@@ -187,7 +193,7 @@ def _test_table(pair: tuple[str, str], tests: Mapping[str, list[Comparison]]) ->
 
 
 def _turn(setting: Setting, hidden: Hidden) -> tuple[float, ...]:
-    """How the counter-rotated network differs from the network."""
+    """Return how the counter-rotated network differs from the network."""
     network, rotation = hidden.network, hidden.bases["rotated basis"]
     model = counter_rotated(network.module, network.variables, hidden.reader, rotation)
     images, labels = jnp.asarray(setting.test.images), np.asarray(setting.test.labels)
@@ -275,8 +281,11 @@ def _ascend(
     module: Any, layer: str, side: str, variables: Any, directions: Any, start: Array,
     components: Array | None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """For each direction the best image, among the likely ones if components are given, and
-    <phi(x), v> for it in standard deviations from its mean."""
+    """Return for each direction the image that maximises it, and <phi(x), v> for that image.
+
+    The values are in standard deviations from their mean. With `components` the images are
+    restricted to the likely ones.
+    """
 
     def one(direction: Any) -> tuple[Array, Array]:
         v, mean, deviation = direction

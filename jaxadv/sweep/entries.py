@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxadv.attacks import build_attack
 from jaxadv.core.attack import Attack
-from jaxadv.core.goals import Goal, Untargeted
+from jaxadv.core.goals import Goal, Targeted, Untargeted
 from jaxadv.core.result import Result, Status, empty_result
 from jaxadv.engine.cascades import CASCADES, Cascade, Nearly, get_cascade, run_cascade
 from jaxadv.engine.minimal import run_portfolio
@@ -21,6 +21,11 @@ from jaxadv.engine.verify import margins, predict
 
 PORTFOLIO = "minimal_distance"
 UNKNOWN = -1  # of a count that is not kept
+
+
+def goal_of(goal: str, labels: np.ndarray, classes: int) -> Goal:
+    """The goal that a grid names: "untargeted", or "next", class label + 1."""
+    return Targeted(labels, (labels + 1) % classes) if goal == "next" else Untargeted(labels)
 
 
 class Entry(Protocol):
@@ -39,6 +44,10 @@ class Entry(Protocol):
     @property
     def needs_epsilon(self) -> bool:
         """Whether its cells have a radius."""
+        ...
+
+    def attacks(self, targeted: bool) -> list[Attack]:
+        """All that it may run, towards targets or not."""
         ...
 
     def queries(self, classes: int) -> int:
@@ -105,6 +114,9 @@ class SingleEntry:
     def needs_epsilon(self) -> bool:
         return self.attack.needs_epsilon
 
+    def attacks(self, targeted: bool) -> list[Attack]:
+        return [self.attack]
+
     def queries(self, classes: int) -> int:
         return self.attack.prepared(_any_goal(), classes).queries
 
@@ -148,6 +160,9 @@ class CascadeEntry:
     @property
     def title(self) -> str:
         return self.name
+
+    def attacks(self, targeted: bool) -> list[Attack]:
+        return list(map(attack_of, self.stages.values()))
 
     def queries(self, classes: int) -> int:
         return max(SingleEntry(attack_of(s)).queries(classes) for s in self.stages.values())
@@ -204,17 +219,17 @@ class PortfolioEntry:
     def title(self) -> str:
         return PORTFOLIO
 
-    def _attacks(self) -> list[Attack]:
-        return [attack_of(e) for e in get_portfolio(self.effort, self.norm, False)[0].values()]
+    def attacks(self, targeted: bool) -> list[Attack]:
+        return list(map(attack_of, get_portfolio(self.effort, self.norm, targeted)[0].values()))
 
     def queries(self, classes: int) -> int:
-        return max(SingleEntry(attack).queries(classes) for attack in self._attacks())
+        return max(SingleEntry(attack).queries(classes) for attack in self.attacks(False))
 
     def passes(self, classes: int) -> int:
         return EFFORTS[self.effort]
 
     def describe(self) -> Any:
-        return [self.effort, *map(describe, self._attacks())]
+        return [self.effort, *map(describe, self.attacks(False))]
 
     def run(self, session: Session, rows: Rows) -> tuple[Result, np.ndarray]:
         count, shape, seeds = len(rows.source), session.images.shape[1:], rows.seeds

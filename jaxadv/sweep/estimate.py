@@ -35,7 +35,9 @@ def estimate(grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...] 
     Seconds are those of as many gradients as the attack may ask, at the speed of one batch of them
     now; attacks that end at the first success take less, and compilation comes on top.
     """
-    groups = make_plan(grid, given, lambda model, data: untrained(store.folder, model, data), only)
+    groups = make_plan(
+        grid, given, lambda model, data: untrained(store.folder, model, data, given), only=only
+    )
     done = _rows_done(store)
     speed: dict[str, float] = {}
     costs = []

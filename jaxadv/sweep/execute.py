@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from jaxadv.core.files import check_folder
 from jaxadv.core.model import Model
 from jaxadv.data.form import Dataset, Source
 from jaxadv.engine.devices import choose_devices
@@ -18,7 +19,7 @@ from jaxadv.sweep.names import Job
 from jaxadv.sweep.plan import Cell, make_jobs, make_plan
 from jaxadv.sweep.store import SweepStore
 from jaxadv.sweep.subjects import Given
-from jaxadv.sweep.trained import SweepProgress, trained
+from jaxadv.sweep.trained import SweepProgress, trained, untrained
 
 WAIT_SECONDS = 0.5  # between two looks at jobs that other processes are at
 
@@ -62,9 +63,11 @@ def prepare(
     progress: SweepProgress | None = None,
 ) -> Plan:  # fmt: skip
     """Open models and data (training what is to be trained), and write the jobs into the store."""
-    groups = make_plan(
-        grid, given, lambda model, data: trained(store.folder, model, data, given, progress), only
-    )
+    check_folder(store.folder)
+    makes = [lambda model, data: trained(store.folder, model, data, given, progress)]
+    if any(model.train is not None for model in grid.models):
+        makes.insert(0, lambda model, data: untrained(store.folder, model, data, given))
+    groups = make_plan(grid, given, *makes, only=only)
     jobs = store.register(
         groups, lambda group, cells: make_jobs(group, cells, grid.shard), grid.model_dump_json()
     )

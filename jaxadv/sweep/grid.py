@@ -17,6 +17,7 @@ from jaxadv.core.numbers import parse_number
 from jaxadv.models.definitions import get_definition
 
 Number = float | str  # "8/255" is understood
+SEEDS = 2**32  # `Work` holds them in 32 bits
 
 
 class _Strict(BaseModel):
@@ -39,7 +40,7 @@ class ModelEntry(_Strict):
 
     train: str | None = None
     epochs: Annotated[int, Field(ge=1)] = 8
-    train_seed: Annotated[int, Field(ge=0)] = 0
+    train_seed: Annotated[int, Field(ge=0, lt=SEEDS)] = 0
     weights: Path | None = None
     published: Path | None = None
     given: str | None = None
@@ -86,7 +87,7 @@ class Grid(_Strict):
     and judged again); shard: rows in a file of the store.
     """
 
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=SEEDS)], ...] = (0,)
     examples: Annotated[int, Field(ge=1)] | None = None
     epsilons: dict[str, tuple[Number, ...]] = {}
     images: Literal["none", "float32", "uint8"] = "float32"
@@ -246,6 +247,8 @@ def _check(grid: Grid, name: str, text: str) -> None:
                 entry = build_entry(attack.name, settings)
                 used.add(settings["norm"])
                 values = epsilons_of(grid, attack, str(settings["norm"]))
+                if attack.epsilons is not None and not entry.needs_epsilon:
+                    refuse([*at, "epsilons"], f"{attack.name} takes none: leave them out")
                 if entry.needs_epsilon and not values:
                     refuse([*at, "norm"], f"{attack.name} needs epsilons of {settings['norm']}: "
                            "pass epsilons here or for the norm")  # fmt: skip

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxadv.core.goals import Goal, Targeted, Untargeted
+from jaxadv.core.goals import Targeted
 from jaxadv.core.norms import distances64
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status
 from jaxadv.engine.session import Rows, Session
 from jaxadv.engine.verify import margins, predict
-from jaxadv.sweep.entries import UNKNOWN
+from jaxadv.sweep.entries import UNKNOWN, goal_of
 from jaxadv.sweep.names import Job
 from jaxadv.sweep.plan import Cell, Group
 from jaxadv.sweep.store import SCHEMA, SweepStore
@@ -47,8 +47,9 @@ def run_job(
     count, cells = len(part.labels), [plan.cells[mark] for mark in job.cells]
     epsilon = [np.nan if cell.epsilon is None else cell.epsilon for cell in cells]
     judge = group.subject.judge
+    goal = goal_of(group.goal, part.labels, group.images.classes)
     session = Session(
-        group.subject.model, part.images, _goal(group, part.labels), part.ids, jax.random.key(0),
+        group.subject.model, part.images, goal, part.ids, jax.random.key(0),
         devices, judge=judge, again=judge is not None,
         progress=lambda _, done, __, found: progress(done, found), interrupted=interrupted,
     )  # fmt: skip
@@ -82,12 +83,6 @@ def run_job(
         plan.store.keep_originals(group.about["data_hash"], whole, group.images.source)
     plan.store.save(job, {name: columns[name] for name in SCHEMA.names}, kept)
     return True
-
-
-def _goal(group: Group, labels: np.ndarray) -> Goal:
-    if group.goal == "next":
-        return Targeted(labels, (labels + 1) % group.images.classes)
-    return Untargeted(labels)
 
 
 def _columns(

@@ -8,17 +8,19 @@ its rows depend on, so a changed grid keeps what is still asked for.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxadv.core.model import Model
+from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_lanes
 from jaxadv.engine.store import fingerprint
-from jaxadv.sweep.entries import Entry, build_entry
-from jaxadv.sweep.grid import DataEntry, Grid, ModelEntry, epsilons_of, expand
+from jaxadv.sweep.entries import Entry, build_entry, goal_of
+from jaxadv.sweep.grid import AttackEntry, DataEntry, Grid, ModelEntry, epsilons_of, expand
 from jaxadv.sweep.names import Job, title_of
 from jaxadv.sweep.subjects import Given, Images, Subject, open_data, open_model, software
 
@@ -65,29 +67,69 @@ class Group:
         return title_of(self.about if cell is None else {**self.about, **cell._asdict()})
 
 
-def make_plan(
-    grid: Grid, given: Given, train: Callable[[ModelEntry, DataEntry], Model],
-    only: Iterable[str] = (),
-) -> list[Group]:  # fmt: skip
-    """All groups of a grid in its order; `train` makes the models that are to be trained.
+Make = Callable[[ModelEntry, DataEntry], Model]  # a model that is to be trained, or its like
 
-    only: patterns of cells' titles ("lenet / * / PGD*"); others are left out. Raises ValueError
-    where a model does not fit its images, or where no cell is left.
+
+def make_plan(
+    grid: Grid, given: Given, *makes: Make, only: Iterable[str] = ()
+) -> list[Group]:  # fmt: skip
+    """All groups of a grid in its order.
+
+    Args:
+        grid: The grid.
+        given: Models and data sets that Python hands in.
+        makes: Makes the models that are to be trained. Where there are several the plan is made
+            with each in turn, and that of the last is returned: what is wrong with any cell is said
+            of a model that is not trained yet, before the first one is.
+        only: Patterns of cells' titles ("lenet / * / PGD*"); others are left out.
+
+    Raises:
+        ValueError: A model does not fit its images, an attack its model or its epsilons, a cell is
+            there twice, or none is left.
     """
-    groups = []
     opened = [(entry, open_data(grid, entry, given)) for entry in grid.data]
-    for model in grid.models:
-        for data, images in opened:
-            if model.data is not None and data.name not in model.data:
-                continue
-            pair = _Pair(model, data, images, open_model(model, data, images, given, train))
-            for attack in grid.attacks:
-                for settings in expand(attack):
-                    entry = build_entry(attack.name, settings)
-                    radii = epsilons_of(grid, attack, entry.norm) if entry.needs_epsilon else [None]
-                    varied = {key: settings[key] for key in attack.settings}
-                    groups.append(_group(grid, pair, entry, attack.goal, radii, varied))
-    patterns = tuple(only)
+    pairs = [
+        (model, data, images)
+        for model in grid.models
+        for data, images in opened
+        if model.data is None or data.name in model.data
+    ]
+    groups: list[Group] = []
+    for make in makes:
+        groups = _wanted([group for pair in pairs for group in _groups(grid, given, *pair, make)],
+                         tuple(only))  # fmt: skip
+    return groups
+
+
+def _groups(
+    grid: Grid, given: Given, model: ModelEntry, data: DataEntry, images: Images, make: Make
+) -> Iterator[Group]:
+    """All groups of one model and data set."""
+    pair = _Pair(model, data, images, open_model(model, data, images, given, make))
+    for attack in grid.attacks:
+        for settings in expand(attack):
+            entry = build_entry(attack.name, settings)
+            radii = epsilons_of(grid, attack, entry.norm) if entry.needs_epsilon else [None]
+            varied = {key: settings[key] for key in attack.settings}
+            _check_attacks(entry, attack, pair.subject.model, images, radii)
+            yield _group(grid, pair, entry, attack.goal, radii, varied)
+
+
+def _check_attacks(
+    entry: Entry, attack: AttackEntry, model: Model, images: Images, radii: list[Any]
+) -> None:
+    """ValueError where the attacks of an entry cannot be run on the model at these epsilons."""
+    goal = goal_of(attack.goal, np.zeros(1, np.int32), images.classes)
+    attacks, epsilons = entry.attacks(goal.targeted), radii if entry.needs_epsilon else np.inf
+    classes = checks.count_classes(model, images.shape)
+    try:
+        checks.check_attacks(attacks, model, goal, classes, epsilons, images.shape)
+    except ValueError as error:
+        raise ValueError(f"attacks: {attack.name} ({entry.norm}): {error}") from None
+
+
+def _wanted(groups: list[Group], patterns: tuple[str, ...]) -> list[Group]:
+    """The groups with those of their cells that the patterns match (none: all)."""
     if patterns:
         groups = [kept for group in groups if (kept := _matching(group, patterns)).cells]
         if not groups:

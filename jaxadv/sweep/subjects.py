@@ -14,6 +14,7 @@ import numpy as np
 from jaxadv.core.model import Model
 from jaxadv.data.dataset import load_data, some_of
 from jaxadv.data.form import Dataset, Source
+from jaxadv.engine.checks import count_classes
 from jaxadv.engine.devices import APPLY
 from jaxadv.engine.store import fingerprint
 from jaxadv.sweep.grid import DataEntry, Grid, ModelEntry
@@ -103,19 +104,18 @@ def open_model(
     else:
         model = train(entry, data)
     try:
-        traced = APPLY.trace(model, jax.ShapeDtypeStruct((1, *images.shape), jnp.float32))
-    except Exception as error:  # whatever a network says of a wrong shape
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        classes = count_classes(model, images.shape)
+    except ValueError as error:
         raise ValueError(
             f"model {entry.title!r} does not take the images {images.shape} of {data.name!r} "
-            f"({first}): name the data sets that it is for, data = [...]"
+            f"({error}): name the data sets that it is for, data = [...]"
         ) from None
-    classes = traced.out_info.shape[-1]
     if images.classes > classes:
         raise ValueError(
             f"model {entry.title!r} tells {classes} classes apart, {data.name!r} has "
             f"{images.classes}: name the data sets that it is for, data = [...]"
         )
+    traced = APPLY.trace(model, jax.ShapeDtypeStruct((1, *images.shape), jnp.float32))
     program = _without_addresses(str(traced.jaxpr))
     mark = fingerprint(model.params, list(model.bounds), program, entry.dtype)
     if entry.dtype == "bfloat16":

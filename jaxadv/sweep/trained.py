@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 from filelock import FileLock
 
 from jaxadv.core.files import slug
 from jaxadv.core.model import Model
 from jaxadv.data.dataset import load_data
+from jaxadv.data.form import Dataset
 from jaxadv.models.adapters import from_linen
 from jaxadv.models.definitions import get_definition
-from jaxadv.models.train import train
+from jaxadv.models.train import check_training, train
+from jaxadv.models.train import untrained as zeros
 from jaxadv.models.weights import load_weights, save_weights
 from jaxadv.sweep.grid import DataEntry, ModelEntry
 from jaxadv.sweep.subjects import Given
@@ -35,9 +36,6 @@ def trained(
     folder: Path, entry: ModelEntry, data: DataEntry, given: Given, progress: SweepProgress | None
 ) -> Model:
     """A definition trained on a data set's training images: by one process, from where it was."""
-    if data.name in given.data:
-        raise ValueError(f"models: {entry.train!r} is to be trained, but {data.name!r} was handed "
-                         "in: hand in the model too, given = ...")  # fmt: skip
     path = weights_of(folder, entry, data)
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -47,7 +45,7 @@ def trained(
 
     with FileLock(path.with_suffix(".lock")):
         if not path.is_file():
-            examples = load_data(data.name.partition(":")[0], "train", data_dir=data.data_dir)
+            examples = _examples(entry, data, given)
             definition = get_definition(str(entry.train))
             checkpoint = path.with_suffix(".checkpoint")
             variables = train(
@@ -62,11 +60,23 @@ def trained(
     return load_weights(path)[0]
 
 
-def untrained(folder: Path, entry: ModelEntry, data: DataEntry) -> Model:
-    """The trained model where the store has it, else one of the same shape."""
+def untrained(folder: Path, entry: ModelEntry, data: DataEntry, given: Given) -> Model:
+    """The trained model where the store has it, else one of the same shape, all zero.
+
+    ValueError where it cannot be trained on that data set.
+    """
     path = weights_of(folder, entry, data)
     if path.is_file():
         return load_weights(path)[0]
-    examples = load_data(data.name.partition(":")[0], "train", 1, data_dir=data.data_dir)
+    examples = _examples(entry, data, given)
     module = get_definition(str(entry.train))(classes=len(examples.classes))
-    return from_linen(module, module.init(jax.random.key(0), jnp.asarray(examples.images)))
+    check_training(module, examples, epochs=entry.epochs)
+    return from_linen(module, zeros(module, examples.images.shape[1:])[0])
+
+
+def _examples(entry: ModelEntry, data: DataEntry, given: Given) -> Dataset:
+    """The images that a model is trained on."""
+    if data.name in given.data:
+        raise ValueError(f"models: {entry.train!r} is to be trained, but {data.name!r} was handed "
+                         "in: hand in the model too, given = ...")  # fmt: skip
+    return load_data(data.name.partition(":")[0], "train", data_dir=data.data_dir)

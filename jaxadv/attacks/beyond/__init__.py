@@ -1,4 +1,4 @@
-"""Attacks that leave the norms' balls: the picture is moved, or its colours are."""
+"""Attacks outside the Lp balls: spatial changes, changes of colour and transport of brightness."""
 
 from jaxadv.attacks.beyond.recoloradv import ReColorAdv
 from jaxadv.attacks.beyond.spatial import Spatial

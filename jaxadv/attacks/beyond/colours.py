@@ -1,4 +1,4 @@
-"""sRGB and CIELUV, the space in which equal distances look about equally large (CIE 1976)."""
+"""Conversion between sRGB and CIELUV, a nearly perceptually uniform colour space (CIE 1976)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,15 +8,15 @@ XYZ = np.array(  # of linear red, green and blue (IEC 61966-2-1)
     [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
 )
 RGB = np.linalg.inv(XYZ)
-KNEE = 8.0  # of the lightness: below, it is a line
-SLOPE = (29 / 3) ** 3  # of that line
-VISIBLE = (1e-3, 0.63), (0.015, 0.59)  # u' and v' of what an eye can see
-_X, _Y, _Z = XYZ.sum(1)  # white: so every grey has u* = v* = 0
+KNEE = 8.0  # lightness below which the scale is linear
+SLOPE = (29 / 3) ** 3  # of the linear part
+VISIBLE = (1e-3, 0.63), (0.015, 0.59)  # ranges of u' and v' of visible colours
+_X, _Y, _Z = XYZ.sum(1)  # of white, so that every grey has u* = v* = 0
 WHITE = 4 * _X / (_X + 15 * _Y + 3 * _Z), 9 * _Y / (_X + 15 * _Y + 3 * _Z)
 
 
 def _chromaticity(x: Array, y: Array, z: Array) -> tuple[Array, Array]:
-    """u' and v'; of black, which has none, that of white."""
+    """u' and v'; for black, where they are undefined, those of white."""
     total = x + 15 * y + 3 * z
     some = jnp.where(total > 0, total, 1.0)
     black = total <= 0
@@ -24,7 +24,13 @@ def _chromaticity(x: Array, y: Array, z: Array) -> tuple[Array, Array]:
 
 
 def to_luv(image: Float[Array, "*N 3"]) -> Float[Array, "*N 3"]:
-    """L* (0 to 100), u* and v* (about -135 to 176) of sRGB in [0, 1]; the last axis is the colour.
+    """Convert sRGB colours to CIELUV.
+
+    Args:
+        image: sRGB in [0, 1]; the last axis is the colour.
+
+    Returns:
+        L* (0 to 100), u* and v* (about -135 to 176), in the shape of `image`.
 
     >>> to_luv(jnp.array([1.0, 0.0, 0.0])).round()  # red
     Array([ 53., 175.,  38.], dtype=float32)
@@ -41,10 +47,10 @@ def to_luv(image: Float[Array, "*N 3"]) -> Float[Array, "*N 3"]:
 
 
 def from_luv(luv: Float[Array, "*N 3"]) -> Float[Array, "*N 3"]:
-    """The sRGB colour of L*, u*, v*, cut to what can be seen and to [0, 1]; smooth at black too."""
+    """Convert CIELUV to sRGB, clipped to visible colours and [0, 1]; smooth at black too."""
     lightness, u, v = jnp.moveaxis(luv, -1, 0)
     lightness = jnp.maximum(lightness, 0.0)
-    # Near black u* / L* loses all meaning, and then the colour hardly matters.
+    # Near black u* / L* is ill-conditioned, and the colour hardly matters.
     scale = 13 * jnp.maximum(lightness, 1e-2)
     u = jnp.clip(u / scale + WHITE[0], *VISIBLE[0])
     v = jnp.clip(v / scale + WHITE[1], *VISIBLE[1])

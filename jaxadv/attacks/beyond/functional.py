@@ -1,4 +1,4 @@
-"""What attacks share that shape an image by parameters of their own: a flow, a map of colours."""
+"""The base of attacks that optimise parameters of a change: a flow field or a map of colours."""
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -19,8 +19,13 @@ if TYPE_CHECKING:  # optax is imported where it is used: it would be a third of 
 
 
 class FunctionalState(NamedTuple):
-    """shape: the parameters, 0 where the image is left alone; optimizer: optax's state; step:
-    gradients taken so far."""
+    """State of ascent in the parameters of a change.
+
+    Attributes:
+        shape: The parameters; 0 leaves the image unchanged.
+        optimizer: State of the optax optimiser.
+        step: Integer scalar, gradients taken so far.
+    """
 
     shape: Any
     optimizer: Any
@@ -31,8 +36,19 @@ class FunctionalState(NamedTuple):
 class Functional(Iterate):
     """Base of attacks that maximise loss(rendered(shape)) - smoothness * roughness(shape).
 
-    The gradient that the engine gives, of the loss by the image, is pulled back through `rendered`
-    to the parameters; Adam moves them, and they are cut to +-`bound`. See `StAdv` for the fields.
+    The engine's gradient of the loss with respect to the image is pulled back through `rendered` to
+    the parameters; the optimiser moves them, and they are clipped to +-`bound`. Per restart `steps`
+    gradients and `steps + 1` forward passes.
+
+    Attributes:
+        norm: "l2", in which distances are reported.
+        steps: Gradients per restart.
+        restarts: Independent runs; all but the first begin at random parameters.
+        bound: Largest absolute value of a parameter.
+        smoothness: Weight of the roughness.
+        step_size: Adam's learning rate, as a fraction of the bound.
+        loss: The loss that is maximised: a name, or a function (goal, logits [K]) -> scalar.
+        optimizer: A `ja.Optimizer` in place of Adam, or None.
     """
 
     norm: str = static(default="l2")
@@ -54,15 +70,15 @@ class Functional(Iterate):
                 raise ValueError(f"{field}={value}: pass a number that is not negative")
 
     def untouched(self, problem: Problem) -> Float[Array, "..."]:
-        """The parameters, all 0, that leave the image as it is."""
+        """The parameters, all 0, that leave the image unchanged."""
         raise NotImplementedError
 
     def rendered(self, problem: Problem, shape: Float[Array, "..."]) -> Float[Array, "H W C"]:
-        """The image of these parameters, in the box."""
+        """The image under these parameters, inside the box."""
         raise NotImplementedError
 
     def roughness(self, shape: Float[Array, "..."]) -> Float[Array, ""]:
-        """How much neighbouring parameters differ."""
+        """The total difference between neighbouring parameters."""
         raise NotImplementedError
 
     def ascent(self) -> "optax.GradientTransformation":
@@ -98,14 +114,21 @@ class Functional(Iterate):
 
 
 def differences(shape: Float[Array, "..."], axes: int) -> Float[Array, ""]:
-    """The sum over all neighbours along the first `axes` axes of the L2 length of their difference.
+    """Sum over all neighbours along the first `axes` axes of the L2 length of their difference.
 
-    Each pair counts twice, once from each side. The last axis is that of the vector.
+    Each pair counts twice, once from each side.
+
+    Args:
+        shape: An array of vectors, whose last axis is that of the vector.
+        axes: Number of leading axes along which neighbours are compared.
+
+    Returns:
+        The sum, with a gradient of 0 where neighbours are equal.
     """
     total = jnp.float32(0)
     for axis in range(axes):
         square = jnp.square(jnp.diff(shape, axis=axis)).sum(-1)
-        # At 0 the root has no slope, which is to be 0 there.
+        # The root has no gradient at 0; there it is set to 0.
         length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
         total += 2 * length.sum()
     return total

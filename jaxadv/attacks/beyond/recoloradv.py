@@ -1,4 +1,4 @@
-"""ReColorAdv: one map of colours for the whole image, equal colours to equal colours."""
+"""ReColorAdv: one map of colours for the whole image, so that equal colours stay equal."""
 
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
 
 SPACES = ("cieluv", "rgb")
-SPAN = np.array([100, 200, 200], np.float32)  # of L*, u*, v*, and where their 0 lies
+SPAN = np.array([100, 200, 200], np.float32)  # ranges of L*, u*, v*, and where their 0 lies
 MIDDLE = np.array([0, 0.5, 0.5], np.float32)
 
 
@@ -22,17 +22,30 @@ MIDDLE = np.array([0, 0.5, 0.5], np.float32)
 class ReColorAdv(Functional):
     """ReColorAdv (Laidlaw and Feizi 2019, arXiv 1906.00001): a smooth function of the colour.
 
-    Every colour moves as a grid over the space of colours says, linear between its nodes: pixels of
-    one colour stay of one colour. The moves climb the loss less `smoothness` times their roughness,
-    the summed lengths of the differences between neighbouring nodes.
+    Every colour moves by the value of a grid over the colour space, linear between its nodes:
+    pixels of one colour keep one colour. The moves maximise the loss minus `smoothness` times their
+    roughness, the sum of the lengths of the differences between neighbouring nodes. The box is
+    taken as black to white in sRGB. The bound holds by construction; distances are reported in L2.
+    One forward and one backward pass a step.
 
-    space: "cieluv", where distances are as the eye sees them, or "rgb", the channels as they are;
-    of grey images (one channel) only the lightness moves; bound: the largest move of a node along
-    each axis, as a share: 0.06 (the paper's) is 6 units of L* and 12 of u* and v*; resolution:
-    nodes along each axis; smoothness, steps, step_size, optimizer, loss, restarts: as `StAdv`'s.
-    The box is taken for black to white in sRGB. One forward and one backward pass a step. The bound
-    holds by construction; distances are told in L2. Raises ValueError for settings out of range and
-    for images of other than 1 or 3 channels.
+    Attributes:
+        norm: "l2", in which distances are reported.
+        steps: Gradients per restart.
+        restarts: Independent runs; all but the first begin at random moves.
+        bound: Largest move of a node along each axis, as a fraction: 0.06 (the paper's) is 6 units
+            of L* and 12 of u* and v*.
+        smoothness: Weight of the roughness.
+        step_size: Adam's learning rate, as a fraction of the bound.
+        loss: The loss that is maximised: a name, or a function (goal, logits [K]) -> scalar.
+        optimizer: A `ja.Optimizer` in place of Adam, or None.
+        space: "cieluv", where distances are nearly perceptual, or "rgb", the channels as they are.
+            Of grey images (one channel) only the lightness moves.
+        resolution: Nodes along each of the three axes.
+
+    Raises:
+        ValueError: If the loss, the norm or the space is unknown, resolution is not three integers
+            of 2 or more, a number is negative or steps or restarts is below 1; in a run, for images
+            of other than 1 or 3 channels and for a start.
 
     >>> import jax, numpy as np, jaxadv as ja
     >>> warm = ja.Model(lambda w, x: x.mean((1, 2)) @ w, np.array([[1.0, -1], [0, 0], [-1, 1]]))
@@ -47,6 +60,7 @@ class ReColorAdv(Functional):
     space: str = static(default="cieluv")
     resolution: tuple[int, ...] = static(default=(16, 32, 32))
     bounded_by: ClassVar[str] = "change of colours"
+    needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,7 +91,7 @@ class ReColorAdv(Functional):
         return differences(shape, shape.ndim - 1)
 
     def _enter(self, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
-        """From channels in [0, 1] to the space's axes, each about 0 to 1."""
+        """Map channels in [0, 1] to the axes of the colour space, each about 0 to 1."""
         if self.space == "rgb":
             return image
         grey = image.shape[-1] == 1
@@ -85,7 +99,7 @@ class ReColorAdv(Functional):
         return luv[..., :1] / 100 if grey else luv / SPAN + MIDDLE
 
     def _leave(self, colours: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
-        """The way back, to channels in [0, 1]."""
+        """Map the axes of the colour space back to channels in [0, 1]."""
         if self.space == "rgb":
             return colours
         if colours.shape[-1] == 1:

@@ -1,4 +1,4 @@
-"""An image read off between its pixels, by bilinear interpolation."""
+"""Bilinear interpolation of an image between its pixels."""
 
 from typing import Any
 
@@ -12,11 +12,18 @@ def resample(
     image: Float[Array, "H W C"], rows: Float[Array, "H W"], columns: Float[Array, "H W"],
     outside: Any = None,
 ) -> Float[Array, "H W C"]:  # fmt: skip
-    """The image [H, W, C] at the places rows, columns [H, W], in pixels from the first's centre.
+    """Interpolate an image bilinearly at given positions.
 
-    outside: the value of all that lies beyond the image; None: that of the nearest pixel.
+    Args:
+        image: [H, W, C].
+        rows: [H, W], row positions in pixels from the centre of the first pixel.
+        columns: [H, W], column positions, likewise.
+        outside: Value beyond the image; None: that of the nearest pixel.
+
+    Returns:
+        The values [H, W, C] at these positions.
     """
-    # An outside value is subtracted first: as a background of 0 it may be traced.
+    # The outside value is subtracted first, so that it may be traced.
     ground = 0.0 if outside is None else outside
     mode = "nearest" if outside is None else "constant"
 

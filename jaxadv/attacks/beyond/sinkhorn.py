@@ -1,8 +1,7 @@
-"""Projection onto the Wasserstein ball by Sinkhorn iterations, with a plan that proves it.
+"""Projection onto the Wasserstein ball by Sinkhorn iterations, with a feasible transport plan.
 
-A plan says how much of each pixel's mass goes to which of the pixels around it. Channels exchange
-none, and nothing leaves the image. [O, H, W, C]: the mass that goes from each pixel by each of the
-O offsets of a window.
+A plan [O, H, W, C] is the mass that goes from each pixel by each of the O offsets of a window.
+Channels exchange no mass, and none leaves the image.
 """
 
 from typing import Any, NamedTuple
@@ -12,25 +11,25 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-BACKTRACKS = 6  # halvings of a Newton step on the price, which is not to fall below 0
-FITTINGS = 12  # rounds in which inflows are cut to the room that there is
+BACKTRACKS = 6  # halvings of a Newton step on the fare, which may not fall below 0
+FITTINGS = 12  # rounds in which inflows are reduced to the capacity
 
 
 def offsets(window: int) -> np.ndarray:
-    """(down, right) of all pixels of a square window, [O, 2]; the middle one is staying."""
+    """(down, right) of all pixels of a square window, [O, 2]; the middle one stays in place."""
     half = window // 2
     steps = np.arange(-half, half + 1)
     return np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
 
 
 def costs(window: int, power: Any) -> Float[Array, "O 1 1 1"]:
-    """The cost of moving one unit of mass by each offset: its length in pixels, to that power."""
+    """Cost of moving one unit of mass by each offset: its length in pixels, to this power."""
     length = np.sqrt(np.square(offsets(window)).sum(1)).reshape(-1, 1, 1, 1)
     return jnp.where(length > 0, jnp.asarray(length, jnp.float32) ** power, 0.0)
 
 
 def gathered(values: Float[Array, "H W C"], window: int, beyond: float) -> Float[Array, "O H W C"]:
-    """At each pixel the values of those within its reach; outside the image: `beyond`."""
+    """At each pixel the values of those within its window; outside the image: `beyond`."""
     height, width, _ = values.shape
     half = window // 2
     wide = jnp.pad(values, ((half, half), (half, half), (0, 0)), constant_values=beyond)
@@ -43,7 +42,7 @@ def gathered(values: Float[Array, "H W C"], window: int, beyond: float) -> Float
 
 
 def arrived(plan: Float[Array, "O H W C"], window: int) -> Float[Array, "H W C"]:
-    """The mass that ends at each pixel."""
+    """The mass that arrives at each pixel."""
     _, height, width, _ = plan.shape
     half = window // 2
     wide = jnp.pad(plan, ((0, 0), (half, half), (half, half), (0, 0)))
@@ -54,21 +53,26 @@ def arrived(plan: Float[Array, "O H W C"], window: int) -> Float[Array, "H W C"]
 
 
 class Prices(NamedTuple):
-    """The dual point. worth [H, W, C]: of mass that arrives at a pixel; fare: of a unit of cost."""
+    """The dual variables of the projection.
+
+    Attributes:
+        worth: [H, W, C], price of the mass that arrives at a pixel.
+        fare: Scalar, price of a unit of cost, not negative.
+    """
 
     worth: Any
     fare: Any
 
 
 def plan_of(mass: Array, prices: Prices, cost: Array, window: int) -> Float[Array, "O H W C"]:
-    """The plan of these prices; exactly `mass` leaves each pixel."""
+    """The plan of these dual variables; exactly `mass` leaves each pixel."""
     gain = gathered(prices.worth, window, -jnp.inf) - prices.fare * cost
     odds = jnp.exp(gain - gain.max(0))
     return mass * odds / odds.sum(0)
 
 
 def lambert(log: Float[Array, "..."]) -> Float[Array, "..."]:
-    """v with log v + v = log, which is Lambert's W of exp(log); by Newton's method on log v."""
+    """The v with log v + v = log, Lambert's W of exp(log), by Newton's method on log v."""
     small = jnp.minimum(log, 0.0)  # there v is nearly exp(log)
     start = jnp.where(log > 1, jnp.log(jnp.maximum(log, 1.0)), small - jnp.exp(small) / 2)
 
@@ -83,12 +87,25 @@ def sinkhorn(
     mass: Float[Array, "H W C"], wanted: Float[Array, "H W C"], radius: Any, prices: Prices,
     cost: Float[Array, "O 1 1 1"], window: int, sharpness: Any, iterations: int,
 ) -> Prices:  # fmt: skip
-    """Prices at which the plan leads near to `wanted` for at most `radius`: so many dual steps.
+    """Run Sinkhorn iterations towards the projection onto the Wasserstein ball.
 
     Minimises sharpness / 2 |arrived - wanted|^2 - entropy(plan), the plan's cost at most radius,
     over plans from `mass` (Wong, Schmidt and Kolter 2019, arXiv 1902.07906, algorithm 2), by block
-    ascent: the mass that leaves is met by every plan, then the worth of all pixels, then a Newton
-    step on the fare.
+    ascent: every plan satisfies the constraint on the mass that leaves; then `worth` is maximised
+    at all pixels; then a Newton step is taken on `fare`.
+
+    Args:
+        mass: [H, W, C], the mass at each pixel.
+        wanted: [H, W, C], the target of the projection.
+        radius: Largest cost of the plan.
+        prices: Dual variables to start from.
+        cost: [O, 1, 1, 1], from `costs`.
+        window: Side of the window in pixels, an odd number.
+        sharpness: Weight of the distance against the entropy.
+        iterations: Number of dual steps.
+
+    Returns:
+        The dual variables after these steps; `plan_of` gives their plan.
     """
 
     def step(_: Any, prices: Prices) -> Prices:
@@ -116,10 +133,20 @@ def sinkhorn(
 def affordable(
     plan: Float[Array, "O H W C"], room: Float[Array, "H W C"], radius: Any, cost: Any, window: int
 ) -> Float[Array, "H W C"]:
-    """The mass that arrives by so much of a plan as its cost and the pixels' capacity allow.
+    """The mass that arrives by as much of a plan as the radius and the pixels' capacity allow.
 
-    room [H, W, C]: what each pixel can hold above what is there now. Moves are cut in the same
-    share for all of one pixel's inflows, until no pixel overflows, then all alike to the radius.
+    All inflows of one pixel are reduced by the same factor, until no pixel overflows; then all
+    moves by the same factor, until their cost is at most the radius.
+
+    Args:
+        plan: [O, H, W, C], the transport plan.
+        room: [H, W, C], the mass that each pixel can hold beyond what it has now.
+        radius: Largest cost of the plan.
+        cost: [O, 1, 1, 1], from `costs`.
+        window: Side of the window in pixels, an odd number.
+
+    Returns:
+        The mass at each pixel, [H, W, C].
     """
     stay = cost == 0
     moves, mass = jnp.where(stay, 0.0, plan), plan.sum(0)
@@ -132,7 +159,7 @@ def affordable(
         return moves * gathered(kept, window, 0.0)
 
     def fit(number: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        # What leaves makes room too; a pixel that overflows again later may not count on it.
+        # Outflow makes room too; a pixel that overflows again later may not rely on it.
         moves, wary = carry
         coming, leaving = overflow(moves)
         over = coming > room + leaving
@@ -141,7 +168,7 @@ def affordable(
 
     fitted, _ = lax.fori_loop(0, FITTINGS, fit, (moves, jnp.zeros(room.shape, bool)))
     coming, leaving = overflow(fitted)
-    # If a pixel is still too full, no pixel counts on what leaves it: then all fit.
+    # If a pixel is still too full, no pixel may rely on its outflow: then all fit.
     coming_all, _ = overflow(moves)
     careful = cut(moves, room, coming_all)
     fits = (coming <= room + leaving + 1e-6 * (room + mass)).all()

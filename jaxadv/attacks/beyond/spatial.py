@@ -1,4 +1,4 @@
-"""Rotations and translations: the worst of a grid of them, or of a few that are drawn."""
+"""Rotations and translations: the worst of a grid of them, or of a few random ones."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,8 +13,12 @@ from jaxadv.core.pytree import pytree, static
 
 
 class SpatialState(NamedTuple):
-    """drawn [draws, 3]: the transformations as `grid` has them (None: the grid); asked: how many of
-    them so far."""
+    """State of the search over transformations.
+
+    Attributes:
+        drawn: [draws, 3], random transformations in the units of `grid` (None: the grid).
+        asked: Integer scalar, transformations queried so far.
+    """
 
     drawn: Any
     asked: Any
@@ -23,9 +27,17 @@ class SpatialState(NamedTuple):
 def turned(
     image: Float[Array, "H W C"], degrees: Any, down: Any, right: Any, outside: Any
 ) -> Float[Array, "H W C"]:
-    """The image [H, W, C] turned anticlockwise about its centre, then moved by so many pixels.
+    """Rotate an image anticlockwise about its centre, then translate it (bilinearly).
 
-    Bilinear; what comes in from beyond the image has the value `outside`.
+    Args:
+        image: [H, W, C].
+        degrees: Angle of the rotation.
+        down: Downward translation in pixels.
+        right: Translation to the right in pixels.
+        outside: Value of what enters from beyond the image.
+
+    Returns:
+        The transformed image [H, W, C].
     """
     height, width, _ = image.shape
     rows, columns = places(image)
@@ -40,7 +52,7 @@ def turned(
 
 
 def grid(angles: int, shifts: int) -> np.ndarray:
-    """All (angle, down, right) of an even grid, in shares of the largest, the smallest first."""
+    """All (angle, down, right) of an even grid, as fractions of the largest, the smallest first."""
     angle, shift = (np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in (angles, shifts))
     every = np.stack(np.meshgrid(angle, shift, shift, indexing="ij"), -1).reshape(-1, 3)
     size = np.abs(every)
@@ -49,17 +61,29 @@ def grid(angles: int, shifts: int) -> np.ndarray:
 
 @pytree
 class Spatial(Attack):
-    """Rotation and translation (Engstrom et al. 2017, arXiv 1712.02779): no gradients, no ball.
+    """Rotation and translation (Engstrom et al. 2017, arXiv 1712.02779): decision-based, no ball.
 
-    The image is turned by at most `rotation` degrees about its centre and moved by at most
-    `translation` pixels down and right (bilinear; black, the box's lower end, comes in from
-    beyond). The paper's grid of `angles` times `shifts` times `shifts` is asked from the smallest
-    transformation to the largest; with draws=k instead k random ones (the paper's worst-of-k). The
-    success is kept that was asked first.
+    The image is rotated by at most `rotation` degrees about its centre and translated by at most
+    `translation` pixels down and right (bilinear; the lower end of the box enters from beyond). The
+    paper's grid of `angles` times `shifts` times `shifts` is queried from the smallest
+    transformation to the largest; `draws` = k queries k random ones instead (the paper's
+    worst-of-k). The first success is kept. The bounds hold by construction; distances are reported
+    in L2. One forward pass a query: an image costs a multiple of `batch`, or the whole grid.
 
-    batch: images asked per tick; all are counted, so an image costs a multiple of it, or the whole
-    grid. The bounds hold by construction; distances are told in L2. Raises ValueError for settings
-    out of range.
+    Attributes:
+        norm: "l2", in which distances are reported.
+        rotation: Largest angle in degrees, from 0 to 180.
+        translation: Largest translation in pixels along each axis.
+        angles: Angles of the grid.
+        shifts: Translations of the grid along each axis.
+        draws: Number of random transformations; 0: the grid.
+        batch: Images queried per tick; all of them are counted.
+        restarts: Independent runs, with `draws` only.
+
+    Raises:
+        ValueError: If angles, shifts, batch or restarts is below 1, draws is negative, restarts is
+            above 1 without draws, or rotation or translation is outside its range; in a run, for a
+            start.
 
     >>> import jax, numpy as np, jaxadv as ja
     >>> lit = ja.Model(lambda side, x: (x - 0.5).mean((1, 3)) @ side, np.eye(8)[:, [3, 4]])
@@ -81,6 +105,7 @@ class Spatial(Attack):
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     pullbacks: ClassVar[int] = 0
     label_only: ClassVar[bool] = True
+    needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     bounded_by: ClassVar[str] = "rotation and translation"
 
@@ -96,7 +121,7 @@ class Spatial(Attack):
 
     @property
     def count(self) -> int:
-        """How many transformations a run tries."""
+        """Number of transformations that a run tries."""
         return self.draws or self.angles * self.shifts**2
 
     @property
@@ -118,7 +143,7 @@ class Spatial(Attack):
         return SpatialState(drawn, jnp.int32(0))
 
     def numbers(self, state: SpatialState) -> Array:
-        """Which transformations [Q] are asked now."""
+        """Indices [Q] of the transformations of the next queries."""
         return state.asked + jnp.arange(self.queries)
 
     def ask(self, problem: Problem, state: SpatialState) -> Float[Array, "Q ..."]:

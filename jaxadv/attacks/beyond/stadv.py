@@ -1,4 +1,4 @@
-"""StAdv: pixels flow to where their neighbours were; no value is added."""
+"""StAdv: a flow field moves the pixels."""
 
 from typing import Any, ClassVar
 
@@ -15,18 +15,29 @@ from jaxadv.core.pytree import pytree
 class StAdv(Functional):
     """StAdv (Xiao et al. 2018, arXiv 1801.02612): a smooth flow field moves the pixels.
 
-    Each pixel of the new image is read off, bilinearly, at its own place plus a flow of its own [H,
-    W, 2]; beyond the edge stands the edge. The flow climbs the loss less `smoothness` times its
-    roughness, the summed lengths of the differences between neighbours' flows.
+    Each pixel of the new image is interpolated bilinearly at its own position plus a flow [H, W,
+    2]; beyond the edge the edge's values continue. The flow maximises the loss minus `smoothness`
+    times its roughness, the sum of the lengths of the differences between neighbouring flows. The
+    bound holds by construction; distances are reported in L2. One forward and one backward pass a
+    step.
 
-    bound: the largest flow along each axis, in pixels (Laidlaw and Feizi 2019, arXiv 1906.00001:
-    0.8 in 32 x 32 images; the paper: none but the smoothness); smoothness: for each pixel of
-    difference, 0.003 as in their code (the paper's 0.05 as well, but of half of the image's side;
-    for each pixel it would hold a robust network's flow back altogether); steps: gradients;
-    step_size: Adam's learning rate, as a share of the bound, or any `optimizer` (the paper:
-    L-BFGS); loss: "margin" (the paper's), or another; restarts: all but the first begin at random
-    flows. One forward and one backward pass a step. The bound holds by construction;
-    distances are told in L2. Raises ValueError for settings out of range.
+    Attributes:
+        norm: "l2", in which distances are reported.
+        steps: Gradients per restart.
+        restarts: Independent runs; all but the first begin at random flows.
+        bound: Largest flow along each axis, in pixels (Laidlaw and Feizi 2019, arXiv 1906.00001:
+            0.8 in 32 x 32 images; the paper has no bound but the smoothness).
+        smoothness: Weight of the roughness per pixel of difference: 0.003 as in the code of Laidlaw
+            and Feizi. The paper's is 0.05, but per half of the side of the image; per pixel that
+            would suppress the flow on a robust network.
+        step_size: Adam's learning rate, as a fraction of the bound.
+        loss: The loss that is maximised: "margin" (the paper's), another name, or a function (goal,
+            logits [K]) -> scalar.
+        optimizer: A `ja.Optimizer` in place of Adam, or None (the paper uses L-BFGS).
+
+    Raises:
+        ValueError: If the loss or the norm is unknown, a number is negative, or steps or restarts
+            is below 1; in a run, for a start.
 
     >>> import jax, numpy as np, jaxadv as ja
     >>> lit = ja.Model(lambda side, x: x.mean((1, 3)) @ side, np.eye(8)[:, [3, 2]])

@@ -1,4 +1,4 @@
-"""Wasserstein attack: brightness moves to neighbouring pixels, and moving it costs."""
+"""Wasserstein attack: brightness moves to neighbouring pixels at a transport cost."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,7 +15,13 @@ from jaxadv.core.pytree import pytree, static
 
 
 class WassersteinState(NamedTuple):
-    """image: the iterate [H, W, C]; prices: of its projection, where the next one begins; step."""
+    """State of the attack.
+
+    Attributes:
+        image: [H, W, C], the iterate.
+        prices: Dual variables of its projection, from which the next projection starts.
+        step: Integer scalar, gradients taken so far.
+    """
 
     image: Any
     prices: Any
@@ -26,22 +32,35 @@ class WassersteinState(NamedTuple):
 class Wasserstein(Iterate):
     """Wasserstein attack (Wong, Schmidt and Kolter 2019, arXiv 1902.07906): PGD in transport cost.
 
-    The image's brightness above the box's lower end, its sum taken for 1, is mass. Moving a mass m
-    by d pixels within a channel costs m d^`power`, and the whole may cost `radius`: 0.1 is a tenth
-    of the brightness, by a pixel. A step along the gradient is projected onto that ball, with an
-    entropy, by so many Sinkhorn `iterations`, which go on from the last step's.
+    The image's brightness above the lower end of the box, normalised to a sum of 1, is mass. Moving
+    a mass m by d pixels within a channel costs m d^`power`, and the whole may cost `radius`: 0.1 is
+    a tenth of the brightness moved by a pixel. A step along the gradient is projected onto that
+    ball, with entropic regularisation, by Sinkhorn iterations that start from the last step's dual
+    variables. One forward and one backward pass a step.
 
-    radius: the paper's 0.1; power: 2, as the authors' code has it; window: the pixels of the square
-    (odd) within which mass moves; sharpness: the authors' 3000 for CIFAR-10 (digits: 1000; the
-    larger, the nearer to the projection without entropy, which blurs); step_size: sides of the box
-    that the entry of the largest gradient moves, the others in proportion (a short step is lost in
-    the blur: the authors' 0.1 gets half as far); steps: gradients; loss. One forward and one
-    backward pass a step.
+    The result is the image under a transport plan, reduced until it is affordable and no pixel
+    leaves the box: its Wasserstein distance is at most `radius` by construction, and it keeps its
+    mass. The authors' code clips to the box instead, which loses mass (Hu et al. 2020, arXiv
+    2004.12478). Distances are reported in L2.
 
-    What is returned is what a transport plan makes of the image, cut until it is affordable and no
-    pixel leaves the box: so its Wasserstein distance is at most `radius` by construction, with all
-    its mass (the authors' code clips to the box instead, and loses some; Hu et al. 2020, arXiv
-    2004.12478). Distances are told in L2. Raises ValueError for settings out of range.
+    Attributes:
+        norm: "l2", in which distances are reported.
+        steps: Gradients per restart.
+        restarts: Number of runs; nothing in a run is random.
+        radius: Largest Wasserstein distance (the paper's: 0.1).
+        power: Exponent of the distance in the cost: 2, as in the authors' code.
+        window: Side in pixels of the square within which mass moves, an odd number.
+        iterations: Sinkhorn iterations per step.
+        sharpness: Weight of the distance against the entropy: the authors' 3000 for CIFAR-10
+            (digits: 1000). The larger, the nearer to the projection without entropy, which blurs.
+        step_size: Move of the entry with the largest gradient, in sides of the box; the others move
+            in proportion. A short step is lost in the blur: the authors' 0.1 gets half as far.
+        loss: The loss that is maximised: a name, or a function (goal, logits [K]) -> scalar.
+
+    Raises:
+        ValueError: If the loss or the norm is unknown, window is even or below 3, steps, restarts
+            or iterations is below 1, or radius, power, sharpness or step_size is not positive; in a
+            run, for a start.
 
     >>> import jax, numpy as np, jaxadv as ja
     >>> lit = ja.Model(lambda side, x: x.mean((1, 3)) @ side, np.eye(8)[:, [3, 4]])
@@ -63,6 +82,7 @@ class Wasserstein(Iterate):
     step_size: Any = 1.0
     loss: Any = static(default="cross_entropy")
     norms: ClassVar[tuple[str, ...]] = ("l2",)
+    needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     bounded_by: ClassVar[str] = "Wasserstein distance"
 
@@ -101,5 +121,5 @@ class Wasserstein(Iterate):
         plan = plan_of(mass, prices, cost, self.window)
         room = (problem.upper - problem.image) / total
         image = problem.lower + total * affordable(plan, room, self.radius, cost, self.window)
-        image = jnp.clip(image, problem.lower, problem.upper)  # of rounding
+        image = jnp.clip(image, problem.lower, problem.upper)  # against rounding
         return WassersteinState(image, prices, state.step + 1)

@@ -1,4 +1,4 @@
-"""Attacks that see the predicted class and no more."""
+"""Decision-based attacks, which see only the predicted class."""
 
 from jaxadv.attacks.labels.boundary import Boundary
 from jaxadv.attacks.labels.geoda import GeoDA

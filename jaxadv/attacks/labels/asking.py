@@ -1,9 +1,9 @@
-"""What the attacks that see labels alone share: a start found by asking, and the way back.
+"""The base of the decision-based attacks: an adversarial start, and bisection to the boundary.
 
-A start is `problem.start`, or the nearest adversarial one of noise images that are blended with the
-image. From there the line to the image is halved until the boundary lies within `tolerance`; then
-the attack's own phases begin, and may send it back to halving. A tick asks ahead: all the middles
-that the next halvings can reach, of which only those on the way are heard and counted.
+The start is `problem.start`, or the nearest adversarial one of noise images that are blended with
+the image. The line from it to the image is bisected until the boundary lies within `tolerance`;
+then the attack's own phases begin, and may return to bisection. A tick queries speculatively: it
+holds the midpoints of all bisections that could follow, and only those on the path are counted.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -19,15 +19,24 @@ from jaxadv.core.cosines import cosines
 from jaxadv.core.pytree import pytree, static, where
 
 START, HALVE, OWN = 0, 1, 2  # phases; an attack's own are from OWN on
-FINEST = 4e-7  # of the line: float32 halves no further
+FINEST = 4e-7  # fraction of the line: float32 cannot bisect further
 
 
 class Asking(NamedTuple):
-    """One image's state.
+    """State of a decision-based attack on one image.
 
-    trial [Q, H, W, C]: asked next; point [H, W, C]: the adversarial image at hand; distance: its
-    distance; far [H, W, C]: where the line that is halved begins; low, high: shares of it, from the
-    image, that failed and succeeded; phase; spent: answers heard; tick; key; own: the attack's own.
+    Attributes:
+        trial: [Q, H, W, C], the images of the next queries.
+        point: [H, W, C], the current adversarial image.
+        distance: Scalar, the distance of `point` from the image.
+        far: [H, W, C], the end of the line that is bisected; the other end is the image.
+        low: Scalar, the largest fraction of the line, from the image, known not to be adversarial.
+        high: Scalar, the smallest fraction of the line, from the image, known to be adversarial.
+        phase: Integer scalar: START, HALVE, or a phase of the attack, from OWN on.
+        spent: Integer scalar, queries counted so far.
+        tick: Integer scalar, ticks so far.
+        key: The random key of this run.
+        own: The attack's own part of the state, any pytree.
     """
 
     trial: Any
@@ -45,11 +54,16 @@ class Asking(NamedTuple):
 
 @pytree
 class LabelOnly(Attack):
-    """Base of the attacks that see labels alone.
+    """Base of the decision-based attacks, which see only the predicted class.
 
-    budget: most answers heard for an image, after which the attack ends; draws: noise images tried
-    as a start; batch: images asked per tick, which changes speed and random draws, nothing else.
-    A run that finds no adversarial start has failed, and says so.
+    A run that finds no adversarial start among its noise images fails. One forward pass a query, no
+    backward pass; at most `budget` queries per image and restart.
+
+    Attributes:
+        budget: Largest number of queries per image, after which the attack ends.
+        draws: Largest number of noise images that are tried as a start.
+        batch: Images queried per tick; it changes the speed and the random draws and nothing else.
+        restarts: Independent runs.
     """
 
     budget: int = static(default=5000)
@@ -58,6 +72,7 @@ class LabelOnly(Attack):
     restarts: int = static(default=1)
     pullbacks: ClassVar[int] = 0
     label_only: ClassVar[bool] = True
+    needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     keep: ClassVar[str] = "distance"
 
@@ -71,40 +86,59 @@ class LabelOnly(Attack):
 
     @property
     def ticks(self) -> int:
-        return self.budget + 1  # the first hears nothing, every other at least one answer
+        return self.budget + 1  # the first uses no output, every other at least one
 
     def tolerance(self, problem: Problem) -> Any:
-        """The share of the line from image to start within which the boundary is to be known."""
+        """The fraction of the line, from image to start, to which the boundary is bisected."""
         return 1e-3
 
     def first(self, problem: Problem) -> Any:
-        """The attack's own part of the state before the start is found."""
+        """Return the attack's own part of the state, as it is before a start is found."""
         raise NotImplementedError
 
     def arrived(self, problem: Problem, state: Asking) -> Asking:
-        """The state when `point` has come to the boundary; a phase of its own begins."""
+        """Begin a phase of the attack's own, now that `point` lies at the boundary."""
         return state._replace(phase=jnp.int32(OWN))
 
     def images(self, problem: Problem, state: Asking, noise: Array) -> Float[Array, "Q ..."]:
-        """What to ask in a phase of its own; noise: uniform in (0, 1), [Q, H, W, C]."""
+        """Return the queries of a phase of the attack's own.
+
+        Args:
+            problem: The problem of this image.
+            state: The state, in a phase of the attack's own.
+            noise: [Q, H, W, C], uniform in (0, 1).
+
+        Returns:
+            The images [Q, H, W, C]; they are clipped to the box afterwards.
+        """
         raise NotImplementedError
 
     def wanted(self, problem: Problem, state: Asking) -> Any:
-        """How many of the images (the first ones) a phase of its own wants answered."""
+        """Number of images, from the first, that a phase of the attack's own queries."""
         return self.batch
 
     def listens(self, state: Asking, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
-        """Which answers of a phase of its own are heard; default: all."""
+        """Mask of the outputs that a phase of the attack's own uses; default: all of them."""
         return jnp.ones(self.batch, bool)
 
     def told(
         self, problem: Problem, state: Asking, wrong: Bool[Array, " Q"], heard: Bool[Array, " Q"]
     ) -> Asking:
-        """The state after answers to a phase of its own; wrong: those that are adversarial."""
+        """Return the state after the outputs of a phase of the attack's own.
+
+        Args:
+            problem: The problem of this image.
+            state: The state before these outputs.
+            wrong: [Q], whether each image is adversarial; false where the output is not used.
+            heard: [Q], whether each output is used.
+
+        Returns:
+            The next state.
+        """
         raise NotImplementedError
 
     def over(self, problem: Problem, state: Asking) -> Any:
-        """Whether it ends before its budget does."""
+        """Whether the attack ends before its budget is spent."""
         return False
 
     def init(self, problem: Problem, key: Array) -> Asking:
@@ -129,7 +163,7 @@ class LabelOnly(Attack):
         wanted = jnp.where(state.phase >= OWN, self.wanted(problem, state), self.batch)
         wanted = jnp.where(state.phase == START, start, wanted)
         wanted = jnp.minimum(wanted, self.budget - state.spent)
-        # Halving hears what lies on its way, wherever that is in the batch.
+        # Bisection uses the midpoints on its path, wherever in the batch they are.
         wanted = jnp.where(state.phase == HALVE, self.batch, wanted)
         read = jnp.arange(self.batch) < wanted
         return Reads(read, jnp.zeros(self.batch, bool))
@@ -159,10 +193,10 @@ class LabelOnly(Attack):
         return spent | given_up
 
     def _aim(self, problem: Problem, state: Asking) -> Asking:
-        """With the images that its phase asks next."""
+        """The state with the next queries of its phase in `trial`."""
         key = jax.random.fold_in(state.key, state.tick)
         noise = jax.random.uniform(key, (state.trial.size,), jnp.float32, 1e-7, 1.0)
-        noise = lax.optimization_barrier(noise)  # else every use of it draws it again
+        noise = lax.optimization_barrier(noise)  # without it every use draws the noise again
         noise = noise.reshape(state.trial.shape)
         starts = jnp.where(state.phase == START, self.starts(problem, state, noise), state.trial)
         line = self.along(problem, state, self._shares(state))
@@ -171,7 +205,7 @@ class LabelOnly(Attack):
         return state._replace(trial=jnp.clip(trial, problem.lower, problem.upper))
 
     def starts(self, problem: Problem, state: Asking, noise: Array) -> Array:
-        """Noise of several grains and densities, blended with the image by growing shares."""
+        """Noise of several grains and densities, blended with the image by growing fractions."""
         number = state.spent + jnp.arange(self.batch)
         number = number.reshape(-1, *(1,) * problem.image.ndim)
         height, width, _ = problem.image.shape
@@ -187,13 +221,13 @@ class LabelOnly(Attack):
         return problem.image + share * (drawn - problem.image)
 
     def started(self, problem: Problem, state: Asking, wrong: Array) -> Asking:
-        """The state after the answers to starts: on its way from the nearest, or as it was."""
+        """Bisect from the nearest adversarial start, if there is one; else return `state`."""
         distance = jax.vmap(lambda x: self.geometry.distance(x - problem.image))(state.trial)
         nearest = jnp.argmin(jnp.where(wrong, distance, jnp.inf))
         return where(wrong.any(), self.halve_from(problem, state, state.trial[nearest]), state)
 
     def halve_from(self, problem: Problem, state: Asking, far: Array) -> Asking:
-        """Goes to the boundary from an adversarial image."""
+        """Start bisecting the line from the adversarial image `far` to the image."""
         return state._replace(
             far=far, point=far, distance=self.geometry.distance(far - problem.image),
             low=jnp.float32(0), high=jnp.float32(1), phase=jnp.int32(HALVE),
@@ -203,12 +237,12 @@ class LabelOnly(Attack):
         return jnp.maximum(self.tolerance(problem), FINEST)
 
     def _shares(self, state: Asking) -> Array:
-        """Of the images that are asked: all middles of the next halvings, in order."""
+        """Fractions of the line [Q]: the midpoints of all bisections that can follow, in order."""
         parts = 2 ** int(np.log2(self.batch))
         return state.low + (state.high - state.low) * (jnp.arange(self.batch) + 1.0) / parts
 
     def along(self, problem: Problem, state: Asking, shares: Array) -> Array:
-        """Points of the way from the image to `far`: in Linf projections, else of the segment."""
+        """Points between the image and `far`: of the segment; Linf: projections of `far`."""
         shares = shares.reshape(-1, *(1,) * problem.image.ndim)
         whole = state.far - problem.image
         if self.norm == "linf":
@@ -217,7 +251,7 @@ class LabelOnly(Attack):
         return problem.image + shares * whole
 
     def _path(self, state: Asking, wrong: Array, finest: Any) -> Bool[Array, " Q"]:
-        """The middles on the way to the boundary; middle i of 2^n parts is image i - 1."""
+        """Mask of the midpoints on the path; midpoint i of 2^n parts is image i - 1."""
         rounds = int(np.log2(self.batch))
 
         def halve(number: Any, carry: Any) -> Any:
@@ -243,9 +277,15 @@ class LabelOnly(Attack):
 
 
 def directions(noise: Array, side: int | None = None) -> Float[Array, "Q ..."]:
-    """Random directions of unit length from uniform noise [Q, H, W, C].
+    """Random directions of unit L2 length.
 
-    side: of the lowest frequencies (DCT) that they are made of; None: of all.
+    Args:
+        noise: Uniform noise in (0, 1), [Q, H, W, C].
+        side: Number of lowest DCT frequencies along each axis that directions are made of; None:
+            all.
+
+    Returns:
+        The directions [Q, H, W, C].
     """
     if side is None or side >= max(noise.shape[1:3]):
         normal = normally(noise)
@@ -259,10 +299,10 @@ def directions(noise: Array, side: int | None = None) -> Float[Array, "Q ..."]:
 
 
 def until_first(success: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
-    """Those before the first success, and it."""
+    """Mask [Q] of the entries up to and including the first success."""
     return jnp.cumsum(success) - success == 0
 
 
 def normally(uniform: Array) -> Array:
-    """Normal deviates from uniform ones in (0, 1)."""
+    """Standard normal deviates from uniform ones in (0, 1)."""
     return np.float32(np.sqrt(2)) * lax.erf_inv(2 * uniform - 1)

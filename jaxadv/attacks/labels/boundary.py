@@ -1,4 +1,4 @@
-"""Boundary attack: a random walk along the boundary that drifts towards the image."""
+"""Boundary attack: a random walk along the decision boundary that drifts towards the image."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,15 +11,21 @@ from jaxadv.attacks.labels.asking import Asking, LabelOnly, directions, until_fi
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
 
-CHECK = 4  # every how many ticks the step on the sphere is judged by itself
-RATES = 0.5, 0.25  # shares of steps on the sphere, and of whole steps, that are to succeed
-LEAST, MOST = 1e-7, 1.0  # of the steps
+CHECK = 4  # ticks between two measurements of the step on the sphere alone
+RATES = 0.5, 0.25  # target success rates of steps on the sphere and of whole steps
+LEAST, MOST = 1e-7, 1.0  # bounds of the step lengths
 
 
 class Steps(NamedTuple):
-    """sphere, source: lengths of the step on the sphere about the image and of that towards it, as
-    shares of the distance; check: whether the images of this tick come in pairs, the step on the
-    sphere alone and the whole one."""
+    """Step lengths of the boundary attack.
+
+    Attributes:
+        sphere: Scalar, length of the step on the sphere about the image, as a fraction of the
+            distance.
+        source: Scalar, length of the step towards the image, as a fraction of the distance.
+        check: Boolean scalar: whether the queries of this tick come in pairs, of the step on the
+            sphere alone and of the whole step.
+    """
 
     sphere: Any
     source: Any
@@ -28,18 +34,30 @@ class Steps(NamedTuple):
 
 @pytree
 class Boundary(LabelOnly):
-    """Boundary attack (Brendel, Rauber and Bethge 2017, arXiv 1712.04248): labels alone, L2.
+    """Boundary attack (Brendel, Rauber and Bethge 2017, arXiv 1712.04248): decision-based, L2.
 
-    From an adversarial point a random step on the sphere about the image, then one towards the
-    image; the first candidate that is still adversarial is the next point. The length of the first
-    is steered so that half of such steps stay adversarial, that of the second so that a quarter of
-    the whole steps do; each answer changes a length a little (in the paper, a window of answers).
+    From an adversarial point the attack takes a random step on the sphere about the image, then a
+    step towards the image; the first candidate that is still adversarial is the next point. The
+    length of the first step is adapted so that half of these steps stay adversarial, that of the
+    second so that a quarter of the whole steps do. Each output changes a length a little; the paper
+    adapts after a window of outputs. A tick queries `batch` candidates at one point and uses them
+    up to the first success. The walk begins at `problem.start` (`ja.run(..., start=)`; a targeted
+    attack needs it), or at noise. One forward pass a query.
 
-    budget: answers heard per image; sphere, source: the first lengths, as shares of the distance;
-    rate: by how much an answer changes their logarithm. Begins at `problem.start`
-    (`ja.run(..., start=)`; towards a target it is needed), or at noise. A tick asks `batch`
-    candidates at one point and hears them up to the first success. Raises ValueError for settings
-    out of range.
+    Attributes:
+        budget: Largest number of queries per image.
+        draws: Largest number of noise images that are tried as a start.
+        batch: Candidates queried per tick.
+        restarts: Independent runs.
+        norm: "l2".
+        sphere: First length of the step on the sphere, as a fraction of the distance, in (0, 1].
+        source: First length of the step towards the image, as a fraction of the distance, in (0,
+            1].
+        rate: Change of a length's logarithm per output, in (0, 1].
+
+    Raises:
+        ValueError: If a count is below its minimum (batch: 4, others: 1), or if sphere, source or
+            rate is outside (0, 1].
 
     >>> import jaxadv as ja
     >>> attack = ja.Boundary(budget=10_000)
@@ -72,7 +90,7 @@ class Boundary(LabelOnly):
             along = along * (steps.sphere * radius / _length(along))
             moved = (whole + along) / jnp.sqrt(1 + steps.sphere**2)  # back on the sphere
             moved = jnp.clip(problem.image + moved, problem.lower, problem.upper)
-            # What the box cut off has moved it already.
+            # Clipping to the box has already changed the distance.
             shorter = (1 - steps.source) * radius / _length(moved - problem.image)
             nearer = problem.image + jnp.minimum(shorter, 1.0) * (moved - problem.image)
             return moved, nearer
@@ -89,7 +107,7 @@ class Boundary(LabelOnly):
     def listens(self, state: Asking, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
         whole = ~state.own.check | (jnp.arange(self.batch) % 2 == 1)
         success = wrong & whole
-        # Of a pair, the whole step is asked only where the step on the sphere was adversarial.
+        # Of a pair, the whole step counts only where the step on the sphere was adversarial.
         follows = ~state.own.check | ~whole | jnp.roll(wrong, 1)
         success &= follows
         return until_first(success) & follows

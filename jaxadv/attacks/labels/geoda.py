@@ -1,4 +1,4 @@
-"""GeoDA: the boundary's normal from labels, and the nearest point of the plane that it makes."""
+"""GeoDA: the normal of the boundary from labels, and the nearest point of the plane it defines."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,12 +11,18 @@ from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static, where
 
 ESTIMATE, MARCH = OWN, OWN + 1
-GROWTH = 1.25  # from one image of the march to the next
+GROWTH = 1.25  # of the distance, from one image along the normal to the next
 
 
 class Plane(NamedTuple):
-    """normal [H, W, C]: sum of signed directions, all iterations; asked, wanted: directions of this
-    iteration; round: iterations so far."""
+    """The estimate of the boundary's normal.
+
+    Attributes:
+        normal: [H, W, C], sum of the signed directions of all iterations.
+        asked: Integer scalar, directions queried in this iteration.
+        wanted: Integer scalar, directions to be queried in this iteration.
+        round: Integer scalar, iterations begun so far.
+    """
 
     normal: Any
     asked: Any
@@ -26,17 +32,31 @@ class Plane(NamedTuple):
 
 @pytree
 class GeoDA(LabelOnly):
-    """GeoDA (Rahmati, Moosavi-Dezfooli, Frossard and Dai 2020, arXiv 2003.06468): labels, L2, Linf.
+    """GeoDA (Rahmati, Moosavi-Dezfooli, Frossard and Dai 2020, arXiv 2003.06468): decision-based.
 
-    The boundary is taken for a plane. At a point of it random directions of low frequency, `sigma`
-    of the box's diagonal long, are asked whether they lead across; their signed sum, over all
-    iterations, is its normal w. From the image in the direction of w (L2) or of its signs (Linf)
-    until it is adversarial, then halved back to the boundary, which gives the next point. The
-    budget goes to the iterations in shares that grow by ratio^(-2/3).
+    The attack treats the boundary as a plane. At a point of the boundary it queries random
+    directions of low frequency, with a length of `sigma` times the diagonal of the box; their sum
+    over all iterations, signed by whether they are adversarial, is the normal w. From the image it
+    moves along w (L2) or along its signs (Linf) until the image is adversarial, and bisects back to
+    the boundary, which gives the next point. The iterations get parts of the budget that grow by
+    ratio^(-2/3). The attack begins at `problem.start` (`ja.run(..., start=)`; a targeted attack
+    needs it), or at noise. One forward pass a query.
 
-    norm: "l2" or "linf"; budget: answers heard per image; rounds: iterations; side: of the square
-    of lowest frequencies (DCT) that directions are made of (None: all). Begins at `problem.start`,
-    or at noise. Towards a target it needs a start. Raises ValueError for settings out of range.
+    Attributes:
+        budget: Largest number of queries per image.
+        draws: Largest number of noise images that are tried as a start.
+        batch: Images queried per tick.
+        restarts: Independent runs.
+        norm: "l2" or "linf".
+        rounds: Iterations.
+        ratio: Base of the growth of the budget per iteration, in (0, 1].
+        sigma: Length of a queried direction, as a fraction of the diagonal of the box, in (0, 1].
+        side: Number of lowest DCT frequencies along each axis of which directions are made; None:
+            all.
+
+    Raises:
+        ValueError: If the norm is unknown, a count is below its minimum (batch: 4, others: 1), or
+            ratio or sigma is outside (0, 1].
 
     >>> import jaxadv as ja
     >>> attack = ja.GeoDA(norm="l2", budget=2000, side=14)
@@ -61,7 +81,7 @@ class GeoDA(LabelOnly):
                 raise ValueError(f"{field}={value:g}: pass a number above 0 and at most 1")
 
     def tolerance(self, problem: Problem) -> Any:
-        # A quarter of how far a direction leads across: else most of them say the same.
+        # A quarter of a direction's component along the normal: else most have the same label.
         return self.sigma / (4 * problem.image.size**0.5)
 
     def first(self, problem: Problem) -> Plane:
@@ -70,7 +90,7 @@ class GeoDA(LabelOnly):
 
     def arrived(self, problem: Problem, state: Asking) -> Asking:
         plane = state.own
-        # What is left, less the way back of each round to come, in shares that grow.
+        # The rest of the budget, less the bisections of the rounds to come, in growing parts.
         to_come = self.rounds - plane.round
         left = self.budget - state.spent - 24 * to_come
         growth = self.ratio ** (-2 / 3)

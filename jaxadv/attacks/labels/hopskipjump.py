@@ -1,4 +1,4 @@
-"""HopSkipJump: the boundary's normal from labels of nearby points, a step along it, and back."""
+"""HopSkipJump: the boundary's normal from nearby labels, a step along it, and bisection."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,16 +11,23 @@ from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static, where
 
 ESTIMATE, STEP = OWN, OWN + 1
-COARSEST = 1e-3  # of the line: on small images gamma alone would lose so much of the distance
+COARSEST = 1e-3  # fraction of the line: on small images gamma alone would be coarser
 
 
 class Normal(NamedTuple):
-    """What is known of the boundary's normal at a point.
+    """The estimate of the boundary's normal at a point.
 
-    plain, signed [H, W, C]: sums of the directions asked, and of them times +1 (adversarial) or -1;
-    signs: the sum of these; asked, wanted: directions asked, and to be asked; radius: how far from
-    the point; past, normal [H, W, C]: sums that earlier iterations left, and with this one's;
-    direction [H, W, C]: of the step; round: iterations so far.
+    Attributes:
+        plain: [H, W, C], sum of the queried directions.
+        signed: [H, W, C], sum of the queried directions times +1 (adversarial) or -1.
+        signs: Scalar, the sum of these signs.
+        asked: Integer scalar, directions queried in this iteration.
+        wanted: Integer scalar, directions to be queried in this iteration.
+        radius: Scalar, the length of a queried direction.
+        past: [H, W, C], the decayed sum that earlier iterations left.
+        normal: [H, W, C], the sum with this iteration's estimate.
+        direction: [H, W, C], the direction of the step.
+        round: Integer scalar, iterations begun so far.
     """
 
     plain: Any
@@ -37,22 +44,37 @@ class Normal(NamedTuple):
 
 @pytree
 class HopSkipJump(LabelOnly):
-    """HopSkipJump (Chen, Jordan and Wainwright 2019, arXiv 1904.02144): labels alone, L2 or Linf.
+    """HopSkipJump (Chen, Jordan and Wainwright 2019, arXiv 1904.02144): decision-based, L2 or Linf.
 
-    At a point of the boundary, `initial` sqrt(t) random directions are asked whether they lead to
-    the adversarial side; their mean, signed and less its baseline, estimates the normal. A step of
-    distance / sqrt(t) along it (Linf: its signs), halved until it is adversarial (`batch` times at
-    most, else more directions are asked); then back to the boundary by halving, to within `gamma` /
-    d^1.5 of the distance (Linf: `gamma` / d^2). Beyond the paper, the sums of earlier iterations
-    count on, with a weight of `memory` for each since: the normal turns slowly (memory=0, gamma=1:
-    as published).
+    At a point of the boundary, `initial` * sqrt(t) random directions are queried in iteration t;
+    their mean, signed by whether they are adversarial and less its baseline, estimates the normal.
+    A step of distance / sqrt(t) along it (Linf: along its signs) is halved until it is adversarial,
+    at most `batch` times, else more directions are queried. Bisection then returns to the boundary,
+    to within `gamma` / d^1.5 of the distance for d entries (Linf: `gamma` / d^2). The last
+    iteration is shortened so that the rest of the budget suffices for its step.
 
-    norm: "l2" or "linf"; budget: answers heard per image; initial, most: directions of the first
-    and of any iteration, which are `gamma` / d of the distance long; side: of the square of lowest
-    frequencies from which they are drawn (Li et al. 2020, arXiv 2005.14137; None: from all).
-    Begins at `problem.start` (`ja.run(..., start=)`; towards a target it is needed), or at noise.
-    The last iteration is cut so that what is left suffices for its step. Raises ValueError for
-    settings out of range.
+    Beyond the paper, the sums of earlier iterations are kept with a weight of `memory` per
+    iteration, since the normal turns slowly; memory=0, gamma=1 is the published attack. The attack
+    begins at `problem.start` (`ja.run(..., start=)`; a targeted attack needs it), or at noise. One
+    forward pass a query.
+
+    Attributes:
+        budget: Largest number of queries per image.
+        draws: Largest number of noise images that are tried as a start.
+        batch: Images queried per tick.
+        restarts: Independent runs.
+        norm: "l2" or "linf".
+        initial: Directions queried in the first iteration.
+        most: Largest number of directions queried in an iteration.
+        gamma: Length of a queried direction is `gamma` / d of the distance; also scales the
+            tolerance of the bisection.
+        memory: Weight of the earlier estimates per iteration, in [0, 1).
+        side: Number of lowest DCT frequencies along each axis from which directions are drawn (Li
+            et al. 2020, arXiv 2005.14137); None: all.
+
+    Raises:
+        ValueError: If the norm is unknown, a count is below its minimum (batch: 4, others: 1),
+            gamma is not positive, or memory is outside [0, 1).
 
     >>> import jaxadv as ja
     >>> attack = ja.HopSkipJump(norm="linf", budget=10_000)
@@ -89,7 +111,7 @@ class HopSkipJump(LabelOnly):
         )
 
     def reserve(self, problem: Problem) -> Any:
-        """Answers kept for a step and the way back."""
+        """Number of queries kept for a step and the bisection after it."""
         halvings = jnp.ceil(-jnp.log2(jnp.clip(self.tolerance(problem), FINEST, 0.5)))
         return 4 + halvings.astype(jnp.int32)
 
@@ -132,9 +154,9 @@ class HopSkipJump(LabelOnly):
         return where(state.phase == ESTIMATE, estimated, stepped)
 
     def _learn(self, state: Asking, wrong: Array, heard: Array) -> Normal:
-        """With more answers, and the normal that they all make."""
+        """Add these outputs to the estimate of the normal."""
         known = state.own
-        moved = (state.trial - state.point) / jnp.maximum(known.radius, 1e-30)  # what the box left
+        moved = (state.trial - state.point) / jnp.maximum(known.radius, 1e-30)  # clipped to the box
         sign = jnp.where(heard, jnp.where(wrong, 1.0, -1.0), 0.0)
         plain = known.plain + jnp.einsum("q,q...->...", heard.astype(jnp.float32), moved)
         signed = known.signed + jnp.einsum("q,q...->...", sign, moved)

@@ -1,4 +1,4 @@
-"""Noise that labels alone guide: blended with the image, or salt and pepper on few entries."""
+"""Decision-based noise attacks: noise blended with the image, and salt and pepper."""
 
 from typing import Any, ClassVar
 
@@ -10,16 +10,27 @@ from jaxadv.attacks.labels.asking import OWN, Asking, LabelOnly
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
 
-LEAST = 0.2  # the smallest share of the last success's entries that is tried
+LEAST = 0.2  # smallest fraction of the last success's entries that is tried
 
 
 @pytree
 class BlendedNoise(LabelOnly):
-    """An image of noise, and the line from it to the image, halved (Foolbox's blended noise).
+    """Bisection of the line between a noise image and the image (Foolbox's blended noise).
 
-    The nearest of a batch of noise images (or `problem.start`) that is adversarial; then the share
-    of noise is halved to within `finest`. It is how the other attacks by labels begin, and the
-    baseline that they are to beat. norm: "l2", "linf" or "l1"; budget: answers heard per image.
+    The attack takes the nearest adversarial one of a batch of noise images (or `problem.start`) and
+    bisects its fraction in the blend to within `finest`. The other decision-based attacks begin
+    this way, so it is their baseline. One forward pass a query.
+
+    Attributes:
+        budget: Largest number of queries per image.
+        draws: Largest number of noise images that are tried.
+        batch: Images queried per tick.
+        restarts: Independent runs.
+        norm: "l2", "linf" or "l1".
+        finest: Tolerance of the bisection, as a fraction of the line.
+
+    Raises:
+        ValueError: If the norm is unknown or a count is below its minimum (batch: 4, others: 1).
 
     >>> import jaxadv as ja
     >>> attack = ja.BlendedNoise(norm="linf", restarts=3)
@@ -49,11 +60,21 @@ class BlendedNoise(LabelOnly):
 
 @pytree
 class SaltAndPepper(LabelOnly):
-    """Salt and pepper: random entries to the ends of the box, fewer after each success.
+    """Random entries set to the ends of the box, fewer of them after each success.
 
-    Every tick asks a batch of fresh noise on shares of the entries between a fifth of the last
-    success's and all of it; the smallest success is the next bound. Distances are to the image, not
-    to 0. norm: "l0", "l1" or "l2" decides which image is kept; budget: answers heard per image.
+    Every tick queries a batch of fresh noise images in which the fraction of changed entries runs
+    from a fifth of that of the last success up to that fraction; the nearest success sets the next
+    one. Distances are measured from the image, not from 0. One forward pass a query.
+
+    Attributes:
+        budget: Largest number of queries per image.
+        draws: Largest number of queries before the first success.
+        batch: Images queried per tick.
+        restarts: Independent runs.
+        norm: "l0", "l1" or "l2": the norm in which the nearest image is kept.
+
+    Raises:
+        ValueError: If the norm is unknown or a count is below its minimum (batch: 4, others: 1).
 
     >>> import jaxadv as ja
     >>> attack = ja.SaltAndPepper(budget=2000)
@@ -63,7 +84,7 @@ class SaltAndPepper(LabelOnly):
     norms: ClassVar[tuple[str, ...]] = ("l0", "l1", "l2")
 
     def first(self, problem: Problem) -> Any:
-        return jnp.float32(1)  # the share of the entries that the last success changed
+        return jnp.float32(1)  # fraction of the entries that the last success changed
 
     def init(self, problem: Problem, key: Array) -> Asking:
         state = super().init(problem, key)

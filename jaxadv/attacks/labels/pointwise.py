@@ -1,4 +1,4 @@
-"""Pointwise attack: entries of an adversarial image are set back, one by one, while it stays so."""
+"""Pointwise attack: resets single entries of an adversarial image while it stays adversarial."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,9 +12,15 @@ from jaxadv.core.pytree import pytree, static
 
 
 class Round(NamedTuple):
-    """order, place [n]: the entries in the order of their trials, and the place of each in it;
-    next: where in the order this round goes on; won: whether an entry of it was set back; ends:
-    whether a whole round was in vain."""
+    """One round of resets over all entries; n is the number of entries of the image.
+
+    Attributes:
+        order: Integers [n], the entries in the order in which they are tried.
+        place: Integers [n], the position of each entry in `order`.
+        next: Integer scalar, the position at which this round continues.
+        won: Boolean scalar: whether this round has reset an entry.
+        ends: Boolean scalar: whether a whole round has reset none, which ends the attack.
+    """
 
     order: Any
     place: Any
@@ -25,17 +31,25 @@ class Round(NamedTuple):
 
 @pytree
 class Pointwise(LabelOnly):
-    """Pointwise attack (Schott et al. 2018, arXiv 1805.09190): labels alone, few entries changed.
+    """Pointwise attack (Schott et al. 2018, arXiv 1805.09190): decision-based, few entries changed.
 
-    From salt and pepper on as few entries as it takes, the entries that differ are set back to the
-    image's in random order, each for good if the answer stays wrong, in rounds until one is in
-    vain: then no entry alone can be set back. (Foolbox then halves single entries, which changes
-    their size and not their number.)
+    From salt and pepper on as few entries as suffice, the entries that differ from the image are
+    reset to the image's values in random order. A reset is kept if the image stays adversarial.
+    Rounds follow until one resets nothing: then no single entry can be reset. Foolbox afterwards
+    bisects single entries, which changes their size and not their number; this attack does not. A
+    tick queries speculatively what follows if every trial succeeds and if every trial fails;
+    outputs are used as far as they agree with one of the two. One forward pass a query.
 
-    norm: "l0", array entries; budget: answers heard per image; draws: salt-and-pepper images tried
-    as a start, else `problem.start` (`ja.run(..., start=)`; towards a target it is needed). A tick
-    asks ahead what follows if every trial succeeds, and if every one fails; it is heard as far as
-    the answers agree. Raises ValueError for settings out of range.
+    Attributes:
+        budget: Largest number of queries per image.
+        draws: Largest number of salt-and-pepper images that are tried as a start, where there is no
+            `problem.start` (`ja.run(..., start=)`; a targeted attack needs it).
+        batch: Images queried per tick.
+        restarts: Independent runs.
+        norm: "l0", in array entries.
+
+    Raises:
+        ValueError: If the norm is not "l0" or a count is below its minimum (batch: 4, others: 1).
 
     >>> import jaxadv as ja
     >>> attack = ja.Pointwise(budget=5000)
@@ -55,19 +69,19 @@ class Pointwise(LabelOnly):
         return state._replace(own=state.own._replace(order=order, place=place))
 
     def starts(self, problem: Problem, state: Asking, noise: Array) -> Array:
-        # Of the entries a growing share, the smaller half of the draws black, the larger white.
+        # A growing fraction of the entries: the lower half of the draws black, the upper white.
         share = (jnp.arange(self.batch) + 1.0) / self.batch
         share = share.reshape(-1, *(1,) * problem.image.ndim)
         ends = jnp.where(noise < share / 2, problem.lower, problem.upper)
         return jnp.where(noise < share, ends, problem.image)
 
     def halve_from(self, problem: Problem, state: Asking, far: Array) -> Asking:
-        # Halving would bring every entry nearer, and none back.
+        # Bisection would move every entry towards the image and reset none.
         distance = self.geometry.distance(far - problem.image)
         return state._replace(point=far, distance=distance, phase=jnp.int32(OWN))
 
     def _waiting(self, problem: Problem, own: Round, point: Array) -> Bool[Array, " n"]:
-        """In the order of trials: the entries that are still to be tried in this round."""
+        """Mask [n], in the order of trials, of the entries still to be tried in this round."""
         differs = (point != problem.image).ravel()
         return differs[own.order] & (jnp.arange(differs.size) >= own.next)
 
@@ -77,7 +91,7 @@ class Pointwise(LabelOnly):
         rank = rank[state.own.place].reshape(problem.image.shape)
 
         def back(slot: Array) -> Array:
-            """The first trial; then in turns what follows on successes, and on failures."""
+            """Slot 0: the first trial; then in turns what follows successes and failures."""
             trial = (slot + 1) // 2
             these = jnp.where(slot % 2 == 1, (rank >= 0) & (rank <= trial), rank == trial)
             return jnp.where(these, problem.image, state.point)

@@ -1,4 +1,4 @@
-"""Sign-OPT: descent on the distance to the boundary as a function of the direction, by signs."""
+"""Sign-OPT: sign-based descent on the distance to the boundary as a function of the direction."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,15 +11,25 @@ from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static, where
 
 ESTIMATE, SEARCH = OWN, OWN + 1
-ALPHAS = 1e-4, 1e4  # of the step: where it is smaller beta falls, and a larger one changes nothing
+ALPHAS = 1e-4, 1e4  # bounds of alpha: below the first beta falls, above the second nothing changes
 TRIES = 15  # steps in one iteration, in the authors' code
 
 
 class Descent(NamedTuple):
-    """signed [H, W, C]: sum of directions times the sign of the change of g; asked: so many; theta
-    [H, W, C], g: the direction that the step begins from and its distance to the boundary; alpha:
-    the step's length; beta: that of the directions; tries: steps so far in this iteration; better:
-    whether one of them was; trial, length: the best direction and distance of this iteration."""
+    """State of the descent on g(theta), the distance to the boundary in the direction theta.
+
+    Attributes:
+        signed: [H, W, C], sum of the directions times the sign of the change of g.
+        asked: Integer scalar, directions queried in this iteration.
+        theta: [H, W, C], the direction from which the step begins.
+        g: Scalar, the distance to the boundary in the direction `theta`.
+        alpha: Scalar, length of the step.
+        beta: Scalar, length of the queried directions.
+        tries: Integer scalar, steps tried in this iteration.
+        better: Boolean scalar: whether a step of this iteration has lowered g.
+        trial: [H, W, C], the best direction of this iteration.
+        length: Scalar, the distance to the boundary in the direction `trial`.
+    """
 
     signed: Any
     asked: Any
@@ -35,19 +45,30 @@ class Descent(NamedTuple):
 
 @pytree
 class SignOPT(LabelOnly):
-    """Sign-OPT (Cheng et al. 2019, arXiv 1909.10773): labels alone, L2.
+    """Sign-OPT (Cheng et al. 2019, arXiv 1909.10773): decision-based, L2.
 
-    g(theta) is the distance to the boundary in the direction theta. Whether a step `beta` of a
-    random direction u lowers g, a single answer tells: that at distance g in the direction theta +
-    beta u. The signed sum of `directions` such u is the descent direction; along it a step `alpha`,
-    doubled as long as g falls, else quartered until it does. Where alpha has become too small to
-    matter, beta falls to a tenth. g of a new direction is sought from the old value: ever nearer
-    until the answer changes, then by halving.
+    g(theta) is the distance to the boundary in the direction theta. A single query tells whether a
+    step `beta` along a random direction u lowers g: that at distance g in the direction theta +
+    beta u. The signed sum of `directions` such u is the descent direction. The step `alpha` along
+    it is doubled as long as g falls, else quartered until it does. Where alpha has become too small
+    to matter, beta falls to a tenth. g of a new direction is searched from the old value: at
+    shrinking distances until the label changes, then by bisection. The attack begins at
+    `problem.start` (`ja.run(..., start=)`; a targeted attack needs it), or at noise, where the
+    paper tries a hundred random directions. One forward pass a query.
 
-    budget: answers heard per image; directions: asked for one step; alpha, beta: their first
-    values. Begins at `problem.start` (`ja.run(..., start=)`; towards a target it is needed), or at
-    noise, where the paper tries a hundred random directions. Raises ValueError for settings out of
-    range.
+    Attributes:
+        budget: Largest number of queries per image.
+        draws: Largest number of noise images that are tried as a start.
+        batch: Images queried per tick.
+        restarts: Independent runs.
+        norm: "l2".
+        directions: Directions queried for one step.
+        alpha: First length of the step, in (0, 1].
+        beta: First length of the queried directions, in (0, 1].
+
+    Raises:
+        ValueError: If the norm is not "l2", a count is below its minimum (batch: 4, others: 1), or
+            alpha or beta is outside (0, 1].
 
     >>> import jaxadv as ja
     >>> attack = ja.SignOPT(budget=10_000)
@@ -78,7 +99,7 @@ class SignOPT(LabelOnly):
         )  # fmt: skip
 
     def arrived(self, problem: Problem, state: Asking) -> Asking:
-        """A distance to the boundary is known: of the start, or of a step that lowered it."""
+        """Use a new distance to the boundary: that of the start, or of a step that lowered it."""
         own, whole = state.own, state.point - problem.image
         length = jnp.sqrt(jnp.square(whole).sum())
         found = own._replace(trial=whole / length, length=length)
@@ -87,7 +108,7 @@ class SignOPT(LabelOnly):
         return where(own.g == jnp.inf, started, following)
 
     def _estimate(self, state: Asking, own: Descent) -> Asking:
-        """Begin an iteration where the last one ended."""
+        """Begin an iteration at the best direction of the last one."""
         small = own.alpha < ALPHAS[0]
         own = own._replace(
             signed=0 * own.signed, asked=jnp.int32(0), theta=own.trial, g=own.length,
@@ -98,7 +119,7 @@ class SignOPT(LabelOnly):
         return state._replace(own=own, phase=jnp.int32(ESTIMATE))
 
     def _step(self, state: Asking, own: Descent) -> Asking:
-        """The next step of this iteration, or the next iteration."""
+        """Try the next step of this iteration, or begin the next iteration."""
         own = own._replace(tries=own.tries + 1)
         state = state._replace(own=own, phase=jnp.int32(SEARCH))
         return where(own.tries < TRIES, state, self._estimate(state, own))
@@ -112,12 +133,12 @@ class SignOPT(LabelOnly):
         return jnp.where(state.phase == ESTIMATE, around, problem.image + nearer)
 
     def _shares_left(self) -> Array:
-        """Of the distance, [Q + 1]: a hair less, then 1, 3, 7, ... hundredths less."""
+        """Fractions of the distance [Q + 1]: just below 1, then 1, 3, 7, ... hundredths less."""
         less = 0.01 * (jnp.exp2(jnp.arange(self.batch + 1, dtype=jnp.float32)) - 1)
         return 1 - jnp.clip(less, self.beta / 500, 1.0)
 
     def _aimed(self, own: Descent) -> Array:
-        """The direction of the step that is being tried."""
+        """The unit direction [H, W, C] after the step that is being tried."""
         gradient = own.signed / jnp.maximum(own.asked, 1)
         theta = own.theta - own.alpha * gradient
         return theta / _lengths(theta[None])[0]
@@ -140,7 +161,7 @@ class SignOPT(LabelOnly):
 
     def _learn(self, problem: Problem, state: Asking, wrong: Array, heard: Array) -> Asking:
         own = state.own
-        u = (state.trial - problem.image) / own.g - own.theta  # what the box left of beta u
+        u = (state.trial - problem.image) / own.g - own.theta  # beta u after clipping to the box
         sign = jnp.where(heard, jnp.where(wrong, -1.0, 1.0), 0.0)
         signed = own.signed + jnp.einsum("q,q...->...", sign, u / own.beta)
         own = own._replace(signed=signed, asked=own.asked + heard.sum(dtype=jnp.int32))
@@ -149,12 +170,12 @@ class SignOPT(LabelOnly):
 
     def _search(self, problem: Problem, state: Asking, wrong: Array) -> Asking:
         own = state.own
-        # Nearer at once? Then the boundary lies between the last success and the first failure.
+        # If the first is adversarial, the boundary lies between the last success and first failure.
         failed = jnp.where(wrong.all(), self.batch, jnp.argmin(wrong))
         last, shares = jnp.maximum(failed - 1, 0), self._shares_left()
         nearer = self.halve_from(problem, state, state.trial[last])
         nearer = nearer._replace(low=shares[last + 1] / jnp.maximum(shares[last], 1e-6))
-        # A doubled step that is no better ends the iteration, and so does one that is too small.
+        # A doubled step without improvement ends the iteration, and so does one that is too small.
         smaller = own._replace(alpha=own.alpha * jnp.where(own.better, 0.5, 0.25))
         ends = own.better | (smaller.alpha < ALPHAS[0])
         further = where(ends, self._estimate(state, smaller), self._step(state, smaller))

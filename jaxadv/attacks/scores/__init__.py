@@ -1,4 +1,4 @@
-"""Attackers who see scores and no gradients."""
+"""Score-based attacks, which see logits and no gradients."""
 
 from jaxadv.attacks.scores.nes import NES, SPSA
 from jaxadv.attacks.scores.one_pixel import OnePixel

@@ -1,8 +1,8 @@
-"""Gradients estimated from answers, for any optimiser: NES and SPSA.
+"""NES and SPSA: gradient ascent with gradients estimated from queries, for any optimiser.
 
-Both ask for pairs x + width * v and x - width * v, and take the mean of
-(f(x + width * v) - f(x - width * v)) / (2 * width) * v for the gradient of the loss f; they differ
-in how v is drawn. A tick asks for the iterate, so that it is judged, and for all pairs.
+Both query pairs x + width * v and x - width * v, and estimate the gradient of the loss f as the
+mean of (f(x + width * v) - f(x - width * v)) / (2 * width) * v; they differ in the distribution of
+v. A tick queries the iterate, so that it is judged, and all pairs.
 """
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 
 class EstimateState(NamedTuple):
-    """As `GradientState`; key: this run's."""
+    """State of projected ascent along an estimated gradient.
+
+    Attributes:
+        image: [H, W, C], the iterate.
+        optimizer: State of the optax optimiser.
+        step: Integer scalar, gradients estimated so far.
+        key: The random key of this run.
+    """
 
     image: Any
     optimizer: Any
@@ -31,7 +38,7 @@ class EstimateState(NamedTuple):
 
 @pytree
 class Estimate(GradientAttack):
-    """Base of the two: projected ascent along an estimated gradient."""
+    """Base of NES and SPSA: projected ascent along an estimated gradient (settings: see `NES`)."""
 
     steps: int = static(default=100)
     loss: Any = static(default="log_odds")
@@ -56,7 +63,7 @@ class Estimate(GradientAttack):
         return self.entries * (self.ticks + self.steps * self.samples)
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
-        """Random directions of this shape."""
+        """Draw random directions of this shape."""
         raise NotImplementedError
 
     def directions(self, problem: Problem, state: EstimateState) -> Float[Array, "P ..."]:
@@ -73,8 +80,8 @@ class Estimate(GradientAttack):
         width = self.width * (problem.upper - problem.lower)
         away = width * self.directions(problem, state)
         pairs = jnp.concatenate([state.image + away, state.image - away])
-        # A real classifier answers in the box only. At its faces one of a pair stands still, and
-        # the entry's slope is halved: its sign is what it was.
+        # A classifier may accept images in the box only. At a face one of a pair does not move, and
+        # the slope of the entry is halved: its sign stays.
         pairs = jnp.clip(pairs, problem.lower, problem.upper)
         return jnp.concatenate([state.image[None], pairs])
 
@@ -93,20 +100,30 @@ class Estimate(GradientAttack):
 
 @pytree
 class NES(Estimate):
-    """Natural evolution strategies (Ilyas et al. 2018, arXiv 1804.08598): ascent along a gradient
-    estimated from answers, with Gaussian directions.
+    """Natural evolution strategies (Ilyas et al. 2018, arXiv 1804.08598): a score-based attack.
 
-    norm: "linf" or "l2"; steps: estimates per restart; samples: answers for an estimate, half of
-    them at x + width * v and half at x - width * v (clipped to the box, in whose sides width is
-    stated); step_size: as a share of epsilon (the paper's 0.01 at its 0.05); momentum: the weight
-    of the gradients so far; loss, random_start, restarts, optimizer (in place of momentum and
-    steepest ascent): as in `PGD`, but that the log-odds, which do not level off, take the place of
-    the cross-entropy. The paper lowers its step when the loss rises no more; here it
-    stays.
+    Projected ascent along a gradient that is estimated from queries in Gaussian directions. The
+    loss is by default the log-odds, which do not saturate, in place of the cross-entropy. The paper
+    lowers its step when the loss stops rising; here the step stays. The pairs are clipped to the
+    box. Per restart at most `steps * (samples + 1) + 1` forward passes, no backward pass; the
+    iterate is queried too.
 
-    Per restart at most `steps * (samples + 1) + 1` forward passes, no backward pass; the iterate is
-    asked too. Raises ValueError for settings that `PGD` refuses, for an odd number of samples and a
-    width of 0.
+    Attributes:
+        norm: "linf" or "l2".
+        steps: Gradient estimates per restart.
+        restarts: Independent runs.
+        step_size: Step length as a fraction of epsilon (the paper: 0.01 at epsilon 0.05).
+        loss: The loss that is maximised: a name, or a function (goal, logits [K]) -> scalar.
+        random_start: Whether to begin at a uniform draw from the ball.
+        optimizer: A `ja.Optimizer` in place of momentum and steepest ascent, or None.
+        sparsity: Not used in Linf and L2.
+        samples: Queries per estimate, an even number: half at x + width * v, half at x - width * v.
+        width: Length scale of the differences, as a fraction of the side of the box.
+        momentum: Weight of the earlier gradients.
+
+    Raises:
+        ValueError: If the norm or the loss is unknown, steps or restarts is below 1, samples is odd
+            or below 2, or width is not positive.
 
     >>> import jaxadv as ja
     >>> attack = ja.NES(steps=100, samples=50)
@@ -130,15 +147,26 @@ class NES(Estimate):
 
 @pytree
 class SPSA(Estimate):
-    """Simultaneous perturbation stochastic approximation (Uesato et al. 2018, arXiv 1802.05666):
-    Adam on a gradient estimated from answers, with random signs as directions.
+    """Simultaneous perturbation (SPSA; Uesato et al. 2018, arXiv 1802.05666): a score-based attack.
 
-    norm: "linf"; steps, samples, width: as in `NES` (the paper takes up to 8,192 samples);
-    step_size: Adam's learning rate, as a share of epsilon (the paper's 0.01 at its 8/255); loss,
-    random_start, restarts, optimizer (in place of Adam): as in `PGD`.
+    Adam on a gradient that is estimated from queries, with random signs as directions. Per restart
+    at most `steps * (samples + 1) + 1` forward passes, no backward pass.
 
-    Per restart at most `steps * (samples + 1) + 1` forward passes, no backward pass. Raises
-    ValueError as `NES` does.
+    Attributes:
+        norm: "linf".
+        steps: Gradient estimates per restart.
+        restarts: Independent runs.
+        step_size: Adam's learning rate as a fraction of epsilon (the paper: 0.01 at epsilon 8/255).
+        loss: The loss that is maximised: a name, or a function (goal, logits [K]) -> scalar.
+        random_start: Whether to begin at a uniform draw from the ball.
+        optimizer: A `ja.Optimizer` in place of Adam, or None.
+        sparsity: Not used in Linf.
+        samples: Queries per estimate, an even number (the paper: up to 8,192).
+        width: Length scale of the differences, as a fraction of the side of the box.
+
+    Raises:
+        ValueError: If the norm is not "linf", the loss is unknown, steps or restarts is below 1,
+            samples is odd or below 2, or width is not positive.
 
     >>> import jaxadv as ja
     >>> attack = ja.SPSA(steps=100, samples=128)

@@ -1,4 +1,4 @@
-"""Few-pixel attacks by differential evolution."""
+"""One-pixel attack: few-pixel changes by differential evolution."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,8 +14,16 @@ from jaxadv.core.pytree import pytree, static
 
 
 class OnePixelState(NamedTuple):
-    """parents [P, pixels, 2 + C]: row, column and colours, of height, width and box each a share;
-    values [P]: their losses; children: those asked next; key: this run's; step: generations."""
+    """State of the differential evolution.
+
+    Attributes:
+        parents: [P, pixels, 2 + C], row, column and colour of each pixel, as fractions of height,
+            width and the side of the box.
+        values: [P], the losses of the parents.
+        children: [P, pixels, 2 + C], the candidates of the next queries.
+        key: The random key of this run.
+        step: Integer scalar, generations so far.
+    """
 
     parents: Any
     values: Any
@@ -26,20 +34,30 @@ class OnePixelState(NamedTuple):
 
 @pytree
 class OnePixel(Attack):
-    """One-pixel attack (Su et al. 2017, arXiv 1710.08864): differential evolution by answers alone.
+    """One-pixel attack (Su et al. 2017, arXiv 1710.08864): score-based, by differential evolution.
 
-    A candidate is `pixels` places and colours. In every generation each candidate a has one child
-    b + scale * (c - d), of three others drawn at random, and gives its place to it if the loss is
-    higher there. The first places are uniform, the first colours Gaussian about the middle of the
-    box (standard deviation half of its side), as in the paper.
+    A candidate is a set of `pixels` positions and colours. In every generation each candidate a has
+    one child b + scale * (c - d), of three others drawn at random, which replaces it if its loss is
+    higher. The first positions are uniform, the first colours Gaussian about the middle of the box
+    with a standard deviation of half of its side, as in the paper. The attack needs no epsilon,
+    since `pixels` bounds it; where one is given (in array entries, as everywhere in L0), no more
+    than epsilon / C of the pixels are used. Per restart at most `population * (steps + 1)` forward
+    passes, one generation a tick.
 
-    Needs no epsilon (`pixels` says how far it goes); where one is given, in array entries, as
-    everywhere in L0, no more than epsilon / C of the pixels are used. steps: generations after the
-    first population; population: candidates; loss: what is to rise, by name or a function (goal,
-    logits [K]) -> scalar (the log-odds do as the label's probability, the paper's, falls, and do
-    not level off). Per restart at most `population * (steps + 1)` forward passes, a generation a
-    tick. Raises ValueError for an unknown loss, for pixels, steps or restarts below 1, for fewer
-    than 4 candidates and for a scale outside (0, 2].
+    Attributes:
+        norm: "l0".
+        pixels: Number of pixels that are changed.
+        steps: Generations after the first population.
+        population: Number of candidates.
+        scale: Weight of the difference of two candidates, in (0, 2].
+        loss: The loss that is maximised: a name, or a function (goal, logits [K]) -> scalar. The
+            log-odds rise as the paper's objective, the label's probability, falls, and do not
+            saturate.
+        restarts: Independent runs.
+
+    Raises:
+        ValueError: If the norm is not "l0", the loss is unknown, pixels, steps or restarts is below
+            1, population is below 4, or scale is outside (0, 2].
 
     >>> import jaxadv as ja
     >>> attack = ja.OnePixel(pixels=3, steps=50)
@@ -87,7 +105,7 @@ class OnePixel(Attack):
         return jax.vmap(lambda child: self.drawn(problem, child))(state.children)
 
     def drawn(self, problem: Problem, candidate: Array) -> Float[Array, "H W C"]:
-        """The image with a candidate's pixels; of two at one place one is seen."""
+        """The image with a candidate's pixels; of two pixels at one position one is visible."""
         height, width, channels = problem.image.shape
         size = jnp.array([height, width])
         places = jnp.minimum((candidate[:, :2] * size).astype(jnp.int32), size - 1)
@@ -104,8 +122,8 @@ class OnePixel(Attack):
         step = state.step + 1
         breed, redraw = jax.random.split(jax.random.fold_in(state.key, step))
         children = evolved(breed, parents, self.scale)
-        # What leaves the box is drawn anew. Clipped, candidates pile up on its faces: on a toy
-        # landscape 9 % of the searches ended in a lesser peak, in place of 1 %.
+        # Entries outside the box are drawn anew. Clipped, they pile up on its faces: on a toy
+        # landscape 9 % of the searches ended in a local maximum, in place of 1 %.
         outside = (children < 0) | (children > 1)
         children = jnp.where(outside, jax.random.uniform(redraw, children.shape), children)
         return OnePixelState(
@@ -117,13 +135,13 @@ class OnePixel(Attack):
 
 
 def evolved(key: Array, parents: Float[Array, "P ..."], scale: Any) -> Float[Array, "P ..."]:
-    """A child for each parent: b + scale * (c - d) of three different others."""
+    """A child for each parent: b + scale * (c - d) of three different other parents."""
     b, c, d = others(key, len(parents))
     return parents[b] + scale * (parents[c] - parents[d])
 
 
 def others(key: Array, count: int) -> Int[Array, "3 P"]:
-    """For each of `count` numbers three that differ from it and from each other."""
+    """For each of `count` indices, three others that differ from it and from each other."""
     keys = jax.random.split(key, 3)
     away = [jax.random.randint(k, (count,), 1, count - i) for i, k in enumerate(keys)]
     first, second, third = away

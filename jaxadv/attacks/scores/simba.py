@@ -1,4 +1,4 @@
-"""SimBA: one direction after the other, up or down, kept where the answer gets worse."""
+"""SimBA: steps up or down single directions, kept where the loss rises."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,9 +17,17 @@ BASES = ("pixel", "dct")
 
 
 class SimBAState(NamedTuple):
-    """image: the best so far; value: its loss; trial: the next image asked; order [H * W * C]: the
-    directions in their order; number: which is being tried; up: whether `trial` goes up it; step:
-    images asked so far."""
+    """State of SimBA.
+
+    Attributes:
+        image: [H, W, C], the best image so far.
+        value: Scalar, the loss of `image`.
+        trial: [H, W, C], the image of the next query.
+        order: Integers [H * W * C], the directions in the order in which they are tried.
+        number: Integer scalar, the position in `order` of the current direction.
+        up: Boolean scalar: whether `trial` steps up this direction.
+        step: Integer scalar, queries so far.
+    """
 
     image: Any
     value: Any
@@ -32,19 +40,28 @@ class SimBAState(NamedTuple):
 
 @pytree
 class SimBA(Attack):
-    """Simple black-box attack (Guo et al. 2019, arXiv 1905.07121): answers alone, no gradients.
+    """Simple black-box attack (SimBA; Guo et al. 2019, arXiv 1905.07121): a score-based attack.
 
-    norm: "l2" or "linf"; steps: images asked at most; step_size: the L2 length of a step, as a
-    share of the box's side; basis: "pixel" (one entry of the image at a time) or "dct" (one cosine
-    of one channel, those among the lowest `frequencies` of each axis first); loss: what is to
-    rise, by name or a function (goal, logits [K]) -> scalar (the log-odds do as the label's
-    probability, the paper's, falls, and do not level off); restarts: other orders.
+    The directions come in random order, none twice before all have been tried. A step up the
+    direction is kept where it raises the loss, else a step down; each is projected onto ball and
+    box (the paper has the box only, where the number of steps bounds the ball). A step that the box
+    undoes entirely is not queried. Per restart at most `steps` forward passes, one a tick.
 
-    The directions come in random order, none twice before all were tried. A step up the direction
-    is kept where it raises the loss, else one down; each is projected onto ball and box (the paper
-    has the box only: there the ball is bounded by the number of steps). What the box undoes
-    entirely is not asked. Per restart at most `steps` forward passes, one a tick. Raises ValueError
-    for an unknown norm, basis or loss, and for settings out of range.
+    Attributes:
+        norm: "l2" or "linf".
+        steps: Largest number of queries per restart.
+        step_size: L2 length of a step, as a fraction of the side of the box.
+        basis: "pixel" (one entry of the image at a time) or "dct" (one cosine of one channel).
+        frequencies: Fraction of the DCT frequencies along each axis that are tried first, in (0,
+            1].
+        loss: The loss that is maximised: a name, or a function (goal, logits [K]) -> scalar. The
+            log-odds rise as the paper's objective, the label's probability, falls, and do not
+            saturate.
+        restarts: Runs with other orders of the directions.
+
+    Raises:
+        ValueError: If the norm, the basis or the loss is unknown, steps or restarts is below 1,
+            step_size is not positive, or frequencies is outside (0, 1].
 
     >>> import jaxadv as ja
     >>> attack = ja.SimBA(norm="l2", basis="dct", steps=5000)
@@ -95,7 +112,7 @@ class SimBA(Attack):
         return SimBAState(start, -jnp.float32(jnp.inf), start, order, none - 1, up, none)
 
     def direction(self, shape: tuple[int, ...], which: Int[Array, ""]) -> Float[Array, "..."]:
-        """The direction [H, W, C] of that number: of unit length, orthogonal to all others."""
+        """The direction [H, W, C] of this index: of unit length, orthogonal to all others."""
         row, column, channel = jnp.unravel_index(which, shape)
         if self.basis == "pixel":
             return jnp.zeros(shape).at[row, column, channel].set(1.0)
@@ -105,7 +122,7 @@ class SimBA(Attack):
         return wave[..., None] * (jnp.arange(channels) == channel)
 
     def moved(self, problem: Problem, image: Array, which: Array, up: Array) -> Array:
-        """The image a step up or down the direction of that number."""
+        """The image after a step up or down the direction of this index, projected."""
         step = self.step_size * (problem.upper - problem.lower) * jnp.where(up, 1, -1)
         return self.project(problem, image + step * self.direction(image.shape, which))
 
@@ -122,7 +139,7 @@ class SimBA(Attack):
             return state.order[number % len(state.order)]
 
         down = self.moved(problem, image, which(state.number), jnp.bool_(False))
-        up = better | ~state.up | (down == image).all()  # this direction is done with
+        up = better | ~state.up | (down == image).all()  # this direction is finished
         number = state.number + up
         trial = jnp.where(up, self.moved(problem, image, which(number), jnp.bool_(True)), down)
         return SimBAState(image, value, trial, state.order, number, up, state.step + 1)

@@ -1,4 +1,4 @@
-"""Sparse-RS: random search over which few pixels are changed, and to what."""
+"""Sparse-RS: random search over the few pixels that are changed, and over their colours."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,8 +17,17 @@ BY = (1, 2, 4, 5, 6, 8, 10, 12, 15, 20)  # by this
 
 
 class SparseRSState(NamedTuple):
-    """best: the image of least loss; pixels [H, W]: those it may change; loss: its loss; trial,
-    trial_pixels: the next image asked; key: this run's; step: images asked so far."""
+    """State of the random search.
+
+    Attributes:
+        best: [H, W, C], the image with the lowest loss.
+        pixels: Booleans [H, W], the pixels that `best` may change.
+        loss: Scalar, the loss of `best`.
+        trial: [H, W, C], the image of the next query.
+        trial_pixels: Booleans [H, W], the pixels that `trial` may change.
+        key: The random key of this run.
+        step: Integer scalar, queries so far.
+    """
 
     best: Any
     pixels: Any
@@ -31,19 +40,25 @@ class SparseRSState(NamedTuple):
 
 @pytree
 class SparseRS(Attack):
-    """Sparse-RS (Croce et al. 2020, arXiv 2006.12834), L0: random search by answers alone.
+    """Sparse-RS (Croce et al. 2020, arXiv 2006.12834): a score-based random search in L0.
 
     A candidate changes as many pixels as epsilon allows, each to a corner of the colour cube. A
     trial restores some of them and changes others instead; it is accepted where it lowers the
-    margin (towards a target: raises its likelihood). epsilon: the number of array entries, as
-    everywhere in L0: k pixels of C channels are an epsilon of C * k.
-    steps: trials after the first image; alpha: the share of the pixels that the first trial
-    replaces; rescale: stretch the schedule by which alpha falls, made for 10,000 queries, over
-    `steps`; restarts: independent runs.
+    margin (towards a target: where it lowers the cross-entropy). Epsilon is the number of array
+    entries, as everywhere in L0: k pixels of C channels are an epsilon of C * k. A colour that the
+    pixel has already is replaced by the opposite one (in the paper only when one pixel is
+    replaced). Per restart at most `steps + 1` forward passes, one a tick.
 
-    A colour that the pixel has already is turned into the opposite one (the paper: only when one
-    pixel is replaced). Per restart at most `steps + 1` forward passes, one a tick. Raises
-    ValueError for steps or restarts below 1 and for alpha outside (0, 1].
+    Attributes:
+        norm: "l0".
+        steps: Trials after the first image.
+        alpha: Fraction of the pixels that the first trial replaces, in (0, 1].
+        rescale: Whether to stretch the schedule of alpha, made for 10,000 queries, over `steps`.
+        restarts: Independent runs.
+
+    Raises:
+        ValueError: If the norm is not "l0", steps or restarts is below 1, or alpha is outside (0,
+            1].
 
     >>> import jaxadv as ja
     >>> attack = ja.SparseRS(steps=5000)
@@ -105,7 +120,7 @@ class SparseRS(Attack):
         return state.step > self.steps
 
     def replaced(self, step: Array, pixels: Bool[Array, "H W"]) -> Int[Array, ""]:
-        """How many pixels trial number `step` replaces: at least one, if there is one to spare."""
+        """Number of pixels that trial `step` replaces: at least one, if one can be replaced."""
         clock = step * CLOCK // self.steps if self.rescale else step
         alpha = self.alpha / jnp.asarray(BY)[(clock > jnp.asarray(SHRINKS)).sum()]
         held = pixels.sum()
@@ -114,13 +129,13 @@ class SparseRS(Attack):
 
 
 def _allowed(problem: Problem) -> Int[Array, ""]:
-    """How many pixels epsilon entries are."""
+    """Number of whole pixels that epsilon array entries amount to."""
     height, width, channels = problem.image.shape
     return jnp.minimum(jnp.floor(problem.epsilon / channels), height * width).astype(jnp.int32)
 
 
 def _draw(key: Array, among: Bool[Array, "H W"], count: Any) -> Bool[Array, "H W"]:
-    """So many pixels at random among these (all of them, if there are fewer)."""
+    """`count` random pixels of these (all of them, if there are fewer)."""
     weight = 1 + jax.random.uniform(key, among.shape)
     return largest(jnp.where(among, weight, 0.0), count) & among
 

@@ -1,7 +1,7 @@
-"""Square attack: random search with squares that shrink, by answers alone.
+"""Square attack: a score-based random search with shrinking squares.
 
-The images asked are decided one tick ahead, so that a tick is one forward pass and no more. A
-square has a side that changes from tick to tick: it is a mask over the whole image.
+The images are chosen one tick ahead, so that a tick is one forward pass and no more. The side of
+the squares changes from tick to tick, so a square is a mask over the whole image.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -21,8 +21,15 @@ CLOCK = 10_000  # queries of the run for which these were chosen
 
 
 class SquareState(NamedTuple):
-    """best: the image of least loss so far; loss: its loss; trial: the next image asked; key: this
-    run's; step: squares tried so far."""
+    """State of the random search.
+
+    Attributes:
+        best: [H, W, C], the image with the lowest loss so far.
+        loss: Scalar, the loss of `best`.
+        trial: [H, W, C], the image of the next query.
+        key: The random key of this run.
+        step: Integer scalar, squares tried so far.
+    """
 
     best: Any
     loss: Any
@@ -33,20 +40,27 @@ class SquareState(NamedTuple):
 
 @pytree
 class Square(Attack):
-    """Square attack (Andriushchenko et al. 2020, arXiv 1912.00049; L1: Croce and Hein 2021,
-    arXiv 2103.01208): random search by answers alone, no gradients.
+    """Square attack (Andriushchenko et al. 2020, arXiv 1912.00049): a score-based random search.
 
-    norm: "linf", "l2" or "l1"; steps: squares tried after the first image; p: the share of the
-    image that the first squares cover; rescale: stretch the schedule, by which p is halved nine
-    times in 10,000 queries, over `steps`; restarts: independent runs. A trial is accepted where it
-    lowers the margin (towards a target: raises its likelihood). Linf: vertical stripes, then
-    squares of one colour each at the corners of the ball. L2 and L1: a pattern of bumps, then what
-    the perturbation has in one window is moved into another, with what is left of epsilon.
+    A trial is accepted where it lowers the margin (towards a target: where it lowers the
+    cross-entropy). Linf: vertical stripes, then squares of one colour each at the corners of the
+    ball. L2 and L1 (the latter: Croce and Hein 2021, arXiv 2103.01208): a pattern of bumps, then
+    the perturbation of one window is moved into another, with the rest of epsilon.
 
-    Each image has squares of its own, and they reach the last row and column (in the reference code
-    a batch shares the squares in Linf, and those two are never reached). Per restart at most
-    `steps + 1` forward passes. Raises ValueError for an unknown norm, for steps or restarts below 1
-    and for p outside (0, 1].
+    Each image has its own squares, and these reach the last row and column; in the reference code a
+    batch shares the squares in Linf, and the last row and column are never reached. Per restart at
+    most `steps + 1` forward passes, no backward pass.
+
+    Attributes:
+        norm: "linf", "l2" or "l1".
+        steps: Squares tried after the first image.
+        p: Fraction of the image that the first squares cover, in (0, 1].
+        rescale: Whether to stretch the schedule, by which p is halved nine times in 10,000 queries,
+            over `steps`.
+        restarts: Independent runs.
+
+    Raises:
+        ValueError: If the norm is unknown, steps or restarts is below 1, or p is outside (0, 1].
 
     >>> import jaxadv as ja
     >>> attack = ja.Square(norm="linf", steps=5000)
@@ -100,7 +114,7 @@ class Square(Attack):
         return state.step > self.steps
 
     def _side(self, problem: Problem, step: Array) -> Any:
-        """The side of the squares after so many tries (int32)."""
+        """The side of the squares after `step` trials (int32)."""
         height, width, _ = problem.image.shape
         clock = step * CLOCK // self.steps if self.rescale else step
         share = self.p / 2.0 ** (clock > jnp.asarray(HALVINGS)).sum()
@@ -112,14 +126,14 @@ class Square(Attack):
         return jnp.minimum(side, min(height, width))
 
     def _paint(self, problem: Problem, best: Array, side: Array, key: Array) -> Array:
-        """Linf: one square, all the way up or down in each channel."""
+        """Linf: one square at the corners of the ball, with a random sign per channel."""
         place, colour = jax.random.split(key)
         inside = _window(best.shape, side, place)
         sign = jax.random.rademacher(colour, (best.shape[2],), best.dtype)
         return self.project(problem, best + jnp.where(inside, 2 * problem.epsilon * sign, 0.0))
 
     def _shift(self, problem: Problem, best: Array, side: Array, key: Array) -> Array:
-        """L2, L1: take what one window has of the perturbation, give it to another as a bump."""
+        """L2, L1: move the perturbation of one window into another, as a bump."""
         first, second, turn, sign = jax.random.split(key, 4)
         order = self.geometry.order
         delta = best - problem.image
@@ -142,7 +156,7 @@ class Square(Attack):
         return self.project(problem, problem.image + delta)
 
     def _bumps(self, problem: Problem, key: Array) -> Array:
-        """The first perturbation in L2 and L1: five by five bumps of either sign."""
+        """The first perturbation in L2 and L1: five by five bumps of random signs."""
         height, width, channels = problem.image.shape
         side = max(min(height, width) // 5, 1)
         rows, columns = height // side, width // side
@@ -163,18 +177,18 @@ class Square(Attack):
 
 
 def search_loss(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-    """What a random search lowers: the margin, or towards a target the cross-entropy."""
+    """The loss that a random search minimises: the margin; targeted: the cross-entropy."""
     return -cross_entropy(goal, logits) if goal.targeted else goal.margin(logits)
 
 
 def _stripes(problem: Problem, key: Array) -> Array:
-    """Every column of every channel up or down by epsilon."""
+    """A perturbation of plus or minus epsilon for each column of each channel."""
     shape = (1, *problem.image.shape[1:])
     return problem.epsilon * jax.random.rademacher(key, shape, problem.image.dtype)
 
 
 def _corner(shape: tuple[int, ...], side: Array, key: Array) -> Array:
-    """Where a square begins, all places alike: row and column."""
+    """Row and column of a square's first pixel, uniform over all positions."""
     room = jnp.array(shape[:2], jnp.int32) - side + 1
     return jax.random.randint(key, (2,), 0, room)
 
@@ -192,10 +206,20 @@ def _window(shape: tuple[int, ...], side: Array, key: Array) -> Bool[Array, "H W
 def _bump(
     shape: tuple[int, ...], side: Any, corner: Array, turn: Array, order: float
 ) -> Float[Array, "H W 1"]:
-    """Two pyramids side by side, one up and one down, of length 1 in the norm of that order.
+    """Two pyramids side by side, of opposite signs, of length 1 in the norm of this order.
 
-    A pyramid over a x b entries is a pile of squares about its middle, the k-th of 2k + 1 entries a
-    side and of height 1 / (k + 1)^2 (L1: to the fourth). turn: one above the other or side by side.
+    A pyramid over a x b entries is a sum of squares about its middle, the k-th with a side of 2k +
+    1 entries and a height of 1 / (k + 1)^2 (L1: to the fourth power).
+
+    Args:
+        shape: [H, W, C] of the image.
+        side: Side of the square that the two pyramids fill.
+        corner: Row and column of its first pixel.
+        turn: Whether the pyramids lie side by side; else one above the other.
+        order: Order of the norm.
+
+    Returns:
+        The perturbation [H, W, 1].
     """
     side = jnp.asarray(side, jnp.int32)
     rows, columns = jnp.arange(shape[0])[:, None] - corner[0], jnp.arange(shape[1]) - corner[1]

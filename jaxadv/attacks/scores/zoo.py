@@ -1,4 +1,4 @@
-"""ZOO: Carlini and Wagner's objective without gradients, some entries of the image at a time."""
+"""ZOO: the objective of Carlini and Wagner by coordinate descent, without gradients."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,7 +15,13 @@ FIRST, SECOND, TINY = 0.9, 0.999, 1e-8  # Adam's
 
 
 class Adam(NamedTuple):
-    """Adam with a clock for each entry [H, W, C]: optax has one for all."""
+    """State of Adam with a step counter for each entry (optax has one counter for all).
+
+    Attributes:
+        mean: [H, W, C], running mean of the gradient.
+        square: [H, W, C], running mean of its square.
+        count: [H, W, C], steps so far of each entry.
+    """
 
     mean: Any
     square: Any
@@ -23,11 +29,11 @@ class Adam(NamedTuple):
 
     @classmethod
     def begin(cls, image: Any) -> "Adam":
-        """Before the first step."""
+        """The state before the first step."""
         return cls(jnp.zeros_like(image), jnp.zeros_like(image), jnp.zeros_like(image))
 
     def step(self, gradient: Any, chosen: Any) -> tuple["Adam", Any]:
-        """The state after a gradient that is known where `chosen`, and the direction to descend."""
+        """The state after a gradient known where `chosen`, and the direction to subtract."""
         mean = FIRST * self.mean + (1 - FIRST) * gradient
         square = SECOND * self.square + (1 - SECOND) * gradient**2
         new = where(chosen, Adam(mean, square, self.count + 1), self)
@@ -37,8 +43,16 @@ class Adam(NamedTuple):
 
 
 class ZOOState(NamedTuple):
-    """image: the iterate [H, W, C]; adam; weight: the search for c; key: this run's; tick: ticks
-    so far."""
+    """State of ZOO.
+
+    Attributes:
+        image: [H, W, C], the iterate.
+        adam: State of the optimiser.
+        weight: The search for c.
+        progress: Steps and rounds so far, and the best success.
+        key: The random key of this run.
+        tick: Integer scalar, ticks so far.
+    """
 
     image: Any
     adam: Adam
@@ -50,20 +64,33 @@ class ZOOState(NamedTuple):
 
 @pytree
 class ZOO(Rounds):
-    """Zeroth order optimisation (Chen et al. 2017, arXiv 1708.03999): least L2 distance by answers
-    alone.
+    """Zeroth order optimisation (ZOO; Chen et al. 2017, arXiv 1708.03999): score-based, in L2.
 
-    Coordinate descent with Adam on |delta|^2 + c * max(margin + confidence, 0): in every step for
-    `batch` entries of the image, drawn at random, the slope is the symmetric difference quotient
-    between x - width and x + width. Rounds of `steps` steps, each with another c, from the image:
-    `initial_c`, ten times as much until one succeeds, then bisection. Lengths (width, learning
-    rate, distance) are in sides of the box. learning_rate: Adam's; abort_early, confidence: as in
-    `CW`. (The paper's loss of log-probabilities has the margin of the logits for its difference.)
+    Minimises the L2 distance by coordinate descent with Adam on |delta|^2 + c * max(margin +
+    confidence, 0). Every step draws `batch` entries of the image and estimates their slopes by the
+    symmetric difference quotient between x - width and x + width. Each round of `steps` steps
+    begins at the image and has another c: `initial_c`, ten times as much until a round succeeds,
+    then bisection. The difference of the paper's log-probabilities is the margin of the logits.
 
-    Iterates are clipped to the box, as the paper does on ImageNet (tanh space elsewhere); at a face
-    the quotient is one-sided. The paper's importance sampling and its coarse-to-fine search are not
-    here. At most `rounds * steps * (2 * batch + 1) + 1` forward passes, fewer on images of less
-    than `batch` entries; no backward pass. Raises ValueError for settings not listed here.
+    Iterates are clipped to the box, as the paper does on ImageNet (elsewhere it uses tanh space);
+    at a face the quotient is one-sided. The paper's importance sampling and coarse-to-fine search
+    are not implemented. At most `rounds * steps * (2 * batch + 1) + 1` forward passes, fewer on
+    images of less than `batch` entries; no backward pass.
+
+    Attributes:
+        steps: Steps per round.
+        rounds: Rounds, each with another c.
+        learning_rate: Adam's, in sides of the box.
+        initial_c: The c of the first round.
+        confidence: Margin by which an image must be misclassified to count as a success.
+        abort_early: Whether a round ends when its loss has stopped falling.
+        norm: "l2", in sides of the box.
+        batch: Entries of the image per step.
+        width: Half of the difference that the quotient is taken over, in sides of the box.
+
+    Raises:
+        ValueError: If the norm is not "l2", steps, rounds or batch is below 1, learning_rate,
+            initial_c or width is not positive, or confidence is negative.
 
     >>> import jaxadv as ja
     >>> attack = ja.ZOO(steps=300, rounds=3)
@@ -95,13 +122,13 @@ class ZOO(Rounds):
         )  # fmt: skip
 
     def entries_of(self, problem: Problem, state: ZOOState) -> Int[Array, " B"]:
-        """The entries of this step, none twice; beyond the image's size: none."""
+        """Indices of this step's distinct entries, padded with the image's size (no entry)."""
         size = problem.image.size
         drawn = jax.random.permutation(jax.random.fold_in(state.key, state.tick), size)
         return jnp.pad(drawn[: self.batch], (0, max(self.batch - size, 0)), constant_values=size)
 
     def pairs(self, problem: Problem, state: ZOOState) -> tuple[Any, Any]:
-        """The images [2, batch, H, W, C] below and above, and how far apart they are [batch]."""
+        """The images [2, batch, H, W, C] below and above, and their differences [batch]."""
         flat, size = state.image.ravel(), problem.image.size
         entry = self.entries_of(problem, state)
         width = self.width * (problem.upper - problem.lower)

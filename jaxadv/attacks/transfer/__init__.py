@@ -1,4 +1,4 @@
-"""Attacks made on one network to fool another."""
+"""Transfer attacks: made on a surrogate network to fool another one."""
 
 from jaxadv.attacks.transfer.ila import ILA
 from jaxadv.attacks.transfer.named import (

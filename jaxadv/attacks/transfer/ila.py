@@ -1,4 +1,4 @@
-"""The intermediate level attack: along the change that another attack made in a hidden layer."""
+"""The intermediate level attack, which amplifies another attack's change of a hidden layer."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,8 +11,14 @@ from jaxadv.core.pytree import pytree, static
 
 
 class ILAState(NamedTuple):
-    """image: the iterate; optimizer: optax's state; step: gradients so far; direction: in the
-    answers [K + 1 + F] of the model, zero but for the features."""
+    """State of the intermediate level attack.
+
+    Attributes:
+        image: [H, W, C], the iterate.
+        optimizer: State of the optax optimiser.
+        step: Integer scalar, gradients taken so far.
+        direction: [K + 1 + F], the direction in the model's outputs, zero except at the features.
+    """
 
     image: Any
     optimizer: Any
@@ -24,17 +30,30 @@ class ILAState(NamedTuple):
 class ILA(GradientAttack):
     """Intermediate level attack with projection (Huang et al. 2019, arXiv 1907.10823).
 
-    Begins where another attack ended, and makes the change of one hidden layer larger along the
-    direction that this attack gave it: maximises (f(x) - f(image)) . (f(start) - f(image)).
-    It is run on a model that shows its features, on the images of the other attack:
+    The attack begins where another attack ended and enlarges the change of one hidden layer along
+    the direction which that attack gave it: it maximises (f(x) - f(image)) . (f(start) - f(image)).
+    It is run on a model that outputs its features, on the images of the other attack:
 
         surrogate = ja.from_features(features, head, params)
         made = ja.run(ja.MIFGSM(), surrogate, images, goal, 8 / 255, key=key)
         ja.run(ja.ILA(classes=10), surrogate, images, goal, 8 / 255, start=made.images, key=key)
 
-    classes: the logits that the model has before its features; the other fields are those of
-    `ja.BIM` (loss is not used). `steps` backward and `steps + 1` forward passes. Raises ValueError
-    where no start is given.
+    `steps` backward and `steps + 1` forward passes per restart. The result is the last iterate.
+
+    Attributes:
+        norm: "linf", "l2", "l1" or "l0".
+        steps: Gradients per restart.
+        restarts: Independent runs.
+        step_size: Step length as a fraction of epsilon.
+        loss: Not used.
+        random_start: Whether to add a uniform draw from the ball to the start.
+        optimizer: A `ja.Optimizer` in place of steepest ascent, or None.
+        sparsity: In L1 and L0, the fraction of the entries that one step moves.
+        classes: Number of logits that the model outputs before its features.
+
+    Raises:
+        ValueError: If classes is below 2, steps or restarts is below 1, or the norm is unknown; in
+            a run, if no start is given.
 
     >>> import jaxadv as ja
     >>> attack = ja.ILA(classes=10, steps=10)
@@ -57,7 +76,7 @@ class ILA(GradientAttack):
     def direction(
         self, problem: Problem, state: ILAState, answer: Float[Array, " K"]
     ) -> Float[Array, " K"]:
-        """The change of the features from the image to the start, asked in the first tick."""
+        """The change of the features from the image to the start, which the first tick queries."""
         clean = problem.clean_logits
         change = (answer - answer[self.classes]) - (clean - clean[self.classes])
         change = jnp.where(jnp.arange(len(clean)) > self.classes, change, 0.0)

@@ -1,7 +1,7 @@
-"""Attacks that are made to travel: momentum, and gradients averaged over views of the image.
+"""Transfer attacks: momentum, and gradients averaged over views of the image.
 
-Projected gradient ascent whose gradient is that of several views of the iterate, pulled back
-through the views. Each published attack is one choice of these; they compose freely.
+Projected gradient ascent along the gradient of several views of the iterate, pulled back through
+the views. Each published attack is one choice of these settings; they can be combined freely.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -18,8 +18,16 @@ from jaxadv.core.pytree import pytree, static
 
 
 class TransferState(NamedTuple):
-    """image: the iterate [H, W, C]; optimizer: optax's state; step: gradients taken so far; key;
-    momentum: g, variance: v of the last step [H, W, C] (None where not used)."""
+    """State of a transfer attack.
+
+    Attributes:
+        image: [H, W, C], the iterate.
+        optimizer: State of the optax optimiser.
+        step: Integer scalar, gradients taken so far.
+        key: The random key of this run.
+        momentum: [H, W, C], the accumulated gradient g (None where not used).
+        variance: [H, W, C], the variance term v of the last step (None where not used).
+    """
 
     image: Any
     optimizer: Any
@@ -31,27 +39,50 @@ class TransferState(NamedTuple):
 
 @pytree
 class Transfer(GradientAttack):
-    """Gradient ascent with any of the means by which adversarial examples are made to transfer.
+    """Gradient ascent with any combination of the published techniques for transferable examples.
 
-    decay: momentum, g <- decay g + gradient / mean |gradient| (Dong et al. 2017, arXiv 1710.06081;
-    None: none); nesterov: the gradient is taken one step of g ahead (Lin et al. 2019, arXiv
-    1908.06281); diversity: the probability with which a view is made smaller, by `resize` or less,
-    and moved (Xie et al. 2018, arXiv 1803.06978; None: never); kernel: the pixels, an odd number,
-    of a kernel that smooths the gradient, kernel_form "gaussian", "linear" or "uniform" (Dong et
-    al. 2019, arXiv 1904.02884; 0: none); scales: views image / 2^i, i < scales (Lin et al. 2019);
-    neighbours: how many neighbours, within `neighbourhood` epsilons, tell the next step how the
-    gradient varies (Wang and He 2021, arXiv 2103.15571); mixed: in how many views a `portion` of
-    another image is added (Wang et al. 2021, arXiv 2102.00436), drawn from `mixed_images` [M, H, W,
-    C], of another class where `mixed_labels` [M] are given.
-
-    The other fields are those of `ja.BIM`, which this is as long as nothing is chosen; the step is
-    the optimiser's, in any norm (in L2 and L1 momentum is scaled to the length of a step). Views
-    are asked as they are, also outside of box and ball; what is returned is the last iterate, also
-    where the surrogate is fooled earlier (`keep="last"`). `ja.run(..., judge=target)` judges it on
-    the network that is meant.
+    With the default settings this is `ja.BIM`. The step is the optimiser's, in any norm; in L2 and
+    L1 momentum is scaled to the length of a step. Views are queried as they are, also outside of
+    box and ball. The result is the last iterate, also where the surrogate is fooled earlier
+    (`keep="last"`); `ja.run(..., judge=target)` judges it on the target network.
 
     (1 + neighbours) * scales * max(mixed, 1) forward and backward passes a step, and one forward
-    pass for the last iterate. Raises ValueError for settings that are not listed here.
+    pass for the last iterate.
+
+    Attributes:
+        norm: "linf", "l2", "l1" or "l0".
+        steps: Gradient steps per restart.
+        restarts: Independent runs.
+        step_size: Step length as a fraction of epsilon.
+        loss: The loss that is maximised: a name, or a function (goal, logits [K]) -> scalar.
+        random_start: Whether to begin at a uniform draw from the ball.
+        optimizer: A `ja.Optimizer` in place of steepest ascent, or None.
+        sparsity: In L1 and L0, the fraction of the entries that one step moves.
+        decay: Momentum g <- decay * g + gradient / mean |gradient| (Dong et al. 2017, arXiv
+            1710.06081); None: no momentum.
+        nesterov: Whether the gradient is taken one step of g ahead (Lin et al. 2019, arXiv
+            1908.06281).
+        diversity: Probability with which a view is resized and padded (Xie et al. 2018, arXiv
+            1803.06978); None: never.
+        resize: Smallest factor of the resizing, in (0, 1).
+        kernel: Side in pixels, an odd number, of a kernel that smooths the gradient (Dong et al.
+            2019, arXiv 1904.02884); 0: no kernel.
+        kernel_form: "gaussian", "linear" or "uniform".
+        scales: Number of views image / 2^i, i < scales (Lin et al. 2019).
+        neighbours: Number of neighbours whose mean gradient corrects that of the next step (Wang
+            and He 2021, arXiv 2103.15571).
+        neighbourhood: Radius within which neighbours are drawn, in epsilons.
+        mixed: Number of views to which a `portion` of another image is added (Wang et al. 2021,
+            arXiv 2102.00436); 0: none.
+        portion: Weight of the other image.
+        mixed_images: [M, H, W, C], the images that are mixed in; needed where mixed is not 0.
+        mixed_labels: Integers [M], their classes: only images of another class are drawn; None:
+            all.
+
+    Raises:
+        ValueError: If the norm, the loss or kernel_form is unknown, steps, restarts or scales is
+            below 1, kernel is even, resize or diversity is out of range, nesterov is set without
+            decay, or mixed without mixed_images.
 
     >>> import jaxadv as ja
     >>> attack = ja.Transfer(decay=1.0, diversity=0.5, kernel=5, scales=5)
@@ -95,7 +126,7 @@ class Transfer(GradientAttack):
 
     @property
     def views(self) -> int:
-        """The views of one point."""
+        """Number of views of one point."""
         return self.scales * max(self.mixed, 1)
 
     @property
@@ -118,7 +149,7 @@ class Transfer(GradientAttack):
         return TransferState(*start, jax.random.fold_in(key, 1), momentum, variance)
 
     def ask(self, problem: Problem, state: TransferState) -> Float[Array, "Q ..."]:
-        # The first query of the last tick is the iterate itself: it is what is kept and judged.
+        # The first query of the last tick is the iterate itself, which is kept and judged.
         images = self.views_of(problem, state, self.points(problem, state))
         final = jnp.where(state.step < self.steps, images[0], state.image)
         return images.at[0].set(final)
@@ -128,7 +159,7 @@ class Transfer(GradientAttack):
         return Reads(stepping | (jnp.arange(self.queries) == 0), stepping)
 
     def points(self, problem: Problem, state: TransferState) -> Float[Array, "P ..."]:
-        """Where gradients are taken: at the iterate (or ahead of it), then at its neighbours."""
+        """Points at which gradients are taken: the iterate or a step ahead, then neighbours."""
         centre = state.image
         if self.nesterov:
             centre = centre + self.step_size * problem.epsilon * self.decay * state.momentum
@@ -142,17 +173,18 @@ class Transfer(GradientAttack):
         return jnp.concatenate([centre[None], around])
 
     def key(self, state: TransferState, use: int) -> Array:
-        """The key of this step, for one use of it."""
+        """The random key of this step for one use."""
         return jax.random.fold_in(jax.random.fold_in(state.key, state.step), use)
 
     def views_of(
         self, problem: Problem, state: TransferState, points: Float[Array, "P ..."]
     ) -> Float[Array, "Q ..."]:
-        """What the model is shown of these points, each point's views in turn."""
+        """Queries of these points: the views of each point in turn."""
         views = points[:, None]
         if self.mixed:
             chosen = self.choose(problem, self.key(state, 1), (len(points), self.mixed))
-            views = views + self.portion * jnp.asarray(self.mixed_images)[chosen]
+            mixed = jnp.asarray(self.mixed_images)[chosen]
+            views = views + self.portion * mixed.reshape(*chosen.shape, *points.shape[1:])
         halves = 2.0 ** -jnp.arange(self.scales).reshape(-1, 1, *(1,) * state.image.ndim)
         views = (halves * views[:, None]).reshape(-1, *state.image.shape)
         if self.diversity is None:
@@ -164,7 +196,7 @@ class Transfer(GradientAttack):
         )
 
     def choose(self, problem: Problem, key: Array, shape: tuple[int, ...]) -> Array:
-        """The places of the images to be mixed in, drawn independently."""
+        """Indices of the images that are mixed in, drawn independently."""
         if self.mixed_labels is None:
             return jax.random.randint(key, shape, 0, len(self.mixed_images))
         other = jnp.asarray(self.mixed_labels) != problem.goal.labels

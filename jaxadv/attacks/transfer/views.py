@@ -1,4 +1,4 @@
-"""What is done to images and gradients so that adversarial examples fool unseen networks."""
+"""Transformations of images and gradients that make adversarial examples transferable."""
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,20 @@ FORMS = ("gaussian", "linear", "uniform")
 def resize_and_pad(
     image: Float[Array, "H W C"], draws: Float[Array, "4"], probability, least: float
 ) -> Float[Array, "H W C"]:
-    """Input diversity (Xie et al. 2018, arXiv 1803.06978): with this probability the image, made
-    smaller by a random factor from `least` up, at a random place of a black image of its size.
+    """Resize an image to a random smaller size and pad it with zeros at a random position.
 
-    draws: four numbers from [0, 1) that decide whether, how small, and where. Bilinear, without a
-    filter against aliasing. Networks of a fixed input size need it so; the paper enlarges the image
-    and pads it to a larger one.
+    Input diversity (Xie et al. 2018, arXiv 1803.06978). The resizing is bilinear, without an
+    antialiasing filter. The output keeps the size of the image, since networks may have a fixed
+    input size; the paper enlarges the image and pads it to a larger one.
+
+    Args:
+        image: [H, W, C].
+        draws: [4], uniform in [0, 1): whether to resize, the size, and the row and column position.
+        probability: Probability of the change; else the image is returned as it is.
+        least: Smallest factor of the size.
+
+    Returns:
+        The image [H, W, C].
 
     >>> import jax.numpy as jnp
     >>> from jaxadv.attacks.transfer.views import resize_and_pad
@@ -41,8 +49,16 @@ def resize_and_pad(
 
 
 def profile(size: int, form: str) -> Float[np.ndarray, " size"]:
-    """One line of a kernel of translation-invariant attacks, of sum 1; the kernel is its outer
-    square (Dong et al. 2019, arXiv 1904.02884). A Gaussian ends at three standard deviations.
+    """One line, of sum 1, of the kernel of translation-invariant attacks.
+
+    The kernel is the outer product of the line with itself (Dong et al. 2019, arXiv 1904.02884).
+
+    Args:
+        size: Number of pixels, odd.
+        form: "gaussian" (cut off at three standard deviations), "linear" or "uniform".
+
+    Returns:
+        The line [size].
 
     >>> from jaxadv.attacks.transfer.views import profile
     >>> profile(3, "linear")
@@ -61,7 +77,7 @@ def profile(size: int, form: str) -> Float[np.ndarray, " size"]:
 def smooth(
     gradient: Float[Array, "H W C"], line: Float[np.ndarray, " size"]
 ) -> Float[Array, "H W C"]:
-    """The gradient convolved with the outer square of a line, zeros beyond its border."""
+    """Convolve the gradient with the outer product of a line with itself, zero-padded."""
 
     def band(length: int) -> np.ndarray:
         apart = np.arange(length)[:, None] - np.arange(length) + len(line) // 2

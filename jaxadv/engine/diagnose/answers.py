@@ -1,20 +1,20 @@
-"""Checks of what the model answers: is it the same each time, smooth, and what the labels say?"""
+"""Checks of the model's outputs: are they repeatable, smooth, and consistent with the labels?"""
 
 import numpy as np
 
 from jaxadv.core.norms import diameter
 from jaxadv.engine.diagnose.finding import Finding, verdict
 
-ENOUGH = 20  # images from which a systematic difference to the labels is read
+ENOUGH = 20  # least number of images for judging a systematic shift of the labels
 
 
 def largest_change(logits: np.ndarray, others: np.ndarray) -> float:
-    """The largest difference between logits [N, K], as a share of the largest logit."""
+    """Return the largest difference between logits [N, K], as a fraction of the largest logit."""
     return float(np.abs(others - logits).max()) / max(float(np.abs(logits).max()), 1e-12)
 
 
 def same_answers(logits: np.ndarray, others: list[np.ndarray]) -> Finding:
-    """Whether the model draws at random (logits change by more than 1e-4 between equal calls)."""
+    """Check whether logits change by more than 1e-4 between identical calls (randomness)."""
     change = max(largest_change(logits, other) for other in others)
     changed = max(int((other.argmax(1) != logits.argmax(1)).sum()) for other in others)
     return verdict(
@@ -28,7 +28,7 @@ def same_answers(logits: np.ndarray, others: list[np.ndarray]) -> Finding:
 
 
 def batch_size(logits: np.ndarray, others: np.ndarray) -> Finding:
-    """Whether an image's answer depends on its company."""
+    """Check whether an image's logits depend on the other images of its batch."""
     change = largest_change(logits, others)
     flipped = int((logits.argmax(1) != others.argmax(1)).sum())
     return verdict(
@@ -42,7 +42,7 @@ def batch_size(logits: np.ndarray, others: np.ndarray) -> Finding:
 
 
 def meant_labels(logits: np.ndarray, labels: np.ndarray) -> Finding:
-    """Whether the labels are those that the model was trained for."""
+    """Check whether the labels are those that the model was trained for."""
     count, classes = logits.shape
     predictions = logits.argmax(1)
     right = int((predictions == labels).sum())
@@ -61,7 +61,7 @@ def meant_labels(logits: np.ndarray, labels: np.ndarray) -> Finding:
 
 
 def meant_radius(epsilon: float, norm: str, size: int, bounds: tuple[float, float]) -> Finding:
-    """Whether the ball leaves anything to tell apart."""
+    """Check whether epsilon is so large that every ball contains the mid-grey image."""
     half = diameter(norm, size, bounds[1] - bounds[0]) / 2
     return verdict(
         "epsilon",
@@ -73,9 +73,9 @@ def meant_radius(epsilon: float, norm: str, size: int, bounds: tuple[float, floa
 
 
 def smooth(margin: np.ndarray, near: np.ndarray, epsilon: float) -> Finding:
-    """Whether the margin [N] barely changes at random points [D, N] within epsilon / 100.
+    """Check whether the margin [N] barely changes at random points [D, N] within epsilon / 100.
 
-    The mean relative change of Pintor et al. 2022, over all images at once.
+    The measure is the mean relative change of Pintor et al. 2022, over all images at once.
     """
     change = float(np.abs(near - margin).mean() / max(np.abs(margin).mean(), 1e-12))
     return verdict(

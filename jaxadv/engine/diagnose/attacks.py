@@ -1,16 +1,16 @@
-"""Checks by attack: is the stronger one stronger, and does what it finds stand?"""
+"""Checks by attack: is the stronger attack stronger, and are its results confirmed?"""
 
 import numpy as np
 
 from jaxadv.core.result import Result, Status
 from jaxadv.engine.diagnose.finding import FEW, Finding, verdict
 
-RISING = 0.05  # of what the loss has risen so far (Pintor et al. 2022)
-CLEARLY = 0.05  # of the images: PGD on one loss may lose a few to Square on sound models too
+RISING = 0.05  # fraction of the rise of the loss so far (Pintor et al. 2022)
+CLEARLY = 0.05  # fraction of images: PGD on one loss may miss a few of Square's on sound models
 
 
 def enough_steps(now: Result, longer: Result, clean_margin: np.ndarray, steps: int) -> Finding:
-    """Whether twice the steps break more images, or raise the loss of the others much further."""
+    """Check whether twice the steps break more images or raise the loss of the others much."""
     more = int((longer.success & ~now.success).sum())
     left = ~now.success & ~longer.success & np.isfinite(now.margin + longer.margin)
     risen = float(np.clip(clean_margin - now.margin, 0, None)[left].sum())
@@ -26,7 +26,7 @@ def enough_steps(now: Result, longer: Result, clean_margin: np.ndarray, steps: i
 
 
 def monotone(broken: np.ndarray, radii: list[float]) -> Finding:
-    """Whether what falls [E, N] at an epsilon falls at every larger one."""
+    """Check whether images broken [E, N] at an epsilon are broken at every larger one."""
     for small in range(len(broken)):
         for large in range(small + 1, len(broken)):
             lost = int((broken[small] & ~broken[large]).sum())
@@ -41,7 +41,7 @@ def monotone(broken: np.ndarray, radii: list[float]) -> Finding:
 
 
 def order(weaker: dict[str, np.ndarray], strongest: np.ndarray) -> Finding:
-    """Whether PGD [N] breaks what noise and a single step break."""
+    """Check whether PGD [N] breaks the images that noise and a single step break."""
     for name, broken in weaker.items():
         lost = int((broken & ~strongest).sum())
         if lost > FEW * len(strongest):
@@ -54,8 +54,20 @@ def order(weaker: dict[str, np.ndarray], strongest: np.ndarray) -> Finding:
 
 
 def asking(square: Result, now: Result, longer: Result, queries: int) -> Finding:
-    """Whether Square, which sees no gradient, breaks clearly more images than PGD with as many
-    passes, forward and backward, in its two runs (after Croce et al. 2022, AutoAttack's flags)."""
+    """Check whether Square, which uses no gradient, breaks clearly more images than PGD.
+
+    Square gets as many queries as PGD's two runs take forward and backward passes (after the flags
+    of AutoAttack, Croce et al. 2022).
+
+    Args:
+        square: Result of Square.
+        now: Result of PGD.
+        longer: Result of PGD with twice the steps.
+        queries: Queries of Square for each image.
+
+    Returns:
+        The finding, which fails if Square breaks more than `CLEARLY` of the images beyond PGD.
+    """
     by_asking, by_gradient = int(square.success.sum()), int((now.success | longer.success).sum())
     return verdict(
         "gradients find what questions do",
@@ -68,7 +80,7 @@ def asking(square: Result, now: Result, longer: Result, queries: int) -> Finding
 
 
 def unbounded(broken: np.ndarray, norm: str, whole: float) -> Finding:
-    """Whether PGD breaks every image [N] where the ball is the whole box."""
+    """Check whether PGD breaks every image [N] if the ball is the whole box."""
     left = int((~broken).sum())
     return verdict(
         "nothing withstands all",
@@ -80,14 +92,14 @@ def unbounded(broken: np.ndarray, norm: str, whole: float) -> Finding:
 
 
 def to_8_bits(images: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
-    """The images as a file of 8 bits holds them."""
+    """Round the images to the values of an 8-bit file."""
     lower, upper = bounds
     bits = np.round((images - lower) / (upper - lower) * 255) / 255
     return (bits * (upper - lower) + lower).astype(np.float32)
 
 
 def rounding(success: np.ndarray, rounded_margin: np.ndarray) -> Finding:
-    """Whether adversarial images are still adversarial once rounded to 8 bits."""
+    """Check whether adversarial images are still adversarial after rounding to 8 bits."""
     lost = int((success & ~(rounded_margin < 0)).sum())
     before, after = 1 - success.mean(), 1 - (success.sum() - lost) / len(success)
     return verdict(
@@ -101,7 +113,7 @@ def rounding(success: np.ndarray, rounded_margin: np.ndarray) -> Finding:
 
 
 def verified(results: list[Result]) -> Finding:
-    """Whether what attacks claimed stands when it is judged anew, and all numbers were finite."""
+    """Check whether verification confirmed the claimed successes, and all numbers were finite."""
     status = np.concatenate([result.status for result in results])
     claimed = status[(status == Status.SUCCESS) | (status >= Status.REJECTED_LABEL)]
     refused = claimed[claimed != Status.SUCCESS]
@@ -123,7 +135,7 @@ def verified(results: list[Result]) -> Finding:
 
 
 def reject_class(labels: np.ndarray, logits: np.ndarray) -> Finding:
-    """Whether most adversarial images, with logits [n, K], are of a class that is no label [N]."""
+    """Check whether most adversarial images, with logits [n, K], get a class that is no label."""
     message = ""
     named, classes, answers = np.unique(labels), logits.shape[1], logits.argmax(1)
     if len(answers) and len(named) >= min(classes - 1, 3):

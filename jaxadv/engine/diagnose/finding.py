@@ -1,12 +1,18 @@
-"""What a check says."""
+"""The result of a check."""
 
 from typing import NamedTuple
 
-FEW = 0.02  # the share of the images that chance may account for
+FEW = 0.02  # fraction of the images that chance may account for
 
 
 class Finding(NamedTuple):
-    """One check: its name, whether it passed, and what it has to say (empty if nothing)."""
+    """The result of one check.
+
+    Attributes:
+        name: Name of the check.
+        passed: Whether it passed.
+        message: What was found and what to do; empty if it passed.
+    """
 
     name: str
     passed: bool
@@ -14,5 +20,5 @@ class Finding(NamedTuple):
 
 
 def verdict(name: str, message: str) -> Finding:
-    """A check passes where it has nothing to say."""
+    """Return a finding that passes if `message` is empty."""
     return Finding(name, not message, message)

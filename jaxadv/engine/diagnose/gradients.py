@@ -1,4 +1,4 @@
-"""Checks of the gradients: are there any, are they finite, and do they say what the model does?"""
+"""Checks of the gradients: are they non-zero and finite, and do they match the outputs?"""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ ERROR = 0.5  # sound networks: up to 0.25; k-winners-take-all and half of a laye
 
 
 def some_gradient(clean: dict[str, np.ndarray], inside: dict[str, np.ndarray]) -> Finding:
-    """Whether losses have finite gradients that are not zero, at the images and inside the ball."""
+    """Check whether losses have finite, non-zero gradients at the images and inside the ball."""
     messages = checks.gradient_messages(clean)
     for message in checks.gradient_messages(inside):
         messages.append(f"at random points of the ball {message}")
@@ -19,10 +19,17 @@ def some_gradient(clean: dict[str, np.ndarray], inside: dict[str, np.ndarray]) -
 def true_gradient(
     gradient: np.ndarray, pairs: np.ndarray, margins: np.ndarray, floor: float, cuts: list[str]
 ) -> Finding:
-    """Whether margins [2, D, N] differ between pairs [2, D, N, ...] as the gradient [N, ...] says.
+    """Check whether the margin changes between pairs of points as its gradient predicts.
 
-    The pairs lie on both sides of the images, a twentieth of epsilon away; floor: what rounding
-    errors may account for; cuts: operations without a derivative on the way, as suspects.
+    Args:
+        gradient: Gradient [N, ...] of the margin at the images.
+        pairs: Points [2, D, N, ...] on both sides of the images, a twentieth of epsilon away.
+        margins: Margins [2, D, N] of the points.
+        floor: Change of the margin that rounding errors may account for.
+        cuts: Operations without a derivative between image and logits, named as suspects.
+
+    Returns:
+        The finding, which fails if the relative error exceeds `ERROR`.
     """
     apart = (pairs[0].astype(np.float64) - pairs[1]) * gradient
     predicted = apart.reshape(*apart.shape[:2], -1).sum(2)

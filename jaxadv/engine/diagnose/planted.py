@@ -1,8 +1,8 @@
-"""Planted problems: an adversarial image is hidden in each ball, and the attack has to find one.
+"""Planted problems: an adversarial image is hidden in each ball, and the attack has to find it.
 
-The binarisation test of Zimmermann et al. 2022 (arXiv 2206.13991), on the logits instead of the
-features and in closed form: a linear readout of the logits is laid so that one random point of the
-ball is of the other class, and the image and all other points are not.
+This is the binarisation test of Zimmermann et al. 2022 (arXiv 2206.13991), on the logits instead of
+the features and in closed form: a linear readout of the logits is chosen so that one random point
+of the ball is of the other class, and the image and all other points are not.
 """
 
 import dataclasses
@@ -18,15 +18,20 @@ from jaxadv.core.losses import cross_entropy
 from jaxadv.core.pytree import pytree
 from jaxadv.engine.diagnose.finding import Finding, verdict
 
-DEPTH = 0.9  # the readout's threshold: how far from the next point to the planted one
-SOLVED = 0.9  # the share of the problems that a sound attack solves
+DEPTH = 0.9  # the threshold's place between the next point (0) and the planted one (1)
+SOLVED = 0.9  # fraction of the problems that a sound attack solves
 
 
 @pytree
 class Planted(Untargeted):
-    """To raise `readout . logits` above `threshold`, or (`planted` False) any wrong class.
+    """The goal to raise `readout . logits` above `threshold`, or any wrong class.
 
-    readout: [N, K]; threshold: [N]; planted: bool [N]. One program then does both.
+    One compiled program serves both goals.
+
+    Attributes:
+        readout: Readouts of the logits, float32 [N, K].
+        threshold: Thresholds, float32 [N].
+        planted: Whether the goal is the planted problem, bool [N]; if False, any wrong class.
     """
 
     readout: Any
@@ -39,7 +44,7 @@ class Planted(Untargeted):
 
 
 def either_loss(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
-    """The cross-entropy of the label, or of "not found" among the two classes of a problem."""
+    """Return the cross-entropy of the label, or of "not found" in the two-class planted problem."""
     two = jnp.stack([goal.margin(logits), jnp.zeros_like(logits[0])])
     hidden = cross_entropy(Untargeted(jnp.int32(0)), two)
     plain = cross_entropy(Untargeted(goal.labels), logits)
@@ -47,17 +52,24 @@ def either_loss(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
 
 
 def plant(labels: np.ndarray, clean: np.ndarray, drawn: np.ndarray) -> tuple[Planted, np.ndarray]:
-    """Problems for images [N] with logits `clean` [N, K], from those of points drawn [D, N, K].
+    """Build one planted problem for each image.
 
-    Of each image's points the one that stands out most is planted. The readout has the length that
-    it has in a margin, so saturated logits stay saturated. Also the mask [N] of images for which a
-    point stands out at all.
+    For each image the drawn point that stands out most is planted. The readout is scaled to the
+    length that it has in a margin, so saturated logits stay saturated.
+
+    Args:
+        labels: Classes [N] of the images.
+        clean: Logits [N, K] of the images.
+        drawn: Logits [D, N, K] of random points of each image's ball.
+
+    Returns:
+        The goals, and the mask [N] of images for which any point stands out.
     """
     points = np.concatenate([clean[None], drawn]).astype(np.float64)
     count = len(points)
     away = (points - points.mean(0)) * count / (count - 1)  # from the mean of all others
     readout = away * np.sqrt(2) / np.maximum(np.linalg.norm(away, axis=2), 1e-30)[..., None]
-    scores = np.einsum("pnk,qnk->pqn", readout, points)  # of point q by the readout of point p
+    scores = np.einsum("pnk,qnk->pqn", readout, points)  # of point q under the readout of point p
     own = scores[np.arange(count), np.arange(count)].copy()
     scores[np.arange(count), np.arange(count)] = -np.inf
     gap = (own - scores.max(1))[1:]  # the image itself is not planted
@@ -74,7 +86,7 @@ def plant(labels: np.ndarray, clean: np.ndarray, drawn: np.ndarray) -> tuple[Pla
 
 
 def planted_problems(goal: Planted, answers: np.ndarray, posed: np.ndarray) -> Finding:
-    """Whether the attack's images, with logits [N, K], solve the problems that were posed [N]."""
+    """Check whether the attack's images, with logits [N, K], solve the problems `posed` [N]."""
     margin = np.asarray(goal.threshold) - (np.asarray(goal.readout) * answers).sum(1)
     solved = float((margin < 0)[posed].mean()) if posed.any() else 1.0
     return verdict(
@@ -88,6 +100,6 @@ def planted_problems(goal: Planted, answers: np.ndarray, posed: np.ndarray) -> F
 
 
 def with_plain(goal: Planted) -> Planted:
-    """The goals [2 N]: first every image's plain one, then the problems planted in the same."""
+    """Return goals [2 N]: the untargeted goal of every image, then the planted ones."""
     plain = dataclasses.replace(goal, planted=np.zeros_like(goal.planted))
     return jax.tree.map(lambda a, b: np.concatenate([a, b]), plain, goal)

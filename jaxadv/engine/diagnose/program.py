@@ -1,4 +1,4 @@
-"""Checks of the model's program (its jaxpr): what lies between the image and the logits."""
+"""Checks of the model's jaxpr: which operations lie between the image and the logits."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +20,14 @@ LIBRARIES = (str(Path(jax.__file__).parent), str(Path(__file__).parents[2]), "si
 
 
 class Program(NamedTuple):
-    """What a scan of the jaxpr found on the way of the images.
+    """The findings of a scan of the jaxpr, from the images to the logits.
 
-    connected: whether any derivative can reach the logits; cuts: operations that have none, where;
-    callbacks: those that leave JAX; inner: where the model takes gradients itself; rounding: the
-    machine epsilon of the coarsest floats.
+    Attributes:
+        connected: Whether any derivative can reach the logits.
+        cuts: Operations without a derivative, with their places.
+        callbacks: Operations that leave JAX, with their places.
+        inner: Places where the model takes gradients itself.
+        rounding: Machine epsilon of the least precise floats.
     """
 
     connected: bool
@@ -35,7 +38,7 @@ class Program(NamedTuple):
 
 
 def _place(eqn: Any) -> str:
-    """Where the user wrote it: " (file:line)", or nothing."""
+    """Return where the user's code calls the operation, " (file:line)", or an empty text."""
     frames = getattr(getattr(eqn.source_info, "traceback", None), "frames", ())
     own = [f for f in frames if not any(part in f.file_name for part in LIBRARIES)]
     return f" ({own[0].file_name.rsplit('/', 1)[-1]}:{own[0].line_num})" if own else ""
@@ -51,7 +54,10 @@ def _bodies(eqn: Any) -> list[Jaxpr]:
 
 
 class _Scan:
-    """Follows the images through a jaxpr: `reached` depends on them, `sloped` with derivative."""
+    """A walk of the images through a jaxpr.
+
+    Values that depend on the images are `reached`; those with a derivative are `sloped`.
+    """
 
     def __init__(self) -> None:
         self.cuts: dict[str, None] = {}  # in order, each once
@@ -62,7 +68,7 @@ class _Scan:
     def follow(
         self, jaxpr: Jaxpr, reached: list[bool], sloped: list[bool], place: str = "", loop: str = ""
     ) -> tuple[list[bool], list[bool]]:
-        """(reached, sloped) of the outputs, given those of the inputs."""
+        """Return (reached, sloped) of the outputs, given those of the inputs."""
         depends = {v for v, flag in zip(jaxpr.invars, reached, strict=True) if flag}
         slopes = {v for v, flag in zip(jaxpr.invars, sloped, strict=True) if flag}
 
@@ -86,11 +92,11 @@ class _Scan:
                 if any(moving):
                     self.cuts[f"{name}{here}"] = None
                 out_moving = [False] * len(eqn.outvars)
-            elif name.startswith("custom_"):  # its derivative is its author's
+            elif name.startswith("custom_"):  # the author defines its derivative
                 pass
             elif len(bodies) == 1 and len(bodies[0].invars) == len(given) and name not in LOOPS:
                 out_given, out_moving = self.follow(bodies[0], given, moving, here, loop)
-            else:  # loops and branches: as if every input reached every output
+            else:  # loops and branches: assume that every input reaches every output
                 within = " in a loop" if name in LOOPS else loop
                 for body in bodies:
                     flags = [True] * len(body.invars)
@@ -110,7 +116,7 @@ class _Scan:
 
 
 def read_program(model: Model, shape: tuple[int, ...]) -> Program:
-    """Scan the model's jaxpr for images of this shape [H, W, C]; nothing is computed."""
+    """Scan the model's jaxpr for images of `shape` [H, W, C]; nothing is computed."""
     jaxpr = APPLY.trace(model, jax.ShapeDtypeStruct((2, *shape), np.float32)).jaxpr.jaxpr
     last = [False] * (len(jaxpr.invars) - 1) + [True]  # the images are the last argument
     scan = _Scan()
@@ -121,7 +127,7 @@ def read_program(model: Model, shape: tuple[int, ...]) -> Program:
 
 
 def operations(program: Program) -> Finding:
-    """Whether a derivative can pass from the image to the logits at all."""
+    """Check whether a derivative can pass from the image to the logits."""
     message = ""
     if program.callbacks:
         message = f"the model leaves JAX by {', '.join(program.callbacks)}: gradients stop there; "
@@ -134,7 +140,7 @@ def operations(program: Program) -> Finding:
 
 
 def no_gradients_inside(program: Program) -> Finding:
-    """Whether the model optimises while it answers."""
+    """Check whether the model takes gradients in its forward pass."""
     places = ", ".join(dict.fromkeys(place.strip() for place in program.inner if place.strip()))
     return verdict(
         "no optimisation inside",

@@ -1,7 +1,7 @@
-"""Proved minimal distances: the truth that attacks can be held against.
+"""Exact minimal distances with proof, for checking attacks against the true value.
 
-Linear classifiers in closed form, decision trees by their leaves, ensembles of trees and ReLU
-networks with one hidden layer by mixed-integer programming (SciPy's HiGHS).
+Linear classifiers are solved in closed form, decision trees by their leaves, and ensembles of trees
+and ReLU networks with one hidden layer by mixed-integer programming (SciPy's HiGHS).
 """
 
 import math
@@ -37,26 +37,40 @@ def exact_distance(
     seconds: float = math.inf,
     gap: float = 1e-5,
 ) -> ExactDistance:
-    """The smallest distance at which a classifier errs, with proof.
+    """Compute the minimal adversarial distance of one image, with proof.
 
-    classifier: a `LinearClassifier` (all norms, also with infinite bounds), a `TreeEnsemble` (all
-    norms) or a `ReLUNetwork` (Linf and L1; HiGHS has no quadratic objective with integers); see
-    `linear_classifier`, `tree_ensemble`, `relu_network`. image: [...] in row order; label: its
-    class; norm: "linf", "l2", "l1" or "l0". upper: a distance at which an adversarial image is
-    known, say of an attack; nothing beyond is looked for. bounds: the box. seconds: in all, after
-    which what is known is returned, `proved` False. gap: the relative gap of each program. All is
-    computed in float64.
+    All is computed in float64. For linear classifiers and networks the distance is the infimum, at
+    which another score equals the label's (networks: to HiGHS's tolerance of about 1e-7). Trees
+    compare inputs as float32, as scikit-learn does, and another score must exceed the label's by
+    1e-5 of the largest score, so that a tie is no mistake. A misclassified image has distance 0.
 
-    Linear classifiers and networks: the infimum, at which another score is equal to the label's
-    (networks: to HiGHS's 1e-7 or so). Trees: inputs are compared as float32, as scikit-learn does,
-    and another score must exceed the label's by 1e-5 of the largest, so that a tie is no mistake.
     One tree and linear classifiers take milliseconds; forests of ten shallow trees a second; a
-    784-40-10 network seconds to minutes, all growing fast with the distance. An image that is
-    misclassified is at distance 0. Where nothing adversarial lies within `upper`, the distance is
-    infinite, `lower` is `upper`, and that is not called proved unless the box ends there.
+    784-40-10 network seconds to minutes. All but the first two grow fast with the distance.
 
-    Raises ValueError for what does not fit together, for a norm that the classifier's method does
-    not have, and for settings that cannot be meant.
+    Args:
+        classifier: A `LinearClassifier` (all norms, also with infinite bounds), a `TreeEnsemble`
+            (all norms) or a `ReLUNetwork` (Linf and L1; HiGHS has no quadratic objective with
+            integers); see `linear_classifier`, `tree_ensemble` and `relu_network`.
+        image: The image [...], whose entries in row order are the classifier's inputs.
+        label: The class of the image.
+        norm: "linf", "l2", "l1" or "l0".
+        upper: A distance at which an adversarial image is known, such as one found by an attack;
+            the search does not go beyond it.
+        bounds: The least and the largest value of a pixel.
+        seconds: Time limit of the whole call, after which the best result so far is returned, with
+            `proved` False.
+        gap: The relative gap of each mixed-integer program.
+
+    Returns:
+        The distance, the adversarial image, and what was proved. If no adversarial image lies
+        within `upper`, the distance is infinite and `lower` is `upper`; that counts as proved only
+        if the box ends there.
+
+    Raises:
+        ValueError: `classifier` is of another type or its arrays do not fit together; its method
+            does not have `norm`; `image` has another size than the classifier's inputs, is not
+            finite or leaves `bounds`; `label` is not a class; or `upper`, `seconds` or `gap` is not
+            above 0.
 
     >>> import numpy as np, jaxadv as ja
     >>> larger = ja.LinearClassifier(np.eye(2), np.zeros(2))  # of two pixels the larger one wins

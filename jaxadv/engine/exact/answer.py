@@ -1,4 +1,4 @@
-"""What a proof of a minimal distance returns, and the checks that all kinds of classifier share."""
+"""The result of an exact distance, and the checks that all kinds of classifiers share."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,11 +7,15 @@ import numpy as np
 
 
 class ExactDistance(NamedTuple):
-    """The answer of `exact_distance`.
+    """The result of `exact_distance`.
 
-    distance: float, of `witness` from the image, recomputed in float64 (infinite: none found);
-    witness: float64, in the image's shape, or None; proved: whether nothing nearer exists, but for
-    the gap; lower: float, proved: no adversarial image is nearer than that; seconds: wall time.
+    Attributes:
+        distance: Distance of `witness` from the image, recomputed in float64; infinite if no
+            adversarial image was found.
+        witness: The adversarial image, float64 in the image's shape, or None.
+        proved: Whether no adversarial image is nearer, up to the gap.
+        lower: Proved lower bound: no adversarial image is nearer than this.
+        seconds: Wall time.
     """
 
     distance: float
@@ -22,10 +26,18 @@ class ExactDistance(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What is to be proved of one input.
+    """The problem to solve for one input.
 
-    x: float64 [D]; low, high: the box; limit: how far to look; whole: how far the box reaches;
-    seconds: for the answer; gap: the relative gap of each program.
+    Attributes:
+        x: The input, float64 [D].
+        label: The class of the input.
+        norm: "linf", "l2", "l1" or "l0".
+        low: The least value of an entry.
+        high: The largest value of an entry.
+        limit: Distance up to which to search.
+        whole: Distance that covers the whole box.
+        seconds: Time limit.
+        gap: The relative gap of each program.
     """
 
     x: np.ndarray
@@ -39,7 +51,7 @@ class Question(NamedTuple):
     gap: float
 
     def answer(self, best: float, witness: np.ndarray | None, lower: float) -> ExactDistance:
-        """The nearest that was found, and that nothing else is nearer than `lower`."""
+        """Return the result, from the nearest input found and a proved lower bound."""
         exhausted = best == math.inf and lower >= self.whole  # nothing in the box
         lower = math.inf if exhausted else min(lower, best)
         proved = exhausted or (best < math.inf and lower >= best * (1 - 2 * self.gap))
@@ -47,7 +59,7 @@ class Question(NamedTuple):
 
 
 def length(norm: str, delta: np.ndarray) -> float:
-    """The norm of a perturbation, in float64."""
+    """Return the norm of a perturbation, in float64."""
     size = np.abs(delta)
     if norm == "l0":
         return float((size > 0).sum())
@@ -59,7 +71,22 @@ def length(norm: str, delta: np.ndarray) -> float:
 def checked_image(
     image: Any, inputs: int, label: int, classes: int, bounds: tuple[float, float]
 ) -> np.ndarray:
-    """The image as a float64 vector [inputs]; ValueError for one that does not fit."""
+    """Return the image as a float64 vector [inputs].
+
+    Args:
+        image: The image, in any shape.
+        inputs: Number of inputs of the classifier.
+        label: The class of the image.
+        classes: Number of classes.
+        bounds: The least and the largest value of a pixel.
+
+    Returns:
+        The entries of the image in row order.
+
+    Raises:
+        ValueError: `image` has another number of entries, is not finite or leaves `bounds`, or
+            `label` is not a class.
+    """
     x = np.asarray(image, np.float64).ravel()
     if x.size != inputs:
         raise ValueError(f"image has {x.size} entries, but the classifier takes {inputs}")
@@ -74,7 +101,7 @@ def checked_image(
 
 
 def check_settings(upper: float | None, seconds: float, gap: float) -> None:
-    """ValueError for settings that cannot be meant."""
+    """Raise ValueError unless `upper` (if given), `seconds` and `gap` are above 0."""
     for name, value in (("upper", upper), ("seconds", seconds), ("gap", gap)):
         if value is not None and not value > 0:
             raise ValueError(f"{name}={value}: pass a number above 0")

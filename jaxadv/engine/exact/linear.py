@@ -1,7 +1,7 @@
-"""The minimal change of an input to a linear classifier, in closed form, with the box.
+"""Exact minimal distances of linear classifiers, in closed form, with the box.
 
-Towards one other class the inputs that it wins are a half-space; the nearest point of it within the
-box is found by water-filling: each entry moves as the norm bids, until its room is used up.
+The inputs at which one other class wins are a half-space. Its nearest point within the box is found
+by water-filling: every entry moves at the pace that the norm sets, until it reaches the box.
 """
 
 import math
@@ -15,13 +15,18 @@ NORMS = ("l0", "l1", "l2", "linf")
 
 
 class LinearClassifier(NamedTuple):
-    """scores = x @ weights + biases: weights [D, K], biases [K], float64."""
+    """A linear classifier: scores = x @ weights + biases.
+
+    Attributes:
+        weights: float64 [D, K].
+        biases: float64 [K].
+    """
 
     weights: np.ndarray
     biases: np.ndarray
 
     def checked(self) -> "LinearClassifier":
-        """Itself in float64; ValueError where the arrays do not fit together."""
+        """Return the classifier in float64; ValueError if arrays do not fit or are not finite."""
         weights, biases = np.asarray(self.weights, float), np.asarray(self.biases, float)
         if weights.ndim != 2 or biases.shape != weights.shape[1:] or len(biases) < 2:
             raise ValueError(
@@ -34,32 +39,42 @@ class LinearClassifier(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Inputs, classes."""
+        """Number of inputs and of classes."""
         return self.weights.shape  # type: ignore[return-value]
 
     def scores(self, x: Any) -> np.ndarray:
-        """Scores [..., K] of inputs [..., D]."""
+        """Return the scores [..., K] of inputs [..., D]."""
         return np.asarray(x, np.float64) @ self.weights + self.biases
 
 
 def linear_classifier(estimator: Any) -> LinearClassifier:
-    """The weights of a fitted linear classifier of scikit-learn.
+    """Read the weights of a fitted linear classifier of scikit-learn.
 
-    LogisticRegression, LinearSVC, SVC(kernel="linear") with two classes, SGDClassifier,
-    RidgeClassifier, Perceptron, LinearDiscriminantAnalysis: whatever has `coef_` and `intercept_`;
-    and the naive Bayes classifiers of counts, which are linear too. Of two classes the first has
-    the score 0. Raises ValueError for any other estimator, and for one that is not fitted.
+    With two classes the score of the first is 0.
 
-    >>> import numpy as np, jaxadv as ja
-    >>> from sklearn.linear_model import LogisticRegression
-    >>> fitted = LogisticRegression().fit(np.eye(3), [0, 1, 2])
-    >>> ja.linear_classifier(fitted).weights.shape
-    (3, 3)
+    Args:
+        estimator: A fitted estimator with `coef_` and `intercept_` (LogisticRegression, LinearSVC,
+            SVC(kernel="linear") with two classes, SGDClassifier, RidgeClassifier, Perceptron,
+            LinearDiscriminantAnalysis), or a naive Bayes classifier of counts (MultinomialNB,
+            ComplementNB), which is linear too.
+
+    Returns:
+        The classifier in float64.
+
+    Raises:
+        ValueError: `estimator` is not linear, not of these kinds or not fitted.
+
+    Example:
+        >>> import numpy as np, jaxadv as ja
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> fitted = LogisticRegression().fit(np.eye(3), [0, 1, 2])
+        >>> ja.linear_classifier(fitted).weights.shape
+        (3, 3)
     """
     name = type(estimator).__name__
     if name in ("MultinomialNB", "ComplementNB") and hasattr(estimator, "feature_log_prob_"):
         weights, biases = estimator.feature_log_prob_, estimator.class_log_prior_
-        if name == "ComplementNB":  # its prior counts only where there is but one class
+        if name == "ComplementNB":  # it uses the prior only with a single class
             biases = np.zeros(len(weights)) if len(weights) > 1 else biases
     elif hasattr(estimator, "coef_") and hasattr(estimator, "classes_"):
         weights = getattr(estimator.coef_, "toarray", lambda: estimator.coef_)()
@@ -82,7 +97,7 @@ def linear_classifier(estimator: Any) -> LinearClassifier:
 
 
 def nearest(classifier: LinearClassifier, question: Question) -> ExactDistance:
-    """The nearest input at which another score is at least the label's."""
+    """Return the nearest input at which another score is at least the label's."""
     x, label, norm, low, high = question[:5]
     scores = classifier.scores(x)
     best, witness = math.inf, None
@@ -100,25 +115,35 @@ def nearest(classifier: LinearClassifier, question: Question) -> ExactDistance:
 def half_space_step(
     slope: np.ndarray, missing: float, down: np.ndarray, up: np.ndarray, norm: str
 ) -> np.ndarray | None:
-    """The shortest delta [D] with slope @ delta >= missing and down <= delta <= up, or None.
+    """Return the shortest delta [D] with slope @ delta >= missing and down <= delta <= up.
 
-    norm: "l0", "l1", "l2" or "linf"; down <= 0 <= up, either may be infinite. Exact but for
-    rounding: the entries are sorted by when their room is used up.
+    Exact up to rounding: the entries are sorted by when they reach the box.
 
-    >>> import numpy as np
-    >>> from jaxadv.engine.exact.linear import half_space_step
-    >>> half_space_step(np.array([2.0, 1.0]), 3.0, -np.ones(2), np.array([1.0, 9.0]), "linf")
-    array([1., 1.])
+    Args:
+        slope: Normal [D] of the half-space.
+        missing: Value that slope @ delta has to reach.
+        down: Lower bounds [D] of delta, at most 0; may be infinite.
+        up: Upper bounds [D] of delta, at least 0; may be infinite.
+        norm: "l0", "l1", "l2" or "linf".
+
+    Returns:
+        The step, or None if no step within the bounds reaches the half-space.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxadv.engine.exact.linear import half_space_step
+        >>> half_space_step(np.array([2.0, 1.0]), 3.0, -np.ones(2), np.array([1.0, 9.0]), "linf")
+        array([1., 1.])
     """
     if missing <= 0:
         return np.zeros_like(slope)
     steep, sign = np.abs(slope), np.sign(slope)
     room = np.where(slope > 0, up, np.where(slope < 0, -down, 0.0))
     with np.errstate(invalid="ignore"):
-        gain = np.where(steep > 0, steep * room, 0.0)  # of each entry with all its room
+        gain = np.where(steep > 0, steep * room, 0.0)  # of each entry at the edge of the box
     if gain.sum() < missing:
         return None
-    if norm in ("l0", "l1"):  # the entries that give most, one after the other
+    if norm in ("l0", "l1"):  # the entries that gain most, one after the other
         order = np.argsort(-(gain if norm == "l0" else steep), kind="stable")
         before = np.concatenate([[0.0], np.cumsum(gain[order])[:-1]])
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -126,19 +151,19 @@ def half_space_step(
         size = np.zeros_like(room)
         size[order] = np.minimum(np.where(steep[order] > 0, wanted, 0.0), room[order])
         return sign * size
-    pace = np.where(steep > 0, 1.0 if norm == "linf" else steep, 0.0)  # of each entry, in time
+    pace = np.where(steep > 0, 1.0 if norm == "linf" else steep, 0.0)  # of each entry
     with np.errstate(divide="ignore", invalid="ignore"):
         end = np.where(pace > 0, room / pace, np.inf)
     order = np.argsort(end, kind="stable")
     rate = (steep * pace)[order]
-    left = rate[::-1].cumsum()[::-1]  # what all entries give per time that are still moving
+    left = rate[::-1].cumsum()[::-1]  # gain per unit of time of all entries still moving
     finite = np.isfinite(end[order])
     times = np.where(finite, end[order], 0.0)
     done = np.concatenate([[0.0], np.where(finite, rate * times, 0.0).cumsum()[:-1]])
     # Between two ends the sum is done + left * time: the first stretch that reaches it.
     beyond = np.where(left > 0, np.inf, -np.inf)  # for as long as any entry can move
     reached = np.where(finite, done + left * times, beyond) >= missing
-    if not reached.any():  # by rounding alone: every entry with all its room
+    if not reached.any():  # by rounding alone: every entry at the edge of the box
         return sign * np.where(pace > 0, room, 0.0)
     first = int(reached.argmax())
     time = (missing - done[first]) / left[first]

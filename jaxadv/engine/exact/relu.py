@@ -1,8 +1,8 @@
-"""Proved minimal distances of ReLU networks with one hidden layer, by mixed-integer programming.
+"""Exact minimal distances of ReLU networks with one hidden layer, by mixed-integer programming.
 
-The truth that attacks can be held against: every ReLU whose sign is not settled within the best
-distance known is a binary variable, so that the programs together have exactly the network's
-adversarial images as their feasible points (Tjeng, Xiao and Tedrake 2017, arXiv 1711.07356).
+Every ReLU whose sign is not fixed within the best distance known is a binary variable, so the
+feasible points of the programs together are exactly the network's adversarial images (Tjeng, Xiao
+and Tedrake 2017, arXiv 1711.07356).
 """
 
 import math
@@ -17,11 +17,18 @@ from jaxadv.core.model import Model
 from jaxadv.engine.exact.answer import ExactDistance, Question, length
 
 NORMS = ("l1", "linf")
-SOLVED, STOPPED, NOTHING = 0, 1, 2  # scipy's status of a program; the last: infeasible
+SOLVED, STOPPED, NOTHING = 0, 1, 2  # SciPy's status of a program; NOTHING: infeasible
 
 
 class ReLUNetwork(NamedTuple):
-    """logits = relu(x @ w1 + b1) @ w2 + b2. w1 [D, H], b1 [H], w2 [H, K], b2 [K]."""
+    """A network with one hidden layer: logits = relu(x @ w1 + b1) @ w2 + b2.
+
+    Attributes:
+        w1: Weights of the hidden layer, [D, H].
+        b1: Biases of the hidden layer, [H].
+        w2: Weights of the output layer, [H, K].
+        b2: Biases of the output layer, [K].
+    """
 
     w1: np.ndarray
     b1: np.ndarray
@@ -29,7 +36,7 @@ class ReLUNetwork(NamedTuple):
     b2: np.ndarray
 
     def checked(self) -> "ReLUNetwork":
-        """Itself in float64; ValueError where the arrays do not fit together."""
+        """Return the network in float64; ValueError if arrays do not fit or are not finite."""
         network = ReLUNetwork(*(np.asarray(array, np.float64) for array in self))
         w1, b1, w2, b2 = network
         shapes = {name: array.shape for name, array in network._asdict().items()}
@@ -44,25 +51,34 @@ class ReLUNetwork(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Inputs, classes."""
+        """Number of inputs and of classes."""
         return len(self.w1), len(self.b2)
 
     def scores(self, x: Any) -> np.ndarray:
-        """Logits [..., K] of inputs [..., D]."""
+        """Return the logits [..., K] of inputs [..., D]."""
         return np.maximum(x @ self.w1 + self.b1, 0) @ self.w2 + self.b2
 
 
 def relu_network(model: Model) -> ReLUNetwork:
-    """The four arrays, float64, of a model made of the definition "FC" with one hidden layer.
+    """Read the four arrays of a model made of the definition "FC" with one hidden layer.
 
-    Raises ValueError for any other model, and for another activation than ReLU.
+    Args:
+        model: A model made of the definition "FC", with one hidden layer and ReLU.
 
-    >>> import jax, jax.numpy as jnp, jaxadv as ja
-    >>> from jaxadv.models import get_definition
-    >>> module = get_definition("FC")(widths=(5,), classes=3)
-    >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
-    >>> ja.relu_network(ja.from_linen(module, variables)).w1.shape
-    (4, 5)
+    Returns:
+        The network in float64.
+
+    Raises:
+        ValueError: `model` is of another definition, or has another number of hidden layers or
+            another activation.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxadv as ja
+        >>> from jaxadv.models import get_definition
+        >>> module = get_definition("FC")(widths=(5,), classes=3)
+        >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
+        >>> ja.relu_network(ja.from_linen(module, variables)).w1.shape
+        (4, 5)
     """
     module: Any = getattr(model.apply, "module", None)
     if type(module).__name__ != "FC":
@@ -81,11 +97,19 @@ def relu_network(model: Model) -> ReLUNetwork:
 
 
 def nearest(network: ReLUNetwork, question: Question) -> ExactDistance:
-    """The nearest input at which another logit is at least the label's.
+    """Return the nearest input at which another logit is at least the label's.
 
-    One program per other class, the class that a walk along the linearised network puts nearest
-    first; every ReLU that the best distance so far does not fix is a binary. What a program answers
-    is solved again as a linear program with the signs it found, and evaluated.
+    Solves one program for each other class, in the order of the distances that a walk along the
+    linearised network reaches. Every ReLU that the best distance so far does not fix is a binary
+    variable. The signs that a program finds are then fixed, and the remaining linear program is
+    solved; its solution is evaluated by the network.
+
+    Args:
+        network: The network, in float64.
+        question: The input, the norm and the limits.
+
+    Returns:
+        The nearest adversarial input found, and the proved lower bound.
     """
     begun = time.monotonic()
     x, label, norm, low, high, limit, _, seconds, gap = question
@@ -117,18 +141,19 @@ def nearest(network: ReLUNetwork, question: Question) -> ExactDistance:
             if found is not None and (distance := length(norm, found - x)) < best:
                 best, witness = distance, found
             elif not guess:
-                break  # what was found fulfils the program only to its tolerance, or time is up
+                break  # the solution meets the program only to its tolerance, or time is up
             guess = False
         lower = min(lower, below)
     return question.answer(best, witness, lower)
 
 
 class _Program:
-    """The nearest x' = x + radius * u at which logit `other` is at least the label's.
+    """Find the nearest x' = x + radius * u at which logit `other` is at least the label's.
 
-    Variables: in units of the radius u [D] and its length t (Linf), or the positive and the
-    negative part of u [2 D] (L1); the inputs a [H] of the ReLUs, their outputs h [H], and z [H], 1
-    where a ReLU is on. What the intervals of a within the radius settle is fixed.
+    Its variables are, in units of the radius, u [D] and its length t (Linf), or the positive and
+    the negative part of u [2 D] (L1); the inputs a [H] of the ReLUs, their outputs h [H], and z
+    [H], 1 where a ReLU is on. A ReLU is fixed if the interval of its input within the radius fixes
+    its sign.
     """
 
     def __init__(
@@ -137,7 +162,7 @@ class _Program:
     ) -> None:  # fmt: skip
         down, up = np.maximum((low - x) / radius, -1), np.minimum((high - x) / radius, 1)
         centre, scaled = x @ network.w1 + network.b1, radius * network.w1
-        hair = 1e-9 * (1 + np.abs(centre) + np.abs(scaled).sum(0))  # of rounding
+        hair = 1e-9 * (1 + np.abs(centre) + np.abs(scaled).sum(0))  # for rounding
         least = centre - _reach(norm, -scaled, down, up) - hair
         most = centre + _reach(norm, scaled, down, up) + hair
         dead, linear = most <= 0, least >= 0
@@ -149,7 +174,7 @@ class _Program:
             self.cost, first = np.r_[np.zeros(size), 1.0], (np.r_[down, 0.0], np.r_[up, 1.0])
             t, some = np.ones((size, 1)), np.full(size, np.inf)
             rest = sparse.csr_array((size, 3 * width))
-            length = [  # not needed where only t <= 1 counts
+            length = [  # not needed to search, where t <= 1 suffices
                 ([sparse.eye_array(size), -t, rest], -some, np.zeros(size)),
                 ([sparse.eye_array(size), t, rest], np.zeros(size), some),
             ]
@@ -161,7 +186,7 @@ class _Program:
         gain = (network.w2[:, other] - network.w2[:, label])[None]
         wanted = network.b2[label] - network.b2[other]
         none, blank = np.zeros((width, len(self.cost))), np.zeros((1, len(self.cost) + width))
-        rows = [  # blocks of one matrix, and what its product may be: from, to
+        rows = [  # blocks of one matrix, least and largest value of its product
             ([-(scaled.T @ self.parts), one, 0 * one, 0 * one], centre, centre),  # a
             ([none, -one, one, 0 * one], nought, far),  # h >= a
             ([none, -one, one, -np.diag(least)], -far, -least),  # h <= a where z is 1
@@ -177,7 +202,7 @@ class _Program:
         self.x, self.radius, self.width, self.box = x, radius, width, (low, high)
 
     def search(self, seconds: float) -> tuple[int, np.ndarray | None]:
-        """(status, which ReLUs are on [H]) of some x' within the radius."""
+        """Return (status, mask [H] of the ReLUs that are on) for some x' within the radius."""
         found = milp(
             0 * self.cost, constraints=self.within, bounds=Bounds(self.least, self.most),
             integrality=self.binary, options={"time_limit": max(min(seconds, 1e7), 0.01)},
@@ -185,7 +210,7 @@ class _Program:
         return found.status, None if found.x is None else found.x[-self.width :] > 0.5
 
     def nearest(self, on: np.ndarray, seconds: float) -> np.ndarray | None:
-        """The nearest x' at which these ReLUs [H] are on and the others off: a linear program."""
+        """Solve the linear program of the nearest x' at which exactly the ReLUs `on` [H] are on."""
         start = len(self.cost) - 3 * self.width
         least, most = self.least.copy(), self.most.copy()
         least[-self.width :] = most[-self.width :] = on
@@ -210,7 +235,7 @@ def _constraint(rows: list[tuple[list[Any], Any, Any]]) -> LinearConstraint:
 
 
 def _reach(norm: str, weights: np.ndarray, down: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """The largest <w, u> [H] for weights [D, H] over down <= u <= up and, in L1, sum |u| <= 1."""
+    """Return the largest <w, u> [H] of weights [D, H]: down <= u <= up; in L1 sum |u| <= 1."""
     room = np.where(weights > 0, up[:, None], -down[:, None])
     steep = np.abs(weights)
     if norm == "linf":
@@ -224,7 +249,7 @@ def _reach(norm: str, weights: np.ndarray, down: np.ndarray, up: np.ndarray) -> 
 def _walk(
     network: ReLUNetwork, x: np.ndarray, label: int, other: int, norm: str, low: float, high: float
 ) -> np.ndarray | None:
-    """An image that is adversarial, on a line from x: a first guess, by linearising 30 times."""
+    """Return an adversarial image on a line from x, by 30 linearisations, or None."""
     point, gain = x, network.w2[:, other] - network.w2[:, label]
     for _ in range(30):
         logits = network.scores(point)

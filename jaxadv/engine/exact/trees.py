@@ -1,8 +1,8 @@
-"""The minimal change of an input to a decision tree or an ensemble of trees, in any norm.
+"""Exact minimal distances of decision trees and ensembles of trees, in any norm.
 
-A leaf is a box: the nearest input of one tree lies in the nearest box of another class. For an
-ensemble the boxes of all trees must meet: a mixed-integer program over the thresholds (Kantchelian,
-Tygar and Joseph 2015, arXiv 1509.07892), in which every norm is a sum of costs of intervals.
+A leaf is a box: for one tree the nearest input lies in the nearest box of another class. For an
+ensemble the boxes of all trees must meet, which is a mixed-integer program over the thresholds
+(Kantchelian, Tygar and Joseph 2015, arXiv 1509.07892); every norm is a sum of costs of intervals.
 """
 
 import math
@@ -16,17 +16,27 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from jaxadv.engine.exact.answer import ExactDistance, Question, length
 
 NORMS = ("l0", "l1", "l2", "linf")
+# Estimators whose probabilities are the mean of their trees'; subclasses too.
+FORESTS = {"RandomForestClassifier", "ExtraTreesClassifier", "BaggingClassifier"}
 INFEASIBLE = 2  # SciPy's status of a program
-HAIR = 1e-5  # of the largest score: by so much another class must win
+HAIR = 1e-5  # fraction of the largest score by which another class must win
 
 
 class TreeEnsemble(NamedTuple):
-    """scores = initial + the sum over trees of the scores [K] of the leaf that an input falls into.
+    """A sum of decision trees: scores = initial + the scores of the leaf of each tree.
 
-    Nodes of all trees in one list. feature [M]: the input that a node looks at, -1 at a leaf;
-    threshold [M] float32: the largest value that still goes to `left`; left, right [M]: nodes;
-    scores [M, K] float64: 0 but at leaves; roots [T]: where each tree begins; initial [K]; depth:
-    of the deepest tree; inputs: D.
+    The M nodes of all T trees are in one list.
+
+    Attributes:
+        feature: Input that a node compares, int [M]; -1 at leaves.
+        threshold: Largest value that still goes to `left`, float32 [M].
+        left: Node of the smaller values, int [M].
+        right: Node of the larger values, int [M].
+        leaf_scores: Scores of the leaves, float64 [M, K]; 0 elsewhere.
+        roots: Root of each tree, int [T].
+        initial: Scores before any tree, [K].
+        depth: Depth of the deepest tree.
+        inputs: Number D of inputs.
     """
 
     feature: np.ndarray
@@ -44,11 +54,11 @@ class TreeEnsemble(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Inputs, classes."""
+        """Number of inputs and of classes."""
         return self.inputs, len(self.initial)
 
     def scores(self, x: Any) -> np.ndarray:
-        """Scores [N, K] of inputs [N, D], as float32."""
+        """Return the scores [N, K] of inputs [N, D], which are compared as float32."""
         x = np.asarray(x, np.float32)
         rows = np.arange(len(x))[:, None]
         node = np.broadcast_to(self.roots, (len(x), len(self.roots)))
@@ -61,52 +71,69 @@ class TreeEnsemble(NamedTuple):
 
 
 def tree_ensemble(estimator: Any) -> TreeEnsemble:
-    """The trees of a fitted classifier of scikit-learn.
+    """Read the trees of a fitted classifier of scikit-learn.
 
-    DecisionTreeClassifier, ExtraTreeClassifier, RandomForestClassifier, ExtraTreesClassifier and
-    GradientBoostingClassifier; scores are mean probabilities, of boosting its raw scores (of two
-    classes the first has the score 0). Raises ValueError for any other estimator, and for one that
-    is not fitted.
+    The scores are mean probabilities, or the raw scores of boosting (with two classes the score of
+    the first is 0).
 
-    >>> import numpy as np, jaxadv as ja
-    >>> from sklearn.tree import DecisionTreeClassifier
-    >>> fitted = DecisionTreeClassifier().fit(np.eye(3), [0, 1, 2])
-    >>> ja.tree_ensemble(fitted).scores(np.eye(3)).argmax(1)
-    array([0, 1, 2])
+    Args:
+        estimator: A fitted DecisionTreeClassifier, ExtraTreeClassifier, RandomForestClassifier,
+            ExtraTreesClassifier, BaggingClassifier of trees or GradientBoostingClassifier.
+
+    Returns:
+        The trees.
+
+    Raises:
+        ValueError: `estimator` is of another kind or not fitted, predicts several labels, or is a
+            boosting whose `init` is another estimator.
+
+    Example:
+        >>> import numpy as np, jaxadv as ja
+        >>> from sklearn.tree import DecisionTreeClassifier
+        >>> fitted = DecisionTreeClassifier().fit(np.eye(3), [0, 1, 2])
+        >>> ja.tree_ensemble(fitted).scores(np.eye(3)).argmax(1)
+        array([0, 1, 2])
     """
-    grown = getattr(estimator, "estimators_", None)
+    name, grown = type(estimator).__name__, getattr(estimator, "estimators_", None)
+    if isinstance(getattr(estimator, "classes_", None), list):
+        raise ValueError(f"estimator: this {name} answers several labels: fit one for each")
     if hasattr(estimator, "tree_") and hasattr(estimator, "classes_"):
-        trees = [(estimator.tree_, None, 1.0)]
-    elif type(estimator).__name__ == "GradientBoostingClassifier" and grown is not None:
-        raw = grown.shape[1] == 1  # of two classes: one score, that of the second
+        trees = [(estimator, None, 1.0)]
+    elif name == "GradientBoostingClassifier" and grown is not None:
+        if estimator.init not in (None, "zero"):
+            raise ValueError(f"estimator: {name} begins with init={estimator.init}, not a constant")
+        raw = grown.shape[1] == 1  # with two classes: one score, that of the second
         trees = [
-            (tree.tree_, place + raw, estimator.learning_rate)
+            (tree, place + raw, estimator.learning_rate)
             for row in grown
             for place, tree in enumerate(row)
         ]
     elif grown is not None and all(hasattr(tree, "tree_") for tree in grown):
-        if not hasattr(estimator, "predict_proba") or hasattr(estimator, "estimator_weights_"):
-            raise ValueError(
-                f"estimator is {type(estimator).__name__}: its trees do not vote alike"
-            )
-        trees = [(tree.tree_, None, 1 / len(grown)) for tree in grown]
+        if FORESTS.isdisjoint(kind.__name__ for kind in type(estimator).__mro__):
+            raise ValueError(f"estimator is {name}: its trees do not vote alike")
+        trees = [(tree, None, 1 / len(grown)) for tree in grown]
     else:
         raise ValueError(
-            f"estimator is {type(estimator).__name__}: pass a fitted decision tree, random forest "
-            "or GradientBoostingClassifier"
+            f"estimator is {name}: pass a fitted decision tree, random forest, bagged trees or "
+            "GradientBoostingClassifier"
         )
-    classes = len(estimator.classes_)
+    classes, inputs = len(estimator.classes_), int(estimator.n_features_in_)
+    # A bagged tree may use some inputs only, and may have been fitted without some class.
+    looked_at = getattr(estimator, "estimators_features_", [np.arange(inputs)] * len(trees))
     parts, roots, nodes = [], [], 0
-    for tree, place, weight in trees:
+    for (one, place, weight), own in zip(trees, looked_at, strict=True):
+        tree = one.tree_
         leaf = tree.children_left < 0
         value = tree.value[:, 0]
         scores = np.zeros((tree.node_count, classes))
-        if place is None:
-            scores[leaf] = weight * value[leaf] / value[leaf].sum(1, keepdims=True)
-        else:
+        if place is not None:
             scores[leaf, place] = weight * value[leaf, 0]
+        else:
+            seen = np.arange(classes) if value.shape[1] == classes else one.classes_.astype(int)
+            share = value[leaf] / value[leaf].sum(1, keepdims=True)
+            scores[np.ix_(leaf, seen)] = weight * share
         parts.append((
-            np.where(leaf, -1, tree.feature), _below(tree.threshold),
+            np.where(leaf, -1, own[np.maximum(tree.feature, 0)]), _below(tree.threshold),
             np.where(leaf, 0, tree.children_left + nodes),
             np.where(leaf, 0, tree.children_right + nodes), scores,
         ))  # fmt: skip
@@ -117,24 +144,24 @@ def tree_ensemble(estimator: Any) -> TreeEnsemble:
     )
     ensemble = TreeEnsemble(
         feature, threshold, left, right, scores, np.array(roots), np.zeros(classes),
-        max(tree.max_depth for tree, _, _ in trees), int(estimator.n_features_in_),
+        max(one.tree_.max_depth for one, _, _ in trees), inputs,
     )  # fmt: skip
     if trees[0][1] is None:
         return ensemble
-    blank = np.zeros((1, ensemble.inputs), np.float32)  # what boosting begins with: the difference
+    blank = np.zeros((1, ensemble.inputs), np.float32)  # its difference is `initial`
     raw = np.ravel(estimator.decision_function(blank))
     raw = np.r_[0.0, raw] if classes == 2 else raw
     return ensemble._replace(initial=raw - ensemble.scores(blank)[0])
 
 
 def _below(thresholds: np.ndarray) -> np.ndarray:
-    """The largest float32 that is at most each threshold: inputs are compared as float32."""
+    """Return the largest float32 that is at most each threshold: inputs are compared as float32."""
     near = thresholds.astype(np.float32)
     return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
 
 
 def _boxes(ensemble: TreeEnsemble) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The leaves [L] of the first tree and their boxes, low [L, D] to high [L, D] inclusive."""
+    """Return the leaves [L] of the first tree and their boxes, low and high [L, D] (inclusive)."""
     leaves, lows, highs = [], [], []
     everywhere = np.full(ensemble.inputs, np.inf)
     stack = [(ensemble.roots[0], -everywhere, everywhere)]
@@ -152,7 +179,7 @@ def _boxes(ensemble: TreeEnsemble) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def nearest(ensemble: TreeEnsemble, question: Question) -> ExactDistance:
-    """The nearest input at which another score exceeds the label's by more than a hair."""
+    """Return the nearest input at which another score exceeds the label's by at least `HAIR`."""
     begun = time.monotonic()
     x, label, norm, low, high = question[:5]
     hair = HAIR * np.abs(ensemble.leaf_scores).max() * len(ensemble.roots)
@@ -170,7 +197,7 @@ def nearest(ensemble: TreeEnsemble, question: Question) -> ExactDistance:
             return question.answer(math.inf, None, question.limit)
         return question.answer(best, witness, best if witness is not None else question.whole)
     program, lower = _Program(ensemble, question), math.inf
-    for other in np.argsort(-ensemble.scores(x[None])[0]):  # the likeliest to be near first
+    for other in np.argsort(-ensemble.scores(x[None])[0]):  # the runner-up first
         if other == label:
             continue
         left = question.seconds - (time.monotonic() - begun)
@@ -182,8 +209,11 @@ def nearest(ensemble: TreeEnsemble, question: Question) -> ExactDistance:
 
 
 class _Program:
-    """Variables: for each threshold of each feature whether the input is at most it (binary), for
-    each leaf whether the input falls into it, and in Linf the distance."""
+    """The mixed-integer program of an ensemble of trees.
+
+    Its variables are, for each threshold of each feature, whether the input is at most the
+    threshold (binary); for each leaf, whether the input falls into it; and in Linf the distance.
+    """
 
     def __init__(self, ensemble: TreeEnsemble, question: Question) -> None:
         self.ensemble, self.question = ensemble, question
@@ -197,11 +227,11 @@ class _Program:
         self.first = np.concatenate([[0], np.cumsum([len(t) for t in self.thresholds])])
         self.splits = int(self.first[-1])
         leaf = np.flatnonzero(ensemble.feature < 0)
-        self.place = np.full(len(ensemble.feature), -1)  # of a leaf, among the variables
+        self.place = np.full(len(ensemble.feature), -1)  # variable of each leaf
         self.place[leaf] = self.splits + np.arange(len(leaf))
         self.leaf, self.size = leaf, self.splits + len(leaf) + (self.norm == "linf")
 
-        # Intervals of each feature, from - to, and what it costs to be in them.
+        # Intervals of each feature, from - to, and their costs.
         self.least, self.most, self.cost = [], [], []
         for f, t in zip(self.features, self.thresholds, strict=True):
             least = np.maximum(np.r_[-np.inf, np.nextafter(t, np.float32(np.inf))], question.low)
@@ -217,14 +247,17 @@ class _Program:
         return away**2 if self.norm == "l2" else away
 
     def _split(self, node: int) -> int:
-        """The variable of a node's threshold."""
+        """Return the variable of a node's threshold."""
         place = int(np.searchsorted(self.features, self.ensemble.feature[node]))
         where = np.searchsorted(self.thresholds[place], self.ensemble.threshold[node])
         return int(self.first[place] + where)
 
     def _structure(self) -> list[tuple[dict[int, float], float, float]]:
-        """Rows (coefficients, least, most): each tree gives one leaf, on the side of each node
-        that its threshold says; thresholds of one feature are in order."""
+        """Return the rows (coefficients, least, most) that tie leaves to thresholds.
+
+        Each tree has one leaf, which lies on the side of each node that the node's threshold says;
+        thresholds of one feature are in order.
+        """
         rows: list[tuple[dict[int, float], float, float]] = []
 
         def under(node: int) -> list[int]:
@@ -245,8 +278,11 @@ class _Program:
         return rows
 
     def _price(self, place: int, cost: np.ndarray) -> tuple[dict[int, float], float]:
-        """(coefficients, constant) of the cost of the interval of one feature: of interval j it is
-        the cost where the input is at most its upper threshold and not at most its lower one."""
+        """Return (coefficients, constant) of the cost of one feature.
+
+        Interval j costs `cost[j]` where the input is at most its upper threshold and not at most
+        its lower one.
+        """
         start = int(self.first[place])
         steps = cost[:-1] - cost[1:]
         return {start + j: float(step) for j, step in enumerate(steps)}, float(cost[-1])
@@ -254,7 +290,7 @@ class _Program:
     def solve(
         self, other: int, hair: float, reach: float, seconds: float
     ) -> tuple[float, np.ndarray | None]:
-        """(proved lower bound, input) towards one class; nothing beyond `reach` is looked for."""
+        """Return (proved lower bound, input) towards `other`, searching up to distance `reach`."""
         if seconds <= 0:
             return 0.0, None
         limit = self._power(np.array(reach)) if self.norm != "l0" else 1.0 * (reach >= 1)
@@ -296,7 +332,7 @@ class _Program:
         return min(bound, reach), there if scores[other] > scores[label] else None
 
     def _inside(self, values: np.ndarray) -> np.ndarray:
-        """The nearest input in the intervals that a solution names."""
+        """Return the nearest input in the intervals that a solution selects."""
         there = self.question.x.copy()
         for place, feature in enumerate(self.features):
             split = values[self.first[place] : self.first[place + 1]]

@@ -1,8 +1,7 @@
 """Classifiers in Flax linen: images [N, H, W, C] in, logits [N, classes] out.
 
-Layers carry the names that their publications' torch code gave them (conv1, fc1, bn1, ...), with
-"_" for its dots. All are in evaluation mode unless called with `train=True`. Flattening is in
-H, W, C order.
+Layers have the names of their publications' torch code (conv1, fc1, bn1, ...), with "_" in place of
+dots. All are in evaluation mode unless called with `train=True`. Flattening is in H, W, C order.
 """
 
 from typing import Any
@@ -22,10 +21,16 @@ DEFINITIONS: dict[str, Any] = {
 
 
 def get_definition(name: str) -> Any:
-    """The class of that name, in any case, or of the only name that begins so; its fields are the
-    settings.
+    """Return the definition of this name, or the only one whose name begins with it.
 
-    Raises ValueError, with the known names, for any other.
+    Args:
+        name: A name of `DEFINITIONS`, in upper or lower case, or the beginning of one.
+
+    Returns:
+        The class; its fields are the settings.
+
+    Raises:
+        ValueError: If no definition or several have this name; the message lists all names.
 
     >>> from jaxadv.models import get_definition
     >>> get_definition("FC")(widths=(32,)).classes, get_definition("lenet").__name__

@@ -1,4 +1,4 @@
-"""Small classifiers: fully connected, and convolutions that are followed by dense layers."""
+"""Small classifiers: fully connected networks, and convolutions followed by dense layers."""
 
 import flax.linen as nn
 
@@ -6,9 +6,14 @@ from jaxadv.models.definitions.layers import Images, Logits, flat, pool
 
 
 class FC(nn.Module):
-    """A fully connected network: hidden layers of `widths`, `activation` a function of `jax.nn`.
+    """A fully connected network.
 
     The default, 100-100-10, is of the kind that Szegedy et al. (2013) used on MNIST.
+
+    Attributes:
+        widths: Widths of the hidden layers.
+        classes: Number of classes.
+        activation: Name of a function of `jax.nn`.
     """
 
     widths: tuple[int, ...] = (100, 100)
@@ -24,7 +29,7 @@ class FC(nn.Module):
 
 
 class LeNet(nn.Module):
-    """After LeCun et al. (1998), wider, with ReLU and max-pooling; 28 x 28: 212,542 parameters."""
+    """LeNet after LeCun et al. (1998), wider, ReLU and max-pooling; 28 x 28: 212,542 parameters."""
 
     classes: int = 10
 
@@ -82,12 +87,18 @@ class CNNA(nn.Module):
 
 
 class AlexNet(nn.Module):
-    """AlexNet for images of 224 x 224, as torchvision lays it out: 61,100,840 parameters.
+    """AlexNet for images of 224 x 224 in torchvision's layout: 61,100,840 parameters.
 
     Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks" (arXiv
-    1404.5997), without dropout, in evaluation mode. channels: of the convolutions (that of the 2012
-    paper: 96, 256, 384, 384, 256); width: of the hidden dense layers. Images whose last map is not
-    6 x 6 raise ValueError.
+    1404.5997), without dropout, in evaluation mode.
+
+    Attributes:
+        channels: Channels of the convolutions (the 2012 paper's: 96, 256, 384, 384, 256).
+        width: Width of the hidden dense layers.
+        classes: Number of classes.
+
+    Raises:
+        ValueError: When called on images whose last feature map is not 6 x 6.
     """
 
     channels: tuple[int, ...] = (64, 192, 384, 256, 256)

@@ -1,4 +1,4 @@
-"""What several definitions are made of."""
+"""Layers shared by several definitions."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -8,17 +8,17 @@ Logits = Float[Array, "N K"]
 
 
 def flat(x: Array) -> Array:
-    """[N, H, W, C] as [N, H * W * C]."""
+    """Reshape [N, H, W, C] to [N, H * W * C]."""
     return x.reshape(len(x), -1)
 
 
 def pool(x: Array) -> Array:
-    """The maximum of every 2 x 2 pixels."""
+    """Maximum of every 2 x 2 pixels."""
     return nn.max_pool(x, (2, 2), (2, 2))
 
 
 def conv(channels: int, size: int, stride: int, name: str, bias: bool = False) -> nn.Conv:
-    """A convolution of odd size with zeros around the image, so that stride 1 keeps its shape."""
+    """A convolution of odd size with zero padding, so that stride 1 keeps the shape."""
     return nn.Conv(channels, (size, size), stride, padding=size // 2, use_bias=bias, name=name)
 
 

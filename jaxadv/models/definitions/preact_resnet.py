@@ -1,4 +1,4 @@
-"""Residual networks that normalise and activate before they convolve.
+"""Residual networks with normalisation and activation before each convolution.
 
 He, Zhang, Ren, Sun 2016, "Identity mappings in deep residual networks" (arXiv 1603.05027);
 Zagoruyko, Komodakis 2016, "Wide residual networks" (arXiv 1605.07146).
@@ -11,10 +11,14 @@ from jaxadv.models.definitions.layers import Images, Logits, batch_norm, conv
 
 
 class PreActBlock(nn.Module):
-    """Twice batch normalisation, ReLU and 3 x 3 convolution, and a shortcut around them.
+    """Two times batch normalisation, ReLU and 3 x 3 convolution, with a shortcut around them.
 
-    projection: the name of the 1 x 1 convolution, where the shape changes; activated: whether that
-    one begins after the first ReLU (as in the papers) or before the first normalisation.
+    Attributes:
+        channels: Channels of the output.
+        stride: Stride of the first convolution.
+        projection: Name of the 1 x 1 convolution of the shortcut, where the shape changes.
+        activated: Whether that convolution starts after the first ReLU (as in the papers); else
+            before the first normalisation.
     """
 
     channels: int
@@ -36,8 +40,15 @@ class PreActBlock(nn.Module):
 class PreActResNet18(nn.Module):
     """The pre-activation ResNet-18 of CIFAR-10 robustness papers: 11,171,146 parameters.
 
-    Published weights come in three forms: activated: see `PreActBlock`; final_norm: a batch
-    normalisation and a ReLU after the last block, as in the paper (11,172,170 parameters).
+    Published weights come in three forms, which `activated` and `final_norm` tell apart.
+
+    Attributes:
+        widths: Channels of the stages.
+        blocks: Blocks per stage.
+        activated: See `PreActBlock`.
+        final_norm: Whether a batch normalisation and a ReLU follow the last block, as in the paper
+            (11,172,170 parameters).
+        classes: Number of classes.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -62,8 +73,15 @@ class PreActResNet18(nn.Module):
 class WideResNet(nn.Module):
     """WRN-`depth`-`width` for images of 32 x 32, without dropout.
 
-    WRN-28-10 has 36,479,194 parameters, WRN-34-10, the network of TRADES, 46,160,474. depth:
-    6 n + 4 for n blocks a stage (ValueError for others).
+    WRN-28-10 has 36,479,194 parameters; WRN-34-10, the network of TRADES, has 46,160,474.
+
+    Attributes:
+        depth: Number of layers, 6 n + 4 for n blocks per stage.
+        width: Factor of the channels.
+        classes: Number of classes.
+
+    Raises:
+        ValueError: When called, if depth is not 6 n + 4.
     """
 
     depth: int = 28

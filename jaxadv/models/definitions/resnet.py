@@ -8,10 +8,14 @@ from jaxadv.models.definitions.layers import Images, Logits, batch_norm, conv, f
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut, activated after the sum.
+    """Two 3 x 3 convolutions and a shortcut, with the activation after the sum.
 
-    shortcut: where the shape changes, "projection" (1 x 1 convolution) or "pad" (option A: every
-    second pixel, zero channels around); norm: batch normalisation, else biases.
+    Attributes:
+        channels: Channels of the output.
+        stride: Stride of the first convolution.
+        shortcut: Where the shape changes, "projection" (1 x 1 convolution) or "pad" (option A:
+            every second pixel, zero channels on both sides).
+        norm: Whether the block has batch normalisation; else biases.
     """
 
     channels: int
@@ -102,10 +106,13 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """The ResNet-50 of ImageNet, as torchvision lays it out: 25,557,032 parameters.
+    """The ResNet-50 of ImageNet in torchvision's layout: 25,557,032 parameters.
 
-    The stride is in the 3 x 3 convolution ("v1.5"), which the paper has in the 1 x 1 before it.
-    blocks: bottlenecks of each stage.
+    The stride is in the 3 x 3 convolution ("v1.5"); in the paper it is in the 1 x 1 before it.
+
+    Attributes:
+        blocks: Number of bottlenecks in each stage.
+        classes: Number of classes.
     """
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)

@@ -14,7 +14,7 @@ Tokens = Float[Array, "N T D"]
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention and a perceptron four times as wide, each normalised before and added."""
+    """Self-attention and a four times wider perceptron, each pre-normalised and residual."""
 
     heads: int
 
@@ -32,11 +32,19 @@ class EncoderBlock(nn.Module):
 
 
 class ViT(nn.Module):
-    """ViT-S/16 by default: 22,050,664 parameters for images of 224 x 224.
+    """A vision transformer, by default ViT-S/16: 22,050,664 parameters for images of 224 x 224.
 
-    patch: the side of a patch in pixels, which divides the image's sides (ValueError); width: of a
-    token; heads: of the attention, a divisor of the width. The class is read from a token of its
-    own.
+    The logits are computed from a class token.
+
+    Attributes:
+        patch: Side of a patch in pixels, a divisor of the image's sides.
+        width: Width of a token.
+        depth: Number of encoder blocks.
+        heads: Attention heads, a divisor of the width.
+        classes: Number of classes.
+
+    Raises:
+        ValueError: When called on images that cannot be divided into patches.
     """
 
     patch: int = 16

@@ -1,4 +1,4 @@
-"""Fooling images: pictures of nothing that a network is sure of (Nguyen et al. 2014)."""
+"""Fooling images: meaningless images that a network classifies confidently (Nguyen et al. 2014)."""
 
 from jaxadv.studies.fooling.encodings import CPPN, Direct, Encoding
 from jaxadv.studies.fooling.evolution import FoolingImages, fooling_images

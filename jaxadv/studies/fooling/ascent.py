@@ -10,19 +10,29 @@ from jaxtyping import Array, Float
 from jaxadv.core.model import Model
 from jaxadv.engine.cure import cured
 
-DECAY = 0.003  # of the image towards the middle of its range, every step (published: 0.01, slower)
-PROGRESS = (0.03, 0.1)  # wanted of a step: so much probability, or such a share of what is missing
+DECAY = 0.003  # of the image towards the middle of its range, each step (published: 0.01, slower)
+PROGRESS = (0.03, 0.1)  # wanted gain of probability a step, and as a fraction of what is missing
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3, 4))
 def ascend(
     model: Model, shape: tuple[int, int, int], key: Array, steps: int, classes: int
 ) -> tuple[Float[Array, "K H W C"], Float[Array, "S K"]]:
-    """(images, confidence after each step): one image for each class, from the middle of the range
-    and Gaussian noise of a hundredth of it.
+    """Compute one fooling image for each class by gradient ascent.
 
-    A step is as long as a linear model needs for the progress that is wanted; where the gradient of
-    the probability vanishes, it follows that of its logarithm.
+    The ascent starts at the middle of the range plus Gaussian noise of a hundredth of it. The step
+    length is what a linear model needs for the wanted progress; where the gradient of the
+    probability vanishes, the step follows the gradient of its logarithm.
+
+    Args:
+        model: The model, whose bounds limit the images.
+        shape: Shape (H, W, C) of the images.
+        key: JAX random key.
+        steps: Number S of gradient steps.
+        classes: Number K of classes, the first ones of the model.
+
+    Returns:
+        The images [K, H, W, C], and the confidence [S, K] after each step.
     """
     lower, upper = model.bounds
     middle, span = 0.5 * (lower + upper), upper - lower

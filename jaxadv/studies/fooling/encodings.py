@@ -1,7 +1,7 @@
-"""How an image is written as a genome: every pixel by itself, or a network that paints it.
+"""Encodings of an image as a genome: direct (one gene a pixel), or a network that paints the image.
 
-Both of Nguyen, Yosinski and Clune (2014, arXiv 1412.1897). A genome is a pytree of one individual,
-and all functions are of one or two individuals: vmap makes a population.
+Both are those of Nguyen, Yosinski and Clune (2014, arXiv 1412.1897). A genome is a pytree of one
+individual, and all functions take one or two individuals: vmap makes a population.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -21,21 +21,23 @@ class Encoding(Protocol):
     """What evolution needs of an encoding."""
 
     def random(self, key: Array) -> Any:
-        """A genome to begin with."""
+        """Return a random genome to begin with."""
         ...
 
     def offspring(self, key: Array, mother: Any, father: Any, generation: Any) -> Any:
-        """A child of two genomes."""
+        """Return a child of two genomes."""
         ...
 
     def image(self, genome: Any) -> Float[Array, "H W C"]:
-        """The image [H, W, C] in [0, 1] that a genome means."""
+        """Return the image [H, W, C] in [0, 1] that a genome encodes."""
         ...
 
 
 def polynomial(key: Array, values: Array, rate: Any, low: float, high: float) -> Array:
-    """Polynomial mutation (Deb): each value at this rate, by a step that is mostly small, in units
-    of the range."""
+    """Polynomial mutation (Deb): changes each value with probability `rate`.
+
+    The steps are mostly small, in units of the range.
+    """
     chosen, step = jax.random.split(key)
     u = jax.random.uniform(step, values.shape)
     power = 1 / (STRENGTH + 1)
@@ -46,10 +48,15 @@ def polynomial(key: Array, values: Array, rate: Any, low: float, high: float) ->
 
 @pytree
 class Direct:
-    """Each pixel is a gene. shape: (H, W, C).
+    """Direct encoding: each pixel is a gene.
 
-    A tenth of the genes mutates, half as many with every 1,000 generations; one child in two is
-    made by simulated binary crossover of index 10, the others are copies of one parent.
+    One child in two is made by simulated binary crossover; the others are copies of one parent.
+
+    Attributes:
+        shape: Shape (H, W, C) of the images.
+        rate: Probability that a gene mutates, halved every 1,000 generations.
+        crossover: Probability of simulated binary crossover.
+        spread: Distribution index of the crossover.
     """
 
     shape: tuple[int, int, int] = static()
@@ -75,10 +82,13 @@ class Direct:
 
 
 class Painter(NamedTuple):
-    """A feed-forward network in order of its nodes: inputs, hidden slots, outputs.
+    """A feed-forward network, its M nodes in the order inputs, hidden slots, outputs.
 
-    weights [M, M]: from the row to the column, only upwards; linked [M, M]: which connections
-    exist; alive [M]: which hidden slots are nodes; kind [M]: the activation of each.
+    Attributes:
+        weights: [M, M], weights from the row's node to the column's node, forward only.
+        linked: [M, M], which connections exist.
+        alive: [M], which hidden slots are in use as nodes.
+        kind: [M], index of the activation function of each node.
     """
 
     weights: Any
@@ -89,13 +99,22 @@ class Painter(NamedTuple):
 
 @pytree
 class CPPN:
-    """Compositional pattern-producing network (Stanley 2007): it is shown a pixel's column, row and
-    distance from the centre, and says the pixel's value; so its images are regular.
+    """Compositional pattern-producing network (Stanley 2007), which paints regular images.
 
-    shape: (H, W, C); hidden: the most hidden nodes. It begins without hidden nodes and grows: at
-    the published rates a connection is added or removed, a node put into a connection or removed,
-    a connection moved; weights within -10 and 10 mutate at a tenth. A child has one parent. Grey
-    images are the size of the output, those of three channels hue, saturation and value.
+    The network takes the column, row and distance from the centre of a pixel and outputs its value.
+    It begins without hidden nodes and grows; weights lie between -10 and 10. A child has one
+    parent. Rates as published. Outputs are grey values, or hue, saturation and value for images of
+    three channels.
+
+    Attributes:
+        shape: Shape (H, W, C) of the images.
+        hidden: Maximum number of hidden nodes.
+        add_link: Probability of adding a connection.
+        remove_link: Probability of removing a connection.
+        move_link: Probability of moving a connection.
+        add_node: Probability of inserting a node into a connection.
+        remove_node: Probability of removing a node.
+        rate: Probability that a weight or an activation function mutates.
     """
 
     shape: tuple[int, int, int] = static()
@@ -113,7 +132,7 @@ class CPPN:
 
     @property
     def _upwards(self) -> np.ndarray:
-        """[M, M]: the connections that there can be: from before to after, not into an input."""
+        """Mask [M, M] of possible connections: from earlier to later nodes, never to an input."""
         place = np.arange(self.nodes)
         upwards = place[:, None] < place
         upwards[:, :INPUTS] = False
@@ -152,7 +171,7 @@ class CPPN:
         return child._replace(weights=weights, kind=jnp.where(again, other, child.kind))
 
     def _pick(self, key: Array, mask: Array) -> tuple[Array, Array]:
-        """(place, whether there is one) of a random true entry of the flattened mask."""
+        """Return the index of a random true entry of the flattened mask, and whether one exists."""
         draw = jnp.where(mask.ravel(), jax.random.uniform(key, (mask.size,)), -1.0)
         return draw.argmax(), mask.any()
 
@@ -178,7 +197,7 @@ class CPPN:
         return self._add_link(second, self._remove_link(first, child))
 
     def _add_node(self, key: Array, child: Painter) -> Painter:
-        """A free slot between the two ends of a connection, which it takes over."""
+        """Insert a node in a free slot into a connection, which it replaces by two."""
         which, where = jax.random.split(key)
         place, found = self._pick(which, child.linked)
         begin, end = place // self.nodes, place % self.nodes
@@ -226,7 +245,7 @@ class CPPN:
 
 
 def _from_hsv(hsv: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
-    """Red, green and blue of hue, saturation and value, all in [0, 1]."""
+    """Convert hue, saturation and value to red, green and blue, all in [0, 1]."""
     hue, saturation, value = jnp.moveaxis(hsv, -1, 0)
     sector = (jnp.array([5.0, 3.0, 1.0]) + 6 * hue[..., None]) % 6
     ramp = jnp.clip(jnp.minimum(sector, 4 - sector), 0, 1)

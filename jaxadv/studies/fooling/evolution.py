@@ -1,7 +1,7 @@
-"""Images of nothing that a network is sure of: evolution of one elite for every class.
+"""Fooling images by evolution: MAP-Elites with one elite for every class.
 
-MAP-Elites as in Nguyen, Yosinski and Clune (2014, arXiv 1412.1897): an archive with a place for
-every class; every child competes for all of them, with the probability of the class as its fitness.
+As in Nguyen, Yosinski and Clune (2014, arXiv 1412.1897): every child competes for the place of
+every class, with the probability of the class as its fitness.
 """
 
 import functools
@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 from scipy.special import softmax
 
+from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.engine.checks import count_classes
@@ -26,11 +27,15 @@ OFFSPRING = 200  # of a generation, and as many to begin with
 
 
 class FoolingImages(NamedTuple):
-    """One image for each class.
+    """One fooling image for each class.
 
-    images [K, H, W, C] float32 within the bounds; confidence [K]: the probability of its class,
-    asked again in another batch; answers [K]: the class that the model gives; history [G, K]: the
-    confidence after each generation (gradient ascent: after each step); forward, backward: passes.
+    Attributes:
+        images: float32 [K, H, W, C] within the bounds.
+        confidence: [K], probability of the image's class, recomputed in another batch.
+        answers: [K], class that the model predicts.
+        history: [G, K], confidence after each generation (gradient ascent: after each step).
+        forward: Forward passes.
+        backward: Backward passes.
     """
 
     images: np.ndarray
@@ -41,6 +46,7 @@ class FoolingImages(NamedTuple):
     backward: int
 
 
+@host_errors()
 def fooling_images(
     model: Model,
     shape: tuple[int, int, int],
@@ -50,22 +56,35 @@ def fooling_images(
     classes: int | None = None,
     key: Array | None = None,
 ) -> FoolingImages:
-    """An image for each class that means nothing and that the model takes for it.
+    """Compute a meaningless image for each class that the model assigns to that class.
 
-    shape: (H, W, C); method: "direct" or "cppn" (evolution, by answers alone), "gradient" (ascent
-    from noise, `generations` steps for each class), or an encoding of your own; classes: the first
-    so many (default: all; of a model with a class for what is not natural, those before it); key:
-    default seed 0. Evolution asks 200 images to begin with and in every generation; ascent one
-    image a class and step, forward and back.
+    Nguyen, Yosinski and Clune 2014, arXiv 1412.1897. Evolution is score-based and queries 200
+    images initially and in every generation. Gradient ascent costs one forward and one backward
+    pass for each class and step.
 
-    Nguyen, Yosinski and Clune (2014, arXiv 1412.1897). Raises ValueError for an unknown method and
-    for sizes that cannot be meant.
+    Args:
+        model: The model.
+        shape: Shape (H, W, C) of the images.
+        method: "direct" or "cppn" (evolution), "gradient" (gradient ascent from noise), or an
+            `Encoding`.
+        generations: Generations of the evolution, or steps of the gradient ascent.
+        classes: Number of classes, the first ones of the model (None: all). For a model with a
+            rejection class, pass the number of classes before it.
+        key: JAX random key (None: seed 0).
 
-    >>> import jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: 9 * x.reshape(len(x), -1) @ w, jnp.eye(4))
-    >>> found = ja.fooling_images(model, (2, 2, 1), "direct", generations=30)
-    >>> found.answers.tolist(), bool((found.confidence > 0.9).all())
-    ([0, 1, 2, 3], True)
+    Returns:
+        The images with their confidence and the passes.
+
+    Raises:
+        ValueError: `method` is unknown, `generations` is below 1, or `classes` is not between 1 and
+            the number of the model's classes.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: 9 * x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> found = ja.fooling_images(model, (2, 2, 1), "direct", generations=30)
+        >>> found.answers.tolist(), bool((found.confidence > 0.9).all())
+        ([0, 1, 2, 3], True)
     """
     if generations < 1:
         raise ValueError(f"generations={generations}: pass 1 or more")
@@ -100,7 +119,12 @@ def _encoding(method: str | Encoding, shape: tuple[int, int, int]) -> Encoding:
 
 
 class _Archive(NamedTuple):
-    """The elite of each class: genomes [K, ...] and the log of their probability [K]."""
+    """The elites.
+
+    Attributes:
+        genomes: [K, ...], genome of each class.
+        fitness: [K], log probability of each.
+    """
 
     genomes: Any
     fitness: Any
@@ -110,7 +134,7 @@ class _Archive(NamedTuple):
 def _evolve(
     encoding: Encoding, model: Model, key: Array, generations: int, classes: int
 ) -> tuple[Any, Float[Array, "G K"]]:
-    """(genomes [K, ...], confidence [G, K]): all generations as one program."""
+    """Run all generations as one program; return the genomes [K, ...] and the confidence [G, K]."""
     lower, upper = model.bounds
 
     def judge(genomes: Any) -> Float[Array, "P K"]:
@@ -118,7 +142,7 @@ def _evolve(
         return jax.nn.log_softmax(model(images))[:, :classes]
 
     def compete(archive: _Archive, genomes: Any) -> _Archive:
-        """Every child for every place; who is not strictly better does not move in."""
+        """Compare every child with the elite of every class, which only a better child replaces."""
         fitness = judge(genomes)
         best = fitness.argmax(0)
         wins = fitness.max(0) > archive.fitness

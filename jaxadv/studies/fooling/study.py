@@ -25,7 +25,7 @@ def _lenet(setting: Setting, data: Dataset, seed: int) -> Model:
 
 
 def _probabilities(model: Model, images: np.ndarray) -> np.ndarray:
-    """Softmax [N, K] in float64."""
+    """Return the softmax [N, K] in float64."""
     logits = predict(model, images).astype(np.float64)
     return softmax(logits, 1)
 
@@ -36,8 +36,11 @@ def _error(model: Model, data: Dataset) -> float:
 
 
 def images(setting: Setting) -> Findings:
-    """Images of nothing that a LeNet is sure of: evolution of pixels, of painting networks, and
-    gradient ascent, by generation; and whether another LeNet is fooled by them."""
+    """Fooling images of a LeNet by evolution and gradient ascent, and their transfer.
+
+    They are made in both encodings and by gradient ascent, and are also classified by another
+    LeNet.
+    """
     generations = 60 if setting.quick else 200
     model, other = (_lenet(setting, setting.train, seed) for seed in (0, 1))
     shape = setting.test.images.shape[1:]
@@ -105,7 +108,7 @@ def _row(found: FoolingImages, seconds: float, other: np.ndarray) -> list[float]
 
 
 def retraining(setting: Setting) -> Findings:
-    """A class for fooling images, round after round: is the next network fooled again?"""
+    """Retraining with a class for fooling images, round after round: is the next network fooled?"""
     rounds, generations = (3, 40) if setting.quick else (ROUNDS, 200)
     runs = 2 if setting.quick else RUNS
     data, classes = setting.train, len(setting.train.classes)
@@ -162,8 +165,10 @@ def retraining(setting: Setting) -> Findings:
 
 
 def with_negatives(data: Dataset, negatives: np.ndarray) -> Dataset:
-    """The set with one class more, in which each negative comes so often that together they are as
-    many as the images of one other class."""
+    """Return the data set with one more class, which holds the negatives.
+
+    The negatives are repeated until they are about as many as the images of one other class.
+    """
     classes = (*data.classes, "none of these")
     if not len(negatives):
         return data._replace(classes=classes)

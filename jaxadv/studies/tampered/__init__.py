@@ -1,5 +1,4 @@
-"""A class, or a detector, for images that were tampered with or are not natural: what it is worth
-against who knows of it."""
+"""Rejection of tampered or unnatural images by an extra class or a detector, under attack."""
 
 from jaxadv.studies.tampered.defences import Defence, detector_defence, extra_class
 from jaxadv.studies.tampered.families import Fooling, Made, Noise, Perturbed, Universal

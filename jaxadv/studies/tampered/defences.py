@@ -1,4 +1,4 @@
-"""Two ways to refuse: one class more, and a detector beside the classifier."""
+"""Two defences that can reject an image: an extra class, and a detector beside the classifier."""
 
 import dataclasses
 
@@ -13,14 +13,20 @@ from jaxadv.studies.setting import Setting
 
 
 def trained(setting: Setting, data: Dataset, seed: int = 0) -> Model:
-    """A LeNet trained on these images; where it is to be quick, two layers of 100 units."""
+    """Return a LeNet trained on these images (`quick`: a network with two layers of 100 units)."""
     return plain(setting, data, seed, epochs=12, kind="FC" if setting.quick else "LeNet").model
 
 
 @dataclasses.dataclass(frozen=True)
 class Defence:
-    """A model that can refuse: name; kind: "class" or "detector"; model: answers [N, K + 1]; the
-    class `rejected` means that the image is refused."""
+    """A model that can reject an image.
+
+    Attributes:
+        name: What the defence was trained on.
+        kind: "class" or "detector".
+        model: Model with logits [N, K + 1].
+        rejected: Index of the class that means rejection.
+    """
 
     name: str
     kind: str
@@ -28,15 +34,16 @@ class Defence:
     rejected: int
 
     def on_natural(self, data: Dataset) -> tuple[float, float]:
-        """(accuracy, false rejections) on natural images: the shares of the images that are taken
-        for their class, and that are refused."""
+        """Return the accuracy and the fraction of false rejections on natural images."""
         answers = predict(self.model, data.images).argmax(1)
         return float((answers == data.labels).mean()), float((answers == self.rejected).mean())
 
 
 def extra_class(setting: Setting, name: str, negatives: np.ndarray, seed: int = 0) -> Defence:
-    """A network with a class more, trained on negatives [M, H, W, C] too: each so often that
-    together they are as many as the images of one other class."""
+    """Train a network with an extra class, which holds the negatives [M, H, W, C].
+
+    The negatives are repeated until they are about as many as the images of one other class.
+    """
     model = trained(setting, with_negatives(setting.train, negatives), seed)
     return Defence(name, "class", model, len(setting.train.classes))
 
@@ -44,8 +51,10 @@ def extra_class(setting: Setting, name: str, negatives: np.ndarray, seed: int = 
 def detector_defence(
     setting: Setting, name: str, plain: Model, negatives: np.ndarray, seed: int = 0
 ) -> Defence:
-    """The plain network, and another that was trained to tell natural images from negatives
-    [M, H, W, C]: as many of the one as of the other, repeated where they are fewer."""
+    """Train a detector of negatives [M, H, W, C] and put it beside the plain network.
+
+    Natural images and negatives are equally many, the negatives repeated where they are fewer.
+    """
     data, half = setting.train, len(setting.train.labels)
     order = np.random.default_rng(seed).permutation(2 * half)
     images = np.concatenate([data.images, np.resize(negatives, data.images.shape)])[order]

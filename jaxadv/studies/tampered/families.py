@@ -1,8 +1,7 @@
-"""Ways to make images that are tampered with or not natural, for any model: one that takes every
-image for natural, or one that rejects some and is to be evaded.
+"""Families of attacks that make tampered or unnatural images, against a plain or a defended model.
 
-A family is the same attack in both cases. So its images made for a plain network are negatives to
-train on, and the same made for the defended one are the adaptive attack.
+A family is the same attack in both cases: its images made for a plain network are negatives to
+train on, and its images made for the defended network are the adaptive attack.
 """
 
 import dataclasses
@@ -31,10 +30,12 @@ from jaxadv.studies.universal.perturbation import check_ball, fit_variable
 class Made(NamedTuple):
     """Images that a family made for one model.
 
-    images: float32 [N, H, W, C]; labels: int [N], the classes that they are not to be taken for
-    (of natural images), or that they are made for (of others; -1: for any); distance: float64 [N]
-    from the natural image, 0 where there is none; allowed: bool [N], whether the family counts
-    them (within its radius).
+    Attributes:
+        images: float32 [N, H, W, C].
+        labels: int [N]. For natural images, the class to be misclassified; for others, the class
+            that the image is made for (-1: any).
+        distance: float64 [N], distance from the natural image; 0 where there is none.
+        allowed: bool [N], whether the image counts, that is, lies within the family's radius.
     """
 
     images: np.ndarray
@@ -44,7 +45,12 @@ class Made(NamedTuple):
 
 
 class Family(Protocol):
-    """What a family owes. name: for tables; natural: whether it begins at natural images."""
+    """What a family of attacks provides.
+
+    Attributes:
+        name: Name in tables.
+        natural: Whether it starts at natural images.
+    """
 
     @property
     def name(self) -> str: ...
@@ -55,18 +61,26 @@ class Family(Protocol):
     def make(
         self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Array
     ) -> Made:
-        """Images made for a model, evading its class `rejected` if there is one.
+        """Make images for a model, evading its class `rejected` if there is one.
 
-        given: natural images to learn from; data: those to be changed.
+        Args:
+            model: The model to attack.
+            given: Natural images to learn from.
+            data: Natural images to be changed.
+            rejected: Index of the rejection class (None: there is none).
+            key: JAX random key.
+
+        Returns:
+            The images.
         """
         ...
 
 
 def fools(family: Family, model: Model, made: Made, rejected: int | None) -> np.ndarray:
-    """Which images [N] do to the model what they were made for, and are not rejected.
+    """Return the mask [N] of images that reach their goal on the model and are not rejected.
 
-    A natural image is to be taken for another natural class, an image of nothing for the class
-    that it was made for. Asked anew, one forward pass each.
+    A natural image must be assigned to another natural class, another image to the class that it
+    was made for. The model is evaluated anew, one forward pass an image.
     """
     answers = predict(model, made.images).argmax(1)
     met = answers != made.labels if family.natural else answers == made.labels
@@ -80,9 +94,15 @@ def _goal(labels: np.ndarray, rejected: int | None) -> Untargeted:
 
 @dataclasses.dataclass(frozen=True)
 class Perturbed:
-    """Any attack on one image at a time, within `epsilon` in its norm: of one that takes no radius
-    (a minimal perturbation) what it finds within epsilon counts. runs: where its results are
-    kept."""
+    """Any attack on one image at a time.
+
+    Attributes:
+        name: Name in tables.
+        attack: The attack. For an attack without a radius (a minimal perturbation), results within
+            `epsilon` count.
+        epsilon: Radius in the attack's norm.
+        runs: Where its results are stored.
+    """
 
     name: str
     attack: Attack
@@ -98,14 +118,21 @@ class Perturbed:
         name = f"tampered-{self.attack.name}-{fingerprint(model.params, data.images)[:8]}"
         found = self.runs.run(name, self.attack, model, data.images, goal, radius, key=key)
         if (found.status == Status.NOT_RUN).any():
-            raise KeyboardInterrupt  # a part must not be taken for the whole
+            raise KeyboardInterrupt  # a partial result must not be taken for a complete one
         return Made(found.images, data.labels, found.distance, found.distance <= self.epsilon)
 
 
 @dataclasses.dataclass(frozen=True)
 class Universal:
-    """Universal perturbations, made from the images given by SGD-UAP; `count` of them, dealt out to
-    the images in turn."""
+    """Universal perturbations by SGD-UAP, computed from the given images.
+
+    Attributes:
+        name: Name in tables.
+        epsilon: Radius.
+        norm: "linf" or "l2".
+        epochs: Passes over the given images.
+        count: Number of perturbations, assigned to the images in turn.
+    """
 
     name: str
     epsilon: float
@@ -135,8 +162,15 @@ class Universal:
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """Uniform noise, as many images as there are natural ones. To evade, each is drawn `draws`
-    times, at any brightness and contrast, and the one that is rejected least is kept."""
+    """Uniform noise, as many images as there are natural ones.
+
+    To evade a defence, each image is drawn several times, at any brightness and contrast, and the
+    draw that is rejected least is kept.
+
+    Attributes:
+        name: Name in tables.
+        draws: Draws for each image.
+    """
 
     name: str = "noise"
     draws: int = 20
@@ -156,7 +190,7 @@ class Noise:
     def _evading(
         self, model: Model, shades: np.ndarray, rejected: int, rng: np.random.Generator
     ) -> np.ndarray:
-        """Of several draws in [0, 1] for each image the one that is rejected least."""
+        """Return for each image the one of several draws in [0, 1] that is rejected least."""
         lower, upper = model.bounds
         count, best = len(shades), np.full(len(shades), -np.inf)
         for _ in range(self.draws):
@@ -170,8 +204,14 @@ class Noise:
 
 @dataclasses.dataclass(frozen=True)
 class Fooling:
-    """Images of nothing (Nguyen et al. 2014): by "cppn" or "direct" encoding or "gradient" ascent,
-    `runs` times one for each natural class."""
+    """Fooling images (Nguyen et al. 2014), one for each natural class in each run.
+
+    Attributes:
+        name: Name in tables.
+        method: "cppn" or "direct" encoding, or "gradient" ascent.
+        generations: Generations of the evolution, or steps of the gradient ascent.
+        runs: Number of runs.
+    """
 
     name: str
     method: str

@@ -1,8 +1,7 @@
-"""What a family of attacks does to a defence, once without knowing of it and once knowing.
+"""The effect of a family of attacks on a defence, both unaware of the defence and adaptive.
 
-An attack that does not know of a defence says little: Carlini and Wagner (2017, arXiv 1705.07263)
-broke ten detectors by telling the attack of them. So the two numbers exist together only: there is
-one function that computes them, and it returns both.
+An attack that is unaware of a defence says little: Carlini and Wagner (2017, arXiv 1705.07263)
+broke ten detectors with adaptive attacks. One function therefore computes and returns both numbers.
 """
 
 import dataclasses
@@ -20,16 +19,25 @@ from jaxadv.studies.tampered.families import Family, Made, fools
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """One family against one defence, in shares of the images.
+    """One family against one defence, as fractions of the images.
 
-    plain: made for the plain network and successful there; rejected, missed: of these, what the
-    defence refuses, and what it takes for a wrong natural class (missed) although it was not made
-    for it (what is left it classifies right; nan where there are none); adaptive: successful
-    against the defence, by an attack that must also not be refused (or by the image made for the
-    plain network, where that does). plain_distance, adaptive_distance: the medians over successes
-    (nan: none, or no distance). count: images.
+    Attributes:
+        family: Name of the family.
+        defence: Name of the defence.
+        kind: "class" or "detector".
+        plain: Fraction that is made for the plain network and succeeds there.
+        rejected: Of these, the fraction that the defence rejects (nan: none succeeds).
+        missed: Of these, the fraction that the defence assigns to a wrong natural class although
+            the images were not made for it (nan: none succeeds). The rest is classified correctly.
+        adaptive: Fraction that succeeds against the defence and is not rejected, by the adaptive
+            attack or by the image made for the plain network.
+        plain_distance: Median distance of the successes on the plain network (nan: none, or no
+            distance).
+        adaptive_distance: Median distance of the adaptive successes (nan: none, or no distance).
+        count: Number of images.
 
-    No outcome is made without `adaptive`: ValueError where one of the shares is none.
+    Raises:
+        ValueError: `plain` or `adaptive` is outside [0, 1]: no outcome exists without `adaptive`.
     """
 
     family: str
@@ -55,9 +63,14 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Confrontation:
-    """A family against several defences: an outcome for each, the images made for the plain network
-    and those made for each defence. right: bool [N], the natural images that the plain network gets
-    right."""
+    """A family against several defences.
+
+    Attributes:
+        outcomes: One outcome for each defence.
+        right: bool [N], natural images that the plain network classifies correctly.
+        ordinary: Images made for the plain network.
+        adaptive: Images made for each defence.
+    """
 
     outcomes: tuple[Outcome, ...]
     right: np.ndarray
@@ -75,11 +88,25 @@ def confront(
     key: Array,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Confrontation:
-    """The family's images made for the plain network, then for each defence so as to evade it.
+    """Attack the plain network with a family, then each defence adaptively.
 
-    given: natural images that an attack may learn from; data: those that are changed, of which only
-    those count that the plain network gets right. progress: called with the number of defences
-    done. Costs the family's passes once for the plain network and once for each defence.
+    Costs the family's passes once for the plain network and once for each defence.
+
+    Args:
+        family: The family of attacks.
+        plain: The network without a defence.
+        defences: The defences.
+        given: Natural images that an attack may learn from.
+        data: Natural images to be changed; only those that the plain network classifies correctly
+            count.
+        key: JAX random key.
+        progress: Called with the number of defences done.
+
+    Returns:
+        The outcomes and all images.
+
+    Raises:
+        ValueError: The plain network classifies no image of `data` correctly.
 
     >>> import jax, jax.numpy as jnp, numpy as np, jaxadv as ja
     >>> from jaxadv.data import Dataset

@@ -1,5 +1,8 @@
-"""A class for tampered or non-natural input, and a detector of it: what they reject of attacks that
-do not know of them, beside what evades them on purpose."""
+"""Experiments on an extra class and a detector for tampered or unnatural images.
+
+Each table shows what they reject of attacks that are unaware of them beside what evades them
+adaptively.
+"""
 
 from collections.abc import Sequence
 
@@ -30,8 +33,11 @@ KINDS = {"class": "class", "detector": "detector"}
 
 
 def families(setting: Setting, training: bool = False) -> tuple[Family, ...]:
-    """The families of attacks, the natural ones last (quick: all but one); training: as many images
-    as a defence is to learn from, else as are to be judged."""
+    """Return the families of attacks, those of natural images last.
+
+    `quick` leaves out one family. With `training` there are as many images as a defence learns
+    from, else as many as are evaluated.
+    """
     quick = setting.quick
     runs = (3 if quick else 20) if training else (1 if quick else 5)
     generations = 20 if quick else 200
@@ -51,15 +57,15 @@ def families(setting: Setting, training: bool = False) -> tuple[Family, ...]:
 
 
 def _parts(setting: Setting) -> tuple[Dataset, Dataset]:
-    """Training images that attacks may learn from, and test images that are attacked."""
+    """Return the training images that attacks may learn from, and the test images to attack."""
     return (
-        examples_of(setting.train, setting.examples),  # as many: one program for both
+        examples_of(setting.train, setting.examples),  # equal sizes share one program
         examples_of(setting.test, setting.examples),
     )
 
 
 def _negatives(setting: Setting, plain: Model) -> dict[str, np.ndarray]:
-    """Images [M, H, W, C] of each family, made for the plain network from training images."""
+    """Return training images [M, H, W, C] that each family made for the plain network."""
     given, _ = _parts(setting)
     store, found = Store(setting.folder / "tampered"), {}
     for number, family in enumerate(every := families(setting, training=True)):
@@ -82,8 +88,10 @@ def _both_kinds(setting: Setting, name: str, plain: Model, negatives: np.ndarray
 
 
 def defences(setting: Setting) -> Findings:
-    """A class, and a detector, for what is not natural, trained on negatives of several kinds: what
-    each rejects of seven families of attacks, and what evades it on purpose."""
+    """An extra class and a detector against seven families of attacks, unaware and adaptive.
+
+    The defences are trained on negatives of one family or of all families.
+    """
     plain = trained(setting, setting.train)
     given, data = _parts(setting)
     negatives = _negatives(setting, plain)
@@ -118,7 +126,7 @@ def defences(setting: Setting) -> Findings:
 def _natural(
     setting: Setting, plain: Model, made: Sequence[Defence], sets: dict[str, np.ndarray]
 ) -> Table:
-    """What a defence costs where nobody attacks."""
+    """Return the accuracy and false rejections of the defences on natural images."""
     right = predict(plain, setting.test.images).argmax(1)
     rows: list[list[float]] = []
     for name, images in sets.items():
@@ -136,7 +144,7 @@ def _natural(
 
 
 def _table(outcomes: Sequence[Outcome]) -> Table:
-    """One family against all defences: what was made for the plain network, and what to evade."""
+    """Return one family's outcomes against all defences, unaware and adaptive."""
     names = list(dict.fromkeys(outcome.defence for outcome in outcomes))
     first, far = outcomes[0], bool(np.isfinite(outcomes[0].plain_distance))
     columns = [
@@ -163,8 +171,10 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def _gallery(found: Sequence[Confrontation], made: Sequence[Defence], data: Dataset) -> Gallery:
-    """Of each family one image: natural, made for the plain network, and to evade the defences that
-    were trained on all."""
+    """Return one image of each family: natural, unaware, and adaptive.
+
+    The adaptive images evade the defences that were trained on all families.
+    """
     shown = [place for place, one in enumerate(made) if one.name == ALL]
     rows, captions = [], []
     for number, one in enumerate(found):
@@ -194,7 +204,7 @@ def _answer(defence: Defence, image: np.ndarray, data: Dataset) -> str:
 
 
 def _over_distance(last: Confrontation, plain: Model, made: Sequence[Defence]) -> Curves:
-    """How many images a minimal perturbation has turned within a distance."""
+    """Return the fraction of images with a minimal perturbation within each distance."""
     grid = np.linspace(0, L2, 61)
 
     def line(model: Model, images: Made, rejected: int | None) -> np.ndarray:
@@ -214,13 +224,21 @@ def _over_distance(last: Confrontation, plain: Model, made: Sequence[Defence]) -
 
 
 def verdict(outcomes: Sequence[Outcome]) -> str:
-    """What the numbers say, in words: each share of rejected images with that of evading ones. Of
-    the defences those that were trained on all families, or on all that there is.
+    """Return a summary in words: each fraction of rejected images beside that of evading ones.
 
-    >>> from jaxadv.studies.tampered.outcome import Outcome
-    >>> one = Outcome("PGD", "PGD", "class", 1.0, 0.99, 0.0, 0.9, 0.3, 0.3, 100)
-    >>> verdict([one]).split(". ")[0]
-    'The class rejects 99 % of PGD images that do not know of it; 90 % evade it on purpose'
+    Of the defences it covers the last of each kind, which was trained on all families.
+
+    Args:
+        outcomes: Outcomes of all families and defences.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> from jaxadv.studies.tampered.outcome import Outcome
+        >>> one = Outcome("PGD", "PGD", "class", 1.0, 0.99, 0.0, 0.9, 0.3, 0.3, 100)
+        >>> verdict([one]).split(". ")[0]
+        'The class rejects 99 % of PGD images that do not know of it; 90 % evade it on purpose'
     """
     said = []
     for kind, label in KINDS.items():
@@ -255,7 +273,7 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
 
 
 def retraining(setting: Setting) -> Findings:
-    """Rounds of retraining on images that evaded the round before: does it help?"""
+    """Retraining on images that evaded the previous round: does it help?"""
     plain = trained(setting, setting.train)
     given, data = _parts(setting)
     every = families(setting)[-2:]
@@ -301,7 +319,7 @@ def retraining(setting: Setting) -> Findings:
 
 
 def _retrained(setting: Setting, kind: str, plain: Model, pool: np.ndarray, number: int) -> Defence:
-    """The defence of one round: a new network each time."""
+    """Return the defence of one round: a new network each time."""
     name = f"round {number + 1}"
     if kind == "class":
         return extra_class(setting, name, pool, number)
@@ -324,7 +342,7 @@ def _rounds(label: str, rows: Sequence[Sequence[float]], outcomes: Sequence[Outc
 
 
 def _helped(label: str, rows: np.ndarray, outcomes: Sequence[Outcome]) -> str:
-    """What the rounds changed, in words."""
+    """Return a summary in words of what the rounds changed."""
     first, last = rows[0], rows[-1]
     best, plain = last[[5, 7]].max(), outcomes[-1].plain_distance
     return (

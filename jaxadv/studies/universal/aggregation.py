@@ -1,4 +1,4 @@
-"""The universal perturbation of Moosavi-Dezfooli et al.: minimal perturbations, added up."""
+"""Universal perturbations as sums of minimal ones (Moosavi-Dezfooli et al. 2016)."""
 
 from typing import Any
 
@@ -14,18 +14,27 @@ from jaxadv.studies.universal.method import Lesson, Method, Progress, Rows, Task
 
 @pytree
 class UniversalAggregation(Method):
-    """Algorithm 1 of Moosavi-Dezfooli et al. (2016, arXiv 1610.08401): for each image that v does
-    not fool yet, the least change of x + v that does is added to v, which is then projected.
+    """Universal perturbation by aggregation of minimal perturbations.
 
-    epochs, delta: as in `Method`; attack: finds the least change, any minimum-norm attack (the
-    paper: DeepFool in L2, 10 steps, whatever the norm of v); batch_size: 1 is the original, one
-    image after the other; with more, the changes of a batch are found at once, from the same v, and
-    `gain` times their mean is added. Every image costs a forward pass, and those not fooled
-    what the attack asks of them. Here x + v stays in the box (in the paper's code it does not).
+    Algorithm 1 of Moosavi-Dezfooli et al. 2016, arXiv 1610.08401: for each image that v does not
+    fool yet, the minimal perturbation of x + v that fools it is added to v, and v is projected onto
+    the ball. Each image costs one forward pass, and each image not yet fooled also costs the passes
+    of `attack`. Departure from the paper's code: x + v is clipped to the box.
 
-    >>> import jaxadv as ja
-    >>> ja.UniversalAggregation(batch_size=1).attack.norm
-    'l2'
+    Attributes:
+        epochs: Maximum number of passes over the images.
+        batch_size: Images of a step. 1 is the original algorithm, one image after the other. With
+            more, the perturbations of a batch are computed at once, from the same v, and `gain`
+            times their mean is added.
+        delta: Fraction of images that may stay unfooled; see `Method`.
+        attack: Minimum-norm attack that computes each perturbation. The paper uses DeepFool in L2
+            with 10 steps, regardless of the norm of v.
+        gain: Factor on the mean perturbation of a batch; not used with `batch_size=1`.
+
+    Example:
+        >>> import jaxadv as ja
+        >>> ja.UniversalAggregation(batch_size=1).attack.norm
+        'l2'
     """
 
     epochs: int = static(default=10)

@@ -19,20 +19,31 @@ from jaxadv.studies.universal.method import Lesson, Method, Progress, Rows, Task
 
 @pytree
 class UniversalAscent(Method):
-    """SGD-UAP (Shafahi et al. 2018, arXiv 1811.11304): maximises the mean over images of
-    min(loss(x + v), clip), so that no image that is fooled by far takes the gradient for itself.
+    """Universal perturbation by stochastic gradient ascent (SGD-UAP).
 
-    epochs, batch_size, delta: as in `Method`; step_size: of the default steps (the gradient's sign
-    in Linf, its direction in L2), a share of epsilon that falls to 0 linearly; optimizer: any other
-    way of stepping, `ja.Optimizer(optax.adam, learning_rate=0.01)`, learning rates in the scale of
-    the image; loss: "cross_entropy", "margin", "dlr" or a function (goal, logits [K]) -> scalar;
-    clip: where the loss of an image is cut off. One forward and one backward pass for each image
-    and epoch. Deterministic but for the order of the images. Raises ValueError for settings not
-    listed here.
+    Shafahi et al. 2018, arXiv 1811.11304: maximises the mean over images of min(loss(x + v), clip),
+    so that images that are already fooled with a large loss do not dominate the gradient. Costs one
+    forward and one backward pass for each image and epoch. The only randomness is the order of the
+    images.
 
-    >>> import jaxadv as ja
-    >>> ja.UniversalAscent(epochs=5).epochs
-    5
+    Attributes:
+        epochs: Passes over the images.
+        batch_size: Images of a step.
+        delta: Fraction of images that may stay unfooled; see `Method`.
+        step_size: Length of the default steps (the sign of the gradient in Linf, its direction in
+            L2) as a fraction of epsilon; it decreases linearly to 0.
+        loss: "cross_entropy", "margin", "dlr" or a function (goal, logits [K]) -> scalar.
+        clip: Upper limit of the loss of an image.
+        optimizer: Optimizer that replaces the default steps, such as `ja.Optimizer(optax.adam,
+            learning_rate=0.01)`; its learning rate is in the scale of the images.
+
+    Raises:
+        ValueError: `loss` is unknown, or `step_size` or `clip` is not positive.
+
+    Example:
+        >>> import jaxadv as ja
+        >>> ja.UniversalAscent(epochs=5).epochs
+        5
     """
 
     step_size: Any = 0.2
@@ -54,11 +65,14 @@ class UniversalAscent(Method):
         return variable, memory
 
     def first(self, task: Task) -> Any:
-        """The variable before the first step."""
+        """Return the variable before the first step."""
         return jnp.zeros(task.shape, jnp.float32)
 
     def objective(self, goal: Goal, logits: Float[Array, " K"], weight: Any) -> Float[Array, ""]:
-        """What an image adds: its clipped loss, or, if it is to keep its class, minus its loss."""
+        """Return the objective of one image.
+
+        This is its clipped loss, or minus its loss if it is to keep its class.
+        """
         gain = jnp.minimum(get_loss(self.loss)(goal, logits), self.clip)
         kept = -cross_entropy(Untargeted(goal.labels), logits)
         return jnp.where(weight > 0, gain, jnp.where(weight < 0, kept, 0.0))

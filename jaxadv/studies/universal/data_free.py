@@ -1,7 +1,7 @@
-"""Universal perturbations without data: what excites every layer of a network fools it.
+"""Universal perturbations without data, which maximise the activations of every layer.
 
-Nothing is asked of the network's answers. The perturbation is sent through it alone, and what its
-nonlinearities hand on is made as large as possible, in all layers at once.
+The outputs of the network are not used: the perturbation alone is fed to the network, and the
+outputs of all nonlinearities are maximised together.
 """
 
 import functools
@@ -26,14 +26,21 @@ from jaxadv.studies.universal.perturbation import check_ball
 NONLINEAR = ("tanh", "logistic", "erf", "exp")
 LINEAR = ("dot_general", "conv_general_dilated")
 CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-PIECE = 50  # steps between two looks at how much of the perturbation is saturated
+PIECE = 50  # steps between two checks of the saturated fraction
 
 
 def activations(model: Model, images: Float[Array, "N ..."]) -> list[Array]:
-    """What each nonlinearity of the model gives for the images, from the first layer on.
+    """Return the output of each nonlinearity of the model, in order from the first layer.
 
-    Of any model that JAX can trace: the outputs of every maximum with 0 (ReLU), tanh and sigmoid;
-    if there is none, of every matrix product and convolution. One forward pass; differentiable.
+    Works for any model that JAX can trace. Costs one forward pass and is differentiable.
+
+    Args:
+        model: The model.
+        images: Images [N, H, W, C].
+
+    Returns:
+        The outputs of every maximum with 0 (ReLU), tanh and sigmoid; if the model has none of
+        these, the outputs of every matrix product and convolution.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> from jaxadv.studies.universal import activations
@@ -55,7 +62,7 @@ def activations(model: Model, images: Float[Array, "N ..."]) -> list[Array]:
 
 
 def _walk(jaxpr: Jaxpr, consts: Any, args: Any, found: list[tuple[str, Array]]) -> list[Any]:
-    """Evaluate a jaxpr, calls within it too, and note what its layers give."""
+    """Evaluate a jaxpr and the calls inside it, and append the outputs of its layers to `found`."""
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     values.update(zip(jaxpr.invars, args, strict=True))
 
@@ -81,8 +88,10 @@ def _walk(jaxpr: Jaxpr, consts: Any, args: Any, found: list[tuple[str, Array]]) 
 
 
 def excitement(layers: list[Array], objective: str) -> Float[Array, ""]:
-    """The sum over layers of the logarithm of their mean ("mean", fast feature fool) or of their
-    length ("l2", GD-UAP)."""
+    """Return the sum over layers of the log of their mean activation ("mean") or L2 length ("l2").
+
+    "mean" is the objective of fast feature fool, "l2" that of GD-UAP.
+    """
     if objective == "mean":
         sizes = [jnp.abs(layer).mean() for layer in layers]
     else:
@@ -95,8 +104,7 @@ def _piece(
     task: Task, state: tuple[Array, Any], around: tuple[Array, Any], rate: Any, key: Array, *,
     objective: str, draws: int, cure: bool,
 ) -> Any:  # fmt: skip
-    """PIECE steps of Adam, and the share of entries at the bound; state: the perturbation and the
-    optimiser's memory; around: the background, and the spread of noise around it."""
+    """Run PIECE steps of Adam; also return the fraction of entries at the bound."""
     background, spread = around
 
     def height(v: Array, task: Task, noise: Array) -> Array:
@@ -129,24 +137,39 @@ def data_free_perturbation(
     spread: float = 0.0,
     draws: int = 1,
 ) -> np.ndarray:
-    """A perturbation float32 [H, W, C], |v| <= epsilon, that makes all layers answer strongly,
-    found without an image.
+    """Compute a perturbation that maximises the activations of all layers, without images.
 
-    shape: (H, W, C) of the model's images; epsilon: in the norm ("linf" or "l2") and their scale.
-    objective: "l2", GD-UAP (Mopuri et al. 2018, arXiv 1801.08092: lengths of the activations, and
-    the perturbation halved when it has stopped saturating), or "mean", fast feature fool (Mopuri et
-    al. 2017, arXiv 1707.05572). background: what it is added to, [H, W, C] or a number (None: the
-    middle of the box, the mean image of networks that normalise); spread: standard deviation of
-    Gaussian noise around that (GD-UAP's range prior), of which `draws` samples make a step. key: a
-    JAX random key; steps: of Adam, a multiple of 50 is made of it, each of `draws` forward and
-    backward passes. `judge` tells its fooling rate. Raises ValueError for arguments that cannot be
-    meant so.
+    Its fooling rate is measured by `judge`. Costs `draws` forward and backward passes a step.
 
-    >>> import jax, jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: jnp.maximum(x.reshape(len(x), -1) @ w, 0), jnp.eye(4))
-    >>> v = ja.data_free_perturbation(model, (2, 2, 1), 0.1, key=jax.random.key(0), steps=50)
-    >>> v.shape, bool(v.max() > 0.09)
-    ((2, 2, 1), True)
+    Args:
+        model: The model, which must be differentiable.
+        shape: Shape (H, W, C) of the model's images.
+        epsilon: Radius in the norm and in the scale of the images.
+        norm: "linf" or "l2".
+        objective: "l2", GD-UAP (Mopuri et al. 2018, arXiv 1801.08092), which maximises the L2
+            lengths of the activations and halves the perturbation when its saturation has stopped
+            growing; or "mean", fast feature fool (Mopuri et al. 2017, arXiv 1707.05572).
+        key: JAX random key.
+        steps: Steps of Adam, rounded up to a multiple of 50.
+        background: What the perturbation is added to: an array [H, W, C] or a number. None is the
+            middle of the box, which is the mean image of networks that normalise.
+        spread: Standard deviation of the Gaussian noise around `background` (the range prior of
+            GD-UAP).
+        draws: Samples of that noise in each step.
+
+    Returns:
+        The perturbation, float32 [H, W, C], within `epsilon`.
+
+    Raises:
+        ValueError: `norm` or `objective` is unknown, `epsilon` is not one positive number, or
+            `steps` or `draws` is below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: jnp.maximum(x.reshape(len(x), -1) @ w, 0), jnp.eye(4))
+        >>> v = ja.data_free_perturbation(model, (2, 2, 1), 0.1, key=jax.random.key(0), steps=50)
+        >>> v.shape, bool(v.max() > 0.09)
+        ((2, 2, 1), True)
     """
     checks.count_classes(model, tuple(shape))
     check_ball(norm, epsilon, shape, model.bounds)
@@ -171,6 +194,6 @@ def data_free_perturbation(
         )  # fmt: skip
         stuck = float(saturated) > 0.5 and float(saturated) - before < 1e-3
         before = float(saturated)
-        if objective == "l2" and stuck and number < pieces - 4:  # time is left to grow again
+        if objective == "l2" and stuck and number < pieces - 4:  # enough steps remain to grow again
             v, before = v / 2, 0.0
     return np.asarray(v)

@@ -1,8 +1,8 @@
-"""Why universal perturbations exist (Moosavi-Dezfooli et al. 2016, arXiv 1610.08401, section 4).
+"""Geometry of universal perturbations (Moosavi-Dezfooli et al. 2016, arXiv 1610.08401, section 4).
 
-The normals of the decision boundary near different images lie in a subspace of few dimensions; a
-random vector of that subspace fools more images than one of the whole space. And the controls that
-the paper draws beside its own: other single vectors of the same length.
+The normals of the decision boundary near different images lie in a subspace of few dimensions, and
+a random vector of that subspace fools more images than one of the whole space. The module also
+computes the paper's controls: other single vectors of the same length.
 """
 
 from typing import Any
@@ -20,10 +20,10 @@ from jaxadv.engine.verify import predict
 
 
 def least_changes(model: Model, images: Any, *, devices: Any = None) -> Float[np.ndarray, "N ..."]:
-    """The least change r(x) [N, H, W, C] in L2 that alters the model's own answer to each image, by
-    DeepFool; 0 where none was found.
+    """Return the minimal L2 perturbations r(x) [N, H, W, C] that change the model's own prediction.
 
-    r(x) is normal to the boundary where it meets it.
+    Computed by DeepFool; 0 where none was found. r(x) is normal to the decision boundary at x +
+    r(x).
     """
     images = np.asarray(images, np.float32)
     chosen = choose_devices(devices)
@@ -35,36 +35,45 @@ def least_changes(model: Model, images: Any, *, devices: Any = None) -> Float[np
 
 
 def normals(changes: Any) -> Float[np.ndarray, "D M"]:
-    """The changes as columns of length 1, in float64; those that are 0 left out."""
+    """Return the nonzero perturbations as columns of unit length, in float64."""
     flat = np.asarray(changes, np.float64).reshape(len(changes), -1)
     lengths = np.linalg.norm(flat, axis=1)
     return (flat[lengths > 0] / lengths[lengths > 0, None]).T
 
 
 def singular_values(columns: Any) -> Float[np.ndarray, " S"]:
-    """The singular values of a matrix [D, M], the largest first, in float64."""
+    """Return the singular values of a matrix [D, M] in descending order, in float64."""
     return np.linalg.svd(np.asarray(columns, np.float64), compute_uv=False)
 
 
 def random_columns(size: int, count: int, seed: int = 0) -> Float[np.ndarray, "D M"]:
-    """Columns drawn uniformly from the unit sphere: the paper's control."""
+    """Return columns drawn uniformly from the unit sphere: the paper's control."""
     drawn = np.random.default_rng(seed).normal(size=(size, count))
     return drawn / np.linalg.norm(drawn, axis=0)
 
 
 def in_subspace(columns: Any, dimensions: int, seed: int = 0) -> Float[np.ndarray, " D"]:
-    """A random vector of length 1 in the span of the first left singular vectors of [D, M]."""
+    """Return a random unit vector in the span of the first left singular vectors of [D, M]."""
     basis, _, _ = np.linalg.svd(np.asarray(columns, np.float64), full_matrices=False)
     drawn = np.random.default_rng(seed).normal(size=min(dimensions, basis.shape[1]))
     return basis[:, : len(drawn)] @ (drawn / np.linalg.norm(drawn))
 
 
 def of_length(vector: Any, length: float, norm: str = "l2") -> Float[np.ndarray, "..."]:
-    """A vector scaled to the length in the norm, in float64; 0 stays 0.
+    """Scale a vector to a length, in float64.
 
-    >>> from jaxadv.studies.universal.geometry import of_length
-    >>> of_length([3.0, 4.0], 1.0)
-    array([0.6, 0.8])
+    Args:
+        vector: Vector of any shape; 0 stays 0.
+        length: The length.
+        norm: "l2" or "linf".
+
+    Returns:
+        The scaled vector.
+
+    Example:
+        >>> from jaxadv.studies.universal.geometry import of_length
+        >>> of_length([3.0, 4.0], 1.0)
+        array([0.6, 0.8])
     """
     vector = np.asarray(vector, np.float64)
     own = np.linalg.norm(vector.ravel(), {"l2": 2, "linf": np.inf}[norm])
@@ -74,8 +83,11 @@ def of_length(vector: Any, length: float, norm: str = "l2") -> Float[np.ndarray,
 def controls(
     images: Any, changes: Any, length: float, norm: str = "l2", seed: int = 0
 ) -> dict[str, Float[np.ndarray, "H W C"]]:
-    """The paper's other vectors of the same length: random, the least change of one image, the sum
-    of those of all images, and the mean of the images. images, changes: [N, H, W, C]."""
+    """Return the paper's control vectors of the same length, by name.
+
+    These are a random vector, the minimal perturbation of one image, the sum of those of all
+    images, and the mean of the images. `images` and `changes` are [N, H, W, C].
+    """
     rng = np.random.default_rng(seed)
     shape = np.shape(images)[1:]
     drawn = rng.normal(size=shape) if norm == "l2" else rng.choice([-1.0, 1.0], size=shape)
@@ -89,14 +101,16 @@ def controls(
 
 
 def similarity(perturbations: Any) -> Float[np.ndarray, "M M"]:
-    """The cosines between perturbations [M, H, W, C], in float64."""
+    """Return the cosine similarities between perturbations [M, H, W, C], in float64."""
     columns = normals(perturbations)
     return columns.T @ columns
 
 
 def dominant(moves: Array | np.ndarray, share: float = 0.5) -> list[int]:
-    """The fewest classes to which at least `share` of the images that move go; moves: counts [K, K]
-    from class to class."""
+    """Return the fewest classes that receive at least the fraction `share` of the images that move.
+
+    `moves` holds the counts [K, K] from class (row) to class (column).
+    """
     gone = np.asarray(moves) * (1 - np.eye(len(moves), dtype=int))
     into = gone.sum(0)
     order = np.argsort(-into, kind="stable")

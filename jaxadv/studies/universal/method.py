@@ -1,9 +1,10 @@
-"""What one thing for all images costs and brings: the contract of a method, and its compiled epoch.
+"""The contract of a method for universal perturbations, and its compiled epoch.
 
-A universal perturbation couples images, so it is no attack on one. A method holds a variable (a
-perturbation, a patch) and says how it is put into an image, what a few images teach about it, and
-how it changes. The driver deals each batch out to the devices in parts of a fixed width and adds
-what they taught in a fixed order: the number of devices changes no bit.
+A universal perturbation couples images, so it is no attack on one image. A method holds a variable
+(a perturbation or a patch) and defines how it is placed in an image, what a batch of images
+contributes, and how the variable is updated. The driver splits each batch over the devices in parts
+of a fixed width and adds the contributions in a fixed order, so that the bits of the result do not
+depend on the number of devices.
 """
 
 import functools
@@ -28,7 +29,14 @@ NORMS = ("linf", "l2")
 
 @pytree
 class Task:
-    """model; norm; radius: the variable's, float32 and a hair below epsilon; shape: of images."""
+    """What a method optimises for.
+
+    Attributes:
+        model: The model.
+        radius: Radius of the variable, float32 and slightly below epsilon.
+        norm: "linf" or "l2".
+        shape: Shape of the images.
+    """
 
     model: Model
     radius: Any
@@ -37,18 +45,24 @@ class Task:
 
     @property
     def span(self) -> float:
-        """The length of the box's sides."""
+        """Side length of the box."""
         return self.model.bounds[1] - self.model.bounds[0]
 
     def project(self, change: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The nearest perturbation within the radius."""
+        """Return the nearest perturbation within the radius."""
         nothing = jnp.zeros_like(change)
         return get_norm(self.norm).project(change, nothing, self.radius, -self.span, self.span)
 
 
 class Rows(NamedTuple):
-    """Images [N, H, W, C], a goal for each, weights [N] (1: to be fooled; -1: to keep its class; 0:
-    of no concern), and random keys [N]."""
+    """Images with what is wanted of each.
+
+    Attributes:
+        images: [N, H, W, C].
+        goal: Goals, one for each image.
+        weights: [N]. 1: the image is to be fooled; -1: it is to keep its class; 0: it is ignored.
+        keys: Random keys [N].
+    """
 
     images: Any
     goal: Goal
@@ -67,8 +81,15 @@ class Aim(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """What some images teach: change [...] (a sum over them), how many of weight 1 were fooled
-    already, how many taught at all, and the forward and backward passes that it took."""
+    """What a part of a batch contributes, summed over its images.
+
+    Attributes:
+        change: [...], sum of the gradients or perturbations.
+        fooled: Number of images of weight 1 that are fooled already.
+        taught: Number of images that contributed to `change`.
+        forward: Forward passes.
+        backward: Backward passes.
+    """
 
     change: Any
     fooled: Any
@@ -78,7 +99,14 @@ class Lesson(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """variable; memory: the optimiser's, say; step: batches so far; steps: in all."""
+    """State of a method between batches.
+
+    Attributes:
+        variable: The perturbation or patch.
+        memory: Further state of the method, such as that of an optimizer.
+        step: Number of batches so far.
+        steps: Number of batches in all.
+    """
 
     variable: Any
     memory: Any
@@ -88,9 +116,18 @@ class Progress(NamedTuple):
 
 @pytree
 class Method:
-    """Base of the methods: batch_size: images of a step; epochs: the most rounds over the images;
-    delta: judge all images after each round, stop when at most this share is not fooled, and return
-    the best (None: all rounds, and the last)."""
+    """Base class of the methods for universal perturbations.
+
+    Attributes:
+        epochs: Maximum number of passes over the images.
+        batch_size: Images of a step.
+        delta: Fraction of images that may stay unfooled. All images are classified after each
+            epoch, the run stops when at most this fraction is not fooled, and the best variable is
+            returned. None: all epochs are run, and the last variable is returned.
+
+    Raises:
+        ValueError: `epochs` or `batch_size` is below 1, or `delta` is outside [0, 1].
+    """
 
     epochs: int = static(default=20)
     batch_size: int = static(default=32)
@@ -104,35 +141,41 @@ class Method:
             raise ValueError(f"delta={self.delta}: pass the share not fooled, from 0 to 1, or None")
 
     def init(self, task: Task) -> tuple[Any, Any]:
-        """The variable before the first step, and the memory."""
+        """Return the variable before the first step, and the memory."""
         return jnp.zeros(task.shape, jnp.float32), ()
 
     def place(self, task: Task, variable: Any, images: Array, keys: Any) -> Float[Array, "N ..."]:
-        """The images with the variable in them, within the box; default: added."""
+        """Return the images with the variable placed in them, within the box; default: added."""
         return jnp.clip(images + variable, *task.model.bounds)
 
     def project(self, task: Task, variable: Any) -> Any:
-        """The nearest variable that is allowed; default: within the radius."""
+        """Return the nearest admissible variable; default: within the radius."""
         return task.project(variable)
 
     def learn(self, task: Task, variable: Any, rows: Rows) -> Lesson:
-        """What these images teach; rows of weight 0 must teach nothing."""
+        """Return what these images contribute; rows of weight 0 must contribute nothing."""
         raise NotImplementedError
 
     def update(self, task: Task, now: Progress, lesson: Lesson) -> tuple[Any, Any]:
-        """The variable and the memory after a batch."""
+        """Return the variable and the memory after a batch."""
         raise NotImplementedError
 
 
 def lanes_for(batch: int, devices: tuple[Any, ...]) -> int:
-    """The width of a part: on CPUs the same for up to eight devices, else what a device can do."""
+    """Return the width of a part of a batch.
+
+    It is the same for up to eight CPUs; other devices get equal parts of the batch.
+    """
     return math.ceil(batch / (8 if devices[0].platform == "cpu" else len(devices)))
 
 
 @functools.lru_cache
 def epoch_program(batch: int, width: int, devices: tuple[Any, ...]) -> Any:
-    """Jitted (method, task, progress, rows, key) -> progress, tallies [fooled, taught, forward,
-    backward]: one round over the rows [N] in a new order, a scan over the batches."""
+    """Return the jitted (method, task, progress, rows, key) -> (progress, tallies).
+
+    The program runs one epoch over the rows [N] in a new order, as a scan over the batches. The
+    tallies are [fooled, taught, forward, backward].
+    """
     parts = math.ceil(batch / width)
     each = math.ceil(parts / len(devices))  # parts of a device; the last device may have fewer
 
@@ -155,7 +198,7 @@ def epoch_program(batch: int, width: int, devices: tuple[Any, ...]) -> Any:
                     return method.learn(task, now.variable, mine._replace(weights=own, keys=draw))
 
                 lessons = lax.map(part, places)
-                if len(devices) > 1:  # in the order of the parts, whoever computed them
+                if len(devices) > 1:  # in the order of the parts, regardless of the device
                     lessons = jax.tree.map(
                         lambda leaf: lax.all_gather(leaf, "devices", tiled=True), lessons
                     )

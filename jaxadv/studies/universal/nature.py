@@ -1,7 +1,8 @@
-"""Moosavi-Dezfooli et al. (2016, arXiv 1610.08401), run again: what universal perturbations are.
+"""Further studies of universal perturbations (Moosavi-Dezfooli et al. 2016, arXiv 1610.08401).
 
-Several of one network, the classes that images move to, the geometry behind it, other vectors of
-the same length, and perturbations made without data, a study each; `paper` has the networks.
+Each study is one function: several perturbations of one network, the classes that images move to,
+the geometry, other vectors of the same length, and perturbations without data. The networks are
+those of `paper`.
 """
 
 import jax
@@ -36,7 +37,7 @@ from jaxadv.studies.universal.paper import (
 
 
 def diversity(setting: Setting) -> Findings:
-    """Several perturbations of one network: the cosines between them, and what each does."""
+    """Several perturbations of one network: their cosine similarities and fooling rates."""
     data, held_out = split(setting)
     network, size = network_of(setting, NETWORKS[0], 0), 5
     rows, tables, pictures = [], [], []
@@ -72,7 +73,7 @@ def _largest(cosines: np.ndarray) -> float:
 
 
 def labels(setting: Setting) -> Findings:
-    """Which classes the fooled images move to: a few dominant ones."""
+    """The classes that fooled images move to, of which a few are dominant."""
     data, held_out = split(setting)
     classes, parts = setting.train.classes, []
     for name in NETWORKS[:2]:
@@ -92,7 +93,7 @@ def labels(setting: Setting) -> Findings:
 
 
 def geometry(setting: Setting) -> Findings:
-    """Singular values of the boundary's normals, and a random vector of their first dimensions."""
+    """Singular values of the boundary's normals, and random vectors of their leading subspace."""
     data, held_out = split(setting)
     network = network_of(setting, NETWORKS[0], 0)
     columns = normals(_changes(setting, network, data))
@@ -174,7 +175,7 @@ def lengths(setting: Setting) -> Findings:
 
 
 def data_free(setting: Setting) -> Findings:
-    """Perturbations made without an image, by what excites all layers, against one with images."""
+    """Perturbations made without images, from the activations of all layers, and from images."""
     data, held_out = split(setting)
     ways = ("random signs", "fast feature fool", "GD-UAP", "with images")
     epsilon, shape = EPSILON["linf"], data.images.shape[1:]

@@ -1,7 +1,8 @@
-"""Moosavi-Dezfooli et al. (2016, arXiv 1610.08401), run again on small networks.
+"""The experiments of Moosavi-Dezfooli et al. (2016, arXiv 1610.08401) on small networks.
 
-Fooling rates, across networks, and against the number of images, a study each; `nature` has the
-others. The paper's networks are ImageNet's: its figures stand beside ours as rows of their own.
+Each study is one function: fooling rates, transfer across networks, and the number of images;
+further studies are in `nature`. The paper's networks were trained on ImageNet: their figures are
+shown as separate rows.
 """
 
 import jax
@@ -40,7 +41,7 @@ PUBLISHED_ACROSS = (  # Linf, rows: made for
 
 
 def network_of(setting: Setting, name: str, seed: int) -> Network:
-    """One of `NETWORKS`, trained or found in the setting's folder."""
+    """Return one of `NETWORKS`, trained now or loaded from the setting's folder."""
     if name != "LeNet":
         return trained(setting, name, seed)
     data = setting.train
@@ -49,7 +50,7 @@ def network_of(setting: Setting, name: str, seed: int) -> Network:
 
 
 def split(setting: Setting) -> tuple[Dataset, Dataset]:
-    """The training images that perturbations are made from, and the test images held out."""
+    """Return the training images that perturbations are made from, and the held-out test images."""
     return examples_of(setting.train, setting.examples), examples_of(setting.test, 1000)
 
 
@@ -57,7 +58,7 @@ def found(
     setting: Setting, network: Network, images: np.ndarray, norm: str = "linf",
     method: Method | None = None, seed: int = 0, epsilon: float | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """A perturbation [H, W, C] of the network, kept in the setting's folder."""
+    """Return a perturbation [H, W, C] of the network, stored in the setting's folder."""
     epsilon = EPSILON[norm] if epsilon is None else epsilon
     method = UniversalAscent() if method is None else method
     store, name = Store(setting.folder / "universal"), f"{network.name}-{seed}-{norm}"
@@ -75,7 +76,10 @@ def found(
 
 
 def picture(perturbation: np.ndarray) -> np.ndarray:
-    """A perturbation [H, W, C] as an image: grey is no change, its largest entry black or white."""
+    """Return a perturbation [H, W, C] as an image.
+
+    Grey is 0; the largest entry is black or white.
+    """
     return 0.5 + perturbation / (2 * max(np.abs(perturbation).max(), 1e-9))
 
 
@@ -129,7 +133,7 @@ def _gallery(shown: dict[tuple[str, str, str], np.ndarray]) -> Gallery:
 
 
 def across(setting: Setting) -> Findings:
-    """Table 2: what a perturbation made for one network does to the others."""
+    """Table 2: the fooling rates on other networks of a perturbation made for one network."""
     data, held_out = split(setting)
     size = len(NETWORKS)
     values = np.full((setting.seeds, size, size), np.nan)
@@ -158,13 +162,13 @@ def across(setting: Setting) -> Findings:
 
 
 def counts(setting: Setting) -> list[int]:
-    """Numbers of images: one for each class, then more."""
+    """Return the numbers of images to compare: one for each class, then more."""
     classes, most = len(setting.train.classes), min(setting.examples, len(setting.train.labels))
     return [n for n in (classes, 2 * classes, 5 * classes, 100, 200, 500) if n <= most]
 
 
 def images_needed(setting: Setting) -> Findings:
-    """The fooling rate on held-out images against the number given, from one of each class on."""
+    """The fooling rate on held-out images against the number of images given, from one a class."""
     _, held_out = split(setting)
     classes = len(setting.train.classes)
     numbers = sorted(set(counts(setting)))

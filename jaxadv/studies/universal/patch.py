@@ -1,4 +1,4 @@
-"""A universal patch: one small picture that, pasted anywhere into any image, changes the answer."""
+"""Universal patches: one small picture that changes the prediction wherever it is pasted."""
 
 import dataclasses
 import time
@@ -22,9 +22,14 @@ from jaxadv.studies.universal.perturbation import aim_of, check_given, fit_varia
 
 @pytree
 class PatchAscent(UniversalAscent):
-    """Gradient ascent on a patch [size, size, C] whose place is drawn anew for every image and step
-    (Brown et al. 2017, arXiv 1712.09665, without rotation and scale); other fields as in
-    `UniversalAscent`, steps in shares of the box."""
+    """Gradient ascent on a patch [size, size, C] at a place drawn anew for every image and step.
+
+    Brown et al. 2017, arXiv 1712.09665, without rotation and scale. The other fields are those of
+    `UniversalAscent`, with steps as fractions of the box's side length.
+
+    Attributes:
+        size: Side length of the patch in pixels.
+    """
 
     size: int = static(default=8)
 
@@ -40,8 +45,10 @@ class PatchAscent(UniversalAscent):
 
 
 def paste(images: Float[Array, "N ..."], patch: Float[Array, "..."], keys: Any) -> Array:
-    """The images [N, H, W, C] with the patch [h, w, C] in each, wholly inside, at a place drawn
-    uniformly by its key [N]. Pure and differentiable."""
+    """Paste the patch [h, w, C] into each image [N, H, W, C], wholly inside it.
+
+    The places are drawn uniformly from the keys [N]. Pure and differentiable.
+    """
     room = jnp.array(images.shape[1:3]) - jnp.array(patch.shape[:2]) + 1
 
     def one(image: Array, key: Array) -> Array:
@@ -52,9 +59,18 @@ def paste(images: Float[Array, "N ..."], patch: Float[Array, "..."], keys: Any) 
 
 
 class Patch(NamedTuple):
-    """What was found: patch float32 [size, size, C]; given, held_out: `Fooling` of images with the
-    patch at places that it was not made at (L0: entries that differ); history, forward, backward,
-    seconds: as in `Universal`."""
+    """A universal patch and its fooling rates.
+
+    Attributes:
+        patch: float32 [size, size, C].
+        given: `Fooling` of the images that the patch was made from, with the patch at places that
+            it was not made at (L0 distance: entries that differ).
+        held_out: The same for the held-out images (None: no others).
+        history: Fooling rates of the epochs, as in `Universal`.
+        forward: Forward passes, verification left out.
+        backward: Backward passes.
+        seconds: Wall time, compilation included.
+    """
 
     patch: np.ndarray
     given: Fooling
@@ -77,12 +93,28 @@ def universal_patch(
     devices: Any = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Patch:
-    """A square patch that, wherever it is pasted, changes the model's answer to most images.
+    """Compute a square patch that changes the predictions of most images wherever it is pasted.
 
-    images: [N, H, W, C] floats within `model.bounds`, without labels; size: the patch's side in
-    pixels; method: a `PatchAscent` (its size is replaced); target: the class that all are to move
-    to (None: any other than the clean answer). Other arguments as in `universal_perturbation`.
-    Raises ValueError for arguments that cannot be meant so. Brown et al. 2017 (arXiv 1712.09665).
+    Brown et al. 2017, arXiv 1712.09665.
+
+    Args:
+        model: The model, which must be differentiable.
+        images: Images [N, H, W, C], floats within `model.bounds`, without labels.
+        size: Side length of the patch in pixels.
+        method: A `PatchAscent` (its size is replaced; its `delta` is ignored).
+        key: JAX random key.
+        target: Class that all images are to move to (None: any other than the clean prediction).
+        held_out: Other images, on which the patch is evaluated too.
+        devices: JAX devices (None: all local ones).
+        progress: Called after each epoch with (epochs done, epochs, running fooling rate).
+
+    Returns:
+        The patch with its fooling rates, passes and wall time.
+
+    Raises:
+        ValueError: `size` does not fit the images, `target` is not a class of the model, the model
+            cannot be differentiated, or the images are outside the bounds or of another shape than
+            `held_out`.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: jnp.stack([w + 0 * x.max((1, 2, 3)), x.max((1, 2, 3))], 1),

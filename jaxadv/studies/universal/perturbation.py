@@ -1,4 +1,4 @@
-"""`universal_perturbation`: one change that fools a network on most images; found, and judged."""
+"""`universal_perturbation`: computes one perturbation that fools a model on most images."""
 
 import dataclasses
 import time
@@ -11,10 +11,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from jaxadv.attacks import PGD
 from jaxadv.core.attack import safe_epsilon
 from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
-from jaxadv.core.norms import diameter, distance64
+from jaxadv.core.norms import distance64
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import mesh_of, predict
@@ -38,10 +39,20 @@ METHODS: dict[str, Callable[[], Method]] = {
 
 
 class Universal(NamedTuple):
-    """What was found: perturbation float32 [H, W, C]; norm, epsilon; distance: its length, in
-    float64; given, held_out: `Fooling` of the images that it was made from, and of others (None: no
-    others); history: the fooling rate after each epoch with a `delta`, else as met in passing;
-    forward, backward: passes in all, verification left out; seconds: wall time, compilation too."""
+    """A universal perturbation and its fooling rates.
+
+    Attributes:
+        perturbation: float32 [H, W, C].
+        norm: "linf" or "l2".
+        epsilon: Radius that was stated.
+        distance: Length of the perturbation, in float64.
+        given: `Fooling` of the images that the perturbation was made from.
+        held_out: `Fooling` of the held-out images (None: no others).
+        history: Fooling rate after each epoch with a `delta`, else the running rate of each epoch.
+        forward: Forward passes, verification left out.
+        backward: Backward passes.
+        seconds: Wall time, compilation included.
+    """
 
     perturbation: np.ndarray
     norm: str
@@ -56,7 +67,7 @@ class Universal(NamedTuple):
 
     @property
     def fooling_rate(self) -> float:
-        """On the held-out images if there are any, else on those given."""
+        """Fooling rate on the held-out images if there are any, else on those given."""
         return (self.given if self.held_out is None else self.held_out).rate
 
 
@@ -76,20 +87,38 @@ def universal_perturbation(
     lanes: int | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Universal:
-    """One perturbation v, |v| <= epsilon, that makes the model change its answer on most images.
+    """Compute one perturbation v within epsilon that changes the model's prediction of most images.
 
-    images: [N, H, W, C] floats within `model.bounds`, no labels: an image is fooled if the answer
-    to clip(x + v) is not the answer to x (Moosavi-Dezfooli et al. 2016, arXiv 1610.08401). epsilon:
-    in the norm ("linf" or "l2") and the scale of the images. method: "ascent" (SGD-UAP, Shafahi et
-    al. 2018, arXiv 1811.11304), "aggregation" (the first paper's algorithm), or a `UniversalAscent`
-    or `UniversalAggregation` with other settings. key: a JAX random key.
-    target: the class that all images are to move to. classes: fool only images of these classes,
-    and let all others keep theirs (class-discriminative; "ascent" only). held_out: other images, on
-    which it is judged too. start: [H, W, C] to begin from. devices: default all local ones; lanes:
-    images in one call of the model; with equal lanes any number of devices gives equal bits (CPU).
-    progress: called after each epoch with (epochs done, epochs, fooling rate in passing).
+    No labels are used: an image is fooled if the prediction for clip(x + v) differs from that for x
+    (Moosavi-Dezfooli et al. 2016, arXiv 1610.08401).
 
-    Raises ValueError for arguments that cannot be meant so.
+    Args:
+        model: The model, which must be differentiable.
+        images: Images [N, H, W, C], floats within `model.bounds`.
+        epsilon: Radius in the norm and in the scale of the images.
+        norm: "linf" or "l2".
+        method: "ascent" (SGD-UAP, Shafahi et al. 2018, arXiv 1811.11304), "aggregation" (the
+            algorithm of Moosavi-Dezfooli et al.), or a `UniversalAscent` or `UniversalAggregation`
+            with other settings.
+        key: JAX random key.
+        target: Class that all images are to move to (None: any other than the clean prediction).
+        classes: Fool only images of these classes and let all others keep theirs
+            (class-discriminative; "ascent" only).
+        held_out: Other images, on which the perturbation is evaluated too.
+        start: Perturbation [H, W, C] to begin from.
+        devices: JAX devices (None: all local ones).
+        lanes: Images in one call of the model. With equal lanes any number of devices gives equal
+            bits (CPU).
+        progress: Called after each epoch with (epochs done, epochs, running fooling rate).
+
+    Returns:
+        The perturbation with its fooling rates, passes and wall time.
+
+    Raises:
+        ValueError: `method` or `norm` is unknown, `epsilon` is not one positive number, `target` or
+            `classes` are not classes of the model, `classes` is used with "aggregation", `lanes` is
+            below 1, the model cannot be differentiated, or the images are outside the bounds or of
+            another shape than `held_out`.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -133,7 +162,14 @@ def universal_perturbation(
 
 
 class Fit(NamedTuple):
-    """The variable after the last epoch, its history, and passes."""
+    """The result of `fit_variable`.
+
+    Attributes:
+        variable: The perturbation or patch after the last epoch, or the best one with a `delta`.
+        history: Fooling rate of each epoch.
+        forward: Forward passes.
+        backward: Backward passes.
+    """
 
     variable: Any
     history: np.ndarray
@@ -149,8 +185,8 @@ def fit_variable(
 ) -> Fit:  # fmt: skip
     """Run a method on the images for its epochs, each one compiled scan on all devices.
 
-    With a `delta`, `rate` (variable -> share fooled of all images, a forward pass each) decides
-    after each epoch whether it is enough, and the variable of the highest rate is returned.
+    With a `delta`, `rate` (variable -> fraction of all images that is fooled, a forward pass each)
+    decides after each epoch whether to stop, and the variable of the highest rate is returned.
     """
     images, goal, weights, start = aim
     batch = min(method.batch_size, len(images))
@@ -187,7 +223,7 @@ def fit_variable(
 
 
 def length(norm: str, perturbation: np.ndarray) -> float:
-    """The norm of a perturbation [H, W, C] in float64."""
+    """Return the norm of a perturbation [H, W, C] in float64."""
     return float(distance64(norm, perturbation[None], np.zeros_like(perturbation)[None])[0])
 
 
@@ -195,9 +231,11 @@ def aim_of(
     model: Model, images: np.ndarray, devices: tuple[Any, ...], target: int | None = None,
     classes: Sequence[int] | None = None,
 ) -> Aim:  # fmt: skip
-    """Away from the model's answer to each image, or to the target, and what each image weighs: 0
-    where it is there already, -1 where it is of none of the `classes` and to stay. A forward pass
-    an image."""
+    """Return the goal (untargeted, or the target) and the weight of each image.
+
+    The weight is 0 where the image is of the target class already, -1 where it is of none of the
+    `classes` and is to keep its class, else 1. Costs one forward pass an image.
+    """
     before = predict(model, images, devices).argmax(1).astype(np.int32)
     weights = np.ones(len(images), np.float32)
     if classes is not None:
@@ -212,8 +250,11 @@ def check_given(
     model: Model, images: Any, held_out: Any, target: int | None,
     classes: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
-    """The images and those held out, float32. ValueError where they cannot be meant so, where the
-    model does not know the classes, and where it has no gradient to climb."""
+    """Return the images and the held-out images as float32, after checking them.
+
+    Raises ValueError where the images are outside the bounds, where the shapes differ, where the
+    model does not have the classes, and where it cannot be differentiated.
+    """
     checks.check_model(model)
     images = checks.check_images(images, model.bounds)
     shape = images.shape[1:]
@@ -232,13 +273,14 @@ def check_given(
     return images, others
 
 
-def check_ball(norm: str, epsilon: float, shape: Any, bounds: tuple[float, float]) -> None:
-    """ValueError where the norm is not known here or the radius is none."""
+def check_norm(norm: str) -> None:
+    """Raise ValueError unless the norm is "linf" or "l2"."""
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r}: universal perturbations know {', '.join(NORMS)}")
-    largest = diameter(norm, int(np.prod(shape)), bounds[1] - bounds[0])
-    if np.ndim(epsilon) or not 0 < epsilon <= largest:
-        raise ValueError(
-            f"epsilon={epsilon}: pass one radius above 0 and up to {largest:g}, the largest {norm} "
-            f"distance between two images in {bounds}"
-        )
+
+
+def check_ball(norm: str, epsilon: float, shape: Any, bounds: tuple[float, float]) -> None:
+    """Raise ValueError unless the norm is "linf" or "l2" and epsilon is one positive number."""
+    check_norm(norm)
+    if np.ndim(epsilon) or not checks.check_epsilon(PGD(norm=norm), epsilon, 1, shape, bounds) > 0:
+        raise ValueError(f"epsilon={epsilon}: pass one radius above 0")

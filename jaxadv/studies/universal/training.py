@@ -1,4 +1,4 @@
-"""Universal adversarial training: weights and one perturbation, step by step against each other."""
+"""Universal adversarial training: alternating steps of the weights and of one perturbation."""
 
 import functools
 from collections.abc import Callable
@@ -35,27 +35,43 @@ def universal_training(
     free: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Any, np.ndarray]:
-    """Train a linen module against one perturbation of all images: its variables, and the last
-    perturbation float32 [H, W, C].
+    """Train a linen module against one perturbation of all images.
 
-    Shafahi et al. 2018 (arXiv 1811.11304), algorithm 3: with every batch the perturbation climbs
-    the loss by `step_size` epsilon, and the weights descend it by Adam (learning_rate falls to 0
-    along a cosine). free: both from one backward pass, at the cost of plain training; else the
-    weights see the perturbation's new value, for a second pass.
+    Shafahi et al. 2018, arXiv 1811.11304, algorithm 3: with every batch the perturbation ascends
+    the loss by `step_size` times epsilon, and the weights descend it by Adam.
 
-    definition: a linen module without batch statistics or dropout; data: images float32
-    [N, H, W, C] in [0, 1] and labels [N], shuffled anew every epoch; epsilon: in the norm
-    ("linf" or "l2") and the scale of the images. Raises ValueError for other modules and sizes.
+    Args:
+        definition: A linen module without batch statistics or dropout.
+        data: Images float32 [N, H, W, C] in [0, 1] and labels [N], shuffled anew every epoch.
+        epsilon: Radius in the norm and in the scale of the images.
+        norm: "linf" or "l2".
+        key: JAX random key.
+        epochs: Passes over the images.
+        batch_size: Images of a step.
+        learning_rate: Initial learning rate of Adam; it decreases to 0 along a cosine.
+        step_size: Step length of the perturbation as a fraction of epsilon.
+        free: Take both steps from one backward pass, at the cost of plain training. If false, the
+            weights take the gradient at the updated perturbation, for a second backward pass.
+        progress: Called after each epoch with (epochs done, epochs).
 
-    >>> import jax, numpy as np, jaxadv as ja
-    >>> from jaxadv.data import Dataset
-    >>> images, labels = np.eye(4, dtype="float32").reshape(4, 2, 2, 1), np.arange(4)
-    >>> data = Dataset(images, labels, labels, "corners", tuple("abcd"))
-    >>> module = ja.models.get_definition("FC")(widths=(16,), classes=4)
-    >>> how = {"epochs": 60, "batch_size": 4, "learning_rate": 0.05}
-    >>> variables, v = ja.universal_training(module, data, 0.2, key=jax.random.key(0), **how)
-    >>> module.apply(variables, np.clip(images + v, 0, 1)).argmax(-1).tolist()
-    [0, 1, 2, 3]
+    Returns:
+        The variables of the module, and the last perturbation, float32 [H, W, C].
+
+    Raises:
+        ValueError: `norm` is unknown, `epsilon` is not one positive number, `batch_size` is not
+            between 1 and the number of images, `epochs` is below 1, or `definition` has variables
+            other than "params".
+
+    Example:
+        >>> import jax, numpy as np, jaxadv as ja
+        >>> from jaxadv.data import Dataset
+        >>> images, labels = np.eye(4, dtype="float32").reshape(4, 2, 2, 1), np.arange(4)
+        >>> data = Dataset(images, labels, labels, "corners", tuple("abcd"))
+        >>> module = ja.models.get_definition("FC")(widths=(16,), classes=4)
+        >>> how = {"epochs": 60, "batch_size": 4, "learning_rate": 0.05}
+        >>> variables, v = ja.universal_training(module, data, 0.2, key=jax.random.key(0), **how)
+        >>> module.apply(variables, np.clip(images + v, 0, 1)).argmax(-1).tolist()
+        [0, 1, 2, 3]
     """
     count, shape = len(data.labels), tuple(data.images.shape[1:])
     check_ball(norm, epsilon, shape, (0.0, 1.0))
@@ -96,7 +112,7 @@ def _epoch(
     recipe: _Recipe, state: Any, images: Array, labels: Array, key: Array, radius: Array,
     rate: Array, step_size: Array,
 ) -> Any:  # fmt: skip
-    """One pass over the images in a new order."""
+    """Run one epoch over the images in a new order."""
     definition, norm, batch_size, steps, free, cure = recipe
 
     def loss(variables: Any, v: Array, x: Array, y: Array) -> Any:

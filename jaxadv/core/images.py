@@ -1,0 +1,22 @@
+"""Conversion of images to the floats that models take."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def as_floats(images: Any) -> Array:
+    """Return a JAX array of floats; numbers of another kind become float32 and keep their values.
+
+    Raises:
+        ValueError: If `images` is a sparse matrix.
+
+    >>> from jaxadv.core.images import as_floats
+    >>> as_floats([[0, 255]])
+    Array([[  0., 255.]], dtype=float32)
+    """
+    if hasattr(images, "toarray"):
+        raise ValueError("images are a sparse matrix: pass images.toarray()")
+    images = jnp.asarray(images)
+    return images if jnp.issubdtype(images.dtype, jnp.floating) else images.astype(jnp.float32)

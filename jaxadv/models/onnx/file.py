@@ -1,0 +1,245 @@
+"""Reading an ONNX file: the nodes and tensors that the output needs, and the graph's input."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadv.core.extras import extra
+from jaxadv.models.onnx.node import Node
+from jaxadv.models.onnx.operators import DECIDING, DOMAINS, OPERATORS
+
+TYPES = ("to", "output_dtype")  # attributes that name a type of tensor
+OLDEST = 7  # earlier opsets broadcast by other rules
+STANDARD = ("", "ai.onnx")  # domains of the standard operators
+
+
+class Entrance(NamedTuple):
+    """The graph's input.
+
+    Attributes:
+        name: Its name.
+        shape: Shape of one image; None: any size.
+        batch: Declared size of the batch axis; None if it is free, 0 if there is none.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    batch: int | None
+
+
+class Tensor(NamedTuple):
+    """An array as a hashable value.
+
+    Attributes:
+        dtype: Name of its numpy type.
+        shape: Its shape.
+        data: Its bytes in C order.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    def array(self) -> np.ndarray:
+        return np.frombuffer(self.data, self.dtype).reshape(self.shape)
+
+
+class Graph(NamedTuple):
+    """The part of an ONNX graph that computes the output.
+
+    Attributes:
+        nodes: The nodes in order of evaluation.
+        constants: (name, tensor) of the tensors that are not weights.
+        entrance: The input.
+        output: Name of the output.
+    """
+
+    nodes: tuple[Node, ...]
+    constants: tuple[tuple[str, Tensor], ...]
+    entrance: Entrance
+    output: str
+
+
+def read(file: Any, output: str | None) -> tuple[Graph, dict[str, jax.Array]]:
+    """Return the graph that computes the output (None: the only one), and its weights by name."""
+    proto = _load(file)
+    opset = _opset(proto)
+    entrance = _entrance(proto.graph)
+    output = _exit(proto.graph, output)
+    protos = _needed(proto.graph, output)
+    arrays = _arrays(proto.graph, protos)
+    nodes = tuple(_node(p, opset, entrance) for p in protos if p.output[0] not in arrays)
+    deciding = _deciding(protos)
+    weights, constants = {}, []
+    for name, array in arrays.items():
+        if jnp.issubdtype(array.dtype, jnp.floating):
+            array = array.astype(np.float32)
+            if name not in deciding:
+                weights[name] = jnp.asarray(array)
+                continue
+        constants.append((name, Tensor(array.dtype.name, array.shape, array.tobytes())))
+    return Graph(nodes, tuple(constants), entrance, output), weights
+
+
+def _load(file: Any) -> Any:
+    """The `onnx.ModelProto`, with its functions inlined."""
+    with extra("onnx", "from_onnx"):
+        import onnx
+        import onnx.inliner
+        from google.protobuf.message import DecodeError
+    try:
+        proto = onnx.load_from_string(file) if isinstance(file, bytes) else file
+        proto = proto if isinstance(proto, onnx.ModelProto) else onnx.load(proto)
+    except DecodeError as error:
+        name = "file" if isinstance(file, bytes) else f"file={str(file)!r}"
+        raise ValueError(f"{name} is no ONNX model: {error}") from None
+    return onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+
+
+def _opset(proto: Any) -> int:
+    version = max((o.version for o in proto.opset_import if o.domain in STANDARD), default=0)
+    version = version or OLDEST * any(o.domain in DOMAINS for o in proto.opset_import)
+    if not proto.graph.output or not version:
+        raise ValueError("file holds no ONNX graph: pass one that onnx.save wrote")
+    if version < OLDEST:
+        raise ValueError(
+            f"file is of ONNX opset {version}, the oldest known is {OLDEST}: convert it with "
+            "onnx.version_converter.convert_version(proto, 13)"
+        )
+    return version
+
+
+def _entrance(graph: Any) -> Entrance:
+    from onnx import TensorProto
+
+    stored = {tensor.name for tensor in graph.initializer}  # old files list weights as inputs too
+    inputs = [value for value in graph.input if value.name not in stored]
+    if len(inputs) != 1:
+        raise ValueError(
+            f"the ONNX graph has the inputs {[i.name for i in inputs]}: export one that takes an "
+            "image alone, with the others fixed inside it"
+        )
+    name, declared = inputs[0].name, inputs[0].type.tensor_type
+    kind = TensorProto.DataType.Name(declared.elem_type)
+    if kind not in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"):
+        raise ValueError(
+            f"input {name!r} is of type {kind}, in which no attack can take small steps: export a "
+            "graph of float images, that casts or rounds inside, or write it for ja.Model"
+        )
+    sizes = tuple(d.dim_value or None for d in declared.shape.dim)
+    if not sizes:
+        raise ValueError(
+            f"input {name!r} declares no shape: export it with one, such as [N, C, H, W]"
+        )
+    if len(sizes) in (1, 3) and sizes[0] not in (1, None):
+        return Entrance(name, sizes, 0)
+    return Entrance(name, sizes[1:], sizes[0])
+
+
+def _exit(graph: Any, output: str | None) -> str:
+    names = [value.name for value in graph.output]
+    if output is None:
+        if len(names) != 1:
+            raise ValueError(
+                f"the ONNX graph has the outputs {names}: pass output= the one that holds logits"
+            )
+        return names[0]
+    known = [name for node in graph.node for name in node.output]
+    if output not in known:
+        raise ValueError(
+            f"output={output!r} is computed by no node: pass one of the graph's tensors, the last "
+            f"of which are {known[-4:]}"
+        )
+    return output
+
+
+def _needed(graph: Any, output: str) -> list[Any]:
+    """The nodes on which the output depends, in order."""
+    wanted, nodes = {output}, []
+    for node in reversed(graph.node):  # ONNX lists them sorted: makers come before users
+        if wanted.intersection(node.output):
+            wanted.update(filter(None, node.input))
+            nodes.append(node)
+    return nodes[::-1]
+
+
+def _arrays(graph: Any, nodes: Sequence[Any]) -> dict[str, np.ndarray]:
+    """The initialisers and constants that the nodes read, by name."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    def array(name: str, value: Any) -> np.ndarray:
+        if isinstance(value, TensorProto):
+            if value.data_location == TensorProto.EXTERNAL:
+                raise ValueError(
+                    f"the weights {name!r} are in a file beside the model: pass the model's path"
+                )
+            found = numpy_helper.to_array(value)
+            if found.dtype.kind in "OSU":
+                raise ValueError(f"the tensor {name!r} holds text: export it as numbers")
+            return found
+        found = np.asarray(value)
+        if found.dtype.kind not in "fi":
+            raise ValueError(f"constant {name!r} is sparse or text: export it as numbers")
+        return found.astype(np.float32 if found.dtype.kind == "f" else np.int64)
+
+    read = {name for node in nodes for name in node.input}
+    arrays = {t.name: array(t.name, t) for t in graph.initializer if t.name in read}
+    for node in nodes:
+        values = [helper.get_attribute_value(attribute) for attribute in node.attribute]
+        if node.op_type == "Constant":
+            arrays[node.output[0]] = array(node.output[0], values[0])
+        elif node.op_type == "ConstantOfShape" and node.input[0] in arrays:
+            fill = array(node.output[0], values[0] if values else 0.0)
+            arrays[node.output[0]] = np.full(arrays[node.input[0]], fill)
+    return arrays
+
+
+def _deciding(nodes: Sequence[Any]) -> set[str]:
+    """The tensors from which shapes are computed, which must be known before the program runs."""
+    names: set[str] = set()
+    for node in reversed(nodes):
+        names.update(node.input[i] for i in DECIDING.get(node.op_type, ()) if i < len(node.input))
+        if node.op_type not in ("Shape", "Size") and names.intersection(node.output):
+            names.update(node.input)
+    return names - {""}
+
+
+def _node(proto: Any, opset: int, entrance: Entrance) -> Node:
+    """Convert the node to a value; ValueError for an operator that is not supported."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    attributes: dict[str, Any] = {}
+    names = tuple(proto.input), tuple(proto.output)
+    node = Node(proto.op_type, proto.name, opset, *names, (), entrance.batch)
+    if proto.op_type not in DOMAINS.get(proto.domain, {}):
+        raise ValueError(
+            f"{node} is not supported{f' (domain {proto.domain})' if proto.domain else ''}: export "
+            "a graph of these operators, pass output= the name of a tensor before "
+            "it, or write the network for ja.Model; supported are " + ", ".join(OPERATORS)
+        )
+    for attribute in proto.attribute:
+        value = helper.get_attribute_value(attribute)
+        if isinstance(value, bytes):
+            value = value.decode()
+        elif isinstance(value, TensorProto):  # ConstantOfShape: a single number
+            value = np.ravel(numpy_helper.to_array(value))[0]
+        elif not isinstance(value, int | float):
+            value = tuple(v.decode() if isinstance(v, bytes) else v for v in value)
+        if attribute.name in TYPES and value:
+            value = _type(node, attribute.i)
+        attributes[attribute.name] = value
+    return node._replace(attributes=tuple(sorted(attributes.items())))
+
+
+def _type(node: Node, kind: int) -> str:
+    """The numpy name of an ONNX type; for floats, that in which they are computed."""
+    from onnx import TensorProto, helper
+
+    name = TensorProto.DataType.Name(kind)
+    if name == "STRING" or name.startswith(("FLOAT8", "FLOAT4")):
+        raise ValueError(f"{node} makes tensors of type {name}: export it in float32")
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    return "float32" if jnp.issubdtype(dtype, jnp.floating) else str(dtype)

@@ -1,0 +1,101 @@
+"""Resizing of images: along each axis, the product with a matrix that is known beforehand."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadv.models.onnx.node import Node, Operator, integers, known
+
+ONE, HALF = np.float32(1), np.float32(0.5)  # coordinates are rounded as onnxruntime rounds them
+
+
+def _symmetric(i: Any, scale: Any, size: int, new: int) -> Any:
+    offset = np.float32(size / 2) * (ONE - np.float32(new) / (scale * np.float32(size)))
+    return offset + (i + HALF) / scale - HALF
+
+
+# Positions of the new pixels i among the old ones; scale: new size by old.
+COORDINATES: dict[str, Callable[..., Any]] = {
+    "asymmetric": lambda i, scale, size, new: i / scale,
+    "half_pixel": lambda i, scale, size, new: (i + HALF) / scale - HALF,
+    "half_pixel_symmetric": _symmetric,
+    "pytorch_half_pixel": lambda i, scale, size, new: ((i + HALF) / scale - HALF) * (new > 1),
+    "align_corners": lambda i, scale, size, new: i * np.float32(size - 1) / np.float32(
+        max(new - 1, 1)
+    ),
+}  # fmt: skip
+ROUNDING: dict[str, Callable[..., Any]] = {
+    "round_prefer_floor": lambda c: np.ceil(c - HALF),
+    "round_prefer_ceil": lambda c: np.floor(c + HALF),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+
+
+def _choice(table: dict[str, Any], name: str, given: str) -> Any:
+    if given not in table:
+        raise ValueError(f"{name}={given!r} is not supported: export with one of {list(table)}")
+    return table[given]
+
+
+def _nearest(node: Node, coordinates: Any, size: int, scale: Any) -> Any:
+    old = "ceil" if scale < 1 else "floor"  # before opset 11 there is no attribute for it
+    mode = node.get("nearest_mode", "round_prefer_floor") if node.opset >= 11 else old
+    near = _choice(ROUNDING, "nearest_mode", mode)(coordinates)
+    return np.eye(size, dtype=np.float32)[np.clip(near.astype(int), 0, size - 1)]
+
+
+def _linear(node: Node, coordinates: Any, size: int, scale: Any) -> Any:
+    inside = np.clip(coordinates, 0, size - 1)
+    return np.maximum(ONE - np.abs(inside[:, None] - np.arange(size, dtype=np.float32)), 0)
+
+
+def _cubic(node: Node, coordinates: Any, size: int, scale: Any) -> Any:
+    a = node.get("cubic_coeff_a", -0.75)
+    places = np.floor(coordinates)[:, None] + np.arange(-1, 3)
+    d = np.abs(coordinates[:, None] - places)
+    weights = np.where(
+        d <= 1, (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4)
+    )
+    if node.get("exclude_outside", 0):
+        weights *= (places >= 0) & (places < size)
+        weights /= weights.sum(1, keepdims=True)
+    one = np.eye(size)[np.clip(places.astype(int), 0, size - 1)]
+    return (weights[..., None] * one).sum(1).astype(np.float32)
+
+
+MODES = {"nearest": _nearest, "linear": _linear, "bilinear": _linear, "cubic": _cubic}
+
+
+def _resize(node: Node, x: Any, *given: Any) -> Any:
+    node.only(antialias=0, keep_aspect_ratio_policy="stretch")
+    given = (None, *given) if node.opset < 11 else given  # without the region of interest
+    _, scales, sizes = (*given, None, None, None)[:3]
+    axes = [axis % x.ndim for axis in integers(node, "axes") or range(x.ndim)]
+    old = np.array([x.shape[axis] for axis in axes], np.float32)
+    factors, wanted = known(node, "scales", scales), known(node, "sizes", sizes)
+    if factors is not None and factors.size:
+        factors = factors.astype(np.float32)
+        wanted = factors * old
+    elif wanted is not None and wanted.size:
+        factors = wanted.astype(np.float32) / old
+    else:
+        raise ValueError("it has neither scales nor sizes")
+    wanted = wanted.astype(int)
+    mode = "asymmetric" if node.opset < 11 else "half_pixel"
+    mode = node.get("coordinate_transformation_mode", mode)
+    place = _choice(COORDINATES, "coordinate_transformation_mode", mode)
+    matrix = _choice(MODES, "mode", node.get("mode", "nearest"))
+    for axis, scale, new in zip(axes, factors, wanted, strict=True):
+        size = x.shape[axis]
+        if scale == 1 and new == size:
+            continue
+        coordinates = place(np.arange(new, dtype=np.float32), scale, size, new)
+        product = jnp.tensordot(x, matrix(node, coordinates, size, scale), (axis, 1))
+        x = jnp.moveaxis(product, -1, axis)
+    return x
+
+
+OPERATORS: dict[str, Operator] = {"Resize": _resize, "Upsample": _resize}

@@ -1,0 +1,57 @@
+"""What several tests share: the network and images of `ja.testing`, and every attack by name."""
+
+import functools
+
+import jax
+import numpy as np
+
+import jaxadv as ja
+from jaxadv.attacks import ATTACKS
+from jaxadv.testing import EPSILON, images_and_labels, network
+
+__all__ = [
+    "EPSILON", "GOAL", "IMAGES", "KEY", "LABELS", "MODEL", "QUICK", "drive", "make", "network",
+]  # fmt: skip
+
+KEY = jax.random.key(7)
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+MODEL = network()
+IMAGES, LABELS = images_and_labels(MODEL)  # image 3 is misclassified from the start
+GOAL = ja.Untargeted(LABELS)
+INNER = {
+    "Repeated": lambda norm: ja.Repeated(ja.PGD(norm=norm, steps=8), 2),
+    "EachTarget": lambda norm: ja.EachTarget(ja.PGD(norm=norm, steps=8, loss="margin"), 2),
+    "MinimalEpsilon": lambda norm: ja.MinimalEpsilon(ja.PGD(norm=norm, steps=8), rounds=5),
+}
+STEPS = {"CW": 100, "NES": 20, "OnePixel": 10, "SPSA": 20, "SimBA": 200, "SparseRS": 300,
+         "Square": 300, "ZOO": 40}  # fmt: skip
+
+
+def make(name: str, norm: str, images: np.ndarray | None = None) -> ja.Attack:
+    images = IMAGES if images is None else images
+    if name == "Masked":
+        mask = np.arange(images[0].size).reshape(images.shape[1:]) % 5 > 0
+        return ja.Masked(ja.PGD(norm=norm, steps=8, loss="margin"), mask)
+    if name == "AdversarialPatch":
+        return ja.AdversarialPatch(size=images.shape[1] - 1)
+    if name in INNER:
+        return INNER[name](norm)
+    if name == "LBFGS":
+        return ja.LBFGS()
+    if name == "Admix":
+        return ja.Admix(norm=norm, mixed_images=images[:5], mixed_labels=np.arange(5) % 4)
+    if name == "ILA":
+        return ja.ILA(norm=norm, classes=3)  # whatever the network answers behind is a feature
+    if name == "EAD":
+        return ja.EAD(steps=100)
+    if name in STEPS:
+        return ATTACKS[name](norm=norm, steps=STEPS[name])  # type: ignore[call-arg]
+    return ATTACKS[name](norm=norm)  # type: ignore[call-arg]
+
+
+@functools.partial(jax.jit, static_argnames="keep", compiler_options=QUICK)
+def drive(attack, model, images, goal, epsilon=None, keep="distance"):
+    """Images, whether they are adversarial, and the counts."""
+    table = ja.make_table(attack, model, images, goal, epsilon)
+    found = ja.drive_batch(attack, model, table, KEY, keep=keep)
+    return found.best.image, found.best.tier, found.totals(keep)[0]
