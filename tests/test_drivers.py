@@ -54,7 +54,7 @@ def rows(table, index):
     return table._replace(
         source=table.source[index],
         goal=jax.tree.map(lambda leaf: leaf[index], table.goal),
-        epsilon=table.radius[index],
+        radius=table.radius[index],
         ids=table.ids[index],
         active=table.active[index],
     )
