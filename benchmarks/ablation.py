@@ -14,8 +14,8 @@ import numpy as np
 import jaxadv as ja
 from benchmarks.common import show
 from benchmarks.verdict import HARD, SUBJECTS, load, verdict
-from jaxadv.engine.cascades import fast
-from jaxadv.engine.stage import attack_of
+from jaxadv.protocols.cached_run import attack_of
+from jaxadv.protocols.cascades import fast
 
 FAST: dict[str, Any] = fast("linf")
 FIRST, TARGETED, NEAR, REFINING, SQUARE, AGAIN = FAST

@@ -23,7 +23,7 @@ import numpy as np
 import jaxadv as ja
 from benchmarks.common import alternate, ratio, show, trained
 from jaxadv.core.losses import cross_entropy
-from jaxadv.engine.convolution import convolve
+from jaxadv.cpu.convolution import convolve
 from jaxadv.models import get_definition
 
 SEED = 0
@@ -49,7 +49,7 @@ def bare_loop(
 
     def attack(model: ja.Model, part: Any) -> Any:
         original, label = part
-        advance = ja.cured(step) if cure else step
+        advance = ja.rewrite_for_cpu(step) if cure else step
         return jax.lax.fori_loop(
             0, steps, lambda _, x: advance(model, x, original, label), original
         )
@@ -229,12 +229,12 @@ def forms() -> None:
             return jax.lax.conv_general_dilated(image, kernel, (1, 1), padding,
                                                 dimension_numbers=numbers)  # fmt: skip
 
-        def cured(image: Any, kernel: Any, padding: Any = padding) -> Any:
+        def rewrite_for_cpu(image: Any, kernel: Any, padding: Any = padding) -> Any:
             return convolve(image, kernel, padding, gradients=True)
 
         seconds = alternate(
             {name: functools.partial(jax.jit(call), image, kernel) for name, call in
-             (("cured", cured), ("as is", as_is))}, 25)  # fmt: skip
+             (("cured", rewrite_for_cpu), ("as is", as_is))}, 25)  # fmt: skip
         each = [float(np.median(s)) / size * 1e6 for s in seconds.values()]
         rows.append([f"{side} x {side}, {channels} to {outputs}, {edge[padded]}", *each,
                      ratio(seconds["as is"], seconds["cured"])])  # fmt: skip

@@ -23,9 +23,9 @@ import numpy as np
 import jaxadv as ja
 from benchmarks.common import show
 from benchmarks.minimum import attacks_of
-from jaxadv.engine.portfolios import EFFORTS
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
+from jaxadv.protocols.portfolios import EFFORTS
 
 SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 NETWORKS = {"mlp40_standard": ("linf", "l1"), "mlp40_linf0.1": ("linf",)}

@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 
 import jaxadv as ja
 from benchmarks.common import ratio, show
-from jaxadv.attacks.bracket import Bracket
+from jaxadv.attacks.common.penalty_bracket import Bracket
 from jaxadv.core.attack import Problem
 from jaxadv.engine.devices import cpu_cores
 from jaxadv.models.train import train

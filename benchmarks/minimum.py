@@ -119,7 +119,7 @@ def ours(
     goal, key = ja.Untargeted(labels), jax.random.key(0)
     found = {}
 
-    def watch(name: str, search: Callable[[], ja.Result | ja.Nearest]) -> None:
+    def watch(name: str, search: Callable[[], ja.Result | ja.MinimalDistances]) -> None:
         seconds = 0.0
         for _ in range(1 + warm):
             begin = time.perf_counter()

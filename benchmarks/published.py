@@ -25,8 +25,8 @@ import numpy as np
 
 import jaxadv as ja
 from benchmarks.common import show
-from jaxadv.engine.evaluate import SURVIVED
 from jaxadv.models.published import PUBLISHED, load_published
+from jaxadv.protocols.evaluate import SURVIVED
 from jaxadv.report import print_study
 from jaxadv.studies import Findings
 from jaxadv.studies.layers import spectra_table

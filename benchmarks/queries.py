@@ -25,7 +25,7 @@ from benchmarks.common import show
 from benchmarks.minimum import load
 
 
-class Asked(NamedTuple):
+class QueryComparison(NamedTuple):
     """distance [budgets, N] (infinite: none), seconds to each budget, and of compilation."""
 
     distance: np.ndarray
@@ -36,7 +36,7 @@ class Asked(NamedTuple):
 def ours(
     model: ja.Model, images: np.ndarray, labels: np.ndarray, norm: str, budgets: list[int],
     epsilon: float, only: set[str],
-) -> dict[str, Asked]:  # fmt: skip
+) -> dict[str, QueryComparison]:  # fmt: skip
     """Our attacks; a budget is known to the attack by labels, so that each is a run."""
     goal, lanes = ja.Untargeted(labels), -(-len(images) // jax.local_device_count())
 
@@ -65,21 +65,21 @@ def ours(
             distances.append(np.where(result.success, result.distance, np.inf))
             seconds.append(second)
             compiling = first - second
-        found[name] = Asked(np.array(distances), np.array(seconds), compiling)
+        found[name] = QueryComparison(np.array(distances), np.array(seconds), compiling)
     if norm != "l0" and (not only or "Square" in only):
         attack = ja.Square(norm=norm, steps=budgets[-1] - 1)
         first = timed(attack, epsilon, 0)[1]
         result, second = timed(attack, epsilon, 0)
         within = result.success & (result.queries <= np.array(budgets)[:, None])
         distance = np.where(within, result.distance, np.inf)
-        found["Square"] = Asked(distance, np.full(len(budgets), second), first - second)
+        found["Square"] = QueryComparison(distance, np.full(len(budgets), second), first - second)
     return found
 
 
 def theirs(
     model: ja.Model, weights: dict[str, np.ndarray], images: np.ndarray, labels: np.ndarray,
     norm: str, budgets: list[int], epsilon: float, only: set[str], python: str,
-) -> dict[str, Asked]:  # fmt: skip
+) -> dict[str, QueryComparison]:  # fmt: skip
     """The peers' attacks, in a process of their own."""
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
@@ -97,7 +97,7 @@ def theirs(
                     saved["logits"], model(jax.numpy.asarray(images[:8])), atol=1e-3
                 )
                 library, name = file.stem.rsplit("-", 1)
-                found[f"{name} ({library})"] = Asked(saved["distance"], saved["seconds"])
+                found[f"{name} ({library})"] = QueryComparison(saved["distance"], saved["seconds"])
         return found
 
 

@@ -28,10 +28,10 @@ import numpy as np
 import jaxadv as ja
 from benchmarks.common import alternate
 from jaxadv.core.losses import cross_entropy
-from jaxadv.engine.chunk import programs
-from jaxadv.engine.cure import cured
+from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.devices import memory_of
-from jaxadv.engine.lanes import Ends, take_off
+from jaxadv.engine.execute import programs
+from jaxadv.engine.lanes import Ends, init_lanes
 from jaxadv.engine.verify import margins, predict
 from jaxadv.models import get_definition, in_bfloat16, load_published
 
@@ -107,7 +107,7 @@ def best_bare(model: ja.Model, shape: tuple[int, ...], batches: Iterable[int]) -
     found = []
     for batch in batches:
         images, labels = map(jnp.asarray, draw(batch, shape))
-        function = cured(gradient) if jax.default_backend() == "cpu" else gradient
+        function = rewrite_for_cpu(gradient) if jax.default_backend() == "cpu" else gradient
         try:
             compiled = jax.jit(function).lower(model, images, labels).compile()
             call = lambda c=compiled, i=images, y=labels: c(model, i, y)  # noqa: E731
@@ -128,7 +128,7 @@ def bytes_of(attack: Any, model: ja.Model, shape: tuple[int, ...], lanes: int) -
     table = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], table)
     key, one = jax.random.key(0), jnp.int32(1)
     flight = jax.eval_shape(
-        lambda: take_off(attack, model, jax.tree.map(lambda leaf: leaf[0], table), key, lanes)
+        lambda: init_lanes(attack, model, jax.tree.map(lambda leaf: leaf[0], table), key, lanes)
     )
     flight = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), flight)
     _, go_on = programs("last", False, tuple(jax.local_devices()[:1]))

@@ -21,7 +21,7 @@ import numpy as np
 import jaxadv as ja
 from benchmarks.common import show
 from jaxadv.models.published import load_published
-from jaxadv.studies.universal import judge
+from jaxadv.universal import judge
 
 SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 EPSILON = {

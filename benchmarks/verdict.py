@@ -35,12 +35,12 @@ import numpy as np
 
 import jaxadv as ja
 from benchmarks.common import ratio, show, trained
-from jaxadv.engine.cascades import Chosen, get_cascade
 from jaxadv.engine.devices import cpu_cores
-from jaxadv.engine.evaluate import MISCLASSIFIED, SURVIVED
 from jaxadv.engine.verify import predict
 from jaxadv.models.published import load_published
 from jaxadv.models.weights import flatten
+from jaxadv.protocols.cascades import Chosen, get_cascade
+from jaxadv.protocols.evaluate import MISCLASSIFIED, SURVIVED
 
 SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 

@@ -23,7 +23,7 @@ from jaxadv.core.result import Result, Status
 from jaxadv.engine.batch import make_table
 from jaxadv.engine.checks import CheckWarning, some
 from jaxadv.engine.checks import check_attack as check_is_attack
-from jaxadv.engine.chunk import Budget
+from jaxadv.engine.execute import Budget
 from jaxadv.engine.lanes import drive_lanes
 from jaxadv.engine.run import run
 
@@ -165,8 +165,8 @@ class _Trial:
         self.images, self.labels = images_and_labels(self.model)
 
     @property
-    def prepared(self) -> Attack:
-        return self.attack.prepared(Untargeted(self.labels), CLASSES)
+    def specialize(self) -> Attack:
+        return self.attack.specialize(Untargeted(self.labels), CLASSES)
 
     @property
     def epsilon(self) -> float | None:
@@ -202,7 +202,7 @@ def follows_the_contract(trial: _Trial) -> None:
     """Every method returns the shapes and types that the engine needs."""
     check_is_attack(trial.attack)
     goal, start = Untargeted(trial.labels), trial.start is not None
-    check_contract(trial.prepared, goal, SHAPE, CLASSES, trial.key, start)
+    check_contract(trial.specialize, goal, SHAPE, CLASSES, trial.key, start)
 
 
 def stays_in_box(trial: _Trial) -> None:
@@ -230,7 +230,7 @@ def misclassified_is_not_attacked(trial: _Trial) -> None:
 
 def counts_bounded(trial: _Trial) -> None:
     """No image takes more passes than the attack says that it may take."""
-    attack, result = trial.prepared, trial.result
+    attack, result = trial.specialize, trial.result
     most = attack.ticks * attack.entries * attack.queries
     _require(result.forward <= 1 + most, f"more than 1 + {most} forward passes")
     most *= attack.pullbacks
@@ -241,7 +241,7 @@ def counts_bounded(trial: _Trial) -> None:
 
 def counts_sequential(trial: _Trial) -> None:
     """Counts are those of one image after the other: a success is not pulled back."""
-    pullbacks, result = trial.prepared.pullbacks, trial.result
+    pullbacks, result = trial.specialize.pullbacks, trial.result
     most = max(pullbacks, 1) * result.forward
     _require(result.backward < most, "a gradient for every answer, the last success included")
     _require(result.computed >= result.forward, "counted more answers than were computed")
@@ -263,7 +263,7 @@ def independent_of_batch(trial: _Trial) -> None:
 
 def resumable(trial: _Trial) -> None:
     """A run that is ended by its budget and taken up again gives equal bits."""
-    attack = trial.prepared
+    attack = trial.specialize
     passes = trial.result.cost.lane_ticks * attack.queries * (1 + attack.pullbacks) // 2
     begun = trial.run(trial.model, trial.images, trial.labels, budget=Budget(passes=passes))
     is_open = begun.status == Status.NOT_RUN

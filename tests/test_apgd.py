@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.attacks.apgd import checkpoints
-from jaxadv.attacks.scores.square import SquareState
-from jaxadv.core.attack import Problem, likeliest_wrong
+from jaxadv.attacks.gradient_based.apgd import checkpoints
+from jaxadv.attacks.score_based.square import SquareState
+from jaxadv.core.attack import Problem, runner_up_class
 from jaxadv.core.losses import dlr
 
 KEY = jax.random.key(3)
@@ -37,9 +37,9 @@ def problem(clean_logits: list[float], label: int) -> Problem:
 
 def test_targets_are_the_likeliest_wrong_classes() -> None:
     given = problem([0.5, 3.0, 2.0, -1.0, 1.0], 1)
-    assert [int(likeliest_wrong(given, place, 4)) for place in range(4)] == [2, 4, 0, 3]
+    assert [int(runner_up_class(given, place, 4)) for place in range(4)] == [2, 4, 0, 3]
     for classes, targets in ((2, 1), (3, 2), (10, 9), (1000, 9)):
-        attack = ja.APGD(targets=9, restarts=2).prepared(ja.Untargeted(np.zeros(1, int)), classes)
+        attack = ja.APGD(targets=9, restarts=2).specialize(ja.Untargeted(np.zeros(1, int)), classes)
         assert isinstance(attack, ja.APGD)
         assert (attack.targets, attack.entries) == (targets, 2 * targets)
 

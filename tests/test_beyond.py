@@ -12,11 +12,11 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_matrix, vstack
 
 import jaxadv as ja
-from jaxadv.attacks.beyond.colours import from_luv, to_luv
-from jaxadv.attacks.beyond.functional import differences
-from jaxadv.attacks.beyond.resample import resample
-from jaxadv.attacks.beyond.sinkhorn import Prices, arrived, costs, lambert, plan_of, sinkhorn
-from jaxadv.attacks.beyond.spatial import grid, turned
+from jaxadv.attacks.non_lp.colours import from_luv, to_luv
+from jaxadv.attacks.non_lp.functional import differences
+from jaxadv.attacks.non_lp.resample import resample
+from jaxadv.attacks.non_lp.sinkhorn import Prices, arrived, costs, lambert, plan_of, sinkhorn
+from jaxadv.attacks.non_lp.spatial import grid, turned
 from jaxadv.core.attack import Problem, attack_key
 from jaxadv.engine.verify import margins as margins_of
 from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL

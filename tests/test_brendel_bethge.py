@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import minimize
 
 import jaxadv as ja
-from jaxadv.attacks.boundary_step import boundary_step
+from jaxadv.attacks.common.boundary_step import boundary_step
 from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays

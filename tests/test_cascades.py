@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.engine.cascades import CASCADES, get_cascade
-from jaxadv.engine.stage import attack_of
+from jaxadv.protocols.cached_run import attack_of
+from jaxadv.protocols.cascades import CASCADES, get_cascade
 from tests.common import IMAGES, LABELS, MODEL
 from tests.test_apgd import IMAGES as NOISY_IMAGES
 from tests.test_apgd import RANDOM

@@ -14,9 +14,9 @@ from scipy import stats
 from typer.testing import CliRunner
 
 import jaxadv as ja
+from jaxadv.certification.smoothing import binomial_p_value, lower_bound, noise
 from jaxadv.cli import app
-from jaxadv.engine.certify import binomial_p_value, lower_bound, noise
-from jaxadv.engine.store import Store
+from jaxadv.engine.result_store import Store
 from jaxadv.models import get_definition, save_weights
 from jaxadv.models.train import train
 from jaxadv.report import as_data, certified_data, print_certified, write_certified, write_html

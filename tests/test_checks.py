@@ -143,9 +143,9 @@ def test_arguments_are_checked_before_anything_is_computed(monkeypatch, call, sa
     def begun(*_, **__):
         raise AssertionError("the work has begun")
 
-    for name in ("session", "certify"):
-        monkeypatch.setattr(f"jaxadv.engine.{name}.predict", begun)
-    monkeypatch.setattr("jaxadv.engine.run.fly_chunk", begun)
+    for name in ("engine.session", "certification.smoothing"):
+        monkeypatch.setattr(f"jaxadv.{name}.predict", begun)
+    monkeypatch.setattr("jaxadv.engine.run.run_chunk", begun)
     model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, np.eye(4, dtype=np.float32))
     with pytest.raises((ValueError, OSError), match=said):
         call(model, np.eye(4, dtype=np.float32).reshape(4, 2, 2, 1), np.arange(4))

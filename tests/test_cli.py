@@ -375,8 +375,8 @@ def untrained(monkeypatch):
     def begun(*_, **__):
         raise AssertionError("the work has begun")
 
-    asking = [f"engine.{name}.predict" for name in ("evaluate", "minimal", "curves", "certify")]
-    for place in ("models.train.train", "sweep.trained.train", "engine.run.fly_chunk", *asking):
+    asking = ["engine.session.predict", "certification.smoothing.predict"]
+    for place in ("models.train.train", "sweep.training.train", "engine.run.run_chunk", *asking):
         monkeypatch.setattr(f"jaxadv.{place}", begun)
 
 

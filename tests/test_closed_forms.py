@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadv.attacks.apgd import APGD
-from jaxadv.attacks.diverse import Diverse
-from jaxadv.attacks.fab import FAB
-from jaxadv.attacks.fgsm import FGM, FGSM
+from jaxadv.attacks.gradient_based.apgd import APGD
+from jaxadv.attacks.gradient_based.diverse import Diverse
+from jaxadv.attacks.gradient_based.fgsm import FGM, FGSM
+from jaxadv.attacks.gradient_based.pgd import BIM, PGD
+from jaxadv.attacks.minimum_norm.fab import FAB
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
-from jaxadv.attacks.pgd import BIM, PGD
-from jaxadv.attacks.scores.square import Square
+from jaxadv.attacks.score_based.square import Square
 from jaxadv.attacks.transfer import MIFGSM
 from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model

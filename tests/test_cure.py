@@ -14,8 +14,8 @@ import scipy.signal
 from flax import linen, nnx
 from jax import lax
 
-from jaxadv.engine import convolution
-from jaxadv.engine.cure import cured
+from jaxadv.cpu import convolution
+from jaxadv.cpu.rewrite import rewrite_for_cpu
 
 IMAGES = (2, 8, 8, 2)
 
@@ -330,7 +330,7 @@ def test_values_and_derivatives_are_the_same(name):
     if name == "custom_vjp":  # has no forward mode
         functions = {k: f for k, f in functions.items() if "jvp" not in k and "forward" not in k}
     truth = compiled(lambda x, v: {k: f(x, v) for k, f in functions.items()})(x, v)
-    ours = compiled(lambda x, v: {k: cured(f)(x, v) for k, f in functions.items()})(x, v)
+    ours = compiled(lambda x, v: {k: rewrite_for_cpu(f)(x, v) for k, f in functions.items()})(x, v)
     for key in functions:
         for a, b in zip(jax.tree.leaves(ours[key]), jax.tree.leaves(truth[key]), strict=True):
             assert a.shape == b.shape
@@ -338,7 +338,7 @@ def test_values_and_derivatives_are_the_same(name):
             scale = float(jnp.abs(b).max())
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * max(scale, 1), err_msg=key)
     for key, function in functions.items():
-        before, after = count(function, x, v), count(cured(function), x, v)
+        before, after = count(function, x, v), count(rewrite_for_cpu(function), x, v)
         assert after[0] <= before[0], key  # some of few channels become matrix products
         assert after[1] == 0, key  # none is slow
         assert after[2] == (before[2] if name in LEFT_ALONE else 0), key
@@ -406,7 +406,7 @@ def test_the_models_need_the_cure():
 def test_grouped_convolutions_are_left_as_they_are():
     x = arrays(IMAGES)
     gradient = jax.grad(loss(grouped()))
-    assert str(jax.make_jaxpr(cured(gradient))(x)) == str(jax.make_jaxpr(gradient)(x))
+    assert str(jax.make_jaxpr(rewrite_for_cpu(gradient))(x)) == str(jax.make_jaxpr(gradient)(x))
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4, 1), (2, 7, 7, 3), (1, 5, 8, 2)])
@@ -423,9 +423,9 @@ def test_a_tie_gives_the_gradient_to_the_first_maximum(shape):
         a, b = np.unravel_index(window.argmax(), (2, 2))
         truth[n, 2 * i + a, 2 * j + b, c] = weights[n, i, j, c]
     gradient = jax.grad(lambda x: (linen.max_pool(x, (2, 2), (2, 2)) * weights).sum())
-    np.testing.assert_array_equal(jax.jit(cured(gradient))(image), truth)
+    np.testing.assert_array_equal(jax.jit(rewrite_for_cpu(gradient))(image), truth)
     np.testing.assert_array_equal(jax.jit(gradient)(image), truth)
-    assert count(cured(gradient), image)[2] == 0
+    assert count(rewrite_for_cpu(gradient), image)[2] == 0
 
 
 @pytest.mark.parametrize("name", ["strided", "pool_2_by_2", "channels_first"])
@@ -437,7 +437,7 @@ def test_bfloat16_precision(name):
             return gradient(x)
 
     x = arrays(IMAGES)
-    ours, truth = jax.jit(cured(half))(x), jax.jit(half)(x)
+    ours, truth = jax.jit(rewrite_for_cpu(half))(x), jax.jit(half)(x)
     assert ours.dtype == truth.dtype
     ours, truth = np.asarray(ours, np.float32), np.asarray(truth, np.float32)
     assert np.linalg.norm(ours - truth) <= 0.02 * np.linalg.norm(truth)
@@ -455,8 +455,8 @@ def test_bfloat16_convolutions_and_pooling():
 
     x = arrays(IMAGES, 0, jnp.bfloat16)
     assert count(gradient, x)[1:] == (2, 1)
-    assert count(cured(gradient), x)[1:] == (0, 0)
-    ours, truth = jax.jit(cured(gradient))(x), jax.jit(gradient)(x)
+    assert count(rewrite_for_cpu(gradient), x)[1:] == (0, 0)
+    ours, truth = jax.jit(rewrite_for_cpu(gradient))(x), jax.jit(gradient)(x)
     assert ours.dtype == truth.dtype == jnp.bfloat16
     ours, truth = np.asarray(ours, np.float32), np.asarray(truth, np.float32)
     assert np.linalg.norm(ours - truth) <= 0.02 * np.linalg.norm(truth)
@@ -467,7 +467,7 @@ def test_convolutions_of_other_ranks(rank):
     net = linen_model(lambda x: head(linen.Conv(3, (3,) * rank, 2)(x)), (2, *(6,) * rank, 2))
     x = arrays((2, *(6,) * rank, 2))
     gradient = jax.grad(loss(net))
-    np.testing.assert_allclose(cured(gradient)(x), gradient(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(rewrite_for_cpu(gradient)(x), gradient(x), rtol=1e-4, atol=1e-5)
 
 
 def test_a_weight_gradient_and_training_step():
@@ -479,17 +479,17 @@ def test_a_weight_gradient_and_training_step():
     net, x = Net(), arrays(IMAGES)
     weights = net.init(jax.random.key(0), x)
     step = jax.grad(lambda w, x: (net.apply(w, x) ** 2).sum(), argnums=(0, 1))
-    ours, truth = cured(step)(weights, x), step(weights, x)
+    ours, truth = rewrite_for_cpu(step)(weights, x), step(weights, x)
     assert jax.tree.structure(ours) == jax.tree.structure(truth)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(truth), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-    assert count(cured(step), weights, x)[1:] == (0, 0)
+    assert count(rewrite_for_cpu(step), weights, x)[1:] == (0, 0)
 
 
 def test_the_cured_function_can_itself_be_transformed():
     net = pool = max_pool(2, 2)()
     x, v = arrays(IMAGES, 3), arrays(IMAGES, 4)
-    value, gradient = cured(loss(net)), cured(jax.grad(loss(pool)))
+    value, gradient = rewrite_for_cpu(loss(net)), rewrite_for_cpu(jax.grad(loss(pool)))
     truth = jax.grad(loss(net))
     np.testing.assert_allclose(jax.grad(value)(x), truth(x), rtol=1e-4, atol=1e-5)
     both = jnp.stack([x, v])
@@ -505,7 +505,7 @@ def test_structures_and_dead_arguments():
         return {"a": convolve(tree["x"], tree["k"], 1, ("NCHW", "OIHW", "NCHW")), "b": number + 1}
 
     tree = {"x": arrays((1, 2, 5, 5)), "k": arrays((2, 2, 3, 3))}
-    ours, truth = cured(f)(tree, None, 2), f(tree, None, 2)
+    ours, truth = rewrite_for_cpu(f)(tree, None, 2), f(tree, None, 2)
     assert ours.keys() == truth.keys()
     assert int(ours["b"]) == 3
     np.testing.assert_allclose(ours["a"], truth["a"], rtol=1e-5, atol=1e-5)
@@ -515,8 +515,8 @@ def test_structures_and_dead_arguments():
 def test_pooling_over_large_windows_is_left_alone(window, left):
     x = arrays((1, 16, 16, 2))
     gradient = jax.grad(lambda x: linen.max_pool(x, (window,) * 2, (window,) * 2).sum())
-    assert count(cured(gradient), x)[2] == left
-    np.testing.assert_array_equal(cured(gradient)(x), gradient(x))
+    assert count(rewrite_for_cpu(gradient), x)[2] == left
+    np.testing.assert_array_equal(rewrite_for_cpu(gradient)(x), gradient(x))
 
 
 SHAPES = [  # size, kernel, strides, padding, channels in and out
@@ -541,9 +541,9 @@ def test_strides_are_gone_and_change_nothing(size, window, strides, padding, cha
     v = arrays(jax.eval_shape(forward, x).shape, 3)
     backward = lambda v: jax.linear_transpose(forward, x)(v)[0]  # noqa: E731
     for function, given in ((forward, x), (backward, v)):
-        truth, found = compiled(function)(given), compiled(cured(function))(given)
+        truth, found = compiled(function)(given), compiled(rewrite_for_cpu(function))(given)
         np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-4)
-        inner = [e.params for e in equations(jax.make_jaxpr(cured(function))(given).jaxpr)
+        inner = [e.params for e in equations(jax.make_jaxpr(rewrite_for_cpu(function))(given).jaxpr)
                  if e.primitive.name == "conv_general_dilated"]  # fmt: skip
         few = np.prod(window) * channels[0] <= 64 and all(np.less_equal(strides, window))
         assert len(inner) <= 1  # or a matrix product
@@ -564,10 +564,10 @@ def test_reductions_are_those_of_numpy(shape):
     for given in rows:
         for ours, truth in ((jnp.sum, np.sum), (jnp.max, np.max), (jnp.min, np.min)):
             function = functools.partial(ours, axis=last)
-            found = cured(function)(given)
+            found = rewrite_for_cpu(function)(given)
             with np.errstate(invalid="ignore"):
                 np.testing.assert_allclose(found, truth(given, axis=last), rtol=1e-5, atol=1e-4)
-            assert str(jax.make_jaxpr(cured(function))(given)) != str(
+            assert str(jax.make_jaxpr(rewrite_for_cpu(function))(given)) != str(
                 jax.make_jaxpr(function)(given)
             ) or (ours is jnp.sum and np.prod([shape[axis] for axis in last]) % 128 == 0)
 
@@ -582,5 +582,5 @@ def test_what_is_cured_still_has_its_derivatives(reduction):
         return reduction(x.reshape(3, -1), axis=1).sum()
 
     for derivative in (jax.grad, jax.hessian):
-        ours, truth = derivative(cured(function))(values), derivative(function)(values)
+        ours, truth = derivative(rewrite_for_cpu(function))(values), derivative(function)(values)
         np.testing.assert_allclose(ours, truth, rtol=1e-4, atol=1e-4)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.attacks.rounds import Weight
-from jaxadv.attacks.tanh_space import TanhSpace
+from jaxadv.attacks.common.penalty_rounds import Weight
+from jaxadv.attacks.common.tanh_space import TanhSpace
 from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays

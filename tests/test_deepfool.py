@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.attacks.deepfool import DeepFool
-from jaxadv.attacks.newtonfool import NewtonFool
-from jaxadv.attacks.sparsefool import SparseFool
-from jaxadv.attacks.superdeepfool import SuperDeepFool
-from jaxadv.attacks.trust_region import TrustRegion
+from jaxadv.attacks.minimum_norm.deepfool import DeepFool
+from jaxadv.attacks.minimum_norm.newtonfool import NewtonFool
+from jaxadv.attacks.minimum_norm.sparsefool import SparseFool
+from jaxadv.attacks.minimum_norm.superdeepfool import SuperDeepFool
+from jaxadv.attacks.minimum_norm.trust_region import TrustRegion
 from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
@@ -110,7 +110,7 @@ def test_without_a_gradient_nothing_moves_and_every_step_is_counted(attack, back
     np.testing.assert_array_equal(found, IMAGES)  # no NaN, no black image
     assert not success.any()
     np.testing.assert_array_equal(counts.backward, np.full(len(IMAGES), backward))
-    forward = attack.prepared(ja.Untargeted(labels), 4).ticks - attack.search
+    forward = attack.specialize(ja.Untargeted(labels), 4).ticks - attack.search
     np.testing.assert_array_equal(counts.forward, np.full(len(IMAGES), forward))
 
 

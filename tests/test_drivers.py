@@ -11,10 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
+from jaxadv.attacks.gradient_based.pgd import PGD
 from jaxadv.attacks.noise import UniformNoise
-from jaxadv.attacks.pgd import PGD
-from jaxadv.core.attack import Attack, Reads
+from jaxadv.attacks.wrappers.minimal_epsilon import MinimalEpsilon
+from jaxadv.core.attack import Attack, Needs
 from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
@@ -112,9 +112,9 @@ class Scripted(Attack):
     def ask(self, problem, state):
         return self._now(problem, state)[0]
 
-    def reads(self, problem, state):
+    def needs(self, problem, state):
         _, answers, gradients = self._now(problem, state)
-        return Reads(answers, gradients & (self.pullbacks > 0))
+        return Needs(answers, gradients & (self.pullbacks > 0))
 
     def cotangents(self, problem, state, logits):
         return jnp.ones((self.queries, self.pullbacks, logits.shape[-1]))

@@ -12,7 +12,7 @@ from scipy.special import log_softmax, logsumexp
 import jaxadv as ja
 from jaxadv.attacks import ATTACKS
 from jaxadv.core.losses import LOSSES
-from jaxadv.engine.store import fingerprint
+from jaxadv.engine.result_store import fingerprint
 from jaxadv.engine.verify import margins
 from tests.common import EPSILON, KEY, make
 
@@ -208,9 +208,9 @@ def test_every_attack_evades(name):
 
 def test_attacks_that_choose_a_class_do_not_choose_the_rejecting_one():
     goal = ja.Evading(LABELS, REJECTED)
-    assert ja.APGD(targets=9).prepared(goal, 4).targets == 2
-    assert ja.FAB().prepared(goal, 4).pullbacks == 2
-    assert ja.DeepFool().prepared(goal, 4).pullbacks == 2
+    assert ja.APGD(targets=9).specialize(goal, 4).targets == 2
+    assert ja.FAB().specialize(goal, 4).pullbacks == 2
+    assert ja.DeepFool().specialize(goal, 4).pullbacks == 2
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_an_epsilon_ends_a_run_at_the_first_success_within():
 
 
 def test_restarts_begin_within_half_of_epsilon():
-    attack = ja.FAB(restarts=3, targets=2).prepared(GOAL, 4)
+    attack = ja.FAB(restarts=3, targets=2).specialize(GOAL, 4)
     assert attack.entries == 6
     image, answer = jnp.asarray(IMAGES[0]), MODEL(IMAGES[:1])[0]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.attacks.ddn import direction
+from jaxadv.attacks.minimum_norm.ddn import direction
 from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import kstest
 
 import jaxadv as ja
-from jaxadv.studies.fooling.encodings import CPPN, INPUTS, Direct, Painter, polynomial
+from jaxadv.fooling.encodings import CPPN, INPUTS, Direct, Painter, polynomial
 
 LINEAR = ja.Model(lambda w, x: 6 * (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(9)[:, :4])
 SHAPE = (3, 3, 1)

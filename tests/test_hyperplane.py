@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq, linprog
 
-from jaxadv.attacks.hyperplane import hyperplane_step, smallest
+from jaxadv.attacks.common.hyperplane import hyperplane_step, smallest
 
 SIZE, LOWER, UPPER = 9, -0.5, 2.0
 NORMS = ["linf", "l2", "l1"]

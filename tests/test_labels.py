@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.attacks.labels.hopskipjump import ESTIMATE
-from jaxadv.core.attack import Problem, Reads, attack_key
+from jaxadv.attacks.decision_based.hopskipjump import ESTIMATE
+from jaxadv.core.attack import Needs, Problem, attack_key
 from jaxadv.core.pytree import pytree, static
 from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL
 from tests.test_asking import on_the_host
@@ -171,10 +171,10 @@ class AsksAhead(ja.Attack):
         step = jnp.sign(jnp.asarray(NORMAL)).reshape(6, 6, 1) * 0.3
         return problem.image - shares * step
 
-    def reads(self, problem: Any, state: Any) -> Reads:
-        return Reads(jnp.ones(4, bool), jnp.zeros(4, bool))
+    def needs(self, problem: Any, state: Any) -> Needs:
+        return Needs(jnp.ones(4, bool), jnp.zeros(4, bool))
 
-    def hears(self, problem: Any, state: Any, logits: Any, read: Any) -> Any:
+    def used(self, problem: Any, state: Any, logits: Any, read: Any) -> Any:
         wrong = jax.vmap(problem.goal.margin)(logits) < 0
         return read & (jnp.cumsum(wrong) - wrong == 0)
 

@@ -8,8 +8,8 @@ from scipy.optimize import brentq, minimize
 from scipy.special import log_softmax, logsumexp, softmax
 
 import jaxadv as ja
-from jaxadv.attacks.bracket import Bracket
-from jaxadv.attacks.quasi_newton import Memory
+from jaxadv.attacks.common.penalty_bracket import Bracket
+from jaxadv.attacks.common.quasi_newton import Memory
 from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL
 from tests.linear import COUNT, SHAPE, exact, logits, problem
 

@@ -49,7 +49,7 @@ def test_an_image_does_not_depend_on_its_company() -> None:
 
 
 def test_a_budget_is_kept_and_a_stopped_run_goes_on(tmp_path) -> None:
-    most = 1 + TWO["PGD"].prepared(ja.Untargeted(LABELS), 4).passes
+    most = 1 + TWO["PGD"].specialize(ja.Untargeted(LABELS), 4).passes
     found = ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, passes=most, **SETTINGS)
     assert (found.forward + found.backward).max() <= most
     assert (found.member <= 0).all()  # the second would not fit

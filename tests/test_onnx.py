@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.engine.cure import cured, needs_cure
+from jaxadv.cpu.rewrite import needs_rewrite, rewrite_for_cpu
 from tests.onnx_graphs import (
     RANDOM,
     TensorProto,
@@ -228,9 +228,11 @@ def test_an_attack_on_it_is_judged_alike_by_onnxruntime():
 def test_the_cure_rewrites_all_of_it():
     model = ja.from_onnx(network(), output="z")
     gradient = jax.grad(lambda x: (model(x) ** 2).sum())
-    assert needs_cure(jax.make_jaxpr(gradient)(IMAGES))
-    assert not needs_cure(jax.make_jaxpr(cured(gradient))(IMAGES))
-    np.testing.assert_allclose(cured(gradient)(IMAGES), gradient(IMAGES), rtol=1e-4, atol=1e-5)
+    assert needs_rewrite(jax.make_jaxpr(gradient)(IMAGES))
+    assert not needs_rewrite(jax.make_jaxpr(rewrite_for_cpu(gradient))(IMAGES))
+    np.testing.assert_allclose(
+        rewrite_for_cpu(gradient)(IMAGES), gradient(IMAGES), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_new_weights_share_one_program_and_no_float_is_part_of_it():

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.attacks.jsma import salient_pair
-from jaxadv.attacks.pdpgd import OPERATORS
-from jaxadv.attacks.vfga import log_odds
+from jaxadv.attacks.minimum_norm.jsma import salient_pair
+from jaxadv.attacks.minimum_norm.pdpgd import OPERATORS
+from jaxadv.attacks.minimum_norm.vfga import log_odds
 from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
@@ -234,7 +234,7 @@ def test_the_target_of_a_goal_is_reached(attack, most):
 def test_gradients_of_zero_and_of_nan(attack):
     """Without a gradient a run stays sane; one that is NaN shows in what is asked next."""
     goal = ja.Untargeted(jnp.int32(0))
-    attack = attack.prepared(goal, 3)
+    attack = attack.specialize(goal, 3)
     zero, one = jnp.float32(0), jnp.float32(1)
     image, logits = jnp.asarray(IMAGES[0]), jnp.array([2.0, 1.0, 0.0])
     problem = ja.Problem(image, goal, zero + jnp.inf, zero, one, logits, jnp.int32(0))
@@ -269,6 +269,6 @@ def test_settings_that_cannot_be_meant(attack, arguments):
 
 def test_targets_of_its_own_and_of_the_goal():
     with pytest.raises(ValueError, match="targets=3"):
-        ja.JSMA(targets=3).prepared(ja.Targeted(LABELS, (LABELS + 1) % 4), 4)
-    assert ja.JSMA().prepared(GOAL, 4).entries == 3
-    assert ja.JSMA(direction="both").prepared(GOAL, 100).entries == 18
+        ja.JSMA(targets=3).specialize(ja.Targeted(LABELS, (LABELS + 1) % 4), 4)
+    assert ja.JSMA().specialize(GOAL, 4).entries == 3
+    assert ja.JSMA(direction="both").specialize(GOAL, 100).entries == 18

@@ -45,7 +45,7 @@ def test_every_attack_in_the_package_is_registered() -> None:
 
 
 def test_what_an_author_needs_is_public() -> None:
-    assert {"pytree", "static", "testing", "Attack", "Problem", "Reads", "Answer"} <= set(
+    assert {"pytree", "static", "testing", "Attack", "Problem", "Needs", "Answer"} <= set(
         ja.__all__
     )
     for base in ("Attack", "Iterate", "MinimumNorm", "GradientAttack"):

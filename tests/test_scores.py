@@ -12,9 +12,9 @@ from scipy.optimize import differential_evolution
 from scipy.stats import norm as gaussian
 
 import jaxadv as ja
-from jaxadv.attacks.scores.one_pixel import others
+from jaxadv.attacks.score_based.one_pixel import others
 from jaxadv.core.attack import Answer, Problem
-from jaxadv.engine.curves import fit_steps
+from jaxadv.protocols.query_curves import fit_steps
 from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL
 
 ONE = jax.devices()[:1]
@@ -54,7 +54,7 @@ def asked(
             images = attack.ask(here, state)
             logits = model(images)
             adversarial = jax.vmap(goal.margin)(logits) < 0
-            answer = Answer(logits, None, adversarial, attack.reads(here, state).answers)
+            answer = Answer(logits, None, adversarial, attack.needs(here, state).answers)
             return attack.tell(here, state, answer), images
 
         images = jax.lax.scan(tick, attack.init(here, key), length=ticks)[1]
@@ -376,7 +376,7 @@ def test_comparisons_are_kept_drawn_and_refused(tmp_path: Any, monkeypatch: Any)
     page = write_queries(asked, tmp_path / "report.html", list("abcd")).read_text()
     assert page.count("data:image/svg") == 1 and "http" not in page.split("<body")[1]
 
-    monkeypatch.setattr("jaxadv.engine.stage.run_rows", None)  # nothing is run again
+    monkeypatch.setattr("jaxadv.protocols.cached_run.run_rows", None)  # nothing is run again
     kept = ja.compare_queries(MODEL, IMAGES, LABELS, two, 0.1, **again)
     np.testing.assert_array_equal(kept.results["SimBA"].images, asked.results["SimBA"].images)
     with pytest.raises(ValueError, match=r"attacks\['PGD'\] asks for gradients"):

@@ -16,8 +16,8 @@ import jaxadv as ja
 from jaxadv.cli import app
 from jaxadv.report import sweep_as_robustbench, sweep_data, write_sweep
 from jaxadv.sweep import SCHEMA, SweepStore, compare_stores, parse_grid, read_cells
+from jaxadv.sweep.leaderboard import median_of
 from jaxadv.sweep.names import Job
-from jaxadv.sweep.standing import median_of
 from jaxadv.sweep.store import FORMAT, ORIGINALS
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -156,7 +156,7 @@ def test_where_all_are_minimum_norm_attacks_round_numbers_are_chosen(tmp_path):
 
 @pytest.mark.parametrize(("count", "images"), [(0, 4), (1, 4), (4, 4), (57, 100), (9_999, 10_000)])
 def test_intervals_are_wilsons(count, images):
-    from jaxadv.sweep.standing import Share
+    from jaxadv.sweep.leaderboard import Share
 
     low, high = Share(count, images).interval
     inside = [bound for bound in (low, high) if 1e-12 < bound < 1 - 1e-12]

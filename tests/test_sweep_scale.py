@@ -87,14 +87,14 @@ def test_a_job_in_which_nothing_succeeds_is_kept(tmp_path):
 
 def test_no_device_waits_for_another():
     """The compiled loop of several devices has no collective in it."""
-    from jaxadv.engine.chunk import programs
-    from jaxadv.engine.lanes import Ends, take_off
+    from jaxadv.engine.execute import programs
+    from jaxadv.engine.lanes import Ends, init_lanes
     from jaxadv.engine.verify import sharded
 
     devices, attack = tuple(jax.local_devices()), ja.PGD(steps=3)
     table = ja.make_table(attack, MODEL, IMAGES, ja.Untargeted(LABELS), 0.1)
     key = jax.random.key(0)
-    flight = jax.eval_shape(lambda: take_off(attack, MODEL, table, key, 4))
+    flight = jax.eval_shape(lambda: init_lanes(attack, MODEL, table, key, 4))
     each = [jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((8, *jnp.shape(leaf)), jnp.result_type(leaf),
                                           sharding=sharded(devices)), tree)
@@ -110,9 +110,9 @@ def test_no_device_waits_for_another():
 
 
 def test_half_the_lanes_where_the_memory_does_not_suffice(tmp_path, monkeypatch):
-    from jaxadv.sweep import entries
+    from jaxadv.sweep import runners
 
-    tried, run_rows = [], entries.run_rows
+    tried, run_rows = [], runners.run_rows
 
     def short_of_memory(session, *args, **more):
         tried.append(session.lanes)
@@ -120,7 +120,7 @@ def test_half_the_lanes_where_the_memory_does_not_suffice(tmp_path, monkeypatch)
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
         return run_rows(session, *args, **more)
 
-    monkeypatch.setattr(entries, "run_rows", short_of_memory)
+    monkeypatch.setattr(runners, "run_rows", short_of_memory)
     assert sweep(tmp_path / "halved", only=["PGD*seed 0"]).complete
     assert tried == [8, 4, 2]
     monkeypatch.undo()

@@ -11,7 +11,7 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.attacks import Attack, GradientAttack
-from jaxadv.attacks.gradient import GradientState, steepest_ascent
+from jaxadv.attacks.common.gradient import GradientState, steepest_ascent
 from jaxadv.core.contract import check_contract
 from jaxadv.engine.checks import check_attack
 from tests.common import GOAL, IMAGES, KEY, MODEL
@@ -55,8 +55,8 @@ class MIPGD(Attack):
     def ask(self, problem, state):
         return state.image[None]
 
-    def reads(self, problem, state):
-        return ja.Reads(jnp.ones(1, bool), (state.step < self.steps)[None])
+    def needs(self, problem, state):
+        return ja.Needs(jnp.ones(1, bool), (state.step < self.steps)[None])
 
     def tell(self, problem, state, answer):
         gradient = answer.gradients[0, 0]
@@ -164,25 +164,25 @@ MISTAKES = {
         lambda: changed(ask=lambda self, problem, state: None),
         "MIPGD.ask returned None (NoneType): return [queries, H, W, C], here [1, 6, 6, 1]",
     ),
-    "reads that are no Reads": (
-        lambda: changed(reads=lambda self, problem, state: jnp.ones(1, bool)),
-        "MIPGD.reads returned bool[1]: return ja.Reads(answers, gradients)",
+    "needs that are no Needs": (
+        lambda: changed(needs=lambda self, problem, state: jnp.ones(1, bool)),
+        "MIPGD.needs returned bool[1]: return ja.Needs(answers, gradients)",
     ),
-    "reads that are no masks": (
+    "needs that are no masks": (
         lambda: changed(
-            reads=lambda self, problem, state: ja.Reads(jnp.ones(1), jnp.ones(1, bool))
+            needs=lambda self, problem, state: ja.Needs(jnp.ones(1), jnp.ones(1, bool))
         ),
-        "MIPGD.reads, answers: returned float32[1]: return bool[1]",
+        "MIPGD.needs, answers: returned float32[1]: return bool[1]",
     ),
-    "reads without an axis": (
+    "needs without an axis": (
         lambda: changed(
-            reads=lambda self, problem, state: ja.Reads(jnp.ones(1, bool), state.step < 3)
+            needs=lambda self, problem, state: ja.Needs(jnp.ones(1, bool), state.step < 3)
         ),
-        "MIPGD.reads, gradients: returned bool[]: return [queries], here [1]",
+        "MIPGD.needs, gradients: returned bool[]: return [queries], here [1]",
     ),
-    "hears that is no mask": (
-        lambda: changed(hears=lambda self, problem, state, logits, read: logits),
-        "MIPGD.hears returned float32[1, 4]: return [queries], here [1]",
+    "used that is no mask": (
+        lambda: changed(used=lambda self, problem, state, logits, read: logits),
+        "MIPGD.used returned float32[1, 4]: return [queries], here [1]",
     ),
     "an objective for each class": (
         lambda: changed(objective=lambda self, goal, logits: logits),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.attacks.pgd import PGD
+from jaxadv.attacks.gradient_based.pgd import PGD
 from jaxadv.data import load_data
 from jaxadv.models import from_linen, get_definition
 from jaxadv.models.train import TRADESAscent, train

@@ -62,7 +62,7 @@ def steps_of(attack, image):
         logits, pull_back = jax.vjp(MODEL, asked)
         cotangents = attack.cotangents(problem, state, logits)
         gradients = pull_back(cotangents[:, 0])[0][:, None]
-        used = attack.reads(problem, state).answers
+        used = attack.needs(problem, state).answers
         state = tell(problem, state, ja.Answer(logits, gradients, used, used))
     yield problem, state, np.asarray(ask(problem, state))
 

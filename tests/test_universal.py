@@ -12,8 +12,7 @@ import jaxadv as ja
 from jaxadv.cli import app
 from jaxadv.models import save_weights
 from jaxadv.studies.networks import trained
-from jaxadv.studies.universal import activations, judge, paste
-from jaxadv.studies.universal.geometry import (
+from jaxadv.studies.universal_geometry import (
     controls,
     dominant,
     in_subspace,
@@ -23,6 +22,7 @@ from jaxadv.studies.universal.geometry import (
     similarity,
     singular_values,
 )
+from jaxadv.universal import activations, judge, paste
 from tests.common import network
 
 from .test_blind_spots import setting

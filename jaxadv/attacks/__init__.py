@@ -2,25 +2,10 @@
 
 # ruff: noqa: F401
 
-from jaxadv.attacks.adversarial_patch import AdversarialPatch
-from jaxadv.attacks.alma import ALMA
-from jaxadv.attacks.apgd import APGD
-from jaxadv.attacks.beyond import ReColorAdv, Spatial, StAdv, Wasserstein
-from jaxadv.attacks.brendel_bethge import BrendelBethge
-from jaxadv.attacks.build import build_attack
-from jaxadv.attacks.cw import CW
-from jaxadv.attacks.ddn import DDN
-from jaxadv.attacks.deepfool import DeepFool
-from jaxadv.attacks.diverse import Diverse
-from jaxadv.attacks.each_target import EachTarget
-from jaxadv.attacks.ead import EAD
-from jaxadv.attacks.fab import FAB
-from jaxadv.attacks.fgsm import FGM, FGSM
-from jaxadv.attacks.fmn import FMN
-from jaxadv.attacks.gradient import GradientAttack
-from jaxadv.attacks.iterate import Iterate, MinimumNorm
-from jaxadv.attacks.jsma import JSMA
-from jaxadv.attacks.labels import (
+from jaxadv.attacks.common.build import build_attack
+from jaxadv.attacks.common.gradient import GradientAttack, steepest_ascent
+from jaxadv.attacks.common.gradient_iteration import Iterate, MinimumNorm
+from jaxadv.attacks.decision_based import (
     BlendedNoise,
     Boundary,
     GeoDA,
@@ -29,19 +14,32 @@ from jaxadv.attacks.labels import (
     SaltAndPepper,
     SignOPT,
 )
-from jaxadv.attacks.lbfgs import LBFGS
-from jaxadv.attacks.masked import Masked
-from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
-from jaxadv.attacks.newtonfool import NewtonFool
+from jaxadv.attacks.gradient_based.apgd import APGD
+from jaxadv.attacks.gradient_based.diverse import Diverse
+from jaxadv.attacks.gradient_based.fgsm import FGM, FGSM
+from jaxadv.attacks.gradient_based.pgd import BIM, PGD
+from jaxadv.attacks.minimum_norm.alma import ALMA
+from jaxadv.attacks.minimum_norm.brendel_bethge import BrendelBethge
+from jaxadv.attacks.minimum_norm.cw import CW
+from jaxadv.attacks.minimum_norm.ddn import DDN
+from jaxadv.attacks.minimum_norm.deepfool import DeepFool
+from jaxadv.attacks.minimum_norm.ead import EAD
+from jaxadv.attacks.minimum_norm.fab import FAB
+from jaxadv.attacks.minimum_norm.fmn import FMN
+from jaxadv.attacks.minimum_norm.jsma import JSMA
+from jaxadv.attacks.minimum_norm.lbfgs import LBFGS
+from jaxadv.attacks.minimum_norm.newtonfool import NewtonFool
+from jaxadv.attacks.minimum_norm.pdgd import PDGD
+from jaxadv.attacks.minimum_norm.pdpgd import PDPGD
+from jaxadv.attacks.minimum_norm.sigma_zero import SigmaZero
+from jaxadv.attacks.minimum_norm.sparsefool import SparseFool
+from jaxadv.attacks.minimum_norm.superdeepfool import SuperDeepFool
+from jaxadv.attacks.minimum_norm.trust_region import TrustRegion
+from jaxadv.attacks.minimum_norm.vfga import FGA, VFGA
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
-from jaxadv.attacks.pdgd import PDGD
-from jaxadv.attacks.pdpgd import PDPGD
-from jaxadv.attacks.pgd import BIM, PGD
-from jaxadv.attacks.repeated import Repeated
-from jaxadv.attacks.scores import NES, SPSA, ZOO, OnePixel, SimBA, SparseRS, Square
-from jaxadv.attacks.sigma_zero import SigmaZero
-from jaxadv.attacks.sparsefool import SparseFool
-from jaxadv.attacks.superdeepfool import SuperDeepFool
+from jaxadv.attacks.non_lp import ReColorAdv, Spatial, StAdv, Wasserstein
+from jaxadv.attacks.non_lp.adversarial_patch import AdversarialPatch
+from jaxadv.attacks.score_based import NES, SPSA, ZOO, OnePixel, SimBA, SparseRS, Square
 from jaxadv.attacks.transfer import (
     DIFGSM,
     ILA,
@@ -55,8 +53,10 @@ from jaxadv.attacks.transfer import (
     Admix,
     Transfer,
 )
-from jaxadv.attacks.trust_region import TrustRegion
-from jaxadv.attacks.vfga import FGA, VFGA
+from jaxadv.attacks.wrappers.each_target import EachTarget
+from jaxadv.attacks.wrappers.masked import Masked
+from jaxadv.attacks.wrappers.minimal_epsilon import MinimalEpsilon
+from jaxadv.attacks.wrappers.repeated import Repeated
 from jaxadv.core.attack import Attack
 
 BASES = (Attack, GradientAttack, Iterate, MinimumNorm)  # what an attack of one's own begins from
@@ -77,4 +77,11 @@ def list_attacks() -> list[str]:
     return sorted(ATTACKS)
 
 
-__all__ = [*ATTACKS, "ATTACKS", *(base.__name__ for base in BASES), "build_attack", "list_attacks"]
+__all__ = [
+    *ATTACKS,
+    "ATTACKS",
+    *(base.__name__ for base in BASES),
+    "build_attack",
+    "list_attacks",
+    "steepest_ascent",
+]

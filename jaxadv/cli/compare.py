@@ -15,7 +15,7 @@ from jaxadv.cli.setting import check_outputs, console, plain_messages, write_jso
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jaxadv.sweep.changes import Changes
+    from jaxadv.sweep.compare import Changes
 
 NAMES = 20  # most images named, for one kind and cell
 CELLS = 30  # up to this many cells, equal ones are shown too
@@ -49,7 +49,7 @@ def compare(
     """
     check_outputs(json_file)
     with plain_messages():
-        from jaxadv.sweep.changes import check_columns, compare_stores
+        from jaxadv.sweep.compare import check_columns, compare_stores
 
         common = _patterns(where, "--where")
         ours, theirs = _patterns(left, "--left"), _patterns(right, "--right")

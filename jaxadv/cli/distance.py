@@ -74,7 +74,7 @@ def distance(
         import jax
 
         import jaxadv as ja
-        from jaxadv.engine.portfolios import get_portfolio
+        from jaxadv.protocols.portfolios import get_portfolio
         from jaxadv.report.distance import distance_data, print_distances, write_distances
 
         searches = {

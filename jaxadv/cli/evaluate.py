@@ -77,7 +77,7 @@ def evaluate(
         import jax
 
         import jaxadv as ja
-        from jaxadv.engine.cascades import get_cascade
+        from jaxadv.protocols.cascades import get_cascade
         from jaxadv.report import (
             as_data,
             print_report,

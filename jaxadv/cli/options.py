@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jaxadv.core.numbers import parse_number
+from jaxadv.core.parse import parse_number
 
 EXAMPLES = 200  # a first run of everything stays well below two minutes on two cores
 MODEL, EPOCHS = "lenet", 8  # of the network trained if no model is given

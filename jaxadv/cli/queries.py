@@ -83,7 +83,7 @@ def queries(
         import jaxadv as ja
         from jaxadv.attacks import build_attack
         from jaxadv.core.norms import get_norm
-        from jaxadv.engine.curves import fit_attacks
+        from jaxadv.protocols.query_curves import fit_attacks
         from jaxadv.report.queries import print_queries, queries_data, write_queries
 
         get_norm(norm)

@@ -60,7 +60,7 @@ def reproduce(
     check_outputs(json_file, folder=None if show else output)
     with plain_messages():
         prepare_jax()
-        from jaxadv.core.extras import extra
+        from jaxadv.core.optional_dependency import extra
         from jaxadv.studies import EXPERIMENTS, NEED_SKLEARN, Setting, as_data, find
 
         if name is None and not show:

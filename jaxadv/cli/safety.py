@@ -70,7 +70,7 @@ def safety(
         prepare_jax()
         import jax
 
-        from jaxadv.engine.portfolios import get_portfolio
+        from jaxadv.protocols.portfolios import get_portfolio
         from jaxadv.report import print_study, write_study
         from jaxadv.studies import as_data
         from jaxadv.studies.safety import class_pairs

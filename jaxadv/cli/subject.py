@@ -218,7 +218,7 @@ def attacks_check(entries: Iterable[Any], epsilons: Any) -> Check:
     """
     from jaxadv.core.goals import Untargeted
     from jaxadv.engine.checks import check_attacks
-    from jaxadv.engine.stage import attack_of
+    from jaxadv.protocols.cached_run import attack_of
 
     def check(model: "Model", data: "Dataset", classes: int) -> None:
         goal, shape = Untargeted(data.labels), data.images.shape[1:]

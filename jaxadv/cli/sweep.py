@@ -95,7 +95,7 @@ def sweep(
         patterns = tuple(only or ())
         if dry_run:
             from jaxadv.sweep.estimate import estimate
-            from jaxadv.sweep.subjects import Given
+            from jaxadv.sweep.resources import Given
 
             costs = estimate(grid, SweepStore(folder), Given(), patterns)
             _print_plan(costs, folder)

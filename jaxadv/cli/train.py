@@ -97,7 +97,7 @@ def train(
         about["beta"] = how["beta"] = parse_number(beta or "6", "--beta")
     with plain_messages():
         prepare_jax()
-        from jaxadv.attacks.pgd import PGD
+        from jaxadv.attacks.gradient_based.pgd import PGD
         from jaxadv.data import load_data
         from jaxadv.engine.checks import check_problem
         from jaxadv.engine.verify import predict

@@ -33,7 +33,7 @@ from jaxadv.cli.subject import find_subject, split_of
 if TYPE_CHECKING:
     from jaxadv.data import Dataset
     from jaxadv.studies import Findings
-    from jaxadv.studies.universal import Universal
+    from jaxadv.universal import Universal
 
 SHOWN = 8
 
@@ -85,7 +85,7 @@ def universal(
         import jaxadv as ja
         from jaxadv.core.files import write_atomically
         from jaxadv.report import print_study, write_study
-        from jaxadv.studies.universal.perturbation import (
+        from jaxadv.universal.perturbation import (
             METHODS,
             check_ball,
             check_given,
@@ -178,8 +178,8 @@ def as_findings(
 
     from jaxadv.report.table import epsilon_text
     from jaxadv.studies import Findings, Gallery, Table, Text
-    from jaxadv.studies.universal.geometry import dominant
-    from jaxadv.studies.universal.paper import picture
+    from jaxadv.studies.universal_geometry import dominant
+    from jaxadv.studies.universal_paper import picture
 
     assert found.held_out is not None
     rates = [data["fooling_rate"]["given"], data["fooling_rate"]["held_out"]]

@@ -52,7 +52,7 @@ class Problem:
     extra: Any = None
 
 
-class Reads(NamedTuple):
+class Needs(NamedTuple):
     """What the attack needs of the model in this tick.
 
     Attributes:
@@ -71,7 +71,7 @@ class Answer(NamedTuple):
         logits: The model's outputs, [Q, K]; one-hot labels for attacks that are `label_only`.
         gradients: The pulled-back cotangents, [Q, P, H, W, C], or None if P (pull-backs) is 0.
         adversarial: Whether each query fulfils the goal and lies within epsilon, [Q].
-        used: The mask [Q] that `hears` returned: which of the logits count.
+        used: The mask [Q] that `used` returned: which of the logits count.
     """
 
     logits: Float[Array, "Q K"]
@@ -165,7 +165,7 @@ class Attack:
         """Upper bound of the number of forward and backward passes of all runs on one image."""
         return self.entries * self.ticks * self.queries * (1 + self.pullbacks)
 
-    def prepared(self, goal: Goal, classes: int) -> "Attack":
+    def specialize(self, goal: Goal, classes: int) -> "Attack":
         """Return the attack specialised to a goal and a number of classes; by default itself.
 
         Args:
@@ -190,12 +190,12 @@ class Attack:
         """Return the queries of this tick, [queries, H, W, C], which go through the model."""
         raise self._missing("ask(problem, state)")
 
-    def reads(self, problem: Problem, state: State) -> Reads:
+    def needs(self, problem: Problem, state: State) -> Needs:
         """Return what this tick needs of the model; by default every output and every gradient."""
         every = jnp.ones(self.queries, bool)
-        return Reads(every, every & (self.pullbacks > 0))
+        return Needs(every, every & (self.pullbacks > 0))
 
-    def hears(
+    def used(
         self, problem: Problem, state: State, logits: Float[Array, "Q K"], read: Bool[Array, " Q"]
     ) -> Bool[Array, " Q"]:
         """Return the mask of the queries that a sequential attack would have issued.
@@ -208,7 +208,7 @@ class Attack:
             problem: The problem of this image.
             state: The state before the tick.
             logits: The outputs for all queries, [Q, K].
-            read: The mask of outputs that `reads` returned, [Q].
+            read: The mask of outputs that `needs` returned, [Q].
 
         Returns:
             A mask [Q], by default `read`.
@@ -321,7 +321,7 @@ def check_targets(targets: int, goal: Goal) -> None:
         )
 
 
-def likeliest_wrong(problem: Problem, place: Any, count: int) -> Int[Array, ""]:
+def runner_up_class(problem: Problem, place: Any, count: int) -> Int[Array, ""]:
     """Return the wrong class with the `place`-th largest clean logit.
 
     The rejection class, if there is one, is not among the wrong classes.

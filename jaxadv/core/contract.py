@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxadv.core.attack import Answer, Attack, Problem, Reads, types_of
+from jaxadv.core.attack import Answer, Attack, Needs, Problem, types_of
 from jaxadv.core.goals import Goal
 
 WHOLE = ("queries", "pullbacks", "entries", "ticks")  # what an attack counts in
@@ -67,7 +67,7 @@ def check_contract(
     each kind of attack and of problem.
 
     Args:
-        attack: The attack, prepared for this goal and number of classes.
+        attack: The attack, specialize for this goal and number of classes.
         goal: The goal of a run, of any number of images.
         shape: (height, width, channels) of an image.
         classes: Number of classes.
@@ -127,16 +127,16 @@ def _traced(attack: Attack, problem: Problem, key: Array) -> None:
             )
     images = returned("ask", problem, state)
     check("ask", images, "[queries, H, W, C]", queries, *shape, kind=jnp.floating)
-    reads = returned("reads", problem, state)
-    if not isinstance(reads, Reads):
+    needs = returned("needs", problem, state)
+    if not isinstance(needs, Needs):
         raise ValueError(
-            f"{attack.name}.reads returned {_short(reads)}: return ja.Reads(answers, gradients)"
+            f"{attack.name}.needs returned {_short(needs)}: return ja.Needs(answers, gradients)"
         )
     mask = {"axes": "[queries]", "kind": jnp.bool_}
-    for which, found in zip(reads._fields, reads, strict=True):
-        _check_array(f"{attack.name}.reads, {which}:", found, sizes=(queries,), **mask)
-    used = returned("hears", problem, state, logits, reads.answers)
-    _check_array(f"{attack.name}.hears", used, sizes=(queries,), **mask)
+    for which, found in zip(needs._fields, needs, strict=True):
+        _check_array(f"{attack.name}.needs, {which}:", found, sizes=(queries,), **mask)
+    used = returned("used", problem, state, logits, needs.answers)
+    _check_array(f"{attack.name}.used", used, sizes=(queries,), **mask)
     objective = returned("objective", problem.goal, _like(*logits.shape[1:], dtype=logits.dtype))
     check("objective", objective, "[]", kind=jnp.floating)
     gradients = None
@@ -145,7 +145,7 @@ def _traced(attack: Attack, problem: Problem, key: Array) -> None:
         sizes = (queries, pullbacks, logits.shape[1])
         check("cotangents", cotangents, "[queries, pullbacks, classes]", *sizes, kind=logits.dtype)
         gradients = _like(queries, pullbacks, *shape, dtype=images.dtype)
-    told = returned("tell", problem, state, Answer(logits, gradients, reads.answers, used))
+    told = returned("tell", problem, state, Answer(logits, gradients, needs.answers, used))
     _check_state(attack.name, state, told)
     done = returned("done", problem, state)
     check("done", done, "[]", kind=jnp.bool_)

@@ -13,8 +13,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxadv.core.cosines import cosines
-from jaxadv.core.surrogate import through
+from jaxadv.core.bpda import through
+from jaxadv.core.dct import cosines
 
 LUMINANCE = np.array([  # T.81, table K.1
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,

@@ -15,10 +15,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxadv.core.bpda import through
 from jaxadv.core.jpeg import jpeg
 from jaxadv.core.model import Model, check_no_mean
 from jaxadv.core.pytree import pytree, static
-from jaxadv.core.surrogate import through
 
 EXACT = lax.Precision.HIGHEST
 TRUNCATE = 4  # standard deviations at which a Gaussian ends

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxadv.core.bpda import surrogate
 from jaxadv.core.model import Model, check_no_mean
 from jaxadv.core.pytree import pytree, static
-from jaxadv.core.surrogate import surrogate
 
 DEFENCES = (
     "mean", "median input", "trimmed input", "median", "trimmed", "majority", "outliers",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxadv.core.extras import extra
+from jaxadv.core.optional_dependency import extra
 from jaxadv.data.folders import find_folder
 from jaxadv.data.form import FORMS, Dataset, Source, Split, find_split, parse_split
 from jaxadv.data.idx import load_idx

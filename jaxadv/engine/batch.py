@@ -16,9 +16,9 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import where
 from jaxadv.core.shapes import image_shape, on_images
-from jaxadv.engine.cure import cured
-from jaxadv.engine.table import Gathered, Table
-from jaxadv.engine.tick import hungry, tick
+from jaxadv.cpu.rewrite import rewrite_for_cpu
+from jaxadv.engine.queue import Results, Table
+from jaxadv.engine.tick import needs_gradient, tick
 
 
 def on_cpu() -> bool:
@@ -38,19 +38,19 @@ def drive_batch(
     limit: int | None = None,
     cure: bool | None = None,
     judge_last: bool = True,
-) -> Gathered:
+) -> Results:
     """Run every row of the table at once, rank after rank. Pure; rows are the batch's axis.
 
     limit: the most ticks per entry; cure: rewrite for the CPU (default: where the CPU is used);
     judge_last: whether the model is asked about the image of an entry's last tick; else it is kept
     as it is, which serves keep="last" of an attack that asks one image a tick.
     """
-    attack = attack.prepared(table.goal, table.clean_logits.shape[-1])
+    attack = attack.specialize(table.goal, table.clean_logits.shape[-1])
     rows = jnp.arange(table.source.shape[0])
     limit = attack.ticks if limit is None else min(limit, attack.ticks)
     step = tick_function(attack, model, keep, cure)
 
-    def one_rank(rank: Any, gathered: Gathered) -> Gathered:
+    def one_rank(rank: Any, gathered: Results) -> Results:
         ranks = jnp.full(rows.shape, rank, jnp.int32)
         lanes = jax.vmap(lambda row, r: table.lane(attack, model.bounds, key, row, r))(rows, ranks)
         wanted = table.active
@@ -66,7 +66,7 @@ def drive_batch(
         def body(carry: Any) -> Any:
             return advance(
                 go_on,
-                lambda carry: hungry(attack, carry[1], live(carry[1])),
+                lambda carry: needs_gradient(attack, carry[1], live(carry[1])),
                 lambda carry, backward: (carry[0] + 1, step(carry[1], live(carry[1]), backward)),
                 carry,
                 attack.pullbacks > 0,
@@ -81,7 +81,7 @@ def drive_batch(
             lanes = lanes._replace(best=lanes.best._replace(image=image))
         return gathered.settle(lanes, rows, ranks, wanted)
 
-    gathered = Gathered.empty(table, attack.entries)
+    gathered = Results.empty(table, attack.entries)
     if attack.entries == 1:
         return one_rank(0, gathered)
     return lax.fori_loop(0, attack.entries, one_rank, gathered)
@@ -95,7 +95,7 @@ def tick_function(attack: Attack, model: Model, keep: str, cure: bool | None) ->
         def plain(attack: Attack, model: Model, lanes: Any, live: Any) -> Any:
             return tick(attack, model, lanes, live, keep=keep, backward=backward)
 
-        return (cured(plain) if cure else plain)(attack, model, lanes, live)
+        return (rewrite_for_cpu(plain) if cure else plain)(attack, model, lanes, live)
 
     return step
 
@@ -168,7 +168,7 @@ def make_table(
         radius = jnp.full(count, jnp.inf, jnp.float32)
     else:
         radius = jnp.asarray(safe_epsilon(attack.norm, epsilon))
-    forward = cured(lambda m, x: m(x)) if on_cpu() else lambda m, x: m(x)
+    forward = rewrite_for_cpu(lambda m, x: m(x)) if on_cpu() else lambda m, x: m(x)
     logits = forward(model, images).astype(jnp.float32)
     goal = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.int32), goal)
     margin = jax.vmap(lambda g, z: g.margin(z))(goal, logits)

@@ -19,7 +19,7 @@ from jaxadv.core.losses import get_loss
 from jaxadv.core.model import Model
 from jaxadv.core.norms import ROUNDING, diameter, get_norm
 from jaxadv.core.pytree import take
-from jaxadv.engine.cure import cured
+from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.devices import APPLY, PULLED_BACK
 
 TRAINING_ERRORS = {  # Flax's, by name: it must not be imported for other models
@@ -360,7 +360,7 @@ def prepare_attack(
 
     ValueError where attack, model, goal and epsilon do not go together.
     """
-    attack = attack.prepared(goal, classes)
+    attack = attack.specialize(goal, classes)
     check_pullbacks(attack, model, shape)
     radii = check_epsilon(attack, epsilon, rows, shape, model.bounds)
     check_box(attack, radii, model.bounds)
@@ -461,7 +461,7 @@ def _gradients(cure: bool) -> Any:
             (found[name],) = pull_back(cotangent(logits, goal))
         return found
 
-    return jax.jit(cured(gradients) if cure else gradients)
+    return jax.jit(rewrite_for_cpu(gradients) if cure else gradients)
 
 
 def loss_gradients(

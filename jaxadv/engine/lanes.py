@@ -17,13 +17,13 @@ from jaxadv.core.attack import Attack
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.engine.batch import advance, tick_function
-from jaxadv.engine.table import Gathered, Table
-from jaxadv.engine.tick import Lane, hungry
+from jaxadv.engine.queue import Results, Table
+from jaxadv.engine.tick import Lane, needs_gradient
 
 WINDOW = 1024  # entries of the queue that are looked through at once
 
 
-class Flight(NamedTuple):
+class LoopState(NamedTuple):
     """All that is under way: lanes [L] and the entry in each (R * M: none), the head of the queue,
     what is gathered, each lane's ticks, and the ticks of the whole fleet."""
 
@@ -31,7 +31,7 @@ class Flight(NamedTuple):
     entry: Any
     age: Any
     head: Any
-    gathered: Gathered
+    gathered: Results
     ticks: Any
 
 
@@ -58,20 +58,26 @@ def _first(mask: Bool[Array, " N"], count: int) -> Int[Array, " count"]:
     return jnp.searchsorted(jnp.cumsum(mask), jnp.arange(1, count + 1), method="compare_all")
 
 
-def take_off(attack: Attack, model: Model, table: Table, key: Array, width: int) -> Flight:
+def init_lanes(attack: Attack, model: Model, table: Table, key: Array, width: int) -> LoopState:
     """A flight of `width` empty lanes, all of which ask for an entry."""
     one = jax.eval_shape(lambda: table.lane(attack, model.bounds, key, jnp.int32(0), jnp.int32(0)))
     lanes = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape), leaf.dtype), one)
     lanes = lanes._replace(finished=jnp.ones(width, bool))
     none = jnp.zeros(width, jnp.int32)
     empty = none + table.source.shape[0] * attack.entries
-    gathered = Gathered.empty(table, attack.entries)
-    return Flight(lanes, empty, none, jnp.int32(0), gathered, jnp.int32(0))
+    gathered = Results.empty(table, attack.entries)
+    return LoopState(lanes, empty, none, jnp.int32(0), gathered, jnp.int32(0))
 
 
 def _turn_over(
-    attack: Attack, model: Model, table: Table, key: Array, keep: str, several: int, flight: Flight
-) -> Flight:
+    attack: Attack,
+    model: Model,
+    table: Table,
+    key: Array,
+    keep: str,
+    several: int,
+    flight: LoopState,
+) -> LoopState:
     """Settle up to `several` lanes, those finished first, and load their next entries."""
     # An entry is dropped once a lower rank of its row has succeeded.
     racing = attack.entries > 1 and keep == "first"
@@ -85,8 +91,8 @@ def _turn_over(
 
 
 def _settle_finished(
-    attack: Attack, racing: bool, several: int, flight: Flight
-) -> tuple[Flight, Int[Array, " S"], Bool[Array, " S"]]:
+    attack: Attack, racing: bool, several: int, flight: LoopState
+) -> tuple[LoopState, Int[Array, " S"], Bool[Array, " S"]]:
     """Gather the results of up to `several` finished lanes: their places, and which are settled."""
     rows, width = flight.gathered.rank.shape[0], flight.entry.shape[0]
     entries = rows * attack.entries
@@ -112,7 +118,7 @@ def _settle_finished(
 
 
 def _next_entries(
-    table: Table, racing: bool, several: int, flight: Flight, occupied: Bool[Array, " S"]
+    table: Table, racing: bool, several: int, flight: LoopState, occupied: Bool[Array, " S"]
 ) -> tuple[Int[Array, " S"], Bool[Array, " S"], Int[Array, ""]]:
     """For each settled lane the next entry of the queue that is wanted, whether there is one, and
     the new head of the queue; at most `WINDOW` entries are looked through."""
@@ -134,9 +140,9 @@ def _next_entries(
 
 
 def _load(
-    flight: Flight, started: Lane, slot: Int[Array, " S"], occupied: Bool[Array, " S"],
+    flight: LoopState, started: Lane, slot: Int[Array, " S"], occupied: Bool[Array, " S"],
     fresh: Int[Array, " S"], loaded: Bool[Array, " S"], head: Int[Array, ""],
-) -> Flight:  # fmt: skip
+) -> LoopState:  # fmt: skip
     """Put what is started into the lanes that are settled; those for which nothing is left idle."""
     entries, width = flight.gathered.ended.shape[0], flight.entry.shape[0]
     into = jnp.where(loaded, slot, width)
@@ -152,14 +158,20 @@ def _load(
     )
 
 
-def live(flight: Flight) -> Bool[Array, " L"]:
+def live(flight: LoopState) -> Bool[Array, " L"]:
     """Which lanes hold an entry."""
     return flight.entry < flight.gathered.ended.shape[0]
 
 
-def fly(
-    attack: Attack, model: Model, table: Table, key: Array, flight: Flight, ends: Ends, mode: Mode
-) -> Flight:
+def run_lanes(
+    attack: Attack,
+    model: Model,
+    table: Table,
+    key: Array,
+    flight: LoopState,
+    ends: Ends,
+    mode: Mode,
+) -> LoopState:
     """Go on until the queue is empty and the lanes are, or the ticks are at their end. Pure."""
     step = tick_function(attack, model, mode.keep, mode.cure)
     width = flight.entry.shape[0]
@@ -168,18 +180,18 @@ def fly(
     several = width if mode.keep in ("loss", "last") else max(1, width // 8)
     turn_over = functools.partial(_turn_over, attack, model, table, key, mode.keep, several)
 
-    def unsettled(flight: Flight) -> Any:
+    def unsettled(flight: LoopState) -> Any:
         return flight.lanes.finished.any()
 
-    def sparse(flight: Flight) -> Any:
+    def sparse(flight: LoopState) -> Any:
         dry = flight.head >= flight.gathered.ended.shape[0]
         return mode.halve & dry & (live(flight).sum() <= width // 2)
 
-    def in_flight(flight: Flight) -> Any:
+    def in_flight(flight: LoopState) -> Any:
         going = (flight.ticks < stop) & live(flight).any() & ~unsettled(flight)
         return going & ~sparse(flight)
 
-    def one_tick(flight: Flight, backward: bool) -> Flight:
+    def one_tick(flight: LoopState, backward: bool) -> LoopState:
         alive = live(flight)
         age = flight.age + 1
         lanes = step(flight.lanes, alive, backward)
@@ -191,24 +203,24 @@ def fly(
             lanes=lanes._replace(finished=finished), age=age, ticks=flight.ticks + 1
         )
 
-    def outer(flight: Flight) -> Flight:
+    def outer(flight: LoopState) -> LoopState:
         flight = lax.while_loop(unsettled, turn_over, flight)
         return advance(
             in_flight,
-            lambda f: hungry(attack, f.lanes, live(f)),
+            lambda f: needs_gradient(attack, f.lanes, live(f)),
             one_tick,
             flight,
             attack.pullbacks > 0,
         )
 
-    def go_on(flight: Flight) -> Any:
+    def go_on(flight: LoopState) -> Any:
         more = live(flight).any() & (flight.ticks < stop) & ~sparse(flight)
         return more | unsettled(flight)
 
     return lax.while_loop(go_on, outer, flight)
 
 
-def narrow(flight: Flight, width: int) -> Flight:
+def shrink_lanes(flight: LoopState, width: int) -> LoopState:
     """The same flight in `width` lanes; at most that many may be live."""
     order = jnp.argsort(~live(flight), stable=True)[:width]
     return flight._replace(
@@ -226,10 +238,10 @@ def drive_lanes(
     lanes: int,
     limit: int | None = None,
     cure: bool | None = None,
-) -> Gathered:
+) -> Results:
     """The whole table through `lanes` lanes, in one call. Pure, as `drive_batch` is."""
-    attack = attack.prepared(table.goal, table.clean_logits.shape[-1])
+    attack = attack.specialize(table.goal, table.clean_logits.shape[-1])
     limit = attack.ticks if limit is None else min(limit, attack.ticks)
-    flight = take_off(attack, model, table, key, lanes)
+    flight = init_lanes(attack, model, table, key, lanes)
     ends = Ends(jnp.iinfo(jnp.int32).max, limit)
-    return fly(attack, model, table, key, flight, ends, Mode(keep, cure=cure)).gathered
+    return run_lanes(attack, model, table, key, flight, ends, Mode(keep, cure=cure)).gathered

@@ -16,13 +16,13 @@ from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.core.shapes import image_shape, on_images
 from jaxadv.engine import checks
-from jaxadv.engine.chunk import Batch, Budget, Setup, Watch, fly_chunk
 from jaxadv.engine.devices import (
     choose_devices,
     choose_lanes,
     rows_in_memory,
     spare_memory_maps,
 )  # fmt: skip
+from jaxadv.engine.execute import Batch, Budget, Setup, Watch, run_chunk
 from jaxadv.engine.session import RowProgress, Rows, Session
 
 
@@ -199,7 +199,7 @@ def _run_chunks(
             own = own._replace(start=start.reshape(-1, *seen))
         originals = originals.reshape(-1, *seen)
         batch = Batch(originals, part.goal, part.ids, part.clean_logits, own)
-        found, ticks = fly_chunk(setup, batch, watch, spent)
+        found, ticks = run_chunk(setup, batch, watch, spent)
         if found is not None:
             outcome.put(mine, found)
         spent += ticks

@@ -15,7 +15,7 @@ from jaxadv.core.pytree import take
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.interrupt import interruptible
-from jaxadv.engine.store import Store, fingerprint
+from jaxadv.engine.result_store import Store, fingerprint
 from jaxadv.engine.verify import predict
 
 

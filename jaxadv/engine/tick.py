@@ -68,7 +68,7 @@ class Lane(NamedTuple):
     finished: Any
 
 
-def launch(attack: Attack, problem: Problem, key: Array, clean_margin: Array) -> Lane:
+def init_lane(attack: Attack, problem: Problem, key: Array, clean_margin: Array) -> Lane:
     """Return a lane before its first tick, for one image (vmap for several).
 
     Args:
@@ -134,11 +134,11 @@ def _best_of(asked: Best) -> Best:
     return jax.tree.map(lambda leaf: leaf[choice], asked)
 
 
-def hungry(attack: Attack, lanes: Lane, live: Bool[Array, " L"]) -> Bool[Array, ""]:
+def needs_gradient(attack: Attack, lanes: Lane, live: Bool[Array, " L"]) -> Bool[Array, ""]:
     """Return whether any live lane needs a gradient in its next tick."""
     with types_of(attack):
-        reads = jax.vmap(attack.reads)(lanes.problem, lanes.state)
-    return (reads.gradients & live[:, None]).any()
+        needs = jax.vmap(attack.needs)(lanes.problem, lanes.state)
+    return (needs.gradients & live[:, None]).any()
 
 
 def tick(
@@ -161,14 +161,14 @@ def tick(
         lanes: The lanes [L].
         live: Mask [L] of the lanes that advance.
         keep: Which query to keep: "first", "distance", "loss" or "last".
-        backward: Whether to run a backward pass; False if no live lane is `hungry`.
+        backward: Whether to run a backward pass; False if no live lane is `needs_gradient`.
 
     Returns:
         The lanes after the tick.
     """
     problem, state = lanes.problem, lanes.state
     with types_of(attack):
-        reads = jax.vmap(attack.reads)(problem, state)
+        needs = jax.vmap(attack.needs)(problem, state)
         images = jax.vmap(attack.ask)(problem, state)
     flat = images.reshape(-1, *images.shape[2:])
 
@@ -182,10 +182,10 @@ def tick(
     logits = logits.reshape(*images.shape[:2], -1)
     shown = label_of(logits) if attack.label_only else logits
     with types_of(attack):
-        heard = jax.vmap(attack.hears)(problem, state, shown, reads.answers)
-        reads = reads._replace(answers=heard & reads.answers)
+        heard = jax.vmap(attack.used)(problem, state, shown, needs.answers)
+        needs = needs._replace(answers=heard & needs.answers)
         asked = jax.vmap(lambda p, x, z, r: _judge(attack, keep, p, x, z, r))(
-            problem, images, logits, reads.answers
+            problem, images, logits, needs.answers
         )
     found = jax.vmap(_best_of)(asked)
     replace = live & (better(found, lanes.best) if keep != "last" else ~jnp.isnan(found.margin))
@@ -193,10 +193,10 @@ def tick(
     best = where(replace, found, lanes.best)
     stop = best.tier if keep == "first" else jnp.zeros_like(live)
 
-    wanted = reads.gradients & (live & ~stop)[:, None]
+    wanted = needs.gradients & (live & ~stop)[:, None]
     # A gradient that is not finite makes the next iterate, hence its output, not finite: checking
     # outputs suffices, and spares a reduction over all gradients (a tenth of a small network).
-    finite = jnp.isfinite(logits).all(2) | ~reads.answers
+    finite = jnp.isfinite(logits).all(2) | ~needs.answers
     sick = ~finite.all(1)
     lost = ~finite.any(1) if attack.pullbacks else jnp.zeros_like(sick)
     gradients = None
@@ -211,11 +211,11 @@ def tick(
         gradients = jnp.zeros(shape, images.dtype)
         gradients = lax.optimization_barrier(gradients)  # else XLA folds it for seconds
 
-    answer = Answer(shown, gradients, asked.adversarial, reads.answers)
+    answer = Answer(shown, gradients, asked.adversarial, needs.answers)
     with types_of(attack):
         told = jax.vmap(attack.tell)(problem, state, answer)
         done = jax.vmap(attack.done)(problem, told)
-    read = reads.answers.sum(1, dtype=jnp.int32)
+    read = needs.answers.sum(1, dtype=jnp.int32)
     counts = Counts(
         lanes.counts.forward + live * read,
         lanes.counts.backward + attack.pullbacks * wanted.sum(1, dtype=jnp.int32),

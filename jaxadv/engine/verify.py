@@ -13,7 +13,7 @@ from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
-from jaxadv.engine.cure import cured
+from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.devices import choose_devices
 
 VERIFICATION_BATCH = 100  # no power of two: never the batch that the attack ran in
@@ -36,7 +36,11 @@ def _forward(width: int, devices: tuple[Any, ...]) -> Any:
 
     def one(model: Model, images: Any) -> Any:
         images = images[0].reshape(-1, width, *images.shape[2:])
-        apply = cured(lambda m, x: m(x)) if devices[0].platform == "cpu" else lambda m, x: m(x)
+        apply = (
+            rewrite_for_cpu(lambda m, x: m(x))
+            if devices[0].platform == "cpu"
+            else lambda m, x: m(x)
+        )
         logits = jax.lax.map(lambda batch: apply(model, batch), images)
         return logits.reshape(1, -1, logits.shape[-1]).astype(jnp.float32)
 

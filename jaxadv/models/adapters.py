@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxadv.core.extras import extra
 from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model
+from jaxadv.core.optional_dependency import extra
 from jaxadv.core.pytree import pytree, static
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxadv.certification.exact import linear_classifier, tree_ensemble
 from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model, from_function
 from jaxadv.core.pytree import pytree, static
-from jaxadv.engine.exact import linear_classifier, tree_ensemble
 
 ACTIVATIONS = {"identity": lambda x: x, "logistic": jax.nn.sigmoid, "tanh": jnp.tanh,
                "relu": jax.nn.relu}  # fmt: skip

@@ -22,14 +22,14 @@ import optax
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxadv.attacks.gradient import GradientState
-from jaxadv.attacks.pgd import PGD
+from jaxadv.attacks.common.gradient import GradientState
+from jaxadv.attacks.gradient_based.pgd import PGD
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.pytree import pytree
+from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine import checks
 from jaxadv.engine.batch import on_cpu, perturb
-from jaxadv.engine.cure import cured
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import mesh_of
 from jaxadv.models.adapters import from_linen
@@ -176,7 +176,7 @@ def check_training(
     goal = checks.check_goal(Untargeted(data.labels), count, classes)
     if attack is not None:
         checks.check_named({type(attack).__name__: attack}, "attack")
-        attack = attack.prepared(goal, classes)
+        attack = attack.specialize(goal, classes)
         checks.check_epsilon(attack, epsilon, 1, shape, from_linen(definition, variables).bounds)
 
 
@@ -226,7 +226,7 @@ def _epoch(
     batches = len(images) // batch_size
     order = jax.random.permutation(shuffle, len(images))[: batches * batch_size]
     gradient = functools.partial(_gradient, definition, penalty)
-    gradient = cured(gradient) if cure else gradient
+    gradient = rewrite_for_cpu(gradient) if cure else gradient
 
     def step(state: Any, batch: Any) -> Any:
         rows, places, number = batch

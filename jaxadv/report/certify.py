@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array
     from rich.console import Console
 
-    from jaxadv.engine.certify import Certificates
-    from jaxadv.engine.minimal import Nearest
-    from jaxadv.engine.smoothed import AttackedSmoothed
+    from jaxadv.certification.smoothadv import AttackedSmoothed
+    from jaxadv.certification.smoothing import Certificates
+    from jaxadv.protocols.minimal_distance import MinimalDistances
 
 COLOURS = (PROVED, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
 
@@ -33,7 +33,7 @@ COLOURS = (PROVED, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
 def certified_data(
     found: "Sequence[Certificates]",
     radii: Sequence[float],
-    attacked: "Nearest | None" = None,
+    attacked: "MinimalDistances | None" = None,
     total: int | None = None,
     smoothed: "Sequence[AttackedSmoothed]" = (),
 ) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def write_certified(
     title: str = "What can be proved about this classifier?",
     *,
     key: "Array",
-    attacked: "Nearest | None" = None,
+    attacked: "MinimalDistances | None" = None,
     smoothed: "Sequence[AttackedSmoothed]" = (),
     bounds: tuple[float, float] = (0.0, 1.0),
     settings: Mapping[str, Any] | None = None,
@@ -299,7 +299,7 @@ def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _figure(
-    found: "Sequence[Certificates]", attacked: "Nearest | None",
+    found: "Sequence[Certificates]", attacked: "MinimalDistances | None",
     smoothed: "Sequence[AttackedSmoothed]",
 ) -> str:  # fmt: skip
     figure, axes = plain_axes(7.2, 4.3)
@@ -330,7 +330,7 @@ def _rows(
     names: Sequence[str], key: "Array", bounds: tuple[float, float], shown: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return the table of images: original, and for each sigma a noisy image and its prediction."""
-    from jaxadv.engine.certify import noise
+    from jaxadv.certification.smoothing import noise
 
     if images.ndim != 4:
         return []

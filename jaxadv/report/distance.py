@@ -29,13 +29,15 @@ from jaxadv.report.table import NORMS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jaxadv.engine.minimal import Nearest
+    from jaxadv.protocols.minimal_distance import MinimalDistances
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 SHOWN = (0.1, 0.5, 0.9)  # of these, on the console
 
 
-def distance_data(found: "Mapping[str, Nearest]", total: int | None = None) -> dict[str, Any]:
+def distance_data(
+    found: "Mapping[str, MinimalDistances]", total: int | None = None
+) -> dict[str, Any]:
     """Return all that is printed about minimal distances of the same images, for `json.dumps`.
 
     Quantiles are over the images classified correctly; one without an adversarial image counts as
@@ -43,14 +45,14 @@ def distance_data(found: "Mapping[str, Nearest]", total: int | None = None) -> d
     epsilon it follows from the distances of the images, which are listed.
 
     Args:
-        found: Each `Nearest` under a name (such as its norm, or its model and norm).
+        found: Each `MinimalDistances` under a name (such as its norm, or its model and norm).
         total: Number of images of the data set (None: those attacked).
 
     Returns:
         The data.
     """
 
-    def about(name: str, one: "Nearest") -> dict[str, Any]:
+    def about(name: str, one: "MinimalDistances") -> dict[str, Any]:
         right = one.status != Status.MISCLASSIFIED
         distance = one.distance[right]
         finite = distance[np.isfinite(distance)]
@@ -102,7 +104,7 @@ def distance_data(found: "Mapping[str, Nearest]", total: int | None = None) -> d
     }  # fmt: skip
 
 
-def _pairs(found: "Mapping[str, Nearest]") -> list[tuple[str, str]]:
+def _pairs(found: "Mapping[str, MinimalDistances]") -> list[tuple[str, str]]:
     """Return the pairs of searches of one norm on the same images."""
     return [
         (a, b) for a, b in combinations(found, 2)
@@ -161,7 +163,7 @@ def print_distances(data: Mapping[str, Any], console: "Console | None" = None) -
 
 
 def write_distances(
-    found: "Mapping[str, Nearest]",
+    found: "Mapping[str, MinimalDistances]",
     path: str | Path,
     class_names: Sequence[str] | None = None,
     title: str = "How far is the nearest mistake?",
@@ -178,7 +180,8 @@ def write_distances(
     norm.
 
     Args:
-        found: Each `Nearest` of the same images under a name; those of one norm share a figure.
+        found: Each `MinimalDistances` of the same images under a name; those of one norm share a
+            figure.
         path: Path of the page.
         class_names: Names of the classes (None: their numbers).
         title: Title of the page.
@@ -227,7 +230,7 @@ def write_distances(
     return write_atomically(path, page)
 
 
-def _curves(found: "Mapping[str, Nearest]") -> str:
+def _curves(found: "Mapping[str, MinimalDistances]") -> str:
     """Plot robust accuracy against epsilon for one norm."""
     figure, axes = plain_axes(5.4, 3.6)
     finite = [one.distance[np.isfinite(one.distance)] for one in found.values()]
@@ -248,7 +251,7 @@ def _curves(found: "Mapping[str, Nearest]") -> str:
     return svg(figure)
 
 
-def _gain(one: "Nearest") -> str | None:
+def _gain(one: "MinimalDistances") -> str | None:
     """Plot the distance after the first member against the last one's, a point for each image."""
     if len(one.members) < 2:
         return None
@@ -268,7 +271,10 @@ def _gain(one: "Nearest") -> str | None:
 
 
 def _rows(
-    found: "Mapping[str, Nearest]", names: Sequence[str], bounds: tuple[float, float], count: int
+    found: "Mapping[str, MinimalDistances]",
+    names: Sequence[str],
+    bounds: tuple[float, float],
+    count: int,
 ) -> list[dict[str, Any]]:
     """Return some images, one of each class before the second of any, with each search's result."""
     results = list(found.values())
@@ -280,7 +286,7 @@ def _rows(
     labels = first.labels[rows]
     rows = rows[np.lexsort((labels, turn_in_class(labels)))][:count]
 
-    def shown(name: str, one: "Nearest", i: int) -> dict[str, Any]:
+    def shown(name: str, one: "MinimalDistances", i: int) -> dict[str, Any]:
         return {
             "name": name, "picture": picture(one.images[i], bounds),
             "difference": difference(one.originals[i], one.images[i], bounds),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxadv.core.extras import extra
+from jaxadv.core.optional_dependency import extra
 from jaxadv.report import table
 
 INK, ACCENT, CONTROL, FAINT = "#1d2733", "#c2410c", "#64748b", "#d8dee6"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jaxadv.report.table import as_data, percent
 
 if TYPE_CHECKING:
-    from jaxadv.engine.evaluate import Report
+    from jaxadv.protocols.evaluate import Report
     from jaxadv.sweep.store import SweepStore
 
 COLUMNS = (

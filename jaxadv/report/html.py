@@ -25,7 +25,7 @@ from jaxadv.report.elements import (
 from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
-    from jaxadv.engine.evaluate import Report
+    from jaxadv.protocols.evaluate import Report
 
 
 def write_html(

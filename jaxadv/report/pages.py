@@ -12,7 +12,7 @@ from jaxadv.report.elements import difference, picture, template
 from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
-    from jaxadv.engine.evaluate import Report
+    from jaxadv.protocols.evaluate import Report
 
 
 def write_pages(

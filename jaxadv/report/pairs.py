@@ -11,18 +11,20 @@ from jaxadv.report.elements import ACCENT, CONTROL, FAINT, INK, plain_axes
 
 if TYPE_CHECKING:
     from jaxadv.core.result import Result
-    from jaxadv.engine.minimal import Nearest
+    from jaxadv.protocols.minimal_distance import MinimalDistances
 
 LEVEL = 1e-3  # distances that differ by a smaller fraction are level
 
 
-def pair_data(first: "Result | Nearest", second: "Result | Nearest") -> dict[str, int]:
+def pair_data(
+    first: "Result | MinimalDistances", second: "Result | MinimalDistances"
+) -> dict[str, int]:
     """Count which of two attacks found the nearer adversarial image, for `json.dumps`.
 
     Images are compared that neither run found misclassified and that both attacked.
 
     Args:
-        first: A run: a `Result` of `ja.run` with a minimum-norm attack, or a `Nearest`.
+        first: A run: a `Result` of `ja.run` with a minimum-norm attack, or a `MinimalDistances`.
         second: Another run on the same images.
 
     Returns:
@@ -67,7 +69,9 @@ def _distances(first: Any, second: Any) -> list[np.ndarray]:
     return [np.where(one.success, one.distance, np.inf)[rows] for one in (first, second)]
 
 
-def pair_figure(first: "Result | Nearest", second: "Result | Nearest", names: Sequence[str]) -> Any:
+def pair_figure(
+    first: "Result | MinimalDistances", second: "Result | MinimalDistances", names: Sequence[str]
+) -> Any:
     """Return a matplotlib figure of two attacks: a point for each image, on logarithmic axes.
 
     Below the diagonal the second is nearer. An image that one of the attacks did not find lies at
@@ -110,8 +114,8 @@ def pair_figure(first: "Result | Nearest", second: "Result | Nearest", names: Se
 
 
 def write_pair(
-    first: "Result | Nearest",
-    second: "Result | Nearest",
+    first: "Result | MinimalDistances",
+    second: "Result | MinimalDistances",
     path: str | Path,
     names: Sequence[str] = ("first", "second"),
 ) -> Path:

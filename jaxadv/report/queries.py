@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxadv.core.confidence import wilson
 from jaxadv.core.result import Status
-from jaxadv.core.shares import wilson
 from jaxadv.data.form import turn_in_class
 from jaxadv.report import table
 from jaxadv.report.elements import COLOURS, INK, picture, plain_axes, svg, template, versions
@@ -16,12 +16,12 @@ from jaxadv.report.table import NORMS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jaxadv.engine.curves import Asked
+    from jaxadv.protocols.query_curves import QueryComparison
 
 BUDGETS = (100, 1000, 5000)
 
 
-def queries_data(asked: "Asked", total: int | None = None) -> dict[str, Any]:
+def queries_data(asked: "QueryComparison", total: int | None = None) -> dict[str, Any]:
     """Return all that is printed about a comparison of query attacks, for `json.dumps`.
 
     Success is the fraction of the attacked images that were fooled within a number of queries, with
@@ -35,7 +35,7 @@ def queries_data(asked: "Asked", total: int | None = None) -> dict[str, Any]:
     Returns:
         The data.
     """
-    from jaxadv.engine.curves import queries_needed
+    from jaxadv.protocols.query_curves import queries_needed
 
     budgets = sorted({b for b in BUDGETS if b < asked.budget} | {asked.budget})
     found = []
@@ -98,7 +98,7 @@ def print_queries(data: Mapping[str, Any], console: "Console | None" = None) -> 
 
 
 def write_queries(
-    asked: "Asked",
+    asked: "QueryComparison",
     path: str | Path,
     class_names: Sequence[str] | None = None,
     title: str = "How many questions until a mistake?",
@@ -160,9 +160,9 @@ def _where(data: Mapping[str, Any]) -> str:
     return f"{NORMS[data['norm']]}{at}"
 
 
-def query_figure(asked: "Asked") -> Any:
+def query_figure(asked: "QueryComparison") -> Any:
     """Return a matplotlib figure of success rate against queries, with an interval per attack."""
-    from jaxadv.engine.curves import queries_needed
+    from jaxadv.protocols.query_curves import queries_needed
 
     figure, axes = plain_axes(7.2, 4.3)
     for number, (name, result) in enumerate(asked.results.items()):
@@ -187,7 +187,7 @@ def query_figure(asked: "Asked") -> Any:
 
 
 def _rows(
-    asked: "Asked", names: Sequence[str], bounds: tuple[float, float], count: int
+    asked: "QueryComparison", names: Sequence[str], bounds: tuple[float, float], count: int
 ) -> list[dict[str, Any]]:
     """Return some images, one of each class before the second of any, with each attack's result."""
     if asked.originals.ndim != 4:

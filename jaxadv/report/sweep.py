@@ -8,9 +8,9 @@ import numpy as np
 
 from jaxadv.core.files import write_atomically
 from jaxadv.report import table
+from jaxadv.sweep.leaderboard import Line, Share, Standing, levels_of, quantile, standings
 from jaxadv.sweep.names import title_of
 from jaxadv.sweep.read import HASHES, CellRows, read_cells
-from jaxadv.sweep.standing import Line, Share, Standing, levels_of, quantile, standings
 from jaxadv.sweep.store import SweepStore
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxadv.core.confidence import wilson
 from jaxadv.core.result import Status
-from jaxadv.core.shares import wilson
 
 if TYPE_CHECKING:  # evaluate imports the whole engine
     from rich.console import Console
     from rich.table import Table
 
     from jaxadv.core.attack import Attack
-    from jaxadv.engine.evaluate import Report, Stage
+    from jaxadv.protocols.evaluate import Report, Stage
 
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 MISCLASSIFIED = "misclassified"

@@ -7,7 +7,7 @@ import importlib
 import time
 from collections.abc import Callable
 
-from jaxadv.engine.store import fingerprint
+from jaxadv.engine.result_store import fingerprint
 from jaxadv.studies.findings import Curves, Findings, Gallery, Table, Text, as_data, load, save
 from jaxadv.studies.setting import Setting
 
@@ -28,16 +28,16 @@ EXPERIMENTS: dict[str, str] = {  # name: its module here, and its function
     "szegedy.causes": "causes:causes",
     "classifiers.distance": "classifiers:all_classifiers",
     "classifiers.topics": "topics:topics",
-    "fooling.images": "fooling.study:images",
-    "fooling.retraining": "fooling.study:retraining",
-    "universal.rates": "universal.paper:rates",
-    "universal.across": "universal.paper:across",
-    "universal.images": "universal.paper:images_needed",
-    "universal.diversity": "universal.nature:diversity",
-    "universal.labels": "universal.nature:labels",
-    "universal.geometry": "universal.nature:geometry",
-    "universal.controls": "universal.nature:lengths",
-    "universal.data_free": "universal.nature:data_free",
+    "fooling.images": "fooling_images:images",
+    "fooling.retraining": "fooling_images:retraining",
+    "universal.rates": "universal_paper:rates",
+    "universal.across": "universal_paper:across",
+    "universal.images": "universal_paper:images_needed",
+    "universal.diversity": "universal_nature:diversity",
+    "universal.labels": "universal_nature:labels",
+    "universal.geometry": "universal_nature:geometry",
+    "universal.controls": "universal_nature:lengths",
+    "universal.data_free": "universal_nature:data_free",
     "tampered.defences": "tampered.study:defences",
     "tampered.retraining": "tampered.study:retraining",
     "transfer.attacks": "transfer:attacks_between_networks",

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from jaxadv.attacks.lbfgs import LBFGS
+from jaxadv.attacks.minimum_norm.lbfgs import LBFGS
 from jaxadv.attacks.noise import GaussianNoise
 from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.result import Result

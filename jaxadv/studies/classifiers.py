@@ -11,18 +11,18 @@ import numpy as np
 from scipy.special import softmax
 
 from jaxadv.attacks import GaussianNoise, HopSkipJump, MinimalEpsilon
-from jaxadv.core.extras import extra
+from jaxadv.certification.exact import exact_distance, linear_classifier, tree_ensemble
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
+from jaxadv.core.optional_dependency import extra
 from jaxadv.data import Dataset
-from jaxadv.engine.exact import exact_distance, linear_classifier, tree_ensemble
-from jaxadv.engine.minimal import minimal_distance
 from jaxadv.engine.verify import predict
 from jaxadv.models.scikit_learn import from_sklearn
+from jaxadv.protocols.minimal_distance import minimal_distance
 from jaxadv.studies.findings import Findings, Gallery, Part, Table, Text
 from jaxadv.studies.setting import Setting
-from jaxadv.studies.universal import judge, universal_perturbation
+from jaxadv.universal import judge, universal_perturbation
 
 SIZES = (4000, 2500, 1500, 1000, 600, 400, 250, 150, 100, 60)  # training images that are tried
 QUERIES = 3000

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from jaxadv.attacks.minimal_epsilon import MinimalEpsilon
-from jaxadv.attacks.pgd import BIM
+from jaxadv.attacks.gradient_based.pgd import BIM
+from jaxadv.attacks.wrappers.minimal_epsilon import MinimalEpsilon
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.models.adapters import normalized

@@ -18,7 +18,7 @@ from jax import lax
 
 from jaxadv.core.model import Model
 from jaxadv.data import Dataset
-from jaxadv.engine.store import fingerprint
+from jaxadv.engine.result_store import fingerprint
 from jaxadv.engine.verify import predict
 from jaxadv.models.adapters import from_linen
 from jaxadv.models.definitions import get_definition

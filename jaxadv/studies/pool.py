@@ -17,13 +17,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxadv.attacks.lbfgs import LBFGS
-from jaxadv.attacks.pgd import PGD
+from jaxadv.attacks.gradient_based.pgd import PGD
+from jaxadv.attacks.minimum_norm.lbfgs import LBFGS
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.data import Dataset
 from jaxadv.engine.batch import perturb
-from jaxadv.engine.store import fingerprint
+from jaxadv.engine.result_store import fingerprint
 from jaxadv.models.definitions import get_definition
 from jaxadv.studies.blind_spots import distortion, examples_of, nearest_mistakes
 from jaxadv.studies.findings import Findings, Part, Table, Text

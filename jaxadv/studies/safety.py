@@ -17,9 +17,9 @@ from jaxadv.core.model import Model
 from jaxadv.core.norms import get_norm
 from jaxadv.data import Dataset
 from jaxadv.engine.checks import check_problem
-from jaxadv.engine.minimal import Nearest, minimal_distance
-from jaxadv.engine.portfolios import Portfolio
 from jaxadv.engine.verify import predict
+from jaxadv.protocols.minimal_distance import MinimalDistances, minimal_distance
+from jaxadv.protocols.portfolios import Portfolio
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 
 SHOWN = 6  # of the closest pairs, in pictures
@@ -124,7 +124,7 @@ def class_pairs(
     source = np.repeat(chosen, classes - 1)
     targets = np.concatenate([np.delete(np.arange(classes), labels[i]) for i in chosen])
     ids = np.arange(len(images)) if ids is None else np.asarray(ids)
-    found: Nearest = minimal_distance(
+    found: MinimalDistances = minimal_distance(
         model, images[source], Targeted(labels[source], targets), norm, effort=effort,
         ids=ids[source] * classes + targets, **search,
     )  # fmt: skip

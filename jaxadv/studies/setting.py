@@ -8,8 +8,8 @@ from jaxadv.core.attack import Attack
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result
 from jaxadv.data import Dataset
-from jaxadv.engine.runs import Runs
-from jaxadv.engine.store import Store
+from jaxadv.engine.result_store import Store
+from jaxadv.protocols.runs import Runs
 
 
 def _silent(stage: str, done: int, total: int) -> None:

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxadv.attacks.gradient import GradientState
+from jaxadv.attacks.common.gradient import GradientState
 from jaxadv.attacks.transfer import MIFGSM
 from jaxadv.core.attack import Problem
-from jaxadv.core.extras import extra
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model, from_function
+from jaxadv.core.optional_dependency import extra
 from jaxadv.core.pytree import pytree
 from jaxadv.data import Dataset
 from jaxadv.engine.run import run

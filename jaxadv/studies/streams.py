@@ -14,16 +14,16 @@ from jaxtyping import Array, Float
 
 from jaxadv.attacks import PGD, Masked, Repeated
 from jaxadv.core.attack import Attack
+from jaxadv.core.confidence import wilson
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
-from jaxadv.core.shares import wilson
 from jaxadv.core.transforms import Noise, Shifting
 from jaxadv.core.window import DEFENCES, windowed
 from jaxadv.engine.checks import check_goal, check_images, check_model, count_classes
-from jaxadv.engine.runs import Runs
+from jaxadv.engine.result_store import Store
 from jaxadv.engine.session import StageProgress
-from jaxadv.engine.store import Store
 from jaxadv.engine.verify import predict
+from jaxadv.protocols.runs import Runs
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.networks import trained

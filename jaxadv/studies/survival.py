@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxadv.attacks import DDN, PGD
 from jaxadv.core.attack import Attack
+from jaxadv.core.confidence import wilson
 from jaxadv.core.model import EOT, Model
 from jaxadv.core.result import Status
-from jaxadv.core.shares import wilson
 from jaxadv.core.transforms import (
     JPEG,
     Brightness,
@@ -30,10 +30,10 @@ from jaxadv.core.transforms import (
     transformed,
 )
 from jaxadv.engine.checks import check_attacks, check_named, check_problem
-from jaxadv.engine.runs import Runs
+from jaxadv.engine.result_store import Store
 from jaxadv.engine.session import StageProgress
-from jaxadv.engine.store import Store
 from jaxadv.engine.verify import predict
+from jaxadv.protocols.runs import Runs
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.networks import trained

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import nnls
 
-from jaxadv.core.extras import extra
+from jaxadv.core.optional_dependency import extra
 from jaxadv.studies.findings import Findings, Part, Table, Text
 from jaxadv.studies.setting import Setting
 

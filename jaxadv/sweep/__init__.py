@@ -7,15 +7,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxadv.sweep.changes import CellChanges, Changes, compare_stores
     from jaxadv.sweep.cluster import RayExecutor
+    from jaxadv.sweep.compare import CellChanges, Changes, compare_stores
     from jaxadv.sweep.execute import Summary, run_sweep
     from jaxadv.sweep.grid import Grid, GridError, parse_grid, read_grid
     from jaxadv.sweep.read import read_cells
     from jaxadv.sweep.store import SCHEMA, SweepStore
 
 _MODULES = {
-    "changes": "CellChanges Changes compare_stores",
+    "compare": "CellChanges Changes compare_stores",
     "cluster": "RayExecutor",
     "execute": "Summary run_sweep",
     "grid": "Grid GridError parse_grid read_grid",

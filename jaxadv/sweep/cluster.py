@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxadv.core.extras import extra
+from jaxadv.core.optional_dependency import extra
 from jaxadv.engine.devices import use_cpu_cores
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.sweep.execute import Ran, open_jobs, prepare, run_jobs
 from jaxadv.sweep.grid import Grid, placed_in
 from jaxadv.sweep.job import Plan
 from jaxadv.sweep.names import Job
+from jaxadv.sweep.resources import Given, software
 from jaxadv.sweep.store import SweepStore
-from jaxadv.sweep.subjects import Given, software
-from jaxadv.sweep.trained import SweepProgress
+from jaxadv.sweep.training import SweepProgress
 
 LOOK_SECONDS = 0.5  # between two looks for a Ctrl-C
 GRACE_SECONDS = 10.0  # for a cancelled job to end between two pieces of work

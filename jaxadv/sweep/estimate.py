@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 from jaxadv.core.model import Model
-from jaxadv.engine.cure import cured
+from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.sweep.grid import Grid
 from jaxadv.sweep.names import job_of
 from jaxadv.sweep.plan import Group, make_plan
+from jaxadv.sweep.resources import Given
 from jaxadv.sweep.store import SweepStore
-from jaxadv.sweep.subjects import Given
-from jaxadv.sweep.trained import untrained
+from jaxadv.sweep.training import untrained
 
 
 class Cost(NamedTuple):
@@ -73,7 +73,7 @@ def _seconds_per_pass(group: Group) -> float:
     def gradient(model: Model, images: Any) -> Any:
         return jax.grad(lambda x: jax.nn.logsumexp(model(x), -1).sum())(images)
 
-    step = jax.jit(cured(gradient) if on_cpu else gradient)
+    step = jax.jit(rewrite_for_cpu(gradient) if on_cpu else gradient)
     images = np.zeros((group.lanes, *group.images.shape), np.float32)
     jax.block_until_ready(step(group.subject.model, images))
     times = []

@@ -17,9 +17,9 @@ from jaxadv.sweep.grid import Grid, read_grid
 from jaxadv.sweep.job import Plan, run_job
 from jaxadv.sweep.names import Job
 from jaxadv.sweep.plan import Cell, make_jobs, make_plan
+from jaxadv.sweep.resources import Given
 from jaxadv.sweep.store import SweepStore
-from jaxadv.sweep.subjects import Given
-from jaxadv.sweep.trained import SweepProgress, trained, untrained
+from jaxadv.sweep.training import SweepProgress, trained, untrained
 
 WAIT_SECONDS = 0.5  # between two looks at jobs that other processes are at
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jaxadv.core.norms import NORMS
-from jaxadv.core.numbers import parse_number
+from jaxadv.core.parse import parse_number
 from jaxadv.models.definitions import get_definition
 
 Number = float | str  # "8/255" is understood
@@ -210,7 +210,7 @@ def line_of(text: str, where: Sequence[str | int]) -> int:
 
 def _check(grid: Grid, name: str, text: str) -> None:
     """What pydantic cannot know: names of data sets, attacks, norms; numbers; settings."""
-    from jaxadv.sweep.entries import build_entry
+    from jaxadv.sweep.runners import build_entry
 
     def refuse(where: Sequence[str | int], said: str) -> None:
         raise GridError(_at(name, text, where, said)) from None

@@ -13,9 +13,9 @@ from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status
 from jaxadv.engine.session import Rows, Session
 from jaxadv.engine.verify import margins, predict
-from jaxadv.sweep.entries import UNKNOWN, goal_of
 from jaxadv.sweep.names import Job
 from jaxadv.sweep.plan import Cell, Group
+from jaxadv.sweep.runners import UNKNOWN, goal_of
 from jaxadv.sweep.store import SCHEMA, SweepStore
 
 KEYS = jax.jit(jax.vmap(jax.random.key))

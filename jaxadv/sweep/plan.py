@@ -18,11 +18,11 @@ import numpy as np
 from jaxadv.core.model import Model
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_lanes
-from jaxadv.engine.store import fingerprint
-from jaxadv.sweep.entries import Entry, build_entry, goal_of
+from jaxadv.engine.result_store import fingerprint
 from jaxadv.sweep.grid import AttackEntry, DataEntry, Grid, ModelEntry, epsilons_of, expand
 from jaxadv.sweep.names import Job, title_of
-from jaxadv.sweep.subjects import Given, Images, Subject, open_data, open_model, software
+from jaxadv.sweep.resources import Given, Images, Subject, open_data, open_model, software
+from jaxadv.sweep.runners import Entry, build_entry, goal_of
 
 SHARD_BYTES = 2**28  # of images in one job
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxadv.attacks.gradient import GradientAttack, GradientState
+from jaxadv.attacks.common.gradient import GradientAttack, GradientState
 from jaxadv.attacks.transfer.views import FORMS, profile, resize_and_pad, smooth
-from jaxadv.core.attack import Answer, Problem, Reads
+from jaxadv.core.attack import Answer, Needs, Problem
 from jaxadv.core.pytree import pytree, static
 
 
@@ -154,9 +154,9 @@ class Transfer(GradientAttack):
         final = jnp.where(state.step < self.steps, images[0], state.image)
         return images.at[0].set(final)
 
-    def reads(self, problem: Problem, state: TransferState) -> Reads:
+    def needs(self, problem: Problem, state: TransferState) -> Needs:
         stepping = jnp.broadcast_to(state.step < self.steps, self.queries)
-        return Reads(stepping | (jnp.arange(self.queries) == 0), stepping)
+        return Needs(stepping | (jnp.arange(self.queries) == 0), stepping)
 
     def points(self, problem: Problem, state: TransferState) -> Float[Array, "P ..."]:
         """Points at which gradients are taken: the iterate or a step ahead, then neighbours."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadv.core.extras import extra
+from jaxadv.core.optional_dependency import extra
 from jaxadv.models.onnx.node import Node
 from jaxadv.models.onnx.operators import DECIDING, DOMAINS, OPERATORS
 

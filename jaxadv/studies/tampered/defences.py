@@ -7,7 +7,7 @@ import numpy as np
 from jaxadv.core.model import Model, with_detector
 from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
-from jaxadv.studies.fooling.study import with_negatives
+from jaxadv.studies.fooling_images import with_negatives
 from jaxadv.studies.networks import plain
 from jaxadv.studies.setting import Setting
 

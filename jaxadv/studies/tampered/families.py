@@ -18,13 +18,13 @@ from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
 from jaxadv.data import Dataset
 from jaxadv.engine.devices import choose_devices
-from jaxadv.engine.runs import Runs
-from jaxadv.engine.store import fingerprint
+from jaxadv.engine.result_store import fingerprint
 from jaxadv.engine.verify import predict
-from jaxadv.studies.fooling.evolution import fooling_images
-from jaxadv.studies.universal.ascent import UniversalAscent
-from jaxadv.studies.universal.method import Aim, Task
-from jaxadv.studies.universal.perturbation import check_ball, fit_variable
+from jaxadv.fooling.evolution import fooling_images
+from jaxadv.protocols.runs import Runs
+from jaxadv.universal.ascent import UniversalAscent
+from jaxadv.universal.method import Aim, Task
+from jaxadv.universal.perturbation import check_ball, fit_variable
 
 
 class Made(NamedTuple):

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from jaxadv.attacks import DDN, PGD
+from jaxadv.core.confidence import wilson
 from jaxadv.core.model import Model
-from jaxadv.core.shares import wilson
 from jaxadv.data import Dataset
-from jaxadv.engine.store import Store, fingerprint
+from jaxadv.engine.result_store import Store, fingerprint
 from jaxadv.engine.verify import predict
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text

@@ -1,0 +1,1 @@
+"""What several attacks share: steps, walks, searches for a penalty, wrappers."""

@@ -1,0 +1,1 @@
+"""White-box attacks within an epsilon, along the gradient."""

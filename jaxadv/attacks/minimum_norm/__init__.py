@@ -1,0 +1,1 @@
+"""White-box attacks that search for the nearest adversarial image."""

@@ -1,0 +1,1 @@
+"""Attacks that run another attack on a changed problem."""

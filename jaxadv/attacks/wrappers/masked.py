@@ -1,0 +1,62 @@
+"""Wrapper that confines an attack to a region of the image."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float
+
+from jaxadv.attacks.common.wrapper import Around
+from jaxadv.core.attack import Answer, Problem
+from jaxadv.core.pytree import pytree
+
+
+@pytree
+class Masked(Around):
+    """Confine any attack to a mask: a sticker, a border, or the frames that an attacker controls.
+
+    Outside the mask the queries have the image's own values and the gradient is 0: no image changes
+    there, and distances only shrink. In Linf with the side of the box as epsilon, the mask is a
+    patch at a given position without limits (LaVAN, Karmon et al. 2018, arXiv 1801.02608). In other
+    norms a random start spends a part of the radius outside the mask, so begin at the image
+    (`random_start=False`). The cost in passes is that of the attack.
+
+    Attributes:
+        attack: The wrapped attack.
+        mask: Booleans that broadcast to the image [H, W, C], True where the image may change
+            (default: everywhere).
+
+    Raises:
+        ValueError: If the mask is False everywhere.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> mask = jnp.zeros((2, 2, 1), bool).at[1, 1].set(True)
+    >>> attack, goal = ja.Masked(ja.PGD(random_start=False), mask), ja.Untargeted(jnp.array([0]))
+    >>> images = jnp.full((1, 2, 2, 1), 0.5)
+    >>> ja.run(attack, model, images, goal, 1.0, key=jax.random.key(0), keep="last").images.ravel()
+    array([0.5, 0.5, 0.5, 1. ], dtype=float32)
+    """
+
+    mask: Any = True
+
+    def __post_init__(self) -> None:
+        given = isinstance(self.mask, np.ndarray | jax.Array)
+        if given and not isinstance(self.mask, Tracer) and not np.any(self.mask):
+            raise ValueError("mask is False everywhere: pass True where the image may change")
+
+    def within(self, problem: Problem) -> Bool[Array, "..."]:
+        """Return the mask in the shape of the image (for vectors it is given as a vector)."""
+        mask = jnp.asarray(self.mask)
+        return mask.reshape(problem.image.shape) if mask.size == problem.image.size else mask
+
+    def ask(self, problem: Problem, state: Any) -> Float[Array, "Q ..."]:
+        return jnp.where(self.within(problem), self.attack.ask(problem, state), problem.image)
+
+    def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
+        if answer.gradients is not None:
+            gradients = jnp.where(self.within(problem), answer.gradients, 0.0)
+            answer = answer._replace(gradients=gradients)
+        return self.attack.tell(problem, state, answer)

@@ -1,0 +1,1 @@
+"""What can be proved: randomised smoothing, and exact distances of small models."""

@@ -1,0 +1,229 @@
+"""The smoothed classifier under attack: the other side of what `certify` proves about it.
+
+SmoothAdv (Salman et al. 2019, "Provably Robust Deep Learning via Adversarially Trained Smoothed
+Classifiers", arXiv 1906.04584): the smoothed classifier's answer is a count of votes and has no
+gradient; the mean softmax over draws of the noise has one, and its logarithm is what PGD follows.
+What it finds is judged by votes.
+"""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxadv.attacks import PGD
+from jaxadv.certification.smoothing import ABSTAIN, Certificates, noise, smoothed_predict
+from jaxadv.core.goals import Untargeted
+from jaxadv.core.model import Model
+from jaxadv.core.norms import diameter, distance64
+from jaxadv.core.pytree import pytree
+from jaxadv.core.result import Status
+from jaxadv.engine import checks
+from jaxadv.engine.devices import choose_devices, choose_lanes
+from jaxadv.engine.interrupt import interruptible
+from jaxadv.engine.result_store import Store, fingerprint
+from jaxadv.engine.run import run_rows
+from jaxadv.engine.session import Rows, Session
+from jaxadv.engine.verify import predict
+
+
+class SmoothedProgress(Protocol):
+    """Called while smoothed classifiers are attacked: images done, in all, broken so far."""
+
+    def __call__(self, done: int, total: int, broken: int, /) -> Any: ...
+
+
+class AttackedSmoothed(NamedTuple):
+    """What `attack_smoothed` found; arrays have leading axis N and live on the host.
+
+    distance: float64, L2, of the nearest image that the smoothed classifier was seen to answer
+    wrong (0 where it does not answer the clean one right, infinite where none was found); images:
+    [N, H, W, C] float32, that image, else the clean one; prediction: int32, its class (of the
+    clean image where none was found; -1: abstains); abstained: int, of how many images tried it
+    abstained, which is no success; forward, backward: images sent through the network and gradients
+    pulled back, votes included; rounds: how many were finished; complete; seconds.
+    """
+
+    distance: np.ndarray
+    images: np.ndarray
+    prediction: np.ndarray
+    abstained: np.ndarray
+    forward: np.ndarray
+    backward: np.ndarray
+    rounds: int
+    complete: bool
+    seconds: float
+
+    def accuracy(self, radii: Any = 0.0) -> np.ndarray:
+        """The share [...] of the images, at radii [...], that the smoothed classifier answers right
+        and nothing up to there was seen to break; at 0 that of `Certificates.accuracy`."""
+        return (self.distance > np.asarray(radii, np.float64)[..., None]).mean(-1)
+
+
+def soft_smoothed(
+    model: Model, sigma: float, draws: int, key: Array, shape: tuple[int, ...]
+) -> Model:
+    """The soft smoothed classifier, a model with gradients: the logarithm of the mean softmax of
+    `model` over so many draws of Gaussian noise on images of this shape [H, W, C].
+
+    The draws, made of key, are the same for all images and questions, as Salman et al. keep theirs
+    during an attack; another key never recompiles. One answer costs `draws` forward passes, and
+    they are counted so. After Salman et al. 2019 (arXiv 1906.04584, section 2.2).
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> soft = ja.soft_smoothed(model, 0.5, 8, jax.random.key(0), (2, 2, 1))
+    >>> jnp.exp(soft(jnp.ones((1, 2, 2, 1)))).sum().round(3)
+    Array(1., dtype=float32)
+    """
+    checks.check_counts(draws=draws)
+    added = np.float32(sigma) * noise(key, 0, jnp.arange(draws), shape)
+    return Model(_Smoothed(), (model, added), model.bounds, samples=int(draws) * model.samples)
+
+
+@pytree
+class _Smoothed:
+    def __call__(self, params: Any, images: Float[Array, "N ..."]) -> Float[Array, "N K"]:
+        model, added = params
+        noisy = images[:, None] + added
+        logits = model(noisy.reshape(-1, *images.shape[1:]))
+        logs = jax.nn.log_softmax(logits).reshape(len(images), len(added), -1)
+        return jax.nn.logsumexp(logs, 1) - jnp.log(len(added))
+
+
+def attack_smoothed(
+    model: Model,
+    images: Any,
+    found: Certificates,
+    *,
+    draws: int = 16,
+    steps: int = 20,
+    rounds: int = 6,
+    samples: int = 1000,
+    key: Array,
+    devices: Any = None,
+    lanes: int | None = None,
+    store: str | Path | None = None,
+    progress: SmoothedProgress | None = None,
+) -> AttackedSmoothed:
+    """How near to each image the smoothed classifier can be seen to be wrong.
+
+    images: [N, H, W, C], those that `certify` made `found` of, for this model; attacked are the
+    ones that the smoothed classifier answers right (without labels: answers). Each of `rounds` runs
+    PGD in L2 with `steps` steps on `soft_smoothed` of `draws` draws, other ones in each round, at a
+    radius of each image's own: the first half a sigma beyond the certified one, further and further
+    until one breaks it, then between what held and what broke. The image of highest loss is judged
+    by `smoothed_predict` with `samples` samples at the certificates' alpha: only another class is a
+    success, an abstention is none. So the distance is never below the certified radius, but with
+    the probability alpha of a wrong certificate and of each wrong judgement.
+
+    key: a JAX random key; ids, sigma and alpha are those of `found`. store: a folder in which every
+    finished round is kept; called again with the same arguments, it goes on from there. progress:
+    called with (images done, images in all, broken so far).
+
+    Each image costs rounds * (draws * (steps + 2) + samples) forward and rounds * draws * steps
+    backward passes. Ctrl-C returns the rounds that are finished (`complete` is False). Raises
+    ValueError for arguments that cannot be meant so. Salman et al. 2019 (arXiv 1906.04584).
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4), bounds=(-2, 2))
+    >>> images, key = jnp.eye(4)[:1].reshape(1, 2, 2, 1), jax.random.key(0)
+    >>> found = ja.certify(model, images, [0], sigma=0.25, samples=1000, key=key)
+    >>> attacked = ja.attack_smoothed(model, images, found, samples=300, key=key)
+    >>> bool(found.radius[0] < 0.5**0.5 < attacked.distance[0] < 1)  # the plane is at 0.5 ** 0.5
+    True
+    """
+    began = time.perf_counter()
+    checks.check_model(model)
+    key = checks.check_key(key)
+    images = checks.check_images(images, model.bounds)
+    count, shape = len(images), images.shape[1:]
+    checks.check_counts(steps=steps, rounds=rounds, samples=samples)
+    if len(found.prediction) != count:
+        raise ValueError(
+            f"found has {len(found.prediction)} certificates for {count} images: pass those images "
+            "that were certified"
+        )
+    right = (found.forward > 0) & (found.prediction != ABSTAIN)
+    if found.labels is not None:
+        right &= found.prediction == found.labels
+    rows, chosen = np.flatnonzero(right), choose_devices(devices)
+    attack = PGD(norm="l2", steps=steps, step_size=0.1)
+    first = soft_smoothed(model, found.sigma, draws, key, shape)
+    width = lanes or choose_lanes(first, 1, shape, len(rows), chosen[0])
+    most = diameter("l2", int(np.prod(shape)), model.bounds[1] - model.bounds[0])
+    held, broke = found.radius.copy(), np.full(count, np.inf)
+    nearest, prediction = images.copy(), found.prediction.copy()
+    abstained, forward, backward = (np.zeros(count, int) for _ in range(3))
+    done, seconds, keep, mark = 0, 0.0, Store.or_none(store), ""
+    name = f"smoothed-attack-{found.sigma:g}-{draws}-{steps}-{rounds}-{samples}"
+    if keep is not None:
+        mark = fingerprint(
+            model.params, images, found.ids, found.radius, right, found.alpha, found.sigma, width,
+            jax.random.key_data(key), np.round(predict(model, images, chosen), 2),
+        )  # fmt: skip
+        saved = keep.load_arrays(name, mark)
+        if saved is not None:
+            held, broke, nearest = saved["held"], saved["broke"], saved["nearest"]
+            prediction, abstained = saved["prediction"], saved["abstained"]
+            forward, backward = saved["forward"], saved["backward"]
+            done, seconds = int(saved["done"]), float(saved["seconds"])
+
+    goal, before = Untargeted(found.prediction[rows]), seconds
+    with interruptible() as interrupted:
+        for turn in range(done, rounds if len(rows) else done):
+            further = held[rows] + found.sigma / 2 * 2.0**turn
+            between = (held[rows] + broke[rows]) / 2
+            radius = np.where(np.isfinite(broke[rows]), between, np.minimum(further, most))
+            own, judging = jax.random.split(jax.random.fold_in(key, turn))
+
+            def report(finished: int, _: int, __: int, turn: int = turn) -> None:
+                if progress is not None:
+                    progress(turn * len(rows) + finished, rounds * len(rows),
+                             int(np.isfinite(broke).sum()))  # fmt: skip
+
+            soft = soft_smoothed(model, found.sigma, draws, own, shape)
+            session = Session(
+                soft, images[rows], goal, found.ids[rows], own, chosen, width,
+                interrupted=interrupted,
+            )  # fmt: skip
+            target = Rows(np.arange(len(rows)), radius)
+            pushed = run_rows(session, attack, target, keep="loss", progress=report)
+            if interrupted():
+                break
+            said = smoothed_predict(
+                model, pushed.images, sigma=found.sigma, samples=samples, alpha=found.alpha,
+                key=judging, ids=found.ids[rows], devices=chosen,
+            )  # fmt: skip
+            if interrupted() or not (said.forward > 0).all():
+                break
+            sound = ~np.isin(pushed.status, [Status.REJECTED_BOX, Status.REJECTED_DISTANCE])
+            sure = sound & (said.prediction != ABSTAIN)
+            wrong = sure & (said.prediction != found.prediction[rows])
+            distance = distance64("l2", pushed.images, images[rows])
+            nearer = wrong & (distance < broke[rows])
+            held[rows] = np.where(wrong, held[rows], np.maximum(held[rows], radius))
+            abstained[rows] += said.prediction == ABSTAIN
+            forward[rows] += pushed.forward + said.forward
+            backward[rows] += pushed.backward
+            better = rows[nearer]
+            broke[better], nearest[better] = distance[nearer], pushed.images[nearer]
+            prediction[better] = said.prediction[nearer]
+            done, seconds = turn + 1, before + time.perf_counter() - began
+            if keep is not None:
+                keep.save_arrays(
+                    name, mark, held=held, broke=broke, nearest=nearest, prediction=prediction,
+                    abstained=abstained, forward=forward, backward=backward, done=done,
+                    seconds=seconds,
+                )  # fmt: skip
+            report(len(rows), 0, 0)
+    return AttackedSmoothed(
+        distance=np.where(right, broke, 0.0), images=nearest, prediction=prediction,
+        abstained=abstained, forward=forward, backward=backward, rounds=done,
+        complete=done == rounds or len(rows) == 0,
+        seconds=seconds,
+    )  # fmt: skip

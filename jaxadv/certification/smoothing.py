@@ -1,0 +1,377 @@
+"""Randomised smoothing: what most of a classifier's answers under Gaussian noise prove.
+
+The smoothed classifier g answers the class that the network f gives most often to x + sigma * N(0,
+I). If that class has probability at least p > 1/2, g answers it on the whole open L2 ball of radius
+sigma * Phi^-1(p) around x: Cohen, Rosenfeld and Kolter 2019, "Certified Adversarial Robustness via
+Randomized Smoothing" (arXiv 1902.02918). Votes of noisy images bound p from below, exactly in
+confidence (Clopper and Pearson 1934). The proof is about g in exact arithmetic, not about f.
+"""
+
+import functools
+import math
+import time
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array
+from scipy import special
+
+from jaxadv.core.goals import Untargeted
+from jaxadv.core.host import host_errors
+from jaxadv.core.model import Model
+from jaxadv.cpu.rewrite import rewrite_for_cpu
+from jaxadv.engine import checks
+from jaxadv.engine.devices import choose_devices, choose_lanes, rows_in_memory
+from jaxadv.engine.execute import PIECE_SECONDS
+from jaxadv.engine.interrupt import interruptible
+from jaxadv.engine.result_store import Store, fingerprint
+from jaxadv.engine.verify import bucket, mesh_of, predict, sharded
+
+ABSTAIN = -1
+SECONDS_BETWEEN_SAVES = 20.0
+STREAM = zlib.crc32(b"randomised smoothing")  # noise of its own, whatever else a key is used for
+
+
+class SampleProgress(Protocol):
+    """Called while votes are counted: noisy images classified, and in all."""
+
+    def __call__(self, done: int, total: int, /) -> Any: ...
+
+
+class Sampling(NamedTuple):
+    """The noise: its standard deviation, the samples that choose a class, those that bound its
+    probability."""
+
+    sigma: float
+    samples0: int
+    samples: int
+
+
+class Certificates(NamedTuple):
+    """What `certify` proved; arrays have leading axis N and live on the host.
+
+    prediction: int32, the smoothed classifier's class, -1 where it abstains; radius: float64, L2 in
+    the scale of the images, 0 where it abstains; selected: int32, the class that the first samples
+    chose; top_count: int64, how many of `samples` noisy images got it; lower: float64, the lower
+    bound of its probability; votes: int32 [N, K], the samples' votes for every class; forward:
+    images sent through the network (0: not reached before an interruption); ids; labels: int32 or
+    None; sigma, samples0, samples, alpha: as given; seconds: wall time, compilation included.
+    """
+
+    prediction: np.ndarray
+    radius: np.ndarray
+    selected: np.ndarray
+    top_count: np.ndarray
+    lower: np.ndarray
+    votes: np.ndarray
+    forward: np.ndarray
+    ids: np.ndarray
+    labels: np.ndarray | None
+    sigma: float
+    samples0: int
+    samples: int
+    alpha: float
+    seconds: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image was reached."""
+        return bool((self.forward > 0).all())
+
+    @property
+    def certified(self) -> np.ndarray:
+        """Radii [N] within which the label is proved; NaN where it is not the answer."""
+        if self.labels is None:
+            raise ValueError("labels=None: pass labels to certify, or compare the predictions")
+        right = (self.forward > 0) & (self.prediction == self.labels)
+        return np.where(right, self.radius, np.nan)
+
+    def accuracy(self, radii: Any = 0.0) -> np.ndarray:
+        """Certified accuracy [...] at radii [...]: the share, of the images reached, that keep
+        their label in the whole ball. At 0 it is the smoothed classifier's accuracy."""
+        proved = self.certified[self.forward > 0] >= np.asarray(radii, np.float64)[..., None]
+        return proved.mean(-1) if proved.shape[-1] else np.zeros(proved.shape[:-1])
+
+
+class Smoothed(NamedTuple):
+    """What `smoothed_predict` found: prediction int32 [N], -1 where it abstains; p_value float64
+    [N], of the test that the two leading classes are equally likely; votes int32 [N, K]; forward
+    int [N] (0: not reached); ids [N]; seconds."""
+
+    prediction: np.ndarray
+    p_value: np.ndarray
+    votes: np.ndarray
+    forward: np.ndarray
+    ids: np.ndarray
+    seconds: float
+
+
+def certify(
+    model: Model,
+    images: Any,
+    labels: Any = None,
+    *,
+    sigma: float,
+    samples0: int = 100,
+    samples: int = 10_000,
+    alpha: float = 0.001,
+    key: Array,
+    ids: Any = None,
+    devices: Any = None,
+    store: str | Path | None = None,
+    progress: SampleProgress | None = None,
+) -> Certificates:
+    """The smoothed classifier's answer to every image, and the L2 radius within which it is proved.
+
+    images: [N, H, W, C] floats within `model.bounds`; labels: integers [N], only for
+    `Certificates.accuracy` and `.certified`. sigma: standard deviation of the Gaussian noise in the
+    scale of the images, not clipped to the box. samples0: noisy images that choose the class;
+    samples: others, that bound its probability (the paper: 100,000); alpha: the probability, for
+    each image, that its certificate is wrong. key: a JAX random key. ids: integers [N] that name
+    the images (default 0 to N - 1): noise is a function of key, id and sample number alone, and
+    votes don't depend on order, company or devices. store: a folder in which votes are kept; called
+    again with the same arguments, or another alpha, the work goes on from there. progress: called
+    with (noisy images classified, in all).
+
+    Each image costs samples0 + samples forward passes, on all devices. An answer with NaN votes for
+    no class. Ctrl-C returns what is done (`complete` is False). Raises ValueError for arguments
+    that cannot be meant so. Cohen, Rosenfeld and Kolter 2019 (arXiv 1902.02918), CERTIFY.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+    >>> how = {"sigma": 0.25, "samples": 1000, "key": jax.random.key(0)}
+    >>> found = ja.certify(model, images, labels, **how)
+    >>> found.prediction, bool((found.radius < 0.5**0.5).all()), found.accuracy([0, 0.2, 0.8])
+    (array([0, 1, 2, 3], dtype=int32), True, array([1., 1., 0.]))
+    """
+    _check(sigma, samples, alpha, samples0)
+    checks.check_model(model)
+    images = checks.check_images(images, model.bounds)
+    if labels is not None:
+        classes = checks.count_classes(model, images.shape[1:])
+        labels = np.asarray(checks.check_goal(Untargeted(labels), len(images), classes).labels)
+    votes, reached, ids, seconds = _vote(
+        model, images, Sampling(sigma, samples0, samples), key, ids, devices, store, progress
+    )
+    selected = votes[:, 0].argmax(1)
+    top_count = votes[np.arange(len(votes)), 1, selected].astype(np.int64)
+    lower = lower_bound(top_count, samples, alpha)
+    proved = reached & (lower > 0.5)
+    return Certificates(
+        prediction=np.where(proved, selected, ABSTAIN).astype(np.int32),
+        radius=np.where(proved, sigma * special.ndtri(np.maximum(lower, 0.5)), 0.0),
+        selected=selected.astype(np.int32), top_count=top_count, lower=lower, votes=votes[:, 1],
+        forward=reached * (samples0 + samples), ids=ids, labels=labels, sigma=float(sigma),
+        samples0=samples0, samples=samples, alpha=float(alpha), seconds=seconds,
+    )  # fmt: skip
+
+
+def smoothed_predict(
+    model: Model,
+    images: Any,
+    *,
+    sigma: float,
+    samples: int = 1000,
+    alpha: float = 0.001,
+    key: Array,
+    ids: Any = None,
+    devices: Any = None,
+    store: str | Path | None = None,
+    progress: SampleProgress | None = None,
+) -> Smoothed:
+    """The smoothed classifier's answer to every image, without a radius.
+
+    It abstains unless a two-sided binomial test rejects, at level alpha, that its two leading
+    classes are equally likely: so an answer is not the smoothed classifier's with probability at
+    most alpha. Arguments as in `certify`; each image costs `samples` forward passes. Raises
+    ValueError for arguments that cannot be meant so. Cohen, Rosenfeld and Kolter 2019 (arXiv
+    1902.02918), PREDICT.
+
+    >>> import jax, jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    >>> images = jnp.eye(4).reshape(4, 2, 2, 1)
+    >>> ja.smoothed_predict(model, images, sigma=0.25, key=jax.random.key(0)).prediction
+    array([0, 1, 2, 3], dtype=int32)
+    """
+    _check(sigma, samples, alpha)
+    checks.check_model(model)
+    images = checks.check_images(images, model.bounds)
+    votes, reached, ids, seconds = _vote(
+        model, images, Sampling(sigma, 0, samples), key, ids, devices, store, progress
+    )
+    votes = votes[:, 1]
+    nan = samples * reached - votes.sum(1)  # answers with NaN are a class that is no answer
+    second, first = np.sort(np.c_[votes, nan], 1)[:, -2:].T
+    p_value = binomial_p_value(first, second)
+    sure = reached & (p_value <= alpha) & (votes.max(1) > nan)
+    return Smoothed(
+        prediction=np.where(sure, votes.argmax(1), ABSTAIN).astype(np.int32), p_value=p_value,
+        votes=votes, forward=reached * samples, ids=ids, seconds=seconds,
+    )  # fmt: skip
+
+
+def lower_bound(count: Any, samples: int, alpha: float) -> np.ndarray:
+    """Clopper and Pearson's one-sided lower bound of a probability, of confidence 1 - alpha, after
+    `count` successes in `samples` trials: the p at which so many or more have probability alpha.
+
+    >>> from jaxadv.certification.smoothing import lower_bound
+    >>> lower_bound(100, 100, 0.05).round(4)  # 0.05 ** (1 / 100)
+    np.float64(0.9705)
+    """
+    count = np.asarray(count, np.float64)
+    found = special.betaincinv(np.maximum(count, 1), samples - count + 1, alpha)
+    return np.where(count > 0, found, 0.0)[()]
+
+
+def binomial_p_value(first: Any, second: Any) -> np.ndarray:
+    """The two-sided p-value of a fair coin, given how often each side came; first >= second."""
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    tail = special.betainc(np.maximum(first, 1), second + 1, 0.5)  # P(so many heads or more)
+    return np.where(first > second, np.minimum(2 * tail, 1.0), 1.0)
+
+
+def noise(key: Array, example: Any, numbers: Any, shape: tuple[int, ...]) -> Array:
+    """Standard normal noise [S, *shape]: samples `numbers` [S] of the image with this id."""
+    own = jax.random.fold_in(jax.random.fold_in(key, STREAM), example)
+    keys = jax.vmap(lambda number: jax.random.fold_in(own, number))(numbers)
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def _check(sigma: Any, samples: Any, alpha: Any, samples0: Any = 1) -> None:
+    if not (checks.is_number(sigma) and 0 < sigma < math.inf):
+        raise ValueError(
+            f"sigma={sigma}: pass a positive number, the noise's standard deviation in the scale "
+            "of the images, such as 0.25"
+        )
+    checks.check_counts(samples0=samples0, samples=samples)
+    if not (checks.is_number(alpha) and 0 < alpha < 1):
+        raise ValueError(
+            f"alpha={alpha}: pass the probability of a wrong answer, between 0 and 1, such as 0.001"
+        )
+
+
+@functools.lru_cache
+def _program(width: int, devices: tuple[Any, ...]) -> Any:
+    """Jitted: the votes [D, B, 2, K] with those of some rounds (the first, the end) added to them.
+
+    A unit of work is `width` samples of one image, which are a batch of their own; in a round every
+    device takes the next unit. So the network never sees images in other company.
+    """
+    parts = len(devices)
+    on_cpu = devices[0].platform == "cpu"
+
+    def count(
+        model: Model, images: Any, ids: Any, key: Any, sigma: Any, sizes: Any, rounds: Any,
+        votes: Any,
+    ) -> Any:  # fmt: skip
+        rows, samples0, total = sizes  # of the images those that are not padding
+        begin, end = rounds
+        chunks = (total + width - 1) // width
+        device = lax.axis_index("devices") if parts > 1 else 0
+        apply = rewrite_for_cpu(lambda m, x: m(x)) if on_cpu else lambda m, x: m(x)
+
+        def step(turn: Any, votes: Any) -> Any:
+            unit = turn * parts + device
+            row = jnp.minimum(unit // chunks, rows - 1)
+            number = unit % chunks * width + jnp.arange(width)
+            draw = noise(key, ids[row], number, images.shape[1:])
+            noisy = images[row] + sigma * draw
+            # What is drawn is compiled apart from the network: its bits are the same for any.
+            logits = apply(model, lax.optimization_barrier(noisy))
+            valid = (unit < rows * chunks) & (number < total) & ~jnp.isnan(logits).any(1)
+            estimates = (number >= samples0).astype(jnp.int32)
+            return votes.at[row, estimates, logits.argmax(1)].add(valid.astype(jnp.int32))
+
+        return lax.fori_loop(begin, end, step, votes[0])[None]
+
+    if parts > 1:
+        split, whole = PartitionSpec("devices"), PartitionSpec()
+        count = jax.shard_map(
+            count, mesh=mesh_of(devices), in_specs=(*[whole] * 7, split), out_specs=split,
+            check_vma=False,
+        )  # fmt: skip
+    return jax.jit(count, donate_argnums=7)
+
+
+def _vote(
+    model: Model, images: np.ndarray, sampling: Sampling, key: Array, ids: Any, devices: Any,
+    store: str | Path | None, progress: SampleProgress | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:  # fmt: skip
+    """Votes int32 [N, 2, K] of the choosing and the estimating samples, which images they are
+    complete for [N], the ids [N], and seconds."""
+    began = time.perf_counter()
+    sigma, samples0, samples = sampling
+    key = checks.check_key(key)
+    count, shape = len(images), images.shape[1:]
+    classes = checks.count_classes(model, shape)
+    ids = checks.check_ids(ids, count)
+    checks.check_options(store)
+    chosen = choose_devices(devices)
+    total = samples0 + samples
+    width = choose_lanes(model, 1, shape, total, chosen[0])
+    chunks = -(-total // width)
+
+    votes, reached, before = np.zeros((count, 2, classes), np.int32), np.zeros(count, bool), 0.0
+    keep, name, mark = Store.or_none(store), f"smoothed-{sigma:g}-{samples0}-{samples}", ""
+    if keep is not None:
+        clean = np.round(predict(model, images, chosen), 2)  # tells networks of equal weights apart
+        mark = fingerprint(model.params, images, ids, jax.random.key_data(key), float(sigma), clean)
+        saved = keep.load_arrays(name, mark)
+        if saved is not None:
+            votes, reached, before = saved["votes"], saved["reached"], float(saved["seconds"])
+
+    def save() -> float:
+        seconds = before + time.perf_counter() - began
+        if keep is not None:
+            keep.save_arrays(name, mark, votes=votes, reached=reached, seconds=seconds)
+        return seconds
+
+    def report(more: int = 0) -> None:
+        if progress is not None:
+            progress(min(int(reached.sum()) * total + more, count * total), count * total)
+
+    report()
+    if reached.all():
+        return votes, reached, ids, before
+    program, parts = _program(width, chosen), len(chosen)
+    block = min(1024, rows_in_memory(shape, chosen[0]))
+    turns, saved_at = 1, time.perf_counter()
+    with host_errors() as failed, interruptible() as interrupted:
+        missing = np.flatnonzero(~reached)
+        for first in range(0, len(missing), block):
+            rows = missing[first : first + block]
+            places = np.resize(rows, bucket(len(rows), 1))  # padded with copies that nobody reads
+            part = (jnp.asarray(images[places]), jnp.asarray(ids[places].astype(np.int32)))
+            sizes = tuple(map(jnp.int32, (len(rows), samples0, total)))
+            tally: Any = np.zeros((parts, len(places), 2, classes), np.int32)
+            tally = jax.device_put(tally, sharded(chosen) if parts > 1 else chosen[0])
+            turn, last = 0, -(-len(rows) * chunks // parts)
+            while turn < last and not interrupted():
+                tick = time.perf_counter()
+                end = min(turn + turns, last)
+                tally = program(
+                    model, *part, key, jnp.float32(sigma), sizes,
+                    (jnp.int32(turn), jnp.int32(end)), tally,
+                )  # fmt: skip
+                tally.block_until_ready()
+                if failed():
+                    break
+                turn = end
+                done = min(turn * parts // chunks, len(rows))  # images whose last unit is done
+                if done and not reached[rows[done - 1]]:
+                    votes[rows[:done]] = np.asarray(tally).sum(0)[:done]
+                    reached[rows[:done]] = True
+                report((turn * parts - done * chunks) * width)
+                now = time.perf_counter()
+                turns = int(np.clip(turns * PIECE_SECONDS / max(now - tick, 1e-3), 1, 4 * turns))
+                if now - saved_at > SECONDS_BETWEEN_SAVES:
+                    save()
+                    saved_at = time.perf_counter()
+    return votes, reached, ids, save()

@@ -1,0 +1,27 @@
+"""Confidence intervals for proportions."""
+
+import math
+from typing import Any
+
+
+def wilson(successes: Any, count: Any, z: float = 1.959964) -> tuple[Any, Any]:
+    """Return the Wilson confidence interval of a proportion.
+
+    Args:
+        successes: The number of successes.
+        count: The number of trials.
+        z: The quantile of the normal distribution (default: a 95 % interval).
+
+    Returns:
+        The lower and the upper bound; (0, 1) without trials.
+
+    >>> from jaxadv.core.confidence import wilson
+    >>> [round(bound, 3) for bound in wilson(90, 100)]
+    [0.826, 0.945]
+    """
+    if count == 0:
+        return 0.0, 1.0
+    share, spread = successes / count, z * z / count
+    centre = share + spread / 2
+    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))

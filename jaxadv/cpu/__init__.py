@@ -1,0 +1,1 @@
+"""Rewrites of traced programs that make convolutions fast inside loops on CPUs."""

@@ -1,0 +1,139 @@
+"""The work to be done as arrays, and where its results are gathered. Both drivers use them.
+
+A row is one image with one goal and one epsilon; it has `attack.entries` entries, ranked. Its
+result is the success of lowest rank; entries of higher rank are dropped.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from jaxadv.core.attack import Attack, Problem, attack_key, reachable_box
+from jaxadv.core.goals import Goal
+from jaxadv.core.pytree import take
+from jaxadv.engine.tick import Best, Counts, Lane, better, init_lane
+
+
+class Table(NamedTuple):
+    """images [N, H, W, C] and their clean logits [N, K]; then for each of M rows its image's place
+    in `images`, its goal, the radius of its ball, its example id, and whether it is to be attacked
+    at all. The radius is the stated epsilon made safe for float64 (`safe_epsilon`).
+
+    start: None, or [M, H, W, C] images to begin from; extra: None, or a pytree with axis N; seeds:
+    None, or the data [M, ...] of each row's random key, in place of the one for all.
+    """
+
+    images: Any
+    clean_logits: Any
+    source: Any
+    goal: Goal
+    radius: Any
+    ids: Any
+    active: Any
+    start: Any = None
+    extra: Any = None
+    seeds: Any = None
+
+    def lane(
+        self, attack: Attack, bounds: tuple[float, float], key: Array, row: Any, rank: Any
+    ) -> Lane:
+        """A lane that begins row `row` at `rank` (scalars; vmap for a fleet)."""
+        source = self.source[row]
+        logits, goal = self.clean_logits[source], take(self.goal, row)
+        image, radius = self.images[source], self.radius[row]
+        lower, upper = reachable_box(attack.norm, image, radius, bounds)
+        problem = Problem(
+            image=image,
+            goal=goal,
+            epsilon=radius,
+            lower=lower,
+            upper=upper,
+            clean_logits=logits,
+            rank=rank,
+            start=take(self.start, row),
+            extra=take(self.extra, source),
+        )
+        if self.seeds is not None:
+            key = jax.random.wrap_key_data(self.seeds[row], impl=jax.random.key_impl(key))
+        lane_key = attack_key(attack, key, self.ids[row], rank)
+        # What is begun is compiled apart from the table, so its bits do not depend on its length.
+        problem, lane_key, logits = lax.optimization_barrier((problem, lane_key, logits))
+        return lax.optimization_barrier(
+            init_lane(attack, problem, lane_key, problem.goal.margin(logits))
+        )
+
+
+class Results(NamedTuple):
+    """The results so far: `best`, its rank and `nonfinite` for each row [M]; `counts` and `ended`
+    for each entry [M * R], entry = rank * M + row."""
+
+    best: Best
+    rank: Any
+    nonfinite: Any
+    counts: Counts
+    ended: Any
+
+    @classmethod
+    def empty(cls, table: Table, restarts: int) -> "Results":
+        """Nothing yet: each row holds its clean image."""
+        rows = table.source.shape[0]
+        margin = jax.vmap(lambda goal, z: goal.margin(z))(
+            table.goal, table.clean_logits[table.source]
+        )
+        best = Best(
+            image=table.images[table.source],
+            tier=jnp.zeros(rows, bool),
+            value=jnp.full(rows, jnp.inf, jnp.float32),
+            adversarial=margin < 0,
+            margin=margin,
+        )
+        none = jnp.zeros(rows * restarts, jnp.int32)
+        return cls(
+            best=best,
+            rank=jnp.full(rows, restarts, jnp.int32),
+            nonfinite=jnp.zeros(rows, bool),
+            counts=Counts(none, none, none, none),
+            ended=jnp.zeros(rows * restarts, bool),
+        )
+
+    def success_rank(self, row: Any) -> Any:
+        """The rank at which a row succeeded (a large number where it did not)."""
+        return jnp.where(self.best.tier[row], self.rank[row], jnp.iinfo(jnp.int32).max)
+
+    def settle(self, lanes: Lane, row: Any, rank: Any, valid: Any) -> "Results":
+        """Take in the results of finished lanes [F]; the rows of valid ones differ."""
+        rows = self.rank.shape[0]
+        old = Best(*take(self.best, row))
+        tie = (lanes.best.tier == old.tier) & (lanes.best.value == old.value)
+        wins = better(lanes.best, old) | (tie & (rank < self.rank[row]))
+        place = jnp.where(valid & wins, row, rows)
+        best = jax.tree.map(
+            lambda kept, new: kept.at[place].set(new, mode="drop"), self.best, lanes.best
+        )
+        entry = jnp.where(valid, rank * rows + row, self.ended.shape[0])
+        return Results(
+            best=best,
+            rank=self.rank.at[place].set(rank, mode="drop"),
+            nonfinite=self.nonfinite.at[jnp.where(valid, row, rows)].max(
+                lanes.nonfinite, mode="drop"
+            ),
+            counts=jax.tree.map(
+                lambda kept, new: kept.at[entry].set(new, mode="drop"), self.counts, lanes.counts
+            ),
+            ended=self.ended.at[entry].set(True, mode="drop"),
+        )
+
+    def totals(self, keep: str) -> tuple[Counts, Any]:
+        """Per row the counts of a sequential run, and whether the row is complete."""
+        rows = self.rank.shape[0]
+        ranks = jnp.arange(self.ended.shape[0] // rows)[:, None]
+        last = self.success_rank(jnp.arange(rows)) if keep == "first" else jnp.iinfo(jnp.int32).max
+        paid = ranks <= last
+        counts = jax.tree.map(
+            lambda count: jnp.where(paid, count.reshape(-1, rows), 0).sum(0), self.counts
+        )
+        complete = (self.ended.reshape(-1, rows) | ~paid).all(0)
+        return Counts(*counts), complete

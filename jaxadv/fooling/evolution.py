@@ -1,0 +1,171 @@
+"""Fooling images by evolution: MAP-Elites with one elite for every class.
+
+As in Nguyen, Yosinski and Clune (2014, arXiv 1412.1897): every child competes for the place of
+every class, with the probability of the class as its fitness.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+from scipy.special import softmax
+
+from jaxadv.core.host import host_errors
+from jaxadv.core.model import Model
+from jaxadv.core.pytree import take
+from jaxadv.engine.checks import count_classes
+from jaxadv.engine.verify import predict
+from jaxadv.fooling.ascent import ascend
+from jaxadv.fooling.encodings import CPPN, Direct, Encoding
+
+ENCODINGS = {"direct": Direct, "cppn": CPPN}
+OFFSPRING = 200  # of a generation, and as many to begin with
+
+
+class FoolingImages(NamedTuple):
+    """One fooling image for each class.
+
+    Attributes:
+        images: float32 [K, H, W, C] within the bounds.
+        confidence: [K], probability of the image's class, recomputed in another batch.
+        answers: [K], class that the model predicts.
+        history: [G, K], confidence after each generation (gradient ascent: after each step).
+        forward: Forward passes.
+        backward: Backward passes.
+    """
+
+    images: np.ndarray
+    confidence: np.ndarray
+    answers: np.ndarray
+    history: np.ndarray
+    forward: int
+    backward: int
+
+
+@host_errors()
+def fooling_images(
+    model: Model,
+    shape: tuple[int, int, int],
+    method: str | Encoding = "cppn",
+    *,
+    generations: int = 200,
+    classes: int | None = None,
+    key: Array | None = None,
+) -> FoolingImages:
+    """Compute a meaningless image for each class that the model assigns to that class.
+
+    Nguyen, Yosinski and Clune 2014, arXiv 1412.1897. Evolution is score-based and queries 200
+    images initially and in every generation. Gradient ascent costs one forward and one backward
+    pass for each class and step.
+
+    Args:
+        model: The model.
+        shape: Shape (H, W, C) of the images.
+        method: "direct" or "cppn" (evolution), "gradient" (gradient ascent from noise), or an
+            `Encoding`.
+        generations: Generations of the evolution, or steps of the gradient ascent.
+        classes: Number of classes, the first ones of the model (None: all). For a model with a
+            rejection class, pass the number of classes before it.
+        key: JAX random key (None: seed 0).
+
+    Returns:
+        The images with their confidence and the passes.
+
+    Raises:
+        ValueError: `method` is unknown, `generations` is below 1, or `classes` is not between 1 and
+            the number of the model's classes.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: 9 * x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> found = ja.fooling_images(model, (2, 2, 1), "direct", generations=30)
+        >>> found.answers.tolist(), bool((found.confidence > 0.9).all())
+        ([0, 1, 2, 3], True)
+    """
+    if generations < 1:
+        raise ValueError(f"generations={generations}: pass 1 or more")
+    known = count_classes(model, shape)
+    classes = known if classes is None else classes
+    if not 1 <= classes <= known:
+        raise ValueError(f"classes={classes}: the model has {known}")
+    key = jax.random.key(0) if key is None else key
+    if method == "gradient":
+        pictures, history = ascend(model, shape, key, generations, classes)
+        forward, backward = classes * (generations + 1), classes * generations
+    else:
+        encoding = _encoding(method, shape)
+        lower, upper = model.bounds
+        genomes, history = _evolve(encoding, model, key, generations, classes)
+        pictures = lower + (upper - lower) * jax.vmap(encoding.image)(genomes)
+        forward, backward = OFFSPRING * (generations + 1), 0
+    images = np.asarray(pictures)
+    logits = predict(model, images).astype(np.float64)
+    confidence = softmax(logits, 1)[np.arange(classes), np.arange(classes)]
+    return FoolingImages(
+        images, confidence, logits.argmax(1), np.asarray(history), forward, backward
+    )
+
+
+def _encoding(method: str | Encoding, shape: tuple[int, int, int]) -> Encoding:
+    if not isinstance(method, str):
+        return method
+    if method not in ENCODINGS:
+        raise ValueError(f"method={method!r}: pass direct, cppn, gradient or an encoding")
+    return ENCODINGS[method](shape)
+
+
+class _Archive(NamedTuple):
+    """The elites.
+
+    Attributes:
+        genomes: [K, ...], genome of each class.
+        fitness: [K], log probability of each.
+    """
+
+    genomes: Any
+    fitness: Any
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _evolve(
+    encoding: Encoding, model: Model, key: Array, generations: int, classes: int
+) -> tuple[Any, Float[Array, "G K"]]:
+    """Run all generations as one program; return the genomes [K, ...] and the confidence [G, K]."""
+    lower, upper = model.bounds
+
+    def judge(genomes: Any) -> Float[Array, "P K"]:
+        images = lower + (upper - lower) * jax.vmap(encoding.image)(genomes)
+        return jax.nn.log_softmax(model(images))[:, :classes]
+
+    def compete(archive: _Archive, genomes: Any) -> _Archive:
+        """Compare every child with the elite of every class, which only a better child replaces."""
+        fitness = judge(genomes)
+        best = fitness.argmax(0)
+        wins = fitness.max(0) > archive.fitness
+        old, new = archive.genomes, take(genomes, best)
+
+        def choose(a: Array, b: Array) -> Array:
+            return jnp.where(wins.reshape(-1, *(1,) * (a.ndim - 1)), b, a)
+
+        fitness = jnp.maximum(archive.fitness, fitness.max(0))
+        return _Archive(jax.tree.map(choose, old, new), fitness)
+
+    def generation(archive: _Archive, number: Array) -> tuple[_Archive, Array]:
+        own = jax.random.fold_in(key, number + 1)
+        mothers, fathers, births = jax.random.split(own, 3)
+        mother = take(archive.genomes, jax.random.randint(mothers, (OFFSPRING,), 0, classes))
+        father = take(archive.genomes, jax.random.randint(fathers, (OFFSPRING,), 0, classes))
+        births = jax.random.split(births, OFFSPRING)
+        children = jax.vmap(encoding.offspring, (0, 0, 0, None))(births, mother, father, number)
+        archive = compete(archive, children)
+        return archive, jnp.exp(archive.fitness)
+
+    first = jax.vmap(encoding.random)(jax.random.split(key, OFFSPRING))
+    nothing = _Archive(take(first, jnp.zeros(classes, int)), jnp.full(classes, -jnp.inf))
+    archive = compete(nothing, first)
+    archive, history = lax.scan(generation, archive, jnp.arange(generations))
+    return archive.genomes, history

@@ -1,0 +1,1 @@
+"""Protocols that run several attacks: evaluation, minimal distances, query curves."""

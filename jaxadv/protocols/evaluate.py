@@ -1,0 +1,235 @@
+"""`evaluate`: attacks in sequence, each for the survivors of the last, at every epsilon at once."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array
+
+from jaxadv.attacks import PGD, MinimalEpsilon
+from jaxadv.core.attack import Attack
+from jaxadv.core.goals import Evading, Untargeted
+from jaxadv.core.model import Model
+from jaxadv.core.result import Result, Status
+from jaxadv.engine import checks
+from jaxadv.engine.diagnose import answers, program
+from jaxadv.engine.session import Rows, Session, StageProgress
+from jaxadv.protocols.cached_run import attack_of
+from jaxadv.protocols.cascades import Cascade, get_cascade, run_cascade
+
+MISCLASSIFIED, SURVIVED = -2, -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One attack of an evaluation: its name, the attack, and its result; row r attacked image
+    `source[r]` at epsilon number `level[r]`."""
+
+    name: str
+    attack: Attack
+    result: Result
+    source: np.ndarray
+    level: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `evaluate` found out about a classifier.
+
+    norm, epsilons [E] (ascending); ids, labels, predictions [N]; images, the clean ones; bounds;
+    stages: every attack with all its rows; broken_by [E, N]: the number of the stage that broke
+    the image at this epsilon or a smaller one, -1 where it survived, -2 where it was misclassified
+    from the start; adversarial [E, N, H, W, C]: the image that did it (else the clean one);
+    distance [N]: the smallest adversarial distance found by any stage (0 where misclassified,
+    infinite where none was found); messages: what the checks had to say; complete: False if the
+    evaluation was interrupted; certified [N]: None, or put in with `dataclasses.replace`, radii in
+    the same norm within which the label is proved, NaN where it is not; rejected: the class that
+    means that an image is refused, None without one.
+    """
+
+    norm: str
+    epsilons: np.ndarray
+    ids: np.ndarray
+    labels: np.ndarray
+    predictions: np.ndarray
+    logits: np.ndarray
+    images: np.ndarray
+    bounds: tuple[float, float]
+    stages: list[Stage]
+    broken_by: np.ndarray
+    adversarial: np.ndarray
+    distance: np.ndarray
+    messages: list[str]
+    complete: bool
+    certified: np.ndarray | None = None
+    rejected: int | None = None
+
+    @property
+    def clean_accuracy(self) -> float:
+        """The share of images classified right."""
+        return float((self.predictions == self.labels).mean())
+
+    @property
+    def false_rejections(self) -> float | None:
+        """The share of clean images that are refused; None for a model that refuses none."""
+        return None if self.rejected is None else float((self.predictions == self.rejected).mean())
+
+    @property
+    def robust_accuracy(self) -> np.ndarray:
+        """The share [E] that no attack broke, for each epsilon."""
+        return (self.broken_by == SURVIVED).mean(1)
+
+    def left_after(self, stage: int) -> np.ndarray:
+        """Robust accuracy [E] after this stage and all before it."""
+        by = self.broken_by
+        return ((by == SURVIVED) | (by > stage)).mean(1)
+
+    def noise_accuracy(self) -> np.ndarray | None:
+        """Accuracy [E] under the noise control, which sees all images (None without one)."""
+        return self.left_after(0) if self.stages and self.stages[0].name == "noise" else None
+
+    @property
+    def passes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Forward and backward passes of each image [N] in all stages together."""
+        forward, backward = np.zeros(len(self.labels), int), np.zeros(len(self.labels), int)
+        for stage in self.stages:
+            np.add.at(forward, stage.source, stage.result.forward)
+            np.add.at(backward, stage.source, stage.result.backward)
+        return forward, backward
+
+    def cost(self, stage: int) -> dict[str, float]:
+        """Mean forward and backward passes per image attacked, and seconds, of one stage."""
+        result = self.stages[stage].result
+        run = result.status != Status.NOT_RUN
+        forward, backward = result.forward[run], result.backward[run]
+        return {
+            "rows": int(run.sum()),
+            "forward": float(forward.mean()) if len(forward) else 0.0,
+            "backward": float(backward.mean()) if len(backward) else 0.0,
+            "seconds": result.cost.seconds,
+        }
+
+    def accuracy_curve(self, epsilons: np.ndarray) -> np.ndarray:
+        """Accuracy at any epsilons, from the smallest adversarial distance of each image."""
+        broken = self.distance[None] <= np.asarray(epsilons)[:, None]
+        return 1 - (broken | (self.predictions != self.labels)).mean(1)
+
+    def certified_curve(self, epsilons: np.ndarray) -> np.ndarray | None:
+        """Certified accuracy at any epsilons, no more than accuracy; None without certificates."""
+        if self.certified is None:
+            return None
+        return (self.certified >= np.asarray(epsilons)[:, None]).mean(1)
+
+
+def evaluate(
+    model: Model,
+    images: Any,
+    labels: Any,
+    norm: str = "linf",
+    epsilons: Sequence[float] = (0.1,),
+    attacks: str | Cascade = "quick",
+    *,
+    key: Array | None = None,
+    ids: Any = None,
+    devices: Any = None,
+    lanes: int | None = None,
+    distances: bool = True,
+    store: str | Path | None = None,
+    progress: StageProgress | None = None,
+) -> Report:
+    """How robust a classifier is: clean accuracy, and accuracy under attack at each epsilon.
+
+    images: [N, H, W, C] floats within `model.bounds`; labels: integers [N], or for a model that can
+    refuse an image `ja.Evading(labels, rejected)`: then only what is misclassified and accepted is
+    a success, and a clean image that is refused counts as misclassified (`false_rejections`).
+    epsilons: radii in the norm's unit and the images' scale. attacks: the name of a cascade
+    ("quick"; AutoAttack's "standard", "plus" and "rand"; our "fast" and "strong"; see
+    `engine.cascades`), or named attacks in the order in which they are run, each on the images that
+    survived those before (at every epsilon on its own; a `ja.Hardest(attack, share)` on those of
+    least margin, a `ja.Nearly(attack, left)` on those with so little left of their clean margin; a
+    `ja.Refine(attack)`, alone or in one of these, begins at the image of least margin so far);
+    an image that falls at one epsilon counts as fallen at every larger one. A model that draws at
+    random is attacked for all steps, and judged on fresh draws. key: default seed 0.
+    distances: also find the smallest epsilon of every image (MinimalEpsilon of PGD), which is the
+    last stage and counts too. store: a folder in which every finished part is kept; called again
+    with the same arguments, the evaluation goes on from there. progress: called with (stage, rows
+    done, rows in all, successes).
+
+    Each image costs one forward pass, and what the stages count. Ctrl-C returns an incomplete
+    report. Raises ValueError for arguments that cannot be meant so.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
+    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+    >>> report = ja.evaluate(model, images, labels, epsilons=[0.1, 0.6], distances=False)
+    >>> report.clean_accuracy, report.robust_accuracy
+    (1.0, array([1., 0.]))
+    """
+    entries = get_cascade(attacks, norm)
+    checks.check_norms({name: attack_of(one) for name, one in entries.items()}, norm, "attacks")
+    if np.size(epsilons) == 0 or np.ndim(epsilons) > 1:
+        raise ValueError(f"epsilons={epsilons!r}: pass at least one number")
+    session = Session.open(
+        model, images, labels, ids=ids, key=key, devices=devices, lanes=lanes, store=store
+    )
+    images, goal, ids = session.images, session.goal, session.ids
+    if goal.targeted:
+        raise ValueError("labels are a targeted goal: pass labels, or ja.Evading(labels, rejected)")
+    count, shape = len(images), images.shape[1:]
+    rejected = int(goal.rejected) if isinstance(goal, Evading) else None
+    if distances:
+        shortest = PGD(norm=norm, steps=20, step_size=0.125)
+        entries = {**entries, "minimal epsilon": MinimalEpsilon(shortest, rounds=8)}
+    missing = checks.missing_derivative(model, shape)
+    blind = [name for name, entry in entries.items() if attack_of(entry).pullbacks]
+    if missing and blind:
+        raise ValueError(f"attacks {blind} need gradients, but {missing} (and distances=False)")
+    given = checks.check_epsilon(PGD(norm=norm), epsilons, np.size(epsilons), shape, model.bounds)
+    levels = np.unique(given)
+    classes = checks.count_classes(model, shape)
+    checks.check_attacks(map(attack_of, entries.values()), model, goal, classes, levels, shape)
+    labels = np.asarray(goal.labels)
+
+    session = session.answered()
+    logits = session.clean_logits
+    assert logits is not None
+    predictions = np.where(np.isnan(logits).any(1), -1, logits.argmax(1))  # NaN names no class
+    right = predictions == labels
+    probe = np.flatnonzero(right)[:64]
+    scan = program.read_program(model, shape)
+    looks = [
+        answers.meant_labels(logits, labels),
+        answers.meant_radius(levels[-1], norm, int(np.prod(shape)), model.bounds),
+        program.operations(scan),
+        program.no_gradients_inside(scan),
+    ]
+    messages = [look.message for look in looks if not look.passed]
+    if len(probe) and not missing:
+        messages += checks.check_gradients(model, images[probe], Untargeted(labels[probe]))
+    broken_by = np.tile(np.where(right, SURVIVED, MISCLASSIFIED), len(levels))
+    adversarial = np.tile(images, (len(levels), *[1] * len(shape)))
+    distance = np.where(right, np.inf, 0.0)
+    rows = Rows(np.tile(np.arange(count), len(levels)), np.repeat(levels, count))
+    stages: list[Stage] = []
+    with session.watched(progress) as session:
+        for one in run_cascade(session, entries, rows, distance, nested=True):
+            level, source = np.divmod(one.rows, count)
+            stages.append(Stage(one.name, one.attack, one.result, source, level))
+            broken_by[one.broken] = one.number
+            adversarial[one.broken] = one.result.images[one.by]
+            distance = one.distance
+    complete = len(stages) == len(entries) and not any(
+        (stage.result.status == Status.NOT_RUN).any() for stage in stages
+    )
+    lost = sum(int((stage.result.status == Status.NONFINITE).sum()) for stage in stages)
+    if lost:
+        messages.append(f"{lost} attacks met NaN or infinities and found nothing: see `ja.check`")
+    return Report(
+        norm=norm, epsilons=levels, ids=ids, labels=labels, predictions=predictions,
+        logits=logits, images=images, bounds=model.bounds, stages=stages,
+        broken_by=broken_by.reshape(len(levels), count),
+        adversarial=adversarial.reshape(len(levels), *images.shape), distance=distance,
+        messages=messages, complete=complete, rejected=rejected,
+    )  # fmt: skip

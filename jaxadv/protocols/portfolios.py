@@ -1,0 +1,127 @@
+"""Portfolios: named lists of attacks for `minimal_distance`; a `ja.Refine` goes on from the best.
+
+Most of what a single run loses is the wrong mistake: another class, or another place, was nearer.
+So Brendel-Bethge walks along the boundary from several noise images: short walks, whose ball halves
+every few steps, find other mistakes for far fewer passes than a long one. Where it pays, a descent
+goes before them (FMN at every class, ALMA at none) and a slow one after, where gradients mislead;
+the last walk follows the boundary from the best image to its nearest point. What a portfolio
+reaches is shown by `python -m benchmarks.exact` and `benchmarks.minimum`.
+"""
+
+from jaxadv.attacks import ALMA, FMN, PDGD, PDPGD, BrendelBethge, EachTarget, SigmaZero
+from jaxadv.core.attack import Attack
+from jaxadv.core.norms import get_norm
+from jaxadv.protocols.cached_run import Refine
+
+Portfolio = dict[str, Attack | Refine]
+EFFORTS = {"fast": 400, "standard": 2_000, "strong": 40_000}  # forward and backward passes an image
+
+
+def fast(norm: str, targeted: bool) -> Portfolio:
+    """A first descent, a short walk along the boundary or two, and one refinement."""
+    if norm == "l0":
+        return {
+            "Brendel-Bethge": _walks(norm, 30, 3, decays=6),
+            "Brendel-Bethge, from the best": _refined(norm, 60, decays=10),
+        }
+    if norm == "linf":
+        return {
+            "FMN": _aimed(FMN(norm=norm, steps=10 if not targeted else 90), targeted),
+            "Brendel-Bethge": _walks(norm, 45, 1, decays=6),
+            "Brendel-Bethge, from the best": _refined(norm, 38, decays=8),
+        }
+    return {
+        "ALMA": ALMA(norm=norm, steps=75),
+        "Brendel-Bethge": _walks(norm, 25, 2, decays=5, radius=0.1),
+        "Brendel-Bethge, from the best": _refined(norm, 42, decays=8),
+    }
+
+
+def standard(norm: str, targeted: bool) -> Portfolio:
+    """Longer descents, more walks from noise, a longer refinement: in each norm its own mixture."""
+    if norm == "linf":
+        return {
+            "FMN": _aimed(FMN(norm=norm, steps=28), targeted),
+            "Brendel-Bethge": _walks(norm, 60, 7, decays=6),
+            "Brendel-Bethge, from the best": _refined(norm, 230),
+        }
+    if norm == "l2":
+        return {
+            "ALMA": ALMA(norm=norm, steps=230),
+            "FMN": _aimed(FMN(norm=norm, steps=18), targeted),
+            "Brendel-Bethge, near": _walks(norm, 30, 5, decays=6, radius=0.1),
+            "Brendel-Bethge, far": _walks(norm, 30, 5, decays=6, radius=0.5),
+            "Brendel-Bethge, from the best": _refined(norm, 150),
+        }
+    return {
+        "Brendel-Bethge": _walks(norm, 30, 13, decays=6),
+        "slow": _slow(norm, 200),
+        "Brendel-Bethge, from the best": _refined(norm, 240),
+    }
+
+
+def strong(norm: str, targeted: bool) -> Portfolio:
+    """The same from many starts, with longer runs, in rounds."""
+    found: Portfolio = {}
+    for turn in range(1, 5):
+        many = 1 if turn == 1 else 2
+        found[f"FMN, {turn}"] = _aimed(FMN(norm=norm, steps=100, restarts=many), targeted)
+        if norm in ALMA.norms:
+            found[f"ALMA, {turn}"] = ALMA(norm=norm, steps=500)
+        found |= {
+            f"slow, {turn}": _slow(norm, 500),
+            f"Brendel-Bethge, {turn}": _walks(norm, 200, 3, decays=20),
+            f"Brendel-Bethge, short, {turn}": _walks(
+                norm, 30, 12, decays=6, radius=0.1 if norm == "l2" else None
+            ),
+            f"Brendel-Bethge, each target, {turn}": _aimed(
+                BrendelBethge(norm=norm, steps=100), targeted
+            ),
+            f"Brendel-Bethge, from the best, {turn}": _refined(norm, 300),
+        }
+    return found
+
+
+def _walks(
+    norm: str, steps: int, restarts: int, decays: int, radius: float | None = None
+) -> Attack:
+    """Walks along the boundary from noise; radius: of the first ball, as `learning_rate`.
+
+    In L2 far steps find more on smooth networks, near ones where gradients mislead.
+    """
+    return BrendelBethge(
+        norm=norm, steps=steps, restarts=restarts, decays=decays, learning_rate=radius
+    )
+
+
+def _slow(norm: str, steps: int) -> Attack:
+    """What finds its way where gradients mislead: small steps with a memory."""
+    if norm == "l0":
+        return SigmaZero(steps=steps)
+    return PDGD(steps=steps) if norm == "l2" else PDPGD(norm=norm, steps=steps)
+
+
+def _refined(norm: str, steps: int, decays: int = 20) -> Refine:
+    """A walk along the boundary from the best image."""
+    return Refine(BrendelBethge(norm=norm, steps=steps, decays=decays, draws=0))
+
+
+def _aimed(attack: Attack, targeted: bool) -> Attack:
+    return attack if targeted else EachTarget(attack, targets=9)
+
+
+def get_portfolio(effort: str | Portfolio, norm: str, targeted: bool) -> tuple[Portfolio, int]:
+    """The members of that effort for a norm, and the passes an image may cost. ValueError.
+
+    targeted: whether the goals name a target; else members aim at classes of their own choice.
+    Named attacks are returned as they are, with no limit on their passes.
+    """
+    get_norm(norm)
+    if isinstance(effort, dict):
+        if not effort:
+            raise ValueError("effort is empty: pass one attack or more, each under a name")
+        return dict(effort), 2**31
+    if not isinstance(effort, str) or effort not in EFFORTS:
+        raise ValueError(f"effort={effort!r}: pass one of {list(EFFORTS)} or a dict of attacks")
+    make = {"fast": fast, "standard": standard, "strong": strong}[effort]
+    return make(norm, targeted), EFFORTS[effort]

@@ -1,0 +1,48 @@
+"""Single runs that are kept: the same attack on the same images is run once."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxadv.core.attack import Attack
+from jaxadv.core.model import Model
+from jaxadv.core.result import Result, Status
+from jaxadv.engine.result_store import Store, fingerprint
+from jaxadv.engine.run import run
+from jaxadv.engine.session import StageProgress
+from jaxadv.protocols.cached_run import describe
+
+
+class Runs(NamedTuple):
+    """Where the results of `run` are kept (None: nowhere), and who is told of its progress."""
+
+    store: Store | None = None
+    progress: StageProgress | None = None
+
+    def run(
+        self, name: str, attack: Attack, model: Model, images: Any, goal: Any,
+        epsilon: Any = None, *, key: Any = None, **settings: Any,
+    ) -> Result:  # fmt: skip
+        """`ja.run`, whose result is kept under `name`; equal arguments find it there.
+
+        What Ctrl-C cut short is not kept: KeyboardInterrupt goes on to the caller.
+        """
+        key, tell = jax.random.key(0) if key is None else key, self.progress
+        progress = None if tell is None else lambda *now: tell(name, *now)
+        if self.store is None:
+            return run(attack, model, images, goal, epsilon, key=key, progress=progress, **settings)
+        mark = fingerprint(
+            describe(attack), model.params, np.asarray(images), goal,
+            np.asarray(epsilon, np.float64), jax.random.key_data(key), sorted(settings),
+            [settings[name] for name in sorted(settings)],
+        )  # fmt: skip
+        found = self.store.load(name, mark)
+        if found is None:
+            found = run(
+                attack, model, images, goal, epsilon, key=key, progress=progress, **settings
+            )
+            if "budget" not in settings and (found.status == Status.NOT_RUN).any():
+                raise KeyboardInterrupt  # a part must not be taken for the whole
+            self.store.save(name, mark, found)
+        return found

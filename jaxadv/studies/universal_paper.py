@@ -1,0 +1,202 @@
+"""The experiments of Moosavi-Dezfooli et al. (2016, arXiv 1610.08401) on small networks.
+
+Each study is one function: fooling rates, transfer across networks, and the number of images;
+further studies are in `nature`. The paper's networks were trained on ImageNet: their figures are
+shown as separate rows.
+"""
+
+import jax
+import numpy as np
+
+from jaxadv.data import Dataset
+from jaxadv.data.form import turn_in_class
+from jaxadv.engine.result_store import Store, fingerprint
+from jaxadv.studies.blind_spots import examples_of
+from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
+from jaxadv.studies.networks import Network, plain, trained
+from jaxadv.studies.setting import Setting
+from jaxadv.universal.aggregation import UniversalAggregation
+from jaxadv.universal.ascent import UniversalAscent
+from jaxadv.universal.fooling import judge
+from jaxadv.universal.method import Method
+from jaxadv.universal.perturbation import universal_perturbation
+
+NETWORKS = ("LeNet", "FC100-100-10", "FC200-200-10", "FC10(1e-4)")  # the last one is linear
+EPSILON = {"linf": 0.2, "l2": 3.0}  # the paper: 10 and 2,000 on 0 to 255, about a 25th of an image
+METHODS: dict[str, Method] = {
+    "gradient ascent": UniversalAscent(),
+    "one by one (the paper's)": UniversalAggregation(batch_size=1, epochs=5),
+    "in batches": UniversalAggregation(epochs=5),
+}
+PAPER = ("VGG-F", "CaffeNet", "GoogLeNet", "VGG-16", "VGG-19", "ResNet-152")
+PUBLISHED_RATES = {  # on validation images, per cent: L2, Linf
+    "CaffeNet": (85.6, 93.3), "VGG-F": (87.0, 93.7), "VGG-16": (90.3, 78.3),
+    "VGG-19": (84.5, 77.8), "GoogLeNet": (82.0, 78.9), "ResNet-152": (88.5, 84.0),
+}  # fmt: skip
+PUBLISHED_ACROSS = (  # Linf, rows: made for
+    (93.7, 71.8, 48.4, 42.1, 42.1, 47.4), (74.0, 93.3, 47.7, 39.9, 39.9, 48.0),
+    (46.2, 43.8, 78.9, 39.2, 39.8, 45.5), (63.4, 55.8, 56.5, 78.3, 73.1, 63.4),
+    (64.0, 57.2, 53.6, 73.5, 77.8, 58.0), (46.3, 46.3, 50.5, 47.0, 45.5, 84.0),
+)  # fmt: skip
+
+
+def network_of(setting: Setting, name: str, seed: int) -> Network:
+    """Return one of `NETWORKS`, trained now or loaded from the setting's folder."""
+    if name != "LeNet":
+        return trained(setting, name, seed)
+    data = setting.train
+    epochs = max(3, round((60_000 if setting.quick else 200_000) / len(data.labels)))
+    return plain(setting, data, seed, epochs=min(epochs, 20), batch_size=50)
+
+
+def split(setting: Setting) -> tuple[Dataset, Dataset]:
+    """Return the training images that perturbations are made from, and the held-out test images."""
+    return examples_of(setting.train, setting.examples), examples_of(setting.test, 1000)
+
+
+def found(
+    setting: Setting, network: Network, images: np.ndarray, norm: str = "linf",
+    method: Method | None = None, seed: int = 0, epsilon: float | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Return a perturbation [H, W, C] of the network, stored in the setting's folder."""
+    epsilon = EPSILON[norm] if epsilon is None else epsilon
+    method = UniversalAscent() if method is None else method
+    store, name = Store(setting.folder / "universal"), f"{network.name}-{seed}-{norm}"
+    name += f"-{len(images)}-{type(method).__name__}-{method.batch_size}-{epsilon:g}"
+    mark = fingerprint(repr(method), network.model.params, images, norm, epsilon, seed)
+    kept = store.load_arrays(name, mark)
+    if kept is None:
+        made = universal_perturbation(
+            network.model, images, epsilon, norm, method, key=jax.random.key(seed),
+            progress=lambda done, total, _: setting.progress(name, done, total),
+        )  # fmt: skip
+        kept = {"perturbation": made.perturbation}
+        store.save_arrays(name, mark, **kept)
+    return kept["perturbation"]
+
+
+def picture(perturbation: np.ndarray) -> np.ndarray:
+    """Return a perturbation [H, W, C] as an image.
+
+    Grey is 0; the largest entry is black or white.
+    """
+    return 0.5 + perturbation / (2 * max(np.abs(perturbation).max(), 1e-9))
+
+
+def rates(setting: Setting) -> Findings:
+    """Table 1: the fooling rate of three algorithms in two norms, on images given and held out."""
+    data, held_out = split(setting)
+    columns = [f"{norm} {part}" for norm in ("L2", "Linf") for part in ("given", "held out")]
+    first, *_ = METHODS  # the slower two for one network
+    pairs = [(NETWORKS[0], how) for how in METHODS] + [(name, first) for name in NETWORKS[1:]]
+    values = np.full((setting.seeds, len(pairs) + len(PAPER), 4), np.nan)
+    shown = {}
+    for seed in range(setting.seeds):
+        for row, (name, how) in enumerate(pairs):
+            network = network_of(setting, name, seed)
+            for place, norm in enumerate(("l2", "linf")):
+                v = found(setting, network, data.images, norm, METHODS[how], seed)
+                for part, some in enumerate((data, held_out)):
+                    rate = judge(network.model, some.images, v, norm, EPSILON[norm]).rate
+                    values[seed, row, 2 * place + part] = 100 * rate
+                shown.setdefault((name, how, norm), v)
+    published = np.full(values.shape[1:], np.nan)
+    for row, name in enumerate(PAPER):
+        published[len(pairs) + row, [1, 3]] = PUBLISHED_RATES[name]
+    parts: list[Part] = [
+        Table(
+            "Table 1: fooling rate in %", (*(f"{n}, {how}" for n, how in pairs),
+                                           *(f"{name} (ImageNet)" for name in PAPER)),
+            tuple(columns), values.mean(0), values.std(0), published, ".1f",
+            note=f"{len(data.labels)} training images given, {len(held_out.labels)} test images "
+            f"held out, {setting.seeds} seeds; L2 {EPSILON['l2']:g}, Linf {EPSILON['linf']:g}. "
+            "An image is fooled if the answer is not that to the clean image. The paper's networks "
+            "and images are others, at 2,000 and 10 of 255.",
+        ),
+        _gallery(shown),
+    ]  # fmt: skip
+    return Findings("universal.rates", "One perturbation for all images", parts)
+
+
+def _gallery(shown: dict[tuple[str, str, str], np.ndarray]) -> Gallery:
+    pairs = list(dict.fromkeys(key[:2] for key in shown))
+    images = np.stack([
+        np.stack([picture(shown[(*pair, norm)]) for pair in pairs]) for norm in ("l2", "linf")
+    ])  # fmt: skip
+    return Gallery(
+        "The perturbations",
+        images,
+        ("L2", "Linf"),
+        tuple(f"{name}, {how}" for name, how in pairs),
+        note="Grey is no change; black and white are the largest entry of each.",
+    )
+
+
+def across(setting: Setting) -> Findings:
+    """Table 2: the fooling rates on other networks of a perturbation made for one network."""
+    data, held_out = split(setting)
+    size = len(NETWORKS)
+    values = np.full((setting.seeds, size, size), np.nan)
+    for seed in range(setting.seeds):
+        networks = [network_of(setting, name, seed) for name in NETWORKS]
+        for row, maker in enumerate(networks):
+            v = found(setting, maker, data.images, seed=seed)
+            for column, network in enumerate(networks):
+                values[seed, row, column] = 100 * judge(network.model, held_out.images, v).rate
+    empty = np.full((len(PAPER), len(PAPER)), np.nan)
+    parts: list[Part] = [
+        Table(
+            f"Fooling rate in % (Linf {EPSILON['linf']:g}); rows: made for", NETWORKS, NETWORKS,
+            values.mean(0), values.std(0), None, ".1f", heat=True,
+            note=f"{len(held_out.labels)} images held out, {setting.seeds} seeds, gradient ascent.",
+        ),
+        Table("The paper's table 2 (Linf 10 of 255, ImageNet)", PAPER, PAPER, empty, None,
+              np.array(PUBLISHED_ACROSS), ".1f"),
+        Text(
+            "Off the diagonal the mean is "
+            f"{values.mean(0)[~np.eye(size, dtype=bool)].mean():.0f} % here, "
+            f"{np.array(PUBLISHED_ACROSS)[~np.eye(6, dtype=bool)].mean():.0f} % in the paper."
+        ),
+    ]  # fmt: skip
+    return Findings("universal.across", "One perturbation for all networks", parts)
+
+
+def counts(setting: Setting) -> list[int]:
+    """Return the numbers of images to compare: one for each class, then more."""
+    classes, most = len(setting.train.classes), min(setting.examples, len(setting.train.labels))
+    return [n for n in (classes, 2 * classes, 5 * classes, 100, 200, 500) if n <= most]
+
+
+def images_needed(setting: Setting) -> Findings:
+    """The fooling rate on held-out images against the number of images given, from one a class."""
+    _, held_out = split(setting)
+    classes = len(setting.train.classes)
+    numbers = sorted(set(counts(setting)))
+    order = np.argsort(turn_in_class(setting.train.labels), kind="stable")
+    names = NETWORKS[:2]
+    values = np.zeros((setting.seeds, len(names), len(numbers)))
+    for seed in range(setting.seeds):
+        for row, name in enumerate(names):
+            network = network_of(setting, name, seed)
+            for column, number in enumerate(numbers):
+                some = setting.train.images[order[:number]]
+                epochs = max(20, 3000 // number)
+                method = UniversalAscent(epochs=epochs)
+                v = found(setting, network, some, method=method, seed=seed)
+                values[seed, row, column] = 100 * judge(network.model, held_out.images, v).rate
+    mean = values.mean(0)
+    parts: list[Part] = [
+        Curves(
+            "Fooling rate on images held out", "images given", "fooling rate in %",
+            {name: np.array([numbers, mean[row]]) for row, name in enumerate(names)}, log="x",
+        ),
+        Table("Fooling rate in % against the number of images", names,
+              tuple(f"{n} images" for n in numbers), mean, values.std(0), None, ".1f"),
+        Text(
+            f"From one image of each class ({classes} images) the perturbation fools "
+            f"{names[0]} on {mean[0, 0]:.0f} % of images that it never saw, from {numbers[-1]} on "
+            f"{mean[0, -1]:.0f} %. The paper: with 500 images, fewer than ImageNet has classes, "
+            "more than 30 % for GoogLeNet (from 10,000: 78.9 %)."
+        ),
+    ]  # fmt: skip
+    return Findings("universal.images", "How many images it takes", parts)

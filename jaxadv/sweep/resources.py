@@ -1,0 +1,149 @@
+"""The models and data sets that a grid names, opened once in each process."""
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadv.core.model import Model
+from jaxadv.data.dataset import load_data, some_of
+from jaxadv.data.form import Dataset, Source
+from jaxadv.engine.checks import count_classes
+from jaxadv.engine.devices import APPLY
+from jaxadv.engine.result_store import fingerprint
+from jaxadv.sweep.grid import DataEntry, Grid, ModelEntry
+
+BLOCK = 4096  # images read at a time where a whole set is gone through
+
+
+class Subject(NamedTuple):
+    """A model as it is searched, the one that judges (None: the same), and its fingerprint."""
+
+    model: Model
+    judge: Model | None
+    mark: str
+
+
+class Images(NamedTuple):
+    """A data set that is read in parts. source: count and read(range) -> Dataset; mark: the
+    fingerprint of all its images, labels and ids; shape: of one image; classes: their number."""
+
+    source: Source
+    mark: str
+    shape: tuple[int, ...]
+    classes: int
+
+
+class Given(NamedTuple):
+    """Models and data sets that Python hands in, by the names that the grid calls them."""
+
+    models: Mapping[str, Model] = {}
+    data: Mapping[str, Dataset | Source] = {}
+
+
+def as_source(data: Dataset | Source, count: int | None) -> Source:
+    """A data set as one that is read in parts; count: the first so many (None: all)."""
+    if isinstance(data, Dataset):
+        data = Source(len(data.labels), data.take)
+    if count is not None:
+        data = data._replace(count=min(count, data.count))
+    return data
+
+
+def open_data(grid: Grid, entry: DataEntry, given: Given) -> Images:
+    """A data set of a grid. ValueError, FileNotFoundError, ImportError: as `ja.load_data`."""
+    count = entry.examples or grid.examples
+    if entry.name in given.data:
+        source = as_source(given.data[entry.name], count)
+    else:
+        whole = load_data(entry.name, data_dir=entry.data_dir)
+        source = as_source(whole if count is None else some_of(whole, count), None)
+    digest, shape, classes = hashlib.sha256(), (), 0
+    for part in blocks(source):
+        for array in (part.images, part.labels, part.ids):
+            digest.update(f"{array.dtype}{array.shape[1:]}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        shape, classes = part.images.shape[1:], len(part.classes)
+    return Images(source, digest.hexdigest()[:32], shape, classes)
+
+
+def blocks(source: Source) -> Iterator[Dataset]:
+    """All images of a source, a block at a time."""
+    for begin in range(0, source.count, BLOCK):
+        yield source.read(range(begin, min(begin + BLOCK, source.count)))
+
+
+def open_model(
+    entry: ModelEntry, data: DataEntry, images: Images, given: Given,
+    train: Callable[[ModelEntry, DataEntry], Model],
+) -> Subject:  # fmt: skip
+    """A model of a grid for the images of a data set; `train` makes what is to be trained.
+
+    ValueError where it does not take such images.
+    """
+    if entry.given is not None:
+        if entry.given not in given.models:
+            raise ValueError(
+                f"models: {entry.given!r} was not handed in: pass models={{{entry.given!r}: model}}"
+            )
+        model = given.models[entry.given]
+    elif entry.published is not None:
+        from jaxadv.models import load_published
+
+        model = load_published(entry.published)
+    elif entry.weights is not None:
+        from jaxadv.models import load_weights
+
+        model, _ = load_weights(entry.weights)
+    else:
+        model = train(entry, data)
+    try:
+        classes = count_classes(model, images.shape)
+    except ValueError as error:
+        raise ValueError(
+            f"model {entry.title!r} does not take the images {images.shape} of {data.name!r} "
+            f"({error}): name the data sets that it is for, data = [...]"
+        ) from None
+    if images.classes > classes:
+        raise ValueError(
+            f"model {entry.title!r} tells {classes} classes apart, {data.name!r} has "
+            f"{images.classes}: name the data sets that it is for, data = [...]"
+        )
+    traced = APPLY.trace(model, jax.ShapeDtypeStruct((1, *images.shape), jnp.float32))
+    program = _without_addresses(str(traced.jaxpr))
+    mark = fingerprint(model.params, list(model.bounds), program, entry.dtype)
+    if entry.dtype == "bfloat16":
+        from jaxadv.models.adapters import in_bfloat16
+
+        return Subject(in_bfloat16(model), model, mark)
+    return Subject(model, None, mark)
+
+
+def _without_addresses(program: str) -> str:
+    """A program's text without what differs from process to process."""
+    return re.sub(r"0x[0-9a-f]+", "", program)
+
+
+@functools.cache
+def software() -> dict[str, str]:
+    """What computes here: versions, the platform, and a fingerprint of jaxadv's own files."""
+    from importlib import metadata
+
+    import jaxadv
+
+    package = Path(jaxadv.__file__).parent
+    digest = hashlib.sha256()
+    for folder in ("core", "attacks", "engine", "models"):
+        for file in sorted((package / folder).rglob("*.py")):
+            digest.update(file.relative_to(package).as_posix().encode() + b"\0")
+            digest.update(file.read_bytes())
+    found = {"jaxadv": jaxadv.__version__, "files": digest.hexdigest()[:16]}
+    for name in ("jax", "jaxlib", "flax", "optax", "numpy"):
+        found[name] = metadata.version(name)
+    return {**found, "platform": jax.default_backend()}
