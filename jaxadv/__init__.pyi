@@ -1,14 +1,19 @@
 """The public names of jaxadv: the one list of them, which `__init__.py` reads."""
 
 from . import attacks as attacks
+from . import certification as certification
 from . import core as core
+from . import cpu as cpu
 from . import data as data
 from . import engine as engine
+from . import fooling as fooling
 from . import models as models
+from . import protocols as protocols
 from . import report as report
 from . import studies as studies
 from . import sweep as sweep
 from . import testing as testing
+from . import universal as universal
 from .attacks import ALMA as ALMA
 from .attacks import APGD as APGD
 from .attacks import BIM as BIM

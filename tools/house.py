@@ -142,11 +142,15 @@ def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
 
 
 def exported(package: Path) -> set[str]:
-    """The names in the package's `__all__`."""
-    for path in (package / "__init__.py", package / "__init__.pyi"):
-        for node in ast.walk(ast.parse(path.read_text() if path.is_file() else "")):
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-                return set(ast.literal_eval(node.value))
+    """The names that the package's stub imports, or those in its `__all__`."""
+    stub = package / "__init__.pyi"
+    if stub.is_file():
+        imports = [node for node in ast.walk(ast.parse(stub.read_text()))
+                   if isinstance(node, ast.ImportFrom)]  # fmt: skip
+        return {name.asname or name.name for node in imports for name in node.names}
+    for node in ast.walk(ast.parse((package / "__init__.py").read_text())):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
     return set()
 
 
