@@ -17,8 +17,7 @@ from jaxadv.cli.setting import (
     prepare_jax,
     write_json,
 )
-from jaxadv.cli.subject import split_of
-from jaxadv.core.files import slug
+from jaxadv.cli.subject import folder_name, split_of
 
 if TYPE_CHECKING:
     from jaxadv.data import Dataset
@@ -83,7 +82,7 @@ def reproduce(
         )
         sizes = f"{len(train.labels):,} training and {len(test.labels):,} test images"
         print(f"data: {data}, {sizes} ({why})", flush=True)
-        folder = output / "state" / (slug(data) + "-quick" * quick)
+        folder = output / "state" / (folder_name(data) + "-quick" * quick)
         if fresh:
             forget(folder)
         setting = Setting(

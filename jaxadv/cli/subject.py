@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxadv.cli.options import EPOCHS, MODEL
 from jaxadv.cli.progress import Bars
-from jaxadv.core.files import slug
 
 if TYPE_CHECKING:
     from jaxadv.core.goals import Goal
@@ -173,7 +172,7 @@ def find_subject(
     if check is not None:
         check(network, images, classes)
     if training is not None:
-        variables = training.train(lambda name: checkpoint(f"{slug(set_name)}-{name}"))
+        variables = training.train(lambda name: checkpoint(f"{folder_name(set_name)}-{name}"))
         network = from_linen(training.module, variables)
     return Subject(network, name, images, len(whole.labels))
 
@@ -248,3 +247,8 @@ def split_of(data: str) -> tuple[str, str]:
     """
     found = re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", data)
     return (found[1], found[2]) if found else (data, "test")
+
+
+def folder_name(data: str) -> str:
+    """A data set's name as that of a folder: words joined by dashes, also of a path."""
+    return re.sub(r"\W+", "-", data).strip("-")
