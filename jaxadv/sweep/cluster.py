@@ -1,9 +1,9 @@
 """Runs a sweep on a Ray cluster: every job is a Ray task, which Ray places, counts and retries.
 
 The calling process plans nothing and does not start JAX: one task plans, the others run the jobs,
-and each returns how many jobs it computed. The store, and the models and data sets that the grid names,
-lie on a file system that all nodes share; models and data sets handed in are sent once to each
-worker.
+and each returns how many jobs it computed. The store, and the models and data sets that the grid
+names, lie on a file system that all nodes share; models and data sets handed in are sent once to
+each worker.
 """
 
 import dataclasses
