@@ -226,7 +226,7 @@ def line_of(text: str, where: Sequence[str | int]) -> int:
 
     Example:
         >>> from jaxadv.sweep.grid import line_of
-        >>> line_of("[[models]]\n\n[[models]]\nepochs = 0\n", ["models", 1, "epochs"])
+        >>> line_of("[[models]]\\n\\n[[models]]\\nepochs = 0\\n", ["models", 1, "epochs"])
         4
     """
     table, number = "", -1
