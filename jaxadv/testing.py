@@ -1,4 +1,4 @@
-"""What every attack owes, as named checks that anyone can run on an attack of their own.
+"""Checks that every attack must pass, which anyone can run on an attack of their own.
 
 All checks share one small network, one shape and one number of lanes: an attack is compiled once
 for all of them, and most of their time is that compilation.
@@ -182,7 +182,7 @@ class _Trial:
         return None if self.start is None else self.start(images)
 
     def run(self, model: Model, images: np.ndarray, labels: np.ndarray, **changes: Any) -> Result:
-        """A run whose program is the same whatever is given here."""
+        """Run the attack; the program is the same regardless of the arguments."""
         settings = {"attack": self.attack, "epsilon": self.epsilon, "key": self.key, **changes}
         return run(
             settings.pop("attack"), model, images, Untargeted(labels), settings.pop("epsilon"),
@@ -274,7 +274,7 @@ def resumable(trial: _Trial) -> None:
 
 
 def zero_gradient_is_finite(trial: _Trial) -> None:
-    """Where every gradient is 0 (a saturated network), images and answers stay finite."""
+    """Where every gradient is 0 (a saturated network), images and outputs stay finite."""
     model = trial.model
     saturated = Model(model.apply, {**model.params, "a": model.params["a"] * SATURATION})
     labels = _predict(saturated, trial.images)
@@ -301,7 +301,7 @@ def zero_epsilon_changes_nothing(trial: _Trial) -> None:
 
 
 def nonfinite_answers_never_count(trial: _Trial) -> None:
-    """Of a model that answers NaN no image is a success, and no image becomes NaN."""
+    """With a model that outputs NaN no image is a success, and no image becomes NaN."""
     model = trial.model
     broken = Model(model.apply, {**model.params, "b": model.params["b"] * np.nan})
     with warnings.catch_warnings():
@@ -365,7 +365,7 @@ CHECKS = (
 
 
 def _require(holds: Any, message: str) -> None:
-    """AssertionError with the message, and with the images [N] for which this does not hold."""
+    """Raise AssertionError with the message and the images [N] for which this does not hold."""
     failed = np.flatnonzero(~np.asarray(holds))
     if len(failed):
         where = f" ({len(failed)} of {len(holds)} images: {some(failed)})" if np.ndim(holds) else ""

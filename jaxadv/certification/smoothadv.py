@@ -1,9 +1,9 @@
-"""The smoothed classifier under attack: the other side of what `certify` proves about it.
+"""SmoothAdv, an attack on the smoothed classifier that `certify` makes statements about.
 
-SmoothAdv (Salman et al. 2019, "Provably Robust Deep Learning via Adversarially Trained Smoothed
-Classifiers", arXiv 1906.04584): the smoothed classifier's answer is a count of votes and has no
-gradient; the mean softmax over draws of the noise has one, and its logarithm is what PGD follows.
-What it finds is judged by votes.
+The prediction of the smoothed classifier is a count of votes and has no gradient. The mean softmax
+over draws of the noise has one, and PGD follows its logarithm: Salman et al. 2019, "Provably Robust
+Deep Learning via Adversarially Trained Smoothed Classifiers" (arXiv 1906.04584). The adversarial
+images are judged by votes.
 """
 
 import time
@@ -32,20 +32,25 @@ from jaxadv.engine.verify import predict
 
 
 class SmoothedProgress(Protocol):
-    """Called while smoothed classifiers are attacked: images done, in all, broken so far."""
+    """Callback of an attack on a smoothed classifier: images done, total, successes so far."""
 
     def __call__(self, done: int, total: int, broken: int, /) -> Any: ...
 
 
 class AttackedSmoothed(NamedTuple):
-    """What `attack_smoothed` found; arrays have leading axis N and live on the host.
+    """Result of `attack_smoothed`; arrays have leading axis N and live on the host.
 
-    distance: float64, L2, of the nearest image that the smoothed classifier was seen to answer
-    wrong (0 where it does not answer the clean one right, infinite where none was found); images:
-    [N, H, W, C] float32, that image, else the clean one; prediction: int32, its class (of the
-    clean image where none was found; -1: abstains); abstained: int, of how many images tried it
-    abstained, which is no success; forward, backward: images sent through the network and gradients
-    pulled back, votes included; rounds: how many were finished; complete; seconds.
+    Attributes:
+        distance: float64 [N], L2 distance of the nearest adversarial image found; 0 where the clean
+            image is misclassified or abstained on, infinite where none was found.
+        images: float32 [N, H, W, C], the nearest adversarial image, else the clean one.
+        prediction: int32 [N], class of the smoothed classifier on that image, -1 where it abstains.
+        abstained: int [N], number of attacked images on which it abstained; these are no successes.
+        forward: int [N], forward passes, votes included.
+        backward: int [N], backward passes.
+        rounds: Number of finished rounds.
+        complete: Whether all rounds are finished.
+        seconds: Wall time.
     """
 
     distance: np.ndarray
@@ -59,26 +64,49 @@ class AttackedSmoothed(NamedTuple):
     seconds: float
 
     def accuracy(self, radii: Any = 0.0) -> np.ndarray:
-        """The share [...] of the images, at radii [...], that the smoothed classifier answers right
-        and nothing up to there was seen to break; at 0 that of `Certificates.accuracy`."""
+        """Robust accuracy of the smoothed classifier under this attack.
+
+        At radius 0 it equals `Certificates.accuracy`.
+
+        Args:
+            radii: L2 radii [...] in the scale of the images.
+
+        Returns:
+            Fraction [...] of the images that are classified correctly and have no adversarial image
+            found within that radius.
+        """
         return (self.distance > np.asarray(radii, np.float64)[..., None]).mean(-1)
 
 
 def soft_smoothed(
     model: Model, sigma: float, draws: int, key: Array, shape: tuple[int, ...]
 ) -> Model:
-    """The soft smoothed classifier, a model with gradients: the logarithm of the mean softmax of
-    `model` over so many draws of Gaussian noise on images of this shape [H, W, C].
+    """Make the soft smoothed classifier, a model with gradients.
 
-    The draws, made of key, are the same for all images and questions, as Salman et al. keep theirs
-    during an attack; another key never recompiles. One answer costs `draws` forward passes, and
-    they are counted so. After Salman et al. 2019 (arXiv 1906.04584, section 2.2).
+    Its logits are the logarithm of the mean softmax of `model` over draws of Gaussian noise. The
+    draws are the same for all images and queries, as Salman et al. keep theirs during an attack;
+    another key does not recompile. One query costs `draws` forward passes, and is counted so. After
+    Salman et al. 2019 (arXiv 1906.04584, section 2.2).
 
-    >>> import jax, jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
-    >>> soft = ja.soft_smoothed(model, 0.5, 8, jax.random.key(0), (2, 2, 1))
-    >>> jnp.exp(soft(jnp.ones((1, 2, 2, 1)))).sum().round(3)
-    Array(1., dtype=float32)
+    Args:
+        model: The base classifier.
+        sigma: Standard deviation of the noise, in the scale of the images.
+        draws: Number of draws of the noise.
+        key: A JAX random key, from which the draws are made.
+        shape: Shape (H, W, C) of an image.
+
+    Returns:
+        The soft smoothed classifier.
+
+    Raises:
+        ValueError: draws is not a positive integer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> soft = ja.soft_smoothed(model, 0.5, 8, jax.random.key(0), (2, 2, 1))
+        >>> jnp.exp(soft(jnp.ones((1, 2, 2, 1)))).sum().round(3)
+        Array(1., dtype=float32)
     """
     checks.check_counts(draws=draws)
     added = np.float32(sigma) * noise(key, 0, jnp.arange(draws), shape)
@@ -110,24 +138,42 @@ def attack_smoothed(
     store: str | Path | None = None,
     progress: SmoothedProgress | None = None,
 ) -> AttackedSmoothed:
-    """How near to each image the smoothed classifier can be seen to be wrong.
+    """Find the smallest L2 perturbation that changes the prediction of the smoothed classifier.
 
-    images: [N, H, W, C], those that `certify` made `found` of, for this model; attacked are the
-    ones that the smoothed classifier answers right (without labels: answers). Each of `rounds` runs
-    PGD in L2 with `steps` steps on `soft_smoothed` of `draws` draws, other ones in each round, at a
-    radius of each image's own: the first half a sigma beyond the certified one, further and further
-    until one breaks it, then between what held and what broke. The image of highest loss is judged
-    by `smoothed_predict` with `samples` samples at the certificates' alpha: only another class is a
-    success, an abstention is none. So the distance is never below the certified radius, but with
-    the probability alpha of a wrong certificate and of each wrong judgement.
-
-    key: a JAX random key; ids, sigma and alpha are those of `found`. store: a folder in which every
-    finished round is kept; called again with the same arguments, it goes on from there. progress:
-    called with (images done, images in all, broken so far).
+    Attacked are the images that the smoothed classifier predicts correctly (without labels: all on
+    which it does not abstain). Each round runs PGD in L2 on `soft_smoothed` with new draws, at a
+    radius of each image's own: the first is sigma / 2 beyond the certified radius, and the step
+    doubles with every round until one succeeds; later rounds bisect between the largest radius that
+    failed and the smallest distance that succeeded. `smoothed_predict` judges the image of highest
+    loss at the certificates' alpha. Only another class is a success, an abstention is not. The
+    distance is therefore never below the certified radius, except with probability alpha for a
+    wrong certificate and for each wrong judgement.
 
     Each image costs rounds * (draws * (steps + 2) + samples) forward and rounds * draws * steps
-    backward passes. Ctrl-C returns the rounds that are finished (`complete` is False). Raises
-    ValueError for arguments that cannot be meant so. Salman et al. 2019 (arXiv 1906.04584).
+    backward passes. After Ctrl-C, the finished rounds are returned (`complete` is False). Salman et
+    al. 2019 (arXiv 1906.04584).
+
+    Args:
+        model: The base classifier.
+        images: Floats [N, H, W, C], the images that `certify` was called with.
+        found: Certificates of these images and this model; ids, sigma and alpha are taken from it.
+        draws: Number of draws of the noise in `soft_smoothed`.
+        steps: Number of PGD steps of a round.
+        rounds: Number of rounds.
+        samples: Number of noisy images that judge each attacked image.
+        key: A JAX random key.
+        devices: Devices to run on; default: all local devices.
+        lanes: Number of lanes; default: chosen from the model and the device.
+        store: Folder in which every finished round is kept, or None. A call with the same arguments
+            continues from it.
+        progress: Callback with (images done, their total, successes so far).
+
+    Returns:
+        The nearest adversarial images, their distances and the passes.
+
+    Raises:
+        ValueError: `found` has another number of images; draws, steps, rounds or samples is not a
+            positive integer; or images, key or devices do not fit the model.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4), bounds=(-2, 2))

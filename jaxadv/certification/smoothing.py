@@ -1,9 +1,9 @@
-"""Randomised smoothing: what most of a classifier's answers under Gaussian noise prove.
+"""Randomised smoothing: certified L2 radii from a classifier's predictions under Gaussian noise.
 
-The smoothed classifier g answers the class that the network f gives most often to x + sigma * N(0,
-I). If that class has probability at least p > 1/2, g answers it on the whole open L2 ball of radius
+The smoothed classifier g predicts the class that the network f predicts most often on x + sigma *
+N(0, I). If that class has probability at least p > 1/2, g is constant on the open L2 ball of radius
 sigma * Phi^-1(p) around x: Cohen, Rosenfeld and Kolter 2019, "Certified Adversarial Robustness via
-Randomized Smoothing" (arXiv 1902.02918). Votes of noisy images bound p from below, exactly in
+Randomized Smoothing" (arXiv 1902.02918). Votes of noisy images bound p from below with an exact
 confidence (Clopper and Pearson 1934). The proof is about g in exact arithmetic, not about f.
 """
 
@@ -35,18 +35,23 @@ from jaxadv.engine.verify import bucket, mesh_of, predict, sharded
 
 ABSTAIN = -1
 SECONDS_BETWEEN_SAVES = 20.0
-STREAM = zlib.crc32(b"randomised smoothing")  # noise of its own, whatever else a key is used for
+STREAM = zlib.crc32(b"randomised smoothing")  # keeps the noise apart from other uses of the key
 
 
 class SampleProgress(Protocol):
-    """Called while votes are counted: noisy images classified, and in all."""
+    """Callback during the count of votes: noisy images classified, and their total."""
 
     def __call__(self, done: int, total: int, /) -> Any: ...
 
 
 class Sampling(NamedTuple):
-    """The noise: its standard deviation, the samples that choose a class, those that bound its
-    probability."""
+    """Settings of the noise.
+
+    Attributes:
+        sigma: Standard deviation of the noise, in the scale of the images.
+        samples0: Number of noisy images that choose the class.
+        samples: Number of further noisy images that bound its probability.
+    """
 
     sigma: float
     samples0: int
@@ -54,14 +59,23 @@ class Sampling(NamedTuple):
 
 
 class Certificates(NamedTuple):
-    """What `certify` proved; arrays have leading axis N and live on the host.
+    """Result of `certify`; arrays have leading axis N and live on the host.
 
-    prediction: int32, the smoothed classifier's class, -1 where it abstains; radius: float64, L2 in
-    the scale of the images, 0 where it abstains; selected: int32, the class that the first samples
-    chose; top_count: int64, how many of `samples` noisy images got it; lower: float64, the lower
-    bound of its probability; votes: int32 [N, K], the samples' votes for every class; forward:
-    images sent through the network (0: not reached before an interruption); ids; labels: int32 or
-    None; sigma, samples0, samples, alpha: as given; seconds: wall time, compilation included.
+    Attributes:
+        prediction: int32 [N], class of the smoothed classifier, -1 where it abstains.
+        radius: float64 [N], certified L2 radius in the scale of the images, 0 where it abstains.
+        selected: int32 [N], class that the first `samples0` noisy images chose.
+        top_count: int64 [N], number of the `samples` noisy images with class `selected`.
+        lower: float64 [N], lower bound of the probability of class `selected`.
+        votes: int32 [N, K], votes of the `samples` noisy images for each class.
+        forward: int [N], forward passes; 0 if an interruption came before the image.
+        ids: int [N], ids of the images.
+        labels: int32 [N], or None.
+        sigma: Standard deviation of the noise, as given.
+        samples0: Number of noisy images that chose the class, as given.
+        samples: Number of noisy images that bound its probability, as given.
+        alpha: Probability of a wrong certificate for each image, as given.
+        seconds: Wall time, compilation included.
     """
 
     prediction: np.ndarray
@@ -81,28 +95,47 @@ class Certificates(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether every image was reached."""
+        """Whether every image was processed."""
         return bool((self.forward > 0).all())
 
     @property
     def certified(self) -> np.ndarray:
-        """Radii [N] within which the label is proved; NaN where it is not the answer."""
+        """Radii [N] within which the label is proved; NaN where it is not predicted."""
         if self.labels is None:
             raise ValueError("labels=None: pass labels to certify, or compare the predictions")
         right = (self.forward > 0) & (self.prediction == self.labels)
         return np.where(right, self.radius, np.nan)
 
     def accuracy(self, radii: Any = 0.0) -> np.ndarray:
-        """Certified accuracy [...] at radii [...]: the share, of the images reached, that keep
-        their label in the whole ball. At 0 it is the smoothed classifier's accuracy."""
+        """Certified accuracy at some radii.
+
+        Only the images that were processed count. At radius 0 it is the accuracy of the smoothed
+        classifier.
+
+        Args:
+            radii: L2 radii [...] in the scale of the images.
+
+        Returns:
+            Fraction [...] of the images whose label is proved in the whole ball of that radius.
+
+        Raises:
+            ValueError: The certificates have no labels.
+        """
         proved = self.certified[self.forward > 0] >= np.asarray(radii, np.float64)[..., None]
         return proved.mean(-1) if proved.shape[-1] else np.zeros(proved.shape[:-1])
 
 
 class Smoothed(NamedTuple):
-    """What `smoothed_predict` found: prediction int32 [N], -1 where it abstains; p_value float64
-    [N], of the test that the two leading classes are equally likely; votes int32 [N, K]; forward
-    int [N] (0: not reached); ids [N]; seconds."""
+    """Result of `smoothed_predict`; arrays have leading axis N and live on the host.
+
+    Attributes:
+        prediction: int32 [N], class of the smoothed classifier, -1 where it abstains.
+        p_value: float64 [N], p-value of the test that the two leading classes are equally likely.
+        votes: int32 [N, K], votes of the noisy images for each class.
+        forward: int [N], forward passes; 0 if an interruption came before the image.
+        ids: int [N], ids of the images.
+        seconds: Wall time, compilation included.
+    """
 
     prediction: np.ndarray
     p_value: np.ndarray
@@ -127,29 +160,45 @@ def certify(
     store: str | Path | None = None,
     progress: SampleProgress | None = None,
 ) -> Certificates:
-    """The smoothed classifier's answer to every image, and the L2 radius within which it is proved.
+    """Predict every image with the smoothed classifier and certify an L2 radius of the prediction.
 
-    images: [N, H, W, C] floats within `model.bounds`; labels: integers [N], only for
-    `Certificates.accuracy` and `.certified`. sigma: standard deviation of the Gaussian noise in the
-    scale of the images, not clipped to the box. samples0: noisy images that choose the class;
-    samples: others, that bound its probability (the paper: 100,000); alpha: the probability, for
-    each image, that its certificate is wrong. key: a JAX random key. ids: integers [N] that name
-    the images (default 0 to N - 1): noise is a function of key, id and sample number alone, and
-    votes don't depend on order, company or devices. store: a folder in which votes are kept; called
-    again with the same arguments, or another alpha, the work goes on from there. progress: called
-    with (noisy images classified, in all).
+    Each image costs samples0 + samples forward passes, spread over all devices. Logits with NaN
+    vote for no class. After Ctrl-C, the finished images are returned (`complete` is False).
+    The algorithm is CERTIFY of Cohen, Rosenfeld and Kolter 2019 (arXiv 1902.02918).
 
-    Each image costs samples0 + samples forward passes, on all devices. An answer with NaN votes for
-    no class. Ctrl-C returns what is done (`complete` is False). Raises ValueError for arguments
-    that cannot be meant so. Cohen, Rosenfeld and Kolter 2019 (arXiv 1902.02918), CERTIFY.
+    Args:
+        model: The base classifier.
+        images: Floats [N, H, W, C] within `model.bounds`.
+        labels: Integers [N], or None; used only by `Certificates.accuracy` and `.certified`.
+        sigma: Standard deviation of the Gaussian noise, in the scale of the images. Noisy images
+            are not clipped to the box.
+        samples0: Number of noisy images that choose the class.
+        samples: Number of further noisy images that bound its probability (the paper: 100,000).
+        alpha: Probability, for each image, that its certificate is wrong.
+        key: A JAX random key.
+        ids: Integers [N] that name the images; default: 0 to N - 1. The noise is a function of key,
+            id and sample number alone, and the votes are the same regardless of the order, the
+            batch and the devices.
+        devices: Devices to run on; default: all local devices.
+        store: Folder in which the votes are kept, or None. A call with the same arguments, or with
+            another alpha, continues from the kept votes.
+        progress: Callback with (noisy images classified, their total).
 
-    >>> import jax, jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
-    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
-    >>> how = {"sigma": 0.25, "samples": 1000, "key": jax.random.key(0)}
-    >>> found = ja.certify(model, images, labels, **how)
-    >>> found.prediction, bool((found.radius < 0.5**0.5).all()), found.accuracy([0, 0.2, 0.8])
-    (array([0, 1, 2, 3], dtype=int32), True, array([1., 1., 0.]))
+    Returns:
+        The predictions, radii and votes.
+
+    Raises:
+        ValueError: sigma, samples0, samples or alpha is outside its range; the images do not fit
+            `model.bounds`; or labels, ids, key or devices do not fit the images or the model.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+        >>> how = {"sigma": 0.25, "samples": 1000, "key": jax.random.key(0)}
+        >>> found = ja.certify(model, images, labels, **how)
+        >>> found.prediction, bool((found.radius < 0.5**0.5).all()), found.accuracy([0, 0.2, 0.8])
+        (array([0, 1, 2, 3], dtype=int32), True, array([1., 1., 0.]))
     """
     _check(sigma, samples, alpha, samples0)
     checks.check_model(model)
@@ -186,19 +235,38 @@ def smoothed_predict(
     store: str | Path | None = None,
     progress: SampleProgress | None = None,
 ) -> Smoothed:
-    """The smoothed classifier's answer to every image, without a radius.
+    """Predict every image with the smoothed classifier, without a radius.
 
-    It abstains unless a two-sided binomial test rejects, at level alpha, that its two leading
-    classes are equally likely: so an answer is not the smoothed classifier's with probability at
-    most alpha. Arguments as in `certify`; each image costs `samples` forward passes. Raises
-    ValueError for arguments that cannot be meant so. Cohen, Rosenfeld and Kolter 2019 (arXiv
-    1902.02918), PREDICT.
+    The smoothed classifier abstains unless a two-sided binomial test rejects, at level alpha, that
+    its two leading classes are equally likely. A prediction is therefore wrong about the smoothed
+    classifier with probability at most alpha. Each image costs `samples` forward passes. The
+    algorithm is PREDICT of Cohen, Rosenfeld and Kolter 2019 (arXiv 1902.02918).
 
-    >>> import jax, jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
-    >>> images = jnp.eye(4).reshape(4, 2, 2, 1)
-    >>> ja.smoothed_predict(model, images, sigma=0.25, key=jax.random.key(0)).prediction
-    array([0, 1, 2, 3], dtype=int32)
+    Args:
+        model: The base classifier.
+        images: Floats [N, H, W, C] within `model.bounds`.
+        sigma: Standard deviation of the Gaussian noise, in the scale of the images.
+        samples: Number of noisy images that vote.
+        alpha: Level of the test.
+        key: A JAX random key.
+        ids: Integers [N] that name the images, as in `certify`; default: 0 to N - 1.
+        devices: Devices to run on; default: all local devices.
+        store: Folder in which the votes are kept, or None, as in `certify`.
+        progress: Callback with (noisy images classified, their total).
+
+    Returns:
+        The predictions, p-values and votes.
+
+    Raises:
+        ValueError: sigma, samples or alpha is outside its range; the images do not fit
+            `model.bounds`; or ids, key or devices do not fit the images.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> images = jnp.eye(4).reshape(4, 2, 2, 1)
+        >>> ja.smoothed_predict(model, images, sigma=0.25, key=jax.random.key(0)).prediction
+        array([0, 1, 2, 3], dtype=int32)
     """
     _check(sigma, samples, alpha)
     checks.check_model(model)
@@ -207,7 +275,7 @@ def smoothed_predict(
         model, images, Sampling(sigma, 0, samples), key, ids, devices, store, progress
     )
     votes = votes[:, 1]
-    nan = samples * reached - votes.sum(1)  # answers with NaN are a class that is no answer
+    nan = samples * reached - votes.sum(1)  # logits with NaN count as a class of their own
     second, first = np.sort(np.c_[votes, nan], 1)[:, -2:].T
     p_value = binomial_p_value(first, second)
     sure = reached & (p_value <= alpha) & (votes.max(1) > nan)
@@ -218,12 +286,22 @@ def smoothed_predict(
 
 
 def lower_bound(count: Any, samples: int, alpha: float) -> np.ndarray:
-    """Clopper and Pearson's one-sided lower bound of a probability, of confidence 1 - alpha, after
-    `count` successes in `samples` trials: the p at which so many or more have probability alpha.
+    """Clopper and Pearson's one-sided lower confidence bound of a probability.
 
-    >>> from jaxadv.certification.smoothing import lower_bound
-    >>> lower_bound(100, 100, 0.05).round(4)  # 0.05 ** (1 / 100)
-    np.float64(0.9705)
+    The bound is the p at which `count` or more successes have probability alpha.
+
+    Args:
+        count: Number of successes, a number or an array.
+        samples: Number of trials.
+        alpha: One minus the confidence.
+
+    Returns:
+        The bound, float64, in the shape of `count`; 0 without a success.
+
+    Example:
+        >>> from jaxadv.certification.smoothing import lower_bound
+        >>> lower_bound(100, 100, 0.05).round(4)  # 0.05 ** (1 / 100)
+        np.float64(0.9705)
     """
     count = np.asarray(count, np.float64)
     found = special.betaincinv(np.maximum(count, 1), samples - count + 1, alpha)
@@ -231,14 +309,14 @@ def lower_bound(count: Any, samples: int, alpha: float) -> np.ndarray:
 
 
 def binomial_p_value(first: Any, second: Any) -> np.ndarray:
-    """The two-sided p-value of a fair coin, given how often each side came; first >= second."""
+    """Two-sided p-value of a fair coin for the counts of its two sides; first >= second."""
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    tail = special.betainc(np.maximum(first, 1), second + 1, 0.5)  # P(so many heads or more)
+    tail = special.betainc(np.maximum(first, 1), second + 1, 0.5)  # P(`first` heads or more)
     return np.where(first > second, np.minimum(2 * tail, 1.0), 1.0)
 
 
 def noise(key: Array, example: Any, numbers: Any, shape: tuple[int, ...]) -> Array:
-    """Standard normal noise [S, *shape]: samples `numbers` [S] of the image with this id."""
+    """Standard normal noise [S, *shape] of the image with id `example`, samples `numbers` [S]."""
     own = jax.random.fold_in(jax.random.fold_in(key, STREAM), example)
     keys = jax.vmap(lambda number: jax.random.fold_in(own, number))(numbers)
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
@@ -259,10 +337,10 @@ def _check(sigma: Any, samples: Any, alpha: Any, samples0: Any = 1) -> None:
 
 @functools.lru_cache
 def _program(width: int, devices: tuple[Any, ...]) -> Any:
-    """Jitted: the votes [D, B, 2, K] with those of some rounds (the first, the end) added to them.
+    """Return the jitted function that adds the votes of rounds [begin, end) to votes [D, B, 2, K].
 
-    A unit of work is `width` samples of one image, which are a batch of their own; in a round every
-    device takes the next unit. So the network never sees images in other company.
+    A unit of work is `width` samples of one image, which are a batch of their own; in each round
+    every device takes the next unit. A batch therefore never mixes samples of different images.
     """
     parts = len(devices)
     on_cpu = devices[0].platform == "cpu"
@@ -271,7 +349,7 @@ def _program(width: int, devices: tuple[Any, ...]) -> Any:
         model: Model, images: Any, ids: Any, key: Any, sigma: Any, sizes: Any, rounds: Any,
         votes: Any,
     ) -> Any:  # fmt: skip
-        rows, samples0, total = sizes  # of the images those that are not padding
+        rows, samples0, total = sizes  # rows: number of images without the padding
         begin, end = rounds
         chunks = (total + width - 1) // width
         device = lax.axis_index("devices") if parts > 1 else 0
@@ -283,7 +361,7 @@ def _program(width: int, devices: tuple[Any, ...]) -> Any:
             number = unit % chunks * width + jnp.arange(width)
             draw = noise(key, ids[row], number, images.shape[1:])
             noisy = images[row] + sigma * draw
-            # What is drawn is compiled apart from the network: its bits are the same for any.
+            # The noise is compiled apart from the network, so that its bits do not depend on it.
             logits = apply(model, lax.optimization_barrier(noisy))
             valid = (unit < rows * chunks) & (number < total) & ~jnp.isnan(logits).any(1)
             estimates = (number >= samples0).astype(jnp.int32)
@@ -304,8 +382,12 @@ def _vote(
     model: Model, images: np.ndarray, sampling: Sampling, key: Array, ids: Any, devices: Any,
     store: str | Path | None, progress: SampleProgress | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:  # fmt: skip
-    """Votes int32 [N, 2, K] of the choosing and the estimating samples, which images they are
-    complete for [N], the ids [N], and seconds."""
+    """Count the votes of every image, continuing from the store if there is one.
+
+    Returns:
+        Votes int32 [N, 2, K] of the choosing and the estimating samples; whether they are complete,
+        bool [N]; the ids [N]; and the seconds.
+    """
     began = time.perf_counter()
     sigma, samples0, samples = sampling
     key = checks.check_key(key)
@@ -347,7 +429,7 @@ def _vote(
         missing = np.flatnonzero(~reached)
         for first in range(0, len(missing), block):
             rows = missing[first : first + block]
-            places = np.resize(rows, bucket(len(rows), 1))  # padded with copies that nobody reads
+            places = np.resize(rows, bucket(len(rows), 1))  # padding is discarded
             part = (jnp.asarray(images[places]), jnp.asarray(ids[places].astype(np.int32)))
             sizes = tuple(map(jnp.int32, (len(rows), samples0, total)))
             tally: Any = np.zeros((parts, len(places), 2, classes), np.int32)
@@ -364,7 +446,7 @@ def _vote(
                 if failed():
                     break
                 turn = end
-                done = min(turn * parts // chunks, len(rows))  # images whose last unit is done
+                done = min(turn * parts // chunks, len(rows))  # number of finished images
                 if done and not reached[rows[done - 1]]:
                     votes[rows[:done]] = np.asarray(tally).sum(0)[:done]
                     reached[rows[:done]] = True

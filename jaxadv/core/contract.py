@@ -67,7 +67,7 @@ def check_contract(
     each kind of attack and of problem.
 
     Args:
-        attack: The attack, specialize for this goal and number of classes.
+        attack: The attack, specialized for this goal and number of classes.
         goal: The goal of a run, of any number of images.
         shape: (height, width, channels) of an image.
         classes: Number of classes.
@@ -105,7 +105,7 @@ def check_contract(
         raise ValueError(str(error)) from error.__cause__
 
 
-@jax.jit  # only ever asked for shapes: jit remembers what has been traced already
+@jax.jit  # used for shapes only: jit remembers what it has traced
 def _traced(attack: Attack, problem: Problem, key: Array) -> None:
     """Trace one tick as the engine does, each method apart from what the others computed."""
     queries, pullbacks, shape = attack.queries, attack.pullbacks, problem.image.shape
@@ -156,7 +156,7 @@ def _like(*shape: int, dtype: Any = jnp.float32) -> Any:
 
 
 def _shapes(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns, its arrays and numbers as shapes and types, all else as it is."""
+    """Return what a function returns, with arrays and numbers as shapes and types."""
     others: list[Any] = []
 
     def arrays_of(*arguments: Any) -> list[Any]:
@@ -175,7 +175,7 @@ def _is_array(leaf: Any) -> bool:
 
 @contextlib.contextmanager
 def _named(where: str) -> Iterator[None]:
-    """One line that says where an error was raised; its cause keeps the whole story."""
+    """Raise errors anew with one line that says where; the cause keeps the details."""
     try:
         yield
     except NotImplementedError as error:  # the base class says what is not defined
@@ -187,7 +187,7 @@ def _named(where: str) -> Iterator[None]:
 
 
 def _check_array(where: str, found: Any, axes: str, sizes: tuple[int, ...], kind: Any) -> None:
-    """ValueError where what was returned is no array of this shape and type."""
+    """Raise ValueError unless `found` is an array of this shape and type."""
     wanted = "bool" if kind is jnp.bool_ else "float" if kind is jnp.floating else str(kind)
     given = _short(found)
     if not hasattr(found, "shape") or found.shape != sizes:
@@ -198,7 +198,7 @@ def _check_array(where: str, found: Any, axes: str, sizes: tuple[int, ...], kind
 
 
 def _check_state(name: str, before: Any, after: Any) -> None:
-    """ValueError where `tell` returns a state of another structure, shape or type than `init`."""
+    """Raise ValueError if `tell` returns another structure, shape or type than `init`."""
     if jax.tree.structure(before) != jax.tree.structure(after):
         old, new = (f"{jax.tree.structure(state)}" for state in (before, after))
         raise ValueError(

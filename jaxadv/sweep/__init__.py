@@ -1,6 +1,6 @@
-"""Sweeps: grids of models, data, attacks, epsilons and seeds, run to a store that loses nothing.
+"""Sweeps: grids of models, data, attacks, epsilons and seeds, whose results are kept in a store.
 
-A name is imported on first use: what reads a store waits for no compiler.
+A name is imported on first use, so that reading a store does not import JAX.
 """
 
 import importlib

@@ -1,8 +1,9 @@
-"""A sweep on a Ray cluster: every job is a task of Ray, which places it, counts and retries it.
+"""Runs a sweep on a Ray cluster: every job is a Ray task, which Ray places, counts and retries.
 
-The process that asks plans nothing and starts no JAX: a task plans, tasks run the jobs, and what
-comes back is how many rows there are. Store, models and data sets that the grid names lie on a file
-system that all nodes share; models and data sets handed in travel once to each worker.
+The calling process plans nothing and does not start JAX: one task plans, the others run the jobs,
+and each returns how many jobs it computed. The store, and the models and data sets that the grid
+names, lie on a file system that all nodes share; models and data sets handed in are sent once to
+each worker.
 """
 
 import dataclasses
@@ -26,17 +27,27 @@ from jaxadv.sweep.resources import Given, software
 from jaxadv.sweep.store import SweepStore
 from jaxadv.sweep.training import SweepProgress
 
-LOOK_SECONDS = 0.5  # between two looks for a Ctrl-C
-GRACE_SECONDS = 10.0  # for a cancelled job to end between two pieces of work
-CACHE = (  # of compiled programs: a worker keeps them where the process that asks does
+LOOK_SECONDS = 0.5  # between two checks for Ctrl-C
+GRACE_SECONDS = 10.0  # time for a cancelled job to reach the end of a piece of work
+CACHE = (  # of compiled programs: a worker uses the folder of the calling process
     "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes",
 )  # fmt: skip
 
 
 class Order(NamedTuple):
-    """What a worker has to know of a sweep. name: one for each call of `run_sweep`; given: the
-    models and data sets handed in, as [a reference of Ray]; settings: of jax."""
+    """Description of a sweep for its workers.
+
+    Attributes:
+        name: Name of this call of `run_sweep`, unique to it.
+        grid: The grid.
+        folder: Folder of the store.
+        given: Models and data sets handed in, as [a Ray reference].
+        only: Patterns of the titles of cells to run.
+        settings: Configuration of JAX.
+        gpus: GPUs of a job.
+        cpus: CPU cores of a job.
+    """
 
     name: str
     grid: Grid
@@ -50,17 +61,23 @@ class Order(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RayExecutor:
-    """Runs the jobs of a sweep as tasks of Ray (extra `ray`).
+    """Executor that runs the jobs of a sweep as Ray tasks (extra `ray`).
 
-    address: of a cluster ("auto", "HOST:PORT", "ray://HOST:PORT"), or "local" for one on this
-    machine that ends with the sweep; where Ray runs already in this process, that is used.
-    gpus_per_job, cpus_per_job: what a job occupies; without GPUs each of its cores is a device.
-    max_retries: how often a job runs again whose worker died. Raises ValueError for other numbers,
-    ImportError without Ray, ConnectionError where no cluster answers.
+    `RayExecutor` raises ValueError for numbers out of range. Running a sweep with it raises
+    ImportError without Ray, and ConnectionError if no cluster can be reached.
 
-    >>> import jaxadv as ja
-    >>> ja.sweep.RayExecutor("local", cpus_per_job=2)
-    RayExecutor(address='local', gpus_per_job=0, cpus_per_job=2, max_retries=3)
+    Attributes:
+        address: Address of a cluster ("auto", "HOST:PORT", "ray://HOST:PORT"), or "local" for one
+            on this machine that ends with the sweep. If Ray is already initialised in this process,
+            that cluster is used.
+        gpus_per_job: GPUs that a job occupies; without GPUs each of its cores is a device.
+        cpus_per_job: CPU cores that a job occupies.
+        max_retries: Number of times that a job runs again after its worker died.
+
+    Example:
+        >>> import jaxadv as ja
+        >>> ja.sweep.RayExecutor("local", cpus_per_job=2)
+        RayExecutor(address='local', gpus_per_job=0, cpus_per_job=2, max_retries=3)
     """
 
     address: str = "local"
@@ -77,7 +94,7 @@ class RayExecutor:
         self, grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...],
         retry_failed: bool, progress: SweepProgress | None,
     ) -> Ran:  # fmt: skip
-        """Plan the sweep, and run what the store does not hold."""
+        """Plan the sweep, and run the jobs that the store does not hold."""
         ray = _import_ray()
         begun = not ray.is_initialized()
         if begun:
@@ -127,7 +144,7 @@ class RayExecutor:
         return Ran(jobs, kept, computed, not flying)
 
     def _settle(self, ray: Any, store: SweepStore, job: Job, reference: Any) -> int:
-        """How many jobs a task computed; the death of its workers is noted as the job's failure."""
+        """Return the number of jobs a task computed; the death of its workers is a failure."""
         try:
             return _answer(ray, reference)
         except ray.exceptions.RayError as error:
@@ -142,7 +159,7 @@ def _import_ray() -> Any:
 
 
 def _answer(ray: Any, reference: Any) -> Any:
-    """What a task returned; what it raised is raised as it was."""
+    """Return the result of a task; its exception is raised unchanged."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -151,15 +168,15 @@ def _answer(ray: Any, reference: Any) -> Any:
         raise error.cause from None
 
 
-_PLANS: dict[str, Plan] = {}  # the one of the sweep that this worker is at
+_PLANS: dict[str, Plan] = {}  # holds only the plan of the current sweep
 
 
 def _plan_of(order: Order) -> Plan:
-    """The plan of a sweep; models and data are opened once in each worker."""
+    """Return the plan of a sweep; models and data are opened once in each worker."""
     if order.name not in _PLANS:
         import ray  # pyright: ignore[reportMissingImports]
 
-        if 0 < order.gpus < 1:  # several workers share a GPU, each its part of the memory
+        if 0 < order.gpus < 1:  # several workers share a GPU, and each takes its part of the memory
             share = str(0.9 * order.gpus)
             os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", share)
         with suppress(RuntimeError):  # JAX runs already, in a worker that served another sweep
@@ -173,13 +190,13 @@ def _plan_of(order: Order) -> Plan:
 
 
 def _plan(order: Order) -> tuple[list[Job], dict[str, str], dict[str, str]]:
-    """Task: the jobs of a sweep, its groups' titles by name, and what computes on this node."""
+    """Task: return the jobs of a sweep, its groups' titles by name, and this node's software."""
     plan = _plan_of(order)
     return plan.jobs, {mark: group.title() for mark, group in plan.groups.items()}, software()
 
 
 def _work(order: Order, planned_by: Mapping[str, str], job: Job) -> int:
-    """Task: run one job; how many were computed (0 where another process was faster)."""
+    """Task: run one job; return how many were computed (0 if another process was faster)."""
     plan = _plan_of(order)
     if job.group not in plan.groups:
         other = {k: v for k, v in software().items() if planned_by.get(k) != v}

@@ -1,4 +1,4 @@
-"""What changed between two stores, image by image."""
+"""Compares two stores image by image."""
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -12,18 +12,26 @@ from jaxadv.sweep.read import HASHES, KEY, CellReader, CellRows
 from jaxadv.sweep.store import SweepStore
 
 DIFFERENCES = ("gained", "lost", "nearer", "farther", "relabelled", "only_a", "only_b")
-COLUMNS = ("cell", *KEY, *HASHES, "software")  # that a pattern may be about
+COLUMNS = ("cell", *KEY, *HASHES, "software")  # columns that a pattern can name
 
 
 class CellChanges(NamedTuple):
-    """A cell of A beside the same cell of B.
+    """A cell of store A beside the same cell of store B.
 
-    about, other: what their rows share in A and in B; both: images in both; gained, lost: ids of
-    those broken in B alone, in A alone; nearer, farther: of those broken in both whose distance in
-    B is smaller, larger; relabelled: whose label, target or clean prediction is another one;
-    only_a, only_b: in one alone; ratio: the median of B's distance over A's (images broken in both
-    and right at first; None without any); passes: median passes in A and in B, for the images in
-    both (None where not counted).
+    Attributes:
+        about: Columns that are constant over the cell's rows, in A.
+        other: The same columns in B.
+        both: Number of images in both stores.
+        gained: Ids of the images broken in B alone.
+        lost: Ids of the images broken in A alone.
+        nearer: Ids of the images broken in both, at a smaller distance in B.
+        farther: Ids of the images broken in both, at a larger distance in B.
+        relabelled: Ids of the images whose label, target or clean prediction differs.
+        only_a: Ids of the images in A alone.
+        only_b: Ids of the images in B alone.
+        ratio: Median of B's distance over A's, for images broken in both and classified correctly
+            when clean; None without any.
+        passes: Median passes in A and in B, for images in both; None where not counted.
     """
 
     about: Mapping[str, Any]
@@ -41,17 +49,17 @@ class CellChanges(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The cell's name, as it is in A."""
+        """Title of the cell, as in A."""
         return title_of(self.about)
 
     @property
     def hashes(self) -> tuple[str, ...]:
-        """Which fingerprints differ."""
+        """Names of the fingerprints that differ."""
         return tuple(name for name in HASHES if self.about[name] != self.other[name])
 
     @property
     def images(self) -> dict[str, list[int]]:
-        """The ids of the images that differ, by how."""
+        """Ids of the images that differ, by kind of difference."""
         return {name: getattr(self, name).tolist() for name in DIFFERENCES}
 
     @property
@@ -61,7 +69,13 @@ class CellChanges(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """cells: those in both; only_a, only_b: what is said of the cells in one alone."""
+    """Result of `compare_stores`.
+
+    Attributes:
+        cells: The cells in both stores.
+        only_a: Constant columns of each cell in A alone.
+        only_b: Constant columns of each cell in B alone.
+    """
 
     cells: list[CellChanges]
     only_a: list[Mapping[str, Any]]
@@ -69,7 +83,7 @@ class Changes(NamedTuple):
 
     @property
     def equal(self) -> bool:
-        """Whether both hold the same cells and images, broken alike at equal distances."""
+        """Whether both stores hold the same cells and images, broken alike at equal distances."""
         return not self.only_a and not self.only_b and all(cell.equal for cell in self.cells)
 
 
@@ -85,18 +99,32 @@ def compare_stores(
 ) -> Changes:
     """Compare the cells that both stores have, and in each the images that both have.
 
-    Cells are the same if model, data, attack (by their titles), norm, goal, epsilon and seed are;
-    images if their ids are. where: patterns by column ("attack": "PGD*") that all cells have to
-    match; left, right: those of A and those of B ("software_hash": "3f*"); a column that both name
-    may differ, so that one store can be compared with itself. tolerance: by which share distances
-    may differ. progress: called with (cells compared, cells of A). Passes and seconds do not count
-    as changes, nor do hashes: see `CellChanges.hashes`. Raises ValueError for an unknown column,
-    and where several cells of one side are called the same.
+    Cells are the same if model, data, attack (by their titles), norm, goal, epsilon and seed are
+    equal; images are the same if their ids are. Passes, seconds and hashes do not count as changes;
+    `CellChanges.hashes` names the hashes that differ.
 
-    >>> import tempfile, jaxadv as ja
-    >>> store = ja.SweepStore(tempfile.mkdtemp())
-    >>> ja.compare_stores(store, store).equal
-    True
+    Args:
+        a: Store A.
+        b: Store B.
+        where: Patterns by column ("attack": "PGD*") that all cells must match.
+        left: Patterns that the cells of A must match ("software_hash": "3f*").
+        right: Patterns that the cells of B must match. A column that both `left` and `right` name
+            may differ, so that one store can be compared with itself.
+        tolerance: Relative difference of distances that does not count as a change.
+        progress: Callback with (cells compared, cells of A).
+
+    Returns:
+        The cells in both stores with what differs, and the cells in one store alone.
+
+    Raises:
+        ValueError: A pattern is for an unknown column, or several cells of one store have the same
+            name.
+
+    Example:
+        >>> import tempfile, jaxadv as ja
+        >>> store = ja.SweepStore(tempfile.mkdtemp())
+        >>> ja.compare_stores(store, store).equal
+        True
     """
     where, left, right = where or {}, left or {}, right or {}
     check_columns(where, left, right)
@@ -117,7 +145,7 @@ def compare_stores(
 
 
 def check_columns(*patterns: Mapping[str, str]) -> None:
-    """ValueError for a pattern about what is no column of a cell."""
+    """Raise ValueError if a pattern is for a column that cells do not have."""
     for column in sorted(set().union(*patterns) - set(COLUMNS)):
         raise ValueError(f"column {column!r} is not known: pass one of {', '.join(COLUMNS)}")
 
@@ -125,7 +153,7 @@ def check_columns(*patterns: Mapping[str, str]) -> None:
 def _named(
     reader: CellReader, patterns: Mapping[str, str], key: list[str], store: SweepStore
 ) -> dict[tuple[Any, ...], str]:
-    """The cells that match, by what they are called."""
+    """Return the cells that match the patterns, by the values of their key columns."""
     found: dict[tuple[Any, ...], str] = {}
     for mark, about in reader.about.items():
         if all(fnmatchcase(_text(about[c]), pattern) for c, pattern in patterns.items()):

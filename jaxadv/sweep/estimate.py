@@ -1,4 +1,4 @@
-"""What a sweep will cost, before it is run."""
+"""Estimates the cost of a sweep before it is run."""
 
 import time
 from collections.abc import Mapping
@@ -18,8 +18,16 @@ from jaxadv.sweep.training import untrained
 
 
 class Cost(NamedTuple):
-    """Of one group: its cells and rows, those rows that the store holds, the most passes that a row
-    can cost, and the seconds that the open rows take at most on all devices."""
+    """Estimated cost of one group.
+
+    Attributes:
+        group: The group.
+        cells: Number of its cells.
+        rows: Number of its rows.
+        done: Number of rows that the store holds.
+        passes: Upper bound of the passes of a row.
+        seconds: Upper bound of the time of the open rows on all devices.
+    """
 
     group: Group
     cells: int
@@ -30,10 +38,10 @@ class Cost(NamedTuple):
 
 
 def estimate(grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...] = ()) -> list[Cost]:
-    """The cost of every group, at most; nothing is written, trained or attacked.
+    """Return an upper bound of the cost of every group; nothing is written, trained or attacked.
 
-    Seconds are those of as many gradients as the attack may ask, at the speed of one batch of them
-    now; attacks that end at the first success take less, and compilation comes on top.
+    The seconds assume the largest number of gradients that the attack can request, at the speed of
+    one batch measured now. Attacks that end at the first success take less; compilation is extra.
     """
     groups = make_plan(
         grid, given, lambda model, data: untrained(store.folder, model, data, given), only=only
@@ -56,7 +64,7 @@ def estimate(grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...] 
 
 
 def _rows_done(store: SweepStore) -> Mapping[str, int]:
-    """How many rows of each cell the store holds."""
+    """Return the number of rows of each cell that the store holds."""
     done: dict[str, int] = {}
     for mark, about in store.manifest["jobs"].items():
         job = job_of(mark, about)
@@ -67,7 +75,7 @@ def _rows_done(store: SweepStore) -> Mapping[str, int]:
 
 
 def _seconds_per_pass(group: Group) -> float:
-    """Of one forward or backward pass of one image, on one device."""
+    """Measure the seconds of one forward or backward pass of one image on one device."""
     on_cpu = jax.default_backend() == "cpu"
 
     def gradient(model: Model, images: Any) -> Any:

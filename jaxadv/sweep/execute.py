@@ -1,4 +1,4 @@
-"""Running a sweep: every job that the store does not hold yet, here or among several processes."""
+"""Runs every job of a sweep that the store does not hold yet, in one or several processes."""
 
 import dataclasses
 import time
@@ -21,12 +21,21 @@ from jaxadv.sweep.resources import Given
 from jaxadv.sweep.store import SweepStore
 from jaxadv.sweep.training import SweepProgress, trained, untrained
 
-WAIT_SECONDS = 0.5  # between two looks at jobs that other processes are at
+WAIT_SECONDS = 0.5  # between two checks of the jobs that other processes run
 
 
 class Summary(NamedTuple):
-    """How a sweep ended. jobs: in the sweep; kept: found in the store; computed: made here;
-    failed: what went wrong, by the job's name; rows: in finished jobs; complete: all jobs are."""
+    """Result of `run_sweep`.
+
+    Attributes:
+        jobs: Number of jobs in the sweep.
+        kept: Number of jobs that the store held before.
+        computed: Number of jobs that this call computed.
+        failed: Error message of each failed job, by the job's name.
+        rows: Number of rows in finished jobs.
+        seconds: Wall time.
+        complete: Whether all jobs are finished.
+    """
 
     jobs: int
     kept: int
@@ -38,8 +47,14 @@ class Summary(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """What an executor did: the sweep's jobs, how many of them the store held before, how many were
-    computed, and whether none was left out by an interruption."""
+    """Result of an executor.
+
+    Attributes:
+        jobs: The jobs of the sweep.
+        kept: Number of jobs that the store held before.
+        computed: Number of jobs that this call computed.
+        complete: Whether no job was left out because of an interruption.
+    """
 
     jobs: list[Job]
     kept: int
@@ -48,13 +63,13 @@ class Ran(NamedTuple):
 
 
 class Executor(Protocol):
-    """What runs the jobs of a sweep: `Here`, or `RayExecutor`."""
+    """Interface of what runs the jobs of a sweep: `Here` or `RayExecutor`."""
 
     def run(
         self, grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...],
         retry_failed: bool, progress: SweepProgress | None,
     ) -> Ran:  # fmt: skip
-        """Plan the sweep, and run what the store does not hold."""
+        """Plan the sweep, and run the jobs that the store does not hold."""
         ...
 
 
@@ -62,7 +77,7 @@ def prepare(
     grid: Grid, store: SweepStore, given: Given, only: Iterable[str] = (),
     progress: SweepProgress | None = None,
 ) -> Plan:  # fmt: skip
-    """Open models and data (training what is to be trained), and write the jobs into the store."""
+    """Open data sets and models, train models where needed, and register the jobs in the store."""
     check_folder(store.folder)
     makes = [lambda model, data: trained(store.folder, model, data, given, progress)]
     if any(model.train is not None for model in grid.models):
@@ -97,36 +112,48 @@ def run_sweep(
 ) -> Summary:
     """Run every cell of a grid that the store does not hold yet.
 
-    grid: a sweep file, or what `read_grid` made of one; store: a folder. models, data: what the
-    grid calls `given = "name"`, and data sets by their names there; a `Source` is read job by job.
-    only: patterns of cells' titles ("lenet / mnist5k / PGD*"). retry_failed: run jobs again that
-    failed before. devices: default all local devices. executor: default this process; a
-    `RayExecutor` runs the jobs on a cluster. progress: called with (what runs, rows done, rows in
-    all, successes).
+    The file of a job is written whole or not at all, so a killed sweep loses at most the jobs that
+    were running. Several processes can work on one store and divide its jobs among them; processes
+    joined by `jax.distributed` each begin with their own part. Ctrl-C ends the sweep between two
+    pieces of work, and the same call continues it.
 
-    A job's file is there whole or not at all, so a killed sweep loses no more than the job in
-    flight; several processes may work at one store, and share its jobs. Among processes that
-    `jax.distributed` joins each begins with its own part. Ctrl-C ends it between two pieces of
-    work. Raises ValueError for a grid that cannot be meant so, and OSError where the store cannot
-    be written.
+    Args:
+        grid: Path of a sweep file, or the grid that `read_grid` made of one.
+        store: Folder of the results.
+        models: Models by the names that the grid gives them in `given = "name"`.
+        data: Data sets by their names in the grid; a `Source` is read job by job.
+        only: Patterns of the titles of cells to run ("lenet / mnist5k / PGD*"); default: all.
+        retry_failed: Whether to run jobs again that failed before.
+        devices: Devices to run on; default: all local devices.
+        executor: What runs the jobs; default: this process. A `RayExecutor` runs them on a cluster.
+        progress: Callback with (title of what runs, rows done, their total, successes).
 
-    >>> import tempfile, jax.numpy as jnp, numpy as np, jaxadv as ja
-    >>> from jaxadv.sweep import parse_grid
-    >>> grid = parse_grid('''
-    ... epsilons = {linf = [0.1, 0.6]}
-    ... data = [{name = "corners"}]
-    ... models = [{given = "eye"}]
-    ... attacks = [{name = "FGSM"}]
-    ... ''')
-    >>> images, labels = np.eye(4, dtype=np.float32).reshape(4, 2, 2, 1), np.arange(4)
-    >>> corners = ja.data.Dataset(images, labels, labels, "corners", tuple("abcd"))
-    >>> eye = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
-    >>> folder = tempfile.mkdtemp()
-    >>> ja.run_sweep(grid, folder, models={"eye": eye}, data={"corners": corners}).rows
-    8
-    >>> rows = ja.SweepStore(folder).rows()
-    >>> rows.group_by("epsilon").aggregate([("success", "sum")]).to_pydict()
-    {'epsilon': [0.1, 0.6], 'success_sum': [0, 4]}
+    Returns:
+        The numbers of jobs and rows, and the failures.
+
+    Raises:
+        ValueError: The grid has a mistake, a model does not fit its data or its attacks, or `only`
+            matches no cell.
+        OSError: The store cannot be written to.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp, numpy as np, jaxadv as ja
+        >>> from jaxadv.sweep import parse_grid
+        >>> grid = parse_grid('''
+        ... epsilons = {linf = [0.1, 0.6]}
+        ... data = [{name = "corners"}]
+        ... models = [{given = "eye"}]
+        ... attacks = [{name = "FGSM"}]
+        ... ''')
+        >>> images, labels = np.eye(4, dtype=np.float32).reshape(4, 2, 2, 1), np.arange(4)
+        >>> corners = ja.data.Dataset(images, labels, labels, "corners", tuple("abcd"))
+        >>> eye = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
+        >>> folder = tempfile.mkdtemp()
+        >>> ja.run_sweep(grid, folder, models={"eye": eye}, data={"corners": corners}).rows
+        8
+        >>> rows = ja.SweepStore(folder).rows()
+        >>> rows.group_by("epsilon").aggregate([("success", "sum")]).to_pydict()
+        {'epsilon': [0.1, 0.6], 'success_sum': [0, 4]}
     """
     began = time.perf_counter()
     if not isinstance(grid, Grid):
@@ -145,17 +172,20 @@ def run_sweep(
 
 
 def open_jobs(store: SweepStore, jobs: Sequence[Job], retry_failed: bool) -> list[Job]:
-    """The jobs that the store does not hold whole; failed ones only where asked for."""
+    """Return the jobs that the store does not hold; failed jobs only with `retry_failed`."""
     failed = {} if retry_failed else store.failures()
     return [job for job in jobs if job.mark not in failed and store.load(job) is None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Here:
-    """Runs jobs in this process, on those devices (None: all local ones).
+    """Executor that runs the jobs in this process.
 
-    Where `jax.distributed` has joined several processes, each begins with its own part of the jobs,
-    and then helps the others; nothing is sent between them, the store brings the rows together.
+    Processes joined by `jax.distributed` each begin with their own part of the jobs and then help
+    the others; nothing is sent between them, and the store brings the rows together.
+
+    Attributes:
+        devices: Devices to run on, or None for all local devices.
     """
 
     devices: Any = None
@@ -175,7 +205,7 @@ class Here:
 def run_jobs(
     plan: Plan, todo: Sequence[Job], devices: Any = None, progress: SweepProgress | None = None
 ) -> tuple[bool, int]:
-    """Run those jobs, in this process; whether all are done, and how many were done here."""
+    """Run jobs in this process; return whether all are done and how many were done here."""
     chosen = choose_devices(tuple(jax.local_devices()) if devices is None else devices)
     total = sum(job.rows for job in plan.jobs)
     waiting, computed = list(todo), 0
@@ -191,7 +221,7 @@ def run_jobs(
                         left.append(job)
                         continue
                     if plan.store.path(job).is_file() and plan.store.load(job) is not None:
-                        done += job.rows  # another process did it meanwhile
+                        done += job.rows  # another process has finished it meanwhile
                         continue
                     if not _attempt(plan, job, chosen, done, total, progress, interrupted):
                         return False, computed
@@ -207,7 +237,7 @@ def _attempt(
     plan: Plan, job: Job, devices: Any, done: int, total: int, progress: SweepProgress | None,
     interrupted: Callable[[], bool],
 ) -> bool:  # fmt: skip
-    """Run one job; what goes wrong is noted. False where it was interrupted."""
+    """Run one job and record its failure, if any; return False if it was interrupted."""
     group = plan.groups[job.group]
 
     def report(rows: int, found: int) -> None:
@@ -218,7 +248,7 @@ def _attempt(
     try:
         finished = run_job(plan, job, devices, report, interrupted)
     except OSError:
-        raise  # the disk is full, or gone: nothing that another job could do better
+        raise  # the disk is full or gone, and every other job would fail too
     except Exception as error:
         plan.store.fail(job, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         return True

@@ -1,4 +1,4 @@
-"""The sweep file: a grid of models, data, attacks, norms, epsilons and seeds, and its mistakes.
+"""Reads and checks the sweep file: a grid of models, data, attacks, norms, epsilons and seeds.
 
 Settings that are lists are axes of the grid. Every mistake is one error that names the line.
 """
@@ -16,7 +16,7 @@ from jaxadv.core.norms import NORMS
 from jaxadv.core.parse import parse_number
 from jaxadv.models.definitions import get_definition
 
-Number = float | str  # "8/255" is understood
+Number = float | str  # a string may be a quotient such as "8/255"
 SEEDS = 2**32  # `Work` holds them in 32 bits
 
 
@@ -25,7 +25,13 @@ class _Strict(BaseModel):
 
 
 class DataEntry(_Strict):
-    """name: as for `ja.load_data` ("cifar10:test[:100]"), or that of a data set handed in."""
+    """One `[[data]]` entry of a sweep file.
+
+    Attributes:
+        name: Name as for `ja.load_data` ("cifar10:test[:100]"), or that of a data set handed in.
+        data_dir: Folder of the data, or None.
+        examples: Number of images, or None for the grid's.
+    """
 
     name: str
     data_dir: Path | None = None
@@ -33,9 +39,18 @@ class DataEntry(_Strict):
 
 
 class ModelEntry(_Strict):
-    """One of: train (a definition, trained in the store), weights (a .safetensors file that
-    `jaxadv train` wrote), published (a folder), given (a model handed in). data: the sets it is
-    for, where not for all; dtype: "bfloat16" searches in half precision and is judged in float32.
+    """One `[[models]]` entry of a sweep file: one of train, weights, published and given.
+
+    Attributes:
+        train: Name of a definition that is trained, and kept in the store.
+        epochs: Number of epochs of that training.
+        train_seed: Seed of that training.
+        weights: A .safetensors file that `jaxadv train` wrote.
+        published: Folder of a published network.
+        given: Name of a model handed in.
+        name: Name of the model in results, or None.
+        data: Names of the data sets that the model is attacked on, or None for all.
+        dtype: "bfloat16" searches in half precision, and the result is judged in float32.
     """
 
     train: str | None = None
@@ -57,15 +72,20 @@ class ModelEntry(_Strict):
 
     @property
     def title(self) -> str:
-        """What the model is called in results."""
+        """Name of the model in results."""
         folder = self.published.name if self.published else ""  # may end in ".3"
         file = self.weights.stem if self.weights else ""
         return self.name or self.train or self.given or folder or file
 
 
 class AttackEntry(BaseModel):
-    """name: an attack of the registry, a cascade ("standard", "fast", ...) or "minimal_distance";
-    further keys are its settings. epsilons: for this attack, where not those of the norm.
+    """One `[[attacks]]` entry of a sweep file; further keys are settings of the attack.
+
+    Attributes:
+        name: An attack of the registry, a cascade ("standard", "fast", ...) or "minimal_distance".
+        norm: Norm, or several norms as an axis.
+        epsilons: Epsilons of this attack, or None for those of the norm.
+        goal: "untargeted", or "next" for class label + 1.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -77,14 +97,24 @@ class AttackEntry(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings; those that are lists are axes."""
+        """Settings of the attack; lists are axes of the grid."""
         return dict(self.model_extra or {})
 
 
 class Grid(_Strict):
-    """A sweep file. seeds: of the attacks; examples: images of each data set; epsilons: by norm;
-    images: which pictures are kept, "none", "float32" (as they are) or "uint8" (rounded to 8 bits,
-    and judged again); shard: rows in a file of the store.
+    """The contents of a sweep file.
+
+    Attributes:
+        seeds: Seeds of the attacks.
+        examples: Number of images of each data set, or None for all.
+        epsilons: Epsilons by norm.
+        images: Adversarial images that are kept: "none", "float32" (exact) or "uint8" (rounded to 8
+            bits, and judged again).
+        shard: Rows in a file of the store.
+        lanes: Number of lanes on each device, or None to choose it.
+        data: The `[[data]]` entries.
+        models: The `[[models]]` entries.
+        attacks: The `[[attacks]]` entries.
     """
 
     seeds: tuple[Annotated[int, Field(ge=0, lt=SEEDS)], ...] = (0,)
@@ -99,29 +129,39 @@ class Grid(_Strict):
 
 
 class GridError(ValueError):
-    """A mistake in a sweep file, with its line."""
+    """Error for a mistake in a sweep file, with its line."""
 
 
 def read_grid(path: str | Path) -> Grid:
-    """The grid that a sweep file (TOML) describes; paths in it are relative to its folder.
+    """Read a sweep file (TOML).
 
-    Raises FileNotFoundError, and GridError (a ValueError) that names the line of the first mistake.
+    Args:
+        path: The file; paths in it are relative to its folder.
 
-    >>> import pathlib, tempfile
-    >>> from jaxadv.sweep import read_grid
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "sweep.toml"
-    >>> _ = path.write_text('''
-    ... epsilons = {linf = [0.1, "51/255"]}
-    ... [[data]]
-    ... name = "digits"
-    ... [[models]]
-    ... train = "fc"
-    ... [[attacks]]
-    ... name = "PGD"
-    ... steps = [10, 40]
-    ... ''')
-    >>> read_grid(path).attacks[0].settings
-    {'steps': [10, 40]}
+    Returns:
+        The grid that the file describes.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        GridError: The file has a mistake; the message names the line of the first. It is a
+            ValueError.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from jaxadv.sweep import read_grid
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "sweep.toml"
+        >>> _ = path.write_text('''
+        ... epsilons = {linf = [0.1, "51/255"]}
+        ... [[data]]
+        ... name = "digits"
+        ... [[models]]
+        ... train = "fc"
+        ... [[attacks]]
+        ... name = "PGD"
+        ... steps = [10, 40]
+        ... ''')
+        >>> read_grid(path).attacks[0].settings
+        {'steps': [10, 40]}
     """
     path = Path(path)
     if not path.is_file():
@@ -134,7 +174,7 @@ def read_grid(path: str | Path) -> Grid:
 
 
 def parse_grid(text: str, name: str = "sweep file", folder: Path | None = None) -> Grid:
-    """As `read_grid`, from the text itself."""
+    """Parse the text of a sweep file, as `read_grid` does."""
     try:
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -157,14 +197,14 @@ def parse_grid(text: str, name: str = "sweep file", folder: Path | None = None) 
 
 
 def _keys(raw: Any) -> set[str]:
-    """All keys of nested tables."""
+    """Return all keys of nested tables."""
     if isinstance(raw, Mapping):
         return set(raw).union(*map(_keys, raw.values()))
     return set().union(*map(_keys, raw)) if isinstance(raw, list) else set()
 
 
 def placed_in(grid: Grid, folder: Path) -> Grid:
-    """The grid with its relative paths taken from that folder."""
+    """Return the grid with its relative paths taken from that folder."""
 
     def placed(entry: Any, *names: str) -> Any:
         paths = {name: getattr(entry, name) for name in names if getattr(entry, name) is not None}
@@ -182,11 +222,12 @@ def _at(name: str, text: str, where: Sequence[str | int], said: str) -> str:
 
 
 def line_of(text: str, where: Sequence[str | int]) -> int:
-    """The line (from 1) on which a key of a TOML text stands, or the table it belongs in.
+    """Return the line (from 1) of a key of a TOML text, or of the table that it belongs in.
 
-    >>> from jaxadv.sweep.grid import line_of
-    >>> line_of("[[models]]\\n\\n[[models]]\\nepochs = 0\\n", ["models", 1, "epochs"])
-    4
+    Example:
+        >>> from jaxadv.sweep.grid import line_of
+        >>> line_of("[[models]]\\n\\n[[models]]\\nepochs = 0\\n", ["models", 1, "epochs"])
+        4
     """
     table, number = "", -1
     seen: dict[str, int] = {}
@@ -209,7 +250,7 @@ def line_of(text: str, where: Sequence[str | int]) -> int:
 
 
 def _check(grid: Grid, name: str, text: str) -> None:
-    """What pydantic cannot know: names of data sets, attacks, norms; numbers; settings."""
+    """Check what pydantic cannot: names of data sets, attacks and norms, numbers and settings."""
     from jaxadv.sweep.runners import build_entry
 
     def refuse(where: Sequence[str | int], said: str) -> None:
@@ -263,7 +304,7 @@ def _check(grid: Grid, name: str, text: str) -> None:
 
 
 def expand(attack: AttackEntry) -> list[dict[str, Any]]:
-    """Every combination of an attack's settings, its norm among them."""
+    """Return every combination of an attack's settings, with its norm among them."""
     axes = {"norm": attack.norm, **attack.settings}
     lists = [list(v) if isinstance(v, list | tuple) else [v] for v in axes.values()]
     for axis, values in zip(axes, lists, strict=True):
@@ -273,6 +314,6 @@ def expand(attack: AttackEntry) -> list[dict[str, Any]]:
 
 
 def epsilons_of(grid: Grid, attack: AttackEntry, norm: str) -> list[float]:
-    """The epsilons of one attack in one norm, ascending, each once."""
+    """Return the distinct epsilons of one attack in one norm, in ascending order."""
     values = grid.epsilons.get(norm, ()) if attack.epsilons is None else attack.epsilons
     return sorted({parse_number(str(value), "epsilon") for value in values})

@@ -1,4 +1,4 @@
-"""One job of a sweep: its rows attacked, judged, and brought into the columns of the store."""
+"""Runs one job of a sweep: attacks and judges its rows, and makes the columns of the store."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -22,8 +22,16 @@ KEYS = jax.jit(jax.vmap(jax.random.key))
 
 
 class Plan(NamedTuple):
-    """A sweep that is ready to run: its store, its groups by name, jobs, how they are run, and what
-    the last images are taken for (the next cells ask of the same)."""
+    """A sweep that is ready to run.
+
+    Attributes:
+        store: Store of the results.
+        groups: Groups by name.
+        cells: Cells by name.
+        jobs: All jobs.
+        images: Adversarial images that are kept: "none", "float32" or "uint8".
+        clean: Clean predictions of the last images, which the next cells share.
+    """
 
     store: SweepStore
     groups: Mapping[str, Group]
@@ -37,9 +45,9 @@ def run_job(
     plan: Plan, job: Job, devices: Any, progress: Callable[[int, int], None] = lambda *_: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> bool:  # fmt: skip
-    """Compute one job and keep it; False, and nothing kept, where it was interrupted.
+    """Compute one job and save it; return False, and save nothing, if it was interrupted.
 
-    Where the memory does not suffice, with half the lanes, down to one.
+    If the memory does not suffice, the number of lanes is halved, down to one.
     """
     began = time.perf_counter()
     group = plan.groups[job.group]
@@ -88,7 +96,7 @@ def run_job(
 def _columns(
     plan: Plan, job: Job, session: Session, rows: Rows, result: Result
 ) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
-    """A job's columns, and the images to keep."""
+    """Return the columns of a job, and the images to keep."""
     judge, source, won = session.judge or session.model, rows.source, result.success
     group, found = plan.groups[job.group], np.flatnonzero(won)
     originals = session.images[source[found]]
@@ -132,7 +140,7 @@ def _columns(
 
 
 def _filled(values: np.ndarray, rows: np.ndarray, count: int) -> list[float | None]:
-    """A column of `count` with values at some rows, else empty."""
+    """Return a column of `count` values that is empty except at some rows."""
     column: list[float | None] = [None] * count
     for row, value in zip(rows, values, strict=True):
         column[row] = float(value)

@@ -1,8 +1,8 @@
-"""How a model stands against all attacks of a sweep together, added up cell by cell.
+"""Robustness of a model against all attacks of a sweep together, accumulated cell by cell.
 
-An image is robust at epsilon if it is classified right, and neither an attack of that radius or a
-smaller one, at any seed, nor a minimum-norm attack at that distance or a smaller one broke it. So
-of each attack and image one number is kept: the least epsilon at which it is broken.
+An image is robust at epsilon if it is classified correctly and neither an attack with that radius
+or a smaller one, at any seed, nor a minimum-norm attack at that distance or a smaller one broke it.
+One number is therefore kept for each attack and image: the smallest epsilon at which it is broken.
 """
 
 import dataclasses
@@ -16,33 +16,44 @@ from jaxtyping import Bool, Float
 from jaxadv.core.confidence import wilson
 from jaxadv.sweep.read import CellRows
 
-POINTS = 200  # of a curve that has one at every distance
+POINTS = 200  # points of a curve that would have one at every distance
 
 
 class Share(NamedTuple):
-    """A share that was counted: `count` of `images` (with Wilson's 95 % interval)."""
+    """A fraction that was counted, with Wilson's 95 % interval.
+
+    Attributes:
+        count: Number of images counted.
+        images: Number of all images.
+    """
 
     count: int
     images: int
 
     @property
     def value(self) -> float | None:
-        """The share; None of nothing."""
+        """The fraction; None if there are no images."""
         return self.count / self.images if self.images else None
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Its 95 % interval."""
+        """Wilson's 95 % interval of the fraction."""
         return wilson(self.count, self.images)
 
 
 @dataclasses.dataclass
 class Line:
-    """What one attack, at all its epsilons and seeds, did to a model's images.
+    """Results of one attack on a model's images, over all its epsilons and seeds.
 
-    reach: the least epsilon at which it broke each image (a radius, or a distance that a
-    minimum-norm attack found; infinite: at none); attacked: which images, at each radius (None: by
-    minimum norm); passes: how often a row of images classified right cost so many.
+    Attributes:
+        attack: Title of the attack.
+        goal: Its goal.
+        norm: Its norm.
+        reach: Float [images], smallest epsilon at which it broke each image: a radius, or the
+            distance found by a minimum-norm attack; infinite if it never did.
+        attacked: Bool [images] by radius, which images were attacked (None: minimum norm).
+        passes: Frequency table by radius: number of rows, of images classified correctly, for each
+            number of passes.
     """
 
     attack: str
@@ -56,29 +67,30 @@ class Line:
 
     @property
     def title(self) -> str:
-        """The attack, and its goal where it has one."""
+        """Title of the attack, with its goal unless untargeted."""
         return self.attack if self.goal == "untargeted" else f"{self.attack} ({self.goal})"
 
     @property
     def minimal(self) -> bool:
-        """Whether it looks for the nearest adversarial image, without a radius."""
+        """Whether the attack has minimum norm: it has no radius."""
         return None in self.attacked
 
     def median_passes(self, epsilon: float | None) -> float | None:
-        """Forward and backward passes of a row; None where they were not counted."""
+        """Median of forward and backward passes of a row; None where not counted."""
         return median_of(self.passes.get(epsilon, {}))
 
     def at(self, epsilon: float) -> Bool[np.ndarray, "images"]:
-        """The images that it says something of at this epsilon."""
+        """Images for which the attack has a result at this epsilon."""
         nobody = np.zeros(len(self.reach), bool)
         return self.attacked.get(None, nobody) | self.attacked.get(epsilon, nobody)
 
 
 class Standing:
-    """One model on one data set. `add` its cells; then ask.
+    """Results of all attacks on one model and data set; `add` the cells before reading them.
 
-    lines: what each attack did, by (norm, attack, goal); missing: (norm, epsilon, rows) of cells
-    that lack rows.
+    Attributes:
+        lines: Results of each attack, by (norm, attack, goal).
+        missing: (norm, epsilon, rows) of the cells that lack rows.
     """
 
     def __init__(self, about: Mapping[str, Any]) -> None:
@@ -90,7 +102,7 @@ class Standing:
         self.missing: list[tuple[str, float | None, int]] = []
 
     def add(self, cell: CellRows) -> None:
-        """Take one cell in."""
+        """Add one cell."""
         about, epsilon = cell.about, cell.about["epsilon"]
         if cell.count < cell.expected:
             self.missing.append((about["norm"], epsilon, cell.expected - cell.count))
@@ -114,7 +126,7 @@ class Standing:
         return self.lines.setdefault((norm, attack, goal), fresh)
 
     def _places(self, ids: np.ndarray) -> np.ndarray:
-        """Where these images stand among all; new ones are taken in."""
+        """Return the indices of these images among all images; new images are added."""
         every = np.union1d(self.ids, ids)
         if len(every) > len(self.ids):
             old = np.searchsorted(every, self.ids)
@@ -133,22 +145,24 @@ class Standing:
 
     @property
     def clean(self) -> Share:
-        """The images classified right."""
+        """Fraction of the images that are classified correctly."""
         return Share(int(self.right.sum()), len(self.ids))
 
     @property
     def norms(self) -> list[str]:
-        """The norms of its attacks, those without a row too."""
+        """Norms of the attacks, including attacks without a row."""
         asked = [line[0] for line in self.lines] + [norm for norm, *_ in self.missing]
         return list(dict.fromkeys(asked))
 
     def of(self, norm: str) -> list[Line]:
-        """The attacks of one norm."""
+        """Return the attacks of one norm."""
         return [line for line in self.lines.values() if line.norm == norm]
 
     def robust(self, lines: Iterable[Line], epsilon: float) -> Share:
-        """How many of the images that any of these attacks was run on, at this epsilon or without
-        one, stand against them together."""
+        """Return the robust accuracy against all these attacks together.
+
+        It counts the images that any of these attacks was run on, at this epsilon or without one.
+        """
         asked, standing = np.zeros(len(self.ids), bool), self.right.copy()
         for line in lines:
             asked |= line.at(epsilon)
@@ -156,11 +170,11 @@ class Standing:
         return Share(int((standing & asked).sum()), int(asked.sum()))
 
     def lacks(self, norm: str, epsilon: float) -> bool:
-        """Whether rows are missing that could lower the robust accuracy there."""
+        """Return whether rows are missing that could lower the robust accuracy at epsilon."""
         return any(one == norm and (at is None or at <= epsilon) for one, at, _ in self.missing)
 
     def worst(self, norm: str, epsilon: float) -> Line | None:
-        """The attack that leaves least standing; of equal ones the cheapest."""
+        """Return the attack with the lowest robust accuracy; among equal ones the cheapest."""
         found = []
         for number, line in enumerate(self.of(norm)):
             share = self.robust([line], epsilon).value
@@ -170,8 +184,11 @@ class Standing:
         return min(found)[-1] if found else None
 
     def points(self, lines: Iterable[Line], levels: Iterable[float]) -> list[float]:
-        """Where a curve of these attacks has points: 0, their radii, and up to the last of `levels`
-        the distances that minimum-norm attacks found."""
+        """Return the epsilons at which a curve of these attacks has points.
+
+        They are 0, the radii of the attacks, and, up to the last of `levels`, the distances that
+        minimum-norm attacks found.
+        """
         levels = sorted(levels)
         at: set[float] = {0.0}
         for line in lines:
@@ -184,26 +201,26 @@ class Standing:
         return sorted(at)
 
     def accuracy(self, line: Line, epsilon: float) -> Share:
-        """One attack's own; at 0 the clean accuracy on its images."""
+        """Robust accuracy against one attack; at 0 the clean accuracy on its images."""
         if epsilon > 0 or line.minimal:
             return self.robust([line], epsilon)
         asked = np.any(list(line.attacked.values()), 0)
         return Share(int((self.right & asked).sum()), int(asked.sum()))
 
     def success(self, line: Line, epsilon: float | None) -> Share:
-        """How many of its images that are classified right the attack broke (None: at all)."""
+        """Success rate of the attack on images classified correctly (None: at any distance)."""
         asked = self.right & line.attacked[epsilon]
         broken = line.reach <= (np.inf if epsilon is None else epsilon)
         broken &= np.isfinite(line.reach)
         return Share(int((asked & broken).sum()), int(asked.sum()))
 
     def median_distance(self, line: Line) -> float | None:
-        """Over the images classified right that a minimum-norm attack was run on."""
+        """Median distance of a minimum-norm attack on images classified correctly."""
         return quantile(line.reach[self.right & line.attacked[None]], 0.5)
 
 
 def quantile(values: np.ndarray, share: float) -> float | None:
-    """The smallest value that so large a share does not exceed; None where it is infinite."""
+    """Return the smallest value that a fraction `share` does not exceed; None if infinite."""
     if len(values) == 0:
         return None
     found = float(np.quantile(values, share, method="inverted_cdf"))
@@ -211,11 +228,12 @@ def quantile(values: np.ndarray, share: float) -> float | None:
 
 
 def median_of(counts: Mapping[int, int]) -> float | None:
-    """The median of numbers of which it is known how often each occurs.
+    """Return the median of a frequency table, or None if the table is empty.
 
-    >>> from jaxadv.sweep.leaderboard import median_of
-    >>> median_of({1: 2, 5: 1}), median_of({1: 1, 4: 1}), median_of({})
-    (1.0, 2.5, None)
+    Example:
+        >>> from jaxadv.sweep.leaderboard import median_of
+        >>> median_of({1: 2, 5: 1}), median_of({1: 1, 4: 1}), median_of({})
+        (1.0, 2.5, None)
     """
     total = sum(counts.values())
     if total == 0:
@@ -233,7 +251,7 @@ def median_of(counts: Mapping[int, int]) -> float | None:
 
 
 def standings(cells: Iterable[CellRows]) -> Iterator[tuple[CellRows, Standing]]:
-    """Each cell with the standing that it was added to: one for each model and data set."""
+    """Yield each cell with the `Standing` of its model and data set, to which it was added."""
     found: dict[tuple[str, ...], Standing] = {}
     for cell in cells:
         key = tuple(cell.about[name] for name in ("model", "model_hash", "data", "data_hash"))
@@ -243,8 +261,11 @@ def standings(cells: Iterable[CellRows]) -> Iterator[tuple[CellRows, Standing]]:
 
 
 def levels_of(standings: Iterable[Standing], norm: str) -> list[float]:
-    """The epsilons at which models are compared in a norm: those of all their attacks; where all
-    are minimum-norm attacks, round numbers at the quintiles of the distances found."""
+    """Return the epsilons at which models are compared in a norm.
+
+    They are the epsilons of all attacks; if all are minimum-norm attacks, round numbers at the
+    quintiles of the distances found.
+    """
     everyone = list(standings)
     lines = [line for standing in everyone for line in standing.of(norm)]
     radii = {e for line in lines for e in line.attacked if e is not None}

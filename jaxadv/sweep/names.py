@@ -1,11 +1,19 @@
-"""What jobs and cells of a sweep are called, and how the manifest writes them."""
+"""Names of the jobs and cells of a sweep, and their form in the manifest."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class Job(NamedTuple):
-    """The rows of some cells of one group, for the images begin to end; mark: its file's name."""
+    """Some rows of a group, which become one file of the store.
+
+    Attributes:
+        mark: Name of the file.
+        group: Name of the group.
+        cells: Names of the cells.
+        begin: First image.
+        end: End of the images, exclusive.
+    """
 
     mark: str
     group: str
@@ -15,30 +23,32 @@ class Job(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """How many rows the job has: cell by cell, image by image."""
+        """Number of rows, ordered by cell and then by image."""
         return len(self.cells) * (self.end - self.begin)
 
 
 def job_of(mark: str, data: Mapping[str, Any]) -> Job:
-    """A job as the manifest has it."""
+    """Make a job from its entry in the manifest."""
     return Job(mark, data["group"], tuple(data["cells"]), data["begin"], data["end"])
 
 
 def data_of(job: Job) -> dict[str, Any]:
-    """A job as `job_of` reads it."""
+    """Return the manifest entry of a job, which `job_of` reads."""
     return {"group": job.group, "cells": list(job.cells), "begin": job.begin, "end": job.end}
 
 
 def title_of(about: Mapping[str, Any]) -> str:
-    """A cell's title, or that of a group of cells, which has neither epsilon nor seed; the goal
-    stands behind the attack where it is not "untargeted".
+    """Return the title of a cell, or of a group of cells, which has neither epsilon nor seed.
 
-    >>> from jaxadv.sweep.names import title_of
-    >>> group = {"model": "lenet", "data": "digits", "attack": "PGD", "norm": "linf"}
-    >>> title_of({**group, "goal": "untargeted"})
-    'lenet / digits / PGD / linf'
-    >>> title_of({**group, "goal": "next", "epsilon": 0.1, "seed": 0})
-    'lenet / digits / PGD (next) / linf / 0.1 / seed 0'
+    The goal follows the attack unless it is "untargeted".
+
+    Example:
+        >>> from jaxadv.sweep.names import title_of
+        >>> group = {"model": "lenet", "data": "digits", "attack": "PGD", "norm": "linf"}
+        >>> title_of({**group, "goal": "untargeted"})
+        'lenet / digits / PGD / linf'
+        >>> title_of({**group, "goal": "next", "epsilon": 0.1, "seed": 0})
+        'lenet / digits / PGD (next) / linf / 0.1 / seed 0'
     """
     goal = "" if about["goal"] == "untargeted" else f" ({about['goal']})"
     parts = [about["model"], about["data"], about["attack"] + goal, about["norm"]]

@@ -1,9 +1,9 @@
-"""From a grid to cells, groups and jobs.
+"""Makes cells, groups and jobs from a grid.
 
 A cell is one model, data set, attack (with all settings), epsilon and seed; a group is the cells
-that differ in epsilon and seed alone, and share one compiled program; a job is the rows of a group
-that run as one queue and become one file of the store. What a cell is called is a hash of all that
-its rows depend on, so a changed grid keeps what is still asked for.
+that differ in epsilon and seed alone and share one compiled program; a job is the rows of a group
+that run as one queue and become one file of the store. The name of a cell is a hash of all that its
+rows depend on, so a changed grid keeps the rows of the cells that it still contains.
 """
 
 import dataclasses
@@ -28,7 +28,13 @@ SHARD_BYTES = 2**28  # of images in one job
 
 
 class Cell(NamedTuple):
-    """epsilon: None where the attack takes none; mark: what the cell is called in the store."""
+    """One epsilon and seed of a group.
+
+    Attributes:
+        mark: Name of the cell in the store.
+        epsilon: Radius, or None if the attack takes none.
+        seed: Seed of the attack.
+    """
 
     mark: str
     epsilon: float | None
@@ -39,8 +45,16 @@ class Cell(NamedTuple):
 class Group:
     """Cells that share model, data and attack.
 
-    about: what each of their rows says of them (model, data, attack, settings, norm, goal and
-    the fingerprints); lanes: images in flight per device.
+    Attributes:
+        mark: Name of the group in the store.
+        about: Columns that are constant over its rows: model, data, attack, settings, norm, goal
+            and the fingerprints.
+        entry: Runner of the attack.
+        subject: The model.
+        images: The data set.
+        goal: "untargeted" or "next".
+        lanes: Number of lanes on each device.
+        cells: Its cells.
     """
 
     mark: str
@@ -54,16 +68,16 @@ class Group:
 
     @property
     def passes(self) -> int:
-        """The most that one row can cost."""
+        """Upper bound of the passes of one row."""
         return self.entry.passes(self.images.classes)
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The range of the images."""
+        """Range of the pixels."""
         return self.subject.model.bounds
 
     def title(self, cell: Cell | None = None) -> str:
-        """Its own title, or that of one of its cells."""
+        """Return the title of the group, or of one of its cells."""
         return title_of(self.about if cell is None else {**self.about, **cell._asdict()})
 
 
@@ -73,19 +87,22 @@ Make = Callable[[ModelEntry, DataEntry], Model]  # a model that is to be trained
 def make_plan(
     grid: Grid, given: Given, *makes: Make, only: Iterable[str] = ()
 ) -> list[Group]:  # fmt: skip
-    """All groups of a grid in its order.
+    """Return all groups of a grid in its order.
 
     Args:
         grid: The grid.
         given: Models and data sets that Python hands in.
-        makes: Makes the models that are to be trained. Where there are several the plan is made
-            with each in turn, and that of the last is returned: what is wrong with any cell is said
-            of a model that is not trained yet, before the first one is.
-        only: Patterns of cells' titles ("lenet / * / PGD*"); others are left out.
+        *makes: Functions that make the models to be trained. The plan is made with each in turn,
+            and that of the last is returned: a first function that returns untrained models finds
+            mistakes in any cell before the first training.
+        only: Patterns of cells' titles ("lenet / * / PGD*"); other cells are left out.
+
+    Returns:
+        The groups.
 
     Raises:
-        ValueError: A model does not fit its images, an attack its model or its epsilons, a cell is
-            there twice, or none is left.
+        ValueError: A model does not fit its images, an attack does not fit its model or epsilons, a
+            cell occurs twice, or no cell is left.
     """
     opened = [(entry, open_data(grid, entry, given)) for entry in grid.data]
     pairs = [
@@ -104,7 +121,7 @@ def make_plan(
 def _groups(
     grid: Grid, given: Given, model: ModelEntry, data: DataEntry, images: Images, make: Make
 ) -> Iterator[Group]:
-    """All groups of one model and data set."""
+    """Yield the groups of one model and data set."""
     pair = _Pair(model, data, images, open_model(model, data, images, given, make))
     for attack in grid.attacks:
         for settings in expand(attack):
@@ -118,7 +135,7 @@ def _groups(
 def _check_attacks(
     entry: Entry, attack: AttackEntry, model: Model, images: Images, radii: list[Any]
 ) -> None:
-    """ValueError where the attacks of an entry cannot be run on the model at these epsilons."""
+    """Raise ValueError if the attacks of an entry cannot run on the model at these radii."""
     goal = goal_of(attack.goal, np.zeros(1, np.int32), images.classes)
     attacks, epsilons = entry.attacks(goal.targeted), radii if entry.needs_epsilon else np.inf
     classes = checks.count_classes(model, images.shape)
@@ -129,7 +146,7 @@ def _check_attacks(
 
 
 def _wanted(groups: list[Group], patterns: tuple[str, ...]) -> list[Group]:
-    """The groups with those of their cells that the patterns match (none: all)."""
+    """Return the groups with the cells that match the patterns (no patterns: all cells)."""
     if patterns:
         groups = [kept for group in groups if (kept := _matching(group, patterns)).cells]
         if not groups:
@@ -188,8 +205,10 @@ def _matching(group: Group, patterns: tuple[str, ...]) -> Group:
 
 
 def make_jobs(group: Group, cells: tuple[str, ...], shard: int) -> list[Job]:
-    """Jobs of at most `shard` rows (or the memory's) for those cells: several whole cells each, or
-    a part of one."""
+    """Return jobs for those cells, each of at most `shard` rows or as many as the memory allows.
+
+    A job has several whole cells or a part of one.
+    """
     count = group.images.source.count
     most = max(1, min(shard, SHARD_BYTES // (4 * math.prod(group.images.shape))))
     jobs = []

@@ -1,4 +1,4 @@
-"""Reading a store cell by cell: no more than the rows of one cell and one job are in memory."""
+"""Reads a store cell by cell, with the rows of only one cell and one job in memory."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -12,12 +12,18 @@ from jaxadv.sweep.store import SweepStore
 
 KEY = ("model", "data", "attack", "norm", "goal", "epsilon", "seed")
 HASHES = ("model_hash", "data_hash", "attack_hash", "software_hash")
-CONSTANT = ("cell", *KEY, *HASHES, "software")  # in all rows of a cell
+CONSTANT = ("cell", *KEY, *HASHES, "software")  # columns that are constant over a cell
 
 
 class Part(NamedTuple):
-    """A cell's rows in one job. first: the number of its first row there; begin: of its first
-    image, in the data set."""
+    """The rows of a cell in one job.
+
+    Attributes:
+        job: Name of the job.
+        first: Number of the cell's first row in the job.
+        begin: Index of its first image in the data set.
+        rows: The rows.
+    """
 
     job: str
     first: int
@@ -28,9 +34,12 @@ class Part(NamedTuple):
 class CellRows(NamedTuple):
     """One cell of a store.
 
-    about: what its rows share: the columns of `CONSTANT`, and the bounds of the images; expected:
-    how many rows it has when all its jobs are done; jobs: their names; parts: the rows that are
-    there, job by job.
+    Attributes:
+        mark: Name of the cell.
+        about: Columns of `CONSTANT`, and the bounds of the images.
+        expected: Number of rows when all jobs are done.
+        jobs: Names of the jobs.
+        parts: Rows that the store holds, by job.
     """
 
     mark: str
@@ -41,11 +50,11 @@ class CellRows(NamedTuple):
 
     @property
     def count(self) -> int:
-        """How many rows are there."""
+        """Number of rows that the store holds."""
         return sum(part.rows.num_rows for part in self.parts)
 
     def column(self, name: str) -> np.ndarray:
-        """A column of all its rows; numbers that are empty are NaN."""
+        """Return a column of all rows; empty numbers are NaN."""
         columns = [part.rows[name] for part in self.parts]
         if not columns:
             return np.zeros(0)
@@ -57,8 +66,11 @@ class CellRows(NamedTuple):
 class CellReader:
     """The cells of a store, in the order of its manifest.
 
-    about: by a cell's name what its rows share, as in `CellRows`.
-    Raises ValueError where the manifest cannot be read, or does not say what a cell is.
+    Attributes:
+        about: Constant columns of each cell by its name, as in `CellRows`.
+
+    Raises:
+        ValueError: The manifest cannot be read, or does not describe a cell.
     """
 
     def __init__(self, store: SweepStore) -> None:
@@ -79,7 +91,7 @@ class CellReader:
         )  # cells of one job follow each other
 
     def read(self, mark: str) -> CellRows:
-        """One cell, with those of its rows that are there and verified."""
+        """Return one cell with the rows that the store holds and that pass the checksum."""
         jobs = self.jobs[mark]
         parts = [_part(self._load(job.mark), job, mark) for job in jobs]
         return CellRows(
@@ -98,14 +110,23 @@ def _about(manifest: Mapping[str, Any], mark: str) -> dict[str, Any]:
 def read_cells(
     store: SweepStore, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[CellRows]:
-    """Every cell that a store has planned, one after the other.
+    """Yield every planned cell of a store, one after the other.
 
-    progress: called with (cells read, cells in all). ValueError as `CellReader`.
+    Args:
+        store: The store.
+        progress: Callback with (cells read, their total).
 
-    >>> import tempfile
-    >>> from jaxadv.sweep import SweepStore, read_cells
-    >>> list(read_cells(SweepStore(tempfile.mkdtemp())))
-    []
+    Yields:
+        The cells.
+
+    Raises:
+        ValueError: The manifest cannot be read, or does not describe a cell.
+
+    Example:
+        >>> import tempfile
+        >>> from jaxadv.sweep import SweepStore, read_cells
+        >>> list(read_cells(SweepStore(tempfile.mkdtemp())))
+        []
     """
     reader = CellReader(store)
     for number, mark in enumerate(reader.about, 1):
@@ -121,5 +142,5 @@ def _part(table: pa.Table | None, job: Job, mark: str) -> Part | None:
     first = job.cells.index(mark) * count
     rows = table.slice(first, count)
     if rows.num_rows != count or rows["cell"].unique().to_pylist() != [mark]:
-        return None  # not the rows that the manifest speaks of
+        return None  # not the rows that the manifest describes
     return Part(job.mark, first, job.begin, rows.drop_columns(list(CONSTANT)))

@@ -1,4 +1,4 @@
-"""The models and data sets that a grid names, opened once in each process."""
+"""Opens the models and data sets that a grid names, once in each process."""
 
 import functools
 import hashlib
@@ -19,11 +19,17 @@ from jaxadv.engine.devices import APPLY
 from jaxadv.engine.result_store import fingerprint
 from jaxadv.sweep.grid import DataEntry, Grid, ModelEntry
 
-BLOCK = 4096  # images read at a time where a whole set is gone through
+BLOCK = 4096  # images read at a time from a whole set
 
 
 class Subject(NamedTuple):
-    """A model as it is searched, the one that judges (None: the same), and its fingerprint."""
+    """A model of the grid.
+
+    Attributes:
+        model: The model that is attacked.
+        judge: The model that judges the adversarial images, or None for the same.
+        mark: Fingerprint of the model.
+    """
 
     model: Model
     judge: Model | None
@@ -31,8 +37,14 @@ class Subject(NamedTuple):
 
 
 class Images(NamedTuple):
-    """A data set that is read in parts. source: count and read(range) -> Dataset; mark: the
-    fingerprint of all its images, labels and ids; shape: of one image; classes: their number."""
+    """A data set that is read in parts.
+
+    Attributes:
+        source: Number of images, and a function from a range to a `Dataset`.
+        mark: Fingerprint of all images, labels and ids.
+        shape: Shape of an image.
+        classes: Number of classes.
+    """
 
     source: Source
     mark: str
@@ -41,14 +53,19 @@ class Images(NamedTuple):
 
 
 class Given(NamedTuple):
-    """Models and data sets that Python hands in, by the names that the grid calls them."""
+    """Models and data sets that Python hands in.
+
+    Attributes:
+        models: Models by the names that the grid gives them.
+        data: Data sets by the names that the grid gives them.
+    """
 
     models: Mapping[str, Model] = {}
     data: Mapping[str, Dataset | Source] = {}
 
 
 def as_source(data: Dataset | Source, count: int | None) -> Source:
-    """A data set as one that is read in parts; count: the first so many (None: all)."""
+    """Return a data set that is read in parts: its first `count` images (None: all)."""
     if isinstance(data, Dataset):
         data = Source(len(data.labels), data.take)
     if count is not None:
@@ -57,7 +74,11 @@ def as_source(data: Dataset | Source, count: int | None) -> Source:
 
 
 def open_data(grid: Grid, entry: DataEntry, given: Given) -> Images:
-    """A data set of a grid. ValueError, FileNotFoundError, ImportError: as `ja.load_data`."""
+    """Open a data set of a grid.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: As `ja.load_data` raises them.
+    """
     count = entry.examples or grid.examples
     if entry.name in given.data:
         source = as_source(given.data[entry.name], count)
@@ -74,7 +95,7 @@ def open_data(grid: Grid, entry: DataEntry, given: Given) -> Images:
 
 
 def blocks(source: Source) -> Iterator[Dataset]:
-    """All images of a source, a block at a time."""
+    """Yield all images of a source in blocks."""
     for begin in range(0, source.count, BLOCK):
         yield source.read(range(begin, min(begin + BLOCK, source.count)))
 
@@ -83,9 +104,20 @@ def open_model(
     entry: ModelEntry, data: DataEntry, images: Images, given: Given,
     train: Callable[[ModelEntry, DataEntry], Model],
 ) -> Subject:  # fmt: skip
-    """A model of a grid for the images of a data set; `train` makes what is to be trained.
+    """Open a model of a grid for the images of a data set.
 
-    ValueError where it does not take such images.
+    Args:
+        entry: Entry of the model.
+        data: Entry of the data set.
+        images: The data set.
+        given: Models and data sets that Python hands in.
+        train: Function that returns the model of an entry with `train`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: The model does not take such images.
     """
     if entry.given is not None:
         if entry.given not in given.models:
@@ -126,13 +158,13 @@ def open_model(
 
 
 def _without_addresses(program: str) -> str:
-    """A program's text without what differs from process to process."""
+    """Return the text of a program without what differs between processes."""
     return re.sub(r"0x[0-9a-f]+", "", program)
 
 
 @functools.cache
 def software() -> dict[str, str]:
-    """What computes here: versions, the platform, and a fingerprint of jaxadv's own files."""
+    """Return the versions, the platform, and a fingerprint of jaxadv's own files."""
     from importlib import metadata
 
     import jaxadv

@@ -1,4 +1,4 @@
-"""What one line of a grid runs: an attack, a cascade of attacks, or a portfolio of them."""
+"""Runners of the attacks of a grid: one attack, a cascade of attacks, or a portfolio of them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,25 +20,25 @@ from jaxadv.protocols.minimal_distance import run_portfolio
 from jaxadv.protocols.portfolios import EFFORTS, get_portfolio
 
 PORTFOLIO = "minimal_distance"
-UNKNOWN = -1  # of a count that is not kept
+UNKNOWN = -1  # stands for a count that is not kept
 
 
 def goal_of(goal: str, labels: np.ndarray, classes: int) -> Goal:
-    """The goal that a grid names: "untargeted", or "next", class label + 1."""
+    """Return the goal that a grid names: "untargeted", or "next" for class label + 1."""
     return Targeted(labels, (labels + 1) % classes) if goal == "next" else Untargeted(labels)
 
 
 class Entry(Protocol):
-    """What `build_entry` returns."""
+    """Interface of the runners that `build_entry` returns."""
 
     @property
     def title(self) -> str:
-        """Its name in results."""
+        """Name in results."""
         ...
 
     @property
     def norm(self) -> str:
-        """The norm in which it works."""
+        """Norm of the attack."""
         ...
 
     @property
@@ -47,31 +47,47 @@ class Entry(Protocol):
         ...
 
     def attacks(self, targeted: bool) -> list[Attack]:
-        """All that it may run, towards targets or not."""
+        """Return all attacks that it may run, targeted or not."""
         ...
 
     def queries(self, classes: int) -> int:
-        """Images asked in a tick."""
+        """Return the number of images queried in a tick."""
         ...
 
     def passes(self, classes: int) -> int:
-        """The most forward and backward passes that one image can cost."""
+        """Return an upper bound of the forward and backward passes of an image."""
         ...
 
     def describe(self) -> Any:
-        """All its settings, for a fingerprint."""
+        """Return all settings, for a fingerprint."""
         ...
 
     def run(self, session: Session, rows: Rows) -> tuple[Result, np.ndarray]:
-        """The rows' results, and who broke each: a name, or "" where nobody did.
+        """Attack the rows.
 
-        The rows have seeds: what `ja.run(key=jax.random.key(seed))` would use for each.
+        Args:
+            session: The session of the images.
+            rows: The rows, with seeds: the keys that `ja.run(key=jax.random.key(seed))` would use.
+
+        Returns:
+            The results of the rows, and the name of the attack that broke each, "" if none did.
         """
         ...
 
 
 def build_entry(name: str, settings: Mapping[str, Any]) -> Entry:
-    """What a grid's attack of that name and settings (its norm among them) is. ValueError."""
+    """Build the runner (attack, cascade or portfolio) of one `[[attacks]]` entry.
+
+    Args:
+        name: Name of the attack, cascade or portfolio.
+        settings: Its settings, with its norm among them.
+
+    Returns:
+        The runner.
+
+    Raises:
+        ValueError: There is no attack of that name, or a setting does not fit it.
+    """
     if name in CASCADES:
         norm = _only(name, settings, "norm")["norm"]
         return CascadeEntry(name, norm, get_cascade(name, norm))
@@ -98,7 +114,7 @@ def _only(name: str, settings: Mapping[str, Any], *known: str) -> Mapping[str, A
 
 @dataclasses.dataclass(frozen=True)
 class SingleEntry:
-    """One attack."""
+    """Runner of one attack."""
 
     attack: Attack
 
@@ -146,10 +162,16 @@ def _names(result: Result, title: str) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class CascadeEntry:
-    """Attacks one after the other, each for the rows that survived those before.
+    """Runner of a cascade: each attack runs on the rows that survived the attacks before it.
 
-    Unlike `ja.evaluate` every epsilon stands alone, and an attack meant for the hardest images
-    (`ja.Hardest`) is given all survivors, so that no row depends on another.
+    Unlike in `ja.evaluate`, every epsilon is run on its own, and an attack meant for the hardest
+    images (`ja.Hardest`) runs on all survivors, so that no row depends on another.
+
+    Attributes:
+        name: Name of the cascade.
+        norm: Its norm.
+        stages: Its attacks.
+        needs_epsilon: Whether its cells have a radius.
     """
 
     name: str
@@ -209,7 +231,13 @@ class CascadeEntry:
 
 @dataclasses.dataclass(frozen=True)
 class PortfolioEntry:
-    """`ja.minimal_distance`, which does not count queries."""
+    """Runner of `ja.minimal_distance`, which does not count queries.
+
+    Attributes:
+        effort: Name of the portfolio.
+        norm: Its norm.
+        needs_epsilon: Whether its cells have a radius.
+    """
 
     effort: str
     norm: str
@@ -248,7 +276,10 @@ class PortfolioEntry:
         return whole, names
 
     def _nearest(self, session: Session) -> tuple[Result, np.ndarray]:
-        """The session's images, all of them NOT_RUN where one is, and who broke each."""
+        """Attack the session's images; return the results and the attack that broke each image.
+
+        If one image is NOT_RUN, all are.
+        """
         count, shape, judge = len(session.images), session.images.shape[1:], session.judge
         whole = empty_result(count, shape, np.full(count, np.inf), session.ids)
         names, rows = np.full(count, "", object), np.arange(count)
@@ -271,7 +302,7 @@ class PortfolioEntry:
             if not nearest.complete:
                 whole.status[:] = Status.NOT_RUN
                 break
-            if judge is not None:  # what it refuses, and what it gets wrong from the start
+            if judge is not None:  # images that the judge refuses, or misclassifies when clean
                 margin, clean = (margins(own.goal, predict(judge, images, session.devices))
                                  for images in (nearest.images, nearest.originals))  # fmt: skip
                 whole.margin[rows] = margin
@@ -281,7 +312,7 @@ class PortfolioEntry:
 
 
 def _beyond(session: Session, whole: Result, title: str) -> StageProgress | None:
-    """Reports under one title what is found, beyond the rows of `whole` that are done."""
+    """Report under one title the successes beyond the rows of `whole` that are done."""
     done, found = int((whole.status != Status.NOT_RUN).sum()), int(whole.success.sum())
     tell, count = session.named(title), len(whole.status)
     return None if tell is None else lambda *now: tell(done, count, found + now[-1])

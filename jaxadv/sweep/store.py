@@ -1,16 +1,17 @@
-"""The store of a sweep: a folder of Parquet files, one row an image, and pictures beside them.
+"""Stores a sweep in a folder of Parquet files, one row for each image, with the images beside them.
 
-    STORE/rows/JOB.parquet    rows of one job, whole or not there; read the folder with any reader
+    STORE/rows/JOB.parquet    rows of one job, whole or absent; any reader can read the folder
     STORE/images/JOB.npz      their adversarial images (`rows`: the rows they belong to)
-    STORE/originals/          the clean images, labels and ids, 256 of a data set to a file, where
-                              adversarial ones are kept
-    STORE/manifest.json       the jobs, the groups and cells that they belong to, the sweep file
-    STORE/failed/JOB.json     what went wrong in a job that failed
-    STORE/models/             what the sweep trained
-    STORE/locks/              which job a process is at; the operating system frees them at its end
+    STORE/originals/          the clean images, labels and ids, 256 of a data set to a file, if
+                              adversarial images are kept
+    STORE/manifest.json       the jobs, their groups and cells, and the sweep file
+    STORE/failed/JOB.json     the error of a job that failed
+    STORE/models/             models that the sweep trained
+    STORE/locks/              jobs that a process is running; the operating system frees the locks
+                              when the process ends
 
-Every file is written beside its place and renamed, rows after their images; rows carry a checksum
-of their values and that of their images, and what does not agree is not counted, but done again.
+Every file is written under another name and renamed, rows after their images. Rows carry a checksum
+of their values and one of their images; rows that do not match are not counted but computed again.
 """
 
 import hashlib
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 PlanJobs = Callable[["Group", tuple[str, ...]], Sequence[Job]]
 FORMAT = 1
-MAGIC = b"PAR1"  # how a Parquet file begins
+MAGIC = b"PAR1"  # first bytes of a Parquet file
 ORIGINALS = 256  # clean images in a file
 TEXT, REAL, COUNT = pa.string(), pa.float64(), pa.int32()
 SCHEMA = pa.schema([
@@ -62,7 +63,7 @@ TIMED = ("seconds",)  # columns in which two runs of one sweep may differ
 
 
 def checksum(table: pa.Table) -> str:
-    """A hash of all values of a table, and of what its file says of it."""
+    """Return a hash of all values of a table and of the metadata of its file."""
     digest = hashlib.sha256()
     for name in table.column_names:
         column = table.column(name)
@@ -80,12 +81,13 @@ def checksum(table: pa.Table) -> str:
 
 
 class SweepStore:
-    """A sweep's folder; made where it does not exist.
+    """The folder of a sweep; it is created if it does not exist.
 
-    >>> import tempfile
-    >>> from jaxadv.sweep import SweepStore
-    >>> SweepStore(tempfile.mkdtemp()).rows().num_rows
-    0
+    Example:
+        >>> import tempfile
+        >>> from jaxadv.sweep import SweepStore
+        >>> SweepStore(tempfile.mkdtemp()).rows().num_rows
+        0
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -97,7 +99,7 @@ class SweepStore:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the sweeps of this store have planned. ValueError where it cannot be read."""
+        """What the sweeps of this store have planned; ValueError if it cannot be read."""
         path = self.folder / "manifest.json"
         empty = {"format": FORMAT, "groups": {}, "cells": {}, "jobs": {}, "sweeps": []}
         try:
@@ -111,8 +113,16 @@ class SweepStore:
         return {**empty, **found}
 
     def register(self, groups: "Sequence[Group]", plan_jobs: PlanJobs, text: str) -> list[Job]:
-        """The jobs of those groups: those planned before, and new ones for new cells, which
-        `plan_jobs(group, cells)` makes; text: the sweep file."""
+        """Register the jobs of some groups in the manifest.
+
+        Args:
+            groups: The groups.
+            plan_jobs: Function of a group and its new cells that returns their jobs.
+            text: Text of the sweep file.
+
+        Returns:
+            The jobs planned before, and the new ones for new cells.
+        """
         wanted = {cell.mark for group in groups for cell in group.cells}
         with self._lock("manifest"):
             manifest = self.manifest
@@ -137,15 +147,15 @@ class SweepStore:
     # rows
 
     def path(self, job: Job | str) -> Path:
-        """The file of a job's rows."""
+        """Return the file of a job's rows."""
         return self.folder / "rows" / f"{job if isinstance(job, str) else job.mark}.parquet"
 
     def load(self, job: Job | str) -> pa.Table | None:
-        """A job's rows; None where they are not there, torn or altered."""
+        """Return a job's rows; None if they are absent, torn or altered."""
         mark = job if isinstance(job, str) else job.mark
         try:
             with self.path(mark).open("rb") as file:
-                if file.read(len(MAGIC)) != MAGIC:  # which our reader does not look at
+                if file.read(len(MAGIC)) != MAGIC:  # which the reader does not check
                     return None
             table = pq.ParquetFile(self.path(mark)).read()
             said = table.schema.metadata or {}
@@ -161,7 +171,7 @@ class SweepStore:
     def save(
         self, job: Job, columns: Mapping[str, Any], images: Mapping[str, Any] | None = None
     ) -> None:
-        """Keep a job's rows and images: all of it, or nothing that counts."""
+        """Save a job's rows and images, all or none."""
         digest = ""
         if images is not None:
             out = io.BytesIO()
@@ -174,7 +184,7 @@ class SweepStore:
         said = {"job": job.mark, "images": digest}
         said["checksum"] = checksum(table.replace_schema_metadata(said))
         sink = pa.BufferOutputStream()
-        # Without statistics: a reader would believe them, and no checksum is over them.
+        # No statistics: a reader would trust them, and no checksum covers them.
         pq.write_table(
             table.replace_schema_metadata(said), sink, compression="zstd", write_statistics=False
         )
@@ -182,17 +192,19 @@ class SweepStore:
         (self.folder / "failed" / f"{job.mark}.json").unlink(missing_ok=True)
 
     def rows(self) -> pa.Table:
-        """All rows of all jobs that are whole, in the order of the manifest."""
+        """Return the rows of all finished jobs, in the order of the manifest."""
         tables = [table for job in self.manifest["jobs"] if (table := self.load(job)) is not None]
         return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
 
     def images(self, job: Job | str) -> dict[str, np.ndarray] | None:
-        """A job's images, as saved: `images` and the `rows` that they belong to; None without."""
+        """Return a job's `images` and the `rows` they belong to, or None if there are none."""
         return _arrays(self.folder / "images" / f"{job if isinstance(job, str) else job.mark}.npz")
 
     def keep_originals(self, data_hash: str, rows: range, source: "Source") -> None:
-        """Keep the clean images of those rows of a data set, in files of `ORIGINALS` images, where
-        they are not kept yet."""
+        """Save the clean images of those rows of a data set, unless they are saved already.
+
+        They are saved in files of `ORIGINALS` images.
+        """
         for number in range(rows.start // ORIGINALS, -(-rows.stop // ORIGINALS)):
             path = self._originals(data_hash, number)
             if path.is_file():
@@ -205,8 +217,10 @@ class SweepStore:
             self._write(path, out.getbuffer())
 
     def originals(self, data_hash: str, number: int) -> dict[str, np.ndarray] | None:
-        """Clean images from `number * ORIGINALS` on, their `labels`, `ids` and the names of all
-        `classes`; None without."""
+        """Return the clean images from `number * ORIGINALS` on, or None if they are not saved.
+
+        The arrays are the images, their `labels` and `ids`, and the names of all `classes`.
+        """
         return _arrays(self._originals(data_hash, number))
 
     def _originals(self, data_hash: str, number: int) -> Path:
@@ -215,12 +229,12 @@ class SweepStore:
     # failures, locks
 
     def fail(self, job: Job, message: str) -> None:
-        """Note that a job failed; it is not run again unless asked for."""
+        """Record that a job failed; it is run again only on request."""
         path = self.folder / "failed" / f"{job.mark}.json"
         self._write(path, json.dumps({"job": job.mark, "error": message}) + "\n")
 
     def failures(self) -> dict[str, str]:
-        """What went wrong, by job."""
+        """Return the error messages of failed jobs."""
         found = {}
         for path in sorted((self.folder / "failed").glob("*.json")):
             try:
@@ -231,7 +245,7 @@ class SweepStore:
 
     @contextmanager
     def claimed(self, job: Job) -> Iterator[bool]:
-        """Whether the job is this process's alone, while the context lasts."""
+        """Lock a job while the context lasts; yield whether this process holds the lock."""
         lock = self._lock(job.mark)
         try:
             lock.acquire(blocking=False)
@@ -259,7 +273,7 @@ class SweepStore:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """What an npz file holds; None where it is not there, or cannot be read."""
+    """Return the contents of an npz file; None if it is absent or cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as saved:
             return {name: saved[name] for name in saved.files}
@@ -268,7 +282,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _crc32(path: Path) -> str:
-    """Of pictures, which are many: several times as fast as SHA-256, and finds what was torn."""
+    """Return the CRC-32 of images: several times as fast as SHA-256, and it detects torn files."""
     value = 0
     with path.open("rb") as file:
         while block := file.read(2**20):

@@ -1,4 +1,4 @@
-"""Models that a sweep trains itself, and keeps in its store."""
+"""Trains the models that a sweep defines, and keeps them in its store."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,14 +20,13 @@ from jaxadv.sweep.resources import Given
 
 
 class SweepProgress(Protocol):
-    """Called while a sweep runs: what is trained or attacked, epochs or rows done, in all, and
-    successes."""
+    """Callback of a sweep: title, epochs or rows done, their total, and successes."""
 
     def __call__(self, title: str, done: int, total: int, successes: int, /) -> Any: ...
 
 
 def weights_of(folder: Path, entry: ModelEntry, data: DataEntry) -> Path:
-    """Where a store keeps a model that its sweep trained; `jaxadv --weights` reads it too."""
+    """Return the file of a model that a sweep trained; `jaxadv --weights` reads it too."""
     name = slug(f"{entry.train}-{data.name}")
     return folder / "models" / f"{name}-{entry.epochs}-{entry.train_seed}.safetensors"
 
@@ -35,7 +34,10 @@ def weights_of(folder: Path, entry: ModelEntry, data: DataEntry) -> Path:
 def trained(
     folder: Path, entry: ModelEntry, data: DataEntry, given: Given, progress: SweepProgress | None
 ) -> Model:
-    """A definition trained on a data set's training images: by one process, from where it was."""
+    """Return a definition trained on a data set's training images.
+
+    One process trains it, and continues from the last checkpoint.
+    """
     path = weights_of(folder, entry, data)
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -61,9 +63,10 @@ def trained(
 
 
 def untrained(folder: Path, entry: ModelEntry, data: DataEntry, given: Given) -> Model:
-    """The trained model where the store has it, else one of the same shape, all zero.
+    """Return the trained model if the store has it, else one of the same shapes with zero weights.
 
-    ValueError where it cannot be trained on that data set.
+    Raises:
+        ValueError: The model cannot be trained on that data set.
     """
     path = weights_of(folder, entry, data)
     if path.is_file():
@@ -75,7 +78,7 @@ def untrained(folder: Path, entry: ModelEntry, data: DataEntry, given: Given) ->
 
 
 def _examples(entry: ModelEntry, data: DataEntry, given: Given) -> Dataset:
-    """The images that a model is trained on."""
+    """Return the images that a model is trained on."""
     if data.name in given.data:
         raise ValueError(f"models: {entry.train!r} is to be trained, but {data.name!r} was handed "
                          "in: hand in the model too, given = ...")  # fmt: skip
