@@ -210,8 +210,8 @@ def compare_queries(
         goal: Labels, integers [N], or a goal.
         attacks: Score-based or decision-based attacks of one norm, under names of your choice.
         epsilon: Radius of the ball (None: for attacks that need none).
-        budget: Queries per image. The steps of each attack are set to use them up (`fit_steps`);
-            there are no random restarts beyond the budget.
+        budget: Queries per image and random restart. The steps of each attack are set to use them
+            up (`fit_steps`).
         key: A JAX random key (default: seed 0).
         ids: Integers [N] that identify the images in the random keys (default 0 to N - 1).
         devices: The devices to use (default: all local devices).
