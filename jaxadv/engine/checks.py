@@ -22,13 +22,13 @@ from jaxadv.core.pytree import take
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.devices import APPLY, PULLED_BACK
 
-TRAINING_ERRORS = {  # Flax's, by name: it must not be imported for other models
+TRAINING_ERRORS = {  # names of Flax errors: other models must not import Flax
     "ModifyScopeVariableError": "update batch statistics",
     "InvalidRngError": "draw a dropout mask",
 }
-PROBED = ("cross_entropy", "margin")  # losses that are to have a gradient
-BATCH = 7  # images that a model is tried with: a number that none is bound to
-TOLERANCE = 1e-6  # rounding error at the bounds, clipped and not complained about
+PROBED = ("cross_entropy", "margin")  # losses whose gradients are checked
+BATCH = 7  # batch size of the trial: unlikely to be one a model is fixed to
+TOLERANCE = 1e-6  # rounding error at the bounds, clipped without a message
 
 
 class CheckWarning(UserWarning):
@@ -401,7 +401,7 @@ def logit_messages(logits: np.ndarray) -> list[str]:
             f"model returns NaN or infinite logits for {len(broken)} of {len(logits)} clean images "
             f"({some(broken)}): they can never count as adversarial"
         ]
-    votes = np.isin(logits, (0, 1)).all()  # of a function that names classes and no more
+    votes = np.isin(logits, (0, 1)).all()  # one-hot outputs of a function that returns classes only
     if not votes and logits.min() >= 0 and logits.max() <= 1 and (
         np.abs(logits.sum(1) - 1).max() < 1e-4
     ):  # fmt: skip

@@ -23,7 +23,7 @@ from jaxadv.engine.queue import Table
 from jaxadv.engine.session import RowProgress, Rows
 from jaxadv.engine.verify import bucket, forward_sharded, margins, mesh_of, predict, sharded, verify
 
-PIECE_SECONDS = 2.0  # how long a compiled program runs before the host looks in
+PIECE_SECONDS = 2.0  # time between two checks by the host
 
 
 class Budget(NamedTuple):
@@ -293,13 +293,13 @@ def _verified(
         judge or model.fresh(), setup.attack.norm, images, originals, goal, rows.epsilon,
         setup.devices,
     )  # fmt: skip
-    # A refusal is one of a claim; an image that never claimed anything has simply failed.
+    # Only a claimed success can be rejected; an image without one has failed.
     claimed = collect(gathered.best.adversarial)
     unclaimed = ~claimed if judge is None or setup.again else margin >= 0
     status[(status != Status.SUCCESS) & unclaimed] = Status.FAILED
     if judge is not None and setup.again and setup.keep in ("first", "distance"):
         judged = margins(batch.goal, predict(judge, batch.images, setup.devices))
-        wrong = judged[rows.source] < 0  # the model attacked what need not be
+        wrong = judged[rows.source] < 0  # misclassified by the judge, so no attack was needed
         status[active & wrong] = Status.REJECTED_LABEL
     nonfinite = collect(gathered.nonfinite)
     status[(status == Status.FAILED) & nonfinite] = Status.NONFINITE

@@ -20,7 +20,7 @@ from jaxadv.engine.batch import advance, tick_function
 from jaxadv.engine.queue import Results, Table
 from jaxadv.engine.tick import Lane, needs_gradient
 
-WINDOW = 1024  # entries of the queue that are looked through at once
+WINDOW = 1024  # entries of the queue that are searched at once
 
 
 class LoopState(NamedTuple):
@@ -147,7 +147,7 @@ def _next_entries(
     wanted = (ahead < entries) & table.active[ahead % rows]
     if racing:
         wanted &= ahead // rows <= flight.gathered.success_rank(ahead % rows)
-    free = jnp.cumsum(occupied) - 1  # the how-manieth free lane this is
+    free = jnp.cumsum(occupied) - 1  # index of this lane among the free ones
     places = _first(wanted, several)
     chosen = jnp.where(occupied, places.at[free].get(mode="clip"), ahead.shape[0])
     loaded = occupied & (chosen < ahead.shape[0])

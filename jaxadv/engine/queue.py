@@ -66,7 +66,7 @@ class Table(NamedTuple):
         if self.seeds is not None:
             key = jax.random.wrap_key_data(self.seeds[row], impl=jax.random.key_impl(key))
         lane_key = attack_key(attack, key, self.ids[row], rank)
-        # What is begun is compiled apart from the table, so its bits do not depend on its length.
+        # The barriers keep a lane's bits independent of the length of the table.
         problem, lane_key, logits = lax.optimization_barrier((problem, lane_key, logits))
         return lax.optimization_barrier(
             init_lane(attack, problem, lane_key, problem.goal.margin(logits))

@@ -214,7 +214,7 @@ def _run_chunks(
     """
     images, bounds, source = session.images, session.model.bounds, rows.source
     count, total, shape = len(images), len(source), tuple(images.shape[1:])
-    seen = image_shape(shape)  # as what the attack sees them
+    seen = image_shape(shape)  # the shape in which the attack gets them
     if chunk is None:
         most = rows_in_memory(shape, setup.devices[0]) * len(setup.devices)
         chunk = most * count // max(total, 1) + 1

@@ -16,7 +16,7 @@ from jaxadv.core.result import Status
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.devices import choose_devices
 
-VERIFICATION_BATCH = 100  # no power of two: never the batch that the attack ran in
+VERIFICATION_BATCH = 100  # no power of two, so never the batch size of the attack
 
 
 @functools.lru_cache

@@ -256,7 +256,7 @@ def run_cascade(
         if attack.needs_epsilon:
             places = _choose(entry, standing, groups, least, nested)
             own = rows.of(places)
-        else:  # at the largest epsilon; an earlier attack's answer is where to go on from
+        else:  # at the largest epsilon, bounded by the best distance so far
             places = groups[-1][attacked]
             own = rows.of(places)._replace(epsilon=distance[attacked])
         if refines(entry):

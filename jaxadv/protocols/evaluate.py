@@ -237,7 +237,7 @@ def evaluate(
     session = session.answered()
     logits = session.clean_logits
     assert logits is not None
-    predictions = np.where(np.isnan(logits).any(1), -1, logits.argmax(1))  # NaN names no class
+    predictions = np.where(np.isnan(logits).any(1), -1, logits.argmax(1))  # NaN: no prediction
     right = predictions == labels
     probe = np.flatnonzero(right)[:64]
     scan = program.read_program(model, shape)

@@ -22,7 +22,7 @@ from jaxadv.engine.verify import margins
 from jaxadv.protocols.cached_run import attack_of, describe, refines, run_stage
 from jaxadv.protocols.portfolios import Portfolio, get_portfolio
 
-GAIN = 1e-3  # an image has come nearer if its distance fell by this share
+GAIN = 1e-3  # least relative decrease of the distance that counts as progress
 PATIENCE = 5  # members in a row that may fail to bring an image nearer
 
 

@@ -64,6 +64,6 @@ class Runs(NamedTuple):
                 attack, model, images, goal, epsilon, key=key, progress=progress, **settings
             )
             if "budget" not in settings and (found.status == Status.NOT_RUN).any():
-                raise KeyboardInterrupt  # a part must not be taken for the whole
+                raise KeyboardInterrupt  # a partial result must not be stored as a complete one
             self.store.save(name, mark, found)
         return found

@@ -158,9 +158,9 @@ def check(
     # The highest loss lies well inside: first successes lie at the boundary, where rounding flips.
     patient = PGD(norm=norm, steps=2 * steps, step_size=0.1)
     longer = run(patient, one, np.repeat(epsilon, len(kept)), goal, keep="loss")
-    queries = 6 * steps  # the passes, forward and back, of both runs of PGD at epsilon
+    queries = 6 * steps  # forward and backward passes of both PGD runs at epsilon
     asking = None
-    if norm in Square.norms:  # in L0 attacks that only ask outdo PGD on sound models too
+    if norm in Square.norms:  # in L0, score-based attacks beat PGD on sound models too
         search = Square(norm=norm, steps=queries - 1, rescale=True)
         asking = run(search, one, np.repeat(epsilon, len(kept)), goal)
     stored = margins(goal, ask(attacks.to_8_bits(longer.images, bounds)))
