@@ -68,11 +68,12 @@ ATTACKS: dict[str, type[Attack]] = {  # all that are imported above
 
 
 def list_attacks() -> list[str]:
-    """The names of all attacks.
+    """Return the names of all attacks, sorted.
 
-    >>> import jaxadv as ja
-    >>> "PGD" in ja.list_attacks()
-    True
+    Example:
+        >>> import jaxadv as ja
+        >>> "PGD" in ja.list_attacks()
+        True
     """
     return sorted(ATTACKS)
 

@@ -1,7 +1,7 @@
-"""The plain driver: every image keeps its lane until the last one is done. Pure.
+"""The plain driver: all images run together until the last one is done. Pure.
 
-It is the reference that the tests hold the lanes against, and the bare driver for adversarial
-training: `perturb` can stand under jit, vmap, pmap, shard_map and inside scans.
+It is the reference for the tests of the lanes and the driver for adversarial training: `perturb`
+works under jit, vmap, pmap, shard_map and inside scans.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ from jaxadv.engine.tick import needs_gradient, tick
 
 
 def on_cpu() -> bool:
-    """Whether what is traced now will run on a CPU."""
+    """Return whether the function that is being traced will run on a CPU."""
     default = jax.config.jax_default_device  # type: ignore[attr-defined]
     platform = default if isinstance(default, str) else getattr(default, "platform", None)
     return (platform or jax.default_backend()) == "cpu"
@@ -39,11 +39,22 @@ def drive_batch(
     cure: bool | None = None,
     judge_last: bool = True,
 ) -> Results:
-    """Run every row of the table at once, rank after rank. Pure; rows are the batch's axis.
+    """Run every row of the table at once, one rank after the other. Pure.
 
-    limit: the most ticks per entry; cure: rewrite for the CPU (default: where the CPU is used);
-    judge_last: whether the model is asked about the image of an entry's last tick; else it is kept
-    as it is, which serves keep="last" of an attack that asks one image a tick.
+    Args:
+        attack: The attack with its settings.
+        model: The model under attack.
+        table: The M rows; they are the batch axis.
+        key: A JAX random key.
+        keep: As in `run`.
+        limit: The most ticks per entry (None: those of the attack).
+        cure: Whether to rewrite the program for the CPU (None: if it runs on a CPU).
+        judge_last: Whether the model is queried at the image of an entry's last tick. Otherwise
+            this image is kept without a query, which serves keep="last" of an attack with one query
+            a tick.
+
+    Returns:
+        The results of all rows.
     """
     attack = attack.specialize(table.goal, table.clean_logits.shape[-1])
     rows = jnp.arange(table.source.shape[0])
@@ -88,7 +99,7 @@ def drive_batch(
 
 
 def tick_function(attack: Attack, model: Model, keep: str, cure: bool | None) -> Any:
-    """(lanes, live, backward) -> lanes, cured where it runs on a CPU."""
+    """Return (lanes, live, backward) -> lanes, rewritten for the CPU if it runs there."""
     cure = on_cpu() if cure is None else cure
 
     def step(lanes: Any, live: Any, backward: bool) -> Any:
@@ -101,10 +112,21 @@ def tick_function(attack: Attack, model: Model, keep: str, cure: bool | None) ->
 
 
 def advance(go_on: Any, is_hungry: Any, body: Any, carry: Any, gradients: bool) -> Any:
-    """Tick as long as it takes while `go_on(carry)`: at least once. Pure.
+    """Run at least one tick, then repeat until `go_on(carry)` is false. Pure.
 
-    Whole ticks are a loop of their own, and a tick in which nobody reads a gradient comes between
-    two such loops: a branch within the loop would cost a small network a tenth.
+    Ticks with a backward pass run in a loop of their own; a tick in which no lane needs a gradient
+    comes between two such loops. A branch inside the loop would slow a small network down by a
+    tenth.
+
+    Args:
+        go_on: Function carry -> whether to run another tick.
+        is_hungry: Function carry -> whether a lane needs a gradient.
+        body: Function (carry, backward) -> carry, one tick.
+        carry: The state of the loop.
+        gradients: Whether the attack needs gradients at all.
+
+    Returns:
+        The state after the last tick.
     """
     if not gradients:
         return lax.while_loop(go_on, lambda c: body(c, False), carry)
@@ -123,21 +145,37 @@ def perturb(
     keep: str = "loss",
     ids: Any = None,
 ) -> Float[Array, "N ..."]:
-    """The attacked images [N, H, W, C], and nothing else: for training loops, under any transform.
+    """Return the attacked images only: for training loops, under any JAX transformation.
 
-    images: [N, H, W, C] float32 within `model.bounds`; epsilon: scalar or [N], in the attack's norm
-    and the images' scale (None: infinite); keep: "loss" (of all steps the image of highest loss),
-    "last", "first" or "distance"; ids: integers [N] that name the images in the random keys
-    (default 0 to N - 1). Pure; nothing is verified or validated. A PGD of n steps costs n backward
-    passes and, with "last", n forward passes, with "loss" one more, with "first" and "distance" yet
-    another, for the clean image.
+    The function is pure; it neither validates its arguments nor verifies the images. A PGD of n
+    steps costs n backward passes, and n forward passes with keep="last", n + 1 with "loss", and n +
+    2 with "first" and "distance", which also need the clean logits.
 
-    >>> import jax, jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
-    >>> images, goal = jnp.full((3, 2, 2, 1), 0.5), ja.Untargeted(jnp.arange(3))
-    >>> attack = ja.PGD(steps=7, step_size=0.25)
-    >>> ja.perturb(attack, model, images, goal, 0.1, key=jax.random.key(0)).shape
-    (3, 2, 2, 1)
+    Args:
+        attack: The attack with its settings.
+        model: The model under attack.
+        images: Floats [N, H, W, C], float32, within `model.bounds`.
+        goal: `Untargeted`, `Targeted` or `Evading`, with integers [N].
+        epsilon: Radius of the ball, one number or [N], in the attack's norm and the scale of the
+            images (None: infinite).
+        key: A JAX random key.
+        keep: Which of the queried images is returned: "loss" (the image of highest loss over all
+            steps), "last", "first" or "distance", as in `run`.
+        ids: Integers [N] that identify the images in the random keys (default 0 to N - 1).
+
+    Returns:
+        The attacked images [N, H, W, C], in the shape and dtype of `images`.
+
+    Raises:
+        ValueError: If `keep` is not one of these four.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> images, goal = jnp.full((3, 2, 2, 1), 0.5), ja.Untargeted(jnp.arange(3))
+        >>> attack = ja.PGD(steps=7, step_size=0.25)
+        >>> ja.perturb(attack, model, images, goal, 0.1, key=jax.random.key(0)).shape
+        (3, 2, 2, 1)
     """
     if keep not in KEEPS:
         raise ValueError(f"keep={keep!r}: pass one of {KEEPS}")
@@ -161,7 +199,7 @@ def make_table(
     *,
     keep: str = "first",
 ) -> Table:
-    """One row an image, with the model's answers to the clean images (one forward pass). Pure."""
+    """Return a table of one row an image and clean logits (one forward pass an image). Pure."""
     images = jnp.asarray(images)
     count = images.shape[0]
     if epsilon is None:

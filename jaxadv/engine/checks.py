@@ -1,4 +1,4 @@
-"""The first checks: one clear message that names the argument, what was given and what to do."""
+"""Checks of arguments: one message that names the argument, its value and what to do."""
 
 import dataclasses
 import functools
@@ -22,27 +22,27 @@ from jaxadv.core.pytree import take
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.devices import APPLY, PULLED_BACK
 
-TRAINING_ERRORS = {  # Flax's, by name: it must not be imported for other models
+TRAINING_ERRORS = {  # names of Flax errors: other models must not import Flax
     "ModifyScopeVariableError": "update batch statistics",
     "InvalidRngError": "draw a dropout mask",
 }
-PROBED = ("cross_entropy", "margin")  # losses that are to have a gradient
-BATCH = 7  # images that a model is tried with: a number that none is bound to
-TOLERANCE = 1e-6  # rounding error at the bounds, clipped and not complained about
+PROBED = ("cross_entropy", "margin")  # losses whose gradients are checked
+BATCH = 7  # batch size of the trial: unlikely to be one a model is fixed to
+TOLERANCE = 1e-6  # rounding error at the bounds, clipped without a message
 
 
 class CheckWarning(UserWarning):
-    """The run goes on, but its numbers may mean less than they seem to."""
+    """The run continues, but its results may be unreliable."""
 
 
 def some(indices: Any) -> str:
-    """The first few of a list of indices."""
+    """Return the first five of a list of indices as text."""
     indices = list(map(int, indices))
     return ", ".join(map(str, indices[:5])) + (", ..." if len(indices) > 5 else "")
 
 
 def check_attack(attack: Any, name: str = "attack") -> None:
-    """ValueError where this is no attack (a class, a name), or cannot be compiled."""
+    """Raise ValueError if this is no attack (but a class or a name), or cannot be compiled."""
     if isinstance(attack, type) and issubclass(attack, Attack):
         raise ValueError(f"{name} is the class {attack.__name__}: pass ja.{attack.__name__}(...)")
     if not isinstance(attack, Attack):
@@ -51,7 +51,7 @@ def check_attack(attack: Any, name: str = "attack") -> None:
 
 
 def check_model(model: Any, name: str = "model") -> None:
-    """ValueError where this is no `Model`: a module, a function, an estimator."""
+    """Raise ValueError if this is no `Model` (but a module, a function or an estimator)."""
     if not isinstance(model, Model):
         raise ValueError(
             f"{name} is of type {type(model).__name__}: pass a ja.Model, made by ja.from_linen, "
@@ -61,7 +61,7 @@ def check_model(model: Any, name: str = "model") -> None:
 
 
 def check_key(key: Any) -> Array:
-    """The key; ValueError where this is no JAX random key (nor an array of them)."""
+    """Return the key; ValueError if it is neither a JAX random key nor an array of them."""
     dtype = getattr(key, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return key
@@ -71,7 +71,7 @@ def check_key(key: Any) -> Array:
 
 
 def some_images(images: Any, name: str = "images") -> Any:
-    """The same array, read or not; ValueError where it does not hold one image or more."""
+    """Return the array, read or not; ValueError if it does not hold at least one image."""
     if not hasattr(images, "shape"):
         try:
             images = np.asarray(images)
@@ -86,7 +86,7 @@ def some_images(images: Any, name: str = "images") -> Any:
 
 
 def check_images(images: Any, bounds: tuple[float, float], name: str = "images") -> np.ndarray:
-    """Float32 images [N, H, W, C] within the bounds; ValueError says what is wrong with them."""
+    """Return float32 images [N, H, W, C] within the bounds; ValueError says what is wrong."""
     images = np.asarray(some_images(images, name))
     if not np.issubdtype(images.dtype, np.floating) and images.dtype != jnp.bfloat16:
         raise ValueError(
@@ -121,7 +121,7 @@ def check_images(images: Any, bounds: tuple[float, float], name: str = "images")
 
 
 def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: Any) -> np.ndarray:
-    """Epsilon [rows] in float64, in the norm's unit and the scale of the bounds."""
+    """Return epsilon [rows] in float64, in the norm's unit and the scale of the bounds."""
     if epsilon is None:
         if attack.needs_epsilon:
             raise ValueError(
@@ -199,13 +199,13 @@ def warn_about_rounding(images: np.ndarray, epsilon: np.ndarray) -> None:
 
 
 def check_named(attacks: Mapping[str, Attack], argument: str) -> None:
-    """ValueError where what this argument names is no attack."""
+    """Raise ValueError if an entry of this argument is no attack."""
     for name, attack in attacks.items():
         check_attack(attack, f"{argument}[{name!r}]")
 
 
 def check_norms(attacks: Mapping[str, Attack], norm: str, argument: str) -> None:
-    """ValueError where one of several attacks, which this argument names, works in another norm."""
+    """Raise ValueError if one of several attacks, named by this argument, works in another norm."""
     get_norm(norm)
     check_named(attacks, argument)
     for name, attack in attacks.items():
@@ -222,7 +222,7 @@ def check_norms(attacks: Mapping[str, Attack], norm: str, argument: str) -> None
 
 
 def check_goal(goal: Goal, count: int, classes: int) -> Goal:
-    """The goal with int32 numpy leaves [N], its labels and targets within the classes."""
+    """Return the goal with int32 numpy leaves [N]; ValueError if a label or target is no class."""
     if not isinstance(goal, Untargeted | Targeted):
         raise ValueError(
             f"goal is {type(goal).__name__}: pass ja.Untargeted(labels), "
@@ -260,7 +260,7 @@ def check_goal(goal: Goal, count: int, classes: int) -> Goal:
 
 
 def _check_rejected(goal: Goal, classes: int) -> int | None:
-    """The class that rejects, None where the goal knows none."""
+    """Return the rejection class, None for a goal without one."""
     rejected = getattr(goal, "rejected", None)
     if rejected is None and not isinstance(goal, Evading):
         return None
@@ -277,7 +277,7 @@ def _check_rejected(goal: Goal, classes: int) -> int | None:
 
 
 def check_ids(ids: Any, count: int) -> np.ndarray:
-    """The ids [count] that name the images in random keys; 0 to count - 1 where None is given."""
+    """Return the ids [count] that identify the images in random keys (None: 0 to count - 1)."""
     ids = np.arange(count) if ids is None else np.asarray(ids)
     if ids.shape != (count,) or not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"ids has shape {ids.shape} and dtype {ids.dtype}: pass {count} integers")
@@ -285,12 +285,12 @@ def check_ids(ids: Any, count: int) -> np.ndarray:
 
 
 def is_number(value: Any) -> bool:
-    """Whether an argument is one real number."""
+    """Return whether an argument is one real number."""
     return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
 
 
 def check_counts(**numbers: Any) -> None:
-    """ValueError where one of these arguments is no whole number from 1 to 2**30 - 1."""
+    """Raise ValueError unless each of these arguments is an integer from 1 to 2**30 - 1."""
     for name, number in numbers.items():
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if not whole or not 1 <= number < 2**30:
@@ -298,8 +298,12 @@ def check_counts(**numbers: Any) -> None:
 
 
 def check_options(store: Any = None, **numbers: Any) -> None:
-    """Options that are None by default: OSError where the store's folder cannot be written to,
-    ValueError where one of the numbers is no whole number as `check_counts` wants it."""
+    """Check options that are None by default.
+
+    Raises:
+        OSError: If the store's folder cannot be written to.
+        ValueError: If one of the numbers is no integer from 1 to 2**30 - 1.
+    """
     check_counts(**{name: number for name, number in numbers.items() if number is not None})
     if store is not None:
         check_folder(store)
@@ -308,9 +312,9 @@ def check_options(store: Any = None, **numbers: Any) -> None:
 def check_problem(
     model: Model, images: Any, goal: Any, ids: Any
 ) -> tuple[np.ndarray, Goal, np.ndarray, int]:
-    """Images [N, ...], goal, ids [N] and the number of classes of a run, each checked.
+    """Return checked images [N, ...], goal, ids [N] and the number of classes of a run.
 
-    goal: a goal, or labels, which mean any other class.
+    goal: a goal, or labels for an untargeted goal.
     """
     check_model(model)
     images = check_images(images, model.bounds)
@@ -321,7 +325,7 @@ def check_problem(
 
 
 def count_classes(model: Model, shape: tuple[int, ...]) -> int:
-    """The number of the model's classes, and that it takes such images at all."""
+    """Return the number of the model's classes; ValueError if it cannot take such images."""
     images = jax.ShapeDtypeStruct((BATCH, *shape), np.float32)
     try:
         logits = APPLY.eval_shape(model, images)
@@ -356,9 +360,10 @@ def prepare_attack(
     attack: Attack, model: Model, goal: Goal, classes: int, epsilon: Any, rows: int,
     shape: tuple[int, ...],
 ) -> tuple[Attack, np.ndarray]:  # fmt: skip
-    """The attack as it is run towards the goal, and its epsilon [rows]. Nothing is computed.
+    """Return the attack specialized for the goal, and its epsilon [rows]. Nothing is computed.
 
-    ValueError where attack, model, goal and epsilon do not go together.
+    Raises:
+        ValueError: If attack, model, goal and epsilon do not fit each other.
     """
     attack = attack.specialize(goal, classes)
     check_pullbacks(attack, model, shape)
@@ -371,15 +376,17 @@ def check_attacks(
     attacks: Iterable[Attack], model: Model, goal: Goal, classes: int, epsilons: Any,
     shape: tuple[int, ...],
 ) -> None:  # fmt: skip
-    """`prepare_attack` for several attacks, before the first is run; epsilons: radii, of which an
-    attack that needs none is given none."""
+    """Run `prepare_attack` for several attacks before the first is run.
+
+    epsilons: radii; an attack that needs no epsilon is given none.
+    """
     for attack in attacks:
         radii, rows = (epsilons, np.size(epsilons)) if attack.needs_epsilon else (None, 1)
         prepare_attack(attack, model, goal, classes, radii, rows, shape)
 
 
 def check_keep(keep: str | None, attack: Attack) -> str:
-    """The attack's own `keep` where None is given."""
+    """Return `keep`, or the attack's own if it is None."""
     keep = attack.keep if keep is None else keep
     if keep not in KEEPS:
         raise ValueError(f"keep={keep!r}: pass one of {KEEPS}")
@@ -387,14 +394,14 @@ def check_keep(keep: str | None, attack: Attack) -> str:
 
 
 def logit_messages(logits: np.ndarray) -> list[str]:
-    """What is wrong with the logits [N, K] of clean images: an empty list is a pass."""
+    """Return what is wrong with the logits [N, K] of clean images; an empty list is a pass."""
     broken = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(broken):
         return [
             f"model returns NaN or infinite logits for {len(broken)} of {len(logits)} clean images "
             f"({some(broken)}): they can never count as adversarial"
         ]
-    votes = np.isin(logits, (0, 1)).all()  # of a function that names classes and no more
+    votes = np.isin(logits, (0, 1)).all()  # one-hot outputs of a function that returns classes only
     if not votes and logits.min() >= 0 and logits.max() <= 1 and (
         np.abs(logits.sum(1) - 1).max() < 1e-4
     ):  # fmt: skip
@@ -412,7 +419,7 @@ def warn_about_logits(logits: np.ndarray) -> None:
 
 
 def warn_about_targets(goal: Goal, clean_margin: np.ndarray) -> None:
-    """Warn where most targets are what the model says already: the truth, passed as target."""
+    """Warn if most targets are already predicted: true labels were passed as targets."""
     met = int((clean_margin < 0).sum())
     if goal.targeted and len(clean_margin) > 1 and met > 0.5 * len(clean_margin):
         warnings.warn(
@@ -424,7 +431,7 @@ def warn_about_targets(goal: Goal, clean_margin: np.ndarray) -> None:
 
 
 def missing_derivative(model: Model, shape: tuple[int, ...]) -> str:
-    """Why the model cannot be differentiated backwards; empty if it can. Nothing is computed."""
+    """Return why the model has no gradient, empty if it has one. Nothing is computed."""
     image = jax.ShapeDtypeStruct((BATCH, *shape), np.float32)
     dtype = APPLY.eval_shape(model, image).dtype
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -441,7 +448,7 @@ def missing_derivative(model: Model, shape: tuple[int, ...]) -> str:
 
 
 def check_pullbacks(attack: Attack, model: Model, shape: tuple[int, ...]) -> None:
-    """ValueError where the attack asks for gradients of a model that has none."""
+    """Raise ValueError if the attack needs gradients and the model has none."""
     if attack.pullbacks and (missing := missing_derivative(model, shape)):
         raise ValueError(
             f"attack: {attack.name} asks for gradients, but {missing}, such as ja.Square(), or a "
@@ -451,7 +458,7 @@ def check_pullbacks(attack: Attack, model: Model, shape: tuple[int, ...]) -> Non
 
 @functools.lru_cache
 def _gradients(cure: bool) -> Any:
-    """Jitted (model, images [N, H, W, C], goal) -> the gradients of each loss of PROBED."""
+    """Return the jitted (model, images [N, H, W, C], goal) -> gradients of each loss of PROBED."""
 
     def gradients(model: Model, images: Any, goal: Goal) -> Any:
         logits, pull_back = jax.vjp(model, images)
@@ -467,9 +474,18 @@ def _gradients(cure: bool) -> Any:
 def loss_gradients(
     model: Model, images: np.ndarray, goal: Goal, width: int = 50
 ) -> dict[str, np.ndarray]:
-    """The gradients [N, H, W, C] of two losses, "cross_entropy" and "margin", at the images.
+    """Return the gradients [N, H, W, C] of two losses at the images: "cross_entropy" and "margin".
 
-    images: [N, H, W, C]; one forward and two backward passes per image.
+    This costs one forward and two backward passes an image.
+
+    Args:
+        model: The model under attack.
+        images: Floats [N, H, W, C].
+        goal: The goal, with integers [N].
+        width: Batch size.
+
+    Returns:
+        The gradients under the names of the losses.
     """
     program = _gradients(jax.default_backend() == "cpu")
     pieces = []
@@ -481,7 +497,7 @@ def loss_gradients(
 
 
 def gradient_messages(gradients: dict[str, np.ndarray]) -> list[str]:
-    """What is wrong with the gradients of `loss_gradients`: an empty list is a pass."""
+    """Return what is wrong with the gradients of `loss_gradients`; an empty list is a pass."""
     messages = []
     flat = {name: values.reshape(len(values), -1) for name, values in gradients.items()}
     broken = {name: ~np.isfinite(values).all(1) for name, values in flat.items()}
@@ -511,8 +527,8 @@ def gradient_messages(gradients: dict[str, np.ndarray]) -> list[str]:
 
 
 def check_gradients(model: Model, images: Any, goal: Goal) -> list[str]:
-    """Messages about zero or non-finite gradients of two losses at the clean images.
+    """Return messages about zero or non-finite gradients of two losses at the clean images.
 
-    images: [N, H, W, C]; one forward and two backward passes per image. An empty list is a pass.
+    An empty list is a pass. This costs one forward and two backward passes an image [N, H, W, C].
     """
     return gradient_messages(loss_gradients(model, images, goal))

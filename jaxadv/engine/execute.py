@@ -1,4 +1,4 @@
-"""One chunk of rows on the devices: the compiled loop, the host's looks at it, verified answers."""
+"""Run one chunk of rows on the devices: compiled loop, control by the host, verification."""
 
 import functools
 import math
@@ -23,17 +23,21 @@ from jaxadv.engine.queue import Table
 from jaxadv.engine.session import RowProgress, Rows
 from jaxadv.engine.verify import bucket, forward_sharded, margins, mesh_of, predict, sharded, verify
 
-PIECE_SECONDS = 2.0  # how long a compiled program runs before the host looks in
+PIECE_SECONDS = 2.0  # time between two checks by the host
 
 
 class Budget(NamedTuple):
-    """Where to stop; None is no limit.
+    """Limits at which a run stops; None is no limit.
 
-    steps: ticks (one forward and backward pass) per image and restart; passes: images sent forward
-    and gradients pulled back by the hardware in the whole run, idle lanes included; seconds: wall
-    time, compilation included. What was not finished has the status NOT_RUN, and is finished by
-    another run with its ids. queries: answers read per image and restart; the tick that reaches it
-    is the last.
+    An entry that was not finished has the status NOT_RUN; another run with its ids finishes it.
+
+    Attributes:
+        steps: The most ticks (one forward and backward pass) per image and random restart.
+        passes: The most forward and backward passes of the hardware in the whole run, idle lanes
+            included.
+        seconds: The most wall time, compilation included.
+        queries: The most model outputs used per image and random restart; the tick that reaches
+            this number is the last.
     """
 
     steps: int | None = None
@@ -43,8 +47,15 @@ class Budget(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The images of one chunk: images, goal, ids, clean_logits (None: not known) of N images, and
-    the rows that attack them."""
+    """The N images of one chunk and the rows that attack them.
+
+    Attributes:
+        images: Floats [N, H, W, C].
+        goal: The goal, with integers [N].
+        ids: Integers [N] that identify the images in the random keys.
+        clean_logits: Floats [N, K], or None where they are not known.
+        rows: The M rows that attack the images.
+    """
 
     images: np.ndarray
     goal: Goal
@@ -54,7 +65,20 @@ class Batch(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """How rows are attacked: all that is the same for every chunk of a run."""
+    """How rows are attacked: what is the same for every chunk of a run.
+
+    Attributes:
+        attack: The attack, specialized for the goal.
+        model: The model under attack.
+        judge: The model that decides about success, or None for `model`.
+        again: Whether to search again on the judge what it rejects.
+        keep: As in `run`.
+        key: A JAX random key.
+        devices: The devices.
+        lanes: Number of lanes on each device.
+        halve: As in `run`.
+        budget: Limits of the run.
+    """
 
     attack: Attack
     model: Model
@@ -69,13 +93,18 @@ class Setup(NamedTuple):
 
     @property
     def passes_per_tick(self) -> int:
-        """Forward and backward passes that one lane takes in one tick."""
+        """Forward and backward passes of one lane in one tick."""
         return self.attack.queries * (1 + self.attack.pullbacks)
 
 
 class Watch(NamedTuple):
-    """What the host looks at between two pieces of compiled work: when the run began, whether to
-    stop, and whom to tell of its progress."""
+    """What the host checks between two calls of the compiled loop.
+
+    Attributes:
+        began: When the run began, in seconds of `time.perf_counter`.
+        interrupted: Returns whether to stop.
+        progress: Called with (rows done, rows in all, successes), or None.
+    """
 
     began: float
     interrupted: Callable[[], bool]
@@ -83,7 +112,7 @@ class Watch(NamedTuple):
 
 
 def _deal(values: np.ndarray, owner: np.ndarray, parts: int, size: int) -> np.ndarray:
-    """Values [N, ...] to [parts, size, ...]: each part its own, in order, padded with zeros."""
+    """Distribute values [N, ...] to [parts, size, ...] by owner, in order, padded with zeros."""
     dealt = np.zeros((parts, size, *values.shape[1:]), values.dtype)
     for part in range(parts):
         own = values[owner == part]
@@ -93,9 +122,9 @@ def _deal(values: np.ndarray, owner: np.ndarray, parts: int, size: int) -> np.nd
 
 @functools.lru_cache
 def programs(keep: str, halve: bool, devices: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Jitted (take off) and (fly on), on one device or on each of several.
+    """Return the jitted functions that begin and continue the loop, on one device or on several.
 
-    Every array has a leading axis of devices. The flight is donated: it stays in place.
+    Every array has a leading axis of devices. The loop state is donated, so it is updated in place.
     """
     cure = devices[0].platform == "cpu"
 
@@ -139,9 +168,16 @@ def _narrowing(width: int) -> Any:
 
 
 def run_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Result | None, int]:
-    """Attack one chunk: its verified rows (None: interrupted before it began), and lane ticks.
+    """Attack one chunk of rows and verify the images.
 
-    spent: lane ticks of the chunks before.
+    Args:
+        setup: How the rows are attacked.
+        batch: The images and rows of the chunk.
+        watch: When the run began, whether to stop, and whom to report progress to.
+        spent: Lane ticks of the chunks before.
+
+    Returns:
+        The verified rows (None: interrupted before the chunk began), and the lane ticks.
     """
     attack, model, devices = setup.attack, setup.model, setup.devices
     width, budget, parts = setup.lanes, setup.budget, len(setup.devices)
@@ -208,8 +244,10 @@ def run_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Res
 
 
 class _Dealt:
-    """Arrays of a batch dealt to the devices [parts, size, ...]: images in turn, rows to where
-    their images are."""
+    """Distribution of a batch to the devices, as arrays [parts, size, ...].
+
+    Images are dealt in turn, rows to the device of their image.
+    """
 
     def __init__(self, batch: Batch, devices: tuple[Any, ...], width: int) -> None:
         self.parts, self.place = len(devices), sharded(devices)
@@ -220,11 +258,11 @@ class _Dealt:
         self.per_row = bucket(most, width)
 
     def images(self, values: Any) -> Any:
-        """Values [N, ...] of the images on the devices."""
+        """Distribute values [N, ...] of the images to the devices."""
         return self._deal(values, self.image_owner, self.per_image)
 
     def rows(self, values: Any) -> Any:
-        """Values [M, ...] of the rows (a pytree of them) on the devices."""
+        """Distribute values [M, ...] of the rows, or a pytree of them, to the devices."""
         return self._deal(values, self.row_owner, self.per_row)
 
     def _deal(self, values: Any, owner: np.ndarray, size: int) -> Any:
@@ -234,7 +272,7 @@ class _Dealt:
         return jax.tree.map(deal, values)
 
     def collect(self, dealt: Any) -> np.ndarray:
-        """The rows [M, ...] again, on the host."""
+        """Return distributed rows as [M, ...] on the host."""
         dealt = np.asarray(dealt)
         out = np.zeros((len(self.row_owner), *dealt.shape[2:]), dealt.dtype)
         for part in range(self.parts):
@@ -246,7 +284,7 @@ class _Dealt:
 def _verified(
     setup: Setup, batch: Batch, dealt: _Dealt, gathered: Any, active: np.ndarray
 ) -> Result:  # fmt: skip
-    """The rows of a chunk, each judged anew; those that are not complete are NOT_RUN."""
+    """Return the verified rows of a chunk; those that are not complete are NOT_RUN."""
     model, judge, rows, collect = setup.model, setup.judge, batch.rows, dealt.collect
     counts, complete = jax.device_get(_totals(gathered, setup.keep))
     originals, goal = batch.images[rows.source], take(batch.goal, rows.source)
@@ -255,13 +293,13 @@ def _verified(
         judge or model.fresh(), setup.attack.norm, images, originals, goal, rows.epsilon,
         setup.devices,
     )  # fmt: skip
-    # A refusal is one of a claim; an image that never claimed anything has simply failed.
+    # Only a claimed success can be rejected; an image without one has failed.
     claimed = collect(gathered.best.adversarial)
     unclaimed = ~claimed if judge is None or setup.again else margin >= 0
     status[(status != Status.SUCCESS) & unclaimed] = Status.FAILED
     if judge is not None and setup.again and setup.keep in ("first", "distance"):
         judged = margins(batch.goal, predict(judge, batch.images, setup.devices))
-        wrong = judged[rows.source] < 0  # the model attacked what need not be
+        wrong = judged[rows.source] < 0  # misclassified by the judge, so no attack was needed
         status[active & wrong] = Status.REJECTED_LABEL
     nonfinite = collect(gathered.nonfinite)
     status[(status == Status.FAILED) & nonfinite] = Status.NONFINITE

@@ -1,8 +1,8 @@
-"""Continuous batching: a fixed number of lanes; one that is done takes the next entry. Pure.
+"""Continuous batching: a fixed number of lanes; a finished lane takes the next queue entry. Pure.
 
-One inner loop settles finished lanes and loads new entries, a few at a time; the other ticks until
-some lane is finished. Everything is one compiled program, which returns after a given number
-of ticks so that its caller can look in, and goes on where it was.
+One inner loop records the results of finished lanes and loads new entries, a few at a time; the
+other ticks until a lane is finished. All of it is one compiled program, which returns to its caller
+after a given number of ticks and can be continued.
 """
 
 import functools
@@ -20,12 +20,20 @@ from jaxadv.engine.batch import advance, tick_function
 from jaxadv.engine.queue import Results, Table
 from jaxadv.engine.tick import Lane, needs_gradient
 
-WINDOW = 1024  # entries of the queue that are looked through at once
+WINDOW = 1024  # entries of the queue that are searched at once
 
 
 class LoopState(NamedTuple):
-    """All that is under way: lanes [L] and the entry in each (R * M: none), the head of the queue,
-    what is gathered, each lane's ticks, and the ticks of the whole fleet."""
+    """State of the compiled loop with L lanes, M rows and R entries a row.
+
+    Attributes:
+        lanes: The lanes [L].
+        entry: Integers [L], the queue entry in each lane (R * M: none).
+        age: Integers [L], the ticks of each lane's entry.
+        head: Integer, the head of the queue.
+        gathered: The results so far.
+        ticks: Integer, the ticks of the whole loop.
+    """
 
     lanes: Lane
     entry: Any
@@ -36,8 +44,13 @@ class LoopState(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Numbers that end a flight: until: ticks, after which it returns; limit: the most ticks of one
-    entry; most: how many answers read end an entry (None: any number)."""
+    """Numbers at which the loop or an entry ends.
+
+    Attributes:
+        until: Ticks after which the loop returns.
+        limit: The most ticks of one entry.
+        most: The most model outputs that an entry may use (None: no limit).
+    """
 
     until: Any
     limit: Any
@@ -45,8 +58,13 @@ class Ends(NamedTuple):
 
 
 class Mode(NamedTuple):
-    """How a flight is compiled. keep: as in `run`; halve: return, too, once the queue is dry and
-    half of the lanes are idle; cure: rewrite for the CPU (None: where the CPU is used)."""
+    """How the loop is compiled.
+
+    Attributes:
+        keep: As in `run`.
+        halve: Whether to return, too, once the queue is empty and half of the lanes are idle.
+        cure: Whether to rewrite the program for the CPU (None: if it runs on a CPU).
+    """
 
     keep: str
     halve: bool = False
@@ -54,12 +72,12 @@ class Mode(NamedTuple):
 
 
 def _first(mask: Bool[Array, " N"], count: int) -> Int[Array, " count"]:
-    """The places of the first `count` true entries (N where there are fewer)."""
+    """Return the places of the first `count` true entries (N where there are fewer)."""
     return jnp.searchsorted(jnp.cumsum(mask), jnp.arange(1, count + 1), method="compare_all")
 
 
 def init_lanes(attack: Attack, model: Model, table: Table, key: Array, width: int) -> LoopState:
-    """A flight of `width` empty lanes, all of which ask for an entry."""
+    """Return a loop state of `width` empty lanes, all of which wait for an entry."""
     one = jax.eval_shape(lambda: table.lane(attack, model.bounds, key, jnp.int32(0), jnp.int32(0)))
     lanes = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape), leaf.dtype), one)
     lanes = lanes._replace(finished=jnp.ones(width, bool))
@@ -78,7 +96,7 @@ def _turn_over(
     several: int,
     flight: LoopState,
 ) -> LoopState:
-    """Settle up to `several` lanes, those finished first, and load their next entries."""
+    """Record up to `several` lanes, those finished first, and load their next entries."""
     # An entry is dropped once a lower rank of its row has succeeded.
     racing = attack.entries > 1 and keep == "first"
     flight, slot, occupied = _settle_finished(attack, racing, several, flight)
@@ -93,7 +111,7 @@ def _turn_over(
 def _settle_finished(
     attack: Attack, racing: bool, several: int, flight: LoopState
 ) -> tuple[LoopState, Int[Array, " S"], Bool[Array, " S"]]:
-    """Gather the results of up to `several` finished lanes: their places, and which are settled."""
+    """Record up to `several` finished lanes; return their places and which are recorded."""
     rows, width = flight.gathered.rank.shape[0], flight.entry.shape[0]
     entries = rows * attack.entries
     lanes, entry, gathered = flight.lanes, flight.entry, flight.gathered
@@ -120,14 +138,16 @@ def _settle_finished(
 def _next_entries(
     table: Table, racing: bool, several: int, flight: LoopState, occupied: Bool[Array, " S"]
 ) -> tuple[Int[Array, " S"], Bool[Array, " S"], Int[Array, ""]]:
-    """For each settled lane the next entry of the queue that is wanted, whether there is one, and
-    the new head of the queue; at most `WINDOW` entries are looked through."""
+    """Return the next wanted entry for each recorded lane, whether there is one, and the new head.
+
+    At most `WINDOW` entries of the queue are looked through.
+    """
     rows, entries = table.source.shape[0], flight.gathered.ended.shape[0]
     ahead = flight.head + jnp.arange(min(WINDOW, entries))
     wanted = (ahead < entries) & table.active[ahead % rows]
     if racing:
         wanted &= ahead // rows <= flight.gathered.success_rank(ahead % rows)
-    free = jnp.cumsum(occupied) - 1  # the how-manieth free lane this is
+    free = jnp.cumsum(occupied) - 1  # index of this lane among the free ones
     places = _first(wanted, several)
     chosen = jnp.where(occupied, places.at[free].get(mode="clip"), ahead.shape[0])
     loaded = occupied & (chosen < ahead.shape[0])
@@ -143,7 +163,7 @@ def _load(
     flight: LoopState, started: Lane, slot: Int[Array, " S"], occupied: Bool[Array, " S"],
     fresh: Int[Array, " S"], loaded: Bool[Array, " S"], head: Int[Array, ""],
 ) -> LoopState:  # fmt: skip
-    """Put what is started into the lanes that are settled; those for which nothing is left idle."""
+    """Put started entries into the recorded lanes; a lane without an entry becomes idle."""
     entries, width = flight.gathered.ended.shape[0], flight.entry.shape[0]
     into = jnp.where(loaded, slot, width)
     lanes = jax.tree.map(lambda old, new: old.at[into].set(new, mode="drop"), flight.lanes, started)
@@ -159,7 +179,7 @@ def _load(
 
 
 def live(flight: LoopState) -> Bool[Array, " L"]:
-    """Which lanes hold an entry."""
+    """Return which lanes hold an entry."""
     return flight.entry < flight.gathered.ended.shape[0]
 
 
@@ -172,7 +192,20 @@ def run_lanes(
     ends: Ends,
     mode: Mode,
 ) -> LoopState:
-    """Go on until the queue is empty and the lanes are, or the ticks are at their end. Pure."""
+    """Run until queue and lanes are empty, or the number of ticks is reached. Pure.
+
+    Args:
+        attack: The attack, specialized for the goal.
+        model: The model under attack.
+        table: The rows.
+        key: A JAX random key.
+        flight: The loop state to continue from.
+        ends: Numbers at which the loop or an entry ends.
+        mode: How the loop is compiled.
+
+    Returns:
+        The loop state after the last tick.
+    """
     step = tick_function(attack, model, mode.keep, mode.cure)
     width = flight.entry.shape[0]
     stop = flight.ticks + ends.until
@@ -221,7 +254,7 @@ def run_lanes(
 
 
 def shrink_lanes(flight: LoopState, width: int) -> LoopState:
-    """The same flight in `width` lanes; at most that many may be live."""
+    """Return the same loop state with `width` lanes; at most that many may be live."""
     order = jnp.argsort(~live(flight), stable=True)[:width]
     return flight._replace(
         lanes=take(flight.lanes, order), entry=flight.entry[order], age=flight.age[order]
@@ -239,7 +272,21 @@ def drive_lanes(
     limit: int | None = None,
     cure: bool | None = None,
 ) -> Results:
-    """The whole table through `lanes` lanes, in one call. Pure, as `drive_batch` is."""
+    """Run the whole table in `lanes` lanes, in one call. Pure, as `drive_batch` is.
+
+    Args:
+        attack: The attack with its settings.
+        model: The model under attack.
+        table: The rows.
+        key: A JAX random key.
+        keep: As in `run`.
+        lanes: Number of lanes.
+        limit: The most ticks per entry (None: those of the attack).
+        cure: Whether to rewrite the program for the CPU (None: if it runs on a CPU).
+
+    Returns:
+        The results of all rows.
+    """
     attack = attack.specialize(table.goal, table.clean_logits.shape[-1])
     limit = attack.ticks if limit is None else min(limit, attack.ticks)
     flight = init_lanes(attack, model, table, key, lanes)

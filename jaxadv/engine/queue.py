@@ -1,7 +1,7 @@
-"""The work to be done as arrays, and where its results are gathered. Both drivers use them.
+"""The work of a run as arrays, and its results; both drivers use them.
 
-A row is one image with one goal and one epsilon; it has `attack.entries` entries, ranked. Its
-result is the success of lowest rank; entries of higher rank are dropped.
+A row is one image with one goal and one epsilon. It has `attack.entries` entries, numbered by rank.
+Its result is the success of lowest rank; entries of higher rank are dropped.
 """
 
 from typing import Any, NamedTuple
@@ -18,12 +18,19 @@ from jaxadv.engine.tick import Best, Counts, Lane, better, init_lane
 
 
 class Table(NamedTuple):
-    """images [N, H, W, C] and their clean logits [N, K]; then for each of M rows its image's place
-    in `images`, its goal, the radius of its ball, its example id, and whether it is to be attacked
-    at all. The radius is the stated epsilon made safe for float64 (`safe_epsilon`).
+    """The N images of a run and the M rows that attack them.
 
-    start: None, or [M, H, W, C] images to begin from; extra: None, or a pytree with axis N; seeds:
-    None, or the data [M, ...] of each row's random key, in place of the one for all.
+    Attributes:
+        images: Floats [N, H, W, C].
+        clean_logits: Floats [N, K], the logits of the images.
+        source: Integers [M], the place in `images` of each row's image.
+        goal: The goal of each row, with integers [M].
+        radius: Floats [M], the stated epsilon reduced for the float64 check (`safe_epsilon`).
+        ids: Integers [M] that identify the images in the random keys.
+        active: Booleans [M], whether the row is attacked at all.
+        start: Floats [M, H, W, C], the images to begin from, or None.
+        extra: A pytree with leading axis N, or None.
+        seeds: Data [M, ...] of one random key a row, or None for one key for all.
     """
 
     images: Any
@@ -40,7 +47,7 @@ class Table(NamedTuple):
     def lane(
         self, attack: Attack, bounds: tuple[float, float], key: Array, row: Any, rank: Any
     ) -> Lane:
-        """A lane that begins row `row` at `rank` (scalars; vmap for a fleet)."""
+        """Return a lane that begins row `row` at rank `rank` (scalars; vmap for several lanes)."""
         source = self.source[row]
         logits, goal = self.clean_logits[source], take(self.goal, row)
         image, radius = self.images[source], self.radius[row]
@@ -59,7 +66,7 @@ class Table(NamedTuple):
         if self.seeds is not None:
             key = jax.random.wrap_key_data(self.seeds[row], impl=jax.random.key_impl(key))
         lane_key = attack_key(attack, key, self.ids[row], rank)
-        # What is begun is compiled apart from the table, so its bits do not depend on its length.
+        # The barriers keep a lane's bits independent of the length of the table.
         problem, lane_key, logits = lax.optimization_barrier((problem, lane_key, logits))
         return lax.optimization_barrier(
             init_lane(attack, problem, lane_key, problem.goal.margin(logits))
@@ -67,8 +74,15 @@ class Table(NamedTuple):
 
 
 class Results(NamedTuple):
-    """The results so far: `best`, its rank and `nonfinite` for each row [M]; `counts` and `ended`
-    for each entry [M * R], entry = rank * M + row."""
+    """The results so far, for M rows of R entries each; entry = rank * M + row.
+
+    Attributes:
+        best: The best image of each row [M].
+        rank: Integers [M], the rank of the best image (R: none yet).
+        nonfinite: Booleans [M], whether a non-finite value was met.
+        counts: Counts of passes and queries of each entry [M * R].
+        ended: Booleans [M * R], whether the entry is finished.
+    """
 
     best: Best
     rank: Any
@@ -78,7 +92,7 @@ class Results(NamedTuple):
 
     @classmethod
     def empty(cls, table: Table, restarts: int) -> "Results":
-        """Nothing yet: each row holds its clean image."""
+        """Return empty results: each row holds its clean image."""
         rows = table.source.shape[0]
         margin = jax.vmap(lambda goal, z: goal.margin(z))(
             table.goal, table.clean_logits[table.source]
@@ -100,11 +114,11 @@ class Results(NamedTuple):
         )
 
     def success_rank(self, row: Any) -> Any:
-        """The rank at which a row succeeded (a large number where it did not)."""
+        """Return the rank at which a row succeeded (a large number where it did not)."""
         return jnp.where(self.best.tier[row], self.rank[row], jnp.iinfo(jnp.int32).max)
 
     def settle(self, lanes: Lane, row: Any, rank: Any, valid: Any) -> "Results":
-        """Take in the results of finished lanes [F]; the rows of valid ones differ."""
+        """Record the results of finished lanes [F]; the rows of valid lanes differ."""
         rows = self.rank.shape[0]
         old = Best(*take(self.best, row))
         tie = (lanes.best.tier == old.tier) & (lanes.best.value == old.value)
@@ -127,7 +141,7 @@ class Results(NamedTuple):
         )
 
     def totals(self, keep: str) -> tuple[Counts, Any]:
-        """Per row the counts of a sequential run, and whether the row is complete."""
+        """Return the counts of a sequential run for each row, and whether the row is complete."""
         rows = self.rank.shape[0]
         ranks = jnp.arange(self.ended.shape[0] // rows)[:, None]
         last = self.success_rank(jnp.arange(rows)) if keep == "first" else jnp.iinfo(jnp.int32).max

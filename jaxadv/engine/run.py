@@ -1,4 +1,4 @@
-"""`run`: any attack on any number of images, on every device, verified."""
+"""`run`: run one attack on images, on all devices, and verify the returned images."""
 
 import time
 from typing import Any
@@ -46,38 +46,57 @@ def run(
     chunk: int | None = None,
     progress: RowProgress | None = None,
 ) -> Result:
-    """Attack every image and verify every answer.
+    """Run an attack on every image and verify every returned image.
 
-    images: [N, H, W, C] floats within `model.bounds`; any array that can be sliced, also a
-    memory-mapped one. Vectors [N, D] are attacked as images of one row, [N, H, W] as images of one
-    channel. goal: `Untargeted(labels)`, `Targeted(labels, targets)` or, where the
-    model can refuse an image, `Evading(labels, rejected)`, integers [N]. epsilon: radius of the
-    ball, one number or [N], in the attack's norm and the scale of the images; None for
-    minimum-norm attacks. key: a JAX random key.
-    keep: which of all images asked is returned: "first" (stop at the first success), "distance"
-    (the nearest adversarial one), "loss" (the highest loss, all steps), "last"; None: what the
-    attack is made for. ids: integers [N] that name the images in the random keys (default 0 to
-    N - 1): a part of the images with its ids gives what the whole run would give.
-    devices: default all local devices. lanes: images in flight per device (default: chosen by the
-    number of images and the memory; results are equal bit by bit between runs of equal lanes).
-    judge: another model that decides about success (transfer). again: search again on the judge
-    where it refuses what the model claims, for a model that stands in for it (`in_bfloat16`); both
-    searches are counted. start: [N, H, W, C] images to begin from. budget: a `Budget`. halve: halve
-    the lanes while the queue runs dry: fewer passes, but equal bits no longer. chunk: images on the
-    devices at a time (default: what fits the memory).
-    progress: called with (rows done, rows in all, successes).
+    The clean images cost one forward pass each, which is counted; the verification costs one more
+    each, which is not counted. Where `keep` is "first" or "distance", an image that fulfils the
+    goal from the start is a success at distance 0 and is not attacked. Ctrl-C ends the run and
+    returns what is done; a second Ctrl-C raises KeyboardInterrupt.
 
-    The clean images cost one forward pass each (counted), verification one more (not counted).
-    An image that fulfils the goal from the start is a success at distance 0, and not attacked,
-    where `keep` is "first" or "distance". Ctrl-C ends the run and returns what is done; a second
-    one raises. Raises ValueError for arguments that cannot be meant so.
+    Args:
+        attack: The attack with its settings.
+        model: The model under attack.
+        images: Floats [N, H, W, C] within `model.bounds`, in any array that can be sliced, such as
+            a memory-mapped one. Vectors [N, D] are attacked as images of one row, [N, H, W] as
+            images of one channel.
+        goal: `Untargeted(labels)`, `Targeted(labels, targets)` or, for a model that can reject an
+            image, `Evading(labels, rejected)`; labels and targets are integers [N].
+        epsilon: Radius of the ball, one number or [N], in the attack's norm and the scale of the
+            images; None for minimum-norm attacks.
+        key: A JAX random key.
+        keep: Which of the queried images is returned: "first" (the attack stops at the first
+            success), "distance" (the nearest adversarial image), "loss" (the image of highest loss
+            over all steps) or "last"; None for the attack's own default.
+        ids: Integers [N] that identify the images in the random keys (default 0 to N - 1). A subset
+            of the images with its ids gives the same results as in the whole run.
+        devices: The devices to use (default: all local devices).
+        lanes: Number of images attacked at the same time on each device (default: chosen from the
+            number of images and the memory). Runs with equal lanes give equal results bit by bit.
+        judge: Another model that decides about success, for transfer attacks.
+        again: Whether to search again on the judge where it rejects a success on the model, for a
+            model that stands in for the judge (`in_bfloat16`). The passes of both searches are
+            counted.
+        start: Images [N, H, W, C] from which the attack begins.
+        budget: Where to stop, a `Budget`.
+        halve: Whether to halve the lanes once the queue is empty. This takes fewer passes, but
+            results are no longer equal bit by bit.
+        chunk: Number of images on the devices at a time (default: as many as fit the memory).
+        progress: Called with (rows done, rows in all, successes).
 
-    >>> import jax, jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
-    >>> images, goal = jnp.full((3, 2, 2, 1), 0.5), ja.Untargeted(jnp.arange(3))
-    >>> result = ja.run(ja.FGSM(), model, images, goal, epsilon=0.1, key=jax.random.key(0))
-    >>> result.success.all(), result.distance.max() <= 0.1
-    (np.True_, np.True_)
+    Returns:
+        The images, success, distances, margins, counted passes and status of every row.
+
+    Raises:
+        ValueError: If an argument has the wrong type, shape, dtype or range, if `again` is set
+            without a judge, or if attack, model, goal and epsilon do not fit each other.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> images, goal = jnp.full((3, 2, 2, 1), 0.5), ja.Untargeted(jnp.arange(3))
+        >>> result = ja.run(ja.FGSM(), model, images, goal, epsilon=0.1, key=jax.random.key(0))
+        >>> result.success.all(), result.distance.max() <= 0.1
+        (np.True_, np.True_)
     """
     images = checks.some_images(images)
     count = len(images)
@@ -100,10 +119,24 @@ def run_rows(
     chunk: int | None = None,
     progress: RowProgress | None = None,
 ) -> Result:
-    """As `run`, for M rows in one queue; the result is that of the rows.
+    """Run an attack on M rows in one queue, as `run` does on images.
 
-    The session's key may also be an array [M]: a key for each row. progress: of these rows; that of
-    the session is not called.
+    Args:
+        session: Model, images, goal, keys and devices. Its key may also be an array [M], one key
+            for each row; its progress is not called.
+        attack: The attack with its settings.
+        rows: The M rows: which image each of them attacks, and at which epsilon.
+        keep: As in `run`.
+        budget: As in `run`.
+        halve: As in `run`.
+        chunk: As in `run`.
+        progress: Called with (rows done, rows in all, successes) of these rows.
+
+    Returns:
+        The result of the M rows.
+
+    Raises:
+        ValueError: As `run` does, and if an array of keys does not hold M keys.
     """
     began = time.perf_counter()
     setup, given, wanted = _set_up(session, attack, rows, keep, budget or Budget(), halve)
@@ -132,7 +165,7 @@ def run_rows(
 def _set_up(
     session: Session, attack: Attack, rows: Rows, keep: str | None, budget: Budget, halve: bool
 ) -> tuple[Setup, Session, Rows]:
-    """How to attack, the session and the rows, all checked, and chosen what is left open."""
+    """Check the setup, the session and the rows, and choose what the caller left open."""
     model, judge, count = session.model, session.judge, len(rows.source)
     if session.again and judge is None:
         raise ValueError("again=True without a judge: pass judge, the model that decides")
@@ -175,11 +208,13 @@ def _set_up(
 def _run_chunks(
     setup: Setup, session: Session, rows: Rows, watch: Watch, chunk: int | None
 ) -> tuple[Result, int]:
-    """The rows' results, and the lane ticks; chunk: how many images are on the devices at a time
-    (None: what fits their memory)."""
+    """Run the rows chunk by chunk; return their result and the lane ticks.
+
+    chunk: the number of images on the devices at a time (None: as many as fit the memory).
+    """
     images, bounds, source = session.images, session.model.bounds, rows.source
     count, total, shape = len(images), len(source), tuple(images.shape[1:])
-    seen = image_shape(shape)  # as what the attack sees them
+    seen = image_shape(shape)  # the shape in which the attack gets them
     if chunk is None:
         most = rows_in_memory(shape, setup.devices[0]) * len(setup.devices)
         chunk = most * count // max(total, 1) + 1
@@ -210,7 +245,7 @@ def _search_again(
     setup: Setup, session: Session, attack: Attack, rows: Rows, spent: int, watch: Watch,
     progress: RowProgress,
 ) -> Result:  # fmt: skip
-    """The rows that the judge refused, searched on the judge with what is left of the budget."""
+    """Search the rows that the judge rejected on the judge, with the rest of the budget."""
     budget, gone = setup.budget, time.perf_counter() - watch.began
     left = budget._replace(
         passes=None if budget.passes is None

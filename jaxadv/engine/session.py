@@ -1,4 +1,4 @@
-"""How a run is carried out: one value, opened once by everything that runs attacks."""
+"""What is the same for all attacks of a run: one value, opened once by each protocol."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,13 +20,13 @@ from jaxadv.engine.verify import predict
 
 
 class RowProgress(Protocol):
-    """Called while one attack runs: rows done, rows in all, successes so far."""
+    """Called while one attack runs, with (rows done, rows in all, successes so far)."""
 
     def __call__(self, done: int, total: int, successes: int, /) -> Any: ...
 
 
 class StageProgress(Protocol):
-    """Called while several attacks run: the attack's name, then as `RowProgress`."""
+    """Called while several attacks run, with (attack, rows done, rows in all, successes so far)."""
 
     def __call__(self, stage: str, done: int, total: int, successes: int, /) -> Any: ...
 
@@ -34,9 +34,11 @@ class StageProgress(Protocol):
 class Rows(NamedTuple):
     """M rows of an attack: row r attacks images[source[r]] at the stated radius epsilon[r].
 
-    epsilon: [M], one number, or None where the attack takes none; start: [M, H, W, C] images to
-    begin from, or None; seeds: the data [M, ...] of a random key for each row, or None for the
-    session's key.
+    Attributes:
+        source: Integers [M], the image that each row attacks.
+        epsilon: Floats [M], one number, or None for an attack without epsilon.
+        start: Floats [M, H, W, C], the images to begin from, or None.
+        seeds: Data [M, ...] of one random key a row, or None for the session's key.
     """
 
     source: np.ndarray
@@ -45,7 +47,7 @@ class Rows(NamedTuple):
     seeds: np.ndarray | None = None
 
     def of(self, index: Any) -> "Rows":
-        """Some of the rows."""
+        """Return the rows at this index."""
         return Rows(
             self.source[index],
             self.epsilon[index] if np.ndim(self.epsilon) else self.epsilon,
@@ -55,14 +57,25 @@ class Rows(NamedTuple):
 
 
 class Session(NamedTuple):
-    """All that attacks on the same images share.
+    """What all attacks on the same images have in common.
 
-    model; images [N, H, W, C], their goal and ids [N]; key: a JAX random key; devices: None for all
-    local ones; lanes: images in flight on each device, None: chosen for each attack; judge: the
-    model that decides about success, None for `model`; again: whether what the judge refuses is
-    searched again on the judge; clean_logits [N, K]: the model's, where known, which are then
-    neither computed nor counted; store: where finished rows are kept; fingerprint: of all of this
-    on which kept rows depend; progress; interrupted: whether to stop (None: nobody listens yet).
+    Attributes:
+        model: The model under attack.
+        images: Floats [N, H, W, C].
+        goal: The goal, with integers [N].
+        ids: Integers [N] that identify the images in the random keys.
+        key: A JAX random key.
+        devices: The devices, None for all local ones.
+        lanes: Number of images attacked at the same time on each device; None: chosen for each
+            attack.
+        judge: The model that decides about success, None for `model`.
+        again: Whether to search again on the judge what it rejects.
+        clean_logits: Floats [N, K] of the model, where known; they are then neither computed nor
+            counted.
+        store: Where finished rows are kept, or None.
+        fingerprint: Fingerprint of everything here on which kept rows depend.
+        progress: Called with (attack, rows done, rows in all, successes), or None.
+        interrupted: Returns whether to stop; None before `watched`.
     """
 
     model: Model
@@ -93,7 +106,25 @@ class Session(NamedTuple):
         lanes: int | None = None,
         store: str | Path | None = None,
     ) -> "Session":
-        """A session of checked arguments (goal: a goal, or labels; key: default seed 0)."""
+        """Check the arguments of a protocol and return the session.
+
+        Args:
+            model: The model under attack.
+            images: Floats [N, H, W, C] within `model.bounds`.
+            goal: A goal, or labels, integers [N].
+            ids: Integers [N] that identify the images in the random keys (default 0 to N - 1).
+            key: A JAX random key (default: seed 0).
+            devices: The devices to use (default: all local devices).
+            lanes: Number of images attacked at the same time on each device.
+            store: A folder in which finished rows are kept.
+
+        Returns:
+            The session of the checked arguments.
+
+        Raises:
+            ValueError: If an argument has the wrong type, shape, dtype or range.
+            OSError: If the store's folder cannot be written to.
+        """
         checks.check_options(store, lanes=lanes)
         session = cls(
             model, images, goal, ids, jax.random.key(0) if key is None else key, lanes=lanes,
@@ -102,13 +133,15 @@ class Session(NamedTuple):
         return session._replace(devices=choose_devices(devices))
 
     def checked(self) -> "Session":
-        """The session with its model, images, goal, ids and key checked. ValueError."""
+        """Check model, images, goal, ids and key; ValueError if one is wrong."""
         images, goal, ids, _ = checks.check_problem(self.model, self.images, self.goal, self.ids)
         return self._replace(images=images, goal=goal, ids=ids, key=checks.check_key(self.key))
 
     def answered(self) -> "Session":
-        """The session with the model's logits of the clean images, of which it is warned, and with
-        its fingerprint where it has a store. One forward pass an image."""
+        """Return the session with its clean logits and, if it has a store, its fingerprint.
+
+        The logits cost one forward pass an image; a warning is given if they look wrong.
+        """
         logits = predict(self.model, self.images, self.devices)
         checks.warn_about_logits(logits)
         session = self._replace(clean_logits=logits)
@@ -120,7 +153,7 @@ class Session(NamedTuple):
 
     @contextmanager
     def watched(self, progress: StageProgress | None = None) -> Iterator["Session"]:
-        """The session that reports its progress, and stops after the first Ctrl-C."""
+        """Yield the session that reports its progress and stops after the first Ctrl-C."""
         progress = progress or self.progress
         if self.interrupted is not None:
             yield self._replace(progress=progress)
@@ -129,23 +162,23 @@ class Session(NamedTuple):
             yield self._replace(progress=progress, interrupted=interrupted)
 
     def named(self, stage: str) -> RowProgress | None:
-        """The session's progress as that of one attack."""
+        """Return the session's progress as that of one attack."""
         tell = self.progress
         return None if tell is None else lambda *now: tell(stage, *now)
 
     def stopped(self) -> bool:
-        """Whether there was a Ctrl-C."""
+        """Return whether there was a Ctrl-C."""
         return self.interrupted is not None and self.interrupted()
 
     def of(self, index: Any) -> "Session":
-        """The session of some of the images only."""
+        """Return the session of a subset of the images."""
         return self._replace(
             images=self.images[index], goal=take(self.goal, index), ids=self.ids[index],
             clean_logits=None if self.clean_logits is None else self.clean_logits[index],
         )  # fmt: skip
 
     def width(self, queries: int, rows: int) -> int:
-        """The lanes of an attack of so many queries a tick on so many rows."""
+        """Return the number of lanes of an attack with `queries` queries a tick on `rows` rows."""
         if self.lanes:
             return self.lanes
         device = choose_devices(self.devices)[0]

@@ -1,4 +1,4 @@
-"""Nothing is believed before it is checked: every returned image is judged anew."""
+"""Verification: every returned image is judged again, from the image alone."""
 
 import functools
 from typing import Any
@@ -16,23 +16,23 @@ from jaxadv.core.result import Status
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.devices import choose_devices
 
-VERIFICATION_BATCH = 100  # no power of two: never the batch that the attack ran in
+VERIFICATION_BATCH = 100  # no power of two, so never the batch size of the attack
 
 
 @functools.lru_cache
 def mesh_of(devices: tuple[Any, ...]) -> jax.sharding.Mesh:
-    """The devices in a row, as the axis "devices"."""
+    """Return the mesh of the devices, with the one axis "devices"."""
     return jax.sharding.Mesh(np.array(devices), ("devices",), axis_types=(AxisType.Auto,))
 
 
 def sharded(devices: tuple[Any, ...]) -> NamedSharding:
-    """Arrays [D, ...], one part a device."""
+    """Return the sharding of arrays [D, ...], one part a device."""
     return NamedSharding(mesh_of(devices), PartitionSpec("devices"))
 
 
 @functools.lru_cache
 def _forward(width: int, devices: tuple[Any, ...]) -> Any:
-    """Jitted (model, images [D, N, ...]) -> logits [D, N, K], in batches of `width`."""
+    """Return the jitted (model, images [D, N, ...]) -> logits [D, N, K], in batches of `width`."""
 
     def one(model: Model, images: Any) -> Any:
         images = images[0].reshape(-1, width, *images.shape[2:])
@@ -53,14 +53,14 @@ def _forward(width: int, devices: tuple[Any, ...]) -> Any:
 
 
 def bucket(count: int, unit: int) -> int:
-    """At least `count`, a multiple of `unit` and one of few sizes: so few programs are compiled."""
+    """Round `count` up to a multiple of `unit`, to one of few sizes: few programs are compiled."""
     units = max(1, -(-count // unit))
     step = 2 ** max(0, units.bit_length() - 3)
     return unit * step * -(-units // step)
 
 
 def forward_sharded(model: Model, images: Any, width: int, devices: tuple[Any, ...]) -> Any:
-    """Logits [D, N, K] of images [D, N, H, W, C]; N is a multiple of `width`."""
+    """Return logits [D, N, K] of images [D, N, H, W, C]; N is a multiple of `width`."""
     return _forward(width, devices)(model, images)
 
 
@@ -69,8 +69,10 @@ def predict(
     model: Model, images: Any, devices: tuple[Any, ...] | None = None,
     width: int = VERIFICATION_BATCH,
 ) -> np.ndarray:  # fmt: skip
-    """Logits [N, K] float32 of images [N, H, W, C], in batches of `width` on every device (None:
-    all local ones)."""
+    """Return float32 logits [N, K] of images [N, H, W, C], in batches of `width` on every device.
+
+    devices: None for all local devices.
+    """
     images = np.asarray(images, np.float32)
     devices = choose_devices(devices)
     count, parts = len(images), len(devices)
@@ -89,7 +91,7 @@ def predict(
 
 
 def margins(goal: Goal, logits: np.ndarray) -> np.ndarray:
-    """Signed margins [N] float32: negative where the goal holds. numpy, in float64."""
+    """Return signed margins [N], float32, from float64: negative where the goal is fulfilled."""
     wanted = np.asarray(goal.targets if isinstance(goal, Targeted) else goal.labels)
     rows = np.arange(len(logits))
     own = logits[rows, wanted].astype(np.float64)
@@ -111,10 +113,21 @@ def verify(
     epsilon: np.ndarray,
     devices: tuple[Any, ...],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Status, distance (float64) and margin of each returned image, from the image alone.
+    """Return status, distance and margin of each returned image, from the image alone.
 
-    SUCCESS: adversarial in a fresh float32 batch, within epsilon by float64, inside the box. Else
-    the first reason that holds: REJECTED_BOX, REJECTED_DISTANCE, REJECTED_LABEL.
+    Args:
+        model: The model that decides, with a fresh float32 batch.
+        norm: Name of the norm.
+        images: Floats [N, H, W, C], the returned images.
+        originals: Floats [N, H, W, C], the clean images.
+        goal: The goal, with integers [N].
+        epsilon: Floats [N], the stated radii.
+        devices: The devices to use.
+
+    Returns:
+        Status, distance (float64) and margin, each [N]. The status is SUCCESS for an image that is
+        adversarial, within epsilon in float64, and inside the bounds; else the first reason of
+        REJECTED_BOX, REJECTED_DISTANCE and REJECTED_LABEL that holds.
     """
     distance = distance64(norm, images, originals)
     margin = margins(goal, predict(model, images, devices))

@@ -1,4 +1,4 @@
-"""One stage of a longer program: an attack on all its rows, kept on disk as it goes."""
+"""One attack of a protocol on all its rows, kept on disk in parts."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -18,34 +18,37 @@ ROWS_BETWEEN_SAVES = 4096
 
 
 class Refine(NamedTuple):
-    """In a cascade or portfolio: an attack that begins at the best image so far, not afresh.
+    """An entry of a cascade or portfolio whose attack begins at the best image so far.
 
-    In a cascade that is the one of least margin at this epsilon (at first the clean image); in a
-    portfolio the nearest adversarial one, and where there is none, it is not run.
+    In a cascade this is the image of least margin at this epsilon (at first the clean image). In a
+    portfolio it is the nearest adversarial image; where there is none, the attack is not run.
+
+    Attributes:
+        attack: The attack with its settings.
     """
 
     attack: Attack
 
 
 def attack_of(entry: Any) -> Attack:
-    """The attack of an entry of a cascade or portfolio: itself, or what wrappers say when of."""
+    """Return the attack of a cascade or portfolio entry, without `Refine`, `Hardest`, `Nearly`."""
     while not isinstance(entry, Attack) and hasattr(entry, "attack"):
         entry = entry.attack
     return entry
 
 
 def refines(entry: Any) -> bool:
-    """Whether the attack of an entry begins at the best image so far."""
+    """Return whether the attack of an entry begins at the best image so far."""
     return isinstance(entry, Refine) or (not isinstance(entry, Attack) and refines(entry.attack))
 
 
 def keep_of(attack: Attack, model: Model, keep: str | None = None) -> str | None:
-    """What `run` is to keep: `keep`, but a first success means little where the model draws."""
+    """Return `keep`, but "loss" for a random model, where a first success means little."""
     return "loss" if model.random and attack.keep == "first" else keep
 
 
 def describe(attack: Attack) -> Any:
-    """An attack as json: all its settings, arrays by their fingerprint."""
+    """Return an attack as JSON: all its settings, arrays as their fingerprints."""
     return {
         "attack": attack.name,
         **{
@@ -72,10 +75,20 @@ def run_stage(
     keep: str | None = None,
     budget: Budget | None = None,
 ) -> Result:
-    """One attack on all its rows; those that the session's store holds are not run again.
+    """Run one attack on all its rows, except those that the session's store already holds.
 
-    name: as which its progress is reported; file: its name in the store; depends: all that the rows
-    depend on beside the session's fingerprint; keep, budget: as in `run`.
+    Args:
+        session: What all attacks on the images have in common.
+        name: Name of the attack in progress reports.
+        attack: The attack with its settings.
+        rows: The M rows.
+        file: Name of the result in the store.
+        depends: Everything on which the rows depend beside the session's fingerprint.
+        keep: As in `run`.
+        budget: As in `run`.
+
+    Returns:
+        The result of the M rows; rows that were not reached are NOT_RUN.
     """
     count, store, progress = len(rows.source), session.store, session.progress
     file = slug(file.lower())

@@ -1,10 +1,10 @@
-"""Cascades: named lists of attacks, each for the images that survived those before.
+"""Cascades: named lists of attacks, each run on the images that survived those before it.
 
 "standard", "plus" and "rand" are the three versions of AutoAttack (Croce and Hein 2020, arXiv
-2003.01690; in L1: 2021, arXiv 2103.01208) with its settings. What it runs one after the other, the
-targets and restarts of an image, are entries of one queue here, and an image leaves it at once when
-it falls; the verdict is that of a sequential run, and so are the passes counted. "fast" and
-"strong" are our own.
+2003.01690; in L1: 2021, arXiv 2103.01208) with its settings. The targets and random restarts of an
+image, which AutoAttack runs one after the other, are entries of one queue here, and an image leaves
+the queue at its first success. Verdicts and counted passes are those of a sequential run. "fast"
+and "strong" are our own.
 """
 
 import math
@@ -23,24 +23,29 @@ from jaxadv.protocols.cached_run import Refine, attack_of, describe, refines, ru
 
 
 class Margins(NamedTuple):
-    """The margins of M images, each [M]: of the clean ones, and the least so far; closest
-    [M, H, W, C]: the images with these least margins (None: they are not kept)."""
+    """Margins of M images.
+
+    Attributes:
+        clean: Floats [M], the margins of the clean images.
+        least: Floats [M], the least margins so far.
+        closest: Floats [M, H, W, C], the images with these least margins (None: they are not kept).
+    """
 
     clean: np.ndarray
     least: np.ndarray
     closest: np.ndarray | None = None
 
     def of(self, rows: np.ndarray) -> "Margins":
-        """The margins of some of the images."""
+        """Return the margins of some of the images."""
         return Margins(self.clean[rows], self.least[rows])
 
     def starts(self, rows: np.ndarray) -> np.ndarray:
-        """The images of least margin of some, for a `Refine`."""
+        """Return the images of least margin of these rows, for a `Refine`."""
         assert self.closest is not None, "they are kept where a stage refines"
         return self.closest[rows]
 
     def lowered(self, rows: np.ndarray, margin: np.ndarray, images: np.ndarray) -> "Margins":
-        """After an attack that brought some of the images to these margins, and what it made."""
+        """Return the margins after an attack that reached `margin` with `images` on these rows."""
         nearer = margin < self.least[rows]
         rows, least, closest = rows[nearer], self.least.copy(), self.closest
         least[rows] = margin[nearer]
@@ -51,10 +56,15 @@ class Margins(NamedTuple):
 
 
 class Hardest(NamedTuple):
-    """In a cascade: an attack for those survivors alone that came closest to being broken.
+    """A cascade entry whose attack runs only on the survivors of least margin.
 
-    share: of all images, those whose margin under the attacks before was least, but `least` images
-    or more. Who is among them depends on the other images; what happens to them does not.
+    Which images these are depends on the other images; the result of each does not.
+
+    Attributes:
+        attack: The attack, or a `Refine`.
+        share: The number of attacked images, those of least margin under the attacks before, as a
+            fraction of all images.
+        least: The smallest number of attacked images.
     """
 
     attack: Attack | Refine
@@ -62,23 +72,26 @@ class Hardest(NamedTuple):
     least: int = 128
 
     def choose(self, survivors: Margins, images: int) -> np.ndarray:
-        """The places, in order, of those with the least margins among the survivors."""
+        """Return the sorted places of the survivors with the least margins."""
         count = max(math.ceil(self.share * images), self.least)
         return np.sort(np.argsort(survivors.least, kind="stable")[:count])
 
 
 class Nearly(NamedTuple):
-    """In a cascade: an attack for those survivors alone that were nearly broken.
+    """A cascade entry whose attack runs only on survivors that were nearly broken.
 
-    left: at most this share of the clean image's margin was left to them by the attacks before.
-    Whether an image is among them does not depend on the others.
+    Whether an image is among them does not depend on the other images.
+
+    Attributes:
+        attack: The attack, or a `Refine`.
+        left: The largest fraction of the clean image's margin that the attacks before have left.
     """
 
     attack: Attack | Refine
     left: float
 
     def choose(self, survivors: Margins, images: int) -> np.ndarray:
-        """The places of the survivors with so little of the margin of the clean image."""
+        """Return the places of the survivors that keep at most `left` of their clean margin."""
         return np.flatnonzero(survivors.least <= self.left * survivors.clean)
 
 
@@ -87,7 +100,7 @@ Cascade = dict[str, Attack | Refine | Chosen]
 
 
 def quick(norm: str) -> Cascade:
-    """A noise control, one step, and PGD with two losses: a first look, no verdict."""
+    """Return a noise control, one step, and PGD with two losses: a first look, no verdict."""
     one_step = FGSM() if norm == "linf" else FGM(norm=norm)
     return {
         "noise": UniformNoise(norm=norm, draws=10),
@@ -98,7 +111,7 @@ def quick(norm: str) -> Cascade:
 
 
 def standard(norm: str) -> Cascade:
-    """AutoAttack's four: what robust accuracy is reported with."""
+    """Return the four attacks of AutoAttack, with which robust accuracy is reported."""
     few = norm == "l1"
     return {
         "APGD cross-entropy": APGD(norm=norm, restarts=5 if few else 1),
@@ -109,7 +122,7 @@ def standard(norm: str) -> Cascade:
 
 
 def plus(norm: str) -> Cascade:
-    """AutoAttack with five restarts, and the untargeted forms too."""
+    """Return AutoAttack with five random restarts and the untargeted attacks too."""
     return {
         "APGD cross-entropy": APGD(norm=norm, restarts=5),
         "APGD DLR": APGD(norm=norm, loss="dlr", restarts=5),
@@ -121,16 +134,17 @@ def plus(norm: str) -> Cascade:
 
 
 def rand(norm: str) -> Cascade:
-    """AutoAttack for models that draw at random: wrap them in `ja.EOT` first."""
+    """Return AutoAttack for models that draw random numbers: wrap them in `ja.EOT` first."""
     return {"APGD cross-entropy": APGD(norm=norm), "APGD DLR": APGD(norm=norm, loss="dlr")}
 
 
 def fast(norm: str) -> Cascade:
-    """Ours: AutoAttack's verdict for a tenth of its passes where nothing falls.
+    """Return our cascade with AutoAttack's verdict for a tenth of its passes if nothing breaks.
 
-    Easy images fall in the first run, from the image itself. Four short ones, from diverse starts,
-    and two towards targets show which of the others are near to falling: those get ten more. What
-    is near then is refined from its best image, by gradients and by random squares.
+    The first run breaks the easy images, from the clean image. Four short runs from diverse starts
+    and two targeted ones show which of the others are nearly broken; those get ten more runs.
+    Images that are still nearly broken are refined from their best image, by gradients and by
+    random squares.
     """
     few = Diverse(norm=norm, steps=30, restarts=4, final=0.02)
     longer = Refine(APGD(norm=norm, loss="dlr"))
@@ -145,10 +159,10 @@ def fast(norm: str) -> Cascade:
 
 
 def strong(norm: str) -> Cascade:
-    """Ours: as low as we get, with the budget spent on the images of least margin.
+    """Return our strongest cascade, with the budget spent on the images of least margin.
 
-    What many short runs from diverse starts leave is refined from its best image, by gradients and
-    by random squares in turn: each finds a way on where the other has come to rest.
+    Images that survive many short runs from diverse starts are refined from their best image, by
+    gradients and by random squares in turn: each makes progress where the other has stopped.
     """
     few = Diverse(norm=norm, steps=30, restarts=12, final=0.02)
     targeted = APGD(norm=norm, loss="dlr", targets=9)
@@ -175,7 +189,7 @@ CASCADES: dict[str, Callable[[str], Cascade]] = {
 
 
 def get_cascade(attacks: str | Cascade, norm: str) -> Cascade:
-    """The cascade of that name for a norm; named attacks are returned as they are. ValueError."""
+    """Return the cascade of that name for a norm, or the dict; ValueError if unknown."""
     if isinstance(attacks, dict):
         return dict(attacks)
     if not isinstance(attacks, str) or attacks not in CASCADES:
@@ -190,11 +204,17 @@ def get_cascade(attacks: str | Cascade, norm: str) -> Cascade:
 
 
 class CascadeStage(NamedTuple):
-    """What one attack of a cascade did.
+    """Result of one attack of a cascade on N images.
 
-    number, name, attack: which one; rows: whom it attacked, of all; result: theirs; broken: which
-    of all rows fell now, the nearest last, and `by` which image of the result; distance [N]: the
-    least adversarial distance of every image so far.
+    Attributes:
+        number: Number of the attack in the cascade.
+        name: Name of the attack in the cascade.
+        attack: The attack with its settings.
+        rows: Integers, which of all rows it attacked.
+        result: The result of these rows.
+        broken: Integers, which of all rows it broke, the nearest last.
+        by: Integers, which image of the result broke each of them.
+        distance: Floats [N], the least adversarial distance of every image so far.
     """
 
     number: int
@@ -210,13 +230,21 @@ class CascadeStage(NamedTuple):
 def run_cascade(
     session: Session, cascade: Cascade, rows: Rows, distance: np.ndarray, *, nested: bool
 ) -> Iterator[CascadeStage]:
-    """Attack after attack, each for the rows that survived those before; yields what each did.
+    """Run the attacks in order, each on the rows that survived those before it.
 
-    nested: the rows are all images [N] at one epsilon after the other, ascending; a success counts
-    at every larger epsilon too, and a `Chosen` attack chooses among the rows of each epsilon. Else
-    every row stands alone, so an attack meant for the hardest is given all survivors. distance [N]:
-    0 for images that are not to be attacked, else infinite. Ends early where rows are left NOT_RUN,
-    or the session is interrupted.
+    It ends early if rows are left NOT_RUN or the session is interrupted.
+
+    Args:
+        session: What all attacks on the images have in common.
+        cascade: The attacks.
+        rows: The rows. If nested, these are all N images at one epsilon after the other, ascending.
+        distance: Floats [N], 0 for images that are not to be attacked, else infinite.
+        nested: Whether a success counts at every larger epsilon too, and `Hardest` and `Nearly`
+            choose among the rows of each epsilon. Else every row is independent, so a `Hardest`
+            attack is given all survivors.
+
+    Yields:
+        One `CascadeStage` after each attack.
     """
     stated = np.asarray(rows.epsilon)
     levels = np.unique(stated) if nested else stated[:1]
@@ -228,7 +256,7 @@ def run_cascade(
         if attack.needs_epsilon:
             places = _choose(entry, standing, groups, least, nested)
             own = rows.of(places)
-        else:  # at the largest epsilon; an earlier attack's answer is where to go on from
+        else:  # at the largest epsilon, bounded by the best distance so far
             places = groups[-1][attacked]
             own = rows.of(places)._replace(epsilon=distance[attacked])
         if refines(entry):
@@ -253,7 +281,7 @@ def run_cascade(
 
 
 def _clean_margins(session: Session, cascade: Cascade, rows: Rows) -> Margins:
-    """The margins of the rows' clean images; zeros where no attack depends on them."""
+    """Return the margins of the rows' clean images; zeros where no attack depends on them."""
     refining = any(map(refines, cascade.values()))
     clean, logits = np.zeros(len(rows.source), np.float32), session.clean_logits
     if refining or any(isinstance(entry, Chosen) for entry in cascade.values()):
@@ -268,7 +296,7 @@ def _choose(
     entry: Attack | Refine | Chosen, standing: np.ndarray, groups: np.ndarray, least: Margins,
     nested: bool,
 ) -> np.ndarray:  # fmt: skip
-    """The rows that an attack is given, of the groups [E, N] that choose by themselves."""
+    """Return the rows that an attack is given; each of the groups [E, N] chooses separately."""
     survivors = [group[standing[group]] for group in groups]
     if isinstance(entry, Nearly) or (nested and isinstance(entry, Hardest)):
         survivors = [own[entry.choose(least.of(own), groups.shape[1])] for own in survivors]
@@ -279,7 +307,7 @@ def _broken(
     result: Result, source: np.ndarray, reached: np.ndarray, levels: np.ndarray,
     standing: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """The rows that fell, of all images at all levels, and by which image of the result."""
+    """Return the broken rows of all images at all levels, and which result image broke each."""
     count = len(standing) // len(levels)
     broken, by = [], []
     for number, radius in enumerate(levels):  # a success counts at every larger epsilon too

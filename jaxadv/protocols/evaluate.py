@@ -1,4 +1,4 @@
-"""`evaluate`: attacks in sequence, each for the survivors of the last, at every epsilon at once."""
+"""`evaluate`: run a cascade of attacks on the surviving images, at several epsilons at once."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,8 +24,15 @@ MISCLASSIFIED, SURVIVED = -2, -1
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One attack of an evaluation: its name, the attack, and its result; row r attacked image
-    `source[r]` at epsilon number `level[r]`."""
+    """One attack of an evaluation.
+
+    Attributes:
+        name: Name of the attack in the cascade.
+        attack: The attack with its settings.
+        result: The result of its M rows.
+        source: Integers [M], the image that each row attacked.
+        level: Integers [M], the index of the epsilon at which each row attacked.
+    """
 
     name: str
     attack: Attack
@@ -36,17 +43,30 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `evaluate` found out about a classifier.
+    """Result of `evaluate`: robustness of a classifier at E epsilons on N images.
 
-    norm, epsilons [E] (ascending); ids, labels, predictions [N]; images, the clean ones; bounds;
-    stages: every attack with all its rows; broken_by [E, N]: the number of the stage that broke
-    the image at this epsilon or a smaller one, -1 where it survived, -2 where it was misclassified
-    from the start; adversarial [E, N, H, W, C]: the image that did it (else the clean one);
-    distance [N]: the smallest adversarial distance found by any stage (0 where misclassified,
-    infinite where none was found); messages: what the checks had to say; complete: False if the
-    evaluation was interrupted; certified [N]: None, or put in with `dataclasses.replace`, radii in
-    the same norm within which the label is proved, NaN where it is not; rejected: the class that
-    means that an image is refused, None without one.
+    Attributes:
+        norm: Name of the norm.
+        epsilons: Floats [E], ascending.
+        ids: Integers [N] that identify the images in the random keys.
+        labels: Integers [N].
+        predictions: Integers [N], the class of highest clean logit (-1 where a logit is NaN).
+        logits: Floats [N, K], the logits of the clean images.
+        images: Floats [N, H, W, C], the clean images.
+        bounds: Lower and upper bound of the pixel values.
+        stages: Every attack with all its rows, in the order of their runs.
+        broken_by: Integers [E, N], the number of the stage that broke the image at this epsilon or
+            a smaller one; -1 where the image survived, -2 where it was misclassified from the
+            start.
+        adversarial: Floats [E, N, H, W, C], the adversarial image of that stage, else the clean
+            image.
+        distance: Floats [N], the smallest adversarial distance that any stage found; 0 where the
+            clean image is misclassified, infinite where none was found.
+        messages: Warnings of the checks.
+        complete: False if the evaluation was interrupted.
+        certified: Floats [N] or None, certified radii in the same norm (NaN: not certified); they
+            are put in with `dataclasses.replace`.
+        rejected: The rejection class of the model, None if it has none.
     """
 
     norm: str
@@ -68,31 +88,31 @@ class Report:
 
     @property
     def clean_accuracy(self) -> float:
-        """The share of images classified right."""
+        """The fraction of images that are classified correctly."""
         return float((self.predictions == self.labels).mean())
 
     @property
     def false_rejections(self) -> float | None:
-        """The share of clean images that are refused; None for a model that refuses none."""
+        """The fraction of clean images that are rejected; None without a rejection class."""
         return None if self.rejected is None else float((self.predictions == self.rejected).mean())
 
     @property
     def robust_accuracy(self) -> np.ndarray:
-        """The share [E] that no attack broke, for each epsilon."""
+        """The fraction [E] of images that no attack broke, for each epsilon."""
         return (self.broken_by == SURVIVED).mean(1)
 
     def left_after(self, stage: int) -> np.ndarray:
-        """Robust accuracy [E] after this stage and all before it."""
+        """Return the robust accuracy [E] after this stage and all before it."""
         by = self.broken_by
         return ((by == SURVIVED) | (by > stage)).mean(1)
 
     def noise_accuracy(self) -> np.ndarray | None:
-        """Accuracy [E] under the noise control, which sees all images (None without one)."""
+        """Return the accuracy [E] under the noise control of all images (None without one)."""
         return self.left_after(0) if self.stages and self.stages[0].name == "noise" else None
 
     @property
     def passes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Forward and backward passes of each image [N] in all stages together."""
+        """Forward and backward passes of each image [N], summed over all stages."""
         forward, backward = np.zeros(len(self.labels), int), np.zeros(len(self.labels), int)
         for stage in self.stages:
             np.add.at(forward, stage.source, stage.result.forward)
@@ -100,7 +120,7 @@ class Report:
         return forward, backward
 
     def cost(self, stage: int) -> dict[str, float]:
-        """Mean forward and backward passes per image attacked, and seconds, of one stage."""
+        """Return rows, mean forward and backward passes a row, and seconds of one stage."""
         result = self.stages[stage].result
         run = result.status != Status.NOT_RUN
         forward, backward = result.forward[run], result.backward[run]
@@ -112,12 +132,12 @@ class Report:
         }
 
     def accuracy_curve(self, epsilons: np.ndarray) -> np.ndarray:
-        """Accuracy at any epsilons, from the smallest adversarial distance of each image."""
+        """Return the accuracy at given epsilons, from the smallest distance of each image."""
         broken = self.distance[None] <= np.asarray(epsilons)[:, None]
         return 1 - (broken | (self.predictions != self.labels)).mean(1)
 
     def certified_curve(self, epsilons: np.ndarray) -> np.ndarray | None:
-        """Certified accuracy at any epsilons, no more than accuracy; None without certificates."""
+        """Return the certified accuracy, at most the accuracy; None without certificates."""
         if self.certified is None:
             return None
         return (self.certified >= np.asarray(epsilons)[:, None]).mean(1)
@@ -139,33 +159,55 @@ def evaluate(
     store: str | Path | None = None,
     progress: StageProgress | None = None,
 ) -> Report:
-    """How robust a classifier is: clean accuracy, and accuracy under attack at each epsilon.
+    """Evaluate a classifier: its clean accuracy and its accuracy under attack at each epsilon.
 
-    images: [N, H, W, C] floats within `model.bounds`; labels: integers [N], or for a model that can
-    refuse an image `ja.Evading(labels, rejected)`: then only what is misclassified and accepted is
-    a success, and a clean image that is refused counts as misclassified (`false_rejections`).
-    epsilons: radii in the norm's unit and the images' scale. attacks: the name of a cascade
-    ("quick"; AutoAttack's "standard", "plus" and "rand"; our "fast" and "strong"; see
-    `engine.cascades`), or named attacks in the order in which they are run, each on the images that
-    survived those before (at every epsilon on its own; a `ja.Hardest(attack, share)` on those of
-    least margin, a `ja.Nearly(attack, left)` on those with so little left of their clean margin; a
-    `ja.Refine(attack)`, alone or in one of these, begins at the image of least margin so far);
-    an image that falls at one epsilon counts as fallen at every larger one. A model that draws at
-    random is attacked for all steps, and judged on fresh draws. key: default seed 0.
-    distances: also find the smallest epsilon of every image (MinimalEpsilon of PGD), which is the
-    last stage and counts too. store: a folder in which every finished part is kept; called again
-    with the same arguments, the evaluation goes on from there. progress: called with (stage, rows
-    done, rows in all, successes).
+    The attacks run in order, each on the images that survived those before it, at every epsilon
+    separately. An image that is broken at one epsilon counts as broken at every larger one. For a
+    model that draws random numbers, an attack runs all its steps, and its image is verified on new
+    draws. Each image costs one forward pass and the passes that the stages count. Ctrl-C returns an
+    incomplete report.
 
-    Each image costs one forward pass, and what the stages count. Ctrl-C returns an incomplete
-    report. Raises ValueError for arguments that cannot be meant so.
+    Args:
+        model: The model to evaluate.
+        images: Floats [N, H, W, C] within `model.bounds`.
+        labels: Integers [N], or `ja.Evading(labels, rejected)` for a model that can reject an
+            image. Then only an image that is misclassified and accepted is a success, and a clean
+            image that is rejected counts as misclassified (`false_rejections`).
+        norm: "linf", "l2", "l1" or "l0".
+        epsilons: Radii in the norm's unit and the scale of the images.
+        attacks: The name of a cascade ("quick"; AutoAttack's "standard", "plus" and "rand"; our
+            "fast" and "strong"; see `protocols.cascades`), or a dict of named attacks in the order
+            of their runs. An entry can be `ja.Hardest(attack, share)`, which attacks the images of
+            least margin, `ja.Nearly(attack, left)`, which attacks those with at most the fraction
+            `left` of their clean margin, or `ja.Refine(attack)`, alone or in one of these, which
+            begins at the image of least margin so far.
+        key: A JAX random key (default: seed 0).
+        ids: Integers [N] that identify the images in the random keys (default 0 to N - 1).
+        devices: The devices to use (default: all local devices).
+        lanes: Number of images attacked at the same time on each device (default: chosen for each
+            attack).
+        distances: Whether to search the smallest epsilon of every image (MinimalEpsilon of PGD).
+            This is the last stage, and its successes count too.
+        store: A folder in which every finished part is kept. A call with the same arguments
+            continues from there.
+        progress: Called with (stage, rows done, rows in all, successes).
 
-    >>> import jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
-    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
-    >>> report = ja.evaluate(model, images, labels, epsilons=[0.1, 0.6], distances=False)
-    >>> report.clean_accuracy, report.robust_accuracy
-    (1.0, array([1., 0.]))
+    Returns:
+        The report, with every attack's result.
+
+    Raises:
+        ValueError: If an argument has the wrong type, shape, dtype or range, if a cascade is
+            unknown, if an attack works in another norm than `norm`, if `labels` is a targeted goal,
+            or if an attack needs gradients of a model that has none.
+        OSError: If the store's folder cannot be written to.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 2 * jnp.eye(4))
+        >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+        >>> report = ja.evaluate(model, images, labels, epsilons=[0.1, 0.6], distances=False)
+        >>> report.clean_accuracy, report.robust_accuracy
+        (1.0, array([1., 0.]))
     """
     entries = get_cascade(attacks, norm)
     checks.check_norms({name: attack_of(one) for name, one in entries.items()}, norm, "attacks")
@@ -195,7 +237,7 @@ def evaluate(
     session = session.answered()
     logits = session.clean_logits
     assert logits is not None
-    predictions = np.where(np.isnan(logits).any(1), -1, logits.argmax(1))  # NaN names no class
+    predictions = np.where(np.isnan(logits).any(1), -1, logits.argmax(1))  # NaN: no prediction
     right = predictions == labels
     probe = np.flatnonzero(right)[:64]
     scan = program.read_program(model, shape)

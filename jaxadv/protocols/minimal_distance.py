@@ -1,9 +1,8 @@
-"""`minimal_distance`: the nearest adversarial image that a portfolio of attacks finds.
+"""`minimal_distance`: find the nearest adversarial image with a portfolio of attacks.
 
-Its members run one after the other. Some begin afresh, some at the best image that those before
-them found, and only what is nearer counts. An image that several in a row could not bring nearer is
-left alone: so the passes go where the distance still falls. No answer depends on the company that
-an image is in.
+The members run one after the other; some begin afresh, some at the best image so far. An image that
+`PATIENCE` members in a row did not bring nearer is attacked no more. The result of an image does
+not depend on the other images.
 """
 
 import dataclasses
@@ -23,21 +22,35 @@ from jaxadv.engine.verify import margins
 from jaxadv.protocols.cached_run import attack_of, describe, refines, run_stage
 from jaxadv.protocols.portfolios import Portfolio, get_portfolio
 
-GAIN = 1e-3  # an image has come nearer if its distance fell by this share
+GAIN = 1e-3  # least relative decrease of the distance that counts as progress
 PATIENCE = 5  # members in a row that may fail to bring an image nearer
 
 
 @dataclasses.dataclass(frozen=True)
 class MinimalDistances:
-    """The nearest adversarial image of each of N, and how it was found.
+    """The nearest adversarial image found for each of N images, and how it was found.
 
-    norm; images [N, H, W, C] float32 (the clean one where none was found); success [N]; distance
-    [N] float64, in the norm's unit and the images' scale (0 where the clean image is misclassified,
-    infinite where nothing was found); margin [N]: of the image found; member [N]: the number of the
-    member that found it (-1: none, or misclassified); forward, backward [N]: passes of all members;
-    status [N]: as `Result`'s; ids, labels [N]; lower [N] or None: proved lower bounds that were
-    handed in; members: their names in the order of their runs; path [members, N]: the best distance
-    after each; complete: False where it was interrupted.
+    Attributes:
+        norm: Name of the norm.
+        images: Floats [N, H, W, C], float32, the adversarial images (the clean image where none was
+            found).
+        originals: Floats [N, H, W, C], the clean images.
+        success: Booleans [N].
+        distance: Floats [N], float64, in the norm's unit and the scale of the images; 0 where the
+            clean image is misclassified, infinite where nothing was found.
+        margin: Floats [N], the margin of the adversarial image.
+        member: Integers [N], the number of the member that found the image (-1: none, or the clean
+            image is misclassified).
+        forward: Integers [N], forward passes of all members.
+        backward: Integers [N], backward passes of all members.
+        status: Integers [N], as in `Result`.
+        ids: Integers [N] that identify the images in the random keys.
+        labels: Integers [N].
+        lower: Floats [N] or None, the proved lower bounds that the caller passed.
+        members: Names of the members in the order of their runs.
+        path: Floats [members, N], the best distance after each member.
+        complete: False if the run was interrupted.
+        cost: Lane ticks and seconds of all members.
     """
 
     norm: str
@@ -59,11 +72,11 @@ class MinimalDistances:
     cost: Cost
 
     def robust_accuracy(self, epsilons: Any) -> np.ndarray:
-        """The share [E] of the images that no distance up to epsilon [E] is known to break."""
+        """Return the fraction [E] of images whose distance is larger than epsilon [E]."""
         return (self.distance > np.asarray(epsilons, np.float64)[..., None]).mean(-1)
 
     def certified_accuracy(self, epsilons: Any) -> np.ndarray | None:
-        """The share [E] of images that are proved robust at epsilon [E]; None without bounds."""
+        """Return the fraction [E] of images proved robust at epsilon [E]; None without bounds."""
         if self.lower is None:
             return None
         return (self.lower > np.asarray(epsilons, np.float64)[..., None]).mean(-1)
@@ -85,28 +98,51 @@ def minimal_distance(
     store: str | Path | None = None,
     progress: StageProgress | None = None,
 ) -> MinimalDistances:
-    """The nearest adversarial image of each image, by everything we have, at a stated budget.
+    """Find the nearest adversarial image of each image with a portfolio of attacks.
 
-    images: [N, H, W, C] floats within `model.bounds`; goal: labels, integers [N], or a goal
-    (`ja.Targeted(labels, targets)`, `ja.Evading(labels, rejected)`); norm: "linf", "l2", "l1" or
-    "l0". effort: "fast", "standard" or "strong": a portfolio and its budget of 400, 2,000 and
-    40,000 forward and backward passes an image (AttackBench compares at 2,000); or named attacks of
-    your own, run once in their order (a `ja.Refine(attack)` begins at the best image so far).
-    passes: another budget; a member that could exceed it is not begun. key: default seed 0. lower:
-    proved lower bounds [N] where they are known; they ride along. store: a folder in which every
-    finished member is kept; called again with the same arguments, it goes on from there. progress:
-    called with (member, rows done, rows in all, successes).
+    Each image costs one forward pass more than the members count; the verification after every
+    member is not counted. Ctrl-C returns what was found so far. An image on which no member was
+    run, for that reason or for the budget, has the status NOT_RUN.
 
-    Each image costs one forward pass more, and verification after every member, which is not
-    counted. Ctrl-C returns what was found so far; images that no member was run on, for that or for
-    the budget, are NOT_RUN. Raises ValueError for arguments that cannot be meant so; warns
-    (CheckWarning) of a distance below its proved bound.
+    Args:
+        model: The model under attack.
+        images: Floats [N, H, W, C] within `model.bounds`.
+        goal: Labels, integers [N], or a goal such as `ja.Targeted(labels, targets)` or
+            `ja.Evading(labels, rejected)`.
+        norm: "linf", "l2", "l1" or "l0".
+        effort: "fast", "standard" or "strong": a portfolio with a budget of 400, 2,000 or 40,000
+            forward and backward passes an image (AttackBench compares attacks at 2,000). Or a dict
+            of named attacks, each of which is run once, in their order; a `ja.Refine(attack)`
+            begins at the best image so far.
+        passes: A budget of passes an image in place of the effort's. A member that could exceed it
+            is not begun.
+        key: A JAX random key (default: seed 0).
+        ids: Integers [N] that identify the images in the random keys (default 0 to N - 1).
+        devices: The devices to use (default: all local devices).
+        lanes: Number of images attacked at the same time on each device (default: chosen by the
+            number of images and the memory).
+        lower: Proved lower bounds [N] of the distances, NaN where unknown; they are passed on to
+            the result.
+        store: A folder in which every finished member is kept. A call with the same arguments
+            continues from there.
+        progress: Called with (member, rows done, rows in all, successes).
 
-    >>> import jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
-    >>> images = jnp.full((1, 2, 2, 1), 0.5).at[0, 0, 0].set(0.7)
-    >>> ja.minimal_distance(model, images, jnp.array([0]), effort="fast").distance.round(4)
-    array([0.1])
+    Returns:
+        The adversarial images with their distances. A CheckWarning is given where a distance is
+            below
+        its proved lower bound.
+
+    Raises:
+        ValueError: If an argument has the wrong type, shape, dtype or range, if the effort is
+            unknown or empty, or if an attack works in another norm than `norm`.
+        OSError: If the store's folder cannot be written to.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
+        >>> images = jnp.full((1, 2, 2, 1), 0.5).at[0, 0, 0].set(0.7)
+        >>> ja.minimal_distance(model, images, jnp.array([0]), effort="fast").distance.round(4)
+        array([0.1])
     """
     session = Session.open(
         model, images, goal, ids=ids, key=key, devices=devices, lanes=lanes, store=store
@@ -139,8 +175,20 @@ def minimal_distance(
 
 
 def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) -> MinimalDistances:
-    """The members one after the other, each for the images that it can bring nearer within the
-    passes that an image may cost; the session knows the clean logits."""
+    """Run the members in order, each on the images that are still worth its passes.
+
+    An image is skipped once `PATIENCE` members in a row did not bring it nearer, or if the member
+    could exceed the budget.
+
+    Args:
+        session: The session, with the clean logits.
+        members: The portfolio.
+        norm: Name of the norm.
+        passes: The most forward and backward passes an image.
+
+    Returns:
+        The minimal distances, without lower bounds.
+    """
     images, goal, logits = session.images, session.goal, session.clean_logits
     assert logits is not None
     count, classes = logits.shape

@@ -1,11 +1,11 @@
-"""Portfolios: named lists of attacks for `minimal_distance`; a `ja.Refine` goes on from the best.
+"""Portfolios: named lists of attacks for `minimal_distance`; `ja.Refine` begins at the best.
 
-Most of what a single run loses is the wrong mistake: another class, or another place, was nearer.
-So Brendel-Bethge walks along the boundary from several noise images: short walks, whose ball halves
-every few steps, find other mistakes for far fewer passes than a long one. Where it pays, a descent
-goes before them (FMN at every class, ALMA at none) and a slow one after, where gradients mislead;
-the last walk follows the boundary from the best image to its nearest point. What a portfolio
-reaches is shown by `python -m benchmarks.exact` and `benchmarks.minimum`.
+A single run mostly fails because another class, or another place of the boundary, was nearer. So
+Brendel-Bethge walks along the boundary from several noise images: many short walks, whose ball
+halves every few steps, find other minima for far fewer passes than one long walk. Where it pays, a
+descent precedes the walks (FMN at every class, or ALMA), and a slow attack follows them for masked
+gradients. The last walk follows the boundary from the best image to its nearest point. The results
+of each portfolio are measured by `python -m benchmarks.exact` and `benchmarks.minimum`.
 """
 
 from jaxadv.attacks import ALMA, FMN, PDGD, PDPGD, BrendelBethge, EachTarget, SigmaZero
@@ -18,7 +18,7 @@ EFFORTS = {"fast": 400, "standard": 2_000, "strong": 40_000}  # forward and back
 
 
 def fast(norm: str, targeted: bool) -> Portfolio:
-    """A first descent, a short walk along the boundary or two, and one refinement."""
+    """Return a first descent, one or two short walks along the boundary, and one refinement."""
     if norm == "l0":
         return {
             "Brendel-Bethge": _walks(norm, 30, 3, decays=6),
@@ -38,7 +38,7 @@ def fast(norm: str, targeted: bool) -> Portfolio:
 
 
 def standard(norm: str, targeted: bool) -> Portfolio:
-    """Longer descents, more walks from noise, a longer refinement: in each norm its own mixture."""
+    """Return longer descents, more walks from noise and a longer refinement, by norm."""
     if norm == "linf":
         return {
             "FMN": _aimed(FMN(norm=norm, steps=28), targeted),
@@ -61,7 +61,7 @@ def standard(norm: str, targeted: bool) -> Portfolio:
 
 
 def strong(norm: str, targeted: bool) -> Portfolio:
-    """The same from many starts, with longer runs, in rounds."""
+    """Return the same attacks in rounds, with more starts and longer runs."""
     found: Portfolio = {}
     for turn in range(1, 5):
         many = 1 if turn == 1 else 2
@@ -85,9 +85,9 @@ def strong(norm: str, targeted: bool) -> Portfolio:
 def _walks(
     norm: str, steps: int, restarts: int, decays: int, radius: float | None = None
 ) -> Attack:
-    """Walks along the boundary from noise; radius: of the first ball, as `learning_rate`.
+    """Return walks along the boundary from noise; radius: of the first ball, as `learning_rate`.
 
-    In L2 far steps find more on smooth networks, near ones where gradients mislead.
+    In L2, far steps find more on smooth networks, near steps on networks with masked gradients.
     """
     return BrendelBethge(
         norm=norm, steps=steps, restarts=restarts, decays=decays, learning_rate=radius
@@ -95,14 +95,14 @@ def _walks(
 
 
 def _slow(norm: str, steps: int) -> Attack:
-    """What finds its way where gradients mislead: small steps with a memory."""
+    """Return a momentum attack with small steps, for networks with masked gradients."""
     if norm == "l0":
         return SigmaZero(steps=steps)
     return PDGD(steps=steps) if norm == "l2" else PDPGD(norm=norm, steps=steps)
 
 
 def _refined(norm: str, steps: int, decays: int = 20) -> Refine:
-    """A walk along the boundary from the best image."""
+    """Return a walk along the boundary from the best image."""
     return Refine(BrendelBethge(norm=norm, steps=steps, decays=decays, draws=0))
 
 
@@ -111,10 +111,19 @@ def _aimed(attack: Attack, targeted: bool) -> Attack:
 
 
 def get_portfolio(effort: str | Portfolio, norm: str, targeted: bool) -> tuple[Portfolio, int]:
-    """The members of that effort for a norm, and the passes an image may cost. ValueError.
+    """Return the members of an effort for a norm, and the passes an image may cost.
 
-    targeted: whether the goals name a target; else members aim at classes of their own choice.
-    Named attacks are returned as they are, with no limit on their passes.
+    Args:
+        effort: "fast", "standard" or "strong", or a dict of named attacks, which is returned as it
+            is with no limit on its passes.
+        norm: Name of the norm.
+        targeted: Whether the goals name a target; else members choose the classes that they aim at.
+
+    Returns:
+        The named members, and the most passes an image.
+
+    Raises:
+        ValueError: If the norm or the effort is unknown, or the dict is empty.
     """
     get_norm(norm)
     if isinstance(effort, dict):

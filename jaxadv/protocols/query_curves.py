@@ -1,4 +1,4 @@
-"""Success against queries: what attacks that may only ask reach within how many answers."""
+"""Success rate against the number of queries, for score-based and decision-based attacks."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,8 +20,15 @@ from jaxadv.protocols.cached_run import describe, run_stage
 
 
 class QueryCurve(NamedTuple):
-    """The success rate [B] within so many queries [B], of `attacked` images; lower, upper [B]: its
-    95 % interval (Wilson's)."""
+    """Success rate of an attack within each of B query budgets.
+
+    Attributes:
+        budgets: Integers [B], numbers of queries.
+        success: Floats [B], the fraction of attacked images with a success within the budget.
+        lower: Floats [B], lower end of the 95 % Wilson interval.
+        upper: Floats [B], upper end of the 95 % Wilson interval.
+        attacked: Number of attacked images.
+    """
 
     budgets: np.ndarray
     success: np.ndarray
@@ -31,30 +38,40 @@ class QueryCurve(NamedTuple):
 
 
 def queries_needed(result: Result) -> np.ndarray:
-    """The queries [A] after which each image attacked was fooled; infinite where none was.
+    """Return the queries [A] of each attacked image up to its success; infinite where none was.
 
-    Images that were misclassified from the start, or not reached, are left out.
+    Images that were misclassified from the start, or not attacked, are left out.
     """
     out = np.isin(result.status, (Status.MISCLASSIFIED, Status.NOT_RUN))
     return np.where(result.success, result.queries, np.inf)[~out]
 
 
 def query_curve(result: Result, budgets: Any) -> QueryCurve:
-    """The share of the images attacked that were fooled within so many queries.
+    """Return the fraction of attacked images with a success within given numbers of queries.
 
-    result: of an attack with keep="first" (others ask on after a success, and their queries are
-    all that they asked); budgets: integers [B]. Queries are the answers that the attack read, up to
-    the end of the tick that fooled the image; the clean image's answer, which every attack is
-    given, is none of them. An attack that was stopped at a smaller budget than the last one asked
-    for counts as failed from there on. Raises ValueError for negative budgets.
+    Queries are the model outputs that the attack used, up to the end of the tick of the success.
+    The output of the clean image, which every attack is given, is not counted. An attack that was
+    stopped before the largest of the budgets counts as failed from there on.
 
-    >>> import jax, jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
-    >>> images, goal = jnp.full((3, 2, 2, 1), 0.5), ja.Untargeted(jnp.arange(3))
-    >>> images = images.at[:, 0].set(jnp.array([0.6, 0.5])[None, :, None])
-    >>> result = ja.run(ja.Square(), model, images, goal, epsilon=0.1, key=jax.random.key(0))
-    >>> ja.query_curve(result, [0, 5000]).success
-    array([0., 1.])
+    Args:
+        result: Result of an attack with keep="first"; other attacks continue after a success, and
+            their queries are those of the whole run.
+        budgets: Integers [B], numbers of queries.
+
+    Returns:
+        The success rate at each budget, with its 95 % interval.
+
+    Raises:
+        ValueError: If a budget is negative or `budgets` has more than one axis.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> images, goal = jnp.full((3, 2, 2, 1), 0.5), ja.Untargeted(jnp.arange(3))
+        >>> images = images.at[:, 0].set(jnp.array([0.6, 0.5])[None, :, None])
+        >>> result = ja.run(ja.Square(), model, images, goal, epsilon=0.1, key=jax.random.key(0))
+        >>> ja.query_curve(result, [0, 5000]).success
+        array([0., 1.])
     """
     budgets = np.atleast_1d(np.asarray(budgets))
     if budgets.ndim != 1 or not (budgets >= 0).all():
@@ -67,10 +84,18 @@ def query_curve(result: Result, budgets: Any) -> QueryCurve:
 
 @dataclasses.dataclass(frozen=True)
 class QueryComparison:
-    """What several attacks reached by asking, on the same images.
+    """Results of several attacks without gradients on the same images.
 
-    norm, epsilon, budget: as they were passed; attacks, results: under their names, those that were
-    begun; ids, labels [N]; originals [N, H, W, C]; complete: False where it was interrupted.
+    Attributes:
+        norm: Norm of the attacks.
+        epsilon: Radius of the ball, as it was passed.
+        budget: Queries per image, as it was passed.
+        attacks: The attacks that were begun, under their names, with fitted steps.
+        results: Their results, under the same names.
+        ids: Integers [N] that identify the images in the random keys.
+        labels: Integers [N].
+        originals: Floats [N, H, W, C], the clean images.
+        complete: False if the comparison was interrupted.
     """
 
     norm: str
@@ -84,20 +109,31 @@ class QueryComparison:
     complete: bool
 
     def curve(self, name: str, budgets: Any) -> QueryCurve:
-        """The `query_curve` of one attack."""
+        """Return the `query_curve` of one attack."""
         return query_curve(self.results[name], budgets)
 
 
 def fit_steps(attack: Attack, budget: int) -> Attack:
-    """The attack with as many steps as the budget of queries allows, where a step is a tick.
+    """Return the attack with as many steps as the query budget allows, where a step is a tick.
 
-    So schedules that are stretched over all steps fit the budget. Other attacks stay as they are.
-    Raises ValueError where one tick exceeds the budget.
+    Schedules that are stretched over all steps then fit the budget. An attack without `steps`, or
+    whose steps are not ticks, is returned unchanged.
 
-    >>> import jaxadv as ja
-    >>> from jaxadv.protocols.query_curves import fit_steps
-    >>> fit_steps(ja.Square(), 1000).steps, fit_steps(ja.NES(samples=50), 1000).steps
-    (999, 18)
+    Args:
+        attack: The attack with its settings.
+        budget: Queries per image.
+
+    Returns:
+        The attack with its new number of steps.
+
+    Raises:
+        ValueError: If one tick exceeds the budget.
+
+    Example:
+        >>> import jaxadv as ja
+        >>> from jaxadv.protocols.query_curves import fit_steps
+        >>> fit_steps(ja.Square(), 1000).steps, fit_steps(ja.NES(samples=50), 1000).steps
+        (999, 18)
     """
     most = budget // attack.queries
     if most < 1:
@@ -116,8 +152,24 @@ def fit_attacks(
     attacks: Mapping[str, Attack], model: Model, goal: Goal, classes: int, epsilon: float | None,
     shape: tuple[int, ...], budget: int,
 ) -> dict[str, Attack]:  # fmt: skip
-    """The attacks of `compare_queries`, fitted to the budget; ValueError where they cannot be
-    compared so. Nothing is computed."""
+    """Fit the attacks of `compare_queries` to the budget. Nothing is computed.
+
+    Args:
+        attacks: The attacks, under names of the caller's choice.
+        model: The model under attack.
+        goal: The goal, with integers [N].
+        classes: Number of the model's classes.
+        epsilon: Radius of the ball, or None.
+        shape: Shape of one image.
+        budget: Queries per image.
+
+    Returns:
+        The attacks with fitted steps, under the same names.
+
+    Raises:
+        ValueError: If the attacks work in several norms, if one needs gradients or takes more
+            queries a tick than the budget, or if `epsilon` is not one number.
+    """
     checks.check_named(attacks, "attacks")
     checks.check_counts(budget=budget)
     if epsilon is not None and np.ndim(epsilon):
@@ -147,25 +199,45 @@ def compare_queries(
     store: str | Path | None = None,
     progress: StageProgress | None = None,
 ) -> QueryComparison:
-    """Run attacks that only ask on the same images, each until its first success or the budget.
+    """Run attacks without gradients on the same images, each until its first success or the budget.
 
-    images: [N, H, W, C] floats within `model.bounds`; goal: labels, integers [N], or a goal;
-    attacks: under names of your own, of one norm and without gradients; epsilon: radius of the ball
-    (None: for attacks that need none). budget: queries per image; steps are set to fill it
-    (`fit_steps`), and restarts are not run. store: a folder in which every finished attack is kept;
-    called again with the same arguments, it goes on from there. progress: called with (attack, rows
-    done, rows in all, successes).
+    Each image costs one forward pass and the passes that the attacks count. Ctrl-C returns what is
+    done.
 
-    Each image costs one forward pass, and what the attacks count. Ctrl-C returns what is done.
-    Raises ValueError for arguments that cannot be meant so.
+    Args:
+        model: The model under attack.
+        images: Floats [N, H, W, C] within `model.bounds`.
+        goal: Labels, integers [N], or a goal.
+        attacks: Score-based or decision-based attacks of one norm, under names of your choice.
+        epsilon: Radius of the ball (None: for attacks that need none).
+        budget: Queries per image and random restart. The steps of each attack are set to use them
+            up (`fit_steps`).
+        key: A JAX random key (default: seed 0).
+        ids: Integers [N] that identify the images in the random keys (default 0 to N - 1).
+        devices: The devices to use (default: all local devices).
+        lanes: Number of images attacked at the same time on each device (default: chosen for each
+            attack).
+        store: A folder in which every finished attack is kept. A call with the same arguments
+            continues from there.
+        progress: Called with (attack, rows done, rows in all, successes).
 
-    >>> import jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
-    >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
-    >>> two = {"Square": ja.Square(), "SimBA": ja.SimBA(norm="linf")}
-    >>> asked = ja.compare_queries(model, images, labels, two, 0.6, budget=100)
-    >>> asked.curve("Square", [100]).success
-    array([1.])
+    Returns:
+        The results of the attacks that were begun.
+
+    Raises:
+        ValueError: If an argument has the wrong type, shape, dtype or range, if the attacks work in
+            several norms, or if an attack needs gradients or takes more queries a tick than
+            `budget`.
+        OSError: If the store's folder cannot be written to.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+        >>> two = {"Square": ja.Square(), "SimBA": ja.SimBA(norm="linf")}
+        >>> asked = ja.compare_queries(model, images, labels, two, 0.6, budget=100)
+        >>> asked.curve("Square", [100]).success
+        array([1.])
     """
     session = Session.open(
         model, images, goal, ids=ids, key=key, devices=devices, lanes=lanes, store=store

@@ -1,4 +1,4 @@
-"""Single runs that are kept: the same attack on the same images is run once."""
+"""Single runs with a store: the same attack on the same images is run once."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,12 @@ from jaxadv.protocols.cached_run import describe
 
 
 class Runs(NamedTuple):
-    """Where the results of `run` are kept (None: nowhere), and who is told of its progress."""
+    """Where results of `run` are kept, and how progress is reported.
+
+    Attributes:
+        store: The store, None to keep nothing.
+        progress: Called with (name, rows done, rows in all, successes), or None.
+    """
 
     store: Store | None = None
     progress: StageProgress | None = None
@@ -24,9 +29,25 @@ class Runs(NamedTuple):
         self, name: str, attack: Attack, model: Model, images: Any, goal: Any,
         epsilon: Any = None, *, key: Any = None, **settings: Any,
     ) -> Result:  # fmt: skip
-        """`ja.run`, whose result is kept under `name`; equal arguments find it there.
+        """Call `ja.run` and keep its result under `name`; equal arguments load it again.
 
-        What Ctrl-C cut short is not kept: KeyboardInterrupt goes on to the caller.
+        A run that Ctrl-C ended early is not kept.
+
+        Args:
+            name: Name of the result in the store and in progress reports.
+            attack: The attack with its settings.
+            model: The model under attack.
+            images: As in `ja.run`.
+            goal: As in `ja.run`.
+            epsilon: As in `ja.run`.
+            key: A JAX random key (default: seed 0).
+            **settings: Further arguments of `ja.run`.
+
+        Returns:
+            The result of the run.
+
+        Raises:
+            KeyboardInterrupt: If Ctrl-C ended the run and there is a store.
         """
         key, tell = jax.random.key(0) if key is None else key, self.progress
         progress = None if tell is None else lambda *now: tell(name, *now)
@@ -43,6 +64,6 @@ class Runs(NamedTuple):
                 attack, model, images, goal, epsilon, key=key, progress=progress, **settings
             )
             if "budget" not in settings and (found.status == Status.NOT_RUN).any():
-                raise KeyboardInterrupt  # a part must not be taken for the whole
+                raise KeyboardInterrupt  # a partial result must not be stored as a complete one
             self.store.save(name, mark, found)
         return found

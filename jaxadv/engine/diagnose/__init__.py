@@ -1,9 +1,9 @@
-"""`check`: whether the numbers that attacks give about a model can be believed.
+"""`check`: find out whether the results of attacks on a model can be trusted.
 
-Every check is cheap, runs on a few images, and fails with one message that says what to do. The
-list follows Croce et al. 2022 (AutoAttack's flags), Carlini et al. 2019 (arXiv 1902.06705), Pintor
-et al. 2022 (indicators of attack failure, arXiv 2106.09947) and Zimmermann et al. 2022 (planted
-problems, arXiv 2206.13991).
+Every check is cheap, runs on a few images, and on failure gives one message that says what to do.
+The list follows Croce et al. 2022 (AutoAttack's flags), Carlini et al. 2019 (arXiv 1902.06705),
+Pintor et al. 2022 (indicators of attack failure, arXiv 2106.09947) and Zimmermann et al. 2022
+(planted problems, arXiv 2206.13991).
 """
 
 import functools
@@ -41,33 +41,49 @@ def check(
     devices: Any = None,
     lanes: int | None = None,
 ) -> list[Finding]:
-    """Look for what makes attacks seem weaker, or numbers firmer, than they are.
+    """Check a model and an evaluation for what makes attacks look weaker than they are.
 
-    images: [N, H, W, C] floats within `model.bounds`, 100 are plenty; labels: integers [N];
-    epsilon, norm: the threat model of the evaluation; steps: those that its PGD takes; key: default
-    seed 0. Checked are:
+    The checks are about:
 
-    - the answers: logits and not probabilities, finite, equal when asked twice and in batches of
-      another size, as labelled, and smooth (they hardly change under a hundredth of epsilon);
-    - the program: operations on the way that have no gradient, and gradients that the model takes
-      itself (a defence that optimises at inference); epsilon against the range of the images;
-    - the gradients, at the images and inside the ball: finite, not zero (and which loss has one),
-      and equal to how the margin changes;
+    - the outputs: they are finite logits and not probabilities, equal in repeated queries and in
+      batches of another size, agree with the labels, and are smooth (they hardly change within a
+      hundredth of epsilon);
+    - the program: operations without a gradient, gradients that the model computes itself (a
+      defence that optimises at inference), and epsilon compared with the range of the images;
+    - the gradients, at the images and inside the ball: they are finite and not zero (and for which
+      loss), and agree with the change of the margin;
     - a few attacks (noise, one step, PGD at a quarter, a half and the whole of epsilon, with twice
-      the steps, without a bound, and on planted problems; and Square, which only asks): whether the
-      stronger one is stronger and has converged, whether it finds what is there, and whether what
-      it finds survives another judgement and rounding to 8 bits, and is not what a detector
-      refuses.
+      the steps, without a bound, and on planted problems; and the score-based Square): the stronger
+      attack is stronger and has converged, planted adversarial images are found, and successes are
+      verified, survive rounding to 8 bits, and are not what a detector rejects.
 
-    A model that is never right or has no derivative gets the first of these only. Per image about
-    7 * steps forward and backward passes, and 60 + 6 * steps forward. Raises ValueError for
-    arguments that cannot be meant so.
+    A model that is never right or has no derivative gets only the first of these. The cost per
+    image is about 7 * steps forward and backward passes, and 60 + 6 * steps forward passes.
 
-    >>> import jax.numpy as jnp, jaxadv as ja
-    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 3 * jnp.eye(4))
-    >>> images = jnp.eye(4).reshape(4, 2, 2, 1)
-    >>> [f.name for f in ja.check(model, images, jnp.arange(4), epsilon=0.4) if not f.passed]
-    []
+    Args:
+        model: The model to check.
+        images: Floats [N, H, W, C] within `model.bounds`; 100 images are enough.
+        labels: Integers [N].
+        epsilon: Radius of the evaluation's threat model.
+        norm: Norm of the evaluation's threat model.
+        steps: Steps of the evaluation's PGD.
+        key: A JAX random key (default: seed 0).
+        devices: The devices to use (default: all local devices).
+        lanes: Number of images attacked at the same time on each device (default: chosen by the
+            number of images and the memory).
+
+    Returns:
+        One finding a check, with its name, whether it passed, and a message.
+
+    Raises:
+        ValueError: If an argument has the wrong type, shape, dtype or range.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, 3 * jnp.eye(4))
+        >>> images = jnp.eye(4).reshape(4, 2, 2, 1)
+        >>> [f.name for f in ja.check(model, images, jnp.arange(4), epsilon=0.4) if not f.passed]
+        []
     """
     session = Session.open(model, images, Untargeted(labels), key=key, devices=devices, lanes=lanes)
     images, key, labels = session.images, session.key, np.asarray(session.goal.labels)
@@ -76,7 +92,7 @@ def check(
     checks.check_epsilon(PGD(norm=norm, steps=steps), epsilon, 1, shape, bounds)
 
     def ask(images: np.ndarray) -> np.ndarray:
-        """Logits [N, K]."""
+        """Return the logits [N, K]."""
         return predict(model, images, session.devices)
 
     logits = ask(images)
@@ -102,12 +118,12 @@ def check(
     clean_margin = margins(goal, clean)
 
     def draw(radius: float, count: int) -> np.ndarray:
-        """Points [count, N, H, W, C] of the balls of that radius."""
+        """Draw points [count, N, H, W, C] from the balls of this radius."""
         inner, keys = safe_epsilon(norm, radius), jax.random.split(key, count)
         return np.stack([np.asarray(_point(norm, kept, inner, bounds, k)) for k in keys])
 
     def margin_of(points: np.ndarray) -> np.ndarray:
-        """Margins [D, N] of points [D, N, H, W, C]: pieces of one size compile once."""
+        """Return the margins [D, N] of points [D, N, H, W, C]; equal batches compile once."""
         return np.stack([margins(goal, ask(piece)) for piece in points])
 
     near, aside, inside = draw(epsilon / 100, 8), draw(epsilon / 20, 4), draw(epsilon, 16)
@@ -124,7 +140,7 @@ def check(
     }
 
     def run(attack: Attack, places: Any, radii: Any, goal: Any, keep: str = "first") -> Result:
-        """Row i attacks image places[i] of `kept`, or of `kept` twice, at radii[i]."""
+        """Attack image places[i] of `kept`, or of `kept` twice, at radii[i] in row i."""
         copies = len(goal.labels) // len(kept)
         own = session._replace(
             images=np.concatenate([kept] * copies), goal=goal, ids=np.tile(right, copies),
@@ -142,9 +158,9 @@ def check(
     # The highest loss lies well inside: first successes lie at the boundary, where rounding flips.
     patient = PGD(norm=norm, steps=2 * steps, step_size=0.1)
     longer = run(patient, one, np.repeat(epsilon, len(kept)), goal, keep="loss")
-    queries = 6 * steps  # the passes, forward and back, of both runs of PGD at epsilon
+    queries = 6 * steps  # forward and backward passes of both PGD runs at epsilon
     asking = None
-    if norm in Square.norms:  # in L0 attacks that only ask outdo PGD on sound models too
+    if norm in Square.norms:  # in L0, score-based attacks beat PGD on sound models too
         search = Square(norm=norm, steps=queries - 1, rescale=True)
         asking = run(search, one, np.repeat(epsilon, len(kept)), goal)
     stored = margins(goal, ask(attacks.to_8_bits(longer.images, bounds)))
@@ -168,7 +184,7 @@ def check(
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _point(norm: str, images: Array, radius: Any, bounds: tuple[float, float], key: Array) -> Any:
-    """A point [N, H, W, C] of each image's ball, drawn uniformly."""
+    """Draw a point [N, H, W, C] uniformly from each image's ball."""
 
     def one(image: Array, key: Array) -> Array:
         point = get_norm(norm).random(key, image, radius, *bounds)
@@ -181,7 +197,7 @@ def _point(norm: str, images: Array, radius: Any, bounds: tuple[float, float], k
 def _one_step(
     norm: str, images: Array, gradient: Array, radius: Any, bounds: tuple[float, float]
 ) -> Any:
-    """The fast gradient method [N, H, W, C]: one step of steepest ascent, as long as the radius."""
+    """Return images [N, H, W, C] of the fast gradient method: one step as long as the radius."""
 
     def one(image: Array, gradient: Array) -> Array:
         direction = get_norm(norm).steepest(gradient, image, *bounds, 0.01)
