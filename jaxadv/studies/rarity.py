@@ -133,11 +133,8 @@ def probability(
         key: JAX random key.
         noise: "sphere": uniform on the L2 sphere; "gaussian": normal in every entry.
         clip: Whether the noisy image is clipped to `model.bounds`.
-        particles: Particles of each run.
-        runs: Independent runs.
-        moves: Moves of each chain at each level.
-        kept: Fraction of the particles that are kept at each level.
-        floor: Probability below which a run stops.
+        splitting: Numbers of particles, runs and moves, the fraction of particles that is kept at
+            each level, and the probability below which a run stops.
 
     Returns:
         The probabilities, their relative errors and the runs.
