@@ -118,7 +118,7 @@ def test_a_model_bound_to_one_batch_size_is_told_so(size):
         (lambda *p: JA.evaluate(*p, epsilons=[]), "at least one"),
         (lambda *p: JA.evaluate(*p, attacks=["fast"]), "is not known"),
         (lambda *p: JA.evaluate(*p, attacks={"PGD": "PGD"}), "pass an attack"),
-        (lambda *p: JA.evaluate(*p, attacks={"PGD": ja.PGD}), "pass an attack"),
+        (lambda *p: JA.evaluate(*p, attacks={"PGD": ja.PGD}), "PGD: pass ja.PGD"),
         (lambda *p: JA.evaluate(*p, attacks={"a": ja.FGSM(), "b": ja.PGD(norm="l2")}), "norm="),
         (lambda *p: JA.evaluate(*p, lanes=-1), "lanes=-1"),
         (lambda *p: JA.evaluate(*p, store=__file__), "is a file"),

@@ -128,7 +128,7 @@ def test_an_error_in_the_middle_of_a_run_is_the_users_own(calls: int, caplog: An
         return on_the_host(images)
 
     with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="KeyError") as caught:
-        ja.run(ja.Square(steps=2000), model_of(late), IMAGES, GOAL, 1e-6, key=KEY, lanes=8,
+        ja.run(ja.Square(steps=2000), model_of(late), IMAGES, GOAL, 2e-5, key=KEY, lanes=8,
                devices=TWO)  # fmt: skip
     assert isinstance(caught.value.__cause__, KeyError)
     assert len(asked) <= calls + len(TWO) and not caplog.records

@@ -91,7 +91,7 @@ def check_contract(
     number, image = _like(), _like(*shape)
     problem = Problem(
         image=image,
-        goal=jax.tree.map(lambda leaf: _like(dtype=jnp.int32), goal),
+        goal=jax.tree.map(lambda leaf: _like(*leaf.shape[1:], dtype=leaf.dtype), goal),
         epsilon=number,
         lower=number,
         upper=number,

@@ -19,7 +19,7 @@ APPLY = jax.jit(lambda model, images: model.raw(images))  # only traced; JAX cac
 @jax.jit
 def PULLED_BACK(model: Model, images: Any) -> Any:
     """Run one forward and one backward pass."""
-    logits, pull_back = jax.vjp(model, images)
+    logits, pull_back = jax.vjp(model.raw, images)
     return pull_back(logits)
 
 

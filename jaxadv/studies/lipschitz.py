@@ -111,7 +111,7 @@ def spectrum(model: Model, image_shape: Sequence[int], iterations: int = 300) ->
         3.0
     """
     image = jnp.zeros((1, *image_shape), jnp.float32)
-    traced = jax.make_jaxpr(model)(image)
+    traced = jax.make_jaxpr(model.raw)(image)
     layers: list[Layer] = []
 
     def rule(eqn: Any, values: list[Any], name: str) -> Any:
@@ -149,7 +149,7 @@ def layer_outputs(model: Model, images: Any) -> dict[str, np.ndarray]:
         [(3, 4), (3, 4)]
     """
     images = jnp.asarray(images, jnp.float32)
-    traced = jax.make_jaxpr(model)(images)
+    traced = jax.make_jaxpr(model.raw)(images)
     found: list[tuple[str, np.ndarray]] = []
 
     def rule(eqn: Any, values: list[Any], name: str) -> Any:

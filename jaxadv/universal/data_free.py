@@ -52,7 +52,7 @@ def activations(model: Model, images: Float[Array, "N ..."]) -> list[Array]:
 
     def call(*leaves: Any) -> Any:
         one, x = jax.tree.unflatten(structure, leaves)
-        return one(x)
+        return one.raw(x)
 
     closed = jax.make_jaxpr(call)(*flat)
     found: list[tuple[str, Array]] = []
