@@ -93,6 +93,8 @@ def material(kind: Kind) -> tuple[ja.Model, np.ndarray, np.ndarray, dict[str, np
 def chosen(name: str, norm: str, kind: Kind, images: np.ndarray) -> ja.Attack:
     if name == "AdversarialPatch":
         return ja.AdversarialPatch(size=1)
+    if name == "JSMA":  # by default it changes at most one of so few entries
+        return ja.JSMA(gamma=1.0)
     if name == "Repeated":
         return ja.Repeated(ja.PGD(norm=norm, steps=8), image_shape(kind.shape)[0])
     return make(name, norm, np.asarray(images, np.float32))
