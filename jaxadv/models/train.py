@@ -175,7 +175,7 @@ def check_training(
     variables, classes = untrained(definition, shape)
     goal = checks.check_goal(Untargeted(data.labels), count, classes)
     if attack is not None:
-        checks.check_named({type(attack).__name__: attack}, "attack")
+        checks.check_attack(attack)
         attack = attack.specialize(goal, classes)
         checks.check_epsilon(attack, epsilon, 1, shape, from_linen(definition, variables).bounds)
 
