@@ -83,8 +83,11 @@ def main() -> None:
                 passes.append((found.forward + found.backward)[found.robust].mean())
             each = " ".join(f"{share:.1f}" for share in shares)
             rows.append([title, f"{np.mean(shares):.2f}", each, f"{np.mean(passes):.0f}"])
-        show(f"{name}, Linf {subject.epsilon:.4g}, {len(data.labels)} images",
-             ["cascade", "robust %", "by seed", "passes of a survivor"], rows)  # fmt: skip
+        show(
+            f"{name}, Linf {subject.epsilon:.4g}, {len(data.labels)} images",
+            ["cascade", "robust %", "by seed", "passes of a survivor"],
+            rows,
+        )
 
 
 if __name__ == "__main__":

@@ -24,8 +24,15 @@ def trained(name: str, epochs: int = 3) -> tuple[ja.Model, np.ndarray, np.ndarra
     data = ja.load_data("mnist5k", "train")
     test = ja.load_data("mnist5k", "test")
     cache = Path(platformdirs.user_cache_dir("jaxadv")) / "benchmarks"
-    variables = train(module, data, epochs=epochs, batch_size=50, learning_rate=1e-3,
-                      key=jax.random.key(0), checkpoint=cache / f"{name}.safetensors")  # fmt: skip
+    variables = train(
+        module,
+        data,
+        epochs=epochs,
+        batch_size=50,
+        learning_rate=1e-3,
+        key=jax.random.key(0),
+        checkpoint=cache / f"{name}.safetensors",
+    )
     images = np.concatenate([data.images, test.images])
     return ja.from_linen(module, variables), images, np.concatenate([data.labels, test.labels])
 

@@ -73,16 +73,35 @@ def overhead() -> None:
         attack, goal = ja.PGD(steps=40, step_size=0.025), ja.Untargeted(labels)
         seconds = alternate(
             {
-                "run": lambda: ja.run(attack, model, images, goal, 0.3, key=jax.random.key(SEED),
-                                      keep="last", lanes=125, devices=device).cost.lane_ticks,
+                "run": lambda: (
+                    ja.run(
+                        attack,
+                        model,
+                        images,
+                        goal,
+                        0.3,
+                        key=jax.random.key(SEED),
+                        keep="last",
+                        lanes=125,
+                        devices=device,
+                    ).cost.lane_ticks
+                ),
                 "bare": bare_loop(model, images, labels, 0.3, 40, 125),
             },
             rounds,
-        )  # fmt: skip
-        rows.append([name, *(float(np.median(s)) for s in seconds.values()),
-                     ratio(seconds["run"], seconds["bare"])])  # fmt: skip
-    show("(a) PGD-40, all steps, 1,000 images, one device: run (verified) over the bare loop",
-         ["network", "run s", "bare s", "ratio"], rows)  # fmt: skip
+        )
+        rows.append(
+            [
+                name,
+                *(float(np.median(s)) for s in seconds.values()),
+                ratio(seconds["run"], seconds["bare"]),
+            ]
+        )
+    show(
+        "(a) PGD-40, all steps, 1,000 images, one device: run (verified) over the bare loop",
+        ["network", "run s", "bare s", "ratio"],
+        rows,
+    )
 
 
 def lanes() -> None:
@@ -97,15 +116,26 @@ def lanes() -> None:
     )
     for difficulty, epsilon in (("easy", 0.3), ("medium", 0.1), ("hard", 0.03)):
         settings: dict[str, dict[str, Any]] = {
-            "all steps": {"keep": "last"}, "early stop": {}, "early stop, halving": {"halve": True}
-        }  # fmt: skip
+            "all steps": {"keep": "last"},
+            "early stop": {},
+            "early stop, halving": {"halve": True},
+        }
         results: dict[str, Any] = {}
 
         def call(
             name: str, epsilon: float = epsilon, results: Any = results, settings: Any = settings
         ) -> int:
-            results[name] = ja.run(attack, model, images, goal, epsilon, key=jax.random.key(SEED),
-                                   lanes=256, devices=device, **settings[name])  # fmt: skip
+            results[name] = ja.run(
+                attack,
+                model,
+                images,
+                goal,
+                epsilon,
+                key=jax.random.key(SEED),
+                lanes=256,
+                devices=device,
+                **settings[name],
+            )
             return 0
 
         seconds = alternate({name: lambda name=name: call(name) for name in settings}, 3)
@@ -114,14 +144,36 @@ def lanes() -> None:
             needed, used = int(result.queries.sum()), result.cost.lane_ticks
             attacked = int((result.status != ja.Status.MISCLASSIFIED).sum())
             steps = len(images) * attack.ticks / needed
-            rows.append([
-                f"{difficulty}, {name}", f"{100 * result.success.mean():.1f} %", needed / attacked,
-                needed, used, used / needed, used <= needed + 256 * attack.steps / 2,
-                gained := ratio(seconds["all steps"], seconds[name]), steps, gained / steps,
-            ])  # fmt: skip
-    show("(b) PGD-40, 4,096 images, 256 lanes, FC, one device (bound: needed + L * steps / 2)",
-         ["setting", "success", "mean ticks", "needed", "used", "used/needed", "within bound",
-          "speed-up", "steps/needed", "reached"], rows)  # fmt: skip
+            rows.append(
+                [
+                    f"{difficulty}, {name}",
+                    f"{100 * result.success.mean():.1f} %",
+                    needed / attacked,
+                    needed,
+                    used,
+                    used / needed,
+                    used <= needed + 256 * attack.steps / 2,
+                    gained := ratio(seconds["all steps"], seconds[name]),
+                    steps,
+                    gained / steps,
+                ]
+            )
+    show(
+        "(b) PGD-40, 4,096 images, 256 lanes, FC, one device (bound: needed + L * steps / 2)",
+        [
+            "setting",
+            "success",
+            "mean ticks",
+            "needed",
+            "used",
+            "used/needed",
+            "within bound",
+            "speed-up",
+            "steps/needed",
+            "reached",
+        ],
+        rows,
+    )
 
 
 def cure() -> None:
@@ -152,8 +204,11 @@ def cure() -> None:
         )
         each = [float(np.median(s)) / steps / batch * 1e6 for s in seconds.values()]
         rows.append([name, *each, ratio(seconds["as is"], seconds["cured"])])
-    show(f"(c) the cure, jax {jax.__version__}: microseconds per image and step in a loop",
-         ["network", "cured", "as is", "speed-up"], rows)  # fmt: skip
+    show(
+        f"(c) the cure, jax {jax.__version__}: microseconds per image and step in a loop",
+        ["network", "cured", "as is", "speed-up"],
+        rows,
+    )
 
 
 def devices() -> None:
@@ -171,15 +226,32 @@ def devices() -> None:
             images: Any = images,
             goal: Any = goal,
         ) -> int:
-            return ja.run(attack, model, images, goal, 0.3, key=jax.random.key(SEED), keep="last",
-                          lanes=125, devices=devices).cost.lane_ticks  # fmt: skip
+            return ja.run(
+                attack,
+                model,
+                images,
+                goal,
+                0.3,
+                key=jax.random.key(SEED),
+                keep="last",
+                lanes=125,
+                devices=devices,
+            ).cost.lane_ticks
 
         every = jax.local_devices()
         seconds = alternate({"one": lambda: call(every[:1]), "all": lambda: call(every)}, rounds)
-        rows.append([name, *(float(np.median(s)) for s in seconds.values()),
-                     ratio(seconds["one"], seconds["all"])])  # fmt: skip
-    show(f"(d) PGD-40, all steps, 500 images: one device against {len(jax.local_devices())}",
-         ["network", "one s", "all s", "speed-up"], rows)  # fmt: skip
+        rows.append(
+            [
+                name,
+                *(float(np.median(s)) for s in seconds.values()),
+                ratio(seconds["one"], seconds["all"]),
+            ]
+        )
+    show(
+        f"(d) PGD-40, all steps, 500 images: one device against {len(jax.local_devices())}",
+        ["network", "one s", "all s", "speed-up"],
+        rows,
+    )
 
 
 def starts() -> None:
@@ -216,9 +288,17 @@ def forms() -> None:
     rows, edge = [], {0: "nothing padded", 1: "padded by 1", 2: "padded by 2"}
     device, size = jax.local_devices()[0], 16
     for side, channels, outputs, padded in (
-        (3, 32, 32, 0), (3, 64, 64, 0), (5, 32, 64, 0), (3, 32, 1, 2), (3, 64, 3, 1),
-        (3, 3, 16, 1), (3, 3, 32, 1), (5, 1, 6, 0), (3, 16, 16, 1), (3, 64, 64, 1),
-    ):  # fmt: skip
+        (3, 32, 32, 0),
+        (3, 64, 64, 0),
+        (5, 32, 64, 0),
+        (3, 32, 1, 2),
+        (3, 64, 3, 1),
+        (3, 3, 16, 1),
+        (3, 3, 32, 1),
+        (5, 1, 6, 0),
+        (3, 16, 16, 1),
+        (3, 64, 64, 1),
+    ):
         rng = np.random.default_rng(SEED)
         image = jax.device_put(rng.random((size, 28, 28, channels), np.float32), device)
         kernel = jax.device_put(rng.random((side, side, channels, outputs), np.float32), device)
@@ -226,20 +306,33 @@ def forms() -> None:
 
         def as_is(image: Any, kernel: Any, padding: Any = padding) -> Any:
             numbers = ("NHWC", "HWIO", "NHWC")
-            return jax.lax.conv_general_dilated(image, kernel, (1, 1), padding,
-                                                dimension_numbers=numbers)  # fmt: skip
+            return jax.lax.conv_general_dilated(
+                image, kernel, (1, 1), padding, dimension_numbers=numbers
+            )
 
         def rewrite_for_cpu(image: Any, kernel: Any, padding: Any = padding) -> Any:
             return convolve(image, kernel, padding, gradients=True)
 
         seconds = alternate(
-            {name: functools.partial(jax.jit(call), image, kernel) for name, call in
-             (("cured", rewrite_for_cpu), ("as is", as_is))}, 25)  # fmt: skip
+            {
+                name: functools.partial(jax.jit(call), image, kernel)
+                for name, call in (("cured", rewrite_for_cpu), ("as is", as_is))
+            },
+            25,
+        )
         each = [float(np.median(s)) / size * 1e6 for s in seconds.values()]
-        rows.append([f"{side} x {side}, {channels} to {outputs}, {edge[padded]}", *each,
-                     ratio(seconds["as is"], seconds["cured"])])  # fmt: skip
-    show("(f) a convolution of images of 28 x 28 pixels: microseconds per image",
-         ["kernel, channels, padding", "cured", "as is", "speed-up"], rows)  # fmt: skip
+        rows.append(
+            [
+                f"{side} x {side}, {channels} to {outputs}, {edge[padded]}",
+                *each,
+                ratio(seconds["as is"], seconds["cured"]),
+            ]
+        )
+    show(
+        "(f) a convolution of images of 28 x 28 pixels: microseconds per image",
+        ["kernel, channels, padding", "cured", "as is", "speed-up"],
+        rows,
+    )
 
 
 PARTS = {"a": overhead, "b": lanes, "c": cure, "d": devices, "e": starts, "f": forms}

@@ -52,8 +52,9 @@ def proved() -> Iterator[Truth]:
         for norm in norms:
             with np.load(place / f"{norm}.npz") as file:
                 index, distance = file["index"], file["distance"]
-            yield Truth(f"{name}, {norm}", model, data.images[index], data.labels[index], norm,
-                        distance)  # fmt: skip
+            yield Truth(
+                f"{name}, {norm}", model, data.images[index], data.labels[index], norm, distance
+            )
 
 
 def linear(norm: str, count: int = 100, size: int = 784) -> Truth:
@@ -107,9 +108,17 @@ def compare(truth: Truth, efforts: list[str], attacks: bool, only: list[str]) ->
         sound &= bool(ratio.min() > 1 - 1e-4) or truth.norm == "l0"
         numbers = [np.median(ratio), *np.quantile(ratio, [0.9, 0.99], method="higher"), ratio.max()]
         passes = (found.forward + found.backward).mean()
-        rows.append([name, f"{ratio.min():.5f}", *(f"{x:.4f}" for x in numbers),
-                     f"{100 * (ratio < 1.001).mean():.0f}", int((~found.success).sum()),
-                     f"{passes:.0f}", f"{seconds:.1f}"])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{ratio.min():.5f}",
+                *(f"{x:.4f}" for x in numbers),
+                f"{100 * (ratio < 1.001).mean():.0f}",
+                int((~found.success).sum()),
+                f"{passes:.0f}",
+                f"{seconds:.1f}",
+            ]
+        )
 
     for effort in efforts:
         begin = time.perf_counter()
@@ -123,9 +132,11 @@ def compare(truth: Truth, efforts: list[str], attacks: bool, only: list[str]) ->
         begin = time.perf_counter()
         result = ja.run(attack, truth.model, truth.images, goal, key=key)
         enter(name, result, time.perf_counter() - begin)
-    show(f"{truth.title}: distance found over the proved minimum, {len(truth.labels)} images",
-         ["", "least", "median", "90 %", "99 %", "worst", "within 0.1 %", "failed", "passes", "s"],
-         rows)  # fmt: skip
+    show(
+        f"{truth.title}: distance found over the proved minimum, {len(truth.labels)} images",
+        ["", "least", "median", "90 %", "99 %", "worst", "within 0.1 %", "failed", "passes", "s"],
+        rows,
+    )
     return sound
 
 

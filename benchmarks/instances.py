@@ -46,16 +46,31 @@ class Instance(NamedTuple):
 
 def read_instances(folder: Path) -> list[Instance]:
     """The instances of a competition folder, sorted by network."""
-    results = np.genfromtxt(folder / "results.csv", dtype=None, names=True, delimiter=",",
-                            encoding="utf-8")  # fmt: skip
+    results = np.genfromtxt(
+        folder / "results.csv", dtype=None, names=True, delimiter=",", encoding="utf-8"
+    )
     with np.load(folder / "instances.npz") as rows:
         found = [
-            Instance(folder / "onnx" / str(network), str(name), lower, upper, int(label),
-                     str(consensus), bool(known))
+            Instance(
+                folder / "onnx" / str(network),
+                str(name),
+                lower,
+                upper,
+                int(label),
+                str(consensus),
+                bool(known),
+            )
             for network, name, lower, upper, label, consensus, known in zip(
-                rows["network"], rows["vnnlib"], rows["lower"], rows["upper"], rows["label"],
-                rows["consensus"], results["our_pgd"], strict=True)
-        ]  # fmt: skip
+                rows["network"],
+                rows["vnnlib"],
+                rows["lower"],
+                rows["upper"],
+                rows["label"],
+                rows["consensus"],
+                results["our_pgd"],
+                strict=True,
+            )
+        ]
     return sorted(found, key=lambda instance: instance.network)
 
 
@@ -149,8 +164,9 @@ def attack(instance: Instance, number: int, devices: Any = None) -> np.ndarray:
         goal, lanes = ja.Targeted(np.full(9, instance.label), others), -(-9 // parts)
     shape = (len(goal.labels), *to_image(instance.lower).shape)
     images, key = np.full(shape, 0.5, np.float32), jax.random.key(number)
-    return ja.run(attack, on_cube(instance), images, goal, 0.5, key=key, devices=devices,
-                  lanes=lanes).images  # fmt: skip
+    return ja.run(
+        attack, on_cube(instance), images, goal, 0.5, key=key, devices=devices, lanes=lanes
+    ).images
 
 
 def fall(instances: list[Instance], seconds: float) -> Iterator[tuple[Instance, int]]:
@@ -186,9 +202,11 @@ def main() -> None:
         counts = [f"{broken.count(k)}/{sum(i.consensus == k for i in instances)}" for k in kinds]
         wrong += broken.count("unsat")
         rows.append([folder.name, *counts, f"{time.perf_counter() - began:.0f}"])
-    show(f"VNN-COMP instances broken, {options.seconds:g} s for each folder",
-         ["folder", "sat", "unsat (must be 0)", "unsat by 1 tool", "unknown", "s"],
-         rows)  # fmt: skip
+    show(
+        f"VNN-COMP instances broken, {options.seconds:g} s for each folder",
+        ["folder", "sat", "unsat (must be 0)", "unsat by 1 tool", "unknown", "s"],
+        rows,
+    )
     sys.exit(wrong > 0)
 
 

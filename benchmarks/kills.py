@@ -138,8 +138,11 @@ def main(kills: int, longest: float | None, cells: int = 1000) -> None:
             outcomes.append(
                 disturbed(Path(folder) / name, cells, left, longest or seconds, reference)
             )
-    show(f"{kills} kills of sweeps of {cells:,} cells (undisturbed: {seconds:.0f} s)",
-         ["sweep", *Outcome._fields], [[i, *o] for i, o in enumerate(outcomes)])  # fmt: skip
+    show(
+        f"{kills} kills of sweeps of {cells:,} cells (undisturbed: {seconds:.0f} s)",
+        ["sweep", *Outcome._fields],
+        [[i, *o] for i, o in enumerate(outcomes)],
+    )
 
 
 if __name__ == "__main__":

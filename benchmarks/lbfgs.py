@@ -49,8 +49,15 @@ def trained(name: str) -> tuple[ja.Model, np.ndarray, np.ndarray]:
     definition, fields, epochs = NETWORKS[name]
     module = ja.models.get_definition(definition)(**fields)
     kept = cache / f"{name}-{source}.safetensors"
-    variables = train(module, data, epochs=epochs, batch_size=100, learning_rate=2e-3,
-                      key=jax.random.key(0), checkpoint=kept)  # fmt: skip
+    variables = train(
+        module,
+        data,
+        epochs=epochs,
+        batch_size=100,
+        learning_rate=2e-3,
+        key=jax.random.key(0),
+        checkpoint=kept,
+    )
     return ja.from_linen(module, variables), test.images, test.labels
 
 
@@ -114,8 +121,9 @@ class SciPy:
                     nearest = min(nearest, float(np.linalg.norm(x - flat)))
                 return found[-2], found[:-2]
 
-            x = minimize(objective, start, jac=True, method="L-BFGS-B",
-                         bounds=[(0.0, 1.0)] * len(flat)).x  # fmt: skip
+            x = minimize(
+                objective, start, jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * len(flat)
+            ).x
             margin, length = seen[x.tobytes()], float(np.linalg.norm(x - flat))
             distance = length if margin < 0 else distance
             start = x if self.warm else flat
@@ -138,8 +146,10 @@ def compare(
     def ours(keep: str) -> ja.Result:
         return ja.run(attack, model, images, goal, key=jax.random.key(0), keep=keep)
 
-    sides = {"SciPy": SciPy(model, attack, warm=False),
-             "SciPy, from the last point": SciPy(model, attack, warm=True)}  # fmt: skip
+    sides = {
+        "SciPy": SciPy(model, attack, warm=False),
+        "SciPy, from the last point": SciPy(model, attack, warm=True),
+    }
     goals = [jax.tree.map(lambda leaf, i=i: np.int32(leaf[i]), goal) for i in range(len(labels))]
     for side in sides.values():
         side(images[0], goals[0])
@@ -169,13 +179,20 @@ def compare(
     for key, (success, distance, gradients) in lines.items():
         shares = distance / reference
         timed = seconds.get(key)
-        rows.append([
-            title, key, f"{100 * success.mean():.1f} %", f"{distance.mean() / pixels**0.5:.4f}",
-            f"{np.median(shares):.4f}", f"{np.percentile(shares, 95):.4f}", f"{shares.max():.4f}",
-            f"{gradients.mean():.0f}",
-            f"{1e3 * statistics.median(timed):.2f}" if timed else "",
-            f"{ratio(timed, seconds['jaxadv']):.0f}" if timed else "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                title,
+                key,
+                f"{100 * success.mean():.1f} %",
+                f"{distance.mean() / pixels**0.5:.4f}",
+                f"{np.median(shares):.4f}",
+                f"{np.percentile(shares, 95):.4f}",
+                f"{shares.max():.4f}",
+                f"{gradients.mean():.0f}",
+                f"{1e3 * statistics.median(timed):.2f}" if timed else "",
+                f"{ratio(timed, seconds['jaxadv']):.0f}" if timed else "",
+            ]
+        )
         title = ""
     return rows
 
@@ -187,8 +204,14 @@ def nine_targets(name: str, count: int) -> list[Any]:
     targets = (labels + np.tile(np.arange(1, 10), count)) % 10
     result = ja.run(ja.LBFGS(), model, images, ja.Targeted(labels, targets), key=jax.random.key(0))
     distortion = result.distance.mean() / images[0].size ** 0.5
-    return [name, len(labels), f"{100 * result.success.mean():.2f} %", f"{distortion:.4f}",
-            f"{result.backward.mean():.0f}", int(result.backward.max())]  # fmt: skip
+    return [
+        name,
+        len(labels),
+        f"{100 * result.success.mean():.2f} %",
+        f"{distortion:.4f}",
+        f"{result.backward.mean():.0f}",
+        int(result.backward.max()),
+    ]
 
 
 def main() -> None:
@@ -208,14 +231,29 @@ def main() -> None:
         for targeted in (True, False)
         for row in compare(name, targeted, options.count, options.rounds, options.tolerance)
     ]
-    header = ["network", "side", "success", "distortion", "ratio, median", "95 %", "max",
-              "gradients", "ms/image", "times ours"]  # fmt: skip
-    show(f"min c |r|^2 + loss in the box, largest c, {options.count} images, {cpu_cores()} cores, "
-         f"jax {jax.__version__} (ratio: the distance over that of SciPy's largest c)",
-         header, rows)  # fmt: skip
-    show("all nine targets of 200 images",
-         ["network", "runs", "success", "distortion", "gradients", "most"],
-         [nine_targets(name, 200) for name in options.targets])  # fmt: skip
+    header = [
+        "network",
+        "side",
+        "success",
+        "distortion",
+        "ratio, median",
+        "95 %",
+        "max",
+        "gradients",
+        "ms/image",
+        "times ours",
+    ]
+    show(
+        f"min c |r|^2 + loss in the box, largest c, {options.count} images, {cpu_cores()} cores, "
+        f"jax {jax.__version__} (ratio: the distance over that of SciPy's largest c)",
+        header,
+        rows,
+    )
+    show(
+        "all nine targets of 200 images",
+        ["network", "runs", "success", "distortion", "gradients", "most"],
+        [nine_targets(name, 200) for name in options.targets],
+    )
 
 
 if __name__ == "__main__":

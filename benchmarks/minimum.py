@@ -29,8 +29,13 @@ from benchmarks.common import show
 from jaxadv.models.published import load_published
 
 SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
-NETWORKS = ("mnist_smallcnn_ddn_l2", "mnist_cnn_a_adv", "mnist_smallcnn_trades_linf0.3",
-            "cifar10_resnet2b", "cifar_cnn_a_mix")  # fmt: skip
+NETWORKS = (
+    "mnist_smallcnn_ddn_l2",
+    "mnist_cnn_a_adv",
+    "mnist_smallcnn_trades_linf0.3",
+    "cifar10_resnet2b",
+    "cifar_cnn_a_mix",
+)
 
 
 class Found(NamedTuple):
@@ -68,15 +73,21 @@ def attacks_of(norm: str, passes: int = 2_000) -> dict[str, ja.Attack]:
         wider["ALMA"] = ja.ALMA(norm=norm, steps=steps)
     narrow: dict[str, dict[str, ja.Attack]] = {
         "l2": {
-            "DDN": ja.DDN(steps=steps), "PDGD": ja.PDGD(steps=steps), "LBFGS": ja.LBFGS(),
-            "SuperDeepFool": ja.SuperDeepFool(), "NewtonFool": ja.NewtonFool(),
+            "DDN": ja.DDN(steps=steps),
+            "PDGD": ja.PDGD(steps=steps),
+            "LBFGS": ja.LBFGS(),
+            "SuperDeepFool": ja.SuperDeepFool(),
+            "NewtonFool": ja.NewtonFool(),
         },
         "l1": {"EAD": ja.EAD(steps=passes // 27), "SparseFool": ja.SparseFool(norm="l1")},
         "l0": {
-            "SigmaZero": ja.SigmaZero(steps=steps), "VFGA": ja.VFGA(), "FGA": ja.FGA(),
-            "JSMA": ja.JSMA(), "SparseFool": ja.SparseFool(norm="l0"),
+            "SigmaZero": ja.SigmaZero(steps=steps),
+            "VFGA": ja.VFGA(),
+            "FGA": ja.FGA(),
+            "JSMA": ja.JSMA(),
+            "SparseFool": ja.SparseFool(norm="l0"),
         },
-    }  # fmt: skip
+    }
     return wider | narrow.get(norm, {})
 
 
@@ -112,9 +123,14 @@ def wanted(name: str, only: set[str]) -> bool:
 
 
 def ours(
-    model: ja.Model, images: np.ndarray, labels: np.ndarray, norm: str, passes: int,
-    only: set[str], warm: bool,
-) -> dict[str, Found]:  # fmt: skip
+    model: ja.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    norm: str,
+    passes: int,
+    only: set[str],
+    warm: bool,
+) -> dict[str, Found]:
     """Every attack of ours, and minimal_distance at a fifth of the passes and at all of them."""
     goal, key = ja.Untargeted(labels), jax.random.key(0)
     found = {}
@@ -145,9 +161,15 @@ def ours(
 
 
 def theirs(
-    model: ja.Model, weights: dict[str, np.ndarray], images: np.ndarray, labels: np.ndarray,
-    norm: str, passes: int, only: set[str], python: str,
-) -> dict[str, Found]:  # fmt: skip
+    model: ja.Model,
+    weights: dict[str, np.ndarray],
+    images: np.ndarray,
+    labels: np.ndarray,
+    norm: str,
+    passes: int,
+    only: set[str],
+    python: str,
+) -> dict[str, Found]:
     """The attacks of adv-lib and Foolbox, in a process of their own."""
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
@@ -176,9 +198,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100, help="images of each network")
     parser.add_argument("--passes", type=int, default=2_000)
     parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME",
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
         help="attacks of this name alone, whoever's, or as a table names it: 'DDN (adv-lib)'",
-    )  # fmt: skip
+    )
     parser.add_argument("--warm", action="store_true", help="time the second of two runs of ours")
     parser.add_argument("--python", help="an interpreter with torch, adv-lib and Foolbox")
     parser.add_argument("--json", type=Path, help="write the distances of each image here")
@@ -191,27 +216,39 @@ def main() -> None:
             model, weights, images, labels = load(name, options.count)
             found = ours(model, images, labels, norm, options.passes, only, options.warm)
             if options.python:
-                found |= theirs(model, weights, images, labels, norm, options.passes, only,
-                                options.python)  # fmt: skip
+                found |= theirs(
+                    model, weights, images, labels, norm, options.passes, only, options.python
+                )
             right = np.asarray(model(images)).argmax(1) == labels
             scores = optimality(found, right)
             rows = []
             for attack in sorted(found, key=lambda key: -scores[key]):
                 one = found[attack]
                 median = np.quantile(one.distance[right], 0.5, method="inverted_cdf")
-                rows.append([attack, f"{scores[attack]:.2f}", f"{median:.4g}",
-                             int((~np.isfinite(one.distance[right])).sum()),
-                             f"{one.passes:.0f}", f"{one.seconds:.3g}",
-                             f"{one.compiling:.1f}" if one.compiling else ""])  # fmt: skip
+                rows.append(
+                    [
+                        attack,
+                        f"{scores[attack]:.2f}",
+                        f"{median:.4g}",
+                        int((~np.isfinite(one.distance[right])).sum()),
+                        f"{one.passes:.0f}",
+                        f"{one.seconds:.3g}",
+                        f"{one.compiling:.1f}" if one.compiling else "",
+                    ]
+                )
                 whole.setdefault(attack, []).append(scores[attack])
-            show(f"{name}, {norm}, {len(labels)} images, {options.passes} passes each",
-                 ["attack", "optimality %", "median", "failed", "passes", "s", "+ compiling"],
-                 rows)  # fmt: skip
+            show(
+                f"{name}, {norm}, {len(labels)} images, {options.passes} passes each",
+                ["attack", "optimality %", "median", "failed", "passes", "s", "+ compiling"],
+                rows,
+            )
             kept[f"{name} {norm}"] = {key: one.distance.tolist() for key, one in found.items()}
         if len(names) > 1:
-            rows = [[attack, f"{np.mean(values):.2f}"] for attack, values in
-                    sorted(whole.items(), key=lambda item: -np.mean(item[1]))
-                    if len(values) == len(names)]  # fmt: skip
+            rows = [
+                [attack, f"{np.mean(values):.2f}"]
+                for attack, values in sorted(whole.items(), key=lambda item: -np.mean(item[1]))
+                if len(values) == len(names)
+            ]
             show(f"global optimality, {norm}", ["attack", "%"], rows)
     if options.json:
         options.json.write_text(json.dumps(kept))

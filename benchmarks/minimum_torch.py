@@ -64,9 +64,14 @@ def adv_lib(norm: str, steps: int) -> dict[str, Peer]:
         found["SuperDeepFool"] = lambda m, x, y: a.sdf(m, x, y)
     if norm in ("l2", "l1"):
         found["ALMA"] = lambda m, x, y: a.alma(
-            m, x, y, num_steps=steps, distance=norm, init_lr_distance={"l2": 0.1, "l1": 0.5}[norm],
+            m,
+            x,
+            y,
+            num_steps=steps,
+            distance=norm,
+            init_lr_distance={"l2": 0.1, "l1": 0.5}[norm],
             α=0.9 if steps > 100 else 0.5,
-        )  # fmt: skip
+        )
     if norm in ("l2", "linf"):
         found["DeepFool"] = lambda m, x, y: a.df(m, x, y, norm=p)
         found["TrustRegion"] = lambda m, x, y: a.tr(m, x, y, p=p, adaptive=True)
@@ -133,8 +138,13 @@ def main() -> None:
             spent = sum(watched.counted.values()) / len(x)
             if spent <= passes:
                 watched.look(last, model(last))
-            np.savez(folder / f"{library}-{name}.npz", distance=watched.distance.numpy(),
-                     passes=spent, seconds=seconds, logits=model(x[:8]).numpy())  # fmt: skip
+            np.savez(
+                folder / f"{library}-{name}.npz",
+                distance=watched.distance.numpy(),
+                passes=spent,
+                seconds=seconds,
+                logits=model(x[:8]).numpy(),
+            )
             print(f"{library} {name}: {seconds:.0f} s", flush=True)
 
 

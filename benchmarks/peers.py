@@ -94,12 +94,22 @@ class Side:
     def __init__(self, python: str, name: str, folder: str, how: Arrangement) -> None:
         self.processes = [
             subprocess.Popen(
-                [python, str(SCRIPT), name, how.layout, folder, str(how.threads), str(part),
-                 str(how.processes)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                [
+                    python,
+                    str(SCRIPT),
+                    name,
+                    how.layout,
+                    folder,
+                    str(how.threads),
+                    str(part),
+                    str(how.processes),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
             )
             for part in range(how.processes)
-        ]  # fmt: skip
+        ]
         self.facts = self._read()[0]
         begin = time.perf_counter()
         self.attack()
@@ -225,19 +235,41 @@ def compare(
                 side.close()
             pairs = zip(times, seconds["jaxadv"], strict=True)
             median = statistics.median(times)
-            rows.append([key, version, *scored, *(f"{p:.1f}" for p in passes),
-                         f"{max(first[key] - median, 0):.1f}", f"{median:.3f}",
-                         f"{statistics.median(a / b for a, b in pairs):.2f}"])  # fmt: skip
-    show(f"{name}, {steps} steps, {attack.norm} {epsilon:.4g}, {network}, {count} images, "
-         f"{cores} cores, jax {jax.__version__}, {rounds} rounds",
-         ["side, processes x threads", "version", "success %", "distance",
-          "forward", "backward", "first call +s", "wall s", "over ours"], rows)  # fmt: skip
+            rows.append(
+                [
+                    key,
+                    version,
+                    *scored,
+                    *(f"{p:.1f}" for p in passes),
+                    f"{max(first[key] - median, 0):.1f}",
+                    f"{median:.3f}",
+                    f"{statistics.median(a / b for a, b in pairs):.2f}",
+                ]
+            )
+    show(
+        f"{name}, {steps} steps, {attack.norm} {epsilon:.4g}, {network}, {count} images, "
+        f"{cores} cores, jax {jax.__version__}, {rounds} rounds",
+        [
+            "side, processes x threads",
+            "version",
+            "success %",
+            "distance",
+            "forward",
+            "backward",
+            "first call +s",
+            "wall s",
+            "over ours",
+        ],
+        rows,
+    )
     ratio = min(float(row[-1]) for row in rows if row[0] in sides)
     early = statistics.median(seconds["jaxadv"]) / statistics.median(
         seconds["jaxadv, stopping early"]
     )
-    print(f"{name} on {network}: {ratio:.2f} times as fast as the fastest of the others, "
-          f"stopping early {ratio * early:.2f} times\n")  # fmt: skip
+    print(
+        f"{name} on {network}: {ratio:.2f} times as fast as the fastest of the others, "
+        f"stopping early {ratio * early:.2f} times\n"
+    )
 
 
 COUNTS = {"FC": 1000, "MadryCNN": 250, "cifar10_resnet32_linf8": 64}

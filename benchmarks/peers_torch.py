@@ -110,9 +110,13 @@ def art(model, images, labels, s):
     from art.estimators.classification import PyTorchClassifier
 
     classifier = PyTorchClassifier(
-        model, nn.CrossEntropyLoss(), tuple(images.shape[1:]), 10, clip_values=(0.0, 1.0),
+        model,
+        nn.CrossEntropyLoss(),
+        tuple(images.shape[1:]),
+        10,
+        clip_values=(0.0, 1.0),
         device_type="cpu",
-    )  # fmt: skip
+    )
     shared = {"eps": s["epsilon"], "batch_size": len(images)}
     schedule = {**shared, "eps_step": s["step"], "max_iter": s["steps"], "verbose": False}
     chosen = {
@@ -147,9 +151,16 @@ def cleverhans(model, images, labels, s):
     if s["attack"] == "FGSM":
         return fast_gradient_method(model, images, s["epsilon"], norm, y=labels, **bounds)
     found = projected_gradient_descent(
-        model, images, s["epsilon"], s["step"], s["steps"], norm, y=labels, sanity_checks=False,
+        model,
+        images,
+        s["epsilon"],
+        s["step"],
+        s["steps"],
+        norm,
+        y=labels,
+        sanity_checks=False,
         **bounds,
-    )  # fmt: skip
+    )
     return found.detach()
 
 

@@ -36,11 +36,21 @@ SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "share
 
 
 def row(
-    name: str, clean: float, broken: np.ndarray, forward: np.ndarray, backward: np.ndarray,
+    name: str,
+    clean: float,
+    broken: np.ndarray,
+    forward: np.ndarray,
+    backward: np.ndarray,
     seconds: float,
-) -> list[str]:  # fmt: skip
-    return [name, f"{100 * clean:.2f} %", f"{100 * (1 - broken.mean()):.2f} %",
-            f"{forward.mean():.1f}", f"{backward.mean():.1f}", f"{seconds:.0f}"]  # fmt: skip
+) -> list[str]:
+    return [
+        name,
+        f"{100 * clean:.2f} %",
+        f"{100 * (1 - broken.mean()):.2f} %",
+        f"{forward.mean():.1f}",
+        f"{backward.mean():.1f}",
+        f"{seconds:.0f}",
+    ]
 
 
 def row_of(name: str, result: ja.Result) -> list[str]:
@@ -60,9 +70,12 @@ def trades(options: argparse.Namespace) -> None:
         robust.append(100 * (1 - result.success.mean()))
         rows.append(row_of(f"{name}, seed {seed}", result))
     rows.append(["PGD, mean", "", f"{np.mean(robust[:-1]):.2f} %", "", "", ""])
-    show(f"mnist_smallcnn_trades_linf0.3, Linf 0.3, 40 x 0.01, {len(data.labels)} images "
-         "(published: clean 99.48 %, robust 96.07 %)",
-         ["attack", "clean", "robust", "forward", "backward", "s"], rows)  # fmt: skip
+    show(
+        f"mnist_smallcnn_trades_linf0.3, Linf 0.3, 40 x 0.01, {len(data.labels)} images "
+        "(published: clean 99.48 %, robust 96.07 %)",
+        ["attack", "clean", "robust", "forward", "backward", "s"],
+        rows,
+    )
 
 
 def resnet2b(options: argparse.Namespace) -> None:
@@ -85,15 +98,23 @@ def resnet2b(options: argparse.Namespace) -> None:
             rows.append([*row_of(f"PGD {loss}, seed {seed}", result), whole(result.success)])
         if options.only in ("", "fast"):
             begin = time.perf_counter()
-            report = ja.evaluate(model, data.images, data.labels, epsilons=[over / 255],
-                                 attacks="fast", distances=False)  # fmt: skip
+            report = ja.evaluate(
+                model,
+                data.images,
+                data.labels,
+                epsilons=[over / 255],
+                attacks="fast",
+                distances=False,
+            )
             seconds, broken = time.perf_counter() - begin, report.broken_by[0] != SURVIVED
             cells = row("fast, seed 0", report.clean_accuracy, broken, *report.passes, seconds)
             rows.append([*cells, whole(broken)])
-        show(f"cifar10_resnet2b, Linf {over}/255, PGD: 2 starts x 100 steps, {len(data.labels)} "
-             f"images (published: clean 69.25 %, robust {published} %)",
-             ["attack", "clean", "robust", "forward", "backward", "s", "robust of 10,000"],
-             rows)  # fmt: skip
+        show(
+            f"cifar10_resnet2b, Linf {over}/255, PGD: 2 starts x 100 steps, {len(data.labels)} "
+            f"images (published: clean 69.25 %, robust {published} %)",
+            ["attack", "clean", "robust", "forward", "backward", "s", "robust of 10,000"],
+            rows,
+        )
 
 
 def norms(options: argparse.Namespace) -> None:
@@ -101,8 +122,10 @@ def norms(options: argparse.Namespace) -> None:
     for name in PUBLISHED:
         shape = (28, 28, 1) if name.startswith("mnist") else (32, 32, 3)
         spectra[name] = spectrum(load_published(SHARED / "models" / name), shape, iterations=50)
-    tables = [spectra_table(f"Norms of the layers of {name}", {name: found})
-              for name, found in spectra.items()]  # fmt: skip
+    tables = [
+        spectra_table(f"Norms of the layers of {name}", {name: found})
+        for name, found in spectra.items()
+    ]
     print_study([Findings("norms", "Norms of the layers of published networks", tables)])
 
 

@@ -34,9 +34,14 @@ class QueryComparison(NamedTuple):
 
 
 def ours(
-    model: ja.Model, images: np.ndarray, labels: np.ndarray, norm: str, budgets: list[int],
-    epsilon: float, only: set[str],
-) -> dict[str, QueryComparison]:  # fmt: skip
+    model: ja.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    norm: str,
+    budgets: list[int],
+    epsilon: float,
+    only: set[str],
+) -> dict[str, QueryComparison]:
     """Our attacks; a budget is known to the attack by labels, so that each is a run."""
     goal, lanes = ja.Untargeted(labels), -(-len(images) // jax.local_device_count())
 
@@ -77,9 +82,16 @@ def ours(
 
 
 def theirs(
-    model: ja.Model, weights: dict[str, np.ndarray], images: np.ndarray, labels: np.ndarray,
-    norm: str, budgets: list[int], epsilon: float, only: set[str], python: str,
-) -> dict[str, QueryComparison]:  # fmt: skip
+    model: ja.Model,
+    weights: dict[str, np.ndarray],
+    images: np.ndarray,
+    labels: np.ndarray,
+    norm: str,
+    budgets: list[int],
+    epsilon: float,
+    only: set[str],
+    python: str,
+) -> dict[str, QueryComparison]:
     """The peers' attacks, in a process of their own."""
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
@@ -133,10 +145,17 @@ def main() -> None:
                 )
                 compiling = "" if one.compiling is None else f"{one.compiling:.1f}"
                 rows.append([attack, *values, *(f"{s:.1f}" for s in one.seconds), compiling])
-            show(f"{name}, {norm}, {len(labels)} images; median distance (Square: broken at "
-                 f"{epsilon:g}) within so many answers",
-                 ["attack", *(f"{b:,}" for b in budgets), *(f"s at {b:,}" for b in budgets),
-                  "compiling s"], rows)  # fmt: skip
+            show(
+                f"{name}, {norm}, {len(labels)} images; median distance (Square: broken at "
+                f"{epsilon:g}) within so many answers",
+                [
+                    "attack",
+                    *(f"{b:,}" for b in budgets),
+                    *(f"s at {b:,}" for b in budgets),
+                    "compiling s",
+                ],
+                rows,
+            )
 
 
 if __name__ == "__main__":

@@ -31,8 +31,14 @@ class Watched(nn.Module):
     A call with as many rows as there are images is one query of each; with one image, every row is.
     """
 
-    def __init__(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, norm: str,
-                 budgets: list[int]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        norm: str,
+        budgets: list[int],
+    ) -> None:
         super().__init__()
         self.model, self.images, self.labels, self.budgets = model, images, labels, budgets
         self.order = {"l2": 2, "linf": torch.inf, "l0": 0}[norm]
@@ -161,8 +167,12 @@ def main() -> None:
                 distances.append(watched.distance.numpy())
                 seconds += watched.seconds
             else:
-                np.savez(folder / f"{library}-{name}.npz", distance=np.concatenate(distances, 1),
-                         seconds=seconds, logits=model(x[:8]).numpy())  # fmt: skip
+                np.savez(
+                    folder / f"{library}-{name}.npz",
+                    distance=np.concatenate(distances, 1),
+                    seconds=seconds,
+                    logits=model(x[:8]).numpy(),
+                )
                 print(f"{library} {name}: {seconds[-1]:.0f} s", flush=True)
 
 

@@ -62,14 +62,21 @@ class Setting(NamedTuple):
 FULL = Setting(
     (("WideResNet", {}, (32, 32, 3)), ("ResNet50", {}, (224, 224, 3))),
     DTYPES,
-    (32, 64, 128, 256, 512, 1024), (64, 128, 256, 512, 1024), (28, 32, 64, 112, 224),
-    ("ResNet50", {}), (4096, 8192, 16384),
-)  # fmt: skip
+    (32, 64, 128, 256, 512, 1024),
+    (64, 128, 256, 512, 1024),
+    (28, 32, 64, 112, 224),
+    ("ResNet50", {}),
+    (4096, 8192, 16384),
+)
 QUICK = Setting(  # CPUs only emulate half precision
     (("FC", {}, (28, 28, 1)), ("LeNet", {}, (28, 28, 1))),
     DTYPES[:1],
-    (32, 128), (32, 128), (28, 56), ("LeNet", {}), (512, 1024),
-)  # fmt: skip
+    (32, 128),
+    (32, 128),
+    (28, 56),
+    ("LeNet", {}),
+    (512, 1024),
+)
 
 
 def network(name: str, settings: dict[str, Any], shape: tuple[int, ...], dtype: str) -> ja.Model:
@@ -180,8 +187,19 @@ def attacked(model: ja.Model, shape: tuple[int, ...], lanes: int, devices: Any) 
     """A call of `run`: four times as many images as there are lanes, all steps."""
     images, labels = draw(4 * lanes * len(devices), shape)
     attack, goal = ja.PGD(steps=STEPS, step_size=0.05), ja.Untargeted(labels)
-    return lambda: ja.run(attack, model, images, goal, 8 / 255, key=jax.random.key(0), keep="last",
-                          lanes=lanes, devices=devices).cost.lane_ticks  # fmt: skip
+    return lambda: (
+        ja.run(
+            attack,
+            model,
+            images,
+            goal,
+            8 / 255,
+            key=jax.random.key(0),
+            keep="last",
+            lanes=lanes,
+            devices=devices,
+        ).cost.lane_ticks
+    )
 
 
 def compare(
@@ -204,13 +222,32 @@ def compare(
         ]
         rate = passes / statistics.median(seconds["run"])
         share = [f"{100 * r * bare.flops / peaks[dtype]:.0f} %" for r in (rate, bare.rate)]
-        rows.append([title, dtype, lanes, rate, f"{bare.rate:,.3g} at {bare.batch}",
-                     f"{statistics.median(walls):.3f}", *share, fitting])  # fmt: skip
+        rows.append(
+            [
+                title,
+                dtype,
+                lanes,
+                rate,
+                f"{bare.rate:,.3g} at {bare.batch}",
+                f"{statistics.median(walls):.3f}",
+                *share,
+                fitting,
+            ]
+        )
     return rows
 
 
-HEADER = ["network", "dtype", "lanes", "images x steps / s", "bare gradient, images / s",
-          "wall over bare", "share of peak", "bare", "lanes that fit"]  # fmt: skip
+HEADER = [
+    "network",
+    "dtype",
+    "lanes",
+    "images x steps / s",
+    "bare gradient, images / s",
+    "wall over bare",
+    "share of peak",
+    "bare",
+    "lanes that fit",
+]
 
 
 def lanes(setting: Setting, peaks: dict[str, float]) -> None:
@@ -245,8 +282,11 @@ def devices(setting: Setting, peaks: dict[str, float]) -> None:
         rate = 4 * setting.lanes[0] * count * STEPS / seconds
         first = first or rate
         rows.append([name, count, rate, f"{rate / first / count:.2f}"])
-    table(f"PGD-{STEPS} against devices, {setting.lanes[0]} lanes each",
-          ["network", "devices", "images x steps / s", "of perfect"], rows)  # fmt: skip
+    table(
+        f"PGD-{STEPS} against devices, {setting.lanes[0]} lanes each",
+        ["network", "devices", "images x steps / s", "of perfect"],
+        rows,
+    )
 
 
 def half(setting: Setting, peaks: dict[str, float]) -> None:
@@ -259,18 +299,39 @@ def half(setting: Setting, peaks: dict[str, float]) -> None:
         else:
             examples = ja.load_data(SHARED / place, count=100)
         goal, attack = ja.Untargeted(examples.labels), ja.PGD(steps=20, step_size=0.125)
-        for search, more in ((model, {}), (in_bfloat16(model), {"judge": model}),
-                             (in_bfloat16(model), {"judge": model, "again": True})):  # fmt: skip
-            result = ja.run(attack, search, examples.images, goal, epsilon,
-                            key=jax.random.key(0), lanes=32, **more)  # fmt: skip
+        for search, more in (
+            (model, {}),
+            (in_bfloat16(model), {"judge": model}),
+            (in_bfloat16(model), {"judge": model, "again": True}),
+        ):
+            result = ja.run(
+                attack,
+                search,
+                examples.images,
+                goal,
+                epsilon,
+                key=jax.random.key(0),
+                lanes=32,
+                **more,
+            )
             title = "float32" if not more else "bfloat16" + ", again" * ("again" in more)
             unverified = (
                 margins(goal, predict(model, result.images, tuple(jax.local_devices()))) >= 0
             ) & result.success
-            rows.append([name, title, f"{100 * (1 - result.success.mean()):.1f} %",
-                         int(unverified.sum()), float(result.forward.mean())])  # fmt: skip
-    table("PGD-20 on 100 images: the dtype of the search",
-          ["network", "searches in", "robust", "unverified", "passes forward"], rows)  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    title,
+                    f"{100 * (1 - result.success.mean()):.1f} %",
+                    int(unverified.sum()),
+                    float(result.forward.mean()),
+                ]
+            )
+    table(
+        "PGD-20 on 100 images: the dtype of the search",
+        ["network", "searches in", "robust", "unverified", "passes forward"],
+        rows,
+    )
 
 
 PARTS = {"lanes": lanes, "sizes": sizes, "devices": devices, "half": half}

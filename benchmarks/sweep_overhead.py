@@ -37,8 +37,9 @@ def compare(name: str, count: int, cells: int, shard: int, images: str) -> list[
     ids = np.arange(count, dtype=np.int32)
     data = ja.data.Dataset(pixels, labels, ids, "digits", tuple(map(str, range(10))))
     lanes = min(128, count)
-    grid = parse_grid(GRID.format(seeds=list(range(cells)), shard=shard, lanes=lanes,
-                                  images=images, count=count))  # fmt: skip
+    grid = parse_grid(
+        GRID.format(seeds=list(range(cells)), shard=shard, lanes=lanes, images=images, count=count)
+    )
     attack, goal = ja.PGD(steps=40, step_size=0.05), ja.Untargeted(labels)
 
     def sweep() -> int:
@@ -54,9 +55,11 @@ def compare(name: str, count: int, cells: int, shard: int, images: str) -> list[
         return cells * count
 
     seconds = alternate({"sweep": sweep, "run": bare}, ROUNDS)
-    return [f"{name}, {cells} x {count}, {shard} a file, {images}",
-            *(float(np.median(s)) for s in seconds.values()),
-            ratio(seconds["sweep"], seconds["run"])]  # fmt: skip
+    return [
+        f"{name}, {cells} x {count}, {shard} a file, {images}",
+        *(float(np.median(s)) for s in seconds.values()),
+        ratio(seconds["sweep"], seconds["run"]),
+    ]
 
 
 if __name__ == "__main__":
@@ -65,9 +68,15 @@ if __name__ == "__main__":
     rows = [
         compare(name, *case)
         for name in sys.argv[1:] or counts
-        for case in [(counts[name], 1, 4096, "float32"), (counts[name], 1, 4096, "none"),
-                     (20, counts[name] // 20, 4096, "float32"),
-                     (20, counts[name] // 20, 20, "float32")]
-    ]  # fmt: skip
-    show("run_sweep over ja.run for the same rows, PGD-40", ["cells x images", "sweep s", "run s",
-                                                            "ratio"], rows)  # fmt: skip
+        for case in [
+            (counts[name], 1, 4096, "float32"),
+            (counts[name], 1, 4096, "none"),
+            (20, counts[name] // 20, 4096, "float32"),
+            (20, counts[name] // 20, 20, "float32"),
+        ]
+    ]
+    show(
+        "run_sweep over ja.run for the same rows, PGD-40",
+        ["cells x images", "sweep s", "run s", "ratio"],
+        rows,
+    )

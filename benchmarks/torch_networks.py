@@ -89,8 +89,9 @@ def sequential(arrays: dict[str, np.ndarray]) -> nn.Module:
     strided = "0" in names  # "CNN-A"; the other, TRADES' SmallCNN, has strides 1 and pooling
     layers: list[nn.Module] = []
     if arrays[f"{names[0]}.weight"].ndim == 4 and arrays[f"{names[0]}.weight"].shape[1] == 3:
-        layers.append(Normalize([125.3 / 255, 123 / 255, 113.9 / 255],
-                                [63 / 255, 62.1 / 255, 66.7 / 255]))  # fmt: skip
+        layers.append(
+            Normalize([125.3 / 255, 123 / 255, 113.9 / 255], [63 / 255, 62.1 / 255, 66.7 / 255])
+        )
     for number, name in enumerate(names):
         weight = torch.tensor(arrays[f"{name}.weight"])
         if weight.ndim == 4:

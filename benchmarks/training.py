@@ -78,16 +78,25 @@ def main() -> None:
 
     def ours() -> float:
         marks: list[float] = []
-        train(module, data, epochs=2, batch_size=BATCH, attack=attack, epsilon=EPSILON,
-              key=jax.random.key(0),
-              progress=lambda done, loss: marks.append(time.perf_counter()))  # fmt: skip
+        train(
+            module,
+            data,
+            epochs=2,
+            batch_size=BATCH,
+            attack=attack,
+            epsilon=EPSILON,
+            key=jax.random.key(0),
+            progress=lambda done, loss: marks.append(time.perf_counter()),
+        )
         return marks[1] - marks[0]  # the second epoch: nothing is compiled in it
 
     threads = os.environ.get("OMP_NUM_THREADS", str(cpu_cores()))
     torch = subprocess.Popen(
         [options.python, "-c", TORCH, str(options.batches), threads],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert torch.stdin is not None
     assert torch.stdout is not None
     version = torch.stdout.readline().split()[-1]
@@ -102,10 +111,11 @@ def main() -> None:
     torch.stdin.close()
     torch.wait()
     rate = [options.batches / statistics.median(side) for side in zip(*seconds, strict=True)]
-    show(f"adversarial training, Madry CNN, PGD-{STEPS}, batches of {BATCH}, {threads} cores",
-         ["side", "version", "steps per second"],
-         [["jaxadv", ja.__version__, rate[0]],
-          ["torch, channels last", version, rate[1]]])  # fmt: skip
+    show(
+        f"adversarial training, Madry CNN, PGD-{STEPS}, batches of {BATCH}, {threads} cores",
+        ["side", "version", "steps per second"],
+        [["jaxadv", ja.__version__, rate[0]], ["torch, channels last", version, rate[1]]],
+    )
     times = statistics.median(b / a for a, b in seconds)
     print(f"jaxadv is {times:.2f} times as fast; 60,000 images are {60_000 // BATCH:,} steps")
 

@@ -22,20 +22,24 @@ from benchmarks.common import show
 from benchmarks.minimum import load
 from jaxadv.engine.verify import predict
 
-NETWORKS = (
-    "cifar10_resnet2b", "cifar_cnn_a_adv", "cifar_cnn_a_mix", "cifar10_resnet32_standard"
-)  # fmt: skip
+NETWORKS = ("cifar10_resnet2b", "cifar_cnn_a_adv", "cifar_cnn_a_mix", "cifar10_resnet32_standard")
 EPSILON = 8 / 255
 ATTACKS: dict[str, tuple[ja.Attack, str, dict[str, Any]]] = {  # ours; torchattacks', its settings
     "BIM": (ja.BIM(steps=10), "BIM", {}),
     "MI-FGSM": (ja.MIFGSM(), "MIFGSM", {"decay": 1.0}),
-    "DI-MI-FGSM": (ja.DIFGSM(diversity=0.5, resize=0.9), "DIFGSM",
-                   {"decay": 1.0, "diversity_prob": 0.5, "resize_rate": 0.9}),
-    "TI-MI-FGSM": (ja.TIFGSM(kernel=7), "TIFGSM",
-                   {"decay": 1.0, "len_kernel": 7, "diversity_prob": 0.0}),
+    "DI-MI-FGSM": (
+        ja.DIFGSM(diversity=0.5, resize=0.9),
+        "DIFGSM",
+        {"decay": 1.0, "diversity_prob": 0.5, "resize_rate": 0.9},
+    ),
+    "TI-MI-FGSM": (
+        ja.TIFGSM(kernel=7),
+        "TIFGSM",
+        {"decay": 1.0, "len_kernel": 7, "diversity_prob": 0.0},
+    ),
     "SI-NI-FGSM": (ja.SINIFGSM(scales=5), "SINIFGSM", {"decay": 1.0, "m": 5}),
     "VMI-FGSM": (ja.VMIFGSM(neighbours=5), "VMIFGSM", {"decay": 1.0, "N": 5, "beta": 1.5}),
-}  # fmt: skip
+}
 
 
 def ours(
@@ -46,8 +50,15 @@ def ours(
     for name in chosen:
         attack = ATTACKS[name][0]
         begin = time.perf_counter()
-        result = ja.run(attack, model, images, ja.Untargeted(labels), EPSILON,
-                        key=jax.random.key(seed), keep="last")  # fmt: skip
+        result = ja.run(
+            attack,
+            model,
+            images,
+            ja.Untargeted(labels),
+            EPSILON,
+            key=jax.random.key(seed),
+            keep="last",
+        )
         made[name] = (result.images, time.perf_counter() - begin)
     return made
 

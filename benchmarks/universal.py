@@ -25,9 +25,10 @@ from jaxadv.universal import judge
 
 SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 EPSILON = {
-    "mnist_smallcnn_ddn_l2": 0.3, "cifar10_resnet2b": 10 / 255,
+    "mnist_smallcnn_ddn_l2": 0.3,
+    "cifar10_resnet2b": 10 / 255,
     "cifar10_resnet32_standard": 10 / 255,
-}  # fmt: skip
+}
 TARGET = 3
 
 
@@ -66,9 +67,13 @@ def ours(model: ja.Model, given: np.ndarray, epsilon: float, batches: bool) -> d
             )
             seconds.append((time.perf_counter() - wall, time.process_time() - cpu))
         found[name] = {
-            "perturbation": made.perturbation, "forward": made.forward, "backward": made.backward,
-            "first": seconds[0][0], "seconds": seconds[1][0], "processor": seconds[1][1],
-        }  # fmt: skip
+            "perturbation": made.perturbation,
+            "forward": made.forward,
+            "backward": made.backward,
+            "first": seconds[0][0],
+            "seconds": seconds[1][0],
+            "processor": seconds[1][1],
+        }
         print(f"{name}: {seconds[0][0]:.1f} s, again {seconds[1][0]:.1f} s", flush=True)
     return found
 
@@ -115,21 +120,39 @@ def main() -> None:
             v = np.asarray(one["perturbation"], np.float32)
             rates = [judge(model, some, v) for some in (given, held)]
             kept[f"{name}: {side}"] = figures = {
-                "given": rates[0].rate, "held out": rates[1].rate,
-                "to the target": rates[1].rate_to(TARGET), "length": float(np.abs(v).max()),
+                "given": rates[0].rate,
+                "held out": rates[1].rate,
+                "to the target": rates[1].rate_to(TARGET),
+                "length": float(np.abs(v).max()),
                 **{key: float(one[key]) for key in ("forward", "backward", "seconds", "processor")},
                 "first call": float(one.get("first", one["seconds"])),
-            }  # fmt: skip
-            rows.append([
-                side, *(f"{100 * figures[key]:.1f}" for key in
-                        ("given", "held out", "to the target")),
-                *(f"{figures[key]:,.0f}" for key in ("forward", "backward")),
-                *(f"{figures[key]:.1f}" for key in ("first call", "seconds", "processor")),
-            ])  # fmt: skip
-        show(f"{name}, Linf {epsilon:.3g}, {len(given)} images given", [
-            "side", "given %", "held out %", f"to class {TARGET} %", "forward", "backward",
-            "s, first call", "s", "processor s",
-        ], rows)  # fmt: skip
+            }
+            rows.append(
+                [
+                    side,
+                    *(
+                        f"{100 * figures[key]:.1f}"
+                        for key in ("given", "held out", "to the target")
+                    ),
+                    *(f"{figures[key]:,.0f}" for key in ("forward", "backward")),
+                    *(f"{figures[key]:.1f}" for key in ("first call", "seconds", "processor")),
+                ]
+            )
+        show(
+            f"{name}, Linf {epsilon:.3g}, {len(given)} images given",
+            [
+                "side",
+                "given %",
+                "held out %",
+                f"to class {TARGET} %",
+                "forward",
+                "backward",
+                "s, first call",
+                "s",
+                "processor s",
+            ],
+            rows,
+        )
     if options.json:
         options.json.write_text(json.dumps(kept, indent=1))
 

@@ -19,8 +19,11 @@ from torch_networks import Counting, network
 
 def main() -> None:
     folder, epsilon, rounds, target = (
-        Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]),
-    )  # fmt: skip
+        Path(sys.argv[1]),
+        float(sys.argv[2]),
+        int(sys.argv[3]),
+        int(sys.argv[4]),
+    )
     with np.load(folder / "weights.npz") as file:
         model = Counting(network(dict(file))).eval()
     with np.load(folder / "data.npz") as file:
@@ -29,9 +32,13 @@ def main() -> None:
     random.seed(0)
     classes = model(torch.tensor(x[:1])).shape[1]
     classifier = PyTorchClassifier(
-        model, torch.nn.CrossEntropyLoss(), x.shape[1:], classes, clip_values=(0.0, 1.0),
+        model,
+        torch.nn.CrossEntropyLoss(),
+        x.shape[1:],
+        classes,
+        clip_values=(0.0, 1.0),
         device_type="cpu",
-    )  # fmt: skip
+    )
     aims = np.eye(classes, dtype=np.float32)[np.full(len(x), target)]
     settings = {"eps": epsilon, "norm": np.inf, "max_iter": rounds}
     sides = {
@@ -54,10 +61,13 @@ def main() -> None:
         attack.generate(x, y)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         np.savez(
-            folder / f"art-{name}.npz", seconds=wall, processor=cpu, **model.counted,
+            folder / f"art-{name}.npz",
+            seconds=wall,
+            processor=cpu,
+            **model.counted,
             logits=model(torch.tensor(x[:8])),
             perturbation=np.asarray(attack.noise)[0].transpose(1, 2, 0),
-        )  # fmt: skip
+        )
         print(f"ART {name}: {wall:.0f} s", flush=True)
 
 

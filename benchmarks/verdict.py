@@ -100,9 +100,11 @@ def load(name: str, which: str, count: int) -> tuple[ja.Model, dict[str, np.ndar
         wanted = np.loadtxt(folder / f"{which}_test_index.txt", dtype=int)
         place = {int(index): row for row, index in enumerate(data.ids)}
         rows = np.array([place[i] for i in wanted if i in place][:count])
-    return load_published(folder), weights, Images(*(
-        values[rows] for values in (data.ids, data.images, data.labels)
-    ))  # fmt: skip
+    return (
+        load_published(folder),
+        weights,
+        Images(*(values[rows] for values in (data.ids, data.images, data.labels))),
+    )
 
 
 class Verdict(NamedTuple):
@@ -121,9 +123,14 @@ class Verdict(NamedTuple):
 
 
 def verdict(
-    model: ja.Model, data: Images, subject: Subject, cascade: Any, seed: int,
-    hardest: int | None = None, store: Path | None = None,
-) -> Verdict:  # fmt: skip
+    model: ja.Model,
+    data: Images,
+    subject: Subject,
+    cascade: Any,
+    seed: int,
+    hardest: int | None = None,
+    store: Path | None = None,
+) -> Verdict:
     """The answer of one of our cascades, by name or as entries."""
     attacks: Any = cascade
     if hardest is not None:
@@ -136,9 +143,16 @@ def verdict(
         attacks = {**ranking, **attacks}
     begin = time.perf_counter()
     report = ja.evaluate(
-        model, data.images, data.labels, epsilons=[subject.epsilon], attacks=attacks, ids=data.ids,
-        key=jax.random.key(seed), distances=False, store=store,
-    )  # fmt: skip
+        model,
+        data.images,
+        data.labels,
+        epsilons=[subject.epsilon],
+        attacks=attacks,
+        ids=data.ids,
+        key=jax.random.key(seed),
+        distances=False,
+        store=store,
+    )
     attacking = sum(stage.result.cost.seconds for stage in report.stages)  # some in a run before
     seconds = max(time.perf_counter() - begin, attacking)
     return Verdict(report.broken_by[0], *report.passes, len(report.stages), seconds)
@@ -149,11 +163,19 @@ def row_of(name: str, subject: Subject, cascade: str, found: Verdict) -> list[An
     by, robust, spent = found.broken_by, found.robust, found.forward + found.backward
     left = [100 * (robust | (by > stage)).mean() for stage in range(found.stages)]
     survivor = spent[robust].mean() if robust.any() else 0.0
-    return [name, cascade, len(by), f"{100 * (by != MISCLASSIFIED).mean():.2f}",
-            " ".join(f"{share:.2f}" for share in left), f"{100 * robust.mean():.2f}",
-            f"{_text(subject.published)} {subject.of}", _text(subject.proved),
-            f"{found.forward.mean():.0f} + {found.backward.mean():.0f}", f"{survivor:.0f}",
-            f"{found.seconds:.1f}"]  # fmt: skip
+    return [
+        name,
+        cascade,
+        len(by),
+        f"{100 * (by != MISCLASSIFIED).mean():.2f}",
+        " ".join(f"{share:.2f}" for share in left),
+        f"{100 * robust.mean():.2f}",
+        f"{_text(subject.published)} {subject.of}",
+        _text(subject.proved),
+        f"{found.forward.mean():.0f} + {found.backward.mean():.0f}",
+        f"{survivor:.0f}",
+        f"{found.seconds:.1f}",
+    ]
 
 
 def _text(value: float | None) -> str:
@@ -225,12 +247,23 @@ def compare(
                 (ours.forward + ours.backward).mean(),
                 sum(o.passes for o in others) / len(robust),
             )
-            rows.append([name, cascade, len(robust), f"{100 * ours.robust.mean():.2f}",
-                         f"{100 * robust.mean():.2f}", int((robust & ~ours.robust).sum()),
-                         int((ours.robust & ~robust).sum()), f"{spent[0]:.0f}", f"{spent[1]:.0f}",
-                         f"{ours.seconds:.1f}", f"{sum(seconds):.1f}",
-                         f"{sum(seconds) / ours.seconds:.1f}",
-                         f"{ratio(seconds, list(took)):.1f}"])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    cascade,
+                    len(robust),
+                    f"{100 * ours.robust.mean():.2f}",
+                    f"{100 * robust.mean():.2f}",
+                    int((robust & ~ours.robust).sum()),
+                    int((ours.robust & ~robust).sum()),
+                    f"{spent[0]:.0f}",
+                    f"{spent[1]:.0f}",
+                    f"{ours.seconds:.1f}",
+                    f"{sum(seconds):.1f}",
+                    f"{sum(seconds) / ours.seconds:.1f}",
+                    f"{ratio(seconds, list(took)):.1f}",
+                ]
+            )
     return whole, rows
 
 
@@ -260,15 +293,43 @@ def main() -> None:
             proved = subject.proved if options.count >= 10_000 else None
             if proved is not None and 100 * found.robust.mean() < proved - 1e-9:
                 wrong.append(name)
-    show(f"Robust accuracy in Linf, per cent, seed {options.seed}",
-         ["network", "attacks", "images", "clean", "after each attack", "robust",
-          "published: by, of", "proved", "passes an image", "a survivor", "s"], rows)  # fmt: skip
+    show(
+        f"Robust accuracy in Linf, per cent, seed {options.seed}",
+        [
+            "network",
+            "attacks",
+            "images",
+            "clean",
+            "after each attack",
+            "robust",
+            "published: by, of",
+            "proved",
+            "passes an image",
+            "a survivor",
+            "s",
+        ],
+        rows,
+    )
     if beside:
-        show("The same images under pyautoattack, standard",
-             ["network", "ours", "images", "ours %", "theirs %", "only we broke",
-              "only they broke", "our passes", "theirs", "our s", "their s", "over ours",
-              "median part"],
-             beside)  # fmt: skip
+        show(
+            "The same images under pyautoattack, standard",
+            [
+                "network",
+                "ours",
+                "images",
+                "ours %",
+                "theirs %",
+                "only we broke",
+                "only they broke",
+                "our passes",
+                "theirs",
+                "our s",
+                "their s",
+                "over ours",
+                "median part",
+            ],
+            beside,
+        )
     if wrong:
         sys.exit(f"below what was proved: {', '.join(wrong)}")
 

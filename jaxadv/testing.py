@@ -185,9 +185,17 @@ class _Trial:
         """Run the attack; the program is the same regardless of the arguments."""
         settings = {"attack": self.attack, "epsilon": self.epsilon, "key": self.key, **changes}
         return run(
-            settings.pop("attack"), model, images, Untargeted(labels), settings.pop("epsilon"),
-            keep=self.keep, lanes=LANES, devices=self.devices, start=self.begin(images), **settings,
-        )  # fmt: skip
+            settings.pop("attack"),
+            model,
+            images,
+            Untargeted(labels),
+            settings.pop("epsilon"),
+            keep=self.keep,
+            lanes=LANES,
+            devices=self.devices,
+            start=self.begin(images),
+            **settings,
+        )
 
     def run_part(self, index: np.ndarray) -> Result:
         """The attack on some images under their own ids."""

@@ -10,8 +10,17 @@ from jaxadv.attacks import ATTACKS
 from jaxadv.testing import EPSILON, images_and_labels, network
 
 __all__ = [
-    "EPSILON", "GOAL", "IMAGES", "KEY", "LABELS", "MODEL", "QUICK", "drive", "make", "network",
-]  # fmt: skip
+    "EPSILON",
+    "GOAL",
+    "IMAGES",
+    "KEY",
+    "LABELS",
+    "MODEL",
+    "QUICK",
+    "drive",
+    "make",
+    "network",
+]
 
 KEY = jax.random.key(7)
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -23,8 +32,16 @@ INNER = {
     "EachTarget": lambda norm: ja.EachTarget(ja.PGD(norm=norm, steps=8, loss="margin"), 2),
     "MinimalEpsilon": lambda norm: ja.MinimalEpsilon(ja.PGD(norm=norm, steps=8), rounds=5),
 }
-STEPS = {"CW": 100, "NES": 20, "OnePixel": 10, "SPSA": 20, "SimBA": 200, "SparseRS": 300,
-         "Square": 300, "ZOO": 40}  # fmt: skip
+STEPS = {
+    "CW": 100,
+    "NES": 20,
+    "OnePixel": 10,
+    "SPSA": 20,
+    "SimBA": 200,
+    "SparseRS": 300,
+    "Square": 300,
+    "ZOO": 40,
+}
 
 
 def make(name: str, norm: str, images: np.ndarray | None = None) -> ja.Attack:

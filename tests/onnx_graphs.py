@@ -25,11 +25,12 @@ def node(op, *inputs, outputs=("y",), name="", **attributes):
 def proto(nodes, shape, arrays=(), opset=17, outputs=("logits",), kind=TensorProto.FLOAT):
     """A model of input "x" and of tensors that are given by name."""
     graph = helper.make_graph(
-        nodes, "net",
+        nodes,
+        "net",
         [helper.make_tensor_value_info("x", kind, shape)],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(array, name) for name, array in dict(arrays).items()],
-    )  # fmt: skip
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 

@@ -29,10 +29,14 @@ def test_l1_spends_its_steps_on_three_two_and_one_epsilons() -> None:
 
 def problem(clean_logits: list[float], label: int) -> Problem:
     return Problem(
-        image=jnp.zeros((9, 7, 2)), goal=ja.Untargeted(jnp.int32(label)), epsilon=jnp.float32(0.3),
-        lower=jnp.float32(-9), upper=jnp.float32(9), clean_logits=jnp.array(clean_logits),
+        image=jnp.zeros((9, 7, 2)),
+        goal=ja.Untargeted(jnp.int32(label)),
+        epsilon=jnp.float32(0.3),
+        lower=jnp.float32(-9),
+        upper=jnp.float32(9),
+        clean_logits=jnp.array(clean_logits),
         rank=jnp.int32(0),
-    )  # fmt: skip
+    )
 
 
 def test_targets_are_the_likeliest_wrong_classes() -> None:

@@ -28,8 +28,9 @@ def test_what_every_attack_owes(name: str, norm: str) -> None:
     if name in STRONG:  # the program is compiled already
         epsilon = EPSILON[norm] if attack.needs_epsilon else None
         keep = "first" if attack.keep == "last" else attack.keep  # as the checks ran it
-        result = ja.run(attack, MODEL, IMAGES, GOAL, epsilon, key=KEY, lanes=LANES, devices=TWO,
-                        keep=keep)  # fmt: skip
+        result = ja.run(
+            attack, MODEL, IMAGES, GOAL, epsilon, key=KEY, lanes=LANES, devices=TWO, keep=keep
+        )
         assert result.success.sum() > 10
 
 

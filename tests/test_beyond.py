@@ -200,10 +200,14 @@ def luv(rgb: np.ndarray) -> np.ndarray:
 
 def test_cieluv_is_the_standards_and_back() -> None:
     published = {  # L*, u*, v* of the primaries of sRGB and of white, as tables have them
-        (1, 1, 1): (100, 0, 0), (0, 0, 0): (0, 0, 0), (1, 0, 0): (53.24, 175.01, 37.76),
-        (0, 1, 0): (87.73, -83.08, 107.40), (0, 0, 1): (32.30, -9.41, -130.34),
-        (1, 1, 0): (97.14, 7.71, 106.79), (0, 1, 1): (91.11, -70.46, -15.21),
-    }  # fmt: skip
+        (1, 1, 1): (100, 0, 0),
+        (0, 0, 0): (0, 0, 0),
+        (1, 0, 0): (53.24, 175.01, 37.76),
+        (0, 1, 0): (87.73, -83.08, 107.40),
+        (0, 0, 1): (32.30, -9.41, -130.34),
+        (1, 1, 0): (97.14, 7.71, 106.79),
+        (0, 1, 1): (91.11, -70.46, -15.21),
+    }
     for colour, expected in published.items():
         ours = to_luv(jnp.array(colour, jnp.float32))
         np.testing.assert_allclose(ours, expected, atol=0.06)
@@ -224,8 +228,9 @@ TINTS = ja.Model(lambda w, x: x.mean((1, 2)) @ w, jnp.asarray(RNG.normal(size=(3
 def test_recolouring_moves_each_colour_as_one_and_within_its_bound(space: str) -> None:
     labels = np.asarray(TINTS(jnp.asarray(COLOURED)).argmax(1))
     attack = ja.ReColorAdv(space=space, resolution=(8, 9, 10), smoothness=0)
-    result = ja.run(attack, TINTS, COLOURED, ja.Untargeted(labels), key=KEY, keep="loss", lanes=12,
-                    devices=ONE)  # fmt: skip
+    result = ja.run(
+        attack, TINTS, COLOURED, ja.Untargeted(labels), key=KEY, keep="loss", lanes=12, devices=ONE
+    )
     largest = 0.0
     for image, original in zip(result.images, COLOURED, strict=True):
         for colour in FEW:
@@ -245,8 +250,15 @@ def test_of_grey_images_the_lightness_moves() -> None:
     """By six units at most: the darkest and the lightest that a tone can become."""
     tones = np.linspace(0.05, 0.95, 36, dtype=np.float32).reshape(1, 6, 6, 1)
     brightness = ja.Model(lambda w, x: x.mean((1, 2, 3))[:, None] * w, jnp.array([1.0, -1.0]))
-    result = ja.run(ja.ReColorAdv(steps=80), brightness, tones, ja.Untargeted(np.array([0])),
-                    key=KEY, keep="loss", devices=ONE)  # fmt: skip
+    result = ja.run(
+        ja.ReColorAdv(steps=80),
+        brightness,
+        tones,
+        ja.Untargeted(np.array([0])),
+        key=KEY,
+        keep="loss",
+        devices=ONE,
+    )
     before, after = (
         luv(np.repeat(x, 3, -1).astype(np.float64))[..., 0] for x in (tones, result.images)
     )
@@ -283,8 +295,9 @@ CONTRASTED = np.clip(2 * IMAGES - 0.5, 0, 1)
 def test_the_cheapest_transport_to_what_is_returned_is_within_the_radius() -> None:
     labels = np.asarray(MODEL(jnp.asarray(CONTRASTED)).argmax(1))
     attack = ja.Wasserstein(radius=0.15, steps=20)
-    result = ja.run(attack, MODEL, CONTRASTED, ja.Untargeted(labels), key=KEY, lanes=8,
-                    keep="loss", devices=ONE)  # fmt: skip
+    result = ja.run(
+        attack, MODEL, CONTRASTED, ja.Untargeted(labels), key=KEY, lanes=8, keep="loss", devices=ONE
+    )
     totals = result.images.sum((1, 2, 3), dtype=float)
     np.testing.assert_allclose(totals, CONTRASTED.sum((1, 2, 3), dtype=float), rtol=1e-5)
     assert result.images.min() >= 0 and result.images.max() <= 1
@@ -296,8 +309,10 @@ def test_the_cheapest_transport_to_what_is_returned_is_within_the_radius() -> No
 def test_against_a_linear_class_it_nears_the_best_of_all_plans() -> None:
     """The best plan within the window, the radius and the box is a linear program, too."""
     weights = np.random.default_rng(0).normal(size=36)
-    linear = ja.Model(lambda w, x: jnp.stack([-(x.reshape(len(x), -1) @ w), 0 * x[:, 0, 0, 0]], 1),
-                      jnp.asarray(weights, jnp.float32))  # fmt: skip
+    linear = ja.Model(
+        lambda w, x: jnp.stack([-(x.reshape(len(x), -1) @ w), 0 * x[:, 0, 0, 0]], 1),
+        jnp.asarray(weights, jnp.float32),
+    )
     images = np.concatenate([0.5 * IMAGES[:4] + 0.2, CONTRASTED[:4]])
     goal = ja.Untargeted(np.zeros(8, int))
     attack = ja.Wasserstein(radius=0.15)
@@ -307,9 +322,12 @@ def test_against_a_linear_class_it_nears_the_best_of_all_plans() -> None:
     for image, original in zip(result.images, images, strict=True):
         total, mass = original.sum(dtype=float), original.ravel().astype(float)
         best = linprog(
-            -(enters.T @ weights), A_ub=vstack([cost[None], enters]),
-            b_ub=np.concatenate([[0.15 * total], np.ones(36)]), A_eq=leaves, b_eq=mass,
-        )  # fmt: skip
+            -(enters.T @ weights),
+            A_ub=vstack([cost[None], enters]),
+            b_ub=np.concatenate([[0.15 * total], np.ones(36)]),
+            A_eq=leaves,
+            b_eq=mass,
+        )
         gain = (image.ravel() - mass) @ weights
         share.append(gain / (-best.fun - mass @ weights))
     assert min(share) > 0.7 and np.mean(share) > 0.85 and max(share) < 1 + 1e-5

@@ -30,8 +30,11 @@ def steps(norm, images, originals, normals, changes, radii):
 
 def solved(norm, x, x0, b, c, r, guess):
     """The least distance, by SLSQP in float64 from a guess."""
-    cost = {"l2": lambda v: ((v[:SIZE] - x0) ** 2).sum(), "linf": lambda v: v[SIZE],
-            "l1": lambda v: v[SIZE:].sum()}[norm]  # fmt: skip
+    cost = {
+        "l2": lambda v: ((v[:SIZE] - x0) ** 2).sum(),
+        "linf": lambda v: v[SIZE],
+        "l1": lambda v: v[SIZE:].sum(),
+    }[norm]
     away = np.abs(guess - x0)
     more = {"l2": [], "linf": [away.max()], "l1": away}[norm]
     within = [
@@ -44,10 +47,13 @@ def solved(norm, x, x0, b, c, r, guess):
             for sign in (1, -1)
         ]
     found = minimize(
-        cost, np.r_[guess, more], constraints=within, method="SLSQP",
+        cost,
+        np.r_[guess, more],
+        constraints=within,
+        method="SLSQP",
         bounds=[(-1, 2)] * SIZE + [(0, None)] * len(more),
         options={"ftol": 1e-14, "maxiter": 2000},
-    )  # fmt: skip
+    )
     return np.linalg.norm(found.x[:SIZE] - x0, ORDER[norm])
 
 
@@ -115,13 +121,18 @@ def test_steps_that_cannot_arrive():
     moved = found[0] - images[0]
     assert np.linalg.norm(moved) == pytest.approx(0.1, rel=1e-4)
     free = (found[0] > -1) & (found[0] < 2)
-    np.testing.assert_allclose(moved[free] / normals[0][free], (moved / normals[0])[free].mean(),
-                               rtol=1e-2)  # fmt: skip
+    np.testing.assert_allclose(
+        moved[free] / normals[0][free], (moved / normals[0])[free].mean(), rtol=1e-2
+    )
     np.testing.assert_array_equal(found[1], np.where(normals[1] > 0, -1, 2))
     np.testing.assert_allclose(
-        found[2:], images[2:] + 0.1 * (originals - images)[2:]
-        / np.linalg.norm((originals - images)[2:], axis=1, keepdims=True), atol=1e-3,
-    )  # fmt: skip
+        found[2:],
+        images[2:]
+        + 0.1
+        * (originals - images)[2:]
+        / np.linalg.norm((originals - images)[2:], axis=1, keepdims=True),
+        atol=1e-3,
+    )
 
 
 @pytest.mark.parametrize("box", [False, True])
@@ -153,8 +164,9 @@ def test_never_below_a_proved_distance(shared, name, norm, most):
         index, distance = proved["index"], proved["distance"]
     data = load_data("mnist", data_dir=shared / "data/mnist")
     goal, attack = ja.Untargeted(data.labels[index]), ja.BrendelBethge(norm=norm, steps=100)
-    result = ja.run(attack, model, data.images[index], goal, key=KEY, devices=jax.devices()[:1],
-                    lanes=64)  # fmt: skip
+    result = ja.run(
+        attack, model, data.images[index], goal, key=KEY, devices=jax.devices()[:1], lanes=64
+    )
     assert result.success.all()
     ratio = result.distance / distance
     print(
@@ -194,8 +206,16 @@ def test_a_start_is_asked_first():
     targets = (LABELS + 1) % 4
     start = np.stack([IMAGES[np.flatnonzero(answers == target)[0]] for target in targets])
     attack = ja.BrendelBethge(norm="l2", steps=40, draws=0)
-    found = ja.run(attack, MODEL, IMAGES, ja.Targeted(LABELS, targets), key=KEY, start=start,
-                   devices=jax.devices()[:1], lanes=21)  # fmt: skip
+    found = ja.run(
+        attack,
+        MODEL,
+        IMAGES,
+        ja.Targeted(LABELS, targets),
+        key=KEY,
+        start=start,
+        devices=jax.devices()[:1],
+        lanes=21,
+    )
     assert found.success.all()
     away = found.distance / distance64("l2", start, IMAGES)
     assert away.max() < 1 and np.median(away) < 0.5
@@ -205,9 +225,19 @@ def test_a_start_is_asked_first():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"norm": "l3"}, {"steps": 0}, {"restarts": 0}, {"draws": -1}, {"search": -1}, {"decays": 0},
-     {"learning_rate": -1.0}, {"decay": 1.5}, {"momentum": 2.0}, {"overshoot": 0.9}],
-)  # fmt: skip
+    [
+        {"norm": "l3"},
+        {"steps": 0},
+        {"restarts": 0},
+        {"draws": -1},
+        {"search": -1},
+        {"decays": 0},
+        {"learning_rate": -1.0},
+        {"decay": 1.5},
+        {"momentum": 2.0},
+        {"overshoot": 0.9},
+    ],
+)
 def test_settings_that_cannot_be_meant(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         ja.BrendelBethge(**arguments)

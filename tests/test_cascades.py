@@ -23,9 +23,15 @@ def test_the_hardest_are_those_of_least_margin() -> None:
     few = ja.PGD(steps=5, step_size=0.25)
     long = ja.Hardest(ja.PGD(steps=40, restarts=2), 0.1, least=2)
     report = ja.evaluate(
-        MODEL, IMAGES, LABELS, epsilons=[0.02, 0.03], attacks={"few": few, "long": long},
-        distances=False, lanes=8, devices=jax.devices()[:1],
-    )  # fmt: skip
+        MODEL,
+        IMAGES,
+        LABELS,
+        epsilons=[0.02, 0.03],
+        attacks={"few": few, "long": long},
+        distances=False,
+        lanes=8,
+        devices=jax.devices()[:1],
+    )
     first, second = report.stages
     for level in range(2):
         mine, left = first.level == level, (first.level == level) & ~first.result.success
@@ -45,10 +51,16 @@ def test_those_nearly_broken_are_chosen_each_by_itself() -> None:
 
     def attacked(rows: slice) -> ja.Report:
         return ja.evaluate(
-            MODEL, IMAGES[rows], LABELS[rows], epsilons=[0.02, 0.03], attacks=entries,
-            ids=np.arange(len(IMAGES))[rows], distances=False, lanes=8,
+            MODEL,
+            IMAGES[rows],
+            LABELS[rows],
+            epsilons=[0.02, 0.03],
+            attacks=entries,
+            ids=np.arange(len(IMAGES))[rows],
+            distances=False,
+            lanes=8,
             devices=jax.devices()[:1],
-        )  # fmt: skip
+        )
 
     report = attacked(slice(None))
     logits = np.asarray(MODEL(IMAGES), np.float64)
@@ -77,8 +89,9 @@ def test_a_refinement_begins_at_the_image_of_least_margin() -> None:
     first, second = ja.PGD(steps=3, step_size=0.1), ja.PGD(steps=3, step_size=0.1, loss="dlr")
     more = ja.PGD(steps=8, step_size=0.05)
     entries = {"first": first, "second": second, "more": ja.Nearly(ja.Refine(more), 0.9)}
-    report = ja.evaluate(MODEL, IMAGES, LABELS, epsilons=[0.02, 0.03], attacks=entries,
-                         distances=False, lanes=8)  # fmt: skip
+    report = ja.evaluate(
+        MODEL, IMAGES, LABELS, epsilons=[0.02, 0.03], attacks=entries, distances=False, lanes=8
+    )
     last = report.stages[2]
     for level, epsilon in enumerate(report.epsilons):
         begin, least = IMAGES.copy(), np.full(len(IMAGES), np.inf)
@@ -89,8 +102,17 @@ def test_a_refinement_begins_at_the_image_of_least_margin() -> None:
             begin[rows[nearer]] = stage.result.images[mine][nearer]
         mine = last.level == level
         rows = last.source[mine]
-        alone = ja.run(more, MODEL, IMAGES[rows], ja.Untargeted(LABELS[rows]), epsilon, lanes=8,
-                       start=begin[rows], ids=rows, key=jax.random.key(0))  # fmt: skip
+        alone = ja.run(
+            more,
+            MODEL,
+            IMAGES[rows],
+            ja.Untargeted(LABELS[rows]),
+            epsilon,
+            lanes=8,
+            start=begin[rows],
+            ids=rows,
+            key=jax.random.key(0),
+        )
         assert len(rows) > 1
         np.testing.assert_array_equal(alone.images, last.result.images[mine])
         np.testing.assert_array_equal(alone.success, last.result.success[mine])
@@ -119,9 +141,14 @@ def test_standard_breaks_what_its_attacks_break_and_counts_what_survivors_paid()
         devices=jax.devices()[:1],
     )
     alone = ja.run(
-        ja.APGD(loss="dlr", targets=9), MODEL, IMAGES, ja.Untargeted(LABELS), 0.05,
-        key=jax.random.key(0), lanes=8,
-    )  # fmt: skip
+        ja.APGD(loss="dlr", targets=9),
+        MODEL,
+        IMAGES,
+        ja.Untargeted(LABELS),
+        0.05,
+        key=jax.random.key(0),
+        lanes=8,
+    )
     survived = report.broken_by == -1
     assert not (survived[1] & alone.success).any()
     assert 0 < report.robust_accuracy[1] < report.robust_accuracy[0] < 1

@@ -79,9 +79,14 @@ def test_fits_are_scipys():
     assert fit.correlation == pytest.approx(line.rvalue)
     assert (fit.slope, fit.intercept) == pytest.approx((line.slope, line.intercept))
     theirs = scipy.stats.bootstrap(
-        (x[off], y[off]), lambda a, b: scipy.stats.pearsonr(a, b).statistic, paired=True,
-        vectorized=False, n_resamples=2000, method="percentile", rng=np.random.default_rng(1),
-    ).confidence_interval  # fmt: skip
+        (x[off], y[off]),
+        lambda a, b: scipy.stats.pearsonr(a, b).statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=2000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
     assert (fit.low, fit.high) == pytest.approx(theirs, abs=0.03)
     assert fit.p_value < 0.01
 

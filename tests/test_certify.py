@@ -72,8 +72,14 @@ def test_linear_radius_is_the_margin():
 
 def test_bound_fails_no_more_often_than_alpha():
     count, alpha = 600, 0.1
-    found = ja.certify(LINEAR, np.repeat(at_distance([0.3]), count, 0), sigma=0.5, samples=300,
-                       alpha=alpha, key=KEY)  # fmt: skip
+    found = ja.certify(
+        LINEAR,
+        np.repeat(at_distance([0.3]), count, 0),
+        sigma=0.5,
+        samples=300,
+        alpha=alpha,
+        key=KEY,
+    )
     wrong = int((found.radius > 0.3).sum())
     # Each image has noise of its own, so failures are independent; that there are any, and not
     # many fewer than alpha, says that the bound is as tight as it can be.
@@ -82,8 +88,14 @@ def test_bound_fails_no_more_often_than_alpha():
 
 
 def test_lower_bound_is_clopper_and_pearsons():
-    for count, samples, alpha in [(0, 10, 0.05), (1, 10, 0.001), (7, 10, 0.05), (10, 10, 0.001),
-                                  (9_990, 10_000, 0.001), (99_999, 100_000, 0.001)]:  # fmt: skip
+    for count, samples, alpha in [
+        (0, 10, 0.05),
+        (1, 10, 0.001),
+        (7, 10, 0.05),
+        (10, 10, 0.001),
+        (9_990, 10_000, 0.001),
+        (99_999, 100_000, 0.001),
+    ]:
         interval = stats.binomtest(count, samples).proportion_ci(1 - 2 * alpha, "exact")
         assert lower_bound(count, samples, alpha) == pytest.approx(interval.low, abs=1e-12)
     assert lower_bound(np.array([100_000]), 100_000, 0.001) == pytest.approx(0.001**1e-5)
@@ -199,8 +211,9 @@ def test_no_attack_gets_within_the_radius(network, digits, tmp_path):
         ja.attack_smoothed(model, digits.images[:3], found, key=KEY)
     seen = []
     again = {"key": KEY, "steps": 15, "rounds": 4, "store": tmp_path}
-    attacked = ja.attack_smoothed(model, digits.images, found, **again,
-                                  progress=lambda *now: seen.append(now))  # fmt: skip
+    attacked = ja.attack_smoothed(
+        model, digits.images, found, **again, progress=lambda *now: seen.append(now)
+    )
     right = attacked.distance > 0
     assert (right == (found.prediction == digits.labels)).all()
     assert (attacked.distance[right] > found.radius[right]).all()
@@ -209,8 +222,9 @@ def test_no_attack_gets_within_the_radius(network, digits, tmp_path):
     ratio = attacked.distance[broken] / np.maximum(found.radius[broken], 0.25)
     print(f"attacked over certified: median {np.median(ratio):.2f}")
     assert np.median(ratio) < 4
-    said = ja.smoothed_predict(model, attacked.images[broken], sigma=0.5, samples=4000,
-                               key=jax.random.key(9))  # fmt: skip
+    said = ja.smoothed_predict(
+        model, attacked.images[broken], sigma=0.5, samples=4000, key=jax.random.key(9)
+    )
     other = (said.prediction != found.prediction[broken]) & (said.prediction >= 0)
     assert other.mean() > 0.8  # by other votes: what is at the boundary may abstain
     assert not (said.prediction == found.prediction[broken]).any()
@@ -233,15 +247,19 @@ def test_stopped_it_goes_on_from_the_store(network, digits, tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     seen = []
-    part = ja.certify(
-        model, digits.images, digits.labels, store=tmp_path, progress=stop, **how
-    )  # fmt: skip
+    part = ja.certify(model, digits.images, digits.labels, store=tmp_path, progress=stop, **how)
     if part.complete:  # so fast a machine does it all in its first pieces
         pytest.skip("nothing was left to interrupt")
     reached = part.forward > 0
     assert (part.prediction[~reached] == -1).all() and (part.radius[~reached] == 0).all()
-    rest = ja.certify(model, digits.images, digits.labels, store=tmp_path,
-                      progress=lambda *now: seen.append(now), **how)  # fmt: skip
+    rest = ja.certify(
+        model,
+        digits.images,
+        digits.labels,
+        store=tmp_path,
+        progress=lambda *now: seen.append(now),
+        **how,
+    )
     assert rest.complete and seen[0] == (3100 * reached.sum(), 3100 * 40)
     assert seen[-1] == (3100 * 40, 3100 * 40)
     np.testing.assert_array_equal(rest.votes, whole.votes)
@@ -253,11 +271,23 @@ def test_stopped_it_goes_on_from_the_store(network, digits, tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"sigma": 0.0}, {"sigma": float("nan")}, {"sigma": [0.1, 0.2]}, {"samples": 0},
-     {"samples0": 0}, {"samples": 1e4}, {"alpha": 0.0}, {"alpha": 1.0}, {"labels": [0, 1, 2]},
-     {"labels": [7, 0]}, {"ids": [0]}, {"devices": []}, {"images": np.full((2, 4, 4, 1), 9.0)}],
+    [
+        {"sigma": 0.0},
+        {"sigma": float("nan")},
+        {"sigma": [0.1, 0.2]},
+        {"samples": 0},
+        {"samples0": 0},
+        {"samples": 1e4},
+        {"alpha": 0.0},
+        {"alpha": 1.0},
+        {"labels": [0, 1, 2]},
+        {"labels": [7, 0]},
+        {"ids": [0]},
+        {"devices": []},
+        {"images": np.full((2, 4, 4, 1), 9.0)},
+    ],
     ids=lambda wrong: next(iter(wrong)),
-)  # fmt: skip
+)
 def test_bad_arguments_raise(wrong):
     given = {"images": at_distance([1.0, 2.0]), "labels": None, "sigma": 0.5, "key": KEY, **wrong}
     (name,) = wrong
@@ -276,13 +306,20 @@ def test_noise_in_training_is_what_smoothing_needs(network, digits):
     data = ja.load_data("digits", "train")
     plain = train(module, data, epochs=15, noise=0.0, key=KEY)  # of the same compiled program
     share = [
-        ja.certify(ja.from_linen(module, variables), digits.images, digits.labels, sigma=0.5,
-                   samples=500, key=KEY).accuracy(0.5)
+        ja.certify(
+            ja.from_linen(module, variables),
+            digits.images,
+            digits.labels,
+            sigma=0.5,
+            samples=500,
+            key=KEY,
+        ).accuracy(0.5)
         for variables in (plain, noisy)
-    ]  # fmt: skip
+    ]
     assert share[1] > share[0]
-    one, two = (train(module, data, epochs=1, noise=0.5, key=KEY, devices=jax.devices()[:n])
-                for n in (1, 2))  # fmt: skip
+    one, two = (
+        train(module, data, epochs=1, noise=0.5, key=KEY, devices=jax.devices()[:n]) for n in (1, 2)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one, two)
     with pytest.raises(ValueError, match="noise"):
         train(module, data, epochs=1, noise=0.5, attack=ja.PGD(), epsilon=0.1, key=KEY)
@@ -310,8 +347,16 @@ def test_reports_say_what_was_certified(network, digits, tmp_path):
         assert row["certified_accuracy"] == [sum(r >= at for r in right) / 10 for at in radii]
         assert row["forward"] == 400
     print_certified(data)
-    page = write_certified(found, images, tmp_path / "a.html", radii, key=KEY, attacked=nearest,
-                           total=360, smoothed=pushed).read_text()  # fmt: skip
+    page = write_certified(
+        found,
+        images,
+        tmp_path / "a.html",
+        radii,
+        key=KEY,
+        attacked=nearest,
+        total=360,
+        smoothed=pushed,
+    ).read_text()
     assert page.count("<img") == 1 + 3 * 10
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
 
@@ -343,9 +388,27 @@ def call(tmp_path_factory, tmp_path, monkeypatch):
 def test_command_writes_everything_and_then_only_reads(call, network, tmp_path):
     weights = tmp_path / "fc.safetensors"
     save_weights(weights, "FC", {"widths": [32]}, network[1], image_shape=(8, 8, 1))
-    args = ("certify", "--weights", weights, "--data", "digits", "--examples", 10, "--sigma",
-            "0.25,0.5", "--samples", 200, "--radius", "0,0.25", "--rounds", 2, "--draws", 4,
-            "--json", "out.json")  # fmt: skip
+    args = (
+        "certify",
+        "--weights",
+        weights,
+        "--data",
+        "digits",
+        "--examples",
+        10,
+        "--sigma",
+        "0.25,0.5",
+        "--samples",
+        200,
+        "--radius",
+        "0,0.25",
+        "--rounds",
+        2,
+        "--draws",
+        4,
+        "--json",
+        "out.json",
+    )
     first = call(*args)
     assert first.exit_code == 0, first.output
     assert (
@@ -365,8 +428,9 @@ def test_command_writes_everything_and_then_only_reads(call, network, tmp_path):
         assert row["attacked"]["accuracy"][1] >= row["certified_accuracy"][1]
     model = ja.from_linen(*network)
     test = ja.load_data("digits", count=10)
-    found = ja.certify(model, test.images, test.labels, sigma=0.5, samples=200, key=KEY,
-                       ids=test.ids)  # fmt: skip
+    found = ja.certify(
+        model, test.images, test.labels, sigma=0.5, samples=200, key=KEY, ids=test.ids
+    )
     assert data["sigmas"][1]["certified_accuracy"] == found.accuracy([0, 0.25]).tolist()
     second = call(*args)
     assert "nothing was left to do" in second.stdout
@@ -374,24 +438,56 @@ def test_command_writes_everything_and_then_only_reads(call, network, tmp_path):
 
 
 def test_command_trains_under_noise(call, tmp_path):
-    args = ("certify", "--model", "fc", "--data", "digits", "--epochs", 1, "--examples", 4,
-            "--samples", 50, "--no-attack", "--json", "out.json")  # fmt: skip
+    args = (
+        "certify",
+        "--model",
+        "fc",
+        "--data",
+        "digits",
+        "--epochs",
+        1,
+        "--examples",
+        4,
+        "--samples",
+        50,
+        "--no-attack",
+        "--json",
+        "out.json",
+    )
     result = call(*args)
     assert result.exit_code == 0, result.output
     data = json.loads((tmp_path / "out.json").read_text())
     assert data["noise in training"] == 0.25 and data["attacked"] is None
-    result = call("train", "--model", "fc", "--data", "digits", "--epochs", 1, "--noise", "1/2",
-                  "--json", "fc.json")  # fmt: skip
+    result = call(
+        "train",
+        "--model",
+        "fc",
+        "--data",
+        "digits",
+        "--epochs",
+        1,
+        "--noise",
+        "1/2",
+        "--json",
+        "fc.json",
+    )
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "fc.json").read_text())["noise"] == 0.5
 
 
 @pytest.mark.parametrize(
     "args",
-    [("--sigma", "x"), ("--sigma", "0"), ("--alpha", "1"), ("--samples", "0"), ("--radius", "-1"),
-     ("--noise", "0.1", "--weights", "a"), ("--json", ".")],
+    [
+        ("--sigma", "x"),
+        ("--sigma", "0"),
+        ("--alpha", "1"),
+        ("--samples", "0"),
+        ("--radius", "-1"),
+        ("--noise", "0.1", "--weights", "a"),
+        ("--json", "."),
+    ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_mistakes_are_one_line_and_exit_2(call, args):
     result = call("certify", *args)
     assert result.exit_code == 2

@@ -105,8 +105,14 @@ def test_import_changes_no_configuration() -> None:
 def test_a_model_bound_to_one_batch_size_is_told_so(size):
     model = ja.Model(lambda w, x: x.reshape(size, 12) @ w, np.ones((12, 3), np.float32))
     with pytest.raises(ValueError, match="batch of any size"):
-        ja.run(ja.FGSM(), model, np.full((size, 2, 2, 3), 0.5, np.float32),
-               ja.Untargeted([0] * size), 0.1, key=jax.random.key(0))  # fmt: skip
+        ja.run(
+            ja.FGSM(),
+            model,
+            np.full((size, 2, 2, 3), 0.5, np.float32),
+            ja.Untargeted([0] * size),
+            0.1,
+            key=jax.random.key(0),
+        )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +144,7 @@ def test_a_model_bound_to_one_batch_size_is_told_so(size):
         (lambda *p: JA.certify(*p, sigma=0.1, store=__file__, key=jax.random.key(0)), "is a file"),
         (lambda *p: JA.survival(*p, {"DDN": ja.DDN(), "PGD": ja.PGD()}, 8), "did you mean 8/255"),
     ],
-)  # fmt: skip
+)
 def test_arguments_are_checked_before_anything_is_computed(monkeypatch, call, said):
     def begun(*_, **__):
         raise AssertionError("the work has begun")
@@ -165,9 +171,11 @@ def test_training_is_refused_before_it_is_compiled(monkeypatch):
     for how, said in (
         ({"attack": ja.PGD(), "epsilon": 8}, "did you mean 8/255"),
         ({"attack": "PGD", "epsilon": 0.1}, "pass an attack"),
-        ({"noise": "x"}, "noise=x"), ({"learning_rate": -1}, "learning_rate=-1"),
-        ({"batch_size": 5}, "batch_size=5"), ({"epochs": 0}, "epochs=0"),
-    ):  # fmt: skip
+        ({"noise": "x"}, "noise=x"),
+        ({"learning_rate": -1}, "learning_rate=-1"),
+        ({"batch_size": 5}, "batch_size=5"),
+        ({"epochs": 0}, "epochs=0"),
+    ):
         with pytest.raises(ValueError, match=said):
             train(module, data, key=jax.random.key(0), **{"epochs": 1, "batch_size": 2, **how})
     with pytest.raises(ValueError, match="3 classes"):

@@ -70,16 +70,26 @@ def environment(cache: Path) -> dict[str, str]:
 
 def start(cache: Path, folder: Path, *args) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "jaxadv", *map(str, args)], cwd=folder, env=environment(cache),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "jaxadv", *map(str, args)],
+        cwd=folder,
+        env=environment(cache),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize(
     ("texts", "expected"),
-    [(["0.1"], [0.1]), (["8/255"], [8 / 255]), (["0.3,0.1", " 1/4 "], [0.1, 0.25, 0.3]),
-     (["0.1", "0.1"], [0.1]), (["1e-3"], [0.001]), (["0"], [0.0])],
-)  # fmt: skip
+    [
+        (["0.1"], [0.1]),
+        (["8/255"], [8 / 255]),
+        (["0.3,0.1", " 1/4 "], [0.1, 0.25, 0.3]),
+        (["0.1", "0.1"], [0.1]),
+        (["1e-3"], [0.001]),
+        (["0"], [0.0]),
+    ],
+)
 def test_epsilons_are_understood(texts, expected):
     assert parse_epsilons(texts) == expected
 
@@ -109,9 +119,12 @@ def test_help_is_fast_and_imports_no_jax(flag, tmp_path):
     )
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", code, flag], env=environment(tmp_path), capture_output=True,
-        text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code, flag],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert time.perf_counter() - began < 10
     mine, package = done.stdout.split()[-2:]
     assert mine == package  # the command line adds no import of jax
@@ -165,8 +178,21 @@ def test_mistakes_found_late_are_one_line_too(call, weights):
 
 
 def test_evaluate_writes_everything_and_then_only_reads(call, weights, tmp_path):
-    args = ("evaluate", "--weights", weights, "--data", "digits", "--examples", "20",
-            "--epsilon", "8/255,0.2", "--json", "out.json", "--lanes", "8")  # fmt: skip
+    args = (
+        "evaluate",
+        "--weights",
+        weights,
+        "--data",
+        "digits",
+        "--examples",
+        "20",
+        "--epsilon",
+        "8/255,0.2",
+        "--json",
+        "out.json",
+        "--lanes",
+        "8",
+    )
     first = call(*args)
     assert first.exit_code == 0, first.output
     assert "8/255" in first.stdout
@@ -187,9 +213,29 @@ def test_evaluate_writes_everything_and_then_only_reads(call, weights, tmp_path)
 
 
 def test_attack_prints_and_saves(call, weights, tmp_path):
-    result = call("attack", "bim", "--weights", weights, "--data", "digits", "--examples", "12",
-                  "--epsilon", "16/255", "--steps", "3", "--loss", "margin", "--step-size", "1/2",
-                  "--targeted", "--save", "a.npz", "--json", "a.json")  # fmt: skip
+    result = call(
+        "attack",
+        "bim",
+        "--weights",
+        weights,
+        "--data",
+        "digits",
+        "--examples",
+        "12",
+        "--epsilon",
+        "16/255",
+        "--steps",
+        "3",
+        "--loss",
+        "margin",
+        "--step-size",
+        "1/2",
+        "--targeted",
+        "--save",
+        "a.npz",
+        "--json",
+        "a.json",
+    )
     assert result.exit_code == 0, result.output
     assert "targeted" in result.stdout
     assert "16/255" in result.stdout
@@ -201,42 +247,87 @@ def test_attack_prints_and_saves(call, weights, tmp_path):
     assert (moved[saved["success"]] <= 16 / 255).all()
     assert [image["success"] for image in data["images"]] == saved["success"].tolist()
     wanted = {"SUCCESS": 1, "MISCLASSIFIED": 2, "FAILED": 3}
-    assert {k: int((saved["status"] == v).sum()) for k, v in wanted.items() if k in data[
-        "statuses"]} == data["statuses"]  # fmt: skip
+    assert {
+        k: int((saved["status"] == v).sum()) for k, v in wanted.items() if k in data["statuses"]
+    } == data["statuses"]
 
 
 def test_minimum_norm_attacks_need_no_epsilon(call, weights):
-    result = call("attack", "MinimalEpsilon", "--weights", weights, "--data", "digits",
-                  "--examples", "4", "--steps", "2")  # fmt: skip
+    result = call(
+        "attack",
+        "MinimalEpsilon",
+        "--weights",
+        weights,
+        "--data",
+        "digits",
+        "--examples",
+        "4",
+        "--steps",
+        "2",
+    )
     assert result.exit_code == 0, result.output
     assert "100.0 %" in result.stdout
 
 
 def test_attacks_beyond_a_ball_run_with_settings_of_their_own(call, weights, tmp_path):
     common = ("--weights", weights, "--data", "digits", "--examples", "8")
-    result = call("attack", "spatial", *common, "--set", "rotation=20", "--set", "angles=5",
-                  "--set", "translation=1/2", "--json", "spatial.json")  # fmt: skip
+    result = call(
+        "attack",
+        "spatial",
+        *common,
+        "--set",
+        "rotation=20",
+        "--set",
+        "angles=5",
+        "--set",
+        "translation=1/2",
+        "--json",
+        "spatial.json",
+    )
     assert result.exit_code == 0 and "by rotation and translation" in result.output
     written = json.loads((tmp_path / "spatial.json").read_text())
     assert written["bounded_by"] == "rotation and translation" and written["epsilon"] is None
     assert written["settings"]["rotation"] == 20 and written["settings"]["translation"] == 0.5
     assert max(image["forward"] for image in written["images"]) <= 1 + 125
     for wrong, said in (
-        (("--epsilon", "0.1"), "not by a ball"), (("--set", "turn=3"), "does not take turn"),
-        (("--set", "rotation"), "pass one like"), (("--set", "rotation=-1"), "rotation=-1"),
-    ):  # fmt: skip
+        (("--epsilon", "0.1"), "not by a ball"),
+        (("--set", "turn=3"), "does not take turn"),
+        (("--set", "rotation"), "pass one like"),
+        (("--set", "rotation=-1"), "rotation=-1"),
+    ):
         refused = call("attack", "spatial", *common, *wrong)
         assert refused.exit_code != 0 and said in " ".join(refused.output.split())
 
 
 def test_train_writes_weights_that_attack_reads(call, tmp_path):
-    result = call("train", "--model", "fc", "--data", "digits", "--epochs", "3", "--output",
-                  "fc.safetensors", "--json", "fc.json")  # fmt: skip
+    result = call(
+        "train",
+        "--model",
+        "fc",
+        "--data",
+        "digits",
+        "--epochs",
+        "3",
+        "--output",
+        "fc.safetensors",
+        "--json",
+        "fc.json",
+    )
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "fc.json").read_text())["accuracy"] > 0.5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fc.json", "fc.safetensors"]
-    result = call("attack", "FGSM", "--weights", "fc.safetensors", "--data", "digits",
-                  "--examples", "4", "--epsilon", "0.1")  # fmt: skip
+    result = call(
+        "attack",
+        "FGSM",
+        "--weights",
+        "fc.safetensors",
+        "--data",
+        "digits",
+        "--examples",
+        "4",
+        "--epsilon",
+        "0.1",
+    )
     assert result.exit_code == 0, result.output
 
 
@@ -256,8 +347,23 @@ def without_times(path: Path) -> dict:
 
 @pytest.mark.slow
 def test_interrupted_it_goes_on_to_the_same_result(cache, tmp_path):
-    args = ("evaluate", "--data", "digits", "--model", "fc", "--epochs", "30", "--examples", "40",
-            "--epsilon", "0.1", "--json", "out.json", "--lanes", "8")  # fmt: skip
+    args = (
+        "evaluate",
+        "--data",
+        "digits",
+        "--model",
+        "fc",
+        "--epochs",
+        "30",
+        "--examples",
+        "40",
+        "--epsilon",
+        "0.1",
+        "--json",
+        "out.json",
+        "--lanes",
+        "8",
+    )
     (tmp_path / "whole").mkdir()
     whole = start(cache, tmp_path / "whole", *args)
     assert whole.wait(300) == 0, whole.stderr.read()
@@ -274,16 +380,33 @@ def test_interrupted_it_goes_on_to_the_same_result(cache, tmp_path):
         assert process.returncode == 130, errors
         assert "goes on from there" in errors
         assert "Traceback" not in errors
-    assert not (tmp_path / "broken" / "out.json").exists() or not without_times(
-        tmp_path / "broken" / "out.json")["complete"]  # fmt: skip
+    assert (
+        not (tmp_path / "broken" / "out.json").exists()
+        or not without_times(tmp_path / "broken" / "out.json")["complete"]
+    )
     process = start(cache, tmp_path / "broken", *args)
     assert process.wait(300) == 0, process.stderr.read()
     assert without_times(tmp_path / "broken/out.json") == without_times(tmp_path / "whole/out.json")
 
 
 def test_distance_prints_writes_and_goes_on(call, weights, tmp_path):
-    args = ("distance", "--data", "digits", "--weights", weights, "--examples", 12, "--norm",
-            "l1", "--effort", "fast", "--lanes", 4, "--json", "found.json")  # fmt: skip
+    args = (
+        "distance",
+        "--data",
+        "digits",
+        "--weights",
+        weights,
+        "--examples",
+        12,
+        "--norm",
+        "l1",
+        "--effort",
+        "fast",
+        "--lanes",
+        4,
+        "--json",
+        "found.json",
+    )
     result = call(*args)
     assert result.exit_code == 0, result.output
     assert "Smallest distance of 12 images" in result.output
@@ -306,8 +429,21 @@ def test_distance_prints_writes_and_goes_on(call, weights, tmp_path):
 
 @pytest.mark.slow
 def test_two_efforts_are_set_against_one_another(call, weights, tmp_path):
-    result = call("distance", "--data", "digits", "--weights", weights, "--examples", 6, "--norm",
-                  "l2", "--effort", "fast,standard", "--json", "found.json")  # fmt: skip
+    result = call(
+        "distance",
+        "--data",
+        "digits",
+        "--weights",
+        weights,
+        "--examples",
+        6,
+        "--norm",
+        "l2",
+        "--effort",
+        "fast,standard",
+        "--json",
+        "found.json",
+    )
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "found.json").read_text())
     assert [one["name"] for one in found["found"]] == ["l2 fast", "l2 standard"]
@@ -447,7 +583,7 @@ def untrained(monkeypatch):
         ("sweep grid.toml --store file", "file is a file"),
         ("sweep grid.toml --cpus-per-job 2", "are for --ray"),
     ],
-)  # fmt: skip
+)
 def test_arguments_are_checked_before_the_work(call, weights, untrained, tmp_path, line, said):
     (tmp_path / "fc.safetensors").write_bytes(weights.read_bytes())
     (tmp_path / "grid.toml").write_text(SWEEP)
@@ -468,17 +604,23 @@ def test_arguments_are_checked_before_the_work(call, weights, untrained, tmp_pat
         ('{train = "fc"}', '{name = "FGSM"}, {name = "fast", epsilons = [2]}', "exceeds 1"),
         ('{train = "fc"}', '{name = "FGSM"}, {name = "PGD", epsilons = ["-1"]}', "is negative"),
         ('{train = "fc"}', '{name = "FGSM"}, {name = "DDN", norm = "l1"}', "DDN knows l2"),
-        ('{train = "fc"}', '{name = "FGSM"}, {name = "APGD", targets = 3, goal = "next"}',
-         "targets=3"),
-        ('{train = "fc"}', '{name = "DDN", norm = "l2", epsilons = [1]}, {name = "FGSM"}',
-         "takes none"),
+        (
+            '{train = "fc"}',
+            '{name = "FGSM"}, {name = "APGD", targets = 3, goal = "next"}',
+            "targets=3",
+        ),
+        (
+            '{train = "fc"}',
+            '{name = "DDN", norm = "l2", epsilons = [1]}, {name = "FGSM"}',
+            "takes none",
+        ),
         ('{train = "fc"}', '{name = "PGD", steps = [3, 3]}', "twice"),
         ('{train = "fc"}, {weights = "none.safetensors"}', '{name = "FGSM"}', "does not exist"),
         ('{train = "fc"}, {train = "vit"}', '{name = "FGSM"}', "do not divide into patches"),
         ('{train = "fc"}, {published = "none"}', '{name = "FGSM"}', "'none' is not known"),
         ('{train = "fc", train_seed = 9999999999}', '{name = "FGSM"}', "train_seed"),
     ],
-)  # fmt: skip
+)
 def test_a_sweep_is_refused_before_its_first_training(
     call, untrained, tmp_path, models, attacks, said
 ):
@@ -500,8 +642,9 @@ def test_a_pattern_that_matches_no_cell_is_refused_before_the_first_training(
     assert "matches no cell" in call("sweep", "grid.toml", "--only", "none").stderr
 
 
-@pytest.mark.parametrize("command", ["evaluate", "distance", "certify", "queries", "survival",
-                                     "universal", "safety"])  # fmt: skip
+@pytest.mark.parametrize(
+    "command", ["evaluate", "distance", "certify", "queries", "survival", "universal", "safety"]
+)
 def test_what_writes_the_report_is_missed_before_the_work(call, untrained, monkeypatch, command):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = call(command, "--data", "digits")
@@ -518,15 +661,32 @@ def test_the_folder_of_an_output_is_made(call, tmp_path):
 def test_no_table_cuts_a_heading_or_a_number(width):
     out, levels = io.StringIO(), [8 / 255, *np.linspace(0.11, 0.19, 6)]
     attack = {
-        "name": "PGD cross-entropy", "control": False, "rows": 12345, "successes": 6789,
-        "median_distance": 0.1234, "forward": 1234.5, "backward": 4321.5, "seconds": 98765.4,
-        "accuracy_left": [1.0] * 7, "broken": [0.999] * 7, "rejected": {},
-    }  # fmt: skip
+        "name": "PGD cross-entropy",
+        "control": False,
+        "rows": 12345,
+        "successes": 6789,
+        "median_distance": 0.1234,
+        "forward": 1234.5,
+        "backward": 4321.5,
+        "seconds": 98765.4,
+        "accuracy_left": [1.0] * 7,
+        "broken": [0.999] * 7,
+        "rejected": {},
+    }
     data = {
-        "norm": "linf", "epsilons": levels, "examples": 9000, "total": 9000, "complete": True,
-        "clean_accuracy": 1.0, "false_rejections": None, "robust_accuracy": [0.001] * 7,
-        "certified_accuracy": None, "attacks": [attack], "median_distance": 0.1, "messages": [],
-    }  # fmt: skip
+        "norm": "linf",
+        "epsilons": levels,
+        "examples": 9000,
+        "total": 9000,
+        "complete": True,
+        "clean_accuracy": 1.0,
+        "false_rejections": None,
+        "robust_accuracy": [0.001] * 7,
+        "certified_accuracy": None,
+        "attacks": [attack],
+        "median_distance": 0.1,
+        "messages": [],
+    }
     print_report(data, Console(file=out, width=width))
     words = out.getvalue().split()
     assert max(map(len, out.getvalue().splitlines())) <= width
@@ -539,8 +699,23 @@ def test_no_table_cuts_a_heading_or_a_number(width):
 
 
 def test_survival_prints_what_it_writes(call, weights, tmp_path):
-    args = ("survival", "--weights", weights, "--data", "digits", "--examples", 12, "--attack",
-            "FGSM", "--epsilon", "0.3", "--transform", "jpeg", "--json", "copy.json")  # fmt: skip
+    args = (
+        "survival",
+        "--weights",
+        weights,
+        "--data",
+        "digits",
+        "--examples",
+        12,
+        "--attack",
+        "FGSM",
+        "--epsilon",
+        "0.3",
+        "--transform",
+        "jpeg",
+        "--json",
+        "copy.json",
+    )
     result = call(*args)
     assert result.exit_code == 0, result.output
     folder = tmp_path / "jaxadv-results" / "survival"
@@ -566,8 +741,23 @@ def test_survival_prints_what_it_writes(call, weights, tmp_path):
 
 
 def test_queries_prints_what_it_counted(call, weights, tmp_path):
-    args = ("queries", "--data", "digits", "--weights", weights, "--attack", "Square", "--budget",
-            60, "--examples", 20, "--epsilon", 0.2, "--json", "found.json")  # fmt: skip
+    args = (
+        "queries",
+        "--data",
+        "digits",
+        "--weights",
+        weights,
+        "--attack",
+        "Square",
+        "--budget",
+        60,
+        "--examples",
+        20,
+        "--epsilon",
+        0.2,
+        "--json",
+        "found.json",
+    )
     result = call(*args)
     assert result.exit_code == 0, result.output
     text = (tmp_path / "found.json").read_text()
@@ -585,8 +775,9 @@ def test_queries_prints_what_it_counted(call, weights, tmp_path):
 
 @pytest.mark.slow
 def test_safety_says_how_near_the_classes_are(call, weights, tmp_path):
-    result = call("safety", "--data", "digits", "--weights", weights, "--each", 1, "--json",
-                  "found.json")  # fmt: skip
+    result = call(
+        "safety", "--data", "digits", "--weights", weights, "--each", 1, "--json", "found.json"
+    )
     assert result.exit_code == 0, result.output
     _, matrix, _, _, _, local = json.loads((tmp_path / "found.json").read_text())["parts"]
     near = np.array(matrix["values"], float)

@@ -226,9 +226,10 @@ def inner_while():
         nchw = ("NCHW", "HWIO", "NCHW")
         fixed = lax.stop_gradient(x).transpose(0, 3, 1, 2)
         _, fixed = lax.while_loop(
-            lambda s: s[0] < 3, lambda s: (s[0] + 1, jnp.tanh(convolve(s[1], kernel, 1, nchw))),
+            lambda s: s[0] < 3,
+            lambda s: (s[0] + 1, jnp.tanh(convolve(s[1], kernel, 1, nchw))),
             (0, fixed),
-        )  # fmt: skip
+        )
         x = jnp.tanh(convolve(x, kernel)) * fixed.transpose(0, 2, 3, 1)
         return x.reshape(len(x), -1)[:, :3]
 
@@ -363,16 +364,30 @@ def test_every_form_of_a_convolution_gives_the_same_sums(name):
     # The truth is SciPy's, in float64.
     shape, padding = CONVOLUTIONS[name]
     image, kernel = arrays((2, 13, 15, shape[2]), 1), arrays(shape, 2)
-    cut = [slice(max(-low, 0), size - max(-high, 0)) for size, (low, high) in
-           zip(image.shape[1:3], padding, strict=True)]  # fmt: skip
+    cut = [
+        slice(max(-low, 0), size - max(-high, 0))
+        for size, (low, high) in zip(image.shape[1:3], padding, strict=True)
+    ]
     edges = [(0, 0), *[(max(low, 0), max(high, 0)) for low, high in padding], (0, 0)]
     padded = np.pad(np.asarray(image, np.float64)[:, cut[0], cut[1]], edges)
-    truth = np.stack([np.concatenate([
-        scipy.signal.correlate(one, np.asarray(kernel[..., d], np.float64), "valid", "direct")
-        for d in range(shape[3])], -1) for one in padded])  # fmt: skip
+    truth = np.stack(
+        [
+            np.concatenate(
+                [
+                    scipy.signal.correlate(
+                        one, np.asarray(kernel[..., d], np.float64), "valid", "direct"
+                    )
+                    for d in range(shape[3])
+                ],
+                -1,
+            )
+            for one in padded
+        ]
+    )
     for gradients in (False, True):
-        ours = jax.jit(convolution.convolve, static_argnums=(2, 3))(image, kernel, padding,
-                                                                    gradients)  # fmt: skip
+        ours = jax.jit(convolution.convolve, static_argnums=(2, 3))(
+            image, kernel, padding, gradients
+        )
         assert ours.shape == truth.shape
         np.testing.assert_allclose(ours, truth, atol=1e-5 * np.abs(truth).max())
 
@@ -380,9 +395,9 @@ def test_every_form_of_a_convolution_gives_the_same_sums(name):
 def test_forms_of_convolutions_are_really_other_forms():
     def forms(name, gradients):
         shape, padding = CONVOLUTIONS[name]
-        made = jax.make_jaxpr(
-            lambda x, k: convolution.convolve(x, k, padding, gradients)
-        )(arrays((2, 13, 15, shape[2])), arrays(shape))  # fmt: skip
+        made = jax.make_jaxpr(lambda x, k: convolution.convolve(x, k, padding, gradients))(
+            arrays((2, 13, 15, shape[2])), arrays(shape)
+        )
         eqns = [e for e in equations(made.jaxpr) if e.primitive.name == "conv_general_dilated"]
         return [(e.invars[1].aval.shape[2:], e.params["padding"]) for e in eqns]
 
@@ -543,8 +558,11 @@ def test_strides_are_gone_and_change_nothing(size, window, strides, padding, cha
     for function, given in ((forward, x), (backward, v)):
         truth, found = compiled(function)(given), compiled(rewrite_for_cpu(function))(given)
         np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-4)
-        inner = [e.params for e in equations(jax.make_jaxpr(rewrite_for_cpu(function))(given).jaxpr)
-                 if e.primitive.name == "conv_general_dilated"]  # fmt: skip
+        inner = [
+            e.params
+            for e in equations(jax.make_jaxpr(rewrite_for_cpu(function))(given).jaxpr)
+            if e.primitive.name == "conv_general_dilated"
+        ]
         few = np.prod(window) * channels[0] <= 64 and all(np.less_equal(strides, window))
         assert len(inner) <= 1  # or a matrix product
         for params in inner:

@@ -47,8 +47,10 @@ def test_two_linear_classes(norm):
         found, success, _ = drive(attack, model, images, ja.Untargeted(labels))
         np.testing.assert_array_equal(success, np.isfinite(distance))
         ratio = distance64(norm, np.asarray(found), images)[success] / distance[success]
-        print(f"{norm} {box} min {ratio.min():.6f} median {np.median(ratio):.5f} "
-              f"max {ratio.max():.4f}")  # fmt: skip
+        print(
+            f"{norm} {box} min {ratio.min():.6f} median {np.median(ratio):.5f} "
+            f"max {ratio.max():.4f}"
+        )
         assert ratio.min() > 1 - 1e-5
         assert np.median(ratio) <= median
         assert ratio.max() <= most
@@ -64,9 +66,9 @@ def test_pixels_on_the_faces_of_the_box_move(norm):
     label = scores.argmax(1)
     w = (weights[:, 0] - weights[:, 1])[None] * np.where(label == 0, 1, -1)[:, None]
     margin = np.abs(scores[:, 0] - scores[:, 1])
-    distance = np.array([
-        boxed_distance(norm, w[i], margin[i], images[i].ravel()) for i in range(COUNT)
-    ])  # fmt: skip
+    distance = np.array(
+        [boxed_distance(norm, w[i], margin[i], images[i].ravel()) for i in range(COUNT)]
+    )
     found, success, _ = drive(
         ATTACKS[norm][0], model, images, ja.Untargeted(label.astype(np.int32))
     )
@@ -87,8 +89,15 @@ def test_never_below_a_proved_distance(shared, norm, count, median):
         index, distance = proved["index"][:count], proved["distance"][:count]
     data = load_data("mnist", data_dir=shared / "data/mnist")
     goal = ja.Untargeted(data.labels[index])
-    result = ja.run(ATTACKS[norm][0], model, data.images[index], goal, key=KEY,
-                    devices=jax.devices()[:1], lanes=count)  # fmt: skip
+    result = ja.run(
+        ATTACKS[norm][0],
+        model,
+        data.images[index],
+        goal,
+        key=KEY,
+        devices=jax.devices()[:1],
+        lanes=count,
+    )
     assert result.success.all()
     ratio = result.distance / distance
     print(f"{norm} min {ratio.min():.6f}, median {np.median(ratio):.4f}, max {ratio.max():.3f}")
@@ -217,12 +226,23 @@ def test_another_box_gives_the_same_distances_in_its_scale():
 
 @pytest.mark.parametrize(
     ("kind", "arguments"),
-    [(ja.CW, {"norm": "l1"}), (ja.CW, {"steps": 0}), (ja.CW, {"rounds": 0}),
-     (ja.CW, {"learning_rate": 0.0}), (ja.CW, {"initial_c": -1.0}), (ja.CW, {"largest_c": 0.0}),
-     (ja.CW, {"confidence": -1.0}), (ja.CW, {"decrease": 1.0}), (ja.CW, {"refinements": -1}),
-     (ja.EAD, {"steps": 0}), (ja.EAD, {"rounds": 0}), (ja.EAD, {"beta": -1.0}),
-     (ja.EAD, {"rule": "l2"}), (ja.EAD, {"confidence": float("nan")})],
-)  # fmt: skip
+    [
+        (ja.CW, {"norm": "l1"}),
+        (ja.CW, {"steps": 0}),
+        (ja.CW, {"rounds": 0}),
+        (ja.CW, {"learning_rate": 0.0}),
+        (ja.CW, {"initial_c": -1.0}),
+        (ja.CW, {"largest_c": 0.0}),
+        (ja.CW, {"confidence": -1.0}),
+        (ja.CW, {"decrease": 1.0}),
+        (ja.CW, {"refinements": -1}),
+        (ja.EAD, {"steps": 0}),
+        (ja.EAD, {"rounds": 0}),
+        (ja.EAD, {"beta": -1.0}),
+        (ja.EAD, {"rule": "l2"}),
+        (ja.EAD, {"confidence": float("nan")}),
+    ],
+)
 def test_settings_that_cannot_be_meant(kind, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         kind(**arguments)

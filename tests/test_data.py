@@ -154,10 +154,13 @@ def test_fashion_mnist():
         (b"\0\0\x0d\x03" + bytes([0, 0, 0, 1] * 3) + bytes(4), b"", "not an idx file of bytes"),
         (b"\0\0\x08\x03" + bytes([128, 0, 0, 0] * 2 + [0, 0, 0, 4]), b"", "holds 0 bytes"),
         (b"\0\0\x08\x03" + bytes([0, 0, 0, 0] * 3), b"\0\0\x08\x01" + bytes(4), "one or more"),
-        (b"\0\0\x08\x03" + bytes([0, 0, 0, 1] * 3) + b"x",
-         b"\0\0\x08\x01" + bytes([0, 0, 0, 2]) + b"xy", "do not fit"),
+        (
+            b"\0\0\x08\x03" + bytes([0, 0, 0, 1] * 3) + b"x",
+            b"\0\0\x08\x01" + bytes([0, 0, 0, 2]) + b"xy",
+            "do not fit",
+        ),
     ],
-)  # fmt: skip
+)
 def test_damaged_idx_files_are_refused(tmp_path, images, labels, message):
     (tmp_path / "images").write_bytes(images)
     (tmp_path / "labels").write_bytes(labels)
@@ -387,9 +390,18 @@ def test_path_errors(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "split", ["test", "test[:10]", "test[5:]", "test[-7:]", "test[10%:20%]", "test[:33%]",
-              "test[-15%:]", "test[3:-3]"],
-)  # fmt: skip
+    "split",
+    [
+        "test",
+        "test[:10]",
+        "test[5:]",
+        "test[-7:]",
+        "test[10%:20%]",
+        "test[:33%]",
+        "test[-15%:]",
+        "test[3:-3]",
+    ],
+)
 def test_slices_are_those_of_tensorflow_datasets(split):
     tfds = pytest.importorskip("tensorflow_datasets")
     (expected,) = tfds.core.ReadInstruction.from_spec(split).to_absolute({"test": split_info(tfds)})
@@ -426,9 +438,10 @@ def prepare(folder, name, keyed=True):
                 "label": tfds.features.ClassLabel(names=names),
             }
             return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features | text),
+                builder=self,
+                features=tfds.features.FeaturesDict(features | text),
                 supervised_keys=("image", "label"),
-            )  # fmt: skip
+            )
 
         def _split_generators(self, dl_manager):
             return {"test": self._generate_examples()}

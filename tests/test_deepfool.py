@@ -162,12 +162,22 @@ def test_newtonfool_on_a_saturated_softmax():
 
 @pytest.mark.parametrize(
     ("attack", "arguments"),
-    [(DeepFool, {"norm": "l0"}), (DeepFool, {"steps": 0}), (DeepFool, {"classes": 1}),
-     (DeepFool, {"overshoot": -0.1}), (DeepFool, {"search": -1}), (SuperDeepFool, {"norm": "linf"}),
-     (SparseFool, {"norm": "l2"}), (SparseFool, {"reach": 0.5}), (NewtonFool, {"eta": 0.0}),
-     (TrustRegion, {"norm": "l1"}), (TrustRegion, {"classes": 1}), (TrustRegion, {"rate": 0.5}),
-     (TrustRegion, {"radius": -1.0})],
-)  # fmt: skip
+    [
+        (DeepFool, {"norm": "l0"}),
+        (DeepFool, {"steps": 0}),
+        (DeepFool, {"classes": 1}),
+        (DeepFool, {"overshoot": -0.1}),
+        (DeepFool, {"search": -1}),
+        (SuperDeepFool, {"norm": "linf"}),
+        (SparseFool, {"norm": "l2"}),
+        (SparseFool, {"reach": 0.5}),
+        (NewtonFool, {"eta": 0.0}),
+        (TrustRegion, {"norm": "l1"}),
+        (TrustRegion, {"classes": 1}),
+        (TrustRegion, {"rate": 0.5}),
+        (TrustRegion, {"radius": -1.0}),
+    ],
+)
 def test_settings_that_cannot_be_meant(attack, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         attack(**arguments)

@@ -212,10 +212,23 @@ def test_a_model_that_draws_at_random_and_one_without_derivative_are_named():
 
     # The same in an evaluation: attacks that only ask go on.
     with pytest.raises(ValueError, match=r"attacks \['FGSM'.*need gradients"):
-        ja.evaluate(ja.Model(leaves, ()), IMAGES, LABELS, attacks={"FGSM": ja.FGSM()},
-                    distances=False, devices=ONE)  # fmt: skip
-    report = ja.evaluate(ja.Model(leaves, ()), IMAGES, LABELS, attacks={"noise": ja.UniformNoise()},
-                         distances=False, devices=ONE, lanes=8)  # fmt: skip
+        ja.evaluate(
+            ja.Model(leaves, ()),
+            IMAGES,
+            LABELS,
+            attacks={"FGSM": ja.FGSM()},
+            distances=False,
+            devices=ONE,
+        )
+    report = ja.evaluate(
+        ja.Model(leaves, ()),
+        IMAGES,
+        LABELS,
+        attacks={"noise": ja.UniformNoise()},
+        distances=False,
+        devices=ONE,
+        lanes=8,
+    )
     assert any("leaves JAX" in message for message in report.messages)
 
 
@@ -276,8 +289,15 @@ def test_attacks_that_are_still_on_their_way_are_named():
 def test_targets_that_are_the_truth_are_warned_about():
     truth = np.asarray(ja.Model(apply, SOUND)(IMAGES).argmax(1))
     with pytest.warns(ja.CheckWarning, match="targets equal the current prediction"):
-        ja.run(ja.FGSM(), ja.Model(apply, SOUND), IMAGES, ja.Targeted((truth + 1) % 3, truth), 0.1,
-               key=jax.random.key(0), lanes=16)  # fmt: skip
+        ja.run(
+            ja.FGSM(),
+            ja.Model(apply, SOUND),
+            IMAGES,
+            ja.Targeted((truth + 1) % 3, truth),
+            0.1,
+            key=jax.random.key(0),
+            lanes=16,
+        )
 
 
 def test_the_command_finds_nothing_in_a_sound_network(tmp_path, monkeypatch, capsys):

@@ -212,9 +212,15 @@ def test_kept_image_and_counts_are_a_sequential_runs(
     for i in range(COUNT):
         one = Script(*(leaf[i] for leaf in script))
         where, success, rank, paid = sequential(
-            one, np.asarray(images[i]), int(goal.labels[i]), weights.astype(np.float64),
-            epsilon * (1 - 1e-6) - 2**-23, keep, pullbacks, not inside,
-        )  # fmt: skip
+            one,
+            np.asarray(images[i]),
+            int(goal.labels[i]),
+            weights.astype(np.float64),
+            epsilon * (1 - 1e-6) - 2**-23,
+            keep,
+            pullbacks,
+            not inside,
+        )
         outcomes.add(success)
         assert tuple(int(count[i]) for count in counts) == paid
         truth = images[i] if where is None else one.images[where]  # nothing was inside

@@ -103,16 +103,24 @@ def nearest(image: np.ndarray, label: int, norm: str) -> float:
         if norm == "linf":
             rows = np.hstack([np.vstack([np.eye(16), -np.eye(16)]), -np.ones((32, 1))])
             rows = np.vstack([rows, np.hstack([normals, np.zeros((2, 1))])])
-            answer = linprog(np.eye(17)[16], rows, np.append(np.zeros(32), below),
-                             bounds=[*box, (0, None)])  # fmt: skip
+            answer = linprog(
+                np.eye(17)[16], rows, np.append(np.zeros(32), below), bounds=[*box, (0, None)]
+            )
             found.append(answer.fun if answer.success else np.inf)
         else:
             answer = minimize(
-                lambda d: d @ d, np.zeros(16), jac=lambda d: 2 * d, bounds=box, method="SLSQP",
-                constraints={"type": "ineq", "fun": lambda d: below - normals @ d,
-                             "jac": lambda d: -normals},
+                lambda d: d @ d,
+                np.zeros(16),
+                jac=lambda d: 2 * d,
+                bounds=box,
+                method="SLSQP",
+                constraints={
+                    "type": "ineq",
+                    "fun": lambda d: below - normals @ d,
+                    "jac": lambda d: -normals,
+                },
                 options={"ftol": 1e-14, "maxiter": 500},
-            )  # fmt: skip
+            )
             found.append(np.sqrt(answer.fun) if answer.success else np.inf)
     return min(found)
 
@@ -184,8 +192,10 @@ def test_evaluate_counts_what_is_misclassified_and_accepted(tmp_path):
 
 OWN = ("ALMA", "APGD", "CW", "DDN", "FAB", "FMN", "HopSkipJump", "JSMA", "Square", "TrustRegion")
 NAMES = [  # the others share their gradients and steps with these
-    "DeepFool", "PGD", *(pytest.param(name, marks=pytest.mark.slow) for name in OWN)
-]  # fmt: skip
+    "DeepFool",
+    "PGD",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in OWN),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -253,8 +263,12 @@ def test_a_detector_is_a_class_more():
 
 def test_what_is_kept_on_disk_is_of_one_goal():
     labels = np.arange(4)
-    kinds = [ja.Untargeted(labels), *(ja.Evading(labels, k) for k in (4, 5)),
-             ja.Targeted(labels, labels), ja.Targeted(labels, labels, 5)]  # fmt: skip
+    kinds = [
+        ja.Untargeted(labels),
+        *(ja.Evading(labels, k) for k in (4, 5)),
+        ja.Targeted(labels, labels),
+        ja.Targeted(labels, labels, 5),
+    ]
     assert len({fingerprint(goal) for goal in kinds}) == len(kinds)
 
 

@@ -19,9 +19,11 @@ def tiny(seed):
     rng = np.random.default_rng(seed)
     inputs, hidden, classes = TINY
     net = ja.ReLUNetwork(
-        rng.normal(size=(inputs, hidden)), rng.normal(size=hidden) / 3,
-        rng.normal(size=(hidden, classes)), rng.normal(size=classes) / 3,
-    )  # fmt: skip
+        rng.normal(size=(inputs, hidden)),
+        rng.normal(size=hidden) / 3,
+        rng.normal(size=(hidden, classes)),
+        rng.normal(size=classes) / 3,
+    )
     image = rng.random(inputs)
     return net, image, int(net.scores(image).argmax())
 
@@ -40,14 +42,16 @@ def by_enumeration(net, image, label, norm, low=0.0, high=1.0):
             none = np.zeros((len(rows), slack.shape[1]))
             found = linprog(
                 np.r_[np.zeros(size), np.ones(slack.shape[1])],
-                A_ub=np.vstack([
-                    np.hstack([np.array(rows), none]),
-                    np.hstack([np.eye(size), -slack]),
-                    np.hstack([-np.eye(size), -slack]),
-                ]),
+                A_ub=np.vstack(
+                    [
+                        np.hstack([np.array(rows), none]),
+                        np.hstack([np.eye(size), -slack]),
+                        np.hstack([-np.eye(size), -slack]),
+                    ]
+                ),
                 b_ub=np.r_[ends, image, -image],
                 bounds=[(low, high)] * size + [(0, None)] * slack.shape[1],
-            )  # fmt: skip
+            )
             best = min(best, found.fun) if found.status == 0 else best
     return best
 
@@ -118,9 +122,12 @@ def proved(shared, name, norm, places, **settings):
 
 @pytest.mark.parametrize(
     ("name", "norm", "places"),
-    [("mlp40_linf0.1", "linf", [33, 39, 18, 38]), ("mlp40_standard", "linf", [37]),
-     ("mlp40_standard", "l1", [17])],
-)  # fmt: skip
+    [
+        ("mlp40_linf0.1", "linf", [33, 39, 18, 38]),
+        ("mlp40_standard", "linf", [37]),
+        ("mlp40_standard", "l1", [17]),
+    ],
+)
 def test_proved_distances(shared, name, norm, places):
     np.testing.assert_allclose(proved(shared, name, norm, places), 1, rtol=1e-5)
 
@@ -128,9 +135,12 @@ def test_proved_distances(shared, name, norm, places):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "norm", "places"),
-    [("mlp40_linf0.1", "linf", [40, 8, 13, 16, 12]),
-     ("mlp40_standard", "linf", [17, 19, 32, 45, 8, 44, 10]), ("mlp40_standard", "l1", [8, 4, 14])],
-)  # fmt: skip
+    [
+        ("mlp40_linf0.1", "linf", [40, 8, 13, 16, 12]),
+        ("mlp40_standard", "linf", [17, 19, 32, 45, 8, 44, 10]),
+        ("mlp40_standard", "l1", [8, 4, 14]),
+    ],
+)
 def test_more_proved_distances(shared, name, norm, places):
     # Image 10 of the standard network: 2.7e-5 nearer than the file says, witness in hand.
     ratios = proved(shared, name, norm, places)
@@ -157,11 +167,22 @@ def changed(**other):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("norm", "l2"), ("norm", "l0"), ("w1", np.ones((3, 2))), ("b1", np.ones(4)),
-     ("w2", np.ones((3, 1))), ("image", np.ones(5)), ("image", np.array([0.5, 1.5])),
-     ("image", np.array([0.5, np.nan])), ("label", 3), ("upper", -1.0), ("seconds", 0),
-     ("gap", 0.0), ("bounds", (1.0, 0.0))],
-)  # fmt: skip
+    [
+        ("norm", "l2"),
+        ("norm", "l0"),
+        ("w1", np.ones((3, 2))),
+        ("b1", np.ones(4)),
+        ("w2", np.ones((3, 1))),
+        ("image", np.ones(5)),
+        ("image", np.array([0.5, 1.5])),
+        ("image", np.array([0.5, np.nan])),
+        ("label", 3),
+        ("upper", -1.0),
+        ("seconds", 0),
+        ("gap", 0.0),
+        ("bounds", (1.0, 0.0)),
+    ],
+)
 def test_what_cannot_be_meant(name, value):
     with pytest.raises(ValueError, match=name):
         ja.exact_distance(**changed(**{name: value}))

@@ -49,12 +49,18 @@ def by_solver(classifier, x, label, norm, low=0.0, high=1.0):
             if slope @ far < missing:
                 continue
             found = minimize(
-                lambda d: d @ d, far, jac=lambda d: 2 * d, method="SLSQP",
-                bounds=list(zip(low - x, high - x, strict=True)), options={"ftol": 1e-14},
+                lambda d: d @ d,
+                far,
+                jac=lambda d: 2 * d,
+                method="SLSQP",
+                bounds=list(zip(low - x, high - x, strict=True)),
+                options={"ftol": 1e-14},
                 constraints={
-                    "type": "ineq", "fun": lambda d: slope @ d - missing, "jac": lambda d: slope
+                    "type": "ineq",
+                    "fun": lambda d: slope @ d - missing,
+                    "jac": lambda d: slope,
                 },
-            )  # fmt: skip
+            )
             assert found.success
             best = min(best, np.sqrt(found.fun))
         else:

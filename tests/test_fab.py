@@ -21,13 +21,15 @@ def test_several_linear_classes(norm, targets):
     weights = rng.normal(size=(SIZE, 4)).astype(np.float32)
     images = rng.choice([0.0, 0.3, 0.6, 1.0], (10, SIZE)).astype(np.float32)
     labels = (images @ weights).argmax(1)
-    expected = np.array([
-        min(
-            boxed_distance(norm, w, w @ x.astype(float), x)
-            for w in (weights[:, [y]] - np.delete(weights, y, 1)).T.astype(float)
-        )
-        for x, y in zip(images, labels, strict=True)
-    ])  # fmt: skip
+    expected = np.array(
+        [
+            min(
+                boxed_distance(norm, w, w @ x.astype(float), x)
+                for w in (weights[:, [y]] - np.delete(weights, y, 1)).T.astype(float)
+            )
+            for x, y in zip(images, labels, strict=True)
+        ]
+    )
     model = ja.Model(logits, (jnp.asarray(weights), jnp.zeros(4)))
     images = images.reshape(10, *SHAPE)
     attack = ja.FAB(norm=norm, steps=20, targets=targets)
@@ -52,8 +54,15 @@ def test_never_below_a_proved_distance(shared, name, norm):
         index, distance = exact["index"], exact["distance"]
     data = load_data("mnist", data_dir=shared / "data/mnist")
     goal = ja.Untargeted(data.labels[index])
-    result = ja.run(ja.FAB(norm=norm, steps=30), model, data.images[index], goal, key=KEY,
-                    devices=jax.devices()[:1], lanes=64)  # fmt: skip
+    result = ja.run(
+        ja.FAB(norm=norm, steps=30),
+        model,
+        data.images[index],
+        goal,
+        key=KEY,
+        devices=jax.devices()[:1],
+        lanes=64,
+    )
     assert result.success.all()
     ratio = result.distance / distance
     print(
@@ -117,9 +126,19 @@ def test_restarts_begin_within_half_of_epsilon():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"norm": "l0"}, {"norm": "l3"}, {"steps": 0}, {"restarts": 0}, {"targets": -1},
-     {"search": -1}, {"alpha_max": 1.5}, {"eta": 0.9}, {"beta": -0.1}, {"beta": float("nan")}],
-)  # fmt: skip
+    [
+        {"norm": "l0"},
+        {"norm": "l3"},
+        {"steps": 0},
+        {"restarts": 0},
+        {"targets": -1},
+        {"search": -1},
+        {"alpha_max": 1.5},
+        {"eta": 0.9},
+        {"beta": -0.1},
+        {"beta": float("nan")},
+    ],
+)
 def test_settings_that_cannot_be_meant(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         ja.FAB(**arguments)

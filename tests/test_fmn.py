@@ -53,13 +53,15 @@ def test_several_linear_classes(attack, most):
     weights = rng.normal(size=(SIZE, 4)).astype(np.float32)
     images = rng.choice([0.0, 0.3, 0.6, 1.0], (10, SIZE)).astype(np.float32)
     labels = (images @ weights).argmax(1)
-    expected = np.array([
-        min(
-            boxed_distance(attack.norm, w, w @ x.astype(float), x)
-            for w in (weights[:, [y]] - np.delete(weights, y, 1)).T.astype(float)
-        )
-        for x, y in zip(images, labels, strict=True)
-    ])  # fmt: skip
+    expected = np.array(
+        [
+            min(
+                boxed_distance(attack.norm, w, w @ x.astype(float), x)
+                for w in (weights[:, [y]] - np.delete(weights, y, 1)).T.astype(float)
+            )
+            for x, y in zip(images, labels, strict=True)
+        ]
+    )
     model = ja.Model(logits, (jnp.asarray(weights), jnp.zeros(4)))
     images = images.reshape(10, *SHAPE)
     found, success, _ = drive(attack, model, images, ja.Untargeted(labels))
@@ -113,8 +115,9 @@ def test_a_start_is_brought_to_the_boundary_before_the_first_step():
     np.testing.assert_array_equal(counts.forward, 14 * (np.arange(21) != 3))
     np.testing.assert_array_equal(counts.backward, 1 * (np.arange(21) != 3))
     np.testing.assert_array_equal(success[across], True)
-    for image, x, s, y in zip(*(np.asarray(a)[across] for a in (images, IMAGES, start, LABELS)),
-                              strict=True):  # fmt: skip
+    for image, x, s, y in zip(
+        *(np.asarray(a)[across] for a in (images, IMAGES, start, LABELS)), strict=True
+    ):
         way = np.linspace(0, 1, 2001)[:, None, None, None]
         labels = np.asarray(MODEL((x + way * (s - x)).astype(np.float32))).argmax(1)
         changes = np.flatnonzero(np.diff(labels != y)) / 2000
@@ -158,8 +161,9 @@ def test_fmn_projects(norm):
             assert distance > state.radius * (1 - 1e-5)
     # From inside a larger ball a step that stays inside is taken as it is.
     big = image.size if norm == "l0" else 20.0
-    inside = state._replace(image=image, radius=jnp.float32(big), step=0 * state.step,
-                            closest=jnp.float32(big))  # fmt: skip
+    inside = state._replace(
+        image=image, radius=jnp.float32(big), step=0 * state.step, closest=jnp.float32(big)
+    )
     small = dataclasses.replace(attack, step_size=1e-3, sphere=False)
     moved = told(small, where, inside, gradient, jnp.float32(0.1)).image
     wanted = jnp.clip(image + 1e-3 * gradient / jnp.linalg.norm(gradient), 0, 1)
@@ -175,8 +179,13 @@ def test_sigma_zero_adapts_its_threshold():
     rose = told(attack, problem(image), start, gradient, jnp.float32(-0.5))
     assert (start.threshold, fell.threshold, rose.threshold) == pytest.approx((0.4, 0.39, 0.41))
     # Changes below the threshold are undone to the bit.
-    step = told(dataclasses.replace(attack, step_size=0.4), problem(image), start, gradient,
-                jnp.float32(0.5))  # fmt: skip
+    step = told(
+        dataclasses.replace(attack, step_size=0.4),
+        problem(image),
+        start,
+        gradient,
+        jnp.float32(0.5),
+    )
     np.testing.assert_array_equal(np.asarray(step.image)[2:], 0.5)
     assert step.image[0, 0, 0] == pytest.approx(0.9, abs=1e-5)
 
@@ -208,14 +217,24 @@ def test_ddn_rounds_to_grey_values():
 @pytest.mark.parametrize(
     ("kind", "arguments"),
     [
-        (ja.DDN, {"norm": "linf"}), (ja.DDN, {"steps": 0}), (ja.DDN, {"levels": 1}),
-        (ja.DDN, {"gamma": 0.0}), (ja.DDN, {"radius": -1.0}), (ja.FMN, {"norm": "l3"}),
-        (ja.FMN, {"search": -1}), (ja.FMN, {"last_gamma": 2.0}), (ja.FMN, {"step_size": 0.0}),
-        (ja.SigmaZero, {"norm": "l1"}), (ja.SigmaZero, {"sigma": 0.0}),
-        (ja.SigmaZero, {"threshold": 1.5}), (ja.ALMA, {"norm": "linf"}), (ja.ALMA, {"check": 0}),
-        (ja.ALMA, {"growth": 0.5}), (ja.ALMA, {"smoothing": float("nan")}),
+        (ja.DDN, {"norm": "linf"}),
+        (ja.DDN, {"steps": 0}),
+        (ja.DDN, {"levels": 1}),
+        (ja.DDN, {"gamma": 0.0}),
+        (ja.DDN, {"radius": -1.0}),
+        (ja.FMN, {"norm": "l3"}),
+        (ja.FMN, {"search": -1}),
+        (ja.FMN, {"last_gamma": 2.0}),
+        (ja.FMN, {"step_size": 0.0}),
+        (ja.SigmaZero, {"norm": "l1"}),
+        (ja.SigmaZero, {"sigma": 0.0}),
+        (ja.SigmaZero, {"threshold": 1.5}),
+        (ja.ALMA, {"norm": "linf"}),
+        (ja.ALMA, {"check": 0}),
+        (ja.ALMA, {"growth": 0.5}),
+        (ja.ALMA, {"smoothing": float("nan")}),
     ],
-)  # fmt: skip
+)
 def test_settings_that_cannot_be_meant(kind, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         kind(**arguments)

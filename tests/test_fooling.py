@@ -119,8 +119,9 @@ def test_networks_stay_feed_forward_as_they_grow():
 
 def test_what_cannot_be_meant():
     for settings, match in (
-        ({"method": "paint"}, "method='paint'"), ({"generations": 0}, "generations=0"),
+        ({"method": "paint"}, "method='paint'"),
+        ({"generations": 0}, "generations=0"),
         ({"classes": 5}, "classes=5"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=match):
             ja.fooling_images(LINEAR, SHAPE, **settings)

@@ -23,10 +23,12 @@ from jaxadv.sweep import SCHEMA, SweepStore, parse_grid
 from jaxadv.sweep.names import Job
 
 CASES = settings(
-    max_examples=int(os.environ.get("JAXADV_FUZZ", "60")), deadline=None, database=None,
+    max_examples=int(os.environ.get("JAXADV_FUZZ", "60")),
+    deadline=None,
+    database=None,
     derandomize="JAXADV_FUZZ" not in os.environ,
     suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+)
 GRID = """\
 seeds = [0, 1]
 shard = 30
@@ -61,8 +63,29 @@ name = "MinimalEpsilon"
 attack = {name = "PGD", steps = 3}
 rounds = 4
 """
-JUNK = ("", "0", "-1", "1e400", "nan", "true", '"x"', "[]", "[[]]", "{}", "{a = 1}", "'''", "1979",
-        "[1, 'a']", "\x00", "é", "9" * 40, "=", "]", "2024-01-01", "[0.1, [0.2]]")  # fmt: skip
+JUNK = (
+    "",
+    "0",
+    "-1",
+    "1e400",
+    "nan",
+    "true",
+    '"x"',
+    "[]",
+    "[[]]",
+    "{}",
+    "{a = 1}",
+    "'''",
+    "1979",
+    "[1, 'a']",
+    "\x00",
+    "é",
+    "9" * 40,
+    "=",
+    "]",
+    "2024-01-01",
+    "[0.1, [0.2]]",
+)
 
 
 def test_the_grid_itself_is_sound():
@@ -120,10 +143,11 @@ def store(tmp_path_factory):
     for number in range(3):
         job = Job(f"job{number}", "group", ("cell",), 0, 5)
         columns = {
-            field.name: ["x"] * 5 if str(field.type) == "string"
+            field.name: ["x"] * 5
+            if str(field.type) == "string"
             else np.zeros(5, field.type.to_pandas_dtype())
             for field in SCHEMA
-        }  # fmt: skip
+        }
         columns["id"] = np.arange(5) + 5 * number
         folder.save(job, columns, {"images": np.zeros((5, 2, 2, 1)), "rows": np.arange(5)})
         jobs[job.mark] = {"group": "group", "cells": ["cell"], "begin": 0, "end": 5}
@@ -212,10 +236,20 @@ def calls(draw):
     images = np.full(shape, 0.5).astype(kind)
     if images.size and kind in (np.float32, np.float64):
         images.flat[0] = draw(VALUES)
-    labels = draw(st.sampled_from([
-        np.array([0, 1]), np.array([0, 7]), np.array([-1, 0]), np.array([0.0, 1.5]),
-        np.array([[0, 1]]), np.array([0]), np.array(["a", "b"]), None,
-    ]))  # fmt: skip
+    labels = draw(
+        st.sampled_from(
+            [
+                np.array([0, 1]),
+                np.array([0, 7]),
+                np.array([-1, 0]),
+                np.array([0.0, 1.5]),
+                np.array([[0, 1]]),
+                np.array([0]),
+                np.array(["a", "b"]),
+                None,
+            ]
+        )
+    )
     epsilon = draw(st.sampled_from([0.1, 0.0, -0.1, np.nan, np.inf, None, [0.1, 0.2], [0.1], "x"]))
     return images, labels, epsilon
 
@@ -228,9 +262,14 @@ def test_images_labels_and_epsilons(call):
         warnings.simplefilter("ignore")
         try:
             result = ja.run(
-                ja.FGSM(), MODEL, images, ja.Untargeted(labels), epsilon, key=jax.random.key(0),
+                ja.FGSM(),
+                MODEL,
+                images,
+                ja.Untargeted(labels),
+                epsilon,
+                key=jax.random.key(0),
                 lanes=2,
-            )  # fmt: skip
+            )
         except ValueError as error:
             one_line(error, "images", "labels", "goal", "epsilon")
             return

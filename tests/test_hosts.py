@@ -128,8 +128,9 @@ def test_an_error_in_the_middle_of_a_run_is_the_users_own(calls: int, caplog: An
         return on_the_host(images)
 
     with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="KeyError") as caught:
-        ja.run(ja.Square(steps=2000), model_of(late), IMAGES, GOAL, 2e-5, key=KEY, lanes=8,
-               devices=TWO)  # fmt: skip
+        ja.run(
+            ja.Square(steps=2000), model_of(late), IMAGES, GOAL, 2e-5, key=KEY, lanes=8, devices=TWO
+        )
     assert isinstance(caught.value.__cause__, KeyError)
     assert len(asked) <= calls + len(TWO) and not caplog.records
     # The next run is none the worse for it.
@@ -145,8 +146,15 @@ def test_a_certificate_is_not_made_of_a_broken_answer(tmp_path: Any) -> None:
         return labels_of(images) if len(asked) < 4 else np.full(len(images), 4)
 
     with pytest.raises(ValueError, match="the label 4"):
-        ja.certify(model_of(late), IMAGES[:2], sigma=0.1, samples=500, key=KEY, store=tmp_path,
-                   devices=TWO[:1])  # fmt: skip
+        ja.certify(
+            model_of(late),
+            IMAGES[:2],
+            sigma=0.1,
+            samples=500,
+            key=KEY,
+            store=tmp_path,
+            devices=TWO[:1],
+        )
     assert len(asked) == 4 and not [path for path in tmp_path.rglob("*") if "smoothed" in path.name]
 
 

@@ -69,8 +69,12 @@ def shortest(norm, image, normal, gap):
         )
     else:  # variables p, q with d = p - q
         rooms = np.maximum(np.r_[box[:, 1], -box[:, 0]], 0)
-        found = linprog(np.ones(2 * SIZE), A_eq=np.r_[w, -w][None], b_eq=[gap],
-                        bounds=[(0, room) for room in rooms])  # fmt: skip
+        found = linprog(
+            np.ones(2 * SIZE),
+            A_eq=np.r_[w, -w][None],
+            b_eq=[gap],
+            bounds=[(0, room) for room in rooms],
+        )
     assert found.success
     return found.fun
 

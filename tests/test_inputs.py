@@ -20,8 +20,20 @@ from tests.test_attacks import make
 KEY = jax.random.key(3)
 ORDER = {"linf": 1, "l2": 2, "l1": np.inf}  # of the dual norm
 # No search for the nearest mistake of a linear model: controls, single steps, other geometries.
-ELSEWHERE = {"GaussianNoise", "UniformNoise", "Spatial", "StAdv", "ReColorAdv", "Wasserstein",
-             "AdversarialPatch", "Repeated", "ILA", "FGM", "Masked", "SparseRS"}  # fmt: skip
+ELSEWHERE = {
+    "GaussianNoise",
+    "UniformNoise",
+    "Spatial",
+    "StAdv",
+    "ReColorAdv",
+    "Wasserstein",
+    "AdversarialPatch",
+    "Repeated",
+    "ILA",
+    "FGM",
+    "Masked",
+    "SparseRS",
+}
 COARSE = {"MinimalEpsilon"}  # few halvings, few steps
 BOXED = "bounds"  # what the error of an attack that needs a finite box names
 
@@ -122,8 +134,17 @@ def check(name: str, norm: str, kind: Kind) -> None:
         start = np.asarray(images[::-1], np.float32) if name == "ILA" else None
 
         def attacked() -> ja.Result:
-            return ja.run(attack, model, images, goal, epsilon, key=KEY, lanes=8, start=start,
-                          devices=jax.devices()[:1])  # fmt: skip
+            return ja.run(
+                attack,
+                model,
+                images,
+                goal,
+                epsilon,
+                key=KEY,
+                lanes=8,
+                start=start,
+                devices=jax.devices()[:1],
+            )
 
         if word := refusal(attack, kind):
             with pytest.raises(ValueError, match=word):
@@ -207,8 +228,9 @@ def test_nan_is_no_right_answer() -> None:
     model = ja.Model(lambda p, x: jnp.where(x[:, 0, 0, :2] > 0.5, jnp.nan, x[:, 0, 0, :2]), ())
     images = np.array([0.6, 0.4], np.float32)[:, None, None, None] + np.zeros((2, 2, 2, 3), "f")
     with pytest.warns(ja.CheckWarning, match="NaN"):
-        report = ja.evaluate(model, images, [0, 0], epsilons=[0.0], distances=False,
-                             attacks={"FGSM": ja.FGSM()})  # fmt: skip
+        report = ja.evaluate(
+            model, images, [0, 0], epsilons=[0.0], distances=False, attacks={"FGSM": ja.FGSM()}
+        )
     assert report.clean_accuracy == 0.5
 
 
@@ -234,7 +256,13 @@ def test_what_float32_cannot_resolve_is_said() -> None:
     ],
 )
 def test_arguments_of_the_wrong_kind(changed: dict[str, Any], words: str) -> None:
-    given = {"attack": ja.FGSM(), "model": linear(), "images": IMAGES,
-             "goal": ja.Untargeted([0] * 6), "epsilon": 0.1, **ONE}  # fmt: skip
+    given = {
+        "attack": ja.FGSM(),
+        "model": linear(),
+        "images": IMAGES,
+        "goal": ja.Untargeted([0] * 6),
+        "epsilon": 0.1,
+        **ONE,
+    }
     with pytest.raises(ValueError, match=words):
         ja.run(**{**given, **changed})

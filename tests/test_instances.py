@@ -31,8 +31,10 @@ def instances(shared):
 def make(name: str) -> ja.Attack | None:
     """The attack in Linf, or None where it has no such form."""
     if name == "Admix":
-        return ja.Admix(mixed_images=np.eye(784, dtype=np.float32)[:10].reshape(10, 28, 28, 1),
-                        mixed_labels=np.arange(10))  # fmt: skip
+        return ja.Admix(
+            mixed_images=np.eye(784, dtype=np.float32)[:10].reshape(10, 28, 28, 1),
+            mixed_labels=np.arange(10),
+        )
     for arguments in ({"norm": "linf"}, {}, {"attack": ja.PGD(steps=10)}):
         try:
             made = ATTACKS[name](**arguments)
@@ -52,9 +54,11 @@ QUICK = ("APGD", "BrendelBethge", "FAB", "FMN", "PGD", "Square")
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
-     for name in ja.list_attacks()],
-)  # fmt: skip
+    [
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name in ja.list_attacks()
+    ],
+)
 def test_no_attack_breaks_what_is_proved(instances, name):
     made = make(name)
     if made is None:
@@ -67,8 +71,17 @@ def test_no_attack_breaks_what_is_proved(instances, name):
     start = np.full_like(image, 0.6) if name == "ILA" else None
     for instance in proved:
         goal = ja.Untargeted(np.array([instance.label]))
-        result = ja.run(made, on_cube(instance), image, goal, epsilon, key=jax.random.key(0),
-                        devices=jax.devices()[:1], lanes=1, start=start)  # fmt: skip
+        result = ja.run(
+            made,
+            on_cube(instance),
+            image,
+            goal,
+            epsilon,
+            key=jax.random.key(0),
+            devices=jax.devices()[:1],
+            lanes=1,
+            start=start,
+        )
         assert not result.success.any()
         assert len(counterexamples(instance, result.images)) == 0
 

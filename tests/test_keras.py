@@ -68,8 +68,14 @@ def test_weights_keep_their_places_when_others_become_trainable():
 def test_attacks_run_on_it():
     network_ = network()
     labels = network_.predict(IMAGES, verbose=0).argmax(1)
-    result = ja.run(ja.PGD(steps=10), ja.from_keras(network_), IMAGES, ja.Untargeted(labels),
-                    epsilon=0.5, key=jax.random.key(0))  # fmt: skip
+    result = ja.run(
+        ja.PGD(steps=10),
+        ja.from_keras(network_),
+        IMAGES,
+        ja.Untargeted(labels),
+        epsilon=0.5,
+        key=jax.random.key(0),
+    )
     fooled = network_.predict(result.images, verbose=0).argmax(1) != labels
     np.testing.assert_array_equal(result.success, fooled)
     assert result.success.any()

@@ -27,8 +27,10 @@ def plane(params: Any, images: Any) -> Any:
     return jnp.stack([values, jnp.zeros_like(values)], 1)
 
 
-HYPERPLANE = ja.Model(lambda p, x: plane(p[0], x) - jnp.array([p[1], 0.0]),
-                      (jnp.asarray(NORMAL), jnp.float32(OFFSET.mean())))  # fmt: skip
+HYPERPLANE = ja.Model(
+    lambda p, x: plane(p[0], x) - jnp.array([p[1], 0.0]),
+    (jnp.asarray(NORMAL), jnp.float32(OFFSET.mean())),
+)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +62,9 @@ def test_the_normal_is_estimated_as_well_as_the_paper_says() -> None:
     """The mean of B signed directions has cosine 1 / sqrt(1 + pi d / 2B) to the true normal."""
     attack, size = ja.HopSkipJump(batch=32), 36
     image, unit = np.full((6, 6, 1), 0.5, np.float32), NORMAL / np.linalg.norm(NORMAL)
-    problem = Problem(image, ja.Untargeted(jnp.int32(0)), jnp.inf, jnp.float32(0), jnp.float32(1),
-                      jnp.zeros(2), 0)  # fmt: skip
+    problem = Problem(
+        image, ja.Untargeted(jnp.int32(0)), jnp.inf, jnp.float32(0), jnp.float32(1), jnp.zeros(2), 0
+    )
 
     @jax.jit
     def cosines(key: Any) -> Any:
@@ -231,8 +234,9 @@ def test_a_target_is_reached_from_a_start_of_that_class() -> None:
     answers = np.asarray(MODEL(jnp.asarray(IMAGES))).argmax(1)
     start = np.stack([IMAGES[np.flatnonzero(answers == target)[0]] for target in targets])
     goal = ja.Targeted(LABELS, targets)
-    result = ja.run(ja.HopSkipJump(budget=400), MODEL, IMAGES, goal, key=KEY, lanes=8, start=start,
-                    devices=ONE)  # fmt: skip
+    result = ja.run(
+        ja.HopSkipJump(budget=400), MODEL, IMAGES, goal, key=KEY, lanes=8, start=start, devices=ONE
+    )
     np.testing.assert_array_equal(on_the_host(result.images).argmax(1), targets)
     begun = np.linalg.norm((start - IMAGES).reshape(21, -1), axis=1)
     wrong = answers != targets

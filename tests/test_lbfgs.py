@@ -62,9 +62,13 @@ def bisected(value_and_gradient, adversarial, image):
             return c * np.square(x - x0).sum() + value, 2 * c * (x - x0) + gradient.ravel()
 
         x = minimize(
-            objective, x0, jac=True, method="L-BFGS-B", bounds=[(0, 1)] * x0.size,
+            objective,
+            x0,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(0, 1)] * x0.size,
             options={"ftol": 1e-13, "gtol": 1e-8, "maxiter": 1000},
-        ).x  # fmt: skip
+        ).x
         if adversarial(x.reshape(shape)):
             low, found = c, x
         else:
@@ -98,8 +102,9 @@ def test_convex_distortions_equal_those_of_scipy(precision, tolerance):
             z, t = x.ravel() @ weights, targets[i]
             return -log_softmax(z)[t], weights @ (softmax(z) - np.eye(5)[t])
 
-        return bisected(value_and_gradient, lambda x: (x.ravel() @ weights).argmax() == targets[i],
-                        images[i])  # fmt: skip
+        return bisected(
+            value_and_gradient, lambda x: (x.ravel() @ weights).argmax() == targets[i], images[i]
+        )
 
     reference = np.array([distance(i) for i in range(6)])
     model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, weights.astype(precision))
@@ -237,9 +242,18 @@ def test_float64_follows_scipy_further(precision):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"penalty": "l1"}, {"loss": "dlr"}, {"memory": 0}, {"rounds": 0}, {"iterations": 0},
-     {"tolerance": 0.0}, {"initial_c": -1.0}, {"precision": "float16"}, {"precision": "float64"}],
-)  # fmt: skip
+    [
+        {"penalty": "l1"},
+        {"loss": "dlr"},
+        {"memory": 0},
+        {"rounds": 0},
+        {"iterations": 0},
+        {"tolerance": 0.0},
+        {"initial_c": -1.0},
+        {"precision": "float16"},
+        {"precision": "float64"},
+    ],
+)
 def test_settings_that_cannot_be_meant(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         ja.LBFGS(**arguments)

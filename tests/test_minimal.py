@@ -64,9 +64,13 @@ def test_a_budget_is_kept_and_a_stopped_run_goes_on(tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
         ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, progress=stop, **kept)
     again = ja.minimal_distance(
-        MODEL, IMAGES, LABELS, effort=TWO,
-        progress=lambda name, done, total, _: seen.append(f"{name} {done < total}"), **kept,
-    )  # fmt: skip
+        MODEL,
+        IMAGES,
+        LABELS,
+        effort=TWO,
+        progress=lambda name, done, total, _: seen.append(f"{name} {done < total}"),
+        **kept,
+    )
     assert "PGD True" not in seen and "FAB True" in seen
     straight = ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, **SETTINGS)
     np.testing.assert_array_equal(again.images, straight.images)
@@ -101,10 +105,14 @@ def test_a_budget_that_no_member_fits_is_not_run() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [({"effort": "best"}, "effort='best'"), ({"norm": "l3"}, "norm='l3'"),
-     ({"effort": {"a": ja.FAB(norm="l2")}}, "works in l2"), ({"lower": [1.0]}, "lower has shape"),
-     ({"ids": [1]}, "ids has shape")],
-)  # fmt: skip
+    [
+        ({"effort": "best"}, "effort='best'"),
+        ({"norm": "l3"}, "norm='l3'"),
+        ({"effort": {"a": ja.FAB(norm="l2")}}, "works in l2"),
+        ({"lower": [1.0]}, "lower has shape"),
+        ({"ids": [1]}, "ids has shape"),
+    ],
+)
 def test_what_cannot_be_meant(arguments: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ja.minimal_distance(MODEL, IMAGES, LABELS, **arguments)

@@ -257,9 +257,13 @@ def by_hand(module, images):
         x = images[:, row, :, 0]
         i, f, g, o = (
             x @ jnp.asarray(of_x.kernel[...]) + h @ jnp.asarray(of_h.kernel[...]) + of_h.bias[...]
-            for of_x, of_h in ((cell.ii, cell.hi), (cell.if_, cell.hf), (cell.ig, cell.hg),
-                               (cell.io, cell.ho))
-        )  # fmt: skip
+            for of_x, of_h in (
+                (cell.ii, cell.hi),
+                (cell.if_, cell.hf),
+                (cell.ig, cell.hg),
+                (cell.io, cell.ho),
+            )
+        )
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
     return h @ module.out.kernel[...] + module.out.bias[...]
@@ -384,9 +388,11 @@ def test_every_kind_of_array_is_the_same_images():
         from_function(lambda x: x.reshape(len(x), -1)),
     ):
         for given, same in (
-            (IMAGES.astype(np.float64), IMAGES), (IMAGES.tolist(), IMAGES), (bits, bits * 1.0),
+            (IMAGES.astype(np.float64), IMAGES),
+            (IMAGES.tolist(), IMAGES),
+            (bits, bits * 1.0),
             (bits.tolist(), bits * 1.0),
-        ):  # fmt: skip
+        ):
             expected = model(jnp.asarray(same, jnp.float32))
             np.testing.assert_allclose(model(given), expected, rtol=1e-5, atol=1e-5)
 
@@ -403,9 +409,15 @@ def test_weights_round_trip(tmp_path):
     module, variables = fc()
     scale = {"mean": [0.1], "std": [0.3]}
     save_weights(
-        path, "FC", {"widths": [16]}, variables,
-        image_shape=(8, 8, 1), bounds=(-1.0, 1.0), preprocessing=scale, seed=3,
-    )  # fmt: skip
+        path,
+        "FC",
+        {"widths": [16]},
+        variables,
+        image_shape=(8, 8, 1),
+        bounds=(-1.0, 1.0),
+        preprocessing=scale,
+        seed=3,
+    )
     model, metadata = load_weights(path)
     expected = module.apply(variables, (jnp.asarray(IMAGES) - 0.1) / 0.3)
     np.testing.assert_allclose(model(IMAGES), expected, rtol=1e-5, atol=1e-6)
@@ -480,9 +492,15 @@ def test_interrupted_training_goes_on_to_the_same_weights(tmp_path, module):
 
     def go(checkpoint=None, progress=None, rate=0.01):
         return train(
-            module, data, epochs=4, batch_size=16, learning_rate=rate, key=jax.random.key(5),
-            checkpoint=checkpoint, progress=progress,
-        )  # fmt: skip
+            module,
+            data,
+            epochs=4,
+            batch_size=16,
+            learning_rate=rate,
+            key=jax.random.key(5),
+            checkpoint=checkpoint,
+            progress=progress,
+        )
 
     def stop(done, loss):
         if done == 2:
@@ -515,8 +533,12 @@ def test_lenet_learns_mnist5k(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("JAXADV_CACHE", str(tmp_path_factory.mktemp("cache")))
     module, test = get_definition("LeNet")(), load_data()
     variables = train(
-        module, load_data(split="train"), epochs=8, batch_size=64, learning_rate=3e-3,
+        module,
+        load_data(split="train"),
+        epochs=8,
+        batch_size=64,
+        learning_rate=3e-3,
         key=jax.random.key(0),
-    )  # fmt: skip
+    )
     accuracy = (module.apply(variables, test.images).argmax(-1) == test.labels).mean()
     assert accuracy >= 0.97

@@ -218,8 +218,16 @@ def test_an_attack_on_it_is_judged_alike_by_onnxruntime():
     file = network()
     model = ja.from_onnx(file.SerializeToString(), output="z")
     labels = np.asarray(model(IMAGES).argmax(1))
-    result = ja.run(ja.PGD(steps=20), model, IMAGES, ja.Untargeted(labels), 0.1,
-                    key=jax.random.key(0), lanes=4, devices=jax.devices()[:1])  # fmt: skip
+    result = ja.run(
+        ja.PGD(steps=20),
+        model,
+        IMAGES,
+        ja.Untargeted(labels),
+        0.1,
+        key=jax.random.key(0),
+        lanes=4,
+        devices=jax.devices()[:1],
+    )
     answers = truth(file, result.images.transpose(0, 3, 1, 2)).argmax(1)
     np.testing.assert_array_equal(result.success, answers != labels)
     assert result.success.any()
@@ -418,8 +426,16 @@ def test_what_comes_after_the_output_need_not_be_understood():
 
 def test_probabilities_are_warned_of():
     with pytest.warns(ja.CheckWarning, match="before the softmax"):
-        ja.run(ja.FGSM(), ja.from_onnx(network()), IMAGES, ja.Untargeted(np.zeros(7, int)), 0.1,
-               key=jax.random.key(0), lanes=4, devices=jax.devices()[:1])  # fmt: skip
+        ja.run(
+            ja.FGSM(),
+            ja.from_onnx(network()),
+            IMAGES,
+            ja.Untargeted(np.zeros(7, int)),
+            0.1,
+            key=jax.random.key(0),
+            lanes=4,
+            devices=jax.devices()[:1],
+        )
 
 
 def test_gradients_pass_the_rounding_of_quantized_activations():

@@ -27,9 +27,14 @@ SECOND = result([2.0, 1.0, 3.0 + 1e-4, 4.0, np.inf, np.inf, 0.0, 0.25], [6])
 
 def test_counts_by_hand():
     assert pair_data(FIRST, SECOND) == {
-        "compared": 7, "first": 2, "second": 3, "level": 1,
-        "only_first": 1, "only_second": 1, "neither": 1,
-    }  # fmt: skip
+        "compared": 7,
+        "first": 2,
+        "second": 3,
+        "level": 1,
+        "only_first": 1,
+        "only_second": 1,
+        "neither": 1,
+    }
     other = pair_data(SECOND, FIRST)
     assert (other["first"], other["second"], other["only_first"]) == (3, 2, 1)
     with pytest.raises(ValueError, match="second is of 3 images, first of 8"):
@@ -61,10 +66,10 @@ def test_two_searches_of_a_linear_model(tmp_path, capsys):
     found = {
         name: ja.minimal_distance(model, images, labels, "l2", effort={name: attack}, **settings)
         for name, attack in {
-            "DeepFool": ja.DeepFool(overshoot=1e-4), "noise": ja.MinimalEpsilon(
-                ja.UniformNoise(norm="l2", draws=5), rounds=5),
+            "DeepFool": ja.DeepFool(overshoot=1e-4),
+            "noise": ja.MinimalEpsilon(ja.UniformNoise(norm="l2", draws=5), rounds=5),
         }.items()
-    }  # fmt: skip
+    }
     data = distance_data(found)
     (pair,) = data["pairs"]
     assert pair["names"] == ["DeepFool", "noise"] and pair["second"] == 0

@@ -88,8 +88,11 @@ def test_restarts_take_the_next_best_places() -> None:
         order = []
         while sums:
             order.append(max(sums, key=sums.__getitem__))
-            sums = {p: v for p, v in sums.items()
-                    if max(abs(p[0] - order[-1][0]), abs(p[1] - order[-1][1])) >= 2}  # fmt: skip
+            sums = {
+                p: v
+                for p, v in sums.items()
+                if max(abs(p[0] - order[-1][0]), abs(p[1] - order[-1][1])) >= 2
+            }
         found = np.asarray(masks(IMAGES[[number] * 3], np.arange(3)))
         assert [place_of(mask[..., None]) for mask in found][: len(order)] == order[:3]
 
@@ -105,9 +108,11 @@ def test_nothing_outside_a_patch_or_a_mask_moves() -> None:
     mask = RNG.random((6, 7, 2)) < 0.3
     goal = ja.Untargeted(np.asarray(model(IMAGES)).argmax(1))
     for attack, epsilon in (
-        (ja.PGD(restarts=2), 0.7), (ja.PGD(norm="l1"), 9.0), (ja.Square(steps=50), 0.7),
+        (ja.PGD(restarts=2), 0.7),
+        (ja.PGD(norm="l1"), 9.0),
+        (ja.Square(steps=50), 0.7),
         (ja.DDN(steps=20), None),
-    ):  # fmt: skip
+    ):
         found = ja.run(ja.Masked(attack, mask), model, IMAGES, goal, epsilon, key=KEY, lanes=4)
         assert (found.images == IMAGES)[:, ~mask].all()
         assert (found.images != IMAGES)[:, mask].any()
@@ -125,8 +130,9 @@ def test_in_linf_a_masked_attack_reaches_the_best_of_the_mask() -> None:
     moved = np.clip(IMAGES + 0.2 * np.sign(slope), 0, 1)
     best = -(slope * np.where(mask, moved, IMAGES)).sum((1, 2, 3))
     goal = ja.Untargeted(LABELS)
-    found = ja.run(ja.Masked(ja.PGD(steps=30), mask), LINEAR, IMAGES, goal, 0.2, key=KEY,
-                   keep="loss", lanes=4)  # fmt: skip
+    found = ja.run(
+        ja.Masked(ja.PGD(steps=30), mask), LINEAR, IMAGES, goal, 0.2, key=KEY, keep="loss", lanes=4
+    )
     np.testing.assert_allclose(found.margin, best, atol=1e-4)
 
 
@@ -137,12 +143,28 @@ def test_one_perturbation_for_all_frames_is_the_best_one() -> None:
     labels = np.asarray(LINEAR(images)).argmax(1)
     sign = np.sign(slope.sum(0))[None] * np.where(labels, -1, 1).reshape(-1, 1, 1, 1)
     best = images + 0.1 * np.tile(sign, (1, 2, 1, 1))
-    found = ja.run(ja.Repeated(ja.PGD(steps=30), frames=2), LINEAR, images, ja.Untargeted(labels),
-                   0.1, key=KEY, keep="loss", lanes=4)  # fmt: skip
+    found = ja.run(
+        ja.Repeated(ja.PGD(steps=30), frames=2),
+        LINEAR,
+        images,
+        ja.Untargeted(labels),
+        0.1,
+        key=KEY,
+        keep="loss",
+        lanes=4,
+    )
     np.testing.assert_allclose(found.images, best, atol=1e-5)
     half = np.repeat([True, False], 3).reshape(6, 1, 1)
-    first = ja.run(ja.Masked(ja.Repeated(ja.PGD(steps=30), frames=2), half), LINEAR, images,
-                   ja.Untargeted(labels), 0.1, key=KEY, keep="loss", lanes=4)  # fmt: skip
+    first = ja.run(
+        ja.Masked(ja.Repeated(ja.PGD(steps=30), frames=2), half),
+        LINEAR,
+        images,
+        ja.Untargeted(labels),
+        0.1,
+        key=KEY,
+        keep="loss",
+        lanes=4,
+    )
     sign = np.sign(slope[0])[None] * np.where(labels, -1, 1).reshape(-1, 1, 1, 1)
     np.testing.assert_allclose(first.images[:, :3], images[:, :3] + 0.1 * sign, atol=1e-5)
     assert (first.images[:, 3:] == images[:, 3:]).all()

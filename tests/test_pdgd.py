@@ -228,9 +228,17 @@ def test_the_target_of_a_goal_is_reached(attack, most):
 
 @pytest.mark.parametrize(
     "attack",
-    [ja.PDGD(), ja.PDPGD(), ja.PDPGD(norm="l2"), ja.PDPGD(norm="l1"), ja.PDPGD(norm="l0"),
-     ja.VFGA(), ja.FGA(direction="down"), ja.JSMA()],
-)  # fmt: skip
+    [
+        ja.PDGD(),
+        ja.PDPGD(),
+        ja.PDPGD(norm="l2"),
+        ja.PDPGD(norm="l1"),
+        ja.PDPGD(norm="l0"),
+        ja.VFGA(),
+        ja.FGA(direction="down"),
+        ja.JSMA(),
+    ],
+)
 def test_gradients_of_zero_and_of_nan(attack):
     """Without a gradient a run stays sane; one that is NaN shows in what is asked next."""
     goal = ja.Untargeted(jnp.int32(0))
@@ -255,13 +263,25 @@ def test_gradients_of_zero_and_of_nan(attack):
 
 @pytest.mark.parametrize(
     ("attack", "arguments"),
-    [(ja.PDGD, {"norm": "l1"}), (ja.PDGD, {"steps": 0}), (ja.PDGD, {"step_size": 0.0}),
-     (ja.PDGD, {"average": 1.0}), (ja.PDGD, {"least_ratio": 0.0}), (ja.PDPGD, {"norm": "l3"}),
-     (ja.PDPGD, {"operator": "l1/2"}), (ja.PDPGD, {"inner": 0}), (ja.VFGA, {"samples": 0}),
-     (ja.VFGA, {"norm": "l1"}), (ja.FGA, {"direction": "both"}), (ja.JSMA, {"direction": "left"}),
-     (ja.JSMA, {"theta": 0.0}), (ja.JSMA, {"gamma": 1.5}), (ja.JSMA, {"restarts": 2}),
-     (ja.JSMA, {"targets": -1})],
-)  # fmt: skip
+    [
+        (ja.PDGD, {"norm": "l1"}),
+        (ja.PDGD, {"steps": 0}),
+        (ja.PDGD, {"step_size": 0.0}),
+        (ja.PDGD, {"average": 1.0}),
+        (ja.PDGD, {"least_ratio": 0.0}),
+        (ja.PDPGD, {"norm": "l3"}),
+        (ja.PDPGD, {"operator": "l1/2"}),
+        (ja.PDPGD, {"inner": 0}),
+        (ja.VFGA, {"samples": 0}),
+        (ja.VFGA, {"norm": "l1"}),
+        (ja.FGA, {"direction": "both"}),
+        (ja.JSMA, {"direction": "left"}),
+        (ja.JSMA, {"theta": 0.0}),
+        (ja.JSMA, {"gamma": 1.5}),
+        (ja.JSMA, {"restarts": 2}),
+        (ja.JSMA, {"targets": -1}),
+    ],
+)
 def test_settings_that_cannot_be_meant(attack, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         attack(**arguments)

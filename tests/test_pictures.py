@@ -51,9 +51,18 @@ def test_all_splits_number_the_classes_alike(tmp_path):
 
 @pytest.mark.parametrize(
     ("folder", "split"),
-    [("Test", "test"), ("test", "TEST"), ("TESTING", "test"), ("test", "testing"), ("Val", "dev"),
-     ("valid", "validation"), ("validation", "Valid[:1]"), ("dev", "val"), ("Training", "train")],
-)  # fmt: skip
+    [
+        ("Test", "test"),
+        ("test", "TEST"),
+        ("TESTING", "test"),
+        ("test", "testing"),
+        ("Val", "dev"),
+        ("valid", "validation"),
+        ("validation", "Valid[:1]"),
+        ("dev", "val"),
+        ("Training", "train"),
+    ],
+)
 def test_splits_go_by_their_usual_names(tmp_path, folder, split):
     write(tmp_path, f"{folder}/cat/a.png", f"{folder}/dog/a.png")
     assert load_data(tmp_path, split).classes == ("cat", "dog")
@@ -95,13 +104,21 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path):
     [
         (["pets/cat/a.png", "pets/dog/a.png"], "", "test", "one class, the folder 'pets'"),
         (["train/n1/a.png", "train/n2/a.png", "val/images/a.png"], "", "train", "'images'"),
-        ([f"{n}/{c}/a.png" for n in ("train2017", "val2017") for c in "ab"], "", "test",
-         "if they are splits, name them as train, test, val"),
+        (
+            [f"{n}/{c}/a.png" for n in ("train2017", "val2017") for c in "ab"],
+            "",
+            "test",
+            "if they are splits, name them as train, test, val",
+        ),
         ([f"{n}/a.png" for n in range(11)], "", "test", "label 2 is the folder '10'.*'02'"),
-        (["train/cat/a.png", "train/dog/a.png", "val/dog/a.png", "val/fox/a.png"], "val", "test",
-         "split='val'"),
+        (
+            ["train/cat/a.png", "train/dog/a.png", "val/dog/a.png", "val/fox/a.png"],
+            "val",
+            "test",
+            "split='val'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_labels_that_may_be_others_are_warned_of(tmp_path, paths, folder, split, message):
     write(tmp_path, *paths)
     with pytest.warns(CheckWarning, match=message) as caught:
@@ -166,14 +183,16 @@ def bomb():
 DAMAGED = {
     "nothing.png": b"",
     "text.jpg": b"this is no picture",
-    **{f"half.{form}": encoded(picture, form)[: len(encoded(picture, form)) * 6 // 10]
-       for form in ("jpeg", "png", "gif", "bmp", "tiff", "webp", "ppm")},
+    **{
+        f"half.{form}": encoded(picture, form)[: len(encoded(picture, form)) * 6 // 10]
+        for form in ("jpeg", "png", "gif", "bmp", "tiff", "webp", "ppm")
+    },
     "bomb.png": bomb(),
     "float.tiff": encoded(Image.fromarray(np.float32(RGB[..., 0])), "tiff"),
     "grey16.png": deep_png(0, 1),
     "colour16.png": deep_png(2, 3),
     "alpha16.png": deep_png(6, 4),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -209,17 +228,32 @@ PALETTE_RGB = np.asarray(PALETTE.convert("RGB"))
         (encoded(PALETTE, transparency=3), PALETTE_RGB),
         (encoded(PALETTE, transparency=bytes(range(30))), PALETTE_RGB),
         (encoded(picture, "gif", save_all=True, append_images=[picture.rotate(180)]), None),
-        (encoded(picture, "webp", save_all=True, append_images=[picture.rotate(180)],
-                 lossless=True), RGB),
+        (
+            encoded(
+                picture, "webp", save_all=True, append_images=[picture.rotate(180)], lossless=True
+            ),
+            RGB,
+        ),
         (encoded(picture, "tiff", save_all=True, append_images=[picture.rotate(180)]), RGB),
         (encoded(picture.convert("CMYK"), "tiff"), RGB),
         (encoded(picture.convert("CMYK"), "jpeg"), None),
         (encoded(picture.convert("YCbCr"), "jpeg"), None),
     ],
-    ids=["alpha", "grey and alpha", "transparent colour", "palette", "transparent palette",
-         "translucent palette", "animated gif", "animated webp", "pages", "cmyk", "cmyk jpeg",
-         "ycbcr jpeg"],
-)  # fmt: skip
+    ids=[
+        "alpha",
+        "grey and alpha",
+        "transparent colour",
+        "palette",
+        "transparent palette",
+        "translucent palette",
+        "animated gif",
+        "animated webp",
+        "pages",
+        "cmyk",
+        "cmyk jpeg",
+        "ycbcr jpeg",
+    ],
+)
 def test_pixels_are_those_of_pillow(tmp_path, content, pixels):
     found = read_one(tmp_path, content)
     if pixels is None:

@@ -42,8 +42,15 @@ def test_gaussian_noise_crosses_a_hyperplane_as_often_as_the_normal_tail_says():
     truth = np.array([0.4, 1e-2, 1e-4, 1e-6, 1e-8, 1e-9])
     deviation = 0.3
     model, images, goal = halfspace(deviation * scipy.stats.norm.isf(truth))
-    found = probability(model, images, goal, deviation, key=jax.random.key(1), noise="gaussian",
-                        splitting=Splitting(runs=32))  # fmt: skip
+    found = probability(
+        model,
+        images,
+        goal,
+        deviation,
+        key=jax.random.key(1),
+        noise="gaussian",
+        splitting=Splitting(runs=32),
+    )
     assert np.all(deviations(found, truth) < 3.5)
     assert np.all(np.asarray(found.relative_error) < 0.2)
 
@@ -53,8 +60,9 @@ def test_a_sphere_is_cut_as_often_as_its_cap_is_large():
     truth = scipy.special.betainc((SIDE**2 - 1) / 2, 0.5, 1 - (distances / radius) ** 2) / 2
     assert truth[-1] < 2e-9
     model, images, goal = halfspace(distances)
-    found = probability(model, images, goal, radius, key=jax.random.key(2),
-                        splitting=Splitting(runs=32))  # fmt: skip
+    found = probability(
+        model, images, goal, radius, key=jax.random.key(2), splitting=Splitting(runs=32)
+    )
     assert np.all(deviations(found, truth) < 3.5)
     assert np.all(np.asarray(found.relative_error) < 0.2)
 
@@ -77,8 +85,10 @@ def test_the_estimate_is_unbiased_and_its_error_is_the_one_stated():
 def test_a_curved_boundary_is_crossed_as_often_as_counted(noise, clip):
     random = np.random.default_rng(4)
     one, two = random.normal(size=(16, 12)), random.normal(size=(12, 4))
-    model = ja.Model(lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w[0]) @ w[1],
-                     (jnp.float32(one), jnp.float32(two)))  # fmt: skip
+    model = ja.Model(
+        lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w[0]) @ w[1],
+        (jnp.float32(one), jnp.float32(two)),
+    )
     images = random.random((6, 4, 4, 1))
 
     def answer(x):
@@ -86,9 +96,16 @@ def test_a_curved_boundary_is_crossed_as_often_as_counted(noise, clip):
 
     size, draws = (1.2 if noise == "sphere" else 0.3), 200_000
     goals = ja.Untargeted(jnp.asarray(answer(images)))
-    found = probability(model, jnp.asarray(images, jnp.float32), goals, size,
-                        key=jax.random.key(4), noise=noise, clip=clip,
-                        splitting=Splitting(runs=16))  # fmt: skip
+    found = probability(
+        model,
+        jnp.asarray(images, jnp.float32),
+        goals,
+        size,
+        key=jax.random.key(4),
+        noise=noise,
+        clip=clip,
+        splitting=Splitting(runs=16),
+    )
     rarest = 1.0
     for i, image in enumerate(images):
         steps = random.normal(size=(draws, 16))
@@ -96,8 +113,9 @@ def test_a_curved_boundary_is_crossed_as_often_as_counted(noise, clip):
         noisy = image.ravel() + size * steps / scale
         counted = (answer(np.clip(noisy, 0, 1) if clip else noisy) != answer(image[None])).mean()
         rarest = min(rarest, counted)
-        error = np.hypot(found.relative_error[i] * found.probability[i],
-                         np.sqrt(counted * (1 - counted) / draws))  # fmt: skip
+        error = np.hypot(
+            found.relative_error[i] * found.probability[i], np.sqrt(counted * (1 - counted) / draws)
+        )
         assert abs(found.probability[i] - counted) < 4 * error
     assert 1e-4 < rarest < 1e-2
 
@@ -155,11 +173,14 @@ def test_the_norm_of_a_probability_is_exact_before_flat_boundaries(dimension):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "named"), [({"noise": "pink"}, "noise"),
-                         ({"splitting": Splitting(kept=1.5)}, "kept"),
-                         ({"splitting": Splitting(runs=1)}, "runs"),
-                         ({"splitting": Splitting(particles=4)}, "particles")],
-)  # fmt: skip
+    ("wrong", "named"),
+    [
+        ({"noise": "pink"}, "noise"),
+        ({"splitting": Splitting(kept=1.5)}, "kept"),
+        ({"splitting": Splitting(runs=1)}, "runs"),
+        ({"splitting": Splitting(particles=4)}, "particles"),
+    ],
+)
 def test_unusable_arguments_are_named(wrong, named):
     model, images, goal = halfspace([1.0])
     with pytest.raises(ValueError, match=named):

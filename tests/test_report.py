@@ -37,9 +37,16 @@ def make_report(channels: int = 1, distances: bool = True) -> tuple[ja.Report, j
     labels[0] = (labels[0] + 1) % 4  # one is misclassified from the start
     attacks = {"noise": ja.UniformNoise(draws=3), "PGD": ja.PGD(steps=5, step_size=0.3)}
     report = ja.evaluate(
-        model, images, labels, "linf", [0.02, 8 / 255, 0.3], attacks, ids=np.arange(24) * 5,
-        devices=jax.devices()[:1], distances=distances,
-    )  # fmt: skip
+        model,
+        images,
+        labels,
+        "linf",
+        [0.02, 8 / 255, 0.3],
+        attacks,
+        ids=np.arange(24) * 5,
+        devices=jax.devices()[:1],
+        distances=distances,
+    )
     return report, model
 
 
@@ -76,8 +83,14 @@ def test_data_survive_json_and_add_up(grey):
 def test_what_was_never_found_is_null():
     model = ja.Model(lambda w, x: jnp.zeros((len(x), 2)).at[:, 0].set(w), jnp.float32(2))
     images, labels = np.full((3, 2, 2, 1), 0.5, "float32"), np.zeros(3, int)
-    report = ja.evaluate(model, images, labels, epsilons=[0.1], attacks={"FGSM": ja.FGSM()},
-                         devices=jax.devices()[:1])  # fmt: skip
+    report = ja.evaluate(
+        model,
+        images,
+        labels,
+        epsilons=[0.1],
+        attacks={"FGSM": ja.FGSM()},
+        devices=jax.devices()[:1],
+    )
     data = json.loads(json.dumps(as_data(report), allow_nan=False))
     assert data["median_distance"] is None
     assert data["images"][0]["distance"] is None
@@ -120,9 +133,14 @@ def test_page_is_self_contained_and_complete(channels, grey, tmp_path):
     report, model = grey if channels == 1 else make_report(channels, distances=False)
     names = ["cat", "dog", "<bird>", "fish"]
     path = write_html(
-        report, tmp_path / "deep" / "report.html", names, "A & B", model=model,
-        settings={"seed": 7}, total=100,
-    )  # fmt: skip
+        report,
+        tmp_path / "deep" / "report.html",
+        names,
+        "A & B",
+        model=model,
+        settings={"seed": 7},
+        total=100,
+    )
     page = path.read_text()
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]  # nothing half written
     assert "A &amp; B" in page
@@ -143,8 +161,15 @@ def test_page_is_self_contained_and_complete(channels, grey, tmp_path):
         assert attack["name"] in page
     for word in ("8/255", "seed", "jax", "flax", ja.__version__, "L∞"):
         assert word in page
-    again = write_html(report, tmp_path / "again.html", names, "A & B", model=model,
-                       settings={"seed": 7}, total=100)  # fmt: skip
+    again = write_html(
+        report,
+        tmp_path / "again.html",
+        names,
+        "A & B",
+        model=model,
+        settings={"seed": 7},
+        total=100,
+    )
     assert again.read_text() == page
 
 
@@ -180,9 +205,17 @@ def test_wilson_solves_its_equation():
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "text"), [(0.3, "0.3"), (8 / 255, "8/255"), (0.5 / 255, "0.001961"), (0.0, "0"),
-                          (1.5, "1.5"), (1.0, "1"), (20.0, "20")],
-)  # fmt: skip
+    ("epsilon", "text"),
+    [
+        (0.3, "0.3"),
+        (8 / 255, "8/255"),
+        (0.5 / 255, "0.001961"),
+        (0.0, "0"),
+        (1.5, "1.5"),
+        (1.0, "1"),
+        (20.0, "20"),
+    ],
+)
 def test_epsilons_are_written_as_people_do(epsilon, text):
     assert epsilon_text(epsilon) == text
 

@@ -39,8 +39,14 @@ def calls(monkeypatch):
         for done in range(3):
             setting.progress("counting", done, 3)
         values = [[len(setting.train.labels), len(setting.test.labels)]]
-        table = Table("Counts", ("images",), ("train", "test"), values, published=[[60000, np.nan]],
-                      formats="d")  # fmt: skip
+        table = Table(
+            "Counts",
+            ("images",),
+            ("train", "test"),
+            values,
+            published=[[60000, np.nan]],
+            formats="d",
+        )
         return Findings("paper.counts", "Counting", [table, Text("So many.")])
 
     def pictures(setting: Setting) -> Findings:
@@ -58,10 +64,14 @@ def calls(monkeypatch):
 
     module = types.SimpleNamespace(counts=counts, pictures=pictures, other=other)
     monkeypatch.setitem(sys.modules, "jaxadv.studies.example", module)
-    monkeypatch.setattr("jaxadv.studies.EXPERIMENTS", {
-        "paper.counts": "example:counts", "paper.pictures": "example:pictures",
-        "papers": "example:other",
-    })  # fmt: skip
+    monkeypatch.setattr(
+        "jaxadv.studies.EXPERIMENTS",
+        {
+            "paper.counts": "example:counts",
+            "paper.pictures": "example:pictures",
+            "papers": "example:other",
+        },
+    )
     seen["module"] = module
     return seen
 
@@ -142,18 +152,40 @@ def test_a_family_runs_and_then_only_reads(call, calls, tmp_path):
 
 
 def test_one_experiment_takes_the_options(call, calls, tmp_path):
-    result = call("paper.counts", "--data", "digits", "--seeds", 5, "--examples", 7, "--quick",
-                  "--output", "out")  # fmt: skip
+    result = call(
+        "paper.counts",
+        "--data",
+        "digits",
+        "--seeds",
+        5,
+        "--examples",
+        7,
+        "--quick",
+        "--output",
+        "out",
+    )
     assert result.exit_code == 0, result.output
     (setting,) = calls["counts"]
     assert (setting.seeds, setting.examples, setting.quick) == (5, 7, True)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "paper.counts.html", "paper.counts.json", "state"
-    ]  # fmt: skip
+        "paper.counts.html",
+        "paper.counts.json",
+        "state",
+    ]
     assert tmp_path / "out" in setting.folder.resolve().parents
     call("paper.counts", "--data", "digits", "--seeds", 5, "--output", "out")
-    call("paper.counts", "--data", "digits", "--seeds", 5, "--examples", 7, "--quick",
-         "--output", "out")  # fmt: skip
+    call(
+        "paper.counts",
+        "--data",
+        "digits",
+        "--seeds",
+        5,
+        "--examples",
+        7,
+        "--quick",
+        "--output",
+        "out",
+    )
     assert len(calls["counts"]) == 2  # the long run did not replace what the quick one kept
 
 

@@ -40,8 +40,17 @@ def test_chunks_give_equal_bits(whole: ja.Result) -> None:
 
 
 def test_halving_gives_the_same_answers(whole: ja.Result) -> None:
-    halved = ja.run(ATTACK, MODEL, IMAGES, GOAL, EPSILON, key=KEY, lanes=4, halve=True,
-                    devices=jax.local_devices()[:1])  # fmt: skip
+    halved = ja.run(
+        ATTACK,
+        MODEL,
+        IMAGES,
+        GOAL,
+        EPSILON,
+        key=KEY,
+        lanes=4,
+        halve=True,
+        devices=jax.local_devices()[:1],
+    )
     same(whole, halved, ("success", "forward", "backward", "status"))
     assert halved.cost.lane_ticks < whole.cost.lane_ticks
 
@@ -68,8 +77,15 @@ def test_counts_are_those_of_a_sequential_run(whole: ja.Result) -> None:
         for rank in range(3):
             if broken:
                 break
-            problem = Problem(jnp.asarray(IMAGES[i]), ja.Untargeted(jnp.int32(LABELS[i])), radius,
-                              jnp.float32(0), jnp.float32(1), None, rank)  # fmt: skip
+            problem = Problem(
+                jnp.asarray(IMAGES[i]),
+                ja.Untargeted(jnp.int32(LABELS[i])),
+                radius,
+                jnp.float32(0),
+                jnp.float32(1),
+                None,
+                rank,
+            )
             x = ATTACK.init(problem, attack_key(ATTACK, KEY, i, rank)).image
             for step in range(21):
                 forward += 1
@@ -103,8 +119,9 @@ def test_several_epsilons_are_one_queue() -> None:
 
 
 def test_a_step_budget_is_a_shorter_attack() -> None:
-    short = ja.run(ja.PGD(steps=20), MODEL, IMAGES, GOAL, EPSILON, key=KEY, lanes=4,
-                   budget=ja.Budget(steps=5))  # fmt: skip
+    short = ja.run(
+        ja.PGD(steps=20), MODEL, IMAGES, GOAL, EPSILON, key=KEY, lanes=4, budget=ja.Budget(steps=5)
+    )
     assert short.forward.max() <= 6
     assert not (short.status == ja.Status.NOT_RUN).any()
 
@@ -115,8 +132,15 @@ def test_a_pass_budget_is_never_exceeded_and_can_be_taken_up(whole: ja.Result) -
     assert part.cost.lane_ticks * 2 <= 400
     open_rows = np.flatnonzero(part.status == ja.Status.NOT_RUN)
     assert 0 < len(open_rows) < 21
-    rest = ja.run(ATTACK, MODEL, IMAGES[open_rows], ja.Untargeted(LABELS[open_rows]), EPSILON,
-                  ids=open_rows, **settings)  # fmt: skip
+    rest = ja.run(
+        ATTACK,
+        MODEL,
+        IMAGES[open_rows],
+        ja.Untargeted(LABELS[open_rows]),
+        EPSILON,
+        ids=open_rows,
+        **settings,
+    )
     for together, piece in zip(part[:-1], rest[:-1], strict=True):
         together[open_rows] = piece
     same(whole, part)
@@ -140,8 +164,16 @@ def test_ctrl_c_returns_what_is_done() -> None:
 
 def test_progress_ends_with_all_rows() -> None:
     seen: list[tuple[int, int, int]] = []
-    result = ja.run(ATTACK, MODEL, IMAGES, GOAL, EPSILON, key=KEY, lanes=4,
-                    progress=lambda *state: seen.append(state))  # fmt: skip
+    result = ja.run(
+        ATTACK,
+        MODEL,
+        IMAGES,
+        GOAL,
+        EPSILON,
+        key=KEY,
+        lanes=4,
+        progress=lambda *state: seen.append(state),
+    )
     assert seen[-1] == (21, 21, int(result.success.sum()))
 
 
@@ -234,6 +266,13 @@ def test_nothing_recompiles_when_values_change() -> None:
         changed = jax.tree.map(lambda leaf: leaf * 1.5, MODEL.params)
         optimizer = attack.optimizer and ja.Optimizer(optax.adam, learning_rate=0.3)
         again = ja.PGD(steps=5, step_size=0.2, optimizer=optimizer)
-        ja.run(again, ja.Model(apply, changed), 1 - IMAGES, ja.Untargeted((LABELS + 1) % 4), 0.2,
-               key=jax.random.key(3), ids=np.arange(100, 121))  # fmt: skip
+        ja.run(
+            again,
+            ja.Model(apply, changed),
+            1 - IMAGES,
+            ja.Untargeted((LABELS + 1) % 4),
+            0.2,
+            key=jax.random.key(3),
+            ids=np.arange(100, 121),
+        )
         assert len(traces) == before

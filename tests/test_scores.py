@@ -36,9 +36,14 @@ GREY = np.full((3, *SHAPE), 0.5, np.float32)
 def problem(image: Any = GREY[0], epsilon: float = 1.0) -> Problem:
     logits = LINEAR(jnp.asarray(image)[None])[0]
     return Problem(
-        jnp.asarray(image), ja.Untargeted(jnp.int32(0)), jnp.float32(epsilon), jnp.float32(0),
-        jnp.float32(1), logits, jnp.int32(0),
-    )  # fmt: skip
+        jnp.asarray(image),
+        ja.Untargeted(jnp.int32(0)),
+        jnp.float32(epsilon),
+        jnp.float32(0),
+        jnp.float32(1),
+        logits,
+        jnp.int32(0),
+    )
 
 
 def asked(
@@ -200,12 +205,20 @@ def test_the_evolution_is_as_good_as_scipys() -> None:
     theirs = [
         -differential_evolution(
             lambda x: -height(np.floor(x[0]), np.floor(x[1]), x[2], np),
-            [(0, 11.999), (0, 11.999), (0, 1)], strategy="rand1bin", mutation=0.5,
-            recombination=1.0, popsize=10, maxiter=generations, tol=0, atol=0, polish=False,
-            rng=seed, updating="deferred",
+            [(0, 11.999), (0, 11.999), (0, 1)],
+            strategy="rand1bin",
+            mutation=0.5,
+            recombination=1.0,
+            popsize=10,
+            maxiter=generations,
+            tol=0,
+            atol=0,
+            polish=False,
+            rng=seed,
+            updating="deferred",
         ).fun
         for seed in range(count)
-    ]  # fmt: skip
+    ]
     best = max(height(r, c, 0.4, np) for r in range(12) for c in range(12))
     gaps, peers = best - ours, best - np.array(theirs)
     assert gaps.min() >= -1e-5
@@ -225,8 +238,9 @@ def test_three_others_are_others() -> None:
 
 def test_zoo_finds_the_distance_of_a_plane() -> None:
     weights = np.random.default_rng(2).normal(size=(5, 5, 1)).astype(np.float32)
-    model = ja.Model(lambda w, x: jnp.stack([(x * w).sum((1, 2, 3)), 0 * x[:, 0, 0, 0]], 1),
-                     weights)  # fmt: skip
+    model = ja.Model(
+        lambda w, x: jnp.stack([(x * w).sum((1, 2, 3)), 0 * x[:, 0, 0, 0]], 1), weights
+    )
     images = np.random.default_rng(3).uniform(0.35, 0.65, (8, 5, 5, 1)).astype(np.float32)
     margin = (images * weights).sum((1, 2, 3))
     attack = ja.ZOO(steps=200, rounds=9, batch=10, width=0.01)
@@ -239,10 +253,12 @@ def test_zoo_finds_the_distance_of_a_plane() -> None:
 
 
 COUNTED = [
-    (ja.SimBA(norm="linf", steps=40), 0.02), (ja.NES(steps=4, samples=6), 0.02),
-    (ja.SparseRS(steps=40), 1.0), (ja.OnePixel(population=8, steps=3), None),
+    (ja.SimBA(norm="linf", steps=40), 0.02),
+    (ja.NES(steps=4, samples=6), 0.02),
+    (ja.SparseRS(steps=40), 1.0),
+    (ja.OnePixel(population=8, steps=3), None),
     (ja.ZOO(steps=3, rounds=2, batch=20), 0.2),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("attack", "epsilon"), COUNTED, ids=lambda x: getattr(x, "name", ""))
@@ -263,8 +279,17 @@ def test_queries_are_what_the_host_was_asked(attack: ja.Attack, epsilon: float |
     def run(label: int) -> tuple[ja.Result, int]:
         nonlocal seen
         before = seen
-        result = ja.run(attack, model, IMAGES[:1], ja.Untargeted(np.array([label])), epsilon,
-                        keep="first", key=KEY, lanes=1, devices=ONE)  # fmt: skip
+        result = ja.run(
+            attack,
+            model,
+            IMAGES[:1],
+            ja.Untargeted(np.array([label])),
+            epsilon,
+            keep="first",
+            key=KEY,
+            lanes=1,
+            devices=ONE,
+        )
         return result, seen - before
 
     result, during = run(LABELS[0])
@@ -290,10 +315,14 @@ def fit_queries(attack: Any) -> int:
 
 @pytest.mark.parametrize(
     ("attack", "epsilon", "ticks"),
-    [(ja.SimBA(norm="linf"), 0.4, 400), (ja.SPSA(), 0.4, 40),
-     (ja.SparseRS(steps=400), 30.0, 400), (ja.OnePixel(pixels=6, population=50), np.inf, 20)],
+    [
+        (ja.SimBA(norm="linf"), 0.4, 400),
+        (ja.SPSA(), 0.4, 40),
+        (ja.SparseRS(steps=400), 30.0, 400),
+        (ja.OnePixel(pixels=6, population=50), np.inf, 20),
+    ],
     ids=lambda x: getattr(x, "name", ""),
-)  # fmt: skip
+)
 def test_they_reach_targets(attack: ja.Attack, epsilon: float, ticks: int) -> None:
     order = np.argsort(-np.asarray(MODEL(IMAGES)), 1)
     targets = np.where(order[:, 0] == LABELS, order[:, 1], order[:, 0])  # the likeliest wrong one
@@ -304,12 +333,22 @@ def test_they_reach_targets(attack: ja.Attack, epsilon: float, ticks: int) -> No
 
 @pytest.mark.parametrize(
     ("kind", "arguments"),
-    [(ja.SimBA, {"basis": "wavelet"}), (ja.SimBA, {"frequencies": 0.0}), (ja.SimBA, {"steps": 0}),
-     (ja.SimBA, {"norm": "l0"}), (ja.NES, {"samples": 7}), (ja.NES, {"width": 0.0}),
-     (ja.SPSA, {"norm": "l2"}), (ja.SparseRS, {"alpha": 2.0}), (ja.OnePixel, {"pixels": 0}),
-     (ja.OnePixel, {"population": 3}), (ja.OnePixel, {"scale": 0.0}), (ja.ZOO, {"batch": 0}),
-     (ja.ZOO, {"width": 0.0})],
-)  # fmt: skip
+    [
+        (ja.SimBA, {"basis": "wavelet"}),
+        (ja.SimBA, {"frequencies": 0.0}),
+        (ja.SimBA, {"steps": 0}),
+        (ja.SimBA, {"norm": "l0"}),
+        (ja.NES, {"samples": 7}),
+        (ja.NES, {"width": 0.0}),
+        (ja.SPSA, {"norm": "l2"}),
+        (ja.SparseRS, {"alpha": 2.0}),
+        (ja.OnePixel, {"pixels": 0}),
+        (ja.OnePixel, {"population": 3}),
+        (ja.OnePixel, {"scale": 0.0}),
+        (ja.ZOO, {"batch": 0}),
+        (ja.ZOO, {"width": 0.0}),
+    ],
+)
 def test_settings_that_cannot_be_meant(kind: Any, arguments: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         kind(**arguments)

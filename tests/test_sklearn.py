@@ -37,25 +37,37 @@ X, Y = load_digits(return_X_y=True)
 X = (X / 16).astype(np.float32)
 IMAGES = X[500:].reshape(-1, 8, 8, 1)
 SMOOTH = {
-    "logistic": LogisticRegression(), "svm": LinearSVC(), "ridge": RidgeClassifier(),
+    "logistic": LogisticRegression(),
+    "svm": LinearSVC(),
+    "ridge": RidgeClassifier(),
     "discriminant": LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1),
-    "bayes": GaussianNB(var_smoothing=1e-3), "counts": MultinomialNB(), "rbf": SVC(), "nu": NuSVC(),
-    "poly": SVC(kernel="poly", degree=2, coef0=1.0), "sigmoid": SVC(kernel="sigmoid"),
-    "linear": SVC(kernel="linear"), "mlp": MLPClassifier((16, 8), "tanh", max_iter=60),
-    "centroid": NearestCentroid(), "1-nn": KNeighborsClassifier(1),
+    "bayes": GaussianNB(var_smoothing=1e-3),
+    "counts": MultinomialNB(),
+    "rbf": SVC(),
+    "nu": NuSVC(),
+    "poly": SVC(kernel="poly", degree=2, coef0=1.0),
+    "sigmoid": SVC(kernel="sigmoid"),
+    "linear": SVC(kernel="linear"),
+    "mlp": MLPClassifier((16, 8), "tanh", max_iter=60),
+    "centroid": NearestCentroid(),
+    "1-nn": KNeighborsClassifier(1),
     "pipeline": make_pipeline(StandardScaler(), PCA(12, whiten=True), SVC()),
     "scaled": make_pipeline(MinMaxScaler((-1, 1)), "passthrough", LogisticRegression()),
-}  # fmt: skip
+}
 TREE = DecisionTreeClassifier(max_depth=3)
 BASES = [("a", TREE), ("b", DecisionTreeClassifier())]
 STEPS = {
-    "extra": ExtraTreesClassifier(5), "bags": BaggingClassifier(TREE, 5, max_features=0.3),
+    "extra": ExtraTreesClassifier(5),
+    "bags": BaggingClassifier(TREE, 5, max_features=0.3),
     "bootstrapped": BaggingClassifier(TREE, 5, max_samples=3, bootstrap_features=True),
-    "tree": DecisionTreeClassifier(), "forest": RandomForestClassifier(10),
-    "boosting": GradientBoostingClassifier(n_estimators=5), "3-nn": KNeighborsClassifier(3),
-}  # fmt: skip
+    "tree": DecisionTreeClassifier(),
+    "forest": RandomForestClassifier(10),
+    "boosting": GradientBoostingClassifier(n_estimators=5),
+    "3-nn": KNeighborsClassifier(3),
+}
 HOST = {
-    "bernoulli": BernoulliNB(binarize=0.5), "ada": AdaBoostClassifier(n_estimators=5),
+    "bernoulli": BernoulliNB(binarize=0.5),
+    "ada": AdaBoostClassifier(n_estimators=5),
     "histogram": HistGradientBoostingClassifier(max_iter=5),
     "weighted": KNeighborsClassifier(3, weights="distance"),
     "voting": VotingClassifier(BASES),
@@ -65,7 +77,7 @@ HOST = {
     "forests": BaggingClassifier(RandomForestClassifier(3), 2),
     "calibrated": CalibratedClassifierCV(TREE, cv=2),
     "by pairs": make_pipeline(Normalizer(), SVC(decision_function_shape="ovo")),
-}  # fmt: skip
+}
 ALL = {**SMOOTH, **STEPS, **HOST}
 
 
@@ -122,9 +134,14 @@ def test_what_answers_in_steps_is_only_asked(name):
     with pytest.raises(ValueError, match="PGD asks for gradients"):
         ja.run(ja.PGD(), model, images[:20], goal, 0.1, key=jax.random.key(0))
     result = ja.run(
-        ja.Square(steps=200), model, images[:20], goal, 0.3, key=jax.random.key(0),
+        ja.Square(steps=200),
+        model,
+        images[:20],
+        goal,
+        0.3,
+        key=jax.random.key(0),
         judge=ja.from_sklearn(estimator, on_host=True),
-    )  # fmt: skip
+    )
     assert result.success.mean() > 0.5
     changed = estimator.predict(result.images[result.success].reshape(-1, 64))
     assert (changed != estimator.classes_[goal.labels[result.success]]).all()

@@ -65,9 +65,14 @@ def test_convolutions(size, kernel, stride, padding, dilation, groups):
 
     def layer(x):
         return lax.conv_general_dilated(
-            x, weight, stride, padding, rhs_dilation=dilation, feature_group_count=groups,
+            x,
+            weight,
+            stride,
+            padding,
+            rhs_dilation=dilation,
+            feature_group_count=groups,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
+        )
 
     shape = (1, *size, kernel[2] * groups)
     exact = singular_value(layer, shape)
@@ -283,8 +288,9 @@ def test_the_certificate_of_two_opposite_classes_is_the_distance():
     """f = (w x, -w x): the boundary is at |w x| / |w|, which is margin / (sqrt(2) L)."""
     rng = np.random.default_rng(1)  # its own: epsilon is rounded down by 1e-5 in so large a box
     w = rng.standard_normal((4, 1))
-    model = ja.Model(lambda p, x: x.reshape(len(x), -1) @ p, jnp.float32(np.hstack([w, -w])),
-                     bounds=(-100, 100))  # fmt: skip
+    model = ja.Model(
+        lambda p, x: x.reshape(len(x), -1) @ p, jnp.float32(np.hstack([w, -w])), bounds=(-100, 100)
+    )
     images = rng.standard_normal((30, 2, 2, 1)).astype(np.float32)
     projected = images.reshape(30, 4) @ w[:, 0]
     labels = (projected < 0).astype(int)
@@ -369,8 +375,11 @@ def small_alexnet():
     shapes = {
         f"features.{place}.weight": (wide[i + 1], wide[i], size, size)
         for i, (place, size) in enumerate([(0, 11), (3, 5), (6, 3), (8, 3), (10, 3)])
-    } | {"classifier.1.weight": (16, 180), "classifier.4.weight": (16, 16),
-         "classifier.6.weight": (7, 16)}  # fmt: skip
+    } | {
+        "classifier.1.weight": (16, 180),
+        "classifier.4.weight": (16, 16),
+        "classifier.6.weight": (7, 16),
+    }
     arrays = {}
     for name, shape in shapes.items():
         drawn = RNG.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))

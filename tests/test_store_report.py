@@ -27,10 +27,24 @@ INF = math.inf
 
 def cell(attack="PGD", epsilon=0.1, seed=0, success=(), distance=None, **more):
     """One cell of four images 10 to 13, of which the last is misclassified."""
-    return {"model": "net", "data": "set", "attack": attack, "norm": "linf", "goal": "untargeted",
-            "epsilon": epsilon, "seed": seed, "success": success, "distance": distance or {},
-            "ids": (10, 11, 12, 13), "wrong": (13,), "passes": 5, "missing": False, "mark": None,
-            "software": "1", **more}  # fmt: skip
+    return {
+        "model": "net",
+        "data": "set",
+        "attack": attack,
+        "norm": "linf",
+        "goal": "untargeted",
+        "epsilon": epsilon,
+        "seed": seed,
+        "success": success,
+        "distance": distance or {},
+        "ids": (10, 11, 12, 13),
+        "wrong": (13,),
+        "passes": 5,
+        "missing": False,
+        "mark": None,
+        "software": "1",
+        **more,
+    }
 
 
 def columns(one, mark):
@@ -38,27 +52,41 @@ def columns(one, mark):
     ids = np.array(one["ids"])
     wrong = np.isin(ids, one["wrong"])
     won = np.isin(ids, one["success"]) | wrong
-    distance = [0.0 if w else one["distance"].get(i, one["epsilon"]) if s else None
-                for i, w, s in zip(ids.tolist(), wrong, won, strict=True)]  # fmt: skip
+    distance = [
+        0.0 if w else one["distance"].get(i, one["epsilon"]) if s else None
+        for i, w, s in zip(ids.tolist(), wrong, won, strict=True)
+    ]
     status = np.where(wrong, "MISCLASSIFIED", np.where(won, "SUCCESS", "FAILED"))
     count = len(ids)
     found = {
-        "cell": [mark] * count, "id": ids, "label": np.zeros(count, np.int32), "success": won,
-        "prediction": wrong.astype(np.int32), "target": [None] * count, "status": status.tolist(),
-        "broken_by": [one["attack"] if w else None for w in won], "distance": distance,
-        "margin": np.where(won, -1, 1).astype(np.float32), "success_8bit": [None] * count,
-        "forward": [one["passes"]] * count, "backward": [one["passes"] - 1] * count,
-        "queries": [one["passes"]] * count, "seconds": [0.25] * count, "lanes": [8] * count,
+        "cell": [mark] * count,
+        "id": ids,
+        "label": np.zeros(count, np.int32),
+        "success": won,
+        "prediction": wrong.astype(np.int32),
+        "target": [None] * count,
+        "status": status.tolist(),
+        "broken_by": [one["attack"] if w else None for w in won],
+        "distance": distance,
+        "margin": np.where(won, -1, 1).astype(np.float32),
+        "success_8bit": [None] * count,
+        "forward": [one["passes"]] * count,
+        "backward": [one["passes"] - 1] * count,
+        "queries": [one["passes"]] * count,
+        "seconds": [0.25] * count,
+        "lanes": [8] * count,
         **dict.fromkeys(("linf", "l2", "l1", "l0"), distance),
         **{name: [value] * count for name, value in about(one).items()},
         **{name: [one[name]] * count for name in ("epsilon", "seed")},
-    }  # fmt: skip
+    }
     return {name: found[name] for name in SCHEMA.names}
 
 
 def about(one):
-    hashes = {f"{n}_hash": f"{one.get(f'{n}_hash', one[n])}-hash"
-              for n in ("model", "data", "attack", "software")}  # fmt: skip
+    hashes = {
+        f"{n}_hash": f"{one.get(f'{n}_hash', one[n])}-hash"
+        for n in ("model", "data", "attack", "software")
+    }
     names = {name: one[name] for name in ("model", "data", "attack", "norm", "goal")}
     return {**names, **hashes, "software": f"jax {one['software']}"}
 
@@ -112,10 +140,15 @@ def test_every_attack_seed_and_smaller_epsilon_counts(tmp_path):
     pgd, fmn = standing["norms"]["linf"]["attacks"]
     assert pgd["curve"]["accuracy"] == [3 / 4, 2 / 4, 1 / 4]
     assert dict(zip(fmn["curve"]["epsilon"], fmn["curve"]["accuracy"], strict=True)) == {
-        0.0: 3 / 4, 0.15: 2 / 4, 0.2: 2 / 4}  # fmt: skip
+        0.0: 3 / 4,
+        0.15: 2 / 4,
+        0.2: 2 / 4,
+    }
     assert fmn["median_distance"] is None  # of 10, 11 and 12 one was found
     assert [(c["epsilon"], c["count"], c["images"], c["median_passes"]) for c in pgd["cost"]] == [
-        (0.1, 1, 3, 9), (0.2, 2, 3, 9)]  # fmt: skip
+        (0.1, 1, 3, 9),
+        (0.2, 2, 3, 9),
+    ]
 
 
 def test_a_distance_equal_to_epsilon_breaks_and_the_cheapest_of_equals_is_named(tmp_path):
@@ -138,8 +171,12 @@ def test_goals_are_attacks_of_their_own_and_count_together(tmp_path):
 
 
 def test_models_and_their_hashes_are_kept_apart(tmp_path):
-    store = fabricate(tmp_path, cell(), cell(model="other", success=[10]),
-                      cell(model_hash="retrained", success=[10, 11]))  # fmt: skip
+    store = fabricate(
+        tmp_path,
+        cell(),
+        cell(model="other", success=[10]),
+        cell(model_hash="retrained", success=[10, 11]),
+    )
     counts = [one["norms"]["linf"]["levels"][0]["count"] for one in sweep_data(store)["standings"]]
     assert counts == [3, 2, 1]
 
@@ -175,8 +212,12 @@ def test_medians_of_counted_numbers():
 
 
 def test_what_is_missing_is_said_and_bounds_are_marked(tmp_path):
-    store = fabricate(tmp_path, cell(success=[10]), cell(epsilon=0.2, missing=True),
-                      cell("FMN", None, missing=True, norm="l2"))  # fmt: skip
+    store = fabricate(
+        tmp_path,
+        cell(success=[10]),
+        cell(epsilon=0.2, missing=True),
+        cell("FMN", None, missing=True, norm="l2"),
+    )
     store.fail(Job("job1", "group1", ("cell1",), 0, 4), "ValueError: <too> large")
     data = sweep_data(store)
     assert (data["rows"], data["expected"], data["complete"]) == (4, 12, False)
@@ -235,8 +276,13 @@ def swept(tmp_path_factory):
     ids = np.arange(1000, 1000 + IMAGES, dtype=np.int32)
     data = ja.data.Dataset(images, labels, ids, "noise", ("ant", "bee", "<cat>", "dog"))
     folder = tmp_path_factory.mktemp("swept") / "store"
-    assert ja.run_sweep(parse_grid(GRID), folder, models={"smooth": model}, data={"noise": data},
-                        devices=jax.devices()[:1]).complete  # fmt: skip
+    assert ja.run_sweep(
+        parse_grid(GRID),
+        folder,
+        models={"smooth": model},
+        data={"noise": data},
+        devices=jax.devices()[:1],
+    ).complete
     return folder, data
 
 
@@ -262,13 +308,17 @@ def test_the_leaderboard_is_that_of_another_reader(swept):
             its = mine[(mine.attack == attack["attack"]) & (mine.goal == attack["goal"])]
             its = its[its.prediction == its.label]
             for cost in attack["cost"]:
-                rows = its[its.epsilon.isna() if cost["epsilon"] is None
-                           else its.epsilon == cost["epsilon"]]  # fmt: skip
+                rows = its[
+                    its.epsilon.isna()
+                    if cost["epsilon"] is None
+                    else its.epsilon == cost["epsilon"]
+                ]
                 assert cost["median_passes"] == (rows.forward + rows.backward).median()
             if attack["minimal"]:
                 nearest = its.groupby("id").distance.min()
-                assert math.isclose(attack["median_distance"], nearest.sort_values().iloc[
-                    (len(nearest) - 1) // 2])  # fmt: skip
+                assert math.isclose(
+                    attack["median_distance"], nearest.sort_values().iloc[(len(nearest) - 1) // 2]
+                )
 
 
 def test_cells_say_what_was_run_and_who_computed_it(swept):
@@ -285,7 +335,9 @@ def test_cells_say_what_was_run_and_who_computed_it(swept):
         assert math.isclose(one["seconds"], rows.seconds.sum())
         assert one["statuses"] == rows.status.value_counts().to_dict()
         assert {one[name] for name in ("model_hash", "software_hash")} == {
-            rows.model_hash.iloc[0], rows.software_hash.iloc[0]}  # fmt: skip
+            rows.model_hash.iloc[0],
+            rows.software_hash.iloc[0],
+        }
     assert data["software"] == {frame.software_hash[0]: frame.software[0]}
 
 
@@ -347,19 +399,30 @@ def test_equal_stores_are_equal(swept, tmp_path):
 
 
 def test_a_known_difference_is_found(tmp_path):
-    old = fabricate(tmp_path / "a", cell(success=[10, 11]),
-                    cell("FMN", None, distance={10: 0.2, 11: 0.4, 12: 0.5}, success=[10, 11, 12]),
-                    cell("gone"))  # fmt: skip
+    old = fabricate(
+        tmp_path / "a",
+        cell(success=[10, 11]),
+        cell("FMN", None, distance={10: 0.2, 11: 0.4, 12: 0.5}, success=[10, 11, 12]),
+        cell("gone"),
+    )
     new = fabricate(
         tmp_path / "b",
         cell(success=[11, 12], ids=(10, 11, 12, 14), wrong=(14,), model_hash="another"),
         cell("FMN", None, distance={10: 0.1, 11: 0.4, 12: 0.75}, success=[10, 11, 12], passes=9),
-        cell("fresh"), cell("fresh", 0.2),
-    )  # fmt: skip
+        cell("fresh"),
+        cell("fresh", 0.2),
+    )
     changes = compare_stores(old, new)
     first, second = changes.cells
-    assert first.images == {"gained": [12], "lost": [10], "nearer": [], "farther": [],
-                            "relabelled": [], "only_a": [13], "only_b": [14]}  # fmt: skip
+    assert first.images == {
+        "gained": [12],
+        "lost": [10],
+        "nearer": [],
+        "farther": [],
+        "relabelled": [],
+        "only_a": [13],
+        "only_b": [14],
+    }
     assert (first.both, first.hashes) == (3, ("model_hash",))
     assert (second.nearer.tolist(), second.farther.tolist()) == ([10], [12])
     assert (second.ratio, second.passes, second.hashes) == (1.0, (9.0, 17.0), ())
@@ -372,10 +435,12 @@ def test_a_known_difference_is_found(tmp_path):
 
 def test_cells_of_one_store_are_compared(tmp_path):
     store = fabricate(
-        tmp_path, cell("PGD(steps=1)"), cell("PGD(steps=9)", success=[10]),
+        tmp_path,
+        cell("PGD(steps=1)"),
+        cell("PGD(steps=9)", success=[10]),
         cell("FMN", None, success=[11], distance={11: 0.3}),
         cell("FMN", None, software="2", success=[11], distance={11: 0.2}),
-    )  # fmt: skip
+    )
     steps = {"left": {"attack": "PGD(steps=1)"}, "right": {"attack": "PGD(steps=9)"}}
     (found,) = compare_stores(store, store, **steps).cells
     assert found.gained.tolist() == [10]
@@ -404,8 +469,16 @@ def call(*args):
 def test_report_on_the_command_line(swept, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     folder, _ = swept
-    done = call("report", folder, "--output", tmp_path / "out", "--json", tmp_path / "data.json",
-                "--examples", 2)  # fmt: skip
+    done = call(
+        "report",
+        folder,
+        "--output",
+        tmp_path / "out",
+        "--json",
+        tmp_path / "data.json",
+        "--examples",
+        2,
+    )
     assert done.exit_code == 0, done.stderr
     assert "under all attacks together, by ε (linf)" in " ".join(done.stdout.split())
     data = json.loads((tmp_path / "data.json").read_text())
@@ -435,8 +508,16 @@ def test_compare_on_the_command_line(tmp_path, monkeypatch):
 def test_exported_rows_are_those_of_the_store(swept, tmp_path, kind):
     reader = pytest.importorskip(kind)
     folder, _ = swept
-    done = call("export", folder, "--csv", tmp_path / "rows.csv", "--robustbench",
-                tmp_path / "board.json", "--json", tmp_path / "said.json")  # fmt: skip
+    done = call(
+        "export",
+        folder,
+        "--csv",
+        tmp_path / "rows.csv",
+        "--robustbench",
+        tmp_path / "board.json",
+        "--json",
+        tmp_path / "said.json",
+    )
     assert done.exit_code == 0, done.stderr
     rows = SweepStore(folder).rows()
     assert json.loads((tmp_path / "said.json").read_text())["rows"] == rows.num_rows
@@ -451,18 +532,26 @@ def test_exported_rows_are_those_of_the_store(swept, tmp_path, kind):
         assert found == expected, name
     entries = json.loads((tmp_path / "board.json").read_text())
     assert [(e["threat_model"], e["eps"]) for e in entries] == [
-        ("Linf", "0.05"), ("Linf", "0.2"), *[("L2", e["eps"]) for e in entries[2:]]]  # fmt: skip
+        ("Linf", "0.05"),
+        ("Linf", "0.2"),
+        *[("L2", e["eps"]) for e in entries[2:]],
+    ]
 
 
 @pytest.mark.parametrize(
     "args",
-    [("report", "nowhere"), ("compare", "nowhere", "nowhere"), ("export", "nowhere", "--csv", "a"),
-     ("export", "nowhere"), ("report", "nowhere", "--examples", "-1"),
-     ("compare", "STORE", "STORE", "--where", "attack"),
-     ("compare", "STORE", "STORE", "--where", "colour=red"),
-     ("compare", "STORE", "STORE", "--where", "seed=0", "--left", "seed=1")],
+    [
+        ("report", "nowhere"),
+        ("compare", "nowhere", "nowhere"),
+        ("export", "nowhere", "--csv", "a"),
+        ("export", "nowhere"),
+        ("report", "nowhere", "--examples", "-1"),
+        ("compare", "STORE", "STORE", "--where", "attack"),
+        ("compare", "STORE", "STORE", "--where", "colour=red"),
+        ("compare", "STORE", "STORE", "--where", "seed=0", "--left", "seed=1"),
+    ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_mistakes_are_one_line_and_exit_2(tmp_path, monkeypatch, args):
     monkeypatch.chdir(tmp_path)
     fabricate(tmp_path / "STORE", cell())
@@ -478,8 +567,12 @@ def test_a_report_imports_no_compiler(tmp_path):
         "try: app(['report', sys.argv[1]])\n"
         "except SystemExit as end: print('code', end.code, 'jax' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.split()[-3:] == ["code", "0", "False"]
 
 
@@ -495,11 +588,23 @@ window.addEventListener("load", () => {
 
 
 def browse(page, folder, *flags):
-    run = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-           "--no-first-run", "--disable-background-networking", "--disable-component-update",
-           "--disable-sync", f"--user-data-dir={folder}", "--enable-logging=stderr",
-           "--window-size=1300,1600", "--virtual-time-budget=9000", *flags,
-           page.as_uri()]  # fmt: skip
+    run = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={folder}",
+        "--enable-logging=stderr",
+        "--window-size=1300,1600",
+        "--virtual-time-budget=9000",
+        *flags,
+        page.as_uri(),
+    ]
     done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr
     return done.stdout
@@ -526,7 +631,8 @@ def test_pages_open_from_disk_in_a_browser(swept, tmp_path):
     for page in (report, pages[1], tmp_path / "out/images/index.html"):
         probed = page.with_name(f"probed-{page.name}")
         probed.write_text(page.read_text().replace("</body>", PROBE))
-        found = re.search(r'data-found="(\d+) (\d+) (\d+)"',
-                          browse(probed, tmp_path / "profile", "--dump-dom"))  # fmt: skip
+        found = re.search(
+            r'data-found="(\d+) (\d+) (\d+)"', browse(probed, tmp_path / "profile", "--dump-dom")
+        )
         images, broken, asked = map(int, found.groups())
         assert (images, broken, asked) == (page.read_text().count("<img"), 0, 0)

@@ -26,8 +26,9 @@ def broken(defence: str, k: int, trim: int = 1) -> bool:
     model = ja.windowed(THRESHOLD, 5, defence, trim)
     mask = (np.arange(5) >= 5 - k).reshape(5, 1, 1)
     attack = ja.Masked(ja.PGD(loss="margin", steps=20), mask)
-    found = ja.run(attack, model, WINDOW, ja.Untargeted(np.zeros(1, int)), 1.0, key=KEY,
-                   devices=ONE, lanes=1)  # fmt: skip
+    found = ja.run(
+        attack, model, WINDOW, ja.Untargeted(np.zeros(1, int)), 1.0, key=KEY, devices=ONE, lanes=1
+    )
     assert (found.images[:, : 5 - k] == WINDOW[:, : 5 - k]).all()
     return bool(found.success[0])
 
@@ -61,8 +62,16 @@ def test_the_mean_is_broken_by_one_reading_that_is_far_off() -> None:
     goal = ja.Untargeted(np.zeros(1, int))
     for defence, expected in (("mean", True), ("outliers", False)):
         model = ja.windowed(THRESHOLD, 5, defence)
-        found = ja.run(ja.Masked(ja.PGD(loss="margin"), mask), model, window, goal, 1.0, key=KEY,
-                       devices=ONE, lanes=1)  # fmt: skip
+        found = ja.run(
+            ja.Masked(ja.PGD(loss="margin"), mask),
+            model,
+            window,
+            goal,
+            1.0,
+            key=KEY,
+            devices=ONE,
+            lanes=1,
+        )
         assert bool(found.success[0]) == expected
 
 
@@ -105,9 +114,18 @@ def test_the_study_says_what_was_measured() -> None:
     labels = np.arange(12) % 2
     mean = ja.Model(lambda w, x: (x.mean((1, 2, 3))[:, None] - 0.5) @ w, jnp.array([[-9.0, 9.0]]))
     found = ja.streams(
-        mean, images.astype(np.float32), labels, 0.35, frames=3, controlled=[1, 2], shift=0,
-        defences=["mean", "majority"], sigma=0.02, attack=ja.PGD(loss="margin", steps=30), lanes=8,
-    )  # fmt: skip
+        mean,
+        images.astype(np.float32),
+        labels,
+        0.35,
+        frames=3,
+        controlled=[1, 2],
+        shift=0,
+        defences=["mean", "majority"],
+        sigma=0.02,
+        attack=ja.PGD(loss="margin", steps=30),
+        lanes=8,
+    )
     assert found.single == 1 and found.clean.tolist() == [1, 1]
     # The mean moves by k / 3 of 0.35, 0.12 or 0.23; a vote needs two of three.
     expected = np.array([[1.0, 0.0], [1.0, 0.0]])

@@ -20,10 +20,16 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def errors(heat: bool = False) -> Table:
     return Table(
-        "Errors", ("FC[a]", "<noise>"), ("test, %", "distance"),
-        [[1.625, 0.0581], [NAN, np.inf]], [[0.25, NAN], [NAN, NAN]], [[1.64, NAN], [NAN, 0.0625]],
-        (".2f", ".3f"), heat, note="three seeds",
-    )  # fmt: skip
+        "Errors",
+        ("FC[a]", "<noise>"),
+        ("test, %", "distance"),
+        [[1.625, 0.0581], [NAN, np.inf]],
+        [[0.25, NAN], [NAN, NAN]],
+        [[1.64, NAN], [NAN, 0.0625]],
+        (".2f", ".3f"),
+        heat,
+        note="three seeds",
+    )
 
 
 def gallery(channels: int = 1) -> Gallery:
@@ -123,8 +129,10 @@ def test_pictures_are_kept_pixel_for_pixel(channels, tmp_path):
     wanted = np.round(255 * part.images.reshape(6, 5, 4, channels)[:5])
     np.testing.assert_array_equal(found, np.broadcast_to(wanted, (5, 5, 4, 3)))
     assert Cells(page).rows == [
-        ["", "x", "y", "z"], ["one", "|a", "|b", "|c"], ["two", "|d", "|e", ""]
-    ]  # fmt: skip
+        ["", "x", "y", "z"],
+        ["one", "|a", "|b", "|c"],
+        ["two", "|d", "|e", ""],
+    ]
     assert "pixelated" in page
 
 
@@ -138,9 +146,10 @@ def test_curves_are_straight_where_their_axes_say_so(log, tmp_path):
     """A square is a straight line on two logarithmic axes and on no others."""
     figure = drawn(write(tmp_path, curves(log=log)))
     lines = [
-        path for path in figure.iter(f"{SVG}path")
+        path
+        for path in figure.iter(f"{SVG}path")
         if "#c2410c" in path.get("style", "") and path.get("d", "").count("L") > 5
-    ]  # fmt: skip
+    ]
     (line,) = lines
     points = np.array(re.findall(r"[ML] (\S+) (\S+)", line.get("d")), float)
     slopes = np.diff(points[:, 1]) / np.diff(points[:, 0])

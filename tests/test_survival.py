@@ -125,10 +125,18 @@ def test_rounding_noise_and_shifts() -> None:
 
 @pytest.mark.parametrize(
     "transform",
-    [ja.Rounding(16), ja.JPEG(60), ja.JPEG(60, subsampling=False), ja.GaussianBlur(1.0),
-     ja.Brightness(0.7), ja.Contrast(0.6), ja.Rescaling(0.5), ja.Cropping(2)],
+    [
+        ja.Rounding(16),
+        ja.JPEG(60),
+        ja.JPEG(60, subsampling=False),
+        ja.GaussianBlur(1.0),
+        ja.Brightness(0.7),
+        ja.Contrast(0.6),
+        ja.Rescaling(0.5),
+        ja.Cropping(2),
+    ],
     ids=lambda t: type(t).__name__,
-)  # fmt: skip
+)
 def test_the_gradient_is_that_of_the_smooth_part(transform: ja.Transform) -> None:
     """Along a wide change the slope says what differences say: rounding averages out."""
     image = 0.3 + 0.4 * scene(16, 16, 3).astype(np.float32) / 255
@@ -156,8 +164,16 @@ def test_attacks_go_through_a_transform_without_a_derivative() -> None:
     # One entry beyond a half of the first two is enough: the first needs 0.05 of the side, then
     # the signs of both entries turn the sum to 0.5 + ... < 0 only once both have crossed.
     for epsilon, expected in ((4 * 0.03, [False, False]), (4 * 0.12, [True, True])):
-        found = ja.run(ja.PGD(loss="margin"), rounded, images, ja.Untargeted(labels), epsilon,
-                       key=jax.random.key(0), devices=ONE, lanes=2)  # fmt: skip
+        found = ja.run(
+            ja.PGD(loss="margin"),
+            rounded,
+            images,
+            ja.Untargeted(labels),
+            epsilon,
+            key=jax.random.key(0),
+            devices=ONE,
+            lanes=2,
+        )
         assert found.success.tolist() == expected
 
 
@@ -194,9 +210,14 @@ def test_survival_of_what_is_known() -> None:
     images = np.stack([0.5 + a * stripes for a in (0.1, 0.2, 0.3)])[..., None]
     blurs = {s: ja.GaussianBlur(s) for s in (0.3, 0.6)}
     found = ja.survival(
-        model, images, np.zeros(3, int), {"PGD": ja.PGD(loss="margin", steps=20)}, 0.35,
-        transforms={"blur": blurs}, lanes=4,
-    )  # fmt: skip
+        model,
+        images,
+        np.zeros(3, int),
+        {"PGD": ja.PGD(loss="margin", steps=20)},
+        0.35,
+        transforms={"blur": blurs},
+        lanes=4,
+    )
     assert (found.plain, found.success[0]) == (1.0, 1.0)
     assert found.kinds == ("blur", "blur") and found.clean.tolist() == [1, 1]
     for t, transform in enumerate(blurs.values()):
@@ -205,8 +226,10 @@ def test_survival_of_what_is_known() -> None:
         assert found.ordinary[0, t] == pytest.approx((answers == 0).mean())
         # Inside, a blur makes stripes fainter and no more: 0.35 outweighs 0.1, 0.2 and 0.3.
         assert found.adaptive[0, t] == 0
-    for given, words in (({"attacks": {}}, "attacks is empty"),
-                         ({"transforms": {}}, "transforms is empty")):  # fmt: skip
+    for given, words in (
+        ({"attacks": {}}, "attacks is empty"),
+        ({"transforms": {}}, "transforms is empty"),
+    ):
         with pytest.raises(ValueError, match=words):
             ja.survival(model, images, np.zeros(3, int), epsilon=0.1, **given)
 
@@ -214,12 +237,15 @@ def test_survival_of_what_is_known() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: ja.JPEG(0), "quality=0"), (lambda: ja.JPEG(101), "quality=101"),
-        (lambda: ja.GaussianBlur(-1), "sigma=-1"), (lambda: ja.Rounding(1), "levels=1"),
-        (lambda: ja.Rescaling(1.5), "factor=1.5"), (lambda: ja.Shifting(-1), "most=-1"),
+        (lambda: ja.JPEG(0), "quality=0"),
+        (lambda: ja.JPEG(101), "quality=101"),
+        (lambda: ja.GaussianBlur(-1), "sigma=-1"),
+        (lambda: ja.Rounding(1), "levels=1"),
+        (lambda: ja.Rescaling(1.5), "factor=1.5"),
+        (lambda: ja.Shifting(-1), "most=-1"),
         (lambda: ja.JPEG()(jnp.zeros((8, 8, 2))), "2 channels"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_meant_is_said(make, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
@@ -232,9 +258,12 @@ def test_jpeg_is_no_defence_of_a_real_network(shared) -> None:
     model = load_published(shared / "data/models/cifar10_resnet2b")
     data = load_data(shared / "data/cifar10/cifar10_test.npz", count=40)
     found = ja.survival(
-        model, data.images, data.labels, {"DDN": ja.DDN(steps=50)},
+        model,
+        data.images,
+        data.labels,
+        {"DDN": ja.DDN(steps=50)},
         transforms={"JPEG": {75: ja.JPEG(75)}},
-    )  # fmt: skip
+    )
     assert found.success[0] == 1 and found.survived[0, 0] < 0.3
     assert found.ordinary[0, 0] > found.clean[0] - 0.1
     assert found.adaptive[0, 0] == 0 and found.reach[0, 0] > found.distance[0]

@@ -66,14 +66,24 @@ def test_every_cell_is_what_run_returns(whole):
             about = store.load(job).slice(row, 1).to_pylist()[0]
             images[about["cell"], about["id"]] = image
     seen = 0
-    for title, attack in (("PGD(steps=3)", ja.PGD(steps=3)),
-                          ("DDN(steps=20)", ja.DDN(steps=20))):  # fmt: skip
+    for title, attack in (("PGD(steps=3)", ja.PGD(steps=3)), ("DDN(steps=20)", ja.DDN(steps=20))):
         for seed in (0, 1):
             for epsilon in (0.02, 15 / 255) if attack.needs_epsilon else (None,):
-                mine = [r for r in rows if (r["attack"], r["seed"], r["epsilon"])
-                        == (title, seed, epsilon)]  # fmt: skip
-                result = ja.run(attack, MODEL, IMAGES, ja.Untargeted(LABELS), epsilon,
-                                key=jax.random.key(seed), ids=IDS, lanes=8)  # fmt: skip
+                mine = [
+                    r
+                    for r in rows
+                    if (r["attack"], r["seed"], r["epsilon"]) == (title, seed, epsilon)
+                ]
+                result = ja.run(
+                    attack,
+                    MODEL,
+                    IMAGES,
+                    ja.Untargeted(LABELS),
+                    epsilon,
+                    key=jax.random.key(seed),
+                    ids=IDS,
+                    lanes=8,
+                )
                 assert [r["id"] for r in mine] == IDS.tolist()
                 assert [r["success"] for r in mine] == result.success.tolist()
                 assert [r["forward"] for r in mine] == result.forward.tolist()
@@ -95,8 +105,17 @@ def test_a_cascade_of_a_sweep_does_what_evaluate_does(tmp_path):
     refined = 0
     for seed in (0, 1):
         for epsilon in (0.02, 15 / 255):
-            report = ja.evaluate(MODEL, IMAGES, LABELS, epsilons=[epsilon], attacks="fast", ids=IDS,
-                                 key=jax.random.key(seed), lanes=8, distances=False)  # fmt: skip
+            report = ja.evaluate(
+                MODEL,
+                IMAGES,
+                LABELS,
+                epsilons=[epsilon],
+                attacks="fast",
+                ids=IDS,
+                key=jax.random.key(seed),
+                lanes=8,
+                distances=False,
+            )
             mine = [r for r in rows if (r["seed"], r["epsilon"]) == (seed, epsilon)]
             assert [r["success"] for r in mine] == (report.broken_by[0] != SURVIVED).tolist()
             passes = sum(report.passes) + 1  # and the clean image's
@@ -140,8 +159,11 @@ def test_what_is_torn_or_altered_is_done_again(whole, tmp_path, damage):
         flipped = [not value for value in table["success"].to_pylist()]
         place = table.column_names.index("success")
         pq.write_table(
-            table.set_column(place, table.schema.field(place), [flipped])
-            .replace_schema_metadata(said), job)  # fmt: skip
+            table.set_column(place, table.schema.field(place), [flipped]).replace_schema_metadata(
+                said
+            ),
+            job,
+        )
     elif damage == "images":
         (folder / "images" / f"{job.stem}.npz").write_bytes(b"nothing")
     elif damage == "empty":

@@ -49,13 +49,19 @@ def start(folder: Path, store: str, *args: str, devices: int = 1) -> subprocess.
     """`jaxadv sweep` as a process of its own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA"))}
     environment = {
-        **kept, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        "JAXADV_CACHE": str(folder / "cache"), "JAX_NUM_CPU_DEVICES": str(devices),
-    }  # fmt: skip
+        **kept,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "JAXADV_CACHE": str(folder / "cache"),
+        "JAX_NUM_CPU_DEVICES": str(devices),
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "jaxadv", "sweep", "sweep.toml", "--store", store, *args],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def finish(*processes: subprocess.Popen) -> None:
@@ -95,17 +101,28 @@ def test_no_device_waits_for_another():
     table = ja.make_table(attack, MODEL, IMAGES, ja.Untargeted(LABELS), 0.1)
     key = jax.random.key(0)
     flight = jax.eval_shape(lambda: init_lanes(attack, MODEL, table, key, 4))
-    each = [jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((8, *jnp.shape(leaf)), jnp.result_type(leaf),
-                                          sharding=sharded(devices)), tree)
-        for tree in (table, flight)]  # fmt: skip
+    each = [
+        jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                (8, *jnp.shape(leaf)), jnp.result_type(leaf), sharding=sharded(devices)
+            ),
+            tree,
+        )
+        for tree in (table, flight)
+    ]
     _, go_on = programs("first", False, devices)
     ends = Ends(jnp.int32(8), jnp.int32(3), jnp.int32(99))
     program = go_on.lower(attack, MODEL, each[0], key, each[1], ends).compile()
     text = program.as_text()
     assert "while(" in text and "input_output_alias" in text  # a loop, and donated buffers
-    for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute",
-                       "reduce-scatter", "collective-broadcast"):  # fmt: skip
+    for collective in (
+        "all-reduce",
+        "all-gather",
+        "all-to-all",
+        "collective-permute",
+        "reduce-scatter",
+        "collective-broadcast",
+    ):
         assert collective not in text
 
 
@@ -151,8 +168,16 @@ def test_what_float32_gets_wrong_from_the_start_needs_no_attack():
     wrong[:3] = (wrong[:3] + 1) % 4
     model = ja.Model(lambda w, x: jnp.roll(MODEL.apply(w, x), 1, -1), WEIGHTS)  # another judge
     goal = ja.Untargeted(wrong)
-    result = ja.run(ja.DDN(steps=5), model, IMAGES, goal, key=jax.random.key(0), lanes=4,
-                    judge=MODEL, again=True)  # fmt: skip
+    result = ja.run(
+        ja.DDN(steps=5),
+        model,
+        IMAGES,
+        goal,
+        key=jax.random.key(0),
+        lanes=4,
+        judge=MODEL,
+        again=True,
+    )
     assert (result.status[:3] == ja.Status.MISCLASSIFIED).all()
     assert (result.distance[:3] == 0).all()
 
@@ -183,10 +208,14 @@ def test_four_processes_that_jax_joins(folder, alone):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    finish(*(
-        start(folder, "joined", "--coordinator", address, "--processes", "4", "--process", str(i))
-        for i in range(4)
-    ))  # fmt: skip
+    finish(
+        *(
+            start(
+                folder, "joined", "--coordinator", address, "--processes", "4", "--process", str(i)
+            )
+            for i in range(4)
+        )
+    )
     assert untimed(folder / "joined").equals(alone)
 
 

@@ -41,8 +41,13 @@ def quadrants(count: int, seed: int) -> Dataset:
     for image, label in zip(images, labels, strict=True):
         top, left = 4 * (label // 2), 4 * (label % 2)
         image[top : top + 4, left : left + 4] += 0.5
-    return Dataset(images.astype(np.float32), labels, np.arange(count, dtype=np.int32), "quadrants",
-                   tuple("abcd"))  # fmt: skip
+    return Dataset(
+        images.astype(np.float32),
+        labels,
+        np.arange(count, dtype=np.int32),
+        "quadrants",
+        tuple("abcd"),
+    )
 
 
 TRAIN, TEST = quadrants(600, 0), quadrants(120, 1)
@@ -132,8 +137,9 @@ def test_images_that_the_plain_network_gets_wrong_do_not_count():
     assert found.outcomes[0].count == 35 and found.outcomes[0].plain == 0
     assert np.isnan(found.outcomes[0].rejected)
     with pytest.raises(ValueError, match="no image that the plain network gets right"):
-        confront(family, PLAIN, [GUARDED], TRAIN,
-                 data._replace(labels=(data.labels + 1) % 4), key=KEY)  # fmt: skip
+        confront(
+            family, PLAIN, [GUARDED], TRAIN, data._replace(labels=(data.labels + 1) % 4), key=KEY
+        )
 
 
 @pytest.mark.slow
@@ -167,8 +173,10 @@ def test_a_class_learns_to_refuse_noise_and_pays_little(setting):
     noise = np.random.default_rng(3).random((200, 8, 8, 1)).astype(np.float32)
     plain = trained(setting, TRAIN)
     unseen = np.random.default_rng(4).random((200, 8, 8, 1)).astype(np.float32)
-    for defence in (extra_class(setting, "noise", noise),
-                    detector_defence(setting, "noise", plain, noise)):  # fmt: skip
+    for defence in (
+        extra_class(setting, "noise", noise),
+        detector_defence(setting, "noise", plain, noise),
+    ):
         assert defence.rejected == 4
         right, refused = defence.on_natural(TEST)
         assert right > 0.95 and refused < 0.05

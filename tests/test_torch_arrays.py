@@ -84,10 +84,14 @@ class Normed(nn.Module):
 
 def normed_arrays():
     return {
-        "bn.weight": draw(18), "bn.bias": draw(18), "bn.running_mean": draw(18),
-        "bn.running_var": draw(18) ** 2 + 0.5, "bn.num_batches_tracked": np.array(7),
-        "fc.weight": draw(4, 18), "fc.bias": draw(4),
-    }  # fmt: skip
+        "bn.weight": draw(18),
+        "bn.bias": draw(18),
+        "bn.running_mean": draw(18),
+        "bn.running_var": draw(18) ** 2 + 0.5,
+        "bn.num_batches_tracked": np.array(7),
+        "fc.weight": draw(4, 18),
+        "fc.bias": draw(4),
+    }
 
 
 def normed_logits(arrays, images):
@@ -171,12 +175,22 @@ def test_other_files_are_refused(tmp_path, suffix):
     [
         ("torchvision", lambda p: p.models.resnet50(), "ResNet50", (64, 96, 3), {}),
         ("torchvision", lambda p: p.models.alexnet(), "AlexNet", (224, 224, 3), {}),
-        ("timm", lambda p: p.create_model("vit_small_patch16_224", img_size=(32, 48)), "ViT",
-         (32, 48, 3), {}),
-        ("pytorchcv.model_provider", lambda p: p.get_model("wrn16_10_cifar10"),
-         get_definition("WideResNet")(depth=16), (32, 32, 3), {"features.post_activ.bn": "bn1"}),
+        (
+            "timm",
+            lambda p: p.create_model("vit_small_patch16_224", img_size=(32, 48)),
+            "ViT",
+            (32, 48, 3),
+            {},
+        ),
+        (
+            "pytorchcv.model_provider",
+            lambda p: p.get_model("wrn16_10_cifar10"),
+            get_definition("WideResNet")(depth=16),
+            (32, 32, 3),
+            {"features.post_activ.bn": "bn1"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_definitions_equal_torchs(package, build, module, shape, names):
     torch = pytest.importorskip("torch")
     network = build(pytest.importorskip(package)).eval()

@@ -58,9 +58,14 @@ def test_adversarially_trained_networks_withstand_what_breaks_the_standard_one()
         how |= {"devices": jax.devices()[:1], "key": jax.random.key(0)}
         variables = train(module, data, epochs=8, **how)
         result = ja.run(
-            PGD(steps=20, step_size=0.2), from_linen(module, variables), held_out.images,
-            ja.Untargeted(held_out.labels), 0.15, key=jax.random.key(1), lanes=64,
-        )  # fmt: skip
+            PGD(steps=20, step_size=0.2),
+            from_linen(module, variables),
+            held_out.images,
+            ja.Untargeted(held_out.labels),
+            0.15,
+            key=jax.random.key(1),
+            lanes=64,
+        )
         robust[name] = 1 - result.success.mean()
     assert robust["pgd"] > robust["standard"] + 0.15, robust
     assert robust["trades"] > robust["standard"] + 0.15, robust
@@ -82,8 +87,13 @@ def test_devices_share_a_batch_and_change_nothing_but_rounding():
     """The mean of the parts' gradients is the batch's; random starts go by place in the batch."""
     data = load_data("digits", "train", 64)
     module = get_definition("FC")(widths=(16,))
-    how = {"epochs": 2, "batch_size": 16, "attack": PGD(steps=3, step_size=0.5), "epsilon": 0.1,
-           "key": jax.random.key(0)}  # fmt: skip
+    how = {
+        "epochs": 2,
+        "batch_size": 16,
+        "attack": PGD(steps=3, step_size=0.5),
+        "epsilon": 0.1,
+        "key": jax.random.key(0),
+    }
     one, two = (train(module, data, devices=jax.devices()[:n], **how) for n in (1, 2))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)

@@ -201,8 +201,15 @@ def test_the_gradient_goes_back_through_resize_and_pad():
 
 def test_admix_adds_a_portion_of_images_of_other_classes():
     others = np.stack([np.full((6, 6, 1), value, np.float32) for value in (0.1, 0.2, 0.4, 0.8)])
-    attack = ja.Admix(mixed_images=others, mixed_labels=np.array([0, 1, 0, 1]), mixed=3, scales=2,
-                      portion=0.5, loss=rise, steps=6)  # fmt: skip
+    attack = ja.Admix(
+        mixed_images=others,
+        mixed_labels=np.array([0, 1, 0, 1]),
+        mixed=3,
+        scales=2,
+        portion=0.5,
+        loss=rise,
+        steps=6,
+    )
     used = set()
     for _, state, asked in list(steps_of(attack, IMAGES[5]))[:-1]:
         first, second = asked.reshape(2, 3, 6, 6, 1)
@@ -216,10 +223,17 @@ def test_admix_adds_a_portion_of_images_of_other_classes():
 COSTS = {  # forward and backward passes: the clean image and the last iterate are one forward each
     "MIFGSM": ja.MIFGSM(steps=4),
     "everything": ja.Transfer(
-        steps=4, decay=1.0, nesterov=True, diversity=0.7, kernel=3, scales=2, neighbours=2,
-        mixed=2, mixed_images=IMAGES[:3],
+        steps=4,
+        decay=1.0,
+        nesterov=True,
+        diversity=0.7,
+        kernel=3,
+        scales=2,
+        neighbours=2,
+        mixed=2,
+        mixed_images=IMAGES[:3],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param("MIFGSM", marks=pytest.mark.slow), "everything"])
@@ -231,8 +245,17 @@ def test_every_pass_is_counted_and_no_image_sees_another(name):
     assert (result.backward == 4 * views).all()
     assert attack.passes == 8 * views + 1
     order = RNG.permutation(9)
-    again = ja.run(attack, MODEL, IMAGES[order], GOAL, EPSILON, key=KEY, ids=order, lanes=4,
-                   devices=jax.devices()[:1])  # fmt: skip
+    again = ja.run(
+        attack,
+        MODEL,
+        IMAGES[order],
+        GOAL,
+        EPSILON,
+        key=KEY,
+        ids=order,
+        lanes=4,
+        devices=jax.devices()[:1],
+    )
     np.testing.assert_array_equal(result.images[order], again.images)
 
 
@@ -259,8 +282,11 @@ def test_an_ensemble_is_a_mean_of_logits_of_probabilities_or_of_losses():
     logits = np.stack([np.asarray(model(IMAGES), np.float64) for model in models])
     softmax = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
     mean = lambda values: np.einsum("m,mnk->nk", shares, values)  # noqa: E731
-    for of, expected in (("logits", mean(logits)), ("probabilities", np.log(mean(softmax))),
-                         ("log-probabilities", mean(np.log(softmax)))):  # fmt: skip
+    for of, expected in (
+        ("logits", mean(logits)),
+        ("probabilities", np.log(mean(softmax))),
+        ("log-probabilities", mean(np.log(softmax))),
+    ):
         model = ja.ensemble(models, weights=10 * shares, of=of)
         np.testing.assert_allclose(model(IMAGES), expected, rtol=1e-4, atol=1e-4)
         assert model.samples == 3
@@ -284,8 +310,17 @@ def test_ila_climbs_along_the_change_of_the_features():
     labels = np.asarray((IMAGES.reshape(9, 36) @ layer @ top).argmax(1))
     np.testing.assert_array_equal(model(IMAGES).argmax(1), labels)
     start = np.clip(IMAGES + RNG.uniform(-0.05, 0.05, IMAGES.shape), 0, 1).astype(np.float32)
-    result = ja.run(ja.ILA(classes=3, steps=20), model, IMAGES, ja.Untargeted(labels), EPSILON,
-                    start=start, key=KEY, lanes=4, devices=jax.devices()[:1])  # fmt: skip
+    result = ja.run(
+        ja.ILA(classes=3, steps=20),
+        model,
+        IMAGES,
+        ja.Untargeted(labels),
+        EPSILON,
+        start=start,
+        key=KEY,
+        lanes=4,
+        devices=jax.devices()[:1],
+    )
     along = (start - IMAGES).reshape(9, 36) @ layer @ layer.T
     clear = np.abs(along) > 1e-4
     change = (result.images - IMAGES).reshape(9, 36)
@@ -299,9 +334,18 @@ def test_ila_climbs_along_the_change_of_the_features():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"kernel": 4}, {"kernel": -1}, {"scales": 0}, {"neighbours": -1}, {"mixed": 2},
-     {"kernel_form": "box"}, {"resize": 1.0}, {"diversity": 1.5}, {"nesterov": True}],
-)  # fmt: skip
+    [
+        {"kernel": 4},
+        {"kernel": -1},
+        {"scales": 0},
+        {"neighbours": -1},
+        {"mixed": 2},
+        {"kernel_form": "box"},
+        {"resize": 1.0},
+        {"diversity": 1.5},
+        {"nesterov": True},
+    ],
+)
 def test_settings_that_cannot_be_meant(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         ja.Transfer(**arguments)
@@ -309,9 +353,13 @@ def test_settings_that_cannot_be_meant(arguments):
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [(([],), "models"), (([MODEL], [-1]), "weights"), (([MODEL], None, "votes"), "of="),
-     (([MODEL, ja.Model(quadratic, MODEL.params, (-1, 1))],), "bounds")],
-)  # fmt: skip
+    [
+        (([],), "models"),
+        (([MODEL], [-1]), "weights"),
+        (([MODEL], None, "votes"), "of="),
+        (([MODEL, ja.Model(quadratic, MODEL.params, (-1, 1))],), "bounds"),
+    ],
+)
 def test_ensembles_that_cannot_be_meant(arguments, named):
     with pytest.raises(ValueError, match=named):
         ja.ensemble(*arguments)
@@ -334,8 +382,17 @@ def test_words_are_added_and_nothing_else_and_the_filter_judges():
     )
     attack = add_words(3)
     assert isinstance(attack, AddWords)
-    result = ja.run(attack, surrogate, spam, ja.Untargeted(np.ones(12, np.int32)), 3.0, key=KEY,
-                    lanes=12, devices=jax.devices()[:1], judge=asked)  # fmt: skip
+    result = ja.run(
+        attack,
+        surrogate,
+        spam,
+        ja.Untargeted(np.ones(12, np.int32)),
+        3.0,
+        key=KEY,
+        lanes=12,
+        devices=jax.devices()[:1],
+        judge=asked,
+    )
     assert np.isin(result.images, (0.0, 1.0)).all()
     assert (result.images >= spam).all()
     assert (result.distance == 3).all()

@@ -39,8 +39,10 @@ def test_activations_are_those_of_the_layers_written_out():
     twice = 1 / (1 + np.exp(-(once @ p["fc2"]["kernel"] + p["fc2"]["bias"])))
     traced = jax.jit(activations, static_argnums=(0, 3, 4))
     for layer, side, expected in (
-        ("fc1", "output", before), ("fc2", "input", once), ("fc3", "input", twice),
-    ):  # fmt: skip
+        ("fc1", "output", before),
+        ("fc2", "input", once),
+        ("fc3", "input", twice),
+    ):
         found = traced(module, variables, images, layer, side)
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -195,11 +197,14 @@ def test_synthesis_comes_up_to_scipys_l_bfgs_b_in_a_deeper_layer():
     slope = jax.jit(jax.value_and_grad(lambda x, v: -value(x, v)))
     theirs = [
         -scipy.optimize.minimize(
-            lambda x: tuple(np.float64(a) for a in slope(jnp.float32(x), v)), start.ravel(),
-            jac=True, bounds=[(0, 1)] * 36, method="L-BFGS-B",
+            lambda x: tuple(np.float64(a) for a in slope(jnp.float32(x), v)),
+            start.ravel(),
+            jac=True,
+            bounds=[(0, 1)] * 36,
+            method="L-BFGS-B",
         ).fun
         for v in directions
-    ]  # fmt: skip
+    ]
     assert (ours > np.array(theirs) - 2e-3).all()
 
 

@@ -46,9 +46,13 @@ def answers(model: ja.Model, images: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("method", "norm"),
-    [("ascent", "linf"), ("ascent", "l2"), ("aggregation", "l2"),
-     pytest.param("aggregation", "linf", marks=pytest.mark.slow)],
-)  # fmt: skip
+    [
+        ("ascent", "linf"),
+        ("ascent", "l2"),
+        ("aggregation", "l2"),
+        pytest.param("aggregation", "linf", marks=pytest.mark.slow),
+    ],
+)
 def test_a_linear_class_is_flipped_along_its_weights(method, norm):
     """For two linear classes, and no box in the way, epsilon sign(w) (L2: epsilon w / |w|) moves
     every image as far as anything can."""
@@ -108,16 +112,20 @@ def test_what_every_method_owes(method, norm, epsilon):
         assert found.forward > passes and found.backward <= passes * 10 * 3
 
 
-@pytest.mark.parametrize("method", [
-    pytest.param(QUICK, id="ascent"),
-    pytest.param(TOGETHER, id="aggregation", marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(QUICK, id="ascent"),
+        pytest.param(TOGETHER, id="aggregation", marks=pytest.mark.slow),
+    ],
+)
 def test_any_number_of_devices_gives_equal_bits(method):
     found = [
-        ja.universal_perturbation(MODEL, IMAGES, 0.1, method=method, key=KEY,
-                                  devices=jax.devices()[:count])
+        ja.universal_perturbation(
+            MODEL, IMAGES, 0.1, method=method, key=KEY, devices=jax.devices()[:count]
+        )
         for count in (1, 2, 8)
-    ]  # fmt: skip
+    ]
     for other in found[1:]:
         np.testing.assert_array_equal(found[0].perturbation, other.perturbation)
         np.testing.assert_array_equal(found[0].history, other.history)
@@ -156,8 +164,9 @@ def test_an_optimiser_a_start_and_the_clipped_loss():
     # A loss that is clipped where it stands has no slope: nothing moves from the start.
     still = ja.UniversalAscent(epochs=1, clip=1e-6)
     start = np.full((6, 6, 1), 0.05, np.float32)
-    same = ja.universal_perturbation(MODEL, IMAGES, 0.1, method=still, key=KEY, start=start,
-                                     devices=ONE)  # fmt: skip
+    same = ja.universal_perturbation(
+        MODEL, IMAGES, 0.1, method=still, key=KEY, start=start, devices=ONE
+    )
     np.testing.assert_array_equal(same.perturbation, start)
 
 
@@ -269,13 +278,15 @@ def test_training_against_one_perturbation(digits):
     module = ja.models.get_definition("FC")(widths=(64,), classes=10)
     rates = {}
     for epsilon in (1e-6, 0.2):
-        variables, last = ja.universal_training(module, train, epsilon, key=KEY, epochs=20,
-                                                learning_rate=5e-3)  # fmt: skip
+        variables, last = ja.universal_training(
+            module, train, epsilon, key=KEY, epochs=20, learning_rate=5e-3
+        )
         model = ja.from_linen(module, variables)
         assert np.abs(last.astype(np.float64)).max() <= epsilon
         assert (answers(model, test.images) == test.labels).mean() > 0.85
-        made = ja.universal_perturbation(model, train.images[:200], 0.2, key=KEY, devices=ONE,
-                                         held_out=test.images)  # fmt: skip
+        made = ja.universal_perturbation(
+            model, train.images[:200], 0.2, key=KEY, devices=ONE, held_out=test.images
+        )
         rates[epsilon] = made.held_out.rate
     assert rates[0.2] < 0.7 * rates[1e-6]
 
@@ -285,8 +296,13 @@ def test_the_command(digits, tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     _, network = digits
-    save_weights("fc.safetensors", "FC", {"widths": [100, 100], "activation": "sigmoid"},
-                 network.variables, image_shape=(8, 8, 1))  # fmt: skip
+    save_weights(
+        "fc.safetensors",
+        "FC",
+        {"widths": [100, 100], "activation": "sigmoid"},
+        network.variables,
+        image_shape=(8, 8, 1),
+    )
     arguments = ["universal", "--data", "digits", "--weights", "fc.safetensors"]
     arguments += ["--epsilon", "1/5", "--target", "3", "--rounds", "5"]
     arguments += ["--json", "a.json", "--save", "v.npz"]

@@ -242,8 +242,12 @@ def test_single_arrays_can_be_named():
     state = {"attn.in_proj_weight": w0, "attn.in_proj_bias": b0, "out.gamma": w1, "out.beta": b1}
     with pytest.raises(ValueError, match=r"attn\.in_proj_weight \(8, 12\)"):
         from_torch_arrays(Tower(2), state, image_shape=SHAPE)
-    names = {"attn.in_proj_weight": "Dense_0/kernel", "attn.in_proj_bias": "params/Dense_0/bias",
-             "out.gamma": "Dense_1/kernel", "out.beta": "Dense_1/bias"}  # fmt: skip
+    names = {
+        "attn.in_proj_weight": "Dense_0/kernel",
+        "attn.in_proj_bias": "params/Dense_0/bias",
+        "out.gamma": "Dense_1/kernel",
+        "out.beta": "Dense_1/bias",
+    }
     model = from_torch_arrays(Tower(2), state, image_shape=SHAPE, names=names)
     np.testing.assert_allclose(model(IMAGES), logits(layers.values(), flat(IMAGES)), atol=1e-5)
 
@@ -373,8 +377,13 @@ def test_onnx_initialisers_are_found_by_name():
         inputs = [f"y{number}", f"{name}.weight", f"{name}.bias"]
         nodes.append(onnx.helper.make_node("Gemm", inputs, [f"z{number}"], transB=1))
         last = number == DEPTH - 1
-        nodes.append(onnx.helper.make_node("Identity" if last else "Tanh", [f"z{number}"],
-                                           ["out" if last else f"y{number + 1}"]))  # fmt: skip
+        nodes.append(
+            onnx.helper.make_node(
+                "Identity" if last else "Tanh",
+                [f"z{number}"],
+                ["out" if last else f"y{number + 1}"],
+            )
+        )
     value = lambda name, shape: onnx.helper.make_tensor_value_info(name, 1, shape)  # noqa: E731
     stored = [onnx.numpy_helper.from_array(a, n) for n, a in sorted(state_dict(layers).items())]
     graph = onnx.helper.make_graph(

@@ -17,8 +17,11 @@ from typing import NamedTuple
 MANY = 8  # parameters that a function outside the public API may have
 LONG = 100  # lines of a function
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
-SECTION = re.compile(r"^\s*(Args|Arguments|\*\*Arguments|Parameters|Attributes|Returns|\*\*Returns)"
-                     r"\b.*", re.MULTILINE)  # fmt: skip
+SECTION = re.compile(
+    r"^\s*(Args|Arguments|\*\*Arguments|Parameters|Attributes|Returns|\*\*Returns)"
+    r"\b.*",
+    re.MULTILINE,
+)
 
 
 class Function(NamedTuple):
@@ -145,8 +148,11 @@ def exported(package: Path) -> set[str]:
     """The names that the package's stub imports, or those in its `__all__`."""
     stub = package / "__init__.pyi"
     if stub.is_file():
-        imports = [node for node in ast.walk(ast.parse(stub.read_text()))
-                   if isinstance(node, ast.ImportFrom)]  # fmt: skip
+        imports = [
+            node
+            for node in ast.walk(ast.parse(stub.read_text()))
+            if isinstance(node, ast.ImportFrom)
+        ]
         return {name.asname or name.name for node in imports for name in node.names}
     for node in ast.walk(ast.parse((package / "__init__.py").read_text())):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
@@ -162,19 +168,26 @@ def report(package: Path, say: Callable[[str], None] = print) -> None:
     say(f"files                         {len(texts)}")
     say(f"lines                         {sum(lengths):,}")
     say(f"file length                   median {statistics.median(lengths):g}, max {max(lengths)}")
-    every = [one for path, tree in trees.items()
-             for one in functions(tree, path.relative_to(package).as_posix())]  # fmt: skip
+    every = [
+        one
+        for path, tree in trees.items()
+        for one in functions(tree, path.relative_to(package).as_posix())
+    ]
     sizes = [one.lines for one in every]
     over = [one for one in every if one.lines > LONG]
-    say(f"functions                     {len(every):,}: median {statistics.median(sizes):g}, "
-        f"p99 {percentile(sizes, 0.99)}, over {LONG} lines {len(over)}")  # fmt: skip
+    say(
+        f"functions                     {len(every):,}: median {statistics.median(sizes):g}, "
+        f"p99 {percentile(sizes, 0.99)}, over {LONG} lines {len(over)}"
+    )
     for one in over:
         say(f"    {one.lines:4} lines      {one.where} {one.name}")
     public = exported(package)
     most = sorted((one for one in every if one.parameters > MANY), key=lambda f: -f.parameters)
     inner = [f for f in most if f.name not in public and not f.where.startswith("cli/")]
-    say(f"parameters                    mean {statistics.mean(f.parameters for f in every):.2f}, "
-        f"over {MANY}: {len(most)}, of these outside the public API {len(inner)}")  # fmt: skip
+    say(
+        f"parameters                    mean {statistics.mean(f.parameters for f in every):.2f}, "
+        f"over {MANY}: {len(most)}, of these outside the public API {len(inner)}"
+    )
     for one in inner:
         say(f"    {one.parameters:4} parameters {one.where} {one.name}")
     both = [annotations(tree) for tree in trees.values()]
@@ -186,9 +199,11 @@ def report(package: Path, say: Callable[[str], None] = print) -> None:
     say(f"long docstrings with sections {share(with_section, len(texts_of))}")
     say(f"fmt: skip                     {sum(t.count('# fmt: ' + 'skip') for t in texts.values())}")
     names = {
-        ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"):
-        tree for path, tree in trees.items()
-    }  # fmt: skip
+        ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): tree
+        for path, tree in trees.items()
+    }
     for title, later in (("import circles", False), ("with those on first use", True)):
         found = circles(
             {name: imports(tree, name, set(names), later) for name, tree in names.items()}

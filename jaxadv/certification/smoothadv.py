@@ -209,9 +209,17 @@ def attack_smoothed(
     name = f"smoothed-attack-{found.sigma:g}-{draws}-{steps}-{rounds}-{samples}"
     if keep is not None:
         mark = fingerprint(
-            model.params, images, found.ids, found.radius, right, found.alpha, found.sigma, width,
-            jax.random.key_data(key), np.round(predict(model, images, chosen), 2),
-        )  # fmt: skip
+            model.params,
+            images,
+            found.ids,
+            found.radius,
+            right,
+            found.alpha,
+            found.sigma,
+            width,
+            jax.random.key_data(key),
+            np.round(predict(model, images, chosen), 2),
+        )
         saved = keep.load_arrays(name, mark)
         if saved is not None:
             held, broke, nearest = saved["held"], saved["broke"], saved["nearest"]
@@ -229,22 +237,37 @@ def attack_smoothed(
 
             def report(finished: int, _: int, __: int, turn: int = turn) -> None:
                 if progress is not None:
-                    progress(turn * len(rows) + finished, rounds * len(rows),
-                             int(np.isfinite(broke).sum()))  # fmt: skip
+                    progress(
+                        turn * len(rows) + finished,
+                        rounds * len(rows),
+                        int(np.isfinite(broke).sum()),
+                    )
 
             soft = soft_smoothed(model, found.sigma, draws, own, shape)
             session = Session(
-                soft, images[rows], goal, found.ids[rows], own, chosen, width,
+                soft,
+                images[rows],
+                goal,
+                found.ids[rows],
+                own,
+                chosen,
+                width,
                 interrupted=interrupted,
-            )  # fmt: skip
+            )
             target = Rows(np.arange(len(rows)), radius)
             pushed = run_rows(session, attack, target, keep="loss", progress=report)
             if interrupted():
                 break
             said = smoothed_predict(
-                model, pushed.images, sigma=found.sigma, samples=samples, alpha=found.alpha,
-                key=judging, ids=found.ids[rows], devices=chosen,
-            )  # fmt: skip
+                model,
+                pushed.images,
+                sigma=found.sigma,
+                samples=samples,
+                alpha=found.alpha,
+                key=judging,
+                ids=found.ids[rows],
+                devices=chosen,
+            )
             if interrupted() or not (said.forward > 0).all():
                 break
             sound = ~np.isin(pushed.status, [Status.REJECTED_BOX, Status.REJECTED_DISTANCE])
@@ -262,14 +285,27 @@ def attack_smoothed(
             done, seconds = turn + 1, before + time.perf_counter() - began
             if keep is not None:
                 keep.save_arrays(
-                    name, mark, held=held, broke=broke, nearest=nearest, prediction=prediction,
-                    abstained=abstained, forward=forward, backward=backward, done=done,
+                    name,
+                    mark,
+                    held=held,
+                    broke=broke,
+                    nearest=nearest,
+                    prediction=prediction,
+                    abstained=abstained,
+                    forward=forward,
+                    backward=backward,
+                    done=done,
                     seconds=seconds,
-                )  # fmt: skip
+                )
             report(len(rows), 0, 0)
     return AttackedSmoothed(
-        distance=np.where(right, broke, 0.0), images=nearest, prediction=prediction,
-        abstained=abstained, forward=forward, backward=backward, rounds=done,
+        distance=np.where(right, broke, 0.0),
+        images=nearest,
+        prediction=prediction,
+        abstained=abstained,
+        forward=forward,
+        backward=backward,
+        rounds=done,
         complete=done == rounds or len(rows) == 0,
         seconds=seconds,
-    )  # fmt: skip
+    )

@@ -216,10 +216,19 @@ def certify(
     return Certificates(
         prediction=np.where(proved, selected, ABSTAIN).astype(np.int32),
         radius=np.where(proved, sigma * special.ndtri(np.maximum(lower, 0.5)), 0.0),
-        selected=selected.astype(np.int32), top_count=top_count, lower=lower, votes=votes[:, 1],
-        forward=reached * (samples0 + samples), ids=ids, labels=labels, sigma=float(sigma),
-        samples0=samples0, samples=samples, alpha=float(alpha), seconds=seconds,
-    )  # fmt: skip
+        selected=selected.astype(np.int32),
+        top_count=top_count,
+        lower=lower,
+        votes=votes[:, 1],
+        forward=reached * (samples0 + samples),
+        ids=ids,
+        labels=labels,
+        sigma=float(sigma),
+        samples0=samples0,
+        samples=samples,
+        alpha=float(alpha),
+        seconds=seconds,
+    )
 
 
 def smoothed_predict(
@@ -280,9 +289,13 @@ def smoothed_predict(
     p_value = binomial_p_value(first, second)
     sure = reached & (p_value <= alpha) & (votes.max(1) > nan)
     return Smoothed(
-        prediction=np.where(sure, votes.argmax(1), ABSTAIN).astype(np.int32), p_value=p_value,
-        votes=votes, forward=reached * samples, ids=ids, seconds=seconds,
-    )  # fmt: skip
+        prediction=np.where(sure, votes.argmax(1), ABSTAIN).astype(np.int32),
+        p_value=p_value,
+        votes=votes,
+        forward=reached * samples,
+        ids=ids,
+        seconds=seconds,
+    )
 
 
 def lower_bound(count: Any, samples: int, alpha: float) -> np.ndarray:
@@ -346,9 +359,15 @@ def _program(width: int, devices: tuple[Any, ...]) -> Any:
     on_cpu = devices[0].platform == "cpu"
 
     def count(
-        model: Model, images: Any, ids: Any, key: Any, sigma: Any, sizes: Any, rounds: Any,
+        model: Model,
+        images: Any,
+        ids: Any,
+        key: Any,
+        sigma: Any,
+        sizes: Any,
+        rounds: Any,
         votes: Any,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         rows, samples0, total = sizes  # rows: number of images without the padding
         begin, end = rounds
         chunks = (total + width - 1) // width
@@ -372,16 +391,25 @@ def _program(width: int, devices: tuple[Any, ...]) -> Any:
     if parts > 1:
         split, whole = PartitionSpec("devices"), PartitionSpec()
         count = jax.shard_map(
-            count, mesh=mesh_of(devices), in_specs=(*[whole] * 7, split), out_specs=split,
+            count,
+            mesh=mesh_of(devices),
+            in_specs=(*[whole] * 7, split),
+            out_specs=split,
             check_vma=False,
-        )  # fmt: skip
+        )
     return jax.jit(count, donate_argnums=7)
 
 
 def _vote(
-    model: Model, images: np.ndarray, sampling: Sampling, key: Array, ids: Any, devices: Any,
-    store: str | Path | None, progress: SampleProgress | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:  # fmt: skip
+    model: Model,
+    images: np.ndarray,
+    sampling: Sampling,
+    key: Array,
+    ids: Any,
+    devices: Any,
+    store: str | Path | None,
+    progress: SampleProgress | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Count the votes of every image, continuing from the store if there is one.
 
     Returns:
@@ -439,9 +467,14 @@ def _vote(
                 tick = time.perf_counter()
                 end = min(turn + turns, last)
                 tally = program(
-                    model, *part, key, jnp.float32(sigma), sizes,
-                    (jnp.int32(turn), jnp.int32(end)), tally,
-                )  # fmt: skip
+                    model,
+                    *part,
+                    key,
+                    jnp.float32(sigma),
+                    sizes,
+                    (jnp.int32(turn), jnp.int32(end)),
+                    tally,
+                )
                 tally.block_until_ready()
                 if failed():
                     break

@@ -68,9 +68,12 @@ def attack(
     """Run one attack and print its success rate, distances and passes."""
     radius = None if epsilon is None else parse_number(epsilon)
     options = {
-        "norm": norm, "steps": steps, "loss": loss, "restarts": restarts,
+        "norm": norm,
+        "steps": steps,
+        "loss": loss,
+        "restarts": restarts,
         "step_size": None if step_size is None else parse_number(step_size, "--step-size"),
-    }  # fmt: skip
+    }
     wanted = add_settings({k: v for k, v in options.items() if v is not None}, settings or [])
     made_here = weights is None and published is None
     check_outputs(save, json_file, folder=output / "state" if made_here else None)
@@ -91,17 +94,31 @@ def attack(
             prepare_attack(chosen, network, goal, classes, radius, 1, shape)
 
         subject = find_subject(
-            data, data_dir, examples, weights, published, model, epochs, seed,
-            lambda name: output / "state" / f"{name}.safetensors", check,
-        )  # fmt: skip
+            data,
+            data_dir,
+            examples,
+            weights,
+            published,
+            model,
+            epochs,
+            seed,
+            lambda name: output / "state" / f"{name}.safetensors",
+            check,
+        )
         images, labels = subject.data.images, subject.data.labels
         goal = goal_of(subject.data, targeted)
         with Bars() as bars:
             result = ja.run(
-                chosen, subject.model, images, goal, radius, key=jax.random.key(seed),
-                ids=subject.data.ids, lanes=lanes,
+                chosen,
+                subject.model,
+                images,
+                goal,
+                radius,
+                key=jax.random.key(seed),
+                ids=subject.data.ids,
+                lanes=lanes,
                 progress=lambda *now: bars.attack(chosen.name, *now),
-            )  # fmt: skip
+            )
     about = {"model": subject.name, "data": subject.data.name, "seed": seed, "targeted": targeted}
     written = {**about, **attack_data(chosen, result, radius, labels)}
     _print_attack(written)
@@ -181,18 +198,22 @@ def attack_data(
         "forward": mean(result.forward),
         "backward": mean(result.backward),
         "seconds": result.cost.seconds,
-        "statuses": {s.name: int((result.status == s).sum()) for s in Status
-                     if (result.status == s).any()},
+        "statuses": {
+            s.name: int((result.status == s).sum()) for s in Status if (result.status == s).any()
+        },
         "images": [
             {
-                "id": int(result.ids[i]), "label": int(labels[i]),
-                "status": Status(result.status[i]).name, "success": bool(result.success[i]),
+                "id": int(result.ids[i]),
+                "label": int(labels[i]),
+                "status": Status(result.status[i]).name,
+                "success": bool(result.success[i]),
                 "distance": float(result.distance[i]) if result.success[i] else None,
-                "forward": int(result.forward[i]), "backward": int(result.backward[i]),
+                "forward": int(result.forward[i]),
+                "backward": int(result.backward[i]),
             }
             for i in range(len(labels))
         ],
-    }  # fmt: skip
+    }
 
 
 def _print_attack(data: Mapping[str, Any]) -> None:
@@ -205,10 +226,12 @@ def _print_attack(data: Mapping[str, Any]) -> None:
     kind = "targeted" if data["targeted"] else "untargeted"
     ball = f"by {data['bounded_by']}" if data["bounded_by"] else f"{data['norm']}{at}"
     table = Table(
-        title=f"{data['attack']} ({ball}, {kind}) against {data['model']} on "
-        f"{data['data']}",
-        title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=False,
-    )  # fmt: skip
+        title=f"{data['attack']} ({ball}, {kind}) against {data['model']} on {data['data']}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_header=False,
+    )
     table.add_column(no_wrap=True)
     table.add_column(justify="right")
     statuses = ", ".join(f"{count} {name}" for name, count in data["statuses"].items())

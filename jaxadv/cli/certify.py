@@ -124,9 +124,17 @@ def certify(
         if fresh:
             forget(state)
         subject = find_subject(
-            data, data_dir, examples, weights, published, model, epochs, seed,
-            lambda name: state / f"{name}-noise-{trained:g}.safetensors", noise=trained,
-        )  # fmt: skip
+            data,
+            data_dir,
+            examples,
+            weights,
+            published,
+            model,
+            epochs,
+            seed,
+            lambda name: state / f"{name}-noise-{trained:g}.safetensors",
+            noise=trained,
+        )
         images, key = subject.data, jax.random.key(seed)
         radii = radii or round_radii(sigmas[-1], samples, level)
         found: list[Any] = []
@@ -141,10 +149,18 @@ def certify(
                     bars.show(name, done, total, "noisy images")
 
                 one = ja.certify(
-                    subject.model, images.images, images.labels, sigma=size, samples0=samples0,
-                    samples=samples, alpha=level, key=key, ids=images.ids, store=state,
+                    subject.model,
+                    images.images,
+                    images.labels,
+                    sigma=size,
+                    samples0=samples0,
+                    samples=samples,
+                    alpha=level,
+                    key=key,
+                    ids=images.ids,
+                    store=state,
                     progress=progress,
-                )  # fmt: skip
+                )
                 found.append(one)
                 if not one.complete:
                     break
@@ -154,17 +170,33 @@ def certify(
                 def pushing(done: int, total: int, broken: int, name: str = name) -> None:
                     bars.attack(name, done, total, broken)
 
-                smoothed.append(ja.attack_smoothed(
-                    subject.model, images.images, one, draws=draws, rounds=rounds, key=key,
-                    samples=min(samples, 1000), store=state, progress=pushing,
-                ))  # fmt: skip
+                smoothed.append(
+                    ja.attack_smoothed(
+                        subject.model,
+                        images.images,
+                        one,
+                        draws=draws,
+                        rounds=rounds,
+                        key=key,
+                        samples=min(samples, 1000),
+                        store=state,
+                        progress=pushing,
+                    )
+                )
                 if not smoothed[-1].complete:
                     break
             if attack and all(one.complete for one in (*found, *smoothed)):
                 attacked = ja.minimal_distance(
-                    subject.model, images.images, images.labels, "l2", effort="fast", key=key,
-                    ids=images.ids, store=state, progress=bars.attack,
-                )  # fmt: skip
+                    subject.model,
+                    images.images,
+                    images.labels,
+                    "l2",
+                    effort="fast",
+                    key=key,
+                    ids=images.ids,
+                    store=state,
+                    progress=bars.attack,
+                )
             written = certified_data(found, radii, attacked, subject.total, smoothed)
             if written["complete"]:
                 bars.interrupts.check()
@@ -178,9 +210,17 @@ def certify(
         write_json(output / "report.json", written)
         write_json(json_file, written)
         write_certified(
-            found, images.images, output / "report.html", radii, images.classes,
-            f"What can be proved about {subject.name} on {images.name}?", key=key,
-            attacked=attacked, smoothed=smoothed, bounds=subject.model.bounds, settings=about,
+            found,
+            images.images,
+            output / "report.html",
+            radii,
+            images.classes,
+            f"What can be proved about {subject.name} on {images.name}?",
+            key=key,
+            attacked=attacked,
+            smoothed=smoothed,
+            bounds=subject.model.bounds,
+            settings=about,
             total=subject.total,
-        )  # fmt: skip
+        )
     conclude(out, output, bars.worked, written["complete"])

@@ -56,17 +56,32 @@ def check(
         import jaxadv as ja
 
         subject = find_subject(
-            data, data_dir, examples, weights, published, model, epochs, seed,
+            data,
+            data_dir,
+            examples,
+            weights,
+            published,
+            model,
+            epochs,
+            seed,
             lambda name: output / "state" / f"{name}.safetensors",
             attacks_check([ja.PGD(norm=norm)], radius),
-        )  # fmt: skip
+        )
         images = subject.data
-        found = ja.check(subject.model, images.images, images.labels, epsilon=radius, norm=norm,
-                         key=jax.random.key(seed))  # fmt: skip
+        found = ja.check(
+            subject.model,
+            images.images,
+            images.labels,
+            epsilon=radius,
+            norm=norm,
+            key=jax.random.key(seed),
+        )
     table = Table(
         title=f"{subject.name} on {len(images.labels)} images of {images.name}, {norm} {radius:g}",
-        title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-    )  # fmt: skip
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+    )
     for column in ("check", "", "what to do"):
         table.add_column(column)
     for finding in found:
@@ -75,9 +90,17 @@ def check(
     console().print(table)
     failed = sum(not finding.passed for finding in found)
     print(f"{len(found) - failed} of {len(found)} checks passed")
-    write_json(json_file, {
-        "model": subject.name, "data": images.name, "examples": len(images.labels), "norm": norm,
-        "epsilon": radius, "seed": seed, "findings": [finding._asdict() for finding in found],
-    })  # fmt: skip
+    write_json(
+        json_file,
+        {
+            "model": subject.name,
+            "data": images.name,
+            "examples": len(images.labels),
+            "norm": norm,
+            "epsilon": radius,
+            "seed": seed,
+            "findings": [finding._asdict() for finding in found],
+        },
+    )
     if failed:
         raise typer.Exit(1)

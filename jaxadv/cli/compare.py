@@ -59,9 +59,13 @@ def compare(
         stores = open_store(a), open_store(b)
         with Bars() as bars:
             changes = compare_stores(
-                *stores, where=common, left=ours, right=theirs, tolerance=tolerance,
+                *stores,
+                where=common,
+                left=ours,
+                right=theirs,
+                tolerance=tolerance,
                 progress=lambda done, cells: bars.show("cells", done, cells, ""),
-            )  # fmt: skip
+            )
     out = console()
     _print(changes, out, images)
     write_json(json_file, _data(changes, a, b))
@@ -81,18 +85,26 @@ def _patterns(texts: Sequence[str] | None, name: str) -> dict[str, str]:
 
 def _data(changes: "Changes", a: Path, b: Path) -> dict[str, Any]:
     return {
-        "a": str(a), "b": str(b), "equal": changes.equal,
+        "a": str(a),
+        "b": str(b),
+        "equal": changes.equal,
         "cells": [
             {
-                "title": cell.title, "a": _kept(cell.about), "b": _kept(cell.other),
-                "hashes": list(cell.hashes), "both": cell.both, "equal": cell.equal,
-                "median_ratio": cell.ratio, "median_passes": list(cell.passes), **cell.images,
+                "title": cell.title,
+                "a": _kept(cell.about),
+                "b": _kept(cell.other),
+                "hashes": list(cell.hashes),
+                "both": cell.both,
+                "equal": cell.equal,
+                "median_ratio": cell.ratio,
+                "median_passes": list(cell.passes),
+                **cell.images,
             }
             for cell in changes.cells
         ],
         "only_a": [_kept(about) for about in changes.only_a],
         "only_b": [_kept(about) for about in changes.only_b],
-    }  # fmt: skip
+    }
 
 
 def _kept(about: Any) -> dict[str, Any]:
@@ -106,8 +118,16 @@ def _print(changes: "Changes", out: "Console", images: bool) -> None:
 
     few = len(changes.cells) <= CELLS
     shown = [cell for cell in changes.cells if few or not cell.equal]
-    table = Fitted("cell", "both", "gained,\nlost", "nearer,\nfarther", "ratio", "passes",
-                   "only A,\nonly B", "differ")  # fmt: skip
+    table = Fitted(
+        "cell",
+        "both",
+        "gained,\nlost",
+        "nearer,\nfarther",
+        "ratio",
+        "passes",
+        "only A,\nonly B",
+        "differ",
+    )
 
     def pair(*ids: Sized) -> str:
         return ", ".join(f"{len(one):,}" for one in ids) if any(map(len, ids)) else "·"
@@ -116,12 +136,16 @@ def _print(changes: "Changes", out: "Console", images: bool) -> None:
         before, after = map(number_text, cell.passes)
         hashes = [name.removesuffix("_hash") for name in cell.hashes]
         table.add_row(
-            cell.title, f"{cell.both:,}", pair(cell.gained, cell.lost),
+            cell.title,
+            f"{cell.both:,}",
+            pair(cell.gained, cell.lost),
             pair(cell.nearer, cell.farther),
             "-" if cell.ratio is None else f"{cell.ratio:.4g}",
-            before if before == after else f"{before} to {after}", pair(cell.only_a, cell.only_b),
-            ", ".join(hashes) or "·", style=None if cell.equal else "bold",
-        )  # fmt: skip
+            before if before == after else f"{before} to {after}",
+            pair(cell.only_a, cell.only_b),
+            ", ".join(hashes) or "·",
+            style=None if cell.equal else "bold",
+        )
     if shown:
         out.print(table)
     if len(shown) < len(changes.cells):
@@ -136,26 +160,39 @@ def _print(changes: "Changes", out: "Console", images: bool) -> None:
         if unlike:
             out.print(
                 f"[bold yellow]warning:[/] the {kind} of {len(unlike):,} cells is called the same "
-                f"and is another ({unlike[0].title})", highlight=False, soft_wrap=True,
-            )  # fmt: skip
+                f"and is another ({unlike[0].title})",
+                highlight=False,
+                soft_wrap=True,
+            )
     moved = sum(len(cell.relabelled) for cell in changes.cells)
     if moved:
-        out.print(f"[bold yellow]warning:[/] {moved:,} rows have another label, target or clean "
-                  "prediction", highlight=False, soft_wrap=True)  # fmt: skip
+        out.print(
+            f"[bold yellow]warning:[/] {moved:,} rows have another label, target or clean "
+            "prediction",
+            highlight=False,
+            soft_wrap=True,
+        )
     for cell in changes.cells if images else ():
         for name, ids in cell.images.items():
             if ids:
                 more = f" and {len(ids) - NAMES:,} more" if len(ids) > NAMES else ""
                 out.print(
                     f"{cell.title}: {name.replace('_', ' ')}: {', '.join(map(str, ids[:NAMES]))}"
-                    f"{more}", highlight=False, soft_wrap=True, markup=False,
-                )  # fmt: skip
+                    f"{more}",
+                    highlight=False,
+                    soft_wrap=True,
+                    markup=False,
+                )
     rows = sum(cell.both for cell in changes.cells)
     differing = sum(not cell.equal for cell in changes.cells)
     out.print(
-        f"{len(changes.cells):,} cells and {rows:,} rows in both; " + (
-            "no image differs" if changes.equal else
-            f"{differing:,} cells differ" + (
-                "" if images or not differing else " (--images names them)")
-        ), highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        f"{len(changes.cells):,} cells and {rows:,} rows in both; "
+        + (
+            "no image differs"
+            if changes.equal
+            else f"{differing:,} cells differ"
+            + ("" if images or not differing else " (--images names them)")
+        ),
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -79,8 +79,9 @@ def distance(
 
         searches = {
             one if len(efforts) == 1 else f"{one} {much}": (one, much)
-            for one in norms for much in efforts
-        }  # fmt: skip
+            for one in norms
+            for much in efforts
+        }
         members = {  # refuses unknown names before any work
             title: get_portfolio(much, one, targeted=False)[0]
             for title, (one, much) in searches.items()
@@ -88,10 +89,17 @@ def distance(
         if fresh:
             forget(state)
         subject = find_subject(
-            data, data_dir, examples, weights, published, model, epochs, seed,
+            data,
+            data_dir,
+            examples,
+            weights,
+            published,
+            model,
+            epochs,
+            seed,
             lambda name: state / f"{name}.safetensors",
             attacks_check([one for each in members.values() for one in each.values()], math.inf),
-        )  # fmt: skip
+        )
         images = subject.data
         found: dict[str, Any] = {}
         with Bars() as bars:
@@ -101,10 +109,18 @@ def distance(
                     bars.attack(f"{title} {name}", *now)
 
                 found[title] = ja.minimal_distance(
-                    subject.model, images.images, images.labels, one, effort=much, passes=passes,
-                    key=jax.random.key(seed), ids=images.ids, lanes=lanes,
-                    store=state / title.replace(" ", "-"), progress=progress,
-                )  # fmt: skip
+                    subject.model,
+                    images.images,
+                    images.labels,
+                    one,
+                    effort=much,
+                    passes=passes,
+                    key=jax.random.key(seed),
+                    ids=images.ids,
+                    lanes=lanes,
+                    store=state / title.replace(" ", "-"),
+                    progress=progress,
+                )
                 if not found[title].complete:
                     break
             else:
@@ -117,8 +133,12 @@ def distance(
         write_json(output / "report.json", written)
         write_json(json_file, written)
         write_distances(
-            found, output / "report.html", images.classes,
+            found,
+            output / "report.html",
+            images.classes,
             f"How far is the nearest mistake of {subject.name} on {images.name}?",
-            bounds=subject.model.bounds, settings=about, total=subject.total,
-        )  # fmt: skip
+            bounds=subject.model.bounds,
+            settings=about,
+            total=subject.total,
+        )
     conclude(out, output, bars.worked, written["complete"])

@@ -91,17 +91,32 @@ def evaluate(
         if fresh:
             forget(state)
         subject = find_subject(
-            data, data_dir, examples, weights, published, model, epochs, seed,
+            data,
+            data_dir,
+            examples,
+            weights,
+            published,
+            model,
+            epochs,
+            seed,
             lambda name: state / f"{name}.safetensors",
             attacks_check(cascade.values(), epsilons),
-        )  # fmt: skip
+        )
         images = subject.data
         with Bars() as bars:
             report = ja.evaluate(
-                subject.model, images.images, images.labels, norm, epsilons, attacks,
-                key=jax.random.key(seed), ids=images.ids, lanes=lanes, store=store,
+                subject.model,
+                images.images,
+                images.labels,
+                norm,
+                epsilons,
+                attacks,
+                key=jax.random.key(seed),
+                ids=images.ids,
+                lanes=lanes,
+                store=store,
                 progress=bars.attack,
-            )  # fmt: skip
+            )
             if report.complete:
                 bars.interrupts.check()
         about = {"model": subject.name, "data": images.name, "attacks": attacks, "seed": seed}
@@ -112,13 +127,19 @@ def evaluate(
         write_json(output / "report.json", written)
         write_json(json_file, written)
         write_csv(report, output / "report.csv")
-        write_robustbench(report, output / "robustbench.json", name=subject.name,
-                          dataset=images.name)  # fmt: skip
+        write_robustbench(
+            report, output / "robustbench.json", name=subject.name, dataset=images.name
+        )
         write_pages(report, output / "images", images.classes)
         write_html(
-            report, output / "report.html", images.classes,
+            report,
+            output / "report.html",
+            images.classes,
             f"How robust is {subject.name} on {images.name}?",
-            model=subject.model, settings=about, total=subject.total, pages="images/index.html",
-        )  # fmt: skip
+            model=subject.model,
+            settings=about,
+            total=subject.total,
+            pages="images/index.html",
+        )
     more = f", report.csv, robustbench.json\nimages: {output / 'images' / 'index.html'}"
     conclude(out, output, bars.worked, report.complete, more)

@@ -46,10 +46,13 @@ class Bars:
         from rich.progress import TimeElapsedColumn as Elapsed
 
         self.progress = Progress(
-            TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(),
-            Elapsed(), TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.description:<18}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Elapsed(),
+            TextColumn("{task.fields[note]}", style="dim"),
             console=console(stderr=True),
-        )  # fmt: skip
+        )
         self.tasks: dict[str, Any] = {}
         self.worked = False  # whether any result was computed, not loaded
         self.interrupts = Interrupts()

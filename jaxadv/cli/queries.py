@@ -99,21 +99,40 @@ def queries(
             fit_attacks(attacks, network, goal, classes, radius, shape, budget)
 
         subject = find_subject(
-            data, data_dir, examples, weights, published, model, epochs, seed,
-            lambda name: state / f"{name}.safetensors", check,
-        )  # fmt: skip
+            data,
+            data_dir,
+            examples,
+            weights,
+            published,
+            model,
+            epochs,
+            seed,
+            lambda name: state / f"{name}.safetensors",
+            check,
+        )
         images, goal = subject.data, goal_of(subject.data, targeted)
         with Bars() as bars:
             asked = ja.compare_queries(
-                subject.model, images.images, goal, attacks, radius, budget=budget,
-                key=jax.random.key(seed), ids=images.ids, lanes=lanes, store=state,
+                subject.model,
+                images.images,
+                goal,
+                attacks,
+                radius,
+                budget=budget,
+                key=jax.random.key(seed),
+                ids=images.ids,
+                lanes=lanes,
+                store=state,
                 progress=bars.attack,
-            )  # fmt: skip
+            )
             if asked.complete:
                 bars.interrupts.check()
         about = {
-            "model": subject.name, "data": images.name, "seed": seed, "targeted": targeted,
-        }  # fmt: skip
+            "model": subject.name,
+            "data": images.name,
+            "seed": seed,
+            "targeted": targeted,
+        }
         written = {**about, **queries_data(asked, subject.total)}
         out = console()
         out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
@@ -121,8 +140,12 @@ def queries(
         write_json(output / "report.json", written)
         write_json(json_file, written)
         write_queries(
-            asked, output / "report.html", images.classes,
+            asked,
+            output / "report.html",
+            images.classes,
             f"How many questions until {subject.name} is wrong on {images.name}?",
-            bounds=subject.model.bounds, settings=about, total=subject.total,
-        )  # fmt: skip
+            bounds=subject.model.bounds,
+            settings=about,
+            total=subject.total,
+        )
     conclude(out, output, bars.worked, written["complete"])

@@ -86,9 +86,13 @@ def reproduce(
         if fresh:
             forget(folder)
         setting = Setting(
-            train, test, folder, seeds or (QUICK_SEEDS if quick else SEEDS),
-            min(examples or (QUICK_EXAMPLES if quick else EXAMPLES), len(test.labels)), quick,
-        )  # fmt: skip
+            train,
+            test,
+            folder,
+            seeds or (QUICK_SEEDS if quick else SEEDS),
+            min(examples or (QUICK_EXAMPLES if quick else EXAMPLES), len(test.labels)),
+            quick,
+        )
         findings = conduct_all(str(name), names, setting)
         about = {"data": data, "seeds": setting.seeds, "examples": setting.examples, "quick": quick}
         written = {"name": name, **about, "experiments": [as_data(study) for study in findings]}

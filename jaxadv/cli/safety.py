@@ -80,21 +80,42 @@ def safety(
         if fresh:
             forget(state)
         subject = find_subject(
-            data, data_dir, None, weights, published, model, epochs, seed,
+            data,
+            data_dir,
+            None,
+            weights,
+            published,
+            model,
+            epochs,
+            seed,
             lambda name: state / f"{name}.safetensors",
-        )  # fmt: skip
+        )
         images = subject.data
         with Bars() as bars:
             pairs = class_pairs(
-                subject.model, images.images, images.labels, norm, each=each, effort=effort,
-                key=jax.random.key(seed), ids=images.ids, lanes=lanes, store=state / norm,
+                subject.model,
+                images.images,
+                images.labels,
+                norm,
+                each=each,
+                effort=effort,
+                key=jax.random.key(seed),
+                ids=images.ids,
+                lanes=lanes,
+                store=state / norm,
                 progress=bars.attack,
-            )  # fmt: skip
+            )
             if pairs.complete:
                 bars.interrupts.check()
         findings = examine(subject.model, images, norm, pairs=pairs)
-        about = {"model": subject.name, "data": images.name, "norm": norm, "seed": seed,
-                 "effort": effort, "each": each}  # fmt: skip
+        about = {
+            "model": subject.name,
+            "data": images.name,
+            "norm": norm,
+            "seed": seed,
+            "effort": effort,
+            "each": each,
+        }
         written = {**about, "complete": pairs.complete, **as_data(findings)}
         out = console()
         out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)

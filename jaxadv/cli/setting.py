@@ -142,7 +142,8 @@ def conclude(out: "Console", output: Path, worked: bool, complete: bool, more: s
         out.print("nothing was left to do: all results are from the store (--fresh starts over)")
     out.print(
         f"report: {output / 'report.html'}\ndata:   {output / 'report.json'}{more}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+        soft_wrap=True,
+    )
     if not complete:
         raise typer.Exit(INTERRUPTED)

@@ -77,9 +77,14 @@ class Training(NamedTuple):
             if not path.is_file():
                 bars.show(title, 0, self.epochs, "compiling")
             return train(
-                self.module, self.data, epochs=self.epochs, key=jax.random.key(self.seed),
-                checkpoint=path, progress=progress, **self.how,
-            )  # fmt: skip
+                self.module,
+                self.data,
+                epochs=self.epochs,
+                key=jax.random.key(self.seed),
+                checkpoint=path,
+                progress=progress,
+                **self.how,
+            )
 
 
 def plan_training(
@@ -121,10 +126,18 @@ def plan_training(
 
 
 def find_subject(
-    data: str, data_dir: Path | None, examples: int | None, weights: Path | None,
-    published: Path | None, model: str | None, epochs: int | None, seed: int,
-    checkpoint: Callable[[str], Path], check: Check | None = None, **how: Any,
-) -> Subject:  # fmt: skip
+    data: str,
+    data_dir: Path | None,
+    examples: int | None,
+    weights: Path | None,
+    published: Path | None,
+    model: str | None,
+    epochs: int | None,
+    seed: int,
+    checkpoint: Callable[[str], Path],
+    check: Check | None = None,
+    **how: Any,
+) -> Subject:
     """Return the model that the options select and the test images.
 
     If the options name no model, one is trained here, after the checks.

@@ -82,10 +82,17 @@ def survival(
         if fresh:
             forget(state)
         subject = find_subject(
-            data, data_dir, examples, weights, published, model, epochs, seed,
+            data,
+            data_dir,
+            examples,
+            weights,
+            published,
+            model,
+            epochs,
+            seed,
             lambda name: state / f"{name}.safetensors",
             attacks_check(attacks.values(), radius),
-        )  # fmt: skip
+        )
         images = subject.data
         with Bars() as bars:
 
@@ -96,13 +103,26 @@ def survival(
                 bars.interrupts.check()
 
             found = examine(
-                subject.model, images.images, images.labels, attacks, radius, transforms=kinds,
-                key=jax.random.key(seed), ids=images.ids, lanes=lanes,
-                store=state / subject.name / "runs", progress=progress,
-            )  # fmt: skip
+                subject.model,
+                images.images,
+                images.labels,
+                attacks,
+                radius,
+                transforms=kinds,
+                key=jax.random.key(seed),
+                ids=images.ids,
+                lanes=lanes,
+                store=state / subject.name / "runs",
+                progress=progress,
+            )
         findings = survival_findings(found, images.images, radius, subject.model.bounds)
-        about = {"model": subject.name, "data": images.name, "seed": seed, "epsilon": radius,
-                 "examples": len(images.labels)}  # fmt: skip
+        about = {
+            "model": subject.name,
+            "data": images.name,
+            "seed": seed,
+            "epsilon": radius,
+            "examples": len(images.labels),
+        }
         written = {**about, **as_data(findings)}
         out = console()
         out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)

@@ -16,7 +16,7 @@ from jaxadv.cli.setting import (
     plain_messages,
     prepare_jax,
     write_json,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from jaxadv.sweep.estimate import Cost
@@ -103,9 +103,13 @@ def sweep(
             return
         with Bars() as bars:
             summary = run_sweep(
-                grid, folder, only=patterns, retry_failed=retry_failed, executor=executor,
+                grid,
+                folder,
+                only=patterns,
+                retry_failed=retry_failed,
+                executor=executor,
                 progress=_shown(bars),
-            )  # fmt: skip
+            )
     _print_summary(summary, folder)
     write_json(json_file, {"store": str(folder), **summary._asdict()})
     if summary.failed:
@@ -150,13 +154,18 @@ def _plan_data(cost: "Cost") -> dict[str, Any]:
 def _print_plan(costs: Sequence["Cost"], folder: Path) -> None:
     from jaxadv.report.fitted import Fitted
 
-    table = Fitted("model / data / attack / norm", "cells", "rows", "kept", "passes a row ≤",
-                   "time ≤")  # fmt: skip
+    table = Fitted(
+        "model / data / attack / norm", "cells", "rows", "kept", "passes a row ≤", "time ≤"
+    )
     for cost in costs:
         table.add_row(
-            cost.group.title(), f"{cost.cells:,}", f"{cost.rows:,}", f"{cost.done:,}",
-            f"{cost.passes:,}", duration(cost.seconds),
-        )  # fmt: skip
+            cost.group.title(),
+            f"{cost.cells:,}",
+            f"{cost.rows:,}",
+            f"{cost.done:,}",
+            f"{cost.passes:,}",
+            duration(cost.seconds),
+        )
     out = console()
     out.print(table)
     cells, rows = sum(c.cells for c in costs), sum(c.rows for c in costs)
@@ -164,8 +173,9 @@ def _print_plan(costs: Sequence["Cost"], folder: Path) -> None:
     out.print(
         f"{cells:,} cells, {rows:,} rows, of which {sum(c.done for c in costs):,} are in {folder}; "
         f"at most {duration(seconds)} here (no success ends an attack early), compilation apart",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _print_summary(summary: "Summary", folder: Path) -> None:
@@ -178,5 +188,6 @@ def _print_summary(summary: "Summary", folder: Path) -> None:
     out.print(
         f"{summary.rows:,} rows in {folder}; of {summary.jobs:,} jobs {summary.kept:,} were kept, "
         f"{made}" + (f"; {len(summary.failed)} failed (--retry-failed)" if summary.failed else ""),
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+        soft_wrap=True,
+    )

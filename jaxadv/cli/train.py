@@ -90,9 +90,11 @@ def train(
     if epsilon is not None:
         how["epsilon"] = parse_number(epsilon)
         about |= {
-            "norm": norm or "linf", "epsilon": how["epsilon"], "steps": steps or 7,
+            "norm": norm or "linf",
+            "epsilon": how["epsilon"],
+            "steps": steps or 7,
             "step_size": parse_number(step_size or "0.25", "--step-size"),
-        }  # fmt: skip
+        }
     if method == "trades":
         about["beta"] = how["beta"] = parse_number(beta or "6", "--beta")
     with plain_messages():
@@ -117,9 +119,13 @@ def train(
         logits = predict(network, test.images)
         about["accuracy"] = float((logits.argmax(1) == test.labels).mean())
         save_weights(
-            file, name, {"classes": len(test.classes)}, variables,
-            image_shape=test.images.shape[1:], **about,
-        )  # fmt: skip
+            file,
+            name,
+            {"classes": len(test.classes)},
+            variables,
+            image_shape=test.images.shape[1:],
+            **about,
+        )
         checkpoint.unlink(missing_ok=True)
     print(
         f"{name} on {data}: accuracy {100 * about['accuracy']:.1f} % on {len(test.labels):,} test "

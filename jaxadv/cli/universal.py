@@ -106,9 +106,17 @@ def universal(
             check_ball(norm, radius, images.images.shape[1:], network.bounds)
 
         subject = find_subject(
-            data, data_dir, examples, weights, published, model, epochs, seed,
-            lambda name: output / "state" / f"{name}.safetensors", check,
-        )  # fmt: skip
+            data,
+            data_dir,
+            examples,
+            weights,
+            published,
+            model,
+            epochs,
+            seed,
+            lambda name: output / "state" / f"{name}.safetensors",
+            check,
+        )
         with Bars() as bars:
 
             def progress(done: int, total: int, rate: float) -> None:
@@ -117,13 +125,24 @@ def universal(
 
             bars.show(method, 0, how.epochs, "compiling")
             found = ja.universal_perturbation(
-                subject.model, train.images, radius, norm, how, key=jax.random.key(seed),
-                target=target, held_out=subject.data.images, progress=progress,
-            )  # fmt: skip
+                subject.model,
+                train.images,
+                radius,
+                norm,
+                how,
+                key=jax.random.key(seed),
+                target=target,
+                held_out=subject.data.images,
+                progress=progress,
+            )
         about = {
-            "model": subject.name, "data": subject.data.name, "seed": seed, "method": method,
-            "given": len(train.labels), "examples": len(subject.data.labels),
-        }  # fmt: skip
+            "model": subject.name,
+            "data": subject.data.name,
+            "seed": seed,
+            "method": method,
+            "given": len(train.labels),
+            "examples": len(subject.data.labels),
+        }
         written = {**about, **universal_data(found, subject.data.labels, target)}
         study = as_findings(found, written, subject.data, subject.model.bounds)
         print_study(study, console())
@@ -144,11 +163,16 @@ def universal_data(found: "Universal", labels: Any, target: int | None) -> dict[
     assert held_out is not None
     classes = int(max(held_out.before.max(), held_out.after.max(), labels.max())) + 1
     return {
-        "norm": found.norm, "epsilon": found.epsilon, "distance": found.distance,
+        "norm": found.norm,
+        "epsilon": found.epsilon,
+        "distance": found.distance,
         "target": target,
         "fooling_rate": {"given": found.given.rate, "held_out": held_out.rate},
-        "rate_to_target": None if target is None else {
-            "given": found.given.rate_to(target), "held_out": held_out.rate_to(target),
+        "rate_to_target": None
+        if target is None
+        else {
+            "given": found.given.rate_to(target),
+            "held_out": held_out.rate_to(target),
         },
         "accuracy": {
             "clean": float((held_out.before == labels).mean()),
@@ -156,8 +180,10 @@ def universal_data(found: "Universal", labels: Any, target: int | None) -> dict[
         },
         "moves": held_out.moves(classes).tolist(),
         "history": found.history.tolist(),
-        "forward": found.forward, "backward": found.backward, "seconds": found.seconds,
-    }  # fmt: skip
+        "forward": found.forward,
+        "backward": found.backward,
+        "seconds": found.seconds,
+    }
 
 
 def as_findings(
@@ -200,9 +226,11 @@ def as_findings(
     accuracy = data["accuracy"]
     parts = [
         Table(
-            "Images that change their class, in %", tuple(rows),
+            "Images that change their class, in %",
+            tuple(rows),
             (f"{data['given']:,} given", f"{data['examples']:,} held out"),
-            100 * np.array(values), formats=".1f",
+            100 * np.array(values),
+            formats=".1f",
             note=f"{found.norm}, ε = {epsilon_text(found.epsilon)} (length {found.distance:.6g}); "
             f"{found.forward:,} forward and {found.backward:,} backward passes, "
             f"{found.seconds:.1f} s.",
@@ -213,12 +241,15 @@ def as_findings(
             + (f"Of the images fooled 80 % go to: {few}." if few else "No image is fooled.")
         ),
         Gallery(
-            "The perturbation, and images without and with it", shown,
+            "The perturbation, and images without and with it",
+            shown,
             ("perturbation", "image", "perturbed"),
-            captions=(tuple("" for _ in some),
-                      *(tuple(images.classes[k] for k in row) for row in said)),
+            captions=(
+                tuple("" for _ in some),
+                *(tuple(images.classes[k] for k in row) for row in said),
+            ),
             note="Below each image the network's answer. Of the perturbation grey is no change.",
         ),
-    ]  # fmt: skip
+    ]
     title = f"One perturbation for {data['model']} on {data['data']}"
     return Findings("universal", title, parts, found.seconds)

@@ -98,8 +98,15 @@ def empty_result(rows: int, shape: tuple[int, ...], epsilon: np.ndarray, ids: np
         return np.zeros(rows, dtype)
 
     return Result(
-        images=np.zeros((rows, *shape), np.float32), success=zeros(bool),
+        images=np.zeros((rows, *shape), np.float32),
+        success=zeros(bool),
         distance=zeros(np.float64),
-        margin=np.full(rows, np.nan, np.float32), forward=zeros(), backward=zeros(),
-        queries=zeros(), computed=zeros(), status=zeros(np.int8), ids=ids, epsilon=epsilon,
-    )  # fmt: skip
+        margin=np.full(rows, np.nan, np.float32),
+        forward=zeros(),
+        backward=zeros(),
+        queries=zeros(),
+        computed=zeros(),
+        status=zeros(np.int8),
+        ids=ids,
+        epsilon=epsilon,
+    )

@@ -276,9 +276,11 @@ def transformed(model: Model, transform: Transform) -> Model:
     """
     check_no_mean(model)
     return dataclasses.replace(
-        model, apply=_Transformed(model.apply, model.bounds, model.random),
-        params=(transform, model.params), random=model.random or transform.random,
-    )  # fmt: skip
+        model,
+        apply=_Transformed(model.apply, model.bounds, model.random),
+        params=(transform, model.params),
+        random=model.random or transform.random,
+    )
 
 
 @pytree

@@ -14,8 +14,14 @@ from jaxadv.core.model import Model, check_no_mean
 from jaxadv.core.pytree import pytree, static
 
 DEFENCES = (
-    "mean", "median input", "trimmed input", "median", "trimmed", "majority", "outliers",
-)  # fmt: skip
+    "mean",
+    "median input",
+    "trimmed input",
+    "median",
+    "trimmed",
+    "majority",
+    "outliers",
+)
 FAR = 3.0  # outliers are farther than this many median distances from the median reading
 
 
@@ -25,8 +31,9 @@ def ordered(values: Float[Array, "w ..."]) -> list[Array]:
     for last in range(len(rows) - 1, 0, -1):
         for i in range(last):
             rows[i], rows[i + 1] = (
-                jnp.minimum(rows[i], rows[i + 1]), jnp.maximum(rows[i], rows[i + 1]),
-            )  # fmt: skip
+                jnp.minimum(rows[i], rows[i + 1]),
+                jnp.maximum(rows[i], rows[i + 1]),
+            )
     return rows
 
 

@@ -44,9 +44,13 @@ def kind_of(params: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def convolve(
-    image: jax.Array, kernel: jax.Array, padding: Edges, gradients: bool, precision: Any = None,
+    image: jax.Array,
+    kernel: jax.Array,
+    padding: Edges,
+    gradients: bool,
+    precision: Any = None,
     preferred: Any = None,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """Convolve images [N, H, W, C] by a kernel [h, w, C, D] with stride one.
 
     Args:
@@ -98,13 +102,21 @@ def pad(array: jax.Array, edges: Edges) -> jax.Array:
 
 
 def _plain(
-    image: jax.Array, kernel: jax.Array, padding: Edges, precision: Any = None,
+    image: jax.Array,
+    kernel: jax.Array,
+    padding: Edges,
+    precision: Any = None,
     preferred: Any = None,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     return lax.conv_general_dilated(
-        image, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=precision, preferred_element_type=preferred,
-    )  # fmt: skip
+        image,
+        kernel,
+        (1, 1),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+        preferred_element_type=preferred,
+    )
 
 
 def _bordered(image: jax.Array, kernel: jax.Array, padding: Edges) -> jax.Array:
@@ -124,8 +136,9 @@ def _folded(image: jax.Array, kernel: jax.Array, padding: Edges, count: int) -> 
     image = pad(image, [(0, 0), (left, ample - image.shape[2] - left)])
     image = image.reshape(*image.shape[:2], ample // count, count * channels)
     spare = reach * count - width
-    copies = [jnp.pad(kernel, ((0, 0), (place, spare - place), (0, 0), (0, 0)))
-              for place in range(count)]  # fmt: skip
+    copies = [
+        jnp.pad(kernel, ((0, 0), (place, spare - place), (0, 0), (0, 0))) for place in range(count)
+    ]
     kernel = jnp.stack(copies, 3).reshape(height, reach, count * channels, count * outputs)
     convolved = _plain if any(rows) else _bordered
     out = convolved(image, kernel, [rows, (0, 0)])

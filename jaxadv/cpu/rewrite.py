@@ -95,8 +95,10 @@ def _pooling_gradient(gradient: Any, image: Any, *, eqn: JaxprEqn) -> Any:
         first = free & (piece == largest)
         free = free & ~first
         placed = jnp.where(first, gradient, 0)
-        edges = [(s, n - s - (k - 1) * w - 1, w - 1) for s, n, k, w in
-                 zip(start, image.shape, gradient.shape, window, strict=True)]  # fmt: skip
+        edges = [
+            (s, n - s - (k - 1) * w - 1, w - 1)
+            for s, n, k, w in zip(start, image.shape, gradient.shape, window, strict=True)
+        ]
         total = total + lax.pad(placed, jnp.zeros((), gradient.dtype), edges)
     return total
 
@@ -195,9 +197,12 @@ def _rewrite(value: Any, gradients: bool) -> Any:
     if isinstance(value, ClosedJaxpr):
         if not needs_rewrite(value):
             return value
-        shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype,
-                                       weak_type=getattr(v.aval, "weak_type", False))
-                  for v in value.jaxpr.invars]  # fmt: skip
+        shapes = [
+            jax.ShapeDtypeStruct(
+                v.aval.shape, v.aval.dtype, weak_type=getattr(v.aval, "weak_type", False)
+            )
+            for v in value.jaxpr.invars
+        ]
 
         def cure(*args: Any) -> list[Any]:
             return _evaluate(value.jaxpr, value.consts, args, gradients)

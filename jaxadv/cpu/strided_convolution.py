@@ -125,8 +125,9 @@ def spread(image: jax.Array, kernel: jax.Array, params: dict[str, Any]) -> jax.A
         The convolution [N, H', W', D].
     """
     axes = []
-    sizes = zip(image.shape[1:3], kernel.shape, params["lhs_dilation"], params["padding"],
-                strict=False)  # fmt: skip
+    sizes = zip(
+        image.shape[1:3], kernel.shape, params["lhs_dilation"], params["padding"], strict=False
+    )
     for size, length, step, (low, high) in sizes:
         choices = [_phases(size, length, step, low, high, more) for more in range(step)]
         axes.append(min(choices, key=lambda one: one.window))  # the first of the least

@@ -18,9 +18,19 @@ _EMBEDDED = ("mnist5k", "digits")
 _IDX = ("mnist", "fashion_mnist")
 DATASETS = (*_EMBEDDED, *_IDX, "cifar10", "imagenet_v2")
 _CLASSES = {
-    "fashion_mnist": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
-                      "Sneaker", "Bag", "Ankle boot"),
-}  # fmt: skip
+    "fashion_mnist": (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+}
 
 
 def load_data(

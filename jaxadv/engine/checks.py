@@ -357,9 +357,14 @@ def count_classes(model: Model, shape: tuple[int, ...]) -> int:
 
 
 def prepare_attack(
-    attack: Attack, model: Model, goal: Goal, classes: int, epsilon: Any, rows: int,
+    attack: Attack,
+    model: Model,
+    goal: Goal,
+    classes: int,
+    epsilon: Any,
+    rows: int,
     shape: tuple[int, ...],
-) -> tuple[Attack, np.ndarray]:  # fmt: skip
+) -> tuple[Attack, np.ndarray]:
     """Return the attack specialized for the goal, and its epsilon [rows]. Nothing is computed.
 
     Raises:
@@ -373,9 +378,13 @@ def prepare_attack(
 
 
 def check_attacks(
-    attacks: Iterable[Attack], model: Model, goal: Goal, classes: int, epsilons: Any,
+    attacks: Iterable[Attack],
+    model: Model,
+    goal: Goal,
+    classes: int,
+    epsilons: Any,
     shape: tuple[int, ...],
-) -> None:  # fmt: skip
+) -> None:
     """Run `prepare_attack` for several attacks before the first is run.
 
     epsilons: radii; an attack that needs no epsilon is given none.
@@ -402,9 +411,12 @@ def logit_messages(logits: np.ndarray) -> list[str]:
             f"({some(broken)}): they can never count as adversarial"
         ]
     votes = np.isin(logits, (0, 1)).all()  # one-hot outputs of a function that returns classes only
-    if not votes and logits.min() >= 0 and logits.max() <= 1 and (
-        np.abs(logits.sum(1) - 1).max() < 1e-4
-    ):  # fmt: skip
+    if (
+        not votes
+        and logits.min() >= 0
+        and logits.max() <= 1
+        and (np.abs(logits.sum(1) - 1).max() < 1e-4)
+    ):
         return [
             "model returns probabilities (each row between 0 and 1, with sum 1): return the logits "
             "before the softmax, else gradients vanish and attacks look weaker than they are"

@@ -149,8 +149,9 @@ def programs(keep: str, halve: bool, devices: tuple[Any, ...]) -> tuple[Any, Any
 
     @functools.partial(jax.jit, static_argnums=4)
     def begin_all(attack, model, table, key, width) -> Any:
-        each = several(lambda a, m, t, k: begin(a, m, t, k, width),
-                       in_specs=(whole, whole, split, whole))  # fmt: skip
+        each = several(
+            lambda a, m, t, k: begin(a, m, t, k, width), in_specs=(whole, whole, split, whole)
+        )
         return each(attack, model, table, key)
 
     go_on_all = several(go_on, in_specs=(whole, whole, split, whole, split, whole))
@@ -283,16 +284,21 @@ class _Dealt:
 
 def _verified(
     setup: Setup, batch: Batch, dealt: _Dealt, gathered: Any, active: np.ndarray
-) -> Result:  # fmt: skip
+) -> Result:
     """Return the verified rows of a chunk; those that are not complete are NOT_RUN."""
     model, judge, rows, collect = setup.model, setup.judge, batch.rows, dealt.collect
     counts, complete = jax.device_get(_totals(gathered, setup.keep))
     originals, goal = batch.images[rows.source], take(batch.goal, rows.source)
     images = np.where(_like(active, originals), collect(gathered.best.image), originals)
     status, distance, margin = verify(
-        judge or model.fresh(), setup.attack.norm, images, originals, goal, rows.epsilon,
+        judge or model.fresh(),
+        setup.attack.norm,
+        images,
+        originals,
+        goal,
+        rows.epsilon,
         setup.devices,
-    )  # fmt: skip
+    )
     # Only a claimed success can be rejected; an image without one has failed.
     claimed = collect(gathered.best.adversarial)
     unclaimed = ~claimed if judge is None or setup.again else margin >= 0
@@ -311,11 +317,18 @@ def _verified(
         return model.samples * (collect(getattr(counts, name)) * active + clean)
 
     return Result(
-        images=images, success=np.isin(status, (Status.SUCCESS, Status.MISCLASSIFIED)),
-        distance=distance, margin=margin, forward=paid("forward"), backward=paid("backward"),
-        queries=paid("queries"), computed=paid("computed"), status=status,
-        ids=batch.ids[rows.source], epsilon=rows.epsilon,
-    )  # fmt: skip
+        images=images,
+        success=np.isin(status, (Status.SUCCESS, Status.MISCLASSIFIED)),
+        distance=distance,
+        margin=margin,
+        forward=paid("forward"),
+        backward=paid("backward"),
+        queries=paid("queries"),
+        computed=paid("computed"),
+        status=status,
+        ids=batch.ids[rows.source],
+        epsilon=rows.epsilon,
+    )
 
 
 def _like(mask: np.ndarray, images: np.ndarray) -> np.ndarray:

@@ -160,9 +160,14 @@ def _next_entries(
 
 
 def _load(
-    flight: LoopState, started: Lane, slot: Int[Array, " S"], occupied: Bool[Array, " S"],
-    fresh: Int[Array, " S"], loaded: Bool[Array, " S"], head: Int[Array, ""],
-) -> LoopState:  # fmt: skip
+    flight: LoopState,
+    started: Lane,
+    slot: Int[Array, " S"],
+    occupied: Bool[Array, " S"],
+    fresh: Int[Array, " S"],
+    loaded: Bool[Array, " S"],
+    head: Int[Array, ""],
+) -> LoopState:
     """Put started entries into the recorded lanes; a lane without an entry becomes idle."""
     entries, width = flight.gathered.ended.shape[0], flight.entry.shape[0]
     into = jnp.where(loaded, slot, width)

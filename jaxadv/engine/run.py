@@ -21,7 +21,7 @@ from jaxadv.engine.devices import (
     choose_lanes,
     rows_in_memory,
     spare_memory_maps,
-)  # fmt: skip
+)
 from jaxadv.engine.execute import Batch, Budget, Setup, Watch, run_chunk
 from jaxadv.engine.session import RowProgress, Rows, Session
 
@@ -242,22 +242,33 @@ def _run_chunks(
 
 
 def _search_again(
-    setup: Setup, session: Session, attack: Attack, rows: Rows, spent: int, watch: Watch,
+    setup: Setup,
+    session: Session,
+    attack: Attack,
+    rows: Rows,
+    spent: int,
+    watch: Watch,
     progress: RowProgress,
-) -> Result:  # fmt: skip
+) -> Result:
     """Search the rows that the judge rejected on the judge, with the rest of the budget."""
     budget, gone = setup.budget, time.perf_counter() - watch.began
     left = budget._replace(
-        passes=None if budget.passes is None
+        passes=None
+        if budget.passes is None
         else max(0, budget.passes - spent * setup.passes_per_tick),
         seconds=None if budget.seconds is None else max(0.0, budget.seconds - gone),
-    )  # fmt: skip
+    )
     assert session.judge is not None
     images, source = np.unique(rows.source, return_inverse=True)
     session = session.of(images)._replace(
         model=session.judge, judge=None, again=False, clean_logits=None
     )
     return run_rows(
-        session, attack, rows._replace(source=source), keep=setup.keep, budget=left,
-        halve=setup.halve, progress=progress,
-    )  # fmt: skip
+        session,
+        attack,
+        rows._replace(source=source),
+        keep=setup.keep,
+        budget=left,
+        halve=setup.halve,
+        progress=progress,
+    )

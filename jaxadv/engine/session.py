@@ -127,9 +127,14 @@ class Session(NamedTuple):
         """
         checks.check_options(store, lanes=lanes)
         session = cls(
-            model, images, goal, ids, jax.random.key(0) if key is None else key, lanes=lanes,
+            model,
+            images,
+            goal,
+            ids,
+            jax.random.key(0) if key is None else key,
+            lanes=lanes,
             store=Store.or_none(store),
-        ).checked()  # fmt: skip
+        ).checked()
         return session._replace(devices=choose_devices(devices))
 
     def checked(self) -> "Session":
@@ -173,9 +178,11 @@ class Session(NamedTuple):
     def of(self, index: Any) -> "Session":
         """Return the session of a subset of the images."""
         return self._replace(
-            images=self.images[index], goal=take(self.goal, index), ids=self.ids[index],
+            images=self.images[index],
+            goal=take(self.goal, index),
+            ids=self.ids[index],
             clean_logits=None if self.clean_logits is None else self.clean_logits[index],
-        )  # fmt: skip
+        )
 
     def width(self, queries: int, rows: int) -> int:
         """Return the number of lanes of an attack with `queries` queries a tick on `rows` rows."""

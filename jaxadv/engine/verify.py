@@ -66,9 +66,11 @@ def forward_sharded(model: Model, images: Any, width: int, devices: tuple[Any, .
 
 @host_errors()
 def predict(
-    model: Model, images: Any, devices: tuple[Any, ...] | None = None,
+    model: Model,
+    images: Any,
+    devices: tuple[Any, ...] | None = None,
     width: int = VERIFICATION_BATCH,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Return float32 logits [N, K] of images [N, H, W, C], in batches of `width` on every device.
 
     devices: None for all local devices.

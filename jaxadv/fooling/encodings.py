@@ -148,8 +148,10 @@ class CPPN:
         linked[:INPUTS, INPUTS + self.hidden :] = True
         return Painter(
             jax.random.uniform(weights, (size, size), minval=-10.0, maxval=10.0),
-            jnp.asarray(linked), jnp.asarray(alive), jax.random.randint(kinds, (size,), 0, 4),
-        )  # fmt: skip
+            jnp.asarray(linked),
+            jnp.asarray(alive),
+            jax.random.randint(kinds, (size,), 0, 4),
+        )
 
     def offspring(self, key: Array, mother: Painter, father: Painter, generation: Any) -> Painter:
         keys = jax.random.split(key, 8)
@@ -235,8 +237,9 @@ class CPPN:
             power = jnp.exp(jnp.where(kind == 1, -2 * (total - 0.5), -(total**2)))
             answer = jnp.select(
                 [kind == 0, kind == 1, kind == 2],
-                [jnp.sin(total), 1 / (1 + power), power], jnp.clip(total, -3, 3) / 3,
-            )  # fmt: skip
+                [jnp.sin(total), 1 / (1 + power), power],
+                jnp.clip(total, -3, 3) / 3,
+            )
             return values.at[node].set(answer), None
 
         values, _ = jax.lax.scan(fire, values, jnp.arange(INPUTS, self.nodes))

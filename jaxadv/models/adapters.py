@@ -259,8 +259,11 @@ class _Keras:
                 f"model {self.model.name!r} updates its batch statistics in evaluation mode too: "
                 "leave training=True out of its calls of layers"
             )
-        seeds = {place: others[place] for place, path in enumerate(paths) if path in changed
-                 and "seed_generator_state" in path}  # fmt: skip
+        seeds = {
+            place: others[place]
+            for place, path in enumerate(paths)
+            if path in changed and "seed_generator_state" in path
+        }
 
         def answer(seeds: Any) -> Any:
             other = [seeds.get(place, value) for place, value in enumerate(others)]

@@ -18,8 +18,12 @@ from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model, from_function
 from jaxadv.core.pytree import pytree, static
 
-ACTIVATIONS = {"identity": lambda x: x, "logistic": jax.nn.sigmoid, "tanh": jnp.tanh,
-               "relu": jax.nn.relu}  # fmt: skip
+ACTIVATIONS = {
+    "identity": lambda x: x,
+    "logistic": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+}
 Parts = tuple[Any, dict[str, Any]]  # a function (params, inputs [N, D]) -> scores, and its params
 
 
@@ -247,8 +251,11 @@ class _TreeScores:
 
 
 def _gaussian_bayes(estimator: Any) -> Parts:
-    params = {"mean": estimator.theta_, "variance": estimator.var_,
-              "prior": np.log(estimator.class_prior_)}  # fmt: skip
+    params = {
+        "mean": estimator.theta_,
+        "variance": estimator.var_,
+        "prior": np.log(estimator.class_prior_),
+    }
     return _gaussian_scores, params
 
 
@@ -338,8 +345,13 @@ def _support_vectors(estimator: Any) -> Parts | None:
                 column[begins[j] : ends[j]] = dual[i, begins[j] : ends[j]]
                 columns.append(column)
         pairs = np.stack(columns, 1)
-    params = {"vectors": vectors, "pairs": pairs, "biases": np.ravel(estimator.intercept_),
-              "gamma": estimator._gamma, "coef0": estimator.coef0}  # fmt: skip
+    params = {
+        "vectors": vectors,
+        "pairs": pairs,
+        "biases": np.ravel(estimator.intercept_),
+        "gamma": estimator._gamma,
+        "coef0": estimator.coef0,
+    }
     return _PairScores(estimator.kernel, int(estimator.degree), classes), params
 
 

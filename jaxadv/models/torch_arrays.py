@@ -27,9 +27,13 @@ from jaxadv.models.weights import unflatten
 
 _KINDS = ("weight", "bias", "running_mean", "running_var")
 _TORCH_KIND = {
-    "kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias",
-    "mean": "running_mean", "var": "running_var",
-}  # fmt: skip
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 _COUNTERS = ("num_batches_tracked", "n_averaged")  # of training; no call of a model reads them
 
 Shape = tuple[int, ...]
@@ -395,10 +399,13 @@ def _table(given: Layers, slots: Layers) -> list[str]:
     rows = [("left in Flax, in torch's layout", "left in torch, beside it if of equal shapes")]
     for theirs, ours in _by_shapes(given, slots):
         sides = [
-            [f"{layers[layer][kind].name} {layers[layer][kind].shape}"
-             for layer in names for kind in sorted(layers[layer])]
+            [
+                f"{layers[layer][kind].name} {layers[layer][kind].shape}"
+                for layer in names
+                for kind in sorted(layers[layer])
+            ]
             for layers, names in ((slots, ours), (given, sorted(theirs, key=_numbered)))
-        ]  # fmt: skip
+        ]
         rows += [*itertools.zip_longest(sides[0], sides[1], fillvalue="-")]
     width = max(len(ours) for ours, _ in rows)
     return [f"{ours:{width}} | {theirs}" for ours, theirs in rows] if len(rows) > 1 else []

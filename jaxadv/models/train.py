@@ -107,9 +107,16 @@ def train(
     [0, 1, 2, 3]
     """
     check_training(
-        definition, data, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-        attack=attack, epsilon=epsilon, beta=beta, noise=noise,
-    )  # fmt: skip
+        definition,
+        data,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        attack=attack,
+        epsilon=epsilon,
+        beta=beta,
+        noise=noise,
+    )
     count = len(data.labels)
     images, labels = jnp.asarray(data.images, jnp.float32), jnp.asarray(data.labels, jnp.int32)
     variables = _initialise(definition, jax.random.fold_in(key, 0), images[:1])
@@ -135,10 +142,21 @@ def train(
         state, done = _resume(checkpoint, state, run)
     while done < epochs:
         epoch_key = jax.random.fold_in(key, done + 1)
-        state, loss = _epoch(state, images, labels, epoch_key, learning_rate, adversary, noise,
-                             definition=definition, batch_size=batch_size,
-                             steps=epochs * (count // batch_size), penalty=penalty,
-                             devices=devices, cure=on_cpu())  # fmt: skip
+        state, loss = _epoch(
+            state,
+            images,
+            labels,
+            epoch_key,
+            learning_rate,
+            adversary,
+            noise,
+            definition=definition,
+            batch_size=batch_size,
+            steps=epochs * (count // batch_size),
+            penalty=penalty,
+            devices=devices,
+            cure=on_cpu(),
+        )
         done += 1
         if checkpoint is not None:
             write_arrays(checkpoint, _named(state), {"run": run, "epochs_done": done})
@@ -148,10 +166,17 @@ def train(
 
 
 def check_training(
-    definition: Any, data: "Dataset", *, epochs: int, batch_size: int = 64,
-    learning_rate: float = 2e-3, attack: Attack | None = None, epsilon: float | None = None,
-    beta: float | None = None, noise: float | None = None,
-) -> None:  # fmt: skip
+    definition: Any,
+    data: "Dataset",
+    *,
+    epochs: int,
+    batch_size: int = 64,
+    learning_rate: float = 2e-3,
+    attack: Attack | None = None,
+    epsilon: float | None = None,
+    beta: float | None = None,
+    noise: float | None = None,
+) -> None:
     """Raise ValueError where `train` cannot take these arguments; nothing is compiled."""
     checks.check_counts(epochs=epochs, batch_size=batch_size)
     count, shape = len(data.labels), np.shape(data.images)[1:]
@@ -217,10 +242,21 @@ def _initialise(definition: Any, key: Any, images: Any) -> Any:
     jax.jit, static_argnames=("definition", "batch_size", "steps", "penalty", "devices", "cure")
 )
 def _epoch(
-    state: Any, images: Any, labels: Any, key: Any, learning_rate: Any, adversary: Any,
-    sigma: Any, *, definition: Any, batch_size: int, steps: int, penalty: Any, devices: Any,
+    state: Any,
+    images: Any,
+    labels: Any,
+    key: Any,
+    learning_rate: Any,
+    adversary: Any,
+    sigma: Any,
+    *,
+    definition: Any,
+    batch_size: int,
+    steps: int,
+    penalty: Any,
+    devices: Any,
     cure: bool,
-) -> Any:  # fmt: skip
+) -> Any:
     """One pass over the images: the new (variables, optimiser state) and the mean loss."""
     shuffle, noise = jax.random.split(key)
     batches = len(images) // batch_size
@@ -248,17 +284,27 @@ def _epoch(
     if len(devices) > 1:  # the rows of a batch are sharded, all else is replicated
         whole, split = PartitionSpec(), PartitionSpec(None, "devices")
         all_steps = jax.shard_map(
-            all_steps, mesh=mesh_of(devices), in_specs=(whole, split, PartitionSpec("devices")),
-            out_specs=whole, check_vma=False,
-        )  # fmt: skip
+            all_steps,
+            mesh=mesh_of(devices),
+            in_specs=(whole, split, PartitionSpec("devices")),
+            out_specs=whole,
+            check_vma=False,
+        )
     state, losses = all_steps(state, rows, places)
     return state, losses.mean()
 
 
 def _gradient(
-    definition: Any, penalty: Any, variables: Any, images: Any, labels: Any, places: Any, key: Any,
-    adversary: Any, sigma: Any,
-) -> Any:  # fmt: skip
+    definition: Any,
+    penalty: Any,
+    variables: Any,
+    images: Any,
+    labels: Any,
+    places: Any,
+    key: Any,
+    adversary: Any,
+    sigma: Any,
+) -> Any:
     """((loss, updated collections), gradient of the loss in the params).
 
     places [N]: indices of the images in the batch, which enter their random keys.
@@ -270,8 +316,16 @@ def _gradient(
     if adversary is not None:
         attack, epsilon, beta = adversary
         model = from_linen(definition, variables)
-        attacked = perturb(attack, model, images, Untargeted(labels), epsilon,
-                           key=jax.random.fold_in(key, 1), ids=places, keep="last")  # fmt: skip
+        attacked = perturb(
+            attack,
+            model,
+            images,
+            Untargeted(labels),
+            epsilon,
+            key=jax.random.fold_in(key, 1),
+            ids=places,
+            keep="last",
+        )
         attacked = lax.stop_gradient(attacked)
     elif sigma is not None:
         draws = jax.vmap(lambda place: jax.random.fold_in(jax.random.fold_in(key, 2), place))(
@@ -283,8 +337,9 @@ def _gradient(
     rngs = {"dropout": jax.random.fold_in(key, places[0])}
 
     def answer(params: Any, images: Any, others: Any) -> Any:
-        return definition.apply({**others, "params": params}, images, mutable=list(others),
-                                rngs=rngs, **mode)  # fmt: skip
+        return definition.apply(
+            {**others, "params": params}, images, mutable=list(others), rngs=rngs, **mode
+        )
 
     def loss(params: Any) -> Any:
         more = 0.0 if penalty is None else penalty(params)
@@ -347,8 +402,9 @@ def _resume(path: Any, state: Any, run: dict[str, Any]) -> tuple[Any, int]:
     return (trees["variables"], adam), metadata["epochs_done"]
 
 
-def _fingerprint(definition: Any, data: Any, epochs: int, batch_size: int,
-                 learning_rate: float, key: Any) -> dict[str, Any]:  # fmt: skip
+def _fingerprint(
+    definition: Any, data: Any, epochs: int, batch_size: int, learning_rate: float, key: Any
+) -> dict[str, Any]:
     """All that determines the weights, as JSON values."""
     digest = hashlib.sha256(np.ascontiguousarray(data.images, np.float32).tobytes())
     digest.update(np.ascontiguousarray(data.labels, np.int32).tobytes())

@@ -111,9 +111,13 @@ def run_stage(
 
         report(0, 0, 0)
         part = run_rows(
-            session.of(used), attack, rows.of(mine)._replace(source=local),
-            keep=keep_of(attack, session.model, keep), budget=budget, progress=report,
-        )  # fmt: skip
+            session.of(used),
+            attack,
+            rows.of(mine)._replace(source=local),
+            keep=keep_of(attack, session.model, keep),
+            budget=budget,
+            progress=report,
+        )
         saved.put(mine, part)
         seconds, ticks = seconds + part.cost.seconds, ticks + part.cost.lane_ticks
         saved = saved._replace(cost=Cost(ticks, seconds))

@@ -183,9 +183,13 @@ def strong(norm: str) -> Cascade:
 
 
 CASCADES: dict[str, Callable[[str], Cascade]] = {
-    "quick": quick, "fast": fast, "standard": standard, "plus": plus, "rand": rand,
+    "quick": quick,
+    "fast": fast,
+    "standard": standard,
+    "plus": plus,
+    "rand": rand,
     "strong": strong,
-}  # fmt: skip
+}
 
 
 def get_cascade(attacks: str | Cascade, norm: str) -> Cascade:
@@ -263,9 +267,13 @@ def run_cascade(
             own = own._replace(start=least.starts(places))
         width = session.width(attack.queries, len(rows.source))
         result = run_stage(
-            session._replace(lanes=width), name, attack, own, file=f"{number:02d}-{name}",
+            session._replace(lanes=width),
+            name,
+            attack,
+            own,
+            file=f"{number:02d}-{name}",
             depends=(attack.norm, describe(attack), own.epsilon, own.source, width, own.start),
-        )  # fmt: skip
+        )
         reached = result.distance
         if attack.needs_epsilon:
             reached, least = stated[places], least.lowered(places, result.margin, result.images)
@@ -293,9 +301,12 @@ def _clean_margins(session: Session, cascade: Cascade, rows: Rows) -> Margins:
 
 
 def _choose(
-    entry: Attack | Refine | Chosen, standing: np.ndarray, groups: np.ndarray, least: Margins,
+    entry: Attack | Refine | Chosen,
+    standing: np.ndarray,
+    groups: np.ndarray,
+    least: Margins,
     nested: bool,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Return the rows that an attack is given; each of the groups [E, N] chooses separately."""
     survivors = [group[standing[group]] for group in groups]
     if isinstance(entry, Nearly) or (nested and isinstance(entry, Hardest)):
@@ -304,9 +315,12 @@ def _choose(
 
 
 def _broken(
-    result: Result, source: np.ndarray, reached: np.ndarray, levels: np.ndarray,
+    result: Result,
+    source: np.ndarray,
+    reached: np.ndarray,
+    levels: np.ndarray,
     standing: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the broken rows of all images at all levels, and which result image broke each."""
     count = len(standing) // len(levels)
     broken, by = [], []

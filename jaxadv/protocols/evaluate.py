@@ -269,9 +269,19 @@ def evaluate(
     if lost:
         messages.append(f"{lost} attacks met NaN or infinities and found nothing: see `ja.check`")
     return Report(
-        norm=norm, epsilons=levels, ids=ids, labels=labels, predictions=predictions,
-        logits=logits, images=images, bounds=model.bounds, stages=stages,
+        norm=norm,
+        epsilons=levels,
+        ids=ids,
+        labels=labels,
+        predictions=predictions,
+        logits=logits,
+        images=images,
+        bounds=model.bounds,
+        stages=stages,
         broken_by=broken_by.reshape(len(levels), count),
-        adversarial=adversarial.reshape(len(levels), *images.shape), distance=distance,
-        messages=messages, complete=complete, rejected=rejected,
-    )  # fmt: skip
+        adversarial=adversarial.reshape(len(levels), *images.shape),
+        distance=distance,
+        messages=messages,
+        complete=complete,
+        rejected=rejected,
+    )

@@ -212,9 +212,13 @@ def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) 
         own = session._replace(key=jax.random.fold_in(session.key, number), lanes=width)
         start = nearest[rows] if refining else None
         result = run_stage(
-            own, name, attack, Rows(rows, distance[rows], start), file=f"{number:02d}-{name}",
+            own,
+            name,
+            attack,
+            Rows(rows, distance[rows], start),
+            file=f"{number:02d}-{name}",
             depends=(norm, describe(attack), rows, distance[rows], width),
-        )  # fmt: skip
+        )
         nearer = result.success & (result.distance < distance[rows])
         gained = nearer & ~(result.distance > (1 - GAIN) * distance[rows])
         better, lost = rows[nearer], rows[result.status == Status.NONFINITE]
@@ -233,9 +237,21 @@ def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) 
             break
     status[~tried] = Status.NOT_RUN
     return MinimalDistances(
-        norm=norm, images=nearest, originals=images, success=np.isfinite(distance),
-        distance=distance, margin=margin, member=member, forward=forward, backward=backward,
-        status=status, ids=session.ids, labels=np.asarray(goal.labels), lower=None,
-        members=list(members)[: len(path)], path=np.array(path), complete=complete,
+        norm=norm,
+        images=nearest,
+        originals=images,
+        success=np.isfinite(distance),
+        distance=distance,
+        margin=margin,
+        member=member,
+        forward=forward,
+        backward=backward,
+        status=status,
+        ids=session.ids,
+        labels=np.asarray(goal.labels),
+        lower=None,
+        members=list(members)[: len(path)],
+        path=np.array(path),
+        complete=complete,
         cost=Cost(ticks, seconds),
-    )  # fmt: skip
+    )

@@ -149,9 +149,14 @@ def fit_steps(attack: Attack, budget: int) -> Attack:
 
 
 def fit_attacks(
-    attacks: Mapping[str, Attack], model: Model, goal: Goal, classes: int, epsilon: float | None,
-    shape: tuple[int, ...], budget: int,
-) -> dict[str, Attack]:  # fmt: skip
+    attacks: Mapping[str, Attack],
+    model: Model,
+    goal: Goal,
+    classes: int,
+    epsilon: float | None,
+    shape: tuple[int, ...],
+    budget: int,
+) -> dict[str, Attack]:
     """Fit the attacks of `compare_queries` to the budget. Nothing is computed.
 
     Args:
@@ -252,15 +257,26 @@ def compare_queries(
         for number, (name, attack) in enumerate(fitted.items()):
             width = session.width(attack.queries, count)
             results[name] = run_stage(
-                session._replace(lanes=width), name, attack, Rows(np.arange(count), radius),
-                file=name, depends=(describe(attack), budget, str(epsilon), width),
-                keep="first", budget=Budget(queries=budget),
-            )  # fmt: skip
+                session._replace(lanes=width),
+                name,
+                attack,
+                Rows(np.arange(count), radius),
+                file=name,
+                depends=(describe(attack), budget, str(epsilon), width),
+                keep="first",
+                budget=Budget(queries=budget),
+            )
             if (results[name].status == Status.NOT_RUN).any() or session.stopped():
                 complete = number == len(fitted) - 1 and results[name].status.all()
                 break
     return QueryComparison(
-        norm=next(iter(fitted.values())).norm, epsilon=epsilon, budget=budget,
-        attacks={name: fitted[name] for name in results}, results=results, ids=session.ids,
-        labels=np.asarray(session.goal.labels), originals=session.images, complete=bool(complete),
-    )  # fmt: skip
+        norm=next(iter(fitted.values())).norm,
+        epsilon=epsilon,
+        budget=budget,
+        attacks={name: fitted[name] for name in results},
+        results=results,
+        ids=session.ids,
+        labels=np.asarray(session.goal.labels),
+        originals=session.images,
+        complete=bool(complete),
+    )

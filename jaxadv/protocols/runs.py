@@ -26,9 +26,17 @@ class Runs(NamedTuple):
     progress: StageProgress | None = None
 
     def run(
-        self, name: str, attack: Attack, model: Model, images: Any, goal: Any,
-        epsilon: Any = None, *, key: Any = None, **settings: Any,
-    ) -> Result:  # fmt: skip
+        self,
+        name: str,
+        attack: Attack,
+        model: Model,
+        images: Any,
+        goal: Any,
+        epsilon: Any = None,
+        *,
+        key: Any = None,
+        **settings: Any,
+    ) -> Result:
         """Call `ja.run` and keep its result under `name`; equal arguments load it again.
 
         A run that Ctrl-C ended early is not kept.
@@ -54,10 +62,15 @@ class Runs(NamedTuple):
         if self.store is None:
             return run(attack, model, images, goal, epsilon, key=key, progress=progress, **settings)
         mark = fingerprint(
-            describe(attack), model.params, np.asarray(images), goal,
-            np.asarray(epsilon, np.float64), jax.random.key_data(key), sorted(settings),
+            describe(attack),
+            model.params,
+            np.asarray(images),
+            goal,
+            np.asarray(epsilon, np.float64),
+            jax.random.key_data(key),
+            sorted(settings),
             [settings[name] for name in sorted(settings)],
-        )  # fmt: skip
+        )
         found = self.store.load(name, mark)
         if found is None:
             found = run(

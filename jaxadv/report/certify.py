@@ -125,13 +125,15 @@ def certified_data(
         "alpha": found[0].alpha,
         "radii": list(map(float, radii)),
         "sigmas": [about(one, attack) for one, attack in zip(found, tried, strict=True)],
-        "attacked": None if attacked is None else {
+        "attacked": None
+        if attacked is None
+        else {
             "clean_accuracy": float(attacked.robust_accuracy(0)),
             "accuracy": attacked.robust_accuracy(radii).tolist(),
             "distances": [float(d) if np.isfinite(d) else None for d in attacked.distance],
         },
         "images": [image(i) for i in range(count)],
-    }  # fmt: skip
+    }
 
 
 def round_radii(sigma: float, samples: int, alpha: float) -> list[float]:
@@ -175,22 +177,28 @@ def print_certified(data: Mapping[str, Any], console: "Console | None" = None) -
     radii = table.grid(
         f"Certified accuracy in % of the smoothed classifier on {data['examples']:,} images (L2)"
         + (", and what an attack on it leaves" if attacks else ""),
-        "noise", [f"r = {radius:g}" for radius in data["radii"]],
-    )  # fmt: skip
+        "noise",
+        [f"r = {radius:g}" for radius in data["radii"]],
+    )
     cost = table.grid(
-        "What it took (passes of each image)", "noise",
+        "What it took (passes of each image)",
+        "noise",
         ["images", "accuracy", "abstained", "median radius", "forward", "s"],
-    )  # fmt: skip
+    )
     for row in data["sigmas"]:
         name = f"σ = {row['sigma']:g}"
         radii.add_row(name, *map(table.percent, row["certified_accuracy"]))
         if row["attacked"] is not None:
             radii.add_row(f"{name}, attacked", *map(table.percent, row["attacked"]["accuracy"]))
         cost.add_row(
-            name, f"{row['reached']:,}", f"[bold]{table.percent(row['accuracy'])}[/]",
-            table.percent(row["abstained"]), table.number_text(row["median_radius"]),
-            f"{row['forward']:,}", f"{row['seconds']:.1f}",
-        )  # fmt: skip
+            name,
+            f"{row['reached']:,}",
+            f"[bold]{table.percent(row['accuracy'])}[/]",
+            table.percent(row["abstained"]),
+            table.number_text(row["median_radius"]),
+            f"{row['forward']:,}",
+            f"{row['seconds']:.1f}",
+        )
     if data["attacked"] is not None:
         shares = map(table.percent, data["attacked"]["accuracy"])
         radii.add_row("the network itself, attacked", *shares, style="dim")
@@ -261,7 +269,10 @@ def write_certified(
     data = certified_data(found, radii, attacked, total, smoothed)
     names = class_names if class_names is not None else list(map(str, range(10**4)))
     page = template("certify.html.j2").render(
-        title=title, data=data, headline=_headline(data), curve=_figure(found, attacked, smoothed),
+        title=title,
+        data=data,
+        headline=_headline(data),
+        curve=_figure(found, attacked, smoothed),
         largest=max(_largest_radius(one.sigma, one.samples, one.alpha) for one in found),
         rows=_rows(data, found, np.asarray(images, np.float32), names, key, bounds, shown),
         settings={
@@ -269,9 +280,10 @@ def write_certified(
             "samples that choose, and that certify": f"{data['samples0']:,}, {data['samples']:,}",
             "probability of a wrong certificate": f"{data['alpha']:g} for each image",
             "image range": f"{bounds[0]:g} to {bounds[1]:g}",
-            **(settings or {}), **versions(),
+            **(settings or {}),
+            **versions(),
         },
-    )  # fmt: skip
+    )
     return write_atomically(path, page)
 
 
@@ -285,23 +297,36 @@ def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
         name = f"certified accuracy at radius {data['radii'][at]:g}"
         shares.append((name, best["certified_accuracy"][at], best["certified_interval"][at]))
     cards = [
-        {"value": table.percent(share), "unit": "%", "name": name,
-         "note": f"95 % interval {table.interval_text(interval)}" if sample else ""}
+        {
+            "value": table.percent(share),
+            "unit": "%",
+            "name": name,
+            "note": f"95 % interval {table.interval_text(interval)}" if sample else "",
+        }
         for name, share, interval in shares
-    ]  # fmt: skip
+    ]
     return [
         *cards,
-        {"value": table.number_text(best["median_radius"]), "unit": "",
-         "name": "median certified radius, L2", "note": f"at σ = {best['sigma']:g}"},
-        {"value": table.percent(best["abstained"]), "unit": "%", "name": "abstentions",
-         "note": "no class has most of the votes for certain"},
-    ]  # fmt: skip
+        {
+            "value": table.number_text(best["median_radius"]),
+            "unit": "",
+            "name": "median certified radius, L2",
+            "note": f"at σ = {best['sigma']:g}",
+        },
+        {
+            "value": table.percent(best["abstained"]),
+            "unit": "%",
+            "name": "abstentions",
+            "note": "no class has most of the votes for certain",
+        },
+    ]
 
 
 def _figure(
-    found: "Sequence[Certificates]", attacked: "MinimalDistances | None",
+    found: "Sequence[Certificates]",
+    attacked: "MinimalDistances | None",
     smoothed: "Sequence[AttackedSmoothed]",
-) -> str:  # fmt: skip
+) -> str:
     figure, axes = plain_axes(7.2, 4.3)
     reach = max(one.radius.max() for one in found)
     for one in (*([] if attacked is None else [attacked]), *smoothed):
@@ -309,15 +334,31 @@ def _figure(
         reach = max(reach, np.quantile(finite, 0.95) if len(finite) else 0.0)
     grid = np.linspace(0, 1.08 * reach or 1.0, 600)
     if attacked is not None:
-        axes.plot(grid, 100 * attacked.robust_accuracy(grid), "--", color=CONTROL, linewidth=1.8,
-                  label="the network itself, under attack")  # fmt: skip
+        axes.plot(
+            grid,
+            100 * attacked.robust_accuracy(grid),
+            "--",
+            color=CONTROL,
+            linewidth=1.8,
+            label="the network itself, under attack",
+        )
     for number, one in enumerate(found):
-        axes.plot(grid, 100 * one.accuracy(grid), color=COLOURS[number % len(COLOURS)],
-                  linewidth=2.2, label=f"smoothed, certified, σ = {one.sigma:g}")  # fmt: skip
+        axes.plot(
+            grid,
+            100 * one.accuracy(grid),
+            color=COLOURS[number % len(COLOURS)],
+            linewidth=2.2,
+            label=f"smoothed, certified, σ = {one.sigma:g}",
+        )
         if number < len(smoothed):
-            axes.plot(grid, 100 * smoothed[number].accuracy(grid), ":", linewidth=2.2,
-                      color=COLOURS[number % len(COLOURS)],
-                      label=f"smoothed, under attack, σ = {one.sigma:g}")  # fmt: skip
+            axes.plot(
+                grid,
+                100 * smoothed[number].accuracy(grid),
+                ":",
+                linewidth=2.2,
+                color=COLOURS[number % len(COLOURS)],
+                label=f"smoothed, under attack, σ = {one.sigma:g}",
+            )
     axes.set(xlim=(0, grid[-1]), ylim=(0, 103))
     axes.set_xlabel("radius (L2)", fontsize=12, color=INK)
     axes.set_ylabel("accuracy in %", fontsize=12, color=INK)
@@ -326,9 +367,14 @@ def _figure(
 
 
 def _rows(
-    data: Mapping[str, Any], found: "Sequence[Certificates]", images: np.ndarray,
-    names: Sequence[str], key: "Array", bounds: tuple[float, float], shown: int,
-) -> list[dict[str, Any]]:  # fmt: skip
+    data: Mapping[str, Any],
+    found: "Sequence[Certificates]",
+    images: np.ndarray,
+    names: Sequence[str],
+    key: "Array",
+    bounds: tuple[float, float],
+    shown: int,
+) -> list[dict[str, Any]]:
     """Return the table of images: original, and for each sigma a noisy image and its prediction."""
     from jaxadv.certification.smoothing import noise
 
@@ -353,8 +399,13 @@ def _rows(
             for one, answer in zip(found, data["images"][i]["answers"], strict=True)
         ]
         near = None if data["attacked"] is None else data["attacked"]["distances"][i]
-        rows.append({
-            "id": data["images"][i]["id"], "label": names[data["images"][i]["label"]],
-            "original": picture(images[i], bounds), "answers": answers, "distance": near,
-        })  # fmt: skip
+        rows.append(
+            {
+                "id": data["images"][i]["id"],
+                "label": names[data["images"][i]["label"]],
+                "original": picture(images[i], bounds),
+                "answers": answers,
+                "distance": near,
+            }
+        )
     return rows

@@ -82,15 +82,18 @@ def distance_data(
             ],
             "images": [
                 {
-                    "id": int(one.ids[i]), "label": int(one.labels[i]),
-                    "status": Status(one.status[i]).name, "distance": _finite(one.distance[i]),
+                    "id": int(one.ids[i]),
+                    "label": int(one.labels[i]),
+                    "status": Status(one.status[i]).name,
+                    "distance": _finite(one.distance[i]),
                     "lower": None if one.lower is None else _finite(one.lower[i]),
                     "member": one.members[one.member[i]] if one.member[i] >= 0 else None,
-                    "forward": int(one.forward[i]), "backward": int(one.backward[i]),
+                    "forward": int(one.forward[i]),
+                    "backward": int(one.backward[i]),
                 }
                 for i in range(len(one.ids))
             ],
-        }  # fmt: skip
+        }
 
     first = next(iter(found.values()))
     return {
@@ -98,18 +101,17 @@ def distance_data(
         "total": len(first.ids) if total is None else int(total),
         "complete": all(one.complete for one in found.values()),
         "found": [about(name, one) for name, one in found.items()],
-        "pairs": [
-            {"names": [a, b], **pair_data(found[a], found[b])} for a, b in _pairs(found)
-        ],
-    }  # fmt: skip
+        "pairs": [{"names": [a, b], **pair_data(found[a], found[b])} for a, b in _pairs(found)],
+    }
 
 
 def _pairs(found: "Mapping[str, MinimalDistances]") -> list[tuple[str, str]]:
     """Return the pairs of searches of one norm on the same images."""
     return [
-        (a, b) for a, b in combinations(found, 2)
+        (a, b)
+        for a, b in combinations(found, 2)
         if found[a].norm == found[b].norm and np.array_equal(found[a].ids, found[b].ids)
-    ]  # fmt: skip
+    ]
 
 
 def _finite(value: Any) -> float | None:
@@ -131,32 +133,47 @@ def print_distances(data: Mapping[str, Any], console: "Console | None" = None) -
     distances = table.grid(
         f"Smallest distance of {data['examples']:,} images to an adversarial one "
         "(quantiles over those classified right)",
-        "", ["found", *(f"{100 * q:g} %" for q in SHOWN), "forward", "backward", "s"],
-    )  # fmt: skip
+        "",
+        ["found", *(f"{100 * q:g} %" for q in SHOWN), "forward", "backward", "s"],
+    )
     for one in data["found"]:
         distances.add_row(
-            one["name"], f"{one['found']:,}/{one['attacked']:,}",
+            one["name"],
+            f"{one['found']:,}/{one['attacked']:,}",
             *(table.number_text(one["quantiles"][f"{q:g}"]) for q in SHOWN),
-            table.number_text(one["forward"]), table.number_text(one["backward"]),
+            table.number_text(one["forward"]),
+            table.number_text(one["backward"]),
             f"{one['seconds']:.1f}",
-        )  # fmt: skip
+        )
     console.print(distances)
     for one in data["found"]:
         members = table.grid(
-            f"{one['name']}: the members, one after the other", "member",
+            f"{one['name']}: the members, one after the other",
+            "member",
             ["brought nearer", "found the nearest", "median after it"],
-        )  # fmt: skip
+        )
         for member in one["members"]:
-            members.add_row(member["name"], f"{member['nearer']:,}", f"{member['best']:,}",
-                            table.number_text(member["median"]))  # fmt: skip
+            members.add_row(
+                member["name"],
+                f"{member['nearer']:,}",
+                f"{member['best']:,}",
+                table.number_text(member["median"]),
+            )
         console.print(members)
     if data["pairs"]:
-        pairs = table.grid("Two against one another, image by image", "",
-                           ["nearer", "level", "farther", "found alone"])  # fmt: skip
+        pairs = table.grid(
+            "Two against one another, image by image",
+            "",
+            ["nearer", "level", "farther", "found alone"],
+        )
         for pair in data["pairs"]:
-            pairs.add_row(" against ".join(pair["names"]), f"{pair['first']:,}",
-                          f"{pair['level']:,}", f"{pair['second']:,}",
-                          f"{pair['only_first']:,}, {pair['only_second']:,}")  # fmt: skip
+            pairs.add_row(
+                " against ".join(pair["names"]),
+                f"{pair['first']:,}",
+                f"{pair['level']:,}",
+                f"{pair['second']:,}",
+                f"{pair['only_first']:,}, {pair['only_second']:,}",
+            )
         console.print(pairs)
     if not data["complete"]:
         console.print("[bold yellow]incomplete: the work was interrupted[/]")
@@ -211,22 +228,33 @@ def write_distances(
     names = class_names if class_names is not None else list(map(str, range(10**4)))
     norms = list(dict.fromkeys(one.norm for one in found.values()))
     page = template("distance.html.j2").render(
-        title=title, data=data, norms=NORMS,
+        title=title,
+        data=data,
+        norms=NORMS,
         curves=[
-            {"norm": NORMS[norm],
-             "picture": _curves({n: one for n, one in found.items() if one.norm == norm})}
+            {
+                "norm": NORMS[norm],
+                "picture": _curves({n: one for n, one in found.items() if one.norm == norm}),
+            }
             for norm in norms
         ],
-        gains=[{"name": name, "picture": gain} for name, one in found.items()
-               if (gain := _gain(one)) is not None],
-        pairs=[{"names": [a, b], "picture": svg(pair_figure(found[a], found[b], (a, b)))}
-               for a, b in _pairs(found)],
+        gains=[
+            {"name": name, "picture": gain}
+            for name, one in found.items()
+            if (gain := _gain(one)) is not None
+        ],
+        pairs=[
+            {"names": [a, b], "picture": svg(pair_figure(found[a], found[b], (a, b)))}
+            for a, b in _pairs(found)
+        ],
         rows=_rows(found, names, bounds, gallery),
         settings={
             "images": f"{data['examples']:,} of {data['total']:,}",
-            "image range": f"{bounds[0]:g} to {bounds[1]:g}", **(settings or {}), **versions(),
+            "image range": f"{bounds[0]:g} to {bounds[1]:g}",
+            **(settings or {}),
+            **versions(),
         },
-    )  # fmt: skip
+    )
     return write_atomically(path, page)
 
 
@@ -241,8 +269,9 @@ def _curves(found: "Mapping[str, MinimalDistances]") -> str:
         axes.plot(grid, 100 * one.robust_accuracy(grid), color=colour, linewidth=2.2, label=name)
         proved = one.certified_accuracy(grid)
         if proved is not None:
-            axes.plot(grid, 100 * proved, "--", color=PROVED, linewidth=1.8,
-                      label=f"{name}, proved")  # fmt: skip
+            axes.plot(
+                grid, 100 * proved, "--", color=PROVED, linewidth=1.8, label=f"{name}, proved"
+            )
     axes.set(xlim=(0, grid[-1]), ylim=(0, 103))
     axes.set_xlabel(f"ε ({NORMS[next(iter(found.values())).norm]})", fontsize=12, color=INK)
     axes.set_ylabel("robust accuracy in %", fontsize=12, color=INK)
@@ -288,17 +317,19 @@ def _rows(
 
     def shown(name: str, one: "MinimalDistances", i: int) -> dict[str, Any]:
         return {
-            "name": name, "picture": picture(one.images[i], bounds),
+            "name": name,
+            "picture": picture(one.images[i], bounds),
             "difference": difference(one.originals[i], one.images[i], bounds),
             "distance": table.number_text(float(one.distance[i])),
             "by": one.members[one.member[i]],
-        }  # fmt: skip
+        }
 
     return [
         {
-            "id": int(first.ids[i]), "label": names[int(first.labels[i])],
+            "id": int(first.ids[i]),
+            "label": names[int(first.labels[i])],
             "original": picture(first.originals[i], bounds),
             "found": [shown(name, one, i) for name, one in found.items()],
         }
         for i in rows
-    ]  # fmt: skip
+    ]

@@ -24,14 +24,20 @@ def template(name: str) -> Any:
         import jinja2
         import matplotlib.figure  # noqa: F401
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
     environment.filters |= {
-        "percent": table.percent, "number": table.number_text, "interval": table.interval_text,
-        "epsilon": table.epsilon_text, "described": _described,
+        "percent": table.percent,
+        "number": table.number_text,
+        "interval": table.interval_text,
+        "epsilon": table.epsilon_text,
+        "described": _described,
         "norm": table.NORMS.__getitem__,
-    }  # fmt: skip
+    }
     return environment.get_template(name)
 
 
@@ -114,9 +120,11 @@ def picture(image: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0)) -> str:
 
 
 def difference(
-    before: np.ndarray, after: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0),
+    before: np.ndarray,
+    after: np.ndarray,
+    bounds: tuple[float, float] = (0.0, 1.0),
     times: float | None = None,
-) -> str:  # fmt: skip
+) -> str:
     """Return the change of an image within `bounds` as a picture; grey is no change.
 
     `times` is the factor of enlargement; None scales the largest entry to black or white.

@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from jaxadv.sweep.store import SweepStore
 
 COLUMNS = (
-    "id", "label", "prediction", "epsilon", "broken", "broken_by", "distance", "forward", "backward"
-)  # fmt: skip
+    "id",
+    "label",
+    "prediction",
+    "epsilon",
+    "broken",
+    "broken_by",
+    "distance",
+    "forward",
+    "backward",
+)
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1", "l0": "L0"}
 
 
@@ -53,11 +61,19 @@ def write_csv(report: "Report", path: str | Path) -> Path:
     for image in as_data(report)["images"]:
         for epsilon, by in zip(report.epsilons, image["broken_by"], strict=True):
             distance = image["distance"]
-            writer.writerow([
-                image["id"], image["label"], image["prediction"], f"{epsilon:.9g}",
-                int(by is not None), by or "", "" if distance is None else f"{distance:.9g}",
-                image["forward"], image["backward"],
-            ])  # fmt: skip
+            writer.writerow(
+                [
+                    image["id"],
+                    image["label"],
+                    image["prediction"],
+                    f"{epsilon:.9g}",
+                    int(by is not None),
+                    by or "",
+                    "" if distance is None else f"{distance:.9g}",
+                    image["forward"],
+                    image["backward"],
+                ]
+            )
     return write_atomically(path, out.getvalue())
 
 
@@ -96,16 +112,27 @@ def as_robustbench(
         raise ValueError(f"epsilon={epsilon}: the report has {report.epsilons.tolist()}")
     stages = ", ".join(stage.name for stage in report.stages)
     return _entry(
-        name, dataset, architecture or name, report.norm, epsilon, report.clean_accuracy,
+        name,
+        dataset,
+        architecture or name,
+        report.norm,
+        epsilon,
+        report.clean_accuracy,
         float(report.robust_accuracy[near[0]]),
         f"attacked by {stages} on {len(report.labels)} images",
-    )  # fmt: skip
+    )
 
 
 def _entry(
-    name: str, dataset: str, architecture: str, norm: str, epsilon: float, clean: float,
-    robust: float, footnote: str,
-) -> dict[str, Any]:  # fmt: skip
+    name: str,
+    dataset: str,
+    architecture: str,
+    norm: str,
+    epsilon: float,
+    clean: float,
+    robust: float,
+    footnote: str,
+) -> dict[str, Any]:
     return {
         "name": name,
         "dataset": dataset,
@@ -137,15 +164,21 @@ def sweep_as_robustbench(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     return [
         _entry(
-            one["model"], one["data"], one["model"], norm, level["epsilon"], one["clean"]["value"],
-            level["value"], f"attacked by {', '.join(a['title'] for a in part['attacks'])} on "
+            one["model"],
+            one["data"],
+            one["model"],
+            norm,
+            level["epsilon"],
+            one["clean"]["value"],
+            level["value"],
+            f"attacked by {', '.join(a['title'] for a in part['attacks'])} on "
             f"{level['images']} images",
         )
         for one in data["standings"]
         for norm, part in one["norms"].items()
         for level in part["levels"]
         if level["images"] == one["clean"]["images"] > 0 and not level["upper_bound"]
-    ]  # fmt: skip
+    ]
 
 
 def write_sweep_csv(

@@ -76,8 +76,9 @@ class Fitted(Table):
         part = Table(title=title, title_justify="left", title_style="bold", box=self.box)
         columns = [self.columns[place] for place in places]
         for column, width in zip(columns, widths, strict=True):
-            part.add_column(column.header, justify=column.justify, overflow="fold",
-                            width=width - GAP)  # fmt: skip
+            part.add_column(
+                column.header, justify=column.justify, overflow="fold", width=width - GAP
+            )
         for row, cells in zip(
             self.rows, zip(*(c.cells for c in columns), strict=True), strict=True
         ):

@@ -121,11 +121,15 @@ def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
     for i in sorted({half[0] if half else len(falls) - 1, len(falls) - 1}):
         name = f"robust accuracy at ε = {table.epsilon_text(data['epsilons'][i])}"
         cards.append(share(data["robust_accuracy"][i], data["robust_interval"][i], name, "bad"))
-    cards.append({
-        "value": table.number_text(data["median_distance"]), "unit": "", "kind": "",
-        "name": f"median smallest distance, {NORMS[data['norm']]}",
-        "note": "over images classified right",
-    })  # fmt: skip
+    cards.append(
+        {
+            "value": table.number_text(data["median_distance"]),
+            "unit": "",
+            "kind": "",
+            "name": f"median smallest distance, {NORMS[data['norm']]}",
+            "note": "over images classified right",
+        }
+    )
     return cards
 
 
@@ -143,16 +147,36 @@ def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
     figure, axes = plain_axes(7.2, 4.3)
     epsilons = report.epsilons
     grid = np.linspace(0, 1.12 * epsilons[-1] or 1.0, 600)
-    axes.plot(grid, 100 * report.accuracy_curve(grid), color=ACCENT, linewidth=2.2,
-              label="from each image's smallest distance")  # fmt: skip
+    axes.plot(
+        grid,
+        100 * report.accuracy_curve(grid),
+        color=ACCENT,
+        linewidth=2.2,
+        label="from each image's smallest distance",
+    )
     robust = 100 * report.robust_accuracy
     spread = np.abs(100 * np.array(data["robust_interval"]).T - robust)
-    axes.errorbar(epsilons, robust, yerr=spread, fmt="o", color=ACCENT, markersize=8, capsize=3,
-                  markeredgecolor="white", label="under all attacks (95 % interval)")  # fmt: skip
+    axes.errorbar(
+        epsilons,
+        robust,
+        yerr=spread,
+        fmt="o",
+        color=ACCENT,
+        markersize=8,
+        capsize=3,
+        markeredgecolor="white",
+        label="under all attacks (95 % interval)",
+    )
     noise = report.noise_accuracy()
     if noise is not None:
-        axes.plot([0, *epsilons], [100 * report.clean_accuracy, *(100 * noise)], "s--",
-                  color=CONTROL, markersize=5.5, label="under random noise (control)")  # fmt: skip
+        axes.plot(
+            [0, *epsilons],
+            [100 * report.clean_accuracy, *(100 * noise)],
+            "s--",
+            color=CONTROL,
+            markersize=5.5,
+            label="under random noise (control)",
+        )
     certified = report.certified_curve(grid)
     if certified is not None:
         axes.plot(grid, 100 * certified, color=PROVED, linewidth=2.2, label="certified")
@@ -169,13 +193,25 @@ def _distance_figure(report: "Report") -> str | None:
     if len(found) == 0:
         return None
     figure, axes = plain_axes(7.2, 3.3)
-    axes.hist(found, bins=min(40, 8 + len(found) // 8), color=ACCENT, alpha=0.85,
-              edgecolor="white", linewidth=0.6)  # fmt: skip
+    axes.hist(
+        found,
+        bins=min(40, 8 + len(found) // 8),
+        color=ACCENT,
+        alpha=0.85,
+        edgecolor="white",
+        linewidth=0.6,
+    )
     for epsilon in report.epsilons:
         if epsilon <= axes.get_xlim()[1]:
             axes.axvline(epsilon, color=INK, linewidth=1, linestyle=":")
-            axes.annotate(table.epsilon_text(epsilon), (epsilon, 1.02), ha="center", color=CONTROL,
-                          xycoords=("data", "axes fraction"), fontsize=10)  # fmt: skip
+            axes.annotate(
+                table.epsilon_text(epsilon),
+                (epsilon, 1.02),
+                ha="center",
+                color=CONTROL,
+                xycoords=("data", "axes fraction"),
+                fontsize=10,
+            )
     axes.set_xlim(left=0)
     axes.set_xlabel(f"smallest distance found ({NORMS[report.norm]})", fontsize=12, color=INK)
     axes.set_ylabel("images", fontsize=12, color=INK)
@@ -202,9 +238,12 @@ def _gallery_rows(
 
 
 def _gallery(
-    report: "Report", shown: tuple[int, np.ndarray], names: Sequence[str], model: Model | None,
+    report: "Report",
+    shown: tuple[int, np.ndarray],
+    names: Sequence[str],
+    model: Model | None,
     adversarial_logits: Any,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     from jaxadv.core.norms import distance64
 
     level, rows = shown

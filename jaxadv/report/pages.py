@@ -53,15 +53,22 @@ def write_pages(
         write_atomically(
             folder / f"{row['id']}.html",
             page.render(
-                image=row, norm=NORMS[report.norm], names=names, shown=_shown(report, i),
-                runs=_runs(report, i), before=ids[i - 1] if i else None,
+                image=row,
+                norm=NORMS[report.norm],
+                names=names,
+                shown=_shown(report, i),
+                runs=_runs(report, i),
+                before=ids[i - 1] if i else None,
                 after=ids[i + 1] if i + 1 < len(ids) else None,
             ),
-        )  # fmt: skip
+        )
     index = template("images.html.j2").render(
-        images=rows, names=names, epsilons=report.epsilons.tolist(), norm=NORMS[report.norm],
+        images=rows,
+        names=names,
+        epsilons=report.epsilons.tolist(),
+        norm=NORMS[report.norm],
         pictures=[picture(image, report.bounds) for image in report.images],
-    )  # fmt: skip
+    )
     write_atomically(folder / "index.html", index)
     return folder
 
@@ -75,11 +82,14 @@ def _shown(report: "Report", i: int) -> list[dict[str, Any]]:
         if number < 0:
             continue
         found = report.adversarial[level, i]
-        shown.append({
-            "name": f"ε = {table.epsilon_text(epsilon)}", "picture": picture(found, bounds),
-            "difference": difference(original, found, bounds, times=10),
-            "by": report.stages[number].name,
-        })  # fmt: skip
+        shown.append(
+            {
+                "name": f"ε = {table.epsilon_text(epsilon)}",
+                "picture": picture(found, bounds),
+                "difference": difference(original, found, bounds, times=10),
+                "by": report.stages[number].name,
+            }
+        )
     return shown
 
 
@@ -89,13 +99,17 @@ def _runs(report: "Report", i: int) -> list[dict[str, Any]]:
     for stage in report.stages:
         for row in np.flatnonzero(stage.source == i):
             result = stage.result
-            runs.append({
-                "attack": stage.name,
-                "epsilon": None if not stage.attack.needs_epsilon
-                else float(report.epsilons[stage.level[row]]),
-                "status": Status(result.status[row]).name,
-                "distance": float(result.distance[row]) if result.success[row] else None,
-                "margin": float(result.margin[row]),
-                "forward": int(result.forward[row]), "backward": int(result.backward[row]),
-            })  # fmt: skip
+            runs.append(
+                {
+                    "attack": stage.name,
+                    "epsilon": None
+                    if not stage.attack.needs_epsilon
+                    else float(report.epsilons[stage.level[row]]),
+                    "status": Status(result.status[row]).name,
+                    "distance": float(result.distance[row]) if result.success[row] else None,
+                    "margin": float(result.margin[row]),
+                    "forward": int(result.forward[row]),
+                    "backward": int(result.backward[row]),
+                }
+            )
     return runs

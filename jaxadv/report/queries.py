@@ -43,28 +43,33 @@ def queries_data(asked: "QueryComparison", total: int | None = None) -> dict[str
         needed = queries_needed(result)
         fooled = needed[needed <= asked.budget]
         curve = asked.curve(name, budgets)
-        found.append({
-            "name": name,
-            "settings": table.settings_of(asked.attacks[name]),
-            "attacked": curve.attacked,
-            "fooled": len(fooled),
-            "success": dict(zip(map(str, budgets), curve.success.tolist(), strict=True)),
-            "interval": dict(zip(map(str, budgets), zip(curve.lower, curve.upper, strict=True),
-                                 strict=True)),
-            "mean": float(fooled.mean()) if len(fooled) else None,
-            "median": float(np.median(fooled)) if len(fooled) else None,
-            "spent": float(np.minimum(needed, asked.budget).mean()) if len(needed) else None,
-            "seconds": result.cost.seconds,
-            "images": [
-                {
-                    "id": int(result.ids[i]), "label": int(asked.labels[i]),
-                    "status": Status(result.status[i]).name, "success": bool(result.success[i]),
-                    "queries": int(result.queries[i]),
-                    "distance": float(result.distance[i]) if result.success[i] else None,
-                }
-                for i in range(len(asked.ids))
-            ],
-        })  # fmt: skip
+        found.append(
+            {
+                "name": name,
+                "settings": table.settings_of(asked.attacks[name]),
+                "attacked": curve.attacked,
+                "fooled": len(fooled),
+                "success": dict(zip(map(str, budgets), curve.success.tolist(), strict=True)),
+                "interval": dict(
+                    zip(map(str, budgets), zip(curve.lower, curve.upper, strict=True), strict=True)
+                ),
+                "mean": float(fooled.mean()) if len(fooled) else None,
+                "median": float(np.median(fooled)) if len(fooled) else None,
+                "spent": float(np.minimum(needed, asked.budget).mean()) if len(needed) else None,
+                "seconds": result.cost.seconds,
+                "images": [
+                    {
+                        "id": int(result.ids[i]),
+                        "label": int(asked.labels[i]),
+                        "status": Status(result.status[i]).name,
+                        "success": bool(result.success[i]),
+                        "queries": int(result.queries[i]),
+                        "distance": float(result.distance[i]) if result.success[i] else None,
+                    }
+                    for i in range(len(asked.ids))
+                ],
+            }
+        )
     return {
         "norm": asked.norm,
         "epsilon": asked.epsilon,
@@ -84,14 +89,17 @@ def print_queries(data: Mapping[str, Any], console: "Console | None" = None) -> 
     console = console or Console()
     shown = table.grid(
         f"Success in % within so many queries ({_where(data)}), and the queries of those fooled",
-        "", [*(f"{b:,}" for b in data["budgets"]), "median", "mean", "s"],
-    )  # fmt: skip
+        "",
+        [*(f"{b:,}" for b in data["budgets"]), "median", "mean", "s"],
+    )
     for one in data["attacks"]:
         shown.add_row(
-            one["name"], *(table.percent(share) for share in one["success"].values()),
-            table.number_text(one["median"]), table.number_text(one["mean"]),
+            one["name"],
+            *(table.percent(share) for share in one["success"].values()),
+            table.number_text(one["median"]),
+            table.number_text(one["mean"]),
             f"{one['seconds']:.1f}",
-        )  # fmt: skip
+        )
     console.print(shown)
     if not data["complete"]:
         console.print("[bold yellow]incomplete: the work was interrupted[/]")
@@ -142,16 +150,21 @@ def write_queries(
     data = queries_data(asked, total)
     names = class_names if class_names is not None else list(map(str, range(10**4)))
     page = template("queries.html.j2").render(
-        title=title, data=data, where=_where(data), curves=svg(query_figure(asked)),
+        title=title,
+        data=data,
+        where=_where(data),
+        curves=svg(query_figure(asked)),
         rows=_rows(asked, names, bounds, gallery),
         settings={
             "norm": NORMS[asked.norm],
             "epsilon": "none" if asked.epsilon is None else table.epsilon_text(asked.epsilon),
             "budget": f"{asked.budget:,} queries an image",
             "images": f"{data['examples']:,} of {data['total']:,}",
-            "image range": f"{bounds[0]:g} to {bounds[1]:g}", **(settings or {}), **versions(),
+            "image range": f"{bounds[0]:g} to {bounds[1]:g}",
+            **(settings or {}),
+            **versions(),
         },
-    )  # fmt: skip
+    )
     return write_atomically(path, page)
 
 
@@ -174,8 +187,9 @@ def query_figure(asked: "QueryComparison") -> Any:
         share = np.array(fooled) / max(len(needed), 1)
         lower, upper = np.array([wilson(float(n), len(needed)) for n in fooled]).T
         axes.step(at, 100 * share, where="post", color=colour, linewidth=2.2, label=name)
-        axes.fill_between(at, 100 * lower, 100 * upper, step="post", color=colour, alpha=0.12,
-                          linewidth=0)  # fmt: skip
+        axes.fill_between(
+            at, 100 * lower, 100 * upper, step="post", color=colour, alpha=0.12, linewidth=0
+        )
     axes.set_xscale("log")
     first = min([axes.lines[0].get_xdata()[-1], *(line.get_xdata()[1] for line in axes.lines)])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -199,13 +213,15 @@ def _rows(
 
     return [
         {
-            "id": int(asked.ids[i]), "label": names[int(asked.labels[i])],
+            "id": int(asked.ids[i]),
+            "label": names[int(asked.labels[i])],
             "original": picture(asked.originals[i], bounds),
             "found": [
                 {"picture": picture(one.images[i], bounds), "queries": f"{one.queries[i]:,}"}
-                if one.status[i] == Status.SUCCESS else None
+                if one.status[i] == Status.SUCCESS
+                else None
                 for one in results
             ],
         }
         for i in rows
-    ]  # fmt: skip
+    ]

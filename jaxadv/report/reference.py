@@ -21,12 +21,18 @@ SECTION = re.compile(
 ENTRY = re.compile(r"^(\w+): (.*(?:\n[ \n].*)*)", re.MULTILINE)
 WHERE = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
 INSIDE = "as the attack inside"
-HEADINGS = {"gradients": "White-box: the attacker has gradients",
-            "scores": "Score-based: the attacker sees scores",
-            "labels": "Decision-based: the attacker sees labels only",
-            INSIDE: "Around another attack"}  # fmt: skip
-RETURNS = {"first": "the first success", "distance": "the nearest success",
-           "loss": "the highest loss", "last": "the last image"}  # fmt: skip
+HEADINGS = {
+    "gradients": "White-box: the attacker has gradients",
+    "scores": "Score-based: the attacker sees scores",
+    "labels": "Decision-based: the attacker sees labels only",
+    INSIDE: "Around another attack",
+}
+RETURNS = {
+    "first": "the first success",
+    "distance": "the nearest success",
+    "loss": "the highest loss",
+    "last": "the last image",
+}
 
 
 def summary(kind: type[Attack]) -> str:
@@ -61,10 +67,12 @@ def _depends(kind: type[Attack]) -> str:
 def sources(kind: type[Attack]) -> list[str]:
     """Return the attack's papers with their addresses, in the order of the docstring."""
     text = " ".join((inspect.getdoc(kind) or "").split())
-    return list(dict.fromkeys(
-        f"{who.strip()} {year}, {where} {number}: <{WHERE[where]}{number}>"
-        for who, year, where, number in SOURCE.findall(text)
-    ))  # fmt: skip
+    return list(
+        dict.fromkeys(
+            f"{who.strip()} {year}, {where} {number}: <{WHERE[where]}{number}>"
+            for who, year, where, number in SOURCE.findall(text)
+        )
+    )
 
 
 def section(document: str, name: str) -> dict[str, str]:
@@ -112,7 +120,7 @@ def attack_page(kind: type[Attack]) -> str:
         "Returns": RETURNS.get(str(kind.keep)) or _depends(kind),
         "In Python": f"`ja.{kind.__name__}`",
         "On the command line": f"`jaxadv attack {kind.__name__}`",
-    }  # fmt: skip
+    }
     lines = [f"# {kind.__name__}", "", summary(kind), "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     if text:

@@ -67,19 +67,24 @@ def write_study(
     show = {Table: _table, Gallery: _gallery, Curves: _curves, Text: _text}
     studies = [
         {
-            "name": study.name, "title": study.title, "seconds": study.seconds,
+            "name": study.name,
+            "title": study.title,
+            "seconds": study.seconds,
             "parts": [show[type(part)](part) for part in study.parts],
         }
         for study in findings
-    ]  # fmt: skip
+    ]
     compared = any(
         isinstance(part, Table) and part.published is not None
-        for study in findings for part in study.parts
-    )  # fmt: skip
+        for study in findings
+        for part in study.parts
+    )
     rendered = page.render(
-        title=title, studies=studies, compared=compared,
+        title=title,
+        studies=studies,
+        compared=compared,
         settings={**(settings or {}), **versions()},
-    )  # fmt: skip
+    )
     return write_atomically(path, rendered)
 
 
@@ -151,10 +156,12 @@ def _table(table: Table) -> dict[str, Any]:
     rows, columns = range(len(table.rows)), range(len(table.columns))
     colours = heat(table)
     cells = [
-        [dict(zip(("ours", "published"), cell(table, i, j), strict=True), colour=colours[i][j])
-         for j in columns]
+        [
+            dict(zip(("ours", "published"), cell(table, i, j), strict=True), colour=colours[i][j])
+            for j in columns
+        ]
         for i in rows
-    ]  # fmt: skip
+    ]
     return {"kind": "table", "part": table, "cells": cells}
 
 
@@ -183,11 +190,26 @@ def _curves(curves: Curves) -> dict[str, Any]:
         palette = GREYS if control else COLOURS
         colour, marker = palette[number % len(palette)], MARKERS[number % len(MARKERS)]
         if name in curves.points:
-            axes.plot(x, y, marker, color=colour, markersize=6, label=name,
-                      markerfacecolor="none" if control else colour)  # fmt: skip
+            axes.plot(
+                x,
+                y,
+                marker,
+                color=colour,
+                markersize=6,
+                label=name,
+                markerfacecolor="none" if control else colour,
+            )
         else:
-            axes.plot(x, y, "--" if control else "-", color=colour, linewidth=2.2, label=name,
-                      marker=marker if 2 < len(x) <= 12 else None, markersize=5)  # fmt: skip
+            axes.plot(
+                x,
+                y,
+                "--" if control else "-",
+                color=colour,
+                linewidth=2.2,
+                label=name,
+                marker=marker if 2 < len(x) <= 12 else None,
+                markersize=5,
+            )
     if "x" in curves.log:
         axes.set_xscale("log", nonpositive="mask")
     if "y" in curves.log:

@@ -20,9 +20,19 @@ FIGURES = 24  # models, data sets and norms whose curves are drawn
 CELLS = 2000  # shown on the page; the data has all
 NAMED = 20  # failed jobs listed on the console
 DETAILS = (
-    "id", "label", "prediction", "target", "success", "status", "broken_by", "distance",
-    "forward", "backward", "queries", "success_8bit",
-)  # fmt: skip
+    "id",
+    "label",
+    "prediction",
+    "target",
+    "success",
+    "status",
+    "broken_by",
+    "distance",
+    "forward",
+    "backward",
+    "queries",
+    "success_8bit",
+)
 
 
 def sweep_data(
@@ -81,19 +91,24 @@ def sweep_data(
 
 def _share(share: Share) -> dict[str, Any]:
     low, high = share.interval
-    return {"count": share.count, "images": share.images, "value": share.value,
-            "interval": [low, high]}  # fmt: skip
+    return {
+        "count": share.count,
+        "images": share.images,
+        "value": share.value,
+        "interval": [low, high],
+    }
 
 
 def _standing_data(one: Standing, levels: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     def level(norm: str, epsilon: float) -> dict[str, Any]:
         worst = one.worst(norm, epsilon)
         return {
-            "epsilon": epsilon, **_share(one.robust(one.of(norm), epsilon)),
+            "epsilon": epsilon,
+            **_share(one.robust(one.of(norm), epsilon)),
             "upper_bound": one.lacks(norm, epsilon),
             "worst_attack": None if worst is None else worst.title,
             "worst_accuracy": None if worst is None else one.robust([worst], epsilon).value,
-        }  # fmt: skip
+        }
 
     def curve(lines: Sequence[Line], at: Sequence[float]) -> dict[str, Any]:
         if len(lines) == 1:
@@ -110,19 +125,28 @@ def _standing_data(one: Standing, levels: Mapping[str, Sequence[float]]) -> dict
 
     def attack(line: Line, norm: str) -> dict[str, Any]:
         return {
-            "attack": line.attack, "goal": line.goal, "title": line.title, "minimal": line.minimal,
+            "attack": line.attack,
+            "goal": line.goal,
+            "title": line.title,
+            "minimal": line.minimal,
             "curve": curve([line], one.points([line], levels[norm])),
             "median_distance": one.median_distance(line) if line.minimal else None,
             "cost": [
-                {"epsilon": epsilon, **_share(one.success(line, epsilon)),
-                 "median_passes": line.median_passes(epsilon)}
+                {
+                    "epsilon": epsilon,
+                    **_share(one.success(line, epsilon)),
+                    "median_passes": line.median_passes(epsilon),
+                }
                 for epsilon in sorted(line.attacked, key=lambda e: -1 if e is None else e)
             ],
-        }  # fmt: skip
+        }
 
     return {
-        "model": one.model, "data": one.data, "model_hash": one.model_hash,
-        "data_hash": one.data_hash, "clean": _share(one.clean),
+        "model": one.model,
+        "data": one.data,
+        "model_hash": one.model_hash,
+        "data_hash": one.data_hash,
+        "clean": _share(one.clean),
         "norms": {
             norm: {
                 "levels": [level(norm, epsilon) for epsilon in levels[norm]],
@@ -131,7 +155,7 @@ def _standing_data(one: Standing, levels: Mapping[str, Sequence[float]]) -> dict
             }
             for norm in one.norms
         },
-    }  # fmt: skip
+    }
 
 
 def _cell_data(cell: CellRows, failures: Mapping[str, str]) -> dict[str, Any]:
@@ -139,13 +163,23 @@ def _cell_data(cell: CellRows, failures: Mapping[str, str]) -> dict[str, Any]:
         name: value for name, value in cell.about.items() if name not in ("bounds", "software")
     }
     kept = {
-        **about, "title": title_of(about), "rows": cell.count, "expected": cell.expected,
+        **about,
+        "title": title_of(about),
+        "rows": cell.count,
+        "expected": cell.expected,
         "failed": {job: failures[job] for job in cell.jobs if job in failures},
-    }  # fmt: skip
+    }
     if not cell.count:
         nothing = dict.fromkeys(("success", "median_distance", "median_passes", "median_queries"))
-        return {**kept, **nothing, "right": 0, "seconds": 0.0, "lanes": [], "statuses": {},
-                "success_8bit": None}  # fmt: skip
+        return {
+            **kept,
+            **nothing,
+            "right": 0,
+            "seconds": 0.0,
+            "lanes": [],
+            "statuses": {},
+            "success_8bit": None,
+        }
     right = cell.column("prediction") == cell.column("label")
     won = cell.column("success").astype(bool)
     distance = np.where(won, cell.column("distance"), np.inf)[right]
@@ -153,14 +187,17 @@ def _cell_data(cell: CellRows, failures: Mapping[str, str]) -> dict[str, Any]:
     rounded = [value for value in cell.column("success_8bit") if value is not None]
     statuses, counts = np.unique(cell.column("status").astype(str), return_counts=True)
     return {
-        **kept, "right": int(right.sum()), "success": int((won & right).sum()),
-        "median_distance": quantile(distance, 0.5), "median_passes": _median(passes),
+        **kept,
+        "right": int(right.sum()),
+        "success": int((won & right).sum()),
+        "median_distance": quantile(distance, 0.5),
+        "median_passes": _median(passes),
         "median_queries": _median(cell.column("queries")[right]),
         "seconds": float(cell.column("seconds").sum()),
         "lanes": sorted({int(lanes) for lanes in cell.column("lanes")}),
         "statuses": dict(zip(statuses.tolist(), counts.tolist(), strict=True)),
         "success_8bit": int(sum(rounded)) if rounded else None,
-    }  # fmt: skip
+    }
 
 
 def _median(values: np.ndarray) -> float | None:
@@ -188,18 +225,36 @@ class _Examples:
             if key not in self.places:
                 for row, number in enumerate(ids[: self.count - len(chosen)].tolist()):
                     image = {
-                        "data": about["data"], "data_hash": about["data_hash"], "id": number,
-                        "label": part.rows["label"][row].as_py(), "place": part.begin + row,
+                        "data": about["data"],
+                        "data_hash": about["data_hash"],
+                        "id": number,
+                        "label": part.rows["label"][row].as_py(),
+                        "place": part.begin + row,
                         "rows": [],
-                    }  # fmt: skip
+                    }
                     chosen[number] = image
             for row in np.flatnonzero(np.isin(ids, list(chosen))).tolist():
                 values = {name: part.rows[name][row].as_py() for name in DETAILS}
-                chosen[values.pop("id")]["rows"].append({
-                    **{name: about[name] for name in ("cell", "model", "attack", "norm", "goal",
-                                                      "epsilon", "seed", "bounds")},
-                    **values, "job": part.job, "row": part.first + row,
-                })  # fmt: skip
+                chosen[values.pop("id")]["rows"].append(
+                    {
+                        **{
+                            name: about[name]
+                            for name in (
+                                "cell",
+                                "model",
+                                "attack",
+                                "norm",
+                                "goal",
+                                "epsilon",
+                                "seed",
+                                "bounds",
+                            )
+                        },
+                        **values,
+                        "job": part.job,
+                        "row": part.first + row,
+                    }
+                )
         if key not in self.places:
             self.places[key] = chosen
             self.found += chosen.values()
@@ -245,16 +300,19 @@ def print_sweep(data: Mapping[str, Any], console: "Console | None" = None) -> No
     console = console or Console()
     for norm, epsilons in data["norms"].items():
         board = table.grid(
-            f"Robust accuracy in % under all attacks together, by ε ({norm})", "model",
+            f"Robust accuracy in % under all attacks together, by ε ({norm})",
+            "model",
             ["data", "images", "clean", *map(table.epsilon_text, epsilons)],
-        )  # fmt: skip
+        )
         for one in leaderboard(data, norm):
             clean = one["clean"]
             board.add_row(
-                one["model"], one["data"], f"{clean['images']:,}",
+                one["model"],
+                one["data"],
+                f"{clean['images']:,}",
                 "-" if clean["value"] is None else table.percent(clean["value"]),
                 *map(accuracy_text, one["norms"][norm]["levels"]),
-            )  # fmt: skip
+            )
         console.print(board)
     found = problems(data)
     for line in found[:NAMED]:
@@ -302,20 +360,32 @@ def write_sweep(
     pages = write_images(data, store, folder / "images") if data["images"] else None
     parts = [(one, norm) for norm in data["norms"] for one in leaderboard(data, norm)]
     page = template("sweep.html.j2").render(
-        title="What the sweep found", data=data, problems=problems(data),
+        title="What the sweep found",
+        data=data,
+        problems=problems(data),
         boards=[
-            {"norm": table.NORMS[norm], "epsilons": epsilons,
-             "rows": [{**one, "levels": one["norms"][norm]["levels"]}
-                      for one in leaderboard(data, norm)]}
+            {
+                "norm": table.NORMS[norm],
+                "epsilons": epsilons,
+                "rows": [
+                    {**one, "levels": one["norms"][norm]["levels"]}
+                    for one in leaderboard(data, norm)
+                ],
+            }
             for norm, epsilons in data["norms"].items()
         ],
-        sections=sections(data, parts[:figures]), undrawn=max(0, len(parts) - figures),
-        cells=data["cells"][:CELLS], further=max(0, len(data["cells"]) - CELLS),
-        accuracy=accuracy_text, short=_short, named=_named(data["cells"]),
-        seconds=sum(cell["seconds"] for cell in data["cells"]), norms=table.NORMS,
+        sections=sections(data, parts[:figures]),
+        undrawn=max(0, len(parts) - figures),
+        cells=data["cells"][:CELLS],
+        further=max(0, len(data["cells"]) - CELLS),
+        accuracy=accuracy_text,
+        short=_short,
+        named=_named(data["cells"]),
+        seconds=sum(cell["seconds"] for cell in data["cells"]),
+        norms=table.NORMS,
         pages=None if pages is None else f"images/{pages.name}",
         settings=_settings(data),
-    )  # fmt: skip
+    )
     return write_atomically(folder / "report.html", page)
 
 
@@ -334,8 +404,11 @@ def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
 
     hashes = {name: len({cell[name] for cell in data["cells"]}) for name in HASHES}
     return {
-        "store": data["store"], "rows": f"{data['rows']:,} of {data['expected']:,}",
-        "cells": f"{len(data['cells']):,}", "models": hashes["model_hash"],
-        "data sets": hashes["data_hash"], "attacks": hashes["attack_hash"],
+        "store": data["store"],
+        "rows": f"{data['rows']:,} of {data['expected']:,}",
+        "cells": f"{len(data['cells']):,}",
+        "models": hashes["model_hash"],
+        "data sets": hashes["data_hash"],
+        "attacks": hashes["attack_hash"],
         "written by": f"jaxadv {jaxadv.__version__}",
-    }  # fmt: skip
+    }

@@ -44,9 +44,12 @@ def _own(one: Mapping[str, Any], norm: str) -> dict[str, Any]:
     if points := _priced(unbounded, lambda attack, _: attack["median_distance"], 1.0):
         costs.append(_cost(points, styles, f"median distance ({table.NORMS[norm]})"))
     return {
-        "model": one["model"], "data": one["data"], "curves": _curves(one, norm, drawn, styles),
-        "costs": costs, "left": len(attacks) - len(drawn),
-    }  # fmt: skip
+        "model": one["model"],
+        "data": one["data"],
+        "curves": _curves(one, norm, drawn, styles),
+        "costs": costs,
+        "left": len(attacks) - len(drawn),
+    }
 
 
 def _drawn(attacks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -84,33 +87,57 @@ def _draw(axes: Any, curve: Mapping[str, Any], colour: str, label: str, **how: A
     x, y, low, high = (np.array(curve[n]) for n in ("epsilon", "accuracy", "lower", "upper"))
     style = {"drawstyle": "steps-post"} if steps else {}
     axes.plot(x, 100 * y, color=colour, label=label, **{"linewidth": 1.8, **style, **how})
-    axes.fill_between(x, 100 * low, 100 * high, step="post" if steps else None, color=colour,
-                      alpha=0.1, linewidth=0)  # fmt: skip
+    axes.fill_between(
+        x,
+        100 * low,
+        100 * high,
+        step="post" if steps else None,
+        color=colour,
+        alpha=0.1,
+        linewidth=0,
+    )
 
 
 def _finish(axes: Any, norm: str, reach: float) -> None:
     axes.set(xlim=(0, reach), ylim=(0, 103))
     axes.set_xlabel(f"ε ({table.NORMS[norm]})", fontsize=12, color=INK)
     axes.set_ylabel("accuracy in %", fontsize=12, color=INK)
-    axes.legend(frameon=False, fontsize=10, labelcolor=INK, loc="upper left",
-                bbox_to_anchor=(1, 1))  # fmt: skip
+    axes.legend(frameon=False, fontsize=10, labelcolor=INK, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _curves(
-    one: Mapping[str, Any], norm: str, drawn: Sequence[Mapping[str, Any]],
+    one: Mapping[str, Any],
+    norm: str,
+    drawn: Sequence[Mapping[str, Any]],
     styles: Mapping[str, tuple[str, str]],
-) -> str:  # fmt: skip
+) -> str:
     """Plot the security curves of one model: a line for each attack, and one for all."""
     figure, axes = plain_axes(9.4, 4.3)
     for attack in drawn:
         colour, marker = styles[attack["title"]]
         steps = attack["minimal"]
-        _draw(axes, attack["curve"], colour, attack["title"], steps=steps, zorder=2.5,
-              marker=None if steps else marker, markersize=5)  # fmt: skip
+        _draw(
+            axes,
+            attack["curve"],
+            colour,
+            attack["title"],
+            steps=steps,
+            zorder=2.5,
+            marker=None if steps else marker,
+            markersize=5,
+        )
     worst = one["norms"][norm]["worst"]
     steps = any(attack["minimal"] for attack in one["norms"][norm]["attacks"])
-    _draw(axes, worst, INK, "all together", steps=steps, linewidth=2.6, zorder=3,
-          linestyle=(0, (5, 1.5)))  # fmt: skip
+    _draw(
+        axes,
+        worst,
+        INK,
+        "all together",
+        steps=steps,
+        linewidth=2.6,
+        zorder=3,
+        linestyle=(0, (5, 1.5)),
+    )
     _finish(axes, norm, _reach([worst, *(attack["curve"] for attack in drawn)]))
     return svg(figure)
 
@@ -122,8 +149,15 @@ def _models(parts: Sequence[Part]) -> str:
     for number, (one, _) in enumerate(shown):
         attacks = one["norms"][norm]["attacks"]
         steps = any(attack["minimal"] for attack in attacks)
-        _draw(axes, one["norms"][norm]["worst"], COLOURS[number % len(COLOURS)], one["model"],
-              steps=steps, marker=None if steps else MARKERS[number], markersize=5)  # fmt: skip
+        _draw(
+            axes,
+            one["norms"][norm]["worst"],
+            COLOURS[number % len(COLOURS)],
+            one["model"],
+            steps=steps,
+            marker=None if steps else MARKERS[number],
+            markersize=5,
+        )
     _finish(axes, norm, _reach([one["norms"][norm]["worst"] for one, _ in shown]))
     return svg(figure)
 
@@ -139,13 +173,22 @@ def _priced(
 
 def _cost(
     points: Sequence[tuple[str, float, float]], styles: Mapping[str, tuple[str, str]], what: str
-) -> str:  # fmt: skip
+) -> str:
     """Plot the median passes of an image against what an attack achieves, a point for each."""
     figure, axes = plain_axes(9.4, 3.4)
     for title, passes, value in points:
         colour, marker = styles[title]
-        axes.plot([passes], [value], marker, color=colour, markersize=9, label=title,
-                  markeredgecolor="white", linestyle="none", clip_on=False)  # fmt: skip
+        axes.plot(
+            [passes],
+            [value],
+            marker,
+            color=colour,
+            markersize=9,
+            label=title,
+            markeredgecolor="white",
+            linestyle="none",
+            clip_on=False,
+        )
     axes.set_xscale("log")
     low, high = min(p[1] for p in points), max(p[1] for p in points)
     axes.set_xlim(low / 1.6, high * 1.6)
@@ -158,8 +201,7 @@ def _cost(
     axes.set_xlabel("forward and backward passes of an image (median)", fontsize=12, color=INK)
     axes.set_ylabel(what, fontsize=12, color=INK)
     axes.spines["bottom"].set_color(CONTROL)
-    axes.legend(frameon=False, fontsize=10, labelcolor=INK, loc="upper left",
-                bbox_to_anchor=(1, 1))  # fmt: skip
+    axes.legend(frameon=False, fontsize=10, labelcolor=INK, loc="upper left", bbox_to_anchor=(1, 1))
     return svg(figure)
 
 

@@ -27,27 +27,35 @@ def write_images(data: Mapping[str, Any], store: SweepStore, folder: Path) -> Pa
     for number, image in enumerate(images):
         clean, classes = originals.get(number, (None, ()))
         about = {
-            **image, "page": names[number], "name": _class_name(classes, image["label"]),
+            **image,
+            "page": names[number],
+            "name": _class_name(classes, image["label"]),
             "answers": sorted({_class_name(classes, row["prediction"]) for row in image["rows"]}),
             "picture": None if clean is None else picture(_scaled(clean, image["rows"][0])),
             "broken": len({row["cell"] for row in image["rows"] if row["success"]}),
-        }  # fmt: skip
+        }
         listed.append(about)
         rows = chosen[number]
         write_atomically(
             folder / names[number],
             page.render(
-                title=f"image {image['id']}", image=about, norms=table.NORMS,
-                shown=[shown for row in rows[:SHOWN]
-                       if (shown := _shown(row, found, clean)) is not None],
-                left=max(0, len(rows) - SHOWN), rows=image["rows"][:ROWS],
+                title=f"image {image['id']}",
+                image=about,
+                norms=table.NORMS,
+                shown=[
+                    shown
+                    for row in rows[:SHOWN]
+                    if (shown := _shown(row, found, clean)) is not None
+                ],
+                left=max(0, len(rows) - SHOWN),
+                rows=image["rows"][:ROWS],
                 further=max(0, len(image["rows"]) - ROWS),
                 targeted=any(row["goal"] != "untargeted" for row in image["rows"]),
                 before=names[number - 1] if number else None,
                 after=names[number + 1] if number + 1 < len(names) else None,
                 class_name=lambda label, known=classes: _class_name(known, label),
             ),
-        )  # fmt: skip
+        )
     index = template("sweep_images.html.j2").render(title="all images", images=listed)
     return write_atomically(folder / "index.html", index)
 

@@ -132,12 +132,13 @@ def _stage_data(report: "Report", number: int) -> dict[str, Any]:
         **report.cost(number),
         "successes": int(result.success.sum()),
         "median_distance": _finite(np.median(found) if len(found) else np.inf),
-        "statuses": {s.name: int((result.status == s).sum()) for s in Status
-                     if (result.status == s).any()},
+        "statuses": {
+            s.name: int((result.status == s).sum()) for s in Status if (result.status == s).any()
+        },
         "rejected": result.rejected,
         "accuracy_left": report.left_after(number).tolist(),
         "broken": (report.broken_by == number).mean(1).tolist(),
-    }  # fmt: skip
+    }
 
 
 def _finite(value: Any) -> float | None:
@@ -244,8 +245,9 @@ def _accuracy_table(data: Mapping[str, Any]) -> "Table":
     count, norm = data["examples"], data["norm"]
     table = grid(
         f"Accuracy in % on {count:,} images, and what each attack broke ({norm})",
-        "after", [f"ε = {epsilon_text(e)}" for e in data["epsilons"]],
-    )  # fmt: skip
+        "after",
+        [f"ε = {epsilon_text(e)}" for e in data["epsilons"]],
+    )
     wide = len(data["epsilons"])
     table.add_row("no attack", *[percent(data["clean_accuracy"])] * wide)
     for attack in data["attacks"]:
@@ -274,13 +276,18 @@ def interval_text(interval: Sequence[float]) -> str:
 
 def _cost_table(data: Mapping[str, Any]) -> "Table":
     table = grid(
-        "Cost (one run is one image at one epsilon; passes are means per run)", "attack",
+        "Cost (one run is one image at one epsilon; passes are means per run)",
+        "attack",
         ["runs", "broke", "median distance", "forward", "backward", "s"],
-    )  # fmt: skip
+    )
     for attack in data["attacks"]:
         table.add_row(
-            attack["name"], f"{attack['rows']:,}", f"{attack['successes']:,}",
-            number_text(attack["median_distance"]), number_text(attack["forward"]),
-            number_text(attack["backward"]), f"{attack['seconds']:.1f}",
-        )  # fmt: skip
+            attack["name"],
+            f"{attack['rows']:,}",
+            f"{attack['successes']:,}",
+            number_text(attack["median_distance"]),
+            number_text(attack["forward"]),
+            number_text(attack["backward"]),
+            f"{attack['seconds']:.1f}",
+        )
     return table

@@ -12,9 +12,19 @@ from jaxadv.studies.findings import Curves, Findings, Gallery, Table, Text, as_d
 from jaxadv.studies.setting import Setting
 
 __all__ = [
-    "EXPERIMENTS", "NEED_SKLEARN", "Curves", "Findings", "Gallery", "Setting", "Table", "Text",
-    "as_data", "conduct", "find", "study",
-]  # fmt: skip
+    "EXPERIMENTS",
+    "NEED_SKLEARN",
+    "Curves",
+    "Findings",
+    "Gallery",
+    "Setting",
+    "Table",
+    "Text",
+    "as_data",
+    "conduct",
+    "find",
+    "study",
+]
 
 EXPERIMENTS: dict[str, str] = {  # name: its module here, and its function
     "szegedy.distortion": "blind_spots:distortions",
@@ -68,9 +78,12 @@ def study(name: str) -> Callable[[Setting], Findings]:
 def conduct(name: str, setting: Setting) -> Findings:
     """Run one experiment, or load its stored findings for the same setting."""
     mark = fingerprint(
-        name, setting.seeds, setting.examples, setting.quick,
+        name,
+        setting.seeds,
+        setting.examples,
+        setting.quick,
         *((data.images, data.labels) for data in (setting.train, setting.test)),
-    )  # fmt: skip
+    )
     path = setting.folder / "findings" / f"{name}.npz"
     findings = load(path, mark)
     if findings is None:

@@ -112,8 +112,10 @@ def distortions(setting: Setting) -> Findings:
                     if seed == 0:
                         shown[name] = result
                 kind = "targeted" if targeted else "untargeted"
-                failures += [f"{name}, seed {seed}, {kind}: image {data.ids[i]}"
-                             for i in np.flatnonzero(~result.success)]  # fmt: skip
+                failures += [
+                    f"{name}, seed {seed}, {kind}: image {data.ids[i]}"
+                    for i in np.flatnonzero(~result.success)
+                ]
             values[seed, row, :5] = numbers
             values[seed, row, 5] = result.backward.mean()
     published = np.full((len(SIX), 6), np.nan)
@@ -122,10 +124,20 @@ def distortions(setting: Setting) -> Findings:
     published[:, 3] = 100
     parts: list[Part] = [
         Table(
-            "Table 1: errors and average minimal distortion", SIX,
-            ("training error %", "test error %", "distortion, random target", "success %",
-             "distortion, any class", "gradients, any class"),
-            values.mean(0), values.std(0), published, (".2f", ".2f", ".4f", ".1f", ".4f", ".0f"),
+            "Table 1: errors and average minimal distortion",
+            SIX,
+            (
+                "training error %",
+                "test error %",
+                "distortion, random target",
+                "success %",
+                "distortion, any class",
+                "gradients, any class",
+            ),
+            values.mean(0),
+            values.std(0),
+            published,
+            (".2f", ".2f", ".4f", ".1f", ".4f", ".0f"),
             note=f"Minimal perturbations of {len(data.labels)} training images in the box, mean "
             f"and standard deviation over {setting.seeds} seeds. The paper asks for a class; we "
             "draw it at random, and beside it give the nearest mistake of any class. A gradient is "
@@ -133,7 +145,7 @@ def distortions(setting: Setting) -> Findings:
         ),
         Text(_audit(failures, 2 * setting.seeds * len(SIX) * len(data.labels))),
         Text(_order(values.mean(0)[:, 2])),
-    ]  # fmt: skip
+    ]
     rows = np.arange(len(data.labels))[:: max(1, len(data.labels) // 8)][:8]
     for name in ("FC10(1e-4)", "FC100-100-10", "AE400-10"):
         parts.append(_pictures(f"Adversarial examples for {name}", data, shown[name], rows))
@@ -173,11 +185,13 @@ def _pictures(title: str, data: Dataset, result: Result, rows: np.ndarray) -> Ga
     empty = tuple("" for _ in rows)
     found = tuple(f"{d:.3f}" for d in distortion(result.images[rows], data.images[rows]))
     return Gallery(
-        title, images, ("image", "adversarial", "difference x 10"),
+        title,
+        images,
+        ("image", "adversarial", "difference x 10"),
         tuple(data.classes[label] for label in data.labels[rows]),
         captions=(empty, found, empty),
         note="Below the adversarial image its distortion; grey is no difference.",
-    )  # fmt: skip
+    )
 
 
 def noise(setting: Setting) -> Findings:
@@ -187,8 +201,13 @@ def noise(setting: Setting) -> Findings:
     many forward passes as the attack.
     """
     data = examples_of(setting.test, setting.examples)
-    columns = ("adversarial", *(f"noise {d:g}" for d in NOISES), "noise 0.3, cut off",
-               "same distance", "random search")  # fmt: skip
+    columns = (
+        "adversarial",
+        *(f"noise {d:g}" for d in NOISES),
+        "noise 0.3, cut off",
+        "same distance",
+        "random search",
+    )
     values = np.zeros((setting.seeds, len(SIX), len(columns)))
     published = np.full(values.shape[1:], np.nan)
     published[:, 0] = 100
@@ -207,18 +226,28 @@ def noise(setting: Setting) -> Findings:
             errors += [error(network, images, data.labels) for images in noisy]
             for count in (1, draws):
                 tried = setting.run(
-                    f"{name}-{seed}-noise-{count}", GaussianNoise(norm="l2", draws=count),
-                    network.model, data.images, Untargeted(data.labels),
-                    np.maximum(result.distance, 1e-6), ids=data.ids, key=jax.random.key(seed),
-                )  # fmt: skip
+                    f"{name}-{seed}-noise-{count}",
+                    GaussianNoise(norm="l2", draws=count),
+                    network.model,
+                    data.images,
+                    Untargeted(data.labels),
+                    np.maximum(result.distance, 1e-6),
+                    ids=data.ids,
+                    key=jax.random.key(seed),
+                )
                 errors.append(100 * tried.success.mean())
             values[seed, row] = errors
     readable = np.stack([data.images[:8], *(gaussian(data.images[:8], d) for d in NOISES)])
     best = values.mean(0)[:, 4]
     parts: list[Part] = [
         Table(
-            "Error in per cent under random noise", SIX, columns, values.mean(0), values.std(0),
-            published, ".1f",
+            "Error in per cent under random noise",
+            SIX,
+            columns,
+            values.mean(0),
+            values.std(0),
+            published,
+            ".1f",
             note=f"{len(data.labels)} test images, {setting.seeds} seeds. The noise may leave the "
             "box, as the paper's must (its distortion is the standard deviation); cut off there, "
             "it brightens the background. 'same distance': one Gaussian draw at each image's own "
@@ -233,8 +262,11 @@ def noise(setting: Setting) -> Findings:
             f"standard deviation 1 the networks still get {100 - best.max():.0f} to "
             f"{100 - best.min():.0f} % right (the paper: 51 %)."
         ),
-        Gallery("Noise of growing standard deviation", readable.clip(0, 1),
-                ("image", *(f"{d:g}" for d in NOISES)),
-                tuple(data.classes[label] for label in data.labels[:8])),
-    ]  # fmt: skip
+        Gallery(
+            "Noise of growing standard deviation",
+            readable.clip(0, 1),
+            ("image", *(f"{d:g}" for d in NOISES)),
+            tuple(data.classes[label] for label in data.labels[:8]),
+        ),
+    ]
     return Findings("szegedy.noise", "Random noise as a control", parts)

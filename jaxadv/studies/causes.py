@@ -175,9 +175,13 @@ def _correct(setting: Setting, network: Network, test: Dataset) -> Dataset:
 
 def _nearest(setting: Setting, name: str, network: Network, test: Dataset) -> Any:
     return setting.run(
-        f"causes-{name}", MinimalEpsilon(PGD(norm="l2", steps=20, step_size=0.2), rounds=8),
-        network.model, test.images, Untargeted(test.labels), ids=test.ids,
-    )  # fmt: skip
+        f"causes-{name}",
+        MinimalEpsilon(PGD(norm="l2", steps=20, step_size=0.2), rounds=8),
+        network.model,
+        test.images,
+        Untargeted(test.labels),
+        ids=test.ids,
+    )
 
 
 class _Robustness(NamedTuple):
@@ -215,8 +219,9 @@ def _slope(x: np.ndarray, found: list[_Robustness], scale: Any) -> tuple[float, 
 
     def again(one: _Robustness) -> Any:
         chosen = random.integers(len(one.distances), size=len(one.distances))
-        return np.mean([np.median(random.choice(one.distances[i], len(one.distances[i])))
-                        for i in chosen])  # fmt: skip
+        return np.mean(
+            [np.median(random.choice(one.distances[i], len(one.distances[i]))) for i in chosen]
+        )
 
     slope = np.polyfit(x, scale([one.medians.mean() for one in found]), 1)[0]
     draws = [np.polyfit(x, scale([again(one) for one in found]), 1)[0] for _ in range(500)]
@@ -248,14 +253,26 @@ def _dimension(setting: Setting) -> list[Part]:
     slope, low, high = _slope(np.log(values[:, 0]), every, np.log)
     ratio = values[:, 4]
     table = Table(
-        "Distance to the boundary against the input's dimension", tuple(rows),
-        ("dimension", "test error %", "median L2", "L2 / sqrt(dimension)", "% of other class",
-         "nearest other class"),
-        values, np.array(spread), formats=(".0f", ".2f", ".3f", ".4f", ".1f", ".2f"),
-        note=_fixed(setting, "pixels averaged or repeated. Nearest other class: the median L2 from "
-        "a test image to the nearest of 5,000 training images of another class; % of it: how far "
-        "the boundary lies on that way, which no change of scale can alter."),
-    )  # fmt: skip
+        "Distance to the boundary against the input's dimension",
+        tuple(rows),
+        (
+            "dimension",
+            "test error %",
+            "median L2",
+            "L2 / sqrt(dimension)",
+            "% of other class",
+            "nearest other class",
+        ),
+        values,
+        np.array(spread),
+        formats=(".0f", ".2f", ".3f", ".4f", ".1f", ".2f"),
+        note=_fixed(
+            setting,
+            "pixels averaged or repeated. Nearest other class: the median L2 from "
+            "a test image to the nearest of 5,000 training images of another class; % of it: how "
+            "far the boundary lies on that way, which no change of scale can alter.",
+        ),
+    )
     text = Text(
         f"The L2 distance grows as the dimension to the power {slope:.2f} (95 % interval "
         f"{low:.2f} to {high:.2f}; 1/2 is what a mere change of scale gives, 0 what a cost of "
@@ -285,10 +302,14 @@ def _amount(setting: Setting) -> list[Part]:
     slope, low, high = _slope(np.log2(sizes), found, np.asarray)
     found = np.array([np.column_stack([one.errors, one.medians]) for one in found])
     table = Table(
-        "Distance to the boundary against the training set", tuple(f"{n:,}" for n in sizes),
-        ("test error %", "median L2"), found.mean(1), found.std(1), formats=(".2f", ".3f"),
+        "Distance to the boundary against the training set",
+        tuple(f"{n:,}" for n in sizes),
+        ("test error %", "median L2"),
+        found.mean(1),
+        found.std(1),
+        formats=(".2f", ".3f"),
         note=_fixed(setting, "as many steps for all, the first so many training images repeated."),
-    )  # fmt: skip
+    )
     text = Text(
         f"From {sizes[0]:,} to {sizes[-1]:,} training images the test error goes from "
         f"{found[0, :, 0].mean():.2f} to {found[-1, :, 0].mean():.2f} %, the median distance of "
@@ -368,22 +389,39 @@ def _transfer(setting: Setting, distortion: float = 0.07) -> list[Part]:
     fits = {name: fit_pairs(values, rate) for name, values in reasons.items()}
     off, pairs = ~np.eye(len(rate), dtype=bool), len(rate) * (len(rate) - 1)
     table = Table(
-        f"What goes together with transfer, over {pairs} ordered pairs of networks", tuple(fits),
+        f"What goes together with transfer, over {pairs} ordered pairs of networks",
+        tuple(fits),
         ("correlation", "95 % from", "to", "p (Mantel)", "slope", "intercept"),
-        np.array(list(fits.values())), formats=".3g",
+        np.array(list(fits.values())),
+        formats=".3g",
         note="Interval: bootstrap over pairs. p: the networks permuted, as pairs share networks.",
-    )  # fmt: skip
-    heat = Table("Share in % that fools", names, names, 100 * rate, formats=".0f", heat=True,
-                 note="Rows: made for, columns: fed to; the nearest adversarial images, moved on "
-                 f"to L2 {norm:.2f} (distortion {distortion:g}), of {len(test.labels)} images that "
-                 "all networks get right.")  # fmt: skip
+    )
+    heat = Table(
+        "Share in % that fools",
+        names,
+        names,
+        100 * rate,
+        formats=".0f",
+        heat=True,
+        note="Rows: made for, columns: fed to; the nearest adversarial images, moved on "
+        f"to L2 {norm:.2f} (distortion {distortion:g}), of {len(test.labels)} images that "
+        "all networks get right.",
+    )
     curves = []
     for name, values in reasons.items():
         ends = np.array([values[off].min(), values[off].max()])
         line = np.stack([ends, fits[name].slope * ends + fits[name].intercept])
         lines = {"pairs": np.stack([values[off], rate[off]]), "fit": line}
-        curves.append(Curves(f"Transfer and {name}", name, "share that fools", lines,
-                             dashed=("fit",), points=("pairs",)))  # fmt: skip
+        curves.append(
+            Curves(
+                f"Transfer and {name}",
+                name,
+                "share that fools",
+                lines,
+                dashed=("fit",),
+                points=("pairs",),
+            )
+        )
     best = max(fits, key=lambda name: np.nan_to_num(fits[name].correlation))
     error = np.abs(reasons["flat boundaries"] - rate)[off].mean()
     text = Text(

@@ -139,14 +139,21 @@ def nearest_mistakes(
         return np.array([one.distance for one in found]), np.array(witness, np.float32)
     if how == GRADIENTS:
         nearest = minimal_distance(
-            fitted.model, images, labels, "l2", effort="fast",
+            fitted.model,
+            images,
+            labels,
+            "l2",
+            effort="fast",
             store=setting.folder / "classifiers" / name.replace(" ", "-"),
-        )  # fmt: skip
+        )
         return nearest.distance, nearest.images
     result = setting.run(
-        f"queries-{name.replace(' ', '-')}", HopSkipJump(budget=QUERIES), fitted.model, images,
+        f"queries-{name.replace(' ', '-')}",
+        HopSkipJump(budget=QUERIES),
+        fitted.model,
+        images,
         Untargeted(labels),
-    )  # fmt: skip
+    )
     return np.where(result.success, result.distance, np.inf), result.images
 
 
@@ -161,16 +168,25 @@ def all_classifiers(setting: Setting) -> Findings:
         own = np.searchsorted(one.estimator.classes_, labels)
         distance, images = nearest_mistakes(setting, name, one, kinds[name].how, data.images, own)
         noise = setting.run(
-            f"noise-{name.replace(' ', '-')}", MinimalEpsilon(GaussianNoise(draws=10), rounds=8),
-            one.model, data.images, Untargeted(own),
-        )  # fmt: skip
+            f"noise-{name.replace(' ', '-')}",
+            MinimalEpsilon(GaussianNoise(draws=10), rounds=8),
+            one.model,
+            data.images,
+            Untargeted(own),
+        )
         noisy = np.where(noise.success, noise.distance, np.inf)
         distances[name], pictures[name] = distance, images
         median = _median(distance)
-        rows.append([
-            one.size, one.accuracy, median, median / float(np.median(away)),
-            _median(noisy), _median(noisy / np.maximum(distance, 1e-9)),
-        ])  # fmt: skip
+        rows.append(
+            [
+                one.size,
+                one.accuracy,
+                median,
+                median / float(np.median(away)),
+                _median(noisy),
+                _median(noisy / np.maximum(distance, 1e-9)),
+            ]
+        )
     network = np.array(rows)[list(fitted).index("network, 100-100")]
     ratio = np.array(rows)[:, 3]
     order = [list(fitted)[i] for i in np.argsort(ratio)]
@@ -178,9 +194,16 @@ def all_classifiers(setting: Setting) -> Findings:
         Table(
             "The nearest mistake in L2, at equal accuracy",
             tuple(f"{name} ({kinds[name].how})" for name in fitted),
-            ("training images", "accuracy, %", "median distance", "share of the way", "noise",
-             "noise / mistake"),
-            np.array(rows), formats=(".0f", ".1f", ".3f", ".3f", ".2f", ".1f"),
+            (
+                "training images",
+                "accuracy, %",
+                "median distance",
+                "share of the way",
+                "noise",
+                "noise / mistake",
+            ),
+            np.array(rows),
+            formats=(".0f", ".1f", ".3f", ".3f", ".2f", ".1f"),
             note=f"{len(labels)} test images that all of them get right. Distances: proved, or "
             "upper bounds found along gradients or by answers alone. The way: from an image to the "
             f"nearest training image of another class, {np.median(away):.2f} in the median. Noise: "
@@ -190,20 +213,25 @@ def all_classifiers(setting: Setting) -> Findings:
             "The nearest mistakes",
             np.stack([data.images[:8], *(found[:8] for found in pictures.values())]),
             ("image", *fitted),
-            captions=(tuple(data.classes[k] for k in labels[:8]),
-                      *(tuple(f"{d:.2f}" for d in distances[name][:8]) for name in fitted)),
+            captions=(
+                tuple(data.classes[k] for k in labels[:8]),
+                *(tuple(f"{d:.2f}" for d in distances[name][:8]) for name in fitted),
+            ),
         ),
         Text(
             f"From near to far: {', '.join(order)}. The network's median is {network[3]:.3f} of "
             f"the way to another class, all lie between {ratio.min():.3f} and {ratio.max():.3f}: "
             "at equal accuracy, blind spots are "
-            + ("not the network's alone." if (ratio < 2 * network[3]).sum() > 1 else
-               "nearest in the network.")
+            + (
+                "not the network's alone."
+                if (ratio < 2 * network[3]).sum() > 1
+                else "nearest in the network."
+            )
             + " For those asked by answers alone the truth may be nearer."
         ),
         _universal(setting, fitted, data),
         _far_from_all_data(setting, fitted["logistic regression"]),
-    ]  # fmt: skip
+    ]
     return Findings("classifiers.distance", "Is it the network, or all classifiers?", parts)
 
 
@@ -255,9 +283,13 @@ def _universal(setting: Setting, fitted: dict[str, Fitted], data: Dataset) -> Ta
     ]
     return Table(
         f"One perturbation for all images (Linf {epsilon}): images that change their class, in %",
-        tuple(fitted), tuple(made), np.array(values), formats=".1f", heat=True,
+        tuple(fitted),
+        tuple(made),
+        np.array(values),
+        formats=".1f",
+        heat=True,
         note=f"{len(others)} test images, against each classifier's own answers",
-    )  # fmt: skip
+    )
 
 
 def _far_from_all_data(setting: Setting, fitted: Fitted) -> Text:

@@ -310,8 +310,9 @@ def synthesize(
     adam = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
     def better(best: Any, image: Array, reached: Array) -> Any:
-        return jax.tree.map(lambda new, old: jnp.where(reached > best[1], new, old),
-                            (image, reached), best)  # fmt: skip
+        return jax.tree.map(
+            lambda new, old: jnp.where(reached > best[1], new, old), (image, reached), best
+        )
 
     def step(state: Any, _: None) -> Any:
         image, memory, best = state

@@ -91,9 +91,10 @@ class Gallery:
             raise ValueError(f"images have shape {shape}: pass [rows, columns, H, W, C]")
         captions = tuple(map(len, self.captions))
         for name, given, wanted in (
-            ("rows", len(self.rows), shape[0]), ("columns", len(self.columns), shape[1]),
+            ("rows", len(self.rows), shape[0]),
+            ("columns", len(self.columns), shape[1]),
             ("captions", captions, (shape[1],) * shape[0]),
-        ):  # fmt: skip
+        ):
             if given and given != wanted:
                 raise ValueError(f"{name} have length {given}, but the images need {wanted}")
 
@@ -179,8 +180,12 @@ def as_data(findings: Findings) -> dict[str, Any]:
         if isinstance(part, Gallery):
             fields["images"] = list(np.shape(part.images))
         parts.append({"kind": type(part).__name__.lower(), **_plain(fields)})
-    return {"name": findings.name, "title": findings.title, "parts": parts,
-            "seconds": findings.seconds}  # fmt: skip
+    return {
+        "name": findings.name,
+        "title": findings.title,
+        "parts": parts,
+        "seconds": findings.seconds,
+    }
 
 
 def _fields(part: Part) -> dict[str, Any]:
@@ -215,8 +220,13 @@ def save(findings: Findings, path: str | Path, mark: str) -> Path:
         return value
 
     parts = [[type(part).__name__, leave_out(_fields(part))] for part in findings.parts]
-    head = {"mark": mark, "name": findings.name, "title": findings.title, "parts": parts,
-            "seconds": findings.seconds}  # fmt: skip
+    head = {
+        "mark": mark,
+        "name": findings.name,
+        "title": findings.title,
+        "parts": parts,
+        "seconds": findings.seconds,
+    }
     out = io.BytesIO()
     np.savez_compressed(out, head=np.str_(json.dumps(head)), **arrays)  # type: ignore[arg-type]
     return write_atomically(path, out.getvalue())

@@ -60,28 +60,43 @@ def images(setting: Setting) -> Findings:
     sure = (_probabilities(model, noise).max(1) > SURE).mean()
     parts: list[Part] = [
         Table(
-            f"Confidence in per cent after {generations} generations", METHODS,
-            ("median", "least", "generations to a median of 99.99 %", "same class on another LeNet",
-             "median confidence there", "images asked", "seconds"),
-            np.array(rows), published=published,
+            f"Confidence in per cent after {generations} generations",
+            METHODS,
+            (
+                "median",
+                "least",
+                "generations to a median of 99.99 %",
+                "same class on another LeNet",
+                "median confidence there",
+                "images asked",
+                "seconds",
+            ),
+            np.array(rows),
+            published=published,
             formats=(".4f", ".4f", ".0f", ".0f", ".2f", ".0f", ".1f"),
             note=f"The LeNets err on {_error(model, setting.test):.2f} and "
             f"{_error(other, setting.test):.2f} % of the test images (published: 0.94 %). Seconds "
             "include compilation. Gradient ascent makes one step a generation.",
         ),
         Gallery(
-            "One image for each class", np.stack([found[m].images for m in METHODS]), METHODS,
+            "One image for each class",
+            np.stack([found[m].images for m in METHODS]),
+            METHODS,
             tuple(setting.test.classes),
             tuple(tuple(f"{100 * c:.2f} %" for c in found[m].confidence) for m in METHODS),
             note="below each the network's confidence that this is the class of the column",
         ),
         Curves(
-            "Median confidence", "generation", "1 - median confidence",
+            "Median confidence",
+            "generation",
+            "1 - median confidence",
             {
-                method: np.stack([
-                    np.arange(1, generations + 1),
-                    np.maximum(1 - np.median(one.history, 1), 1e-7),
-                ])
+                method: np.stack(
+                    [
+                        np.arange(1, generations + 1),
+                        np.maximum(1 - np.median(one.history, 1), 1e-7),
+                    ]
+                )
                 for method, one in found.items()
             },
             log="y",
@@ -91,7 +106,7 @@ def images(setting: Setting) -> Findings:
             + ", ".join(f"{100 * np.median(found[m].confidence):.2f} ({m})" for m in METHODS)
             + f". Of uniform noise it is sure (99.99 %) in {100 * sure:.1f} % of 1,000 images."
         ),
-    ]  # fmt: skip
+    ]
     return Findings("fooling.images", "Images of nothing that a network is sure of", parts)
 
 
@@ -100,11 +115,14 @@ def _row(found: FoolingImages, seconds: float, other: np.ndarray) -> list[float]
     own = np.arange(len(found.images))
     reached = np.flatnonzero(median >= SURE)
     return [
-        100 * float(np.median(found.confidence)), 100 * float(found.confidence.min()),
+        100 * float(np.median(found.confidence)),
+        100 * float(found.confidence.min()),
         float(reached[0] + 1) if len(reached) else np.nan,
-        float((other.argmax(1) == own).sum()), 100 * float(np.median(other[own, own])),
-        float(found.forward), seconds,
-    ]  # fmt: skip
+        float((other.argmax(1) == own).sum()),
+        100 * float(np.median(other[own, own])),
+        float(found.forward),
+        seconds,
+    ]
 
 
 def retraining(setting: Setting) -> Findings:
@@ -124,16 +142,27 @@ def retraining(setting: Setting) -> Findings:
             else np.nan
         )
         made = [
-            fooling_images(model, shape, "cppn", generations=generations, classes=classes,
-                           key=jax.random.key(100 * number + run))
+            fooling_images(
+                model,
+                shape,
+                "cppn",
+                generations=generations,
+                classes=classes,
+                key=jax.random.key(100 * number + run),
+            )
             for run in range(runs)
-        ]  # fmt: skip
+        ]
         confidence = np.concatenate([one.confidence for one in made])
         fooled = np.concatenate([one.answers == np.arange(classes) for one in made])
-        rows.append([
-            _error(model, setting.test), known, 100 * float(np.median(confidence)),
-            100 * float(fooled.mean()), len(negatives),
-        ])  # fmt: skip
+        rows.append(
+            [
+                _error(model, setting.test),
+                known,
+                100 * float(np.median(confidence)),
+                100 * float(fooled.mean()),
+                len(negatives),
+            ]
+        )
         pictures.append(made[0].images)
         negatives = np.concatenate([negatives, *(one.images for one in made)])
     names = tuple(f"network {number + 1}" for number in range(rounds))
@@ -142,25 +171,39 @@ def retraining(setting: Setting) -> Findings:
     last = rows[-1]
     parts: list[Part] = [
         Table(
-            "Networks with a class for fooling images, each attacked again", names,
-            ("test error in %", "rejects those before it, %", "median confidence in new ones, %",
-             "new ones that fool it, %", "fooling images known"),
-            np.array(rows), published=published, formats=(".2f", ".1f", ".2f", ".0f", ".0f"),
+            "Networks with a class for fooling images, each attacked again",
+            names,
+            (
+                "test error in %",
+                "rejects those before it, %",
+                "median confidence in new ones, %",
+                "new ones that fool it, %",
+                "fooling images known",
+            ),
+            np.array(rows),
+            published=published,
+            formats=(".2f", ".1f", ".2f", ".0f", ".0f"),
             note=f"{runs} evolutions of painting networks a round, {generations} generations each. "
             "The first network has no such images to learn from. Published: all fifteen networks "
             "are fooled at a median of 99.99 %.",
         ),
         Gallery(
-            "What fools each network", np.stack(pictures), names, tuple(data.classes),
+            "What fools each network",
+            np.stack(pictures),
+            names,
+            tuple(data.classes),
         ),
         Text(
             f"After {rounds} rounds the network knows {int(last[4])} fooling images and rejects "
             f"{last[1]:.0f} % of them; of new ones, made for it, {last[3]:.0f} % fool it, at a "
             f"median confidence of {last[2]:.2f} %. "
-            + ("To learn what fooled its predecessors does not save it." if last[3] > 50 else
-               "Most of what is new it rejects: the rounds were not in vain, at this budget.")
+            + (
+                "To learn what fooled its predecessors does not save it."
+                if last[3] > 50
+                else "Most of what is new it rejects: the rounds were not in vain, at this budget."
+            )
         ),
-    ]  # fmt: skip
+    ]
     return Findings("fooling.retraining", "Is a network that knows fooling images safe?", parts)
 
 

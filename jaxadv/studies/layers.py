@@ -33,10 +33,15 @@ from jaxadv.studies.spectra import circular_norm, matrix_norm
 
 # Table 5: rectified layers of the authors' AlexNet, and the upper bounds of their norms.
 PUBLISHED = {
-    "conv1 (3x11x11x96, stride 4)": 2.75, "conv2 (96x5x5x256)": 10.0, "conv3 (256x3x3x384)": 7.0,
-    "conv4 (384x3x3x384)": 7.5, "conv5 (384x3x3x256)": 11.0, "fc1 (9216x4096)": 3.12,
-    "fc2 (4096x4096)": 4.0, "fc3 (4096x1000)": 4.0,
-}  # fmt: skip
+    "conv1 (3x11x11x96, stride 4)": 2.75,
+    "conv2 (96x5x5x256)": 10.0,
+    "conv3 (256x3x3x384)": 7.0,
+    "conv4 (384x3x3x384)": 7.5,
+    "conv5 (384x3x3x256)": 11.0,
+    "fc1 (9216x4096)": 3.12,
+    "fc2 (4096x4096)": 4.0,
+    "fc3 (4096x1000)": 4.0,
+}
 NETWORKS = ("FC10(1e-4)", "FC100-100-10", "FC200-200-10", "AE400-10")
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -196,9 +201,13 @@ def table_5(
         )
     published = np.array([[math.nan, bound] for bound in PUBLISHED.values()])
     return Table(
-        "Norms of AlexNet's layers (Table 5)", sizes, ("power iteration", "upper bound"),
-        np.array([lower, bounds]).T, published=published, note=note,
-    )  # fmt: skip
+        "Norms of AlexNet's layers (Table 5)",
+        sizes,
+        ("power iteration", "upper bound"),
+        np.array([lower, bounds]).T,
+        published=published,
+        note=note,
+    )
 
 
 def _gains(setting: Setting, name: str, model: Model) -> Gains:
@@ -218,9 +227,13 @@ def _gains(setting: Setting, name: str, model: Model) -> Gains:
     noise = np.random.default_rng(0).standard_normal(moves.shape)
     noise *= sizes / np.sqrt(np.square(noise).sum((1, 2, 3), keepdims=True))
     return Gains(
-        images, labels, sizes.ravel(), amplification(model, images, moves),
-        amplification(model, images, noise), local_norms(model, images),
-    )  # fmt: skip
+        images,
+        labels,
+        sizes.ravel(),
+        amplification(model, images, moves),
+        amplification(model, images, noise),
+        local_norms(model, images),
+    )
 
 
 def _certificates(
@@ -234,22 +247,38 @@ def _certificates(
         broken = int((found.distances < certified).sum())
         inside += broken
         share = np.median(certified / found.distances)
-        values.append([
-            constant, np.median(found.local), np.median(certified), certified.max(),
-            np.median(found.distances), 100 * share, broken, len(certified),
-        ])  # fmt: skip
+        values.append(
+            [
+                constant,
+                np.median(found.local),
+                np.median(certified),
+                certified.max(),
+                np.median(found.distances),
+                100 * share,
+                broken,
+                len(certified),
+            ]
+        )
     columns = (
-        "L, product of norms", "gain at the image (median)", "certified distance (median)",
-        "largest", "adversarial distance found (median)", "certified of found, %",
-        "adversarial inside", "images",
-    )  # fmt: skip
+        "L, product of norms",
+        "gain at the image (median)",
+        "certified distance (median)",
+        "largest",
+        "adversarial distance found (median)",
+        "certified of found, %",
+        "adversarial inside",
+        "images",
+    )
     return Table(
-        "What the product of norms certifies", tuple(models), columns, np.array(values),
+        "What the product of norms certifies",
+        tuple(models),
+        columns,
+        np.array(values),
         formats=(".4g", ".3g", ".3g", ".3g", ".3g", ".3g", ".0f", ".0f"),
         note="Distances in L2 (divide by 28 for the paper's distortion); certified: margin / "
         "(sqrt(2) L); gain at the image: the norm of the logits' Jacobian there. Images that the "
         "network gets right and for which the attack found an adversarial one.",
-    ), inside  # fmt: skip
+    ), inside
 
 
 def _gain_table(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum]) -> Table:
@@ -260,14 +289,28 @@ def _gain_table(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum]) -> 
         ratio = np.log(ours / np.maximum(noise, 1e-12))
         low, high = _interval(ratio)
         p = float(np.asarray(stats.wilcoxon(ratio))[1]) if len(ratio) > 5 else math.nan
-        values.append([
-            np.median(ours), np.median(noise), math.exp(np.median(ratio)), low, high, p,
-            np.median(ours / found.local), 100 * np.median(ours) / spectra[name].constant,
-        ])  # fmt: skip
+        values.append(
+            [
+                np.median(ours),
+                np.median(noise),
+                math.exp(np.median(ratio)),
+                low,
+                high,
+                p,
+                np.median(ours / found.local),
+                100 * np.median(ours) / spectra[name].constant,
+            ]
+        )
     columns = (
-        "adversarial", "random", "ratio", "from", "to (95 %)", "p (Wilcoxon)",
-        "adversarial of gain at the image", "adversarial of L, %",
-    )  # fmt: skip
+        "adversarial",
+        "random",
+        "ratio",
+        "from",
+        "to (95 %)",
+        "p (Wilcoxon)",
+        "adversarial of gain at the image",
+        "adversarial of L, %",
+    )
     return Table(
         "Gain from image to logits, medians over images",
         tuple(gains),
@@ -297,11 +340,14 @@ def _curves(name: str, gains: Gains, found: Spectrum) -> Curves:
     lines = {kind: np.array([number, values], np.float64) for kind, values in middle.items()}
     return Curves(
         f"Gain of a perturbation, layer by layer: {name}",
-        "layer", "|change of the layer's output| / |perturbation|", lines, log="y",
+        "layer",
+        "|change of the layer's output| / |perturbation|",
+        lines,
+        log="y",
         dashed=("random", "product of norms"),
         note=f"Layers: {', '.join(names)}, before the activation; medians over "
         f"{len(gains.images)} images.",
-    )  # fmt: skip
+    )
 
 
 def _factor() -> Table:
@@ -313,9 +359,11 @@ def _factor() -> Table:
         values.append([matrix_norm(_circular_matrix(kernel, 8, stride)), ours, ours / stride])
     return Table(
         "Norm of a convolution that wraps around (8 x 8 pixels, 5 x 5 x 3 x 4)",
-        ("stride 1", "stride 2", "stride 4"), ("singular values", "formula, s^-1", "paper, s^-2"),
-        np.array(values), formats=".4f",
-    )  # fmt: skip
+        ("stride 1", "stride 2", "stride 4"),
+        ("singular values", "formula, s^-1", "paper, s^-2"),
+        np.array(values),
+        formats=".4f",
+    )
 
 
 def _circular_matrix(kernel: np.ndarray, size: int, stride: int) -> np.ndarray:

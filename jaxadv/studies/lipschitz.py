@@ -29,23 +29,57 @@ from jaxadv.studies.spectra import (
 
 _WEIGHTED = ("dot_general", "conv_general_dilated")
 _SLOPES = {  # of functions of one number
-    "neg": 1.0, "abs": 1.0, "tanh": 1.0, "sin": 1.0, "cos": 1.0, "logistic": 0.25,
-    "erf": 2 / math.sqrt(math.pi), "clamp": 1.0, "convert_element_type": 1.0, "copy": 1.0,
-    "atan": 1.0, "asinh": 1.0, "stop_gradient": 1.0,
-}  # fmt: skip
+    "neg": 1.0,
+    "abs": 1.0,
+    "tanh": 1.0,
+    "sin": 1.0,
+    "cos": 1.0,
+    "logistic": 0.25,
+    "erf": 2 / math.sqrt(math.pi),
+    "clamp": 1.0,
+    "convert_element_type": 1.0,
+    "copy": 1.0,
+    "atan": 1.0,
+    "asinh": 1.0,
+    "stop_gradient": 1.0,
+}
 _MOVES = (
-    "slice", "pad", "gather", "broadcast_in_dim", "reduce_sum", "reduce_window_sum",
-    "dynamic_slice", "cumsum",
-)  # fmt: skip
+    "slice",
+    "pad",
+    "gather",
+    "broadcast_in_dim",
+    "reduce_sum",
+    "reduce_window_sum",
+    "dynamic_slice",
+    "cumsum",
+)
 
 
 _PLAIN = (
-    "add", "sub", "add_any", "max", "min", "concatenate", "reduce_max", "reduce_min", "split",
-    "reshape", "transpose", "squeeze", "expand_dims", "rev",
-)  # fmt: skip
+    "add",
+    "sub",
+    "add_any",
+    "max",
+    "min",
+    "concatenate",
+    "reduce_max",
+    "reduce_min",
+    "split",
+    "reshape",
+    "transpose",
+    "squeeze",
+    "expand_dims",
+    "rev",
+)
 _CALLS = (  # of a jaxpr, once, with the same arguments
-    "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint",
-)  # fmt: skip
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "checkpoint",
+)
 
 
 class Layer(NamedTuple):
@@ -206,9 +240,12 @@ def local_norms(model: Model, images: Any) -> np.ndarray:
 
 
 def _interpret(
-    jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], rule: Callable[..., Any],
+    jaxpr: Any,
+    consts: Sequence[Any],
+    inputs: Sequence[Any],
+    rule: Callable[..., Any],
     scope: str = "",
-) -> list[Any]:  # fmt: skip
+) -> list[Any]:
     """Evaluate a jaxpr; equations that depend on the image are left to rule(eqn, values, name)."""
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
 
@@ -307,10 +344,12 @@ def _convolution(
     kernel = kernel.transpose(*weight[2:], weight[1], weight[0])
     space = kernel.shape[:-2]
     size = " x ".join(map(str, kernel.shape))
-    wide = np.zeros([
-        *(d * (n - 1) + 1 for n, d in zip(space, params["rhs_dilation"], strict=True)),
-        *kernel.shape[-2:],
-    ])  # fmt: skip
+    wide = np.zeros(
+        [
+            *(d * (n - 1) + 1 for n, d in zip(space, params["rhs_dilation"], strict=True)),
+            *kernel.shape[-2:],
+        ]
+    )
     wide[tuple(slice(None, None, d) for d in params["rhs_dilation"])] = kernel
     sides = [shape[axis] for axis in image[2:]]
     strides = params["window_strides"]

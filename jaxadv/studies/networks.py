@@ -124,19 +124,28 @@ def kept(
 
 
 def plain(
-    setting: Setting, data: Dataset, seed: int = 0, *, epochs: int, batch_size: int = 100,
+    setting: Setting,
+    data: Dataset,
+    seed: int = 0,
+    *,
+    epochs: int,
+    batch_size: int = 100,
     kind: str = "LeNet",
-) -> Network:  # fmt: skip
+) -> Network:
     """Train a network of `models.definitions` by Adam alone, or load it if it is stored."""
     module = get_definition(kind)(classes=len(data.classes))
     mark = fingerprint(data.images, data.labels, data.classes, seed, epochs, batch_size)
 
     def fit(checkpoint: Path) -> Any:
         return train(
-            module, data, epochs=epochs, batch_size=min(batch_size, len(data.labels)),
-            key=jax.random.key(seed), checkpoint=checkpoint,
+            module,
+            data,
+            epochs=epochs,
+            batch_size=min(batch_size, len(data.labels)),
+            key=jax.random.key(seed),
+            checkpoint=checkpoint,
             progress=lambda done, _: setting.progress(f"train {kind}", done, epochs),
-        )  # fmt: skip
+        )
 
     return kept(setting, kind, module, seed, mark, fit)
 
@@ -161,9 +170,14 @@ def trained(setting: Setting, name: str, seed: int = 0, data: Dataset | None = N
 
 
 def _fit(
-    setting: Setting, recipe: Recipe, module: Any, name: str, data: Dataset, key: Any,
+    setting: Setting,
+    recipe: Recipe,
+    module: Any,
+    name: str,
+    data: Dataset,
+    key: Any,
     checkpoint: Path,
-) -> Any:  # fmt: skip
+) -> Any:
     epochs = max(2, recipe.epochs // 2) if setting.quick else recipe.epochs
     how = {
         "epochs": epochs,

@@ -135,8 +135,14 @@ def attack_layer(
 ) -> Float[Array, "N n"]:
     """Compute nearly minimal perturbations of a layer's activations by a short L-BFGS. Pure."""
     inside = body(params, images, layer)
-    found = perturb(QUICKLY, head_model(params, layer), inside[:, None, None], Untargeted(labels),
-                    key=key, keep="distance")  # fmt: skip
+    found = perturb(
+        QUICKLY,
+        head_model(params, layer),
+        inside[:, None, None],
+        Untargeted(labels),
+        key=key,
+        keep="distance",
+    )
     return found.reshape(inside.shape)
 
 
@@ -163,8 +169,15 @@ def _round(
             x = jnp.clip(x + method.noise * jax.random.normal(other, x.shape), 0, 1)
         if method.epsilon:
             attack = PGD(steps=5, step_size=0.3)
-            x = perturb(attack, head_model(params, 0), x, Untargeted(y), method.epsilon, key=other,
-                        keep="last")  # fmt: skip
+            x = perturb(
+                attack,
+                head_model(params, 0),
+                x,
+                Untargeted(y),
+                method.epsilon,
+                key=other,
+                keep="last",
+            )
         return x, y
 
     def step(carry: Any, number: Any) -> Any:
@@ -264,9 +277,10 @@ def training(setting: Setting) -> Findings:
             result = nearest_mistakes(setting, network, data, targeted=False, seed=seed)
             away = distortion(result.images, data.images)
             values[seed, row] = (
-                100 * network.error(setting.train), 100 * network.error(setting.test),
+                100 * network.error(setting.train),
+                100 * network.error(setting.test),
                 np.median(away[away > 0]),
-            )  # fmt: skip
+            )
     mean, spread = values.mean(0), values.std(0)
     published = np.full(mean.shape, np.nan)
     for row, method in enumerate(METHODS):
@@ -275,15 +289,19 @@ def training(setting: Setting) -> Findings:
     pools = mean[[i for i, method in enumerate(METHODS) if method.layers], 1]
     parts: list[Part] = [
         Table(
-            "A sigmoid network 100-100-10, trained in nine ways", names,
-            ("training error %", "test error %", "median distortion"), mean, spread, published,
+            "A sigmoid network 100-100-10, trained in nine ways",
+            names,
+            ("training error %", "test error %", "median distortion"),
+            mean,
+            spread,
+            published,
             (".2f", ".2f", ".4f"),
             note=f"Mean and standard deviation over {setting.seeds} seeds, all with the paper's "
             "weight decay; distortion of minimal adversarial examples (L-BFGS, any class) of "
             f"{len(data.labels)} test images. The paper says 'below 1.2' for pools at all layers.",
         ),
         Text(_verdict(mean, spread, pools)),
-    ]  # fmt: skip
+    ]
     parts.append(_by_layer(setting, trained(setting, "FC100-100-10"), data))
     return Findings("szegedy.pool", "Adversarial training with a pool, at any layer", parts)
 
@@ -305,17 +323,27 @@ def _by_layer(setting: Setting, network: Network, data: Dataset) -> Table:
     for layer in range(len(params)):
         inside = np.asarray(body(params, jnp.asarray(data.images), layer))
         result = setting.run(
-            f"{network.name}-layer-{layer}", LBFGS(), head_model(params, layer),
-            inside.reshape(len(inside), 1, 1, -1), Untargeted(data.labels),
-        )  # fmt: skip
+            f"{network.name}-layer-{layer}",
+            LBFGS(),
+            head_model(params, layer),
+            inside.reshape(len(inside), 1, 1, -1),
+            Untargeted(data.labels),
+        )
         found = result.distance[result.success & (result.distance > 0)]
         length = np.linalg.norm(inside, axis=1)
-        rows.append((100 * result.success.mean(), np.median(found), np.median(length),
-                     np.median(found) / np.median(length)))  # fmt: skip
+        rows.append(
+            (
+                100 * result.success.mean(),
+                np.median(found),
+                np.median(length),
+                np.median(found) / np.median(length),
+            )
+        )
     return Table(
         f"Minimal perturbations at the layers of {network.name}",
         ("image", *(f"layer {i}" for i in range(1, len(params)))),
-        ("success %", "distance (L2)", "length (L2)", "relative"), np.array(rows),
+        ("success %", "distance (L2)", "length (L2)", "relative"),
+        np.array(rows),
         formats=(".1f", ".3f", ".2f", ".3f"),
         note="Medians over images that were classified right. Activations stay in [0, 1].",
-    )  # fmt: skip
+    )

@@ -66,9 +66,12 @@ class _Swarm(NamedTuple):
 
 
 def perturb_randomly(
-    images: Float[Array, "N ..."], directions: Float[Array, "N M D"], size: Any,
-    noise: str = "sphere", bounds: Any = (-jnp.inf, jnp.inf),
-) -> Float[Array, "N M ..."]:  # fmt: skip
+    images: Float[Array, "N ..."],
+    directions: Float[Array, "N M D"],
+    size: Any,
+    noise: str = "sphere",
+    bounds: Any = (-jnp.inf, jnp.inf),
+) -> Float[Array, "N M ..."]:
     """Return M noisy versions of each image, from standard normal `directions`.
 
     Args:
@@ -108,9 +111,16 @@ class Splitting(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("noise", "splitting"))
 def probability(
-    model: Model, images: Float[Array, "N ..."], goal: Goal, size: Any, *, key: Array,
-    noise: str = "sphere", clip: Any = False, splitting: Splitting = Splitting(),  # noqa: B008
-) -> Rarity:  # fmt: skip
+    model: Model,
+    images: Float[Array, "N ..."],
+    goal: Goal,
+    size: Any,
+    *,
+    key: Array,
+    noise: str = "sphere",
+    clip: Any = False,
+    splitting: Splitting = Splitting(),  # noqa: B008
+) -> Rarity:
     """Estimate the probability of reaching the goal by random noise: multilevel splitting.
 
     Draws are standard normal vectors u; their score is the margin by which they reach the goal. The
@@ -185,8 +195,10 @@ def probability(
         return _Swarm(
             jnp.take_along_axis(swarm.directions, parents[..., None], 2),
             jnp.take_along_axis(scores, parents, 2),
-            swarm.log_share + jnp.log(alive.mean(-1)), level, swarm.step,
-        )  # fmt: skip
+            swarm.log_share + jnp.log(alive.mean(-1)),
+            level,
+            swarm.step,
+        )
 
     def move(swarm: _Swarm, key: Any) -> tuple[_Swarm, None]:
         fresh = jax.random.normal(key, (runs, particles, dimension))
@@ -379,12 +391,14 @@ def _curves(name: str, free: _Measured, boxed: _Measured, flat: _Measured) -> Pa
     return Curves(
         f"{name}: worst case and chance",
         "L2 norm of the perturbation, over that of the image's nearest adversarial one",
-        "probability of fooling", lines, log="xy",
+        "probability of fooling",
+        lines,
+        log="xy",
         dashed=("were boundaries flat",),
         note=f"Means over {len(free.nearest)} images, nearest at L2 {np.median(free.nearest):.2f} "
         f"without, {np.median(boxed.nearest):.2f} with the box (medians); median relative "
         f"standard error of an estimate {errors:.2f}; nothing is drawn below {FLOOR:g}.",
-    )  # fmt: skip
+    )
 
 
 def _words(name: str, free: _Measured, boxed: _Measured) -> Part:

@@ -125,9 +125,14 @@ def class_pairs(
     targets = np.concatenate([np.delete(np.arange(classes), labels[i]) for i in chosen])
     ids = np.arange(len(images)) if ids is None else np.asarray(ids)
     found: MinimalDistances = minimal_distance(
-        model, images[source], Targeted(labels[source], targets), norm, effort=effort,
-        ids=ids[source] * classes + targets, **search,
-    )  # fmt: skip
+        model,
+        images[source],
+        Targeted(labels[source], targets),
+        norm,
+        effort=effort,
+        ids=ids[source] * classes + targets,
+        **search,
+    )
     rows = np.repeat(np.arange(len(chosen)), classes - 1)
 
     def square(values: np.ndarray, own: Any) -> np.ndarray:
@@ -137,16 +142,26 @@ def class_pairs(
         return out
 
     return ClassPairs(
-        images[chosen], labels[chosen], ids[chosen], square(found.distance, 0.0),
-        square(found.images, images[chosen]), square(found.forward, 0), square(found.backward, 0),
+        images[chosen],
+        labels[chosen],
+        ids[chosen],
+        square(found.distance, 0.0),
+        square(found.images, images[chosen]),
+        square(found.forward, 0),
+        square(found.backward, 0),
         found.complete,
-    )  # fmt: skip
+    )
 
 
 def local_accuracy(
-    model: Model, images: Any, labels: Any, norm: str, epsilons: Sequence[float],
-    draws: int = DRAWS, seed: int = 0,
-) -> Float[np.ndarray, "E N"]:  # fmt: skip
+    model: Model,
+    images: Any,
+    labels: Any,
+    norm: str,
+    epsilons: Sequence[float],
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Float[np.ndarray, "E N"]:
     """Return the fraction of random points of the ball that are classified correctly.
 
     The points are drawn uniformly from the ball and clipped to the box. Costs `draws` forward
@@ -218,13 +233,23 @@ def safety(
         ),
         Table(
             f"From the class of the row to that of the column: median {norm} distance",
-            tuple(names), tuple(names), median, formats=".3g", heat=True, hot="low",
+            tuple(names),
+            tuple(names),
+            median,
+            formats=".3g",
+            heat=True,
+            hot="low",
         ),
         Table(
-            "The nearest image of each class", tuple(names), tuple(names), least, formats=".3g",
-            heat=True, hot="low",
+            "The nearest image of each class",
+            tuple(names),
+            tuple(names),
+            least,
+            formats=".3g",
+            heat=True,
+            hot="low",
         ),
-    ]  # fmt: skip
+    ]
     if pairs.images.ndim == 4 and order:
         parts.append(_closest(pairs, order[:SHOWN], names, data, norm))
     logits = predict(model, data.images)
@@ -250,7 +275,9 @@ def safety(
             table[row, 2::2] = 100 * (untargeted[mine] > epsilons[some, None]).mean(1)
     parts += [
         Curves(
-            "Local against global accuracy", f"ε ({norm})", "right in %",
+            "Local against global accuracy",
+            f"ε ({norm})",
+            "right in %",
             {
                 "random points of the ball": np.stack([epsilons, 100 * local.mean(1)]),
                 "the worst point found": np.stack([epsilons, 100 * robust]),
@@ -261,10 +288,13 @@ def safety(
         ),
         Table(
             "By class: accuracy on the test images, and around those that are right",
-            (*names, "all"), columns, table, formats=".1f",
+            (*names, "all"),
+            columns,
+            table,
+            formats=".1f",
             note=f"in per cent; random: {DRAWS} uniform draws from the ball of each image",
         ),
-    ]  # fmt: skip
+    ]
     return Findings("safety", "Which class is taken for which, and by how little?", parts)
 
 
@@ -283,8 +313,11 @@ def _closest(
         rows.append([image, found, shown])
         captions.append((f"image {pairs.ids[at]}", f"{pairs.distance[at, other]:.3g}", ""))
     return Gallery(
-        "The closest pairs", np.array(rows), tuple(f"{names[i]} → {names[j]}" for i, j in order),
-        ("image", "taken for the other", "change"), tuple(captions),
+        "The closest pairs",
+        np.array(rows),
+        tuple(f"{names[i]} → {names[j]}" for i, j in order),
+        ("image", "taken for the other", "change"),
+        tuple(captions),
         note=f"of each pair the image of median {norm} distance; the change is scaled to its "
         "largest entry, grey is none",
-    )  # fmt: skip
+    )

@@ -170,9 +170,14 @@ def spam_filter(setting: Setting) -> Findings:
             for column, count in enumerate(ADDED):
                 setting.progress("add words", column, len(ADDED))
                 result = run(
-                    add_words(count), surrogate, spam, goal, float(count),
-                    key=jax.random.key(seed), judge=asked,
-                )  # fmt: skip
+                    add_words(count),
+                    surrogate,
+                    spam,
+                    goal,
+                    float(count),
+                    key=jax.random.key(seed),
+                    judge=asked,
+                )
                 assert (result.images >= spam).all()
                 through[seed, row, column] = 100 * result.success.mean()
         drawn = np.random.default_rng(seed).random(spam.shape)
@@ -180,28 +185,43 @@ def spam_filter(setting: Setting) -> Findings:
     labels = predict(asked, own.messages).argmax(1)
     innocent, stopped = (own.messages[labels == kind].mean(0) for kind in (1 - SPAM, SPAM))
     common = np.array([passes(with_words(spam, (innocent - stopped)[None], n)) for n in ADDED])
-    rows = (*(f"surrogate, {n} queries" for n in ASKED),
-            f"words counted, {max(ASKED)} queries", "random words")  # fmt: skip
+    rows = (
+        *(f"surrogate, {n} queries" for n in ASKED),
+        f"words counted, {max(ASKED)} queries",
+        "random words",
+    )
     values = np.concatenate([through.mean(0), common[None], random.mean(0)[None]])
     spread = np.concatenate([through.std(0), np.zeros((1, len(ADDED))), random.std(0)[None]])
     parts: list[Part] = [
-        Table("Spam that passes the filter, per cent, by words added", rows,
-              tuple(f"{n} added" for n in ADDED), values, spread, formats=".1f",
-              note=f"{len(spam)} messages of {spam.sum((1, 2, 3)).mean():.0f} words on average "
-              f"that the filter stops; it errs on {error:.1f} % of new messages. Each message "
-              f"keeps all its words. {setting.seeds} surrogates a row."),
-        Curves("Spam that passes", "words added", "per cent",
-               {name: np.stack([ADDED, line]) for name, line in zip(rows, values, strict=True)},
-               log="x", dashed=rows[-2:]),
+        Table(
+            "Spam that passes the filter, per cent, by words added",
+            rows,
+            tuple(f"{n} added" for n in ADDED),
+            values,
+            spread,
+            formats=".1f",
+            note=f"{len(spam)} messages of {spam.sum((1, 2, 3)).mean():.0f} words on average "
+            f"that the filter stops; it errs on {error:.1f} % of new messages. Each message "
+            f"keeps all its words. {setting.seeds} surrogates a row.",
+        ),
+        Curves(
+            "Spam that passes",
+            "words added",
+            "per cent",
+            {name: np.stack([ADDED, line]) for name, line in zip(rows, values, strict=True)},
+            log="x",
+            dashed=rows[-2:],
+        ),
         Text(
             "The filter gave its labels and nothing else. The surrogates agree with it on "
-            + ", ".join(f"{a:.1f} % ({n} queries)"
-                        for a, n in zip(agreement.mean(0), ASKED, strict=True))
+            + ", ".join(
+                f"{a:.1f} % ({n} queries)" for a, n in zip(agreement.mean(0), ASKED, strict=True)
+            )
             + " of new messages. The corpus is drawn, its words independent of each other: that is "
             "the world in which naive Bayes is right, and in which counting words does as well as "
             "a gradient. Real filters see order, senders and links."
         ),
-    ]  # fmt: skip
+    ]
     return Findings(
         "transfer.spam", "A spam filter that only answers, fooled by added words", parts
     )

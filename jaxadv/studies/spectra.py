@@ -236,7 +236,7 @@ def pooling_norm(
     def windows(x: Any) -> Any:
         return lax.reduce_window(
             x, 0.0, lax.add, tuple(window), tuple(stride), edges, None, dilation
-        )  # fmt: skip
+        )
 
     out, pull = jax.vjp(windows, jnp.ones(tuple(size)))
     return math.sqrt(float(pull(jnp.ones_like(out))[0].max()))

@@ -173,9 +173,7 @@ def streams(
     check_model(model)
     images = check_images(images, model.bounds)
     shape, count = images.shape[1:], len(images)
-    labels = check_goal(
-        Untargeted(np.asarray(labels)), count, count_classes(model, shape)
-    ).labels  # fmt: skip
+    labels = check_goal(Untargeted(np.asarray(labels)), count, count_classes(model, shape)).labels
     attack = PGD(loss="margin") if attack is None else attack
     inside = Repeated(attack, frames)  # refuses an attack in another norm
     key = jax.random.key(0) if key is None else key
@@ -187,9 +185,16 @@ def streams(
     each = np.repeat(labels, frames)
     single = float((predict(model, flat).argmax(1) == each).mean())
     alone = runs.run(
-        "each reading alone", attack, model, flat, Untargeted(each), epsilon, key=draw,
-        ids=(ids[:, None] * frames + np.arange(frames)).ravel(), lanes=lanes,
-    )  # fmt: skip
+        "each reading alone",
+        attack,
+        model,
+        flat,
+        Untargeted(each),
+        epsilon,
+        key=draw,
+        ids=(ids[:, None] * frames + np.arange(frames)).ravel(),
+        lanes=lanes,
+    )
     made = np.where(alone.success.reshape(-1, 1, 1, 1), alone.images, flat).reshape(readings.shape)
     first = np.clip(readings + (made[:, :1] - readings[:, :1]), 0, 1)
     clean = np.zeros(len(defences))
@@ -211,9 +216,16 @@ def streams(
                 windows[kind] = np.where(mine.reshape(-1, 1, 1, 1), ordinary, readings)
                 kept = right(windows[kind])
                 found = runs.run(
-                    title, Masked(around, mask), defended, readings.reshape(tall),
-                    Untargeted(labels), epsilon, key=draw, ids=ids, lanes=lanes,
-                )  # fmt: skip
+                    title,
+                    Masked(around, mask),
+                    defended,
+                    readings.reshape(tall),
+                    Untargeted(labels),
+                    epsilon,
+                    key=draw,
+                    ids=ids,
+                    lanes=lanes,
+                )
                 better = found.success.reshape(-1, 1, 1, 1, 1)
                 windows[kind + 1] = np.where(
                     better, found.images.reshape(readings.shape), windows[kind]
@@ -221,9 +233,17 @@ def streams(
                 accuracy[kind, d, c] = kept.mean()
                 accuracy[kind + 1, d, c] = (kept & ~found.success).mean()
     return Streams(
-        frames, controlled, tuple(defences), count, float(epsilon), single, clean, accuracy,
-        readings, windows,
-    )  # fmt: skip
+        frames,
+        controlled,
+        tuple(defences),
+        count,
+        float(epsilon),
+        single,
+        clean,
+        accuracy,
+        readings,
+        windows,
+    )
 
 
 def streams_findings(found: Streams, trim: int = 1) -> Findings:
@@ -259,8 +279,13 @@ def streams_findings(found: Streams, trim: int = 1) -> Findings:
         values = 100 * np.column_stack([found.clean, found.accuracy[kind]])
         parts.append(
             Table(
-                f"Accuracy in per cent, k readings attacked: {title}", found.defences,
-                ("no attack", *columns), values, formats=".1f", heat=True, hot="low",
+                f"Accuracy in per cent, k readings attacked: {title}",
+                found.defences,
+                ("no attack", *columns),
+                values,
+                formats=".1f",
+                heat=True,
+                hot="low",
                 note={
                     0: "every reading attacked alone, on the undefended network",
                     1: "the attack goes through the defence, on the controlled readings only",
@@ -268,7 +293,7 @@ def streams_findings(found: Streams, trim: int = 1) -> Findings:
                     3: "one perturbation for all controlled readings, through the defence",
                 }[kind],
             )
-        )  # fmt: skip
+        )
     x = np.array([0, *found.controlled], float)
     for kind in (0, 2):
         lines, dashed = {}, []
@@ -281,18 +306,22 @@ def streams_findings(found: Streams, trim: int = 1) -> Findings:
         parts.append(
             Curves(
                 f"Accuracy against the readings that the attacker controls{also}",
-                f"k, of {w} readings", "right in %", lines, dashed=tuple(dashed),
+                f"k, of {w} readings",
+                "right in %",
+                lines,
+                dashed=tuple(dashed),
             )
-        )  # fmt: skip
+        )
     if found.readings.ndim == 5:
         parts.append(
             Gallery(
                 f"A window of {w} readings, {found.controlled[-1]} of them attacked "
                 f"({found.defences[-1]})",
-                np.stack([found.readings[0], *found.windows[:, 0]]), ("sensor", *ATTACKS),
+                np.stack([found.readings[0], *found.windows[:, 0]]),
+                ("sensor", *ATTACKS),
                 tuple(f"reading {i + 1}" for i in range(w)),
             )
-        )  # fmt: skip
+        )
     return Findings("streams", "Does a vote of several readings keep an attacker out?", parts)
 
 
@@ -304,9 +333,13 @@ def windows_of_digits(setting: Setting) -> Findings:
     """
     data = examples_of(setting.test, min(setting.examples, 50 if setting.quick else 200))
     found = streams(
-        trained(setting, "FC100-100-10").model, data.images, data.labels, ids=data.ids,
+        trained(setting, "FC100-100-10").model,
+        data.images,
+        data.labels,
+        ids=data.ids,
         frames=3 if setting.quick else FRAMES,
         defences=("mean", "median input", "majority") if setting.quick else DEFENCES,
-        store=setting.store, progress=setting.report,
-    )  # fmt: skip
+        store=setting.store,
+        progress=setting.report,
+    )
     return streams_findings(found)

@@ -163,9 +163,11 @@ def survival(
         (array([1.]), array([[1.]]), array([[0.]]))
     """
     attacks = {"PGD": PGD(loss="margin"), "DDN": DDN()} if attacks is None else dict(attacks)
-    chosen = [(kind, float(strength), transform)
-              for kind, each in (USUAL if transforms is None else transforms).items()
-              for strength, transform in each.items()]  # fmt: skip
+    chosen = [
+        (kind, float(strength), transform)
+        for kind, each in (USUAL if transforms is None else transforms).items()
+        for strength, transform in each.items()
+    ]
     for name, given in (("attacks", attacks), ("transforms", chosen)):
         if not given:
             raise ValueError(f"{name} is empty: pass one or more")
@@ -198,10 +200,21 @@ def survival(
             adaptive[a, t] = right(defended[t], through[a, t], goal.labels).mean()
             reach[a, t] = _median(result.distance[result.status == Status.SUCCESS])
     return Survival(
-        tuple(kind for kind, _, _ in chosen), tuple(strength for _, strength, _ in chosen),
-        tuple(attacks), len(images), float(before.mean()), success, distance, clean, survived,
-        ordinary, adaptive, reach, np.stack(kept), through,
-    )  # fmt: skip
+        tuple(kind for kind, _, _ in chosen),
+        tuple(strength for _, strength, _ in chosen),
+        tuple(attacks),
+        len(images),
+        float(before.mean()),
+        success,
+        distance,
+        clean,
+        survived,
+        ordinary,
+        adaptive,
+        reach,
+        np.stack(kept),
+        through,
+    )
 
 
 def _rows(mask: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -244,20 +257,29 @@ def survival_findings(
         )
     ]
     for a, name in enumerate(found.attacks):
-        values = np.stack([100 * found.clean, 100 * found.survived[a], 100 * found.ordinary[a],
-                           100 * found.adaptive[a], found.reach[a]], 1)  # fmt: skip
+        values = np.stack(
+            [
+                100 * found.clean,
+                100 * found.survived[a],
+                100 * found.ordinary[a],
+                100 * found.adaptive[a],
+                found.reach[a],
+            ],
+            1,
+        )
         parts.append(
             Table(
                 f"{name}: survival of its images, and accuracy through the transform in per cent",
                 rows,
                 ("clean", "survived", "ordinary attack", "adaptive attack", "adaptive distance"),
-                values, formats=(".1f", ".1f", ".1f", ".1f", ".3g"),
+                values,
+                formats=(".1f", ".1f", ".1f", ".1f", ".3g"),
                 note=f"Survived: of the images that the attack fools without the transform "
                 f"({100 * found.success[a]:.1f} % of those that are right, median distance "
                 f"{found.distance[a]:.3g}), those that still fool through it. Adaptive: the same "
                 "attack, through the transform; its median distance.",
             )
-        )  # fmt: skip
+        )
     for kind in dict.fromkeys(found.kinds):
         mine = [t for t, other in enumerate(found.kinds) if other == kind]
         if len(mine) < 3:
@@ -268,8 +290,16 @@ def survival_findings(
             lines[f"{name}, ordinary"] = np.stack([x, 100 * found.ordinary[a, mine]])
             lines[f"{name}, adaptive"] = np.stack([x, 100 * found.adaptive[a, mine]])
         dashed = ("clean", *(f"{name}, ordinary" for name in found.attacks))
-        parts.append(Curves(f"Accuracy through {kind}", kind, "right in %", lines,
-                            log="x" if x.max() > 8 * x.min() else "", dashed=dashed))  # fmt: skip
+        parts.append(
+            Curves(
+                f"Accuracy through {kind}",
+                kind,
+                "right in %",
+                lines,
+                log="x" if x.max() > 8 * x.min() else "",
+                dashed=dashed,
+            )
+        )
     if images.ndim == 4:
         parts.append(_pictures(found, images, bounds))
     return Findings("survival", "Do adversarial images survive what happens to images?", parts)
@@ -290,10 +320,12 @@ def _pictures(found: Survival, images: np.ndarray, bounds: tuple[float, float]) 
             shown.append([*((x - lower) / (upper - lower) for x in pictures), change])
             rows.append(f"{kind} {found.strengths[t]:g}")
     return Gallery(
-        f"One image, and what {found.attacks[0]} made of it", np.clip(shown, 0, 1), tuple(rows),
+        f"One image, and what {found.attacks[0]} made of it",
+        np.clip(shown, 0, 1),
+        tuple(rows),
         ("image", "ordinary", "adaptive", "adaptive change"),
         note="before the transform; the change is scaled to its largest entry, grey is none",
-    )  # fmt: skip
+    )
 
 
 def images_of_digits(setting: Setting) -> Findings:
@@ -311,7 +343,13 @@ def images_of_digits(setting: Setting) -> Findings:
             kind: {s: each[s] for s in (min(each), max(each))} for kind, each in transforms.items()
         }
     found = survival(
-        model, data.images, data.labels, epsilon=epsilon, transforms=transforms, ids=data.ids,
-        store=setting.store, progress=setting.report,
-    )  # fmt: skip
+        model,
+        data.images,
+        data.labels,
+        epsilon=epsilon,
+        transforms=transforms,
+        ids=data.ids,
+        store=setting.store,
+        progress=setting.report,
+    )
     return survival_findings(found, data.images, epsilon, model.bounds)

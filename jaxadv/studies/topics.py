@@ -125,23 +125,33 @@ def topics(setting: Setting) -> Findings:
         wanted = np.array([one.wanted for one in found])
         apart = [0.5 * np.abs(given - wanted).sum(1) for given in (other, shares(model, random))]
         errors = np.array([one.error for one in found])
-        rows.append([np.median(errors), errors.max(), np.median(apart[0]), np.median(apart[1]),
-                     float(np.mean([(one.counts > 0).sum() for one in found]))])  # fmt: skip
+        rows.append(
+            [
+                np.median(errors),
+                errors.max(),
+                np.median(apart[0]),
+                np.median(apart[1]),
+                float(np.mean([(one.counts > 0).sum() for one in found])),
+            ]
+        )
         names.append(name)
         best = int(errors.argmin())
         most = np.argsort(-found[best].counts)[:12]
         words = vocabulary[most[found[best].counts[most] > 0]]
         first = " ".join(texts[chosen[best]].split())[:160]
-        parts.append(Text(
-            f"{name}: “{first} …” has the topics of: {', '.join(words)} (distance "
-            f"{errors[best]:.4f}; none of these words is in it)."
-        ))  # fmt: skip
+        parts.append(
+            Text(
+                f"{name}: “{first} …” has the topics of: {', '.join(words)} (distance "
+                f"{errors[best]:.4f}; none of these words is in it)."
+            )
+        )
     table: Part = Table(
         "Distance of the topics inferred from those of the document (0: the same, 1: none shared)",
         tuple(names),
         ("nonsense, median", "nonsense, worst", "another document", "random words", "words used"),
-        np.array(rows), formats=(".4f", ".4f", ".3f", ".3f", ".1f"),
+        np.array(rows),
+        formats=(".4f", ".4f", ".3f", ".3f", ".1f"),
         note=f"{len(chosen)} documents of {len(texts):,}, paragraphs of Python's own help; "
         f"{len(vocabulary):,} words, {TOPICS} topics",
-    )  # fmt: skip
+    )
     return Findings("classifiers.topics", "Nonsense with a document's topics", [table, *parts])

@@ -36,24 +36,38 @@ from jaxadv.studies.findings import Findings, Part, Table, Text
 from jaxadv.studies.networks import SIX, Network, trained
 from jaxadv.studies.setting import Setting
 
-PUBLISHED = np.array([  # per cent; rows: made for, then two kinds of noise; columns: fed to
-    [100, 11.7, 22.7, 2, 3.9, 2.7, 0.062],
-    [87.1, 100, 35.2, 35.9, 27.3, 9.8, 0.1],
-    [71.9, 76.2, 100, 48.1, 47, 34.4, 0.14],
-    [28.9, 13.7, 21.1, 100, 6.6, 2, 0.058],
-    [38.2, 14, 23.8, 20.3, 100, 2.7, 0.065],
-    [23.4, 16, 24.8, 9.4, 6.6, 100, 0.086],
-    [5.0, 10.1, 18.3, 0, 0, 0.8, 0.1],
-    [15.6, 11.3, 22.7, 5, 4.3, 3.1, 0.3],
-])  # fmt: skip
+PUBLISHED = np.array(
+    [  # per cent; rows: made for, then two kinds of noise; columns: fed to
+        [100, 11.7, 22.7, 2, 3.9, 2.7, 0.062],
+        [87.1, 100, 35.2, 35.9, 27.3, 9.8, 0.1],
+        [71.9, 76.2, 100, 48.1, 47, 34.4, 0.14],
+        [28.9, 13.7, 21.1, 100, 6.6, 2, 0.058],
+        [38.2, 14, 23.8, 20.3, 100, 2.7, 0.065],
+        [23.4, 16, 24.8, 9.4, 6.6, 100, 0.086],
+        [5.0, 10.1, 18.3, 0, 0, 0.8, 0.1],
+        [15.6, 11.3, 22.7, 5, 4.3, 3.1, 0.3],
+    ]
+)
 HALVES = ("FC100-100-10 on P1", "FC123-456-10 on P1", "FC100-100-10 on P2")
-PUBLISHED_HALVES = np.array([  # error on P1, on P2, on the test set; average distortion
-    [0, 2.4, 2, 0.062], [0, 2.5, 2.1, 0.059], [2.3, 0, 2.1, 0.058],
-])  # fmt: skip
-PUBLISHED_TRANSFER = np.array([
-    [100, 26.2, 5.9], [6.25, 100, 5.1], [8.2, 8.2, 100], [2.2, 2.6, 2.4],
-    [100, 98, 43], [96, 100, 22], [27, 50, 100], [2.6, 2.8, 2.7],
-])  # fmt: skip
+PUBLISHED_HALVES = np.array(
+    [  # error on P1, on P2, on the test set; average distortion
+        [0, 2.4, 2, 0.062],
+        [0, 2.5, 2.1, 0.059],
+        [2.3, 0, 2.1, 0.058],
+    ]
+)
+PUBLISHED_TRANSFER = np.array(
+    [
+        [100, 26.2, 5.9],
+        [6.25, 100, 5.1],
+        [8.2, 8.2, 100],
+        [2.2, 2.6, 2.4],
+        [100, 98, 43],
+        [96, 100, 22],
+        [27, 50, 100],
+        [2.6, 2.8, 2.7],
+    ]
+)
 
 
 def amplify(images: Any, originals: Any, deviation: float) -> Float[np.ndarray, "N H W C"]:
@@ -122,8 +136,13 @@ def between_networks(setting: Setting) -> Findings:
     parts: list[Part] = [
         Table(
             "Table 2: error in per cent of networks (columns) on examples made for others (rows)",
-            rows, (*SIX, "distortion"), mean, values.std(0), PUBLISHED,
-            (*(".1f",) * len(SIX), ".3f"), heat=True,
+            rows,
+            (*SIX, "distortion"),
+            mean,
+            values.std(0),
+            PUBLISHED,
+            (*(".1f",) * len(SIX), ".3f"),
+            heat=True,
             note=f"{len(data.labels)} test images, the target class drawn at random, mean and "
             f"standard deviation over {setting.seeds} seeds. Errors are against the true label; "
             "images that a network gets wrong anyway count. The noise may leave the box.",
@@ -133,7 +152,7 @@ def between_networks(setting: Setting) -> Findings:
             f"average, noise of standard deviation 0.1 in {noise:.1f} %. The softmax regressions "
             "err on some images of any kind, which is most of what their columns show."
         ),
-    ]  # fmt: skip
+    ]
     return Findings("szegedy.transfer", "Examples made for one network, fed to another", parts)
 
 
@@ -164,18 +183,36 @@ def between_training_sets(setting: Setting) -> Findings:
             errors[seed, row, 3] = distortion(made[row], data.images).mean()
         sets = [*made, gaussian(data.images, 0.06, seed), *larger, gaussian(data.images, 0.1, seed)]
         crossed[seed] = cross_errors(networks, sets, data.labels)
-    rows = (*(f"for {n}" for n in HALVES), "Gaussian noise 0.06",
-            *(f"for {n}, amplified" for n in HALVES), "Gaussian noise 0.1")  # fmt: skip
+    rows = (
+        *(f"for {n}" for n in HALVES),
+        "Gaussian noise 0.06",
+        *(f"for {n}, amplified" for n in HALVES),
+        "Gaussian noise 0.1",
+    )
     mean = crossed.mean(0)
     apart = ~np.eye(3, dtype=bool)
     parts: list[Part] = [
-        Table("Table 3: networks trained on disjoint halves of the training set", HALVES,
-              ("error on P1 %", "error on P2 %", "test error %", "distortion"), errors.mean(0),
-              errors.std(0), PUBLISHED_HALVES, (".2f", ".2f", ".2f", ".4f")),
-        Table("Table 4: error in per cent of networks (columns) on examples made for others (rows)",
-              rows, HALVES, mean, crossed.std(0), PUBLISHED_TRANSFER, ".1f", heat=True,
-              note=f"{len(data.labels)} test images, random targets, {setting.seeds} seeds. "
-              "Amplified: each perturbation enlarged to standard deviation 0.1 within the box."),
+        Table(
+            "Table 3: networks trained on disjoint halves of the training set",
+            HALVES,
+            ("error on P1 %", "error on P2 %", "test error %", "distortion"),
+            errors.mean(0),
+            errors.std(0),
+            PUBLISHED_HALVES,
+            (".2f", ".2f", ".2f", ".4f"),
+        ),
+        Table(
+            "Table 4: error in per cent of networks (columns) on examples made for others (rows)",
+            rows,
+            HALVES,
+            mean,
+            crossed.std(0),
+            PUBLISHED_TRANSFER,
+            ".1f",
+            heat=True,
+            note=f"{len(data.labels)} test images, random targets, {setting.seeds} seeds. "
+            "Amplified: each perturbation enlarged to standard deviation 0.1 within the box.",
+        ),
         Text(
             f"Between networks {mean[:3][apart].mean():.1f} % of the examples carry over as they "
             f"are and {mean[4:7][apart].mean():.1f} % amplified; noise of the same size makes "
@@ -183,9 +220,10 @@ def between_training_sets(setting: Setting) -> Findings:
             f"none of the same images: {mean[[0, 1], 2].mean():.1f} % and "
             f"{mean[[4, 5], 2].mean():.1f} %."
         ),
-    ]  # fmt: skip
-    return Findings("szegedy.halves", "Examples made on one half of the data, fed to the other's",
-                    parts)  # fmt: skip
+    ]
+    return Findings(
+        "szegedy.halves", "Examples made on one half of the data, fed to the other's", parts
+    )
 
 
 SURROGATES = ("FC10(1e-4)", "FC100-100-10", "AE400-10")
@@ -235,9 +273,14 @@ def attacks_between_networks(setting: Setting) -> Findings:
 
         def made(name: str, attack: Attack, title: str, model: Model) -> Result:
             return setting.run(
-                f"{name} for {title}-{seed}", attack, model, data.images,
-                Untargeted(data.labels), epsilon, ids=data.ids,
-            )  # fmt: skip
+                f"{name} for {title}-{seed}",
+                attack,
+                model,
+                data.images,
+                Untargeted(data.labels),
+                epsilon,
+                ids=data.ids,
+            )
 
         for row, (name, attack) in enumerate(attacks.items()):
             for i, surrogate in enumerate(networks):
@@ -260,22 +303,32 @@ def attacks_between_networks(setting: Setting) -> Findings:
     mean = values.mean(0)
     spread = np.concatenate([values.std(0), np.zeros((len(names), 1))], 1)
     parts: list[Part] = [
-        Table("Success in per cent, by attack", names,
-              ("on the surrogate", "on another network", "on another, from an ensemble",
-               "gradients"), np.concatenate([mean, passes[:, None]], 1), spread,
-              formats=(".1f", ".1f", ".1f", ".0f"),
-              note=f"{len(data.labels)} test images, Linf {epsilon}, 10 steps, {setting.seeds} "
-              "seeds; of the images that both classify right. The ensemble is of the networks that "
-              "are not the target, by the mean of their logits; it pays each gradient once for "
-              "each of them."),
-        Table(f"Success in per cent of {names[best]}, made for (rows), on (columns)", SURROGATES,
-              SURROGATES, single[:, best].mean(0), single[:, best].std(0), formats=".1f",
-              heat=True),
+        Table(
+            "Success in per cent, by attack",
+            names,
+            ("on the surrogate", "on another network", "on another, from an ensemble", "gradients"),
+            np.concatenate([mean, passes[:, None]], 1),
+            spread,
+            formats=(".1f", ".1f", ".1f", ".0f"),
+            note=f"{len(data.labels)} test images, Linf {epsilon}, 10 steps, {setting.seeds} "
+            "seeds; of the images that both classify right. The ensemble is of the networks that "
+            "are not the target, by the mean of their logits; it pays each gradient once for "
+            "each of them.",
+        ),
+        Table(
+            f"Success in per cent of {names[best]}, made for (rows), on (columns)",
+            SURROGATES,
+            SURROGATES,
+            single[:, best].mean(0),
+            single[:, best].std(0),
+            formats=".1f",
+            heat=True,
+        ),
         Text(
             f"From one network to another {mean[0, 1]:.1f} % of the examples of plain iteration "
             f"carry over, and {mean[best, 1]:.1f} % of {names[best]}'s; from an ensemble "
             f"{mean[0, 2]:.1f} and {mean[best, 2]:.1f} %. These networks are fully connected: what "
             "smooths or moves an image was made for convolutional ones on natural images."
         ),
-    ]  # fmt: skip
+    ]
     return Findings("transfer.attacks", "Attacks that are made to transfer", parts)

@@ -123,15 +123,18 @@ def units(setting: Setting) -> Findings:
             *pictures[:3],
             _coherence(common),
             Curves(
-                f"Label purity of the top images, {SHOWN}", "top images", "label purity",
+                f"Label purity of the top images, {SHOWN}",
+                "top images",
+                "label purity",
                 {kind: np.array([counts, np.mean(c, 0)]) for kind, c in curves.items()},
-                log="x", dashed=tuple(KINDS)[3:],
+                log="x",
+                dashed=tuple(KINDS)[3:],
             ),
             *(_test_table(pair, tests[pair]) for pair in PAIRS),
             _turn_table(turned),
             *pictures[3:],
         ],
-    )  # fmt: skip
+    )
 
 
 def _hidden_layers(setting: Setting, name: str, seed: int) -> Iterator[Hidden]:
@@ -156,9 +159,9 @@ def _hidden_layers(setting: Setting, name: str, seed: int) -> Iterator[Hidden]:
             "rotated basis": phi @ bases["rotated basis"],
             "random images": jax.random.uniform(keys[2], (len(images), count)),
             "units, untrained": activations(network.module, start, images, writer, "output"),
-            "random directions of pixels":
-                flat @ jax.random.normal(keys[3], (flat.shape[1], count)),
-        }  # fmt: skip
+            "random directions of pixels": flat
+            @ jax.random.normal(keys[3], (flat.shape[1], count)),
+        }
         yield Hidden(f"{name} layer {layer}", network, writer, reader, bases, values)
 
 
@@ -172,12 +175,15 @@ def _coherence(common: Mapping[tuple[str, str], list[np.ndarray]]) -> Table:
     each = np.array([[s.mean(1) for s in found] for found in common.values()])  # [row, seed, 4]
     return Table(
         f"What the {TOP} top images of a direction have in common",
-        tuple(f"{place}: {kind}" for place, kind in common), STATISTICS, each.mean(1),
-        spread=each.std(1, ddof=1) if each.shape[1] > 1 else None, formats=".3f",
+        tuple(f"{place}: {kind}" for place, kind in common),
+        STATISTICS,
+        each.mean(1),
+        spread=each.std(1, ddof=1) if each.shape[1] > 1 else None,
+        formats=".3f",
         note=f"Means over directions and seeds, entropy in bits. Cosines are means over pairs, "
         f"after the mean of all held-out images is subtracted; features are those of the last "
         f"hidden layer of {JUDGE}. " + "; ".join(f"{k}: {v}" for k, v in KINDS.items()) + ".",
-    )  # fmt: skip
+    )
 
 
 def _test_table(pair: tuple[str, str], tests: Mapping[str, list[Comparison]]) -> Table:
@@ -200,23 +206,32 @@ def _turn(setting: Setting, hidden: Hidden) -> tuple[float, ...]:
     before, after = np.asarray(network.model(images)), np.asarray(model(images))
     one, two = before.argmax(1), after.argmax(1)
     return (
-        np.abs(before - after).max(), np.abs(before).max(), (one != two).mean() * 100,
-        (one != labels).mean() * 100, (two != labels).mean() * 100,
+        np.abs(before - after).max(),
+        np.abs(before).max(),
+        (one != two).mean() * 100,
+        (one != labels).mean() * 100,
+        (two != labels).mean() * 100,
         np.square(rotation).max(0).mean() * 100,
-    )  # fmt: skip
+    )
 
 
 def _turn_table(turned: Mapping[str, list[tuple[float, ...]]]) -> Table:
     return Table(
         "A layer rotated, and turned back by the next",
         tuple(turned),
-        ("largest change of a logit", "largest logit", "decisions changed, %", "test error, %",
-         "after, %", "largest share of one old unit in a new one, %"),
+        (
+            "largest change of a logit",
+            "largest logit",
+            "decisions changed, %",
+            "test error, %",
+            "after, %",
+            "largest share of one old unit in a new one, %",
+        ),
         np.array([np.mean(rows, 0) for rows in turned.values()]),
         formats=(".1e", ".1f", ".2f", ".2f", ".2f", ".1f"),
         note="The function is the same up to float32 rounding; its units are those called rotated "
         "basis above.",
-    )  # fmt: skip
+    )
 
 
 def _gallery(
@@ -250,37 +265,50 @@ def _synthesised(
         held_out = float(((values.max(0) - mean) / deviation).mean())
         for name, likely in (("any image", None), ("likely image", components)):
             made, reached = _ascend(
-                module, *hidden.reading(kind), variables, (basis.T, mean, deviation), mean_image,
+                module,
+                *hidden.reading(kind),
+                variables,
+                (basis.T, mean, deviation),
+                mean_image,
                 likely,
-            )  # fmt: skip
-            agree = [100 * (np.asarray(m(made)).argmax(1) == common).mean()
-                     for m in (model, judge.model)]  # fmt: skip
+            )
+            agree = [
+                100 * (np.asarray(m(made)).argmax(1) == common).mean() for m in (model, judge.model)
+            ]
             pictures[f"{kind}: {name}"] = made[:ROWS]
             numbers[f"{kind}: {name}"] = [held_out, float(reached.mean()), *agree]
     return [
         Gallery(
             f"The image that a direction likes best, {hidden.name}",
-            np.array(list(pictures.values())), tuple(pictures),
+            np.array(list(pictures.values())),
+            tuple(pictures),
             note="The best of the held-out images; the best in the whole box; the best within "
             f"{REACH:g} standard deviations along each of the first {COMPONENTS} principal "
             "components of the held-out images.",
         ),
         Table(
-            f"Synthesised images, {hidden.name}", tuple(numbers),
+            f"Synthesised images, {hidden.name}",
+            tuple(numbers),
             ("best held-out", "synthesised", "class of the top images, %", f"for {JUDGE}, %"),
-            np.array(list(numbers.values())), formats=(".2f", ".2f", ".0f", ".0f"),
+            np.array(list(numbers.values())),
+            formats=(".2f", ".2f", ".0f", ".0f"),
             note="Values <phi(x), v> (of units before the sigmoid) in standard deviations from the "
             "mean of the held-out images; then how often the synthesised image gets the most "
             "frequent label of its direction's top images, from its own network and from another.",
         ),
-    ]  # fmt: skip
+    ]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _ascend(
-    module: Any, layer: str, side: str, variables: Any, directions: Any, start: Array,
+    module: Any,
+    layer: str,
+    side: str,
+    variables: Any,
+    directions: Any,
+    start: Array,
     components: Array | None,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, Array]:
     """Return for each direction the image that maximises it, and <phi(x), v> for that image.
 
     The values are in standard deviations from their mean. With `components` the images are
@@ -302,9 +330,11 @@ def _ascend(
             return jnp.clip(start + jnp.tensordot(z, axes, 1), 0, 1)
 
         z, reached = synthesize(
-            lambda z: score(likely(z)), jnp.zeros(len(axes)), (-REACH, REACH),
+            lambda z: score(likely(z)),
+            jnp.zeros(len(axes)),
+            (-REACH, REACH),
             learning_rate=0.2 * REACH,
-        )  # fmt: skip
+        )
         return likely(z), reached
 
     return jax.vmap(one)(directions)

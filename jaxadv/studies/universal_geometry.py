@@ -28,8 +28,9 @@ def least_changes(model: Model, images: Any, *, devices: Any = None) -> Float[np
     images = np.asarray(images, np.float32)
     chosen = choose_devices(devices)
     classes = predict(model, images, chosen).argmax(1).astype(np.int32)
-    found = run(DeepFool(), model, images, Untargeted(classes), key=jax.random.key(0),
-                devices=chosen)  # fmt: skip
+    found = run(
+        DeepFool(), model, images, Untargeted(classes), key=jax.random.key(0), devices=chosen
+    )
     keep = found.success.reshape(-1, *(1,) * (images.ndim - 1))
     return np.where(keep, found.images - images, 0)
 
@@ -94,9 +95,11 @@ def controls(
     nonzero = np.flatnonzero(np.abs(changes).reshape(len(changes), -1).any(1))
     one = changes[rng.choice(nonzero)] if len(nonzero) else np.zeros(shape)
     vectors = {
-        "random": drawn, "one image's": one, "sum": np.sum(changes, 0, np.float64),
+        "random": drawn,
+        "one image's": one,
+        "sum": np.sum(changes, 0, np.float64),
         "mean of the images": np.mean(images, 0, np.float64),
-    }  # fmt: skip
+    }
     return {name: of_length(vector, length, norm) for name, vector in vectors.items()}
 
 

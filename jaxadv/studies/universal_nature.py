@@ -42,29 +42,50 @@ def diversity(setting: Setting) -> Findings:
     network, size = network_of(setting, NETWORKS[0], 0), 5
     rows, tables, pictures = [], [], []
     for how in ("gradient ascent", "in batches"):
-        several = np.stack([
-            found(setting, network, data.images, method=METHODS[how], seed=seed)
-            for seed in range(size)
-        ])  # fmt: skip
+        several = np.stack(
+            [
+                found(setting, network, data.images, method=METHODS[how], seed=seed)
+                for seed in range(size)
+            ]
+        )
         cosines = similarity(several)
         names = tuple(f"order {seed + 1}" for seed in range(size))
-        tables.append(Table(f"Cosines between perturbations, {how}", names, names, cosines, None,
-                            None, ".2f", heat=True))  # fmt: skip
+        tables.append(
+            Table(
+                f"Cosines between perturbations, {how}",
+                names,
+                names,
+                cosines,
+                None,
+                None,
+                ".2f",
+                heat=True,
+            )
+        )
         fooling = [judge(network.model, held_out.images, v).rate for v in several]
         rows.append((100 * np.mean(fooling), 100 * np.std(fooling), _largest(cosines)))
         pictures.append(np.stack([picture(v) for v in several]))
     published = np.full((2, 3), np.nan)
     published[:, 2] = 0.1
     parts: list[Part] = [
-        Table("Five perturbations of one network, from other orders of the images",
-              ("gradient ascent", "in batches"),
-              ("fooling rate %", "its spread", "largest cosine"), np.array(rows), None, published,
-              (".1f", ".1f", ".2f"),
-              note="The paper's are below 0.1 for GoogLeNet, from other orders of the images."),
+        Table(
+            "Five perturbations of one network, from other orders of the images",
+            ("gradient ascent", "in batches"),
+            ("fooling rate %", "its spread", "largest cosine"),
+            np.array(rows),
+            None,
+            published,
+            (".1f", ".1f", ".2f"),
+            note="The paper's are below 0.1 for GoogLeNet, from other orders of the images.",
+        ),
         *tables,
-        Gallery("The perturbations", np.stack(pictures), ("gradient ascent", "in batches"),
-                tuple(f"order {seed + 1}" for seed in range(size))),
-    ]  # fmt: skip
+        Gallery(
+            "The perturbations",
+            np.stack(pictures),
+            ("gradient ascent", "in batches"),
+            tuple(f"order {seed + 1}" for seed in range(size)),
+        ),
+    ]
     return Findings("universal.diversity", "Many perturbations, not one", parts)
 
 
@@ -84,11 +105,22 @@ def labels(setting: Setting) -> Findings:
         few = [classes[k] for k in dominant(moves, 0.8)]
         fooled = 100 * (1 - np.trace(moves) / moves.sum())
         parts += [
-            Table(f"{name}: where images of each class go, in %", classes, classes, shares, None,
-                  None, ".0f", heat=True, note="Rows: the answer to the clean image."),
-            Text(f"{name}: {fooled:.0f} % are fooled, and 80 % of these go to {len(few)} of "
-                 f"{len(classes)} classes: {', '.join(few)}."),
-        ]  # fmt: skip
+            Table(
+                f"{name}: where images of each class go, in %",
+                classes,
+                classes,
+                shares,
+                None,
+                None,
+                ".0f",
+                heat=True,
+                note="Rows: the answer to the clean image.",
+            ),
+            Text(
+                f"{name}: {fooled:.0f} % are fooled, and 80 % of these go to {len(few)} of "
+                f"{len(classes)} classes: {', '.join(few)}."
+            ),
+        ]
     return Findings("universal.labels", "Dominant labels", parts)
 
 
@@ -98,8 +130,10 @@ def geometry(setting: Setting) -> Findings:
     network = network_of(setting, NETWORKS[0], 0)
     columns = normals(_changes(setting, network, data))
     size, count = columns.shape
-    values = {"normals": singular_values(columns),
-              "random": singular_values(random_columns(size, count))}  # fmt: skip
+    values = {
+        "normals": singular_values(columns),
+        "random": singular_values(random_columns(size, count)),
+    }
     places = np.arange(1, len(values["normals"]) + 1)
     length, dimensions = EPSILON["l2"], min(100, count // 5)
     draws = 20
@@ -109,25 +143,35 @@ def geometry(setting: Setting) -> Findings:
     }
     shape = data.images.shape[1:]
     rate = {
-        name: 100 * np.array([
-            judge(network.model, held_out.images, of_length(v, length).reshape(shape)).rate
-            for v in vectors
-        ])
+        name: 100
+        * np.array(
+            [
+                judge(network.model, held_out.images, of_length(v, length).reshape(shape)).rate
+                for v in vectors
+            ]
+        )
         for name, vectors in fooled.items()
-    }  # fmt: skip
+    }
     half = {
         name: int((np.cumsum(v**2) < 0.9 * (v**2).sum()).sum()) + 1 for name, v in values.items()
     }
     parts: list[Part] = [
-        Curves("Singular values", "number", "singular value",
-               {name: np.array([places, v]) for name, v in values.items()}, log="y",
-               dashed=("random",)),
+        Curves(
+            "Singular values",
+            "number",
+            "singular value",
+            {name: np.array([places, v]) for name, v in values.items()},
+            log="y",
+            dashed=("random",),
+        ),
         Table(
             f"Fooling rate in % of a random vector of length {length:g} (L2)",
             (f"in the first {dimensions} singular vectors", "in the whole space"),
             ("fooling rate", "the largest"),
             np.array([[rate[name].mean(), rate[name].max()] for name in ("subspace", "space")]),
-            None, np.array([[38, np.nan], [10, np.nan]]), ".1f",
+            None,
+            np.array([[38, np.nan], [10, np.nan]]),
+            ".1f",
             note=f"Mean and largest of {draws}; the paper: CaffeNet, length 2,000 of 255, 100 "
             "dimensions.",
         ),
@@ -135,7 +179,7 @@ def geometry(setting: Setting) -> Findings:
             f"{half['normals']} of {min(size, count)} dimensions hold 90 % of the normals of "
             f"{count} images ({network.name}), of as many random vectors {half['random']}."
         ),
-    ]  # fmt: skip
+    ]
     return Findings("universal.geometry", "Normals that lie together", parts)
 
 
@@ -163,14 +207,25 @@ def lengths(setting: Setting) -> Findings:
     published = np.full((len(lines), 1), np.nan)
     published[0], published[1] = 85, 10
     parts: list[Part] = [
-        Curves("Fooling rate against the length", "length (L2)", "fooling rate in %",
-               {name: np.array([radii, line]) for name, line in lines.items()},
-               dashed=tuple(name for name in lines if name != "universal")),
-        Table(f"Fooling rate in % at length {radii[at]:g}", tuple(lines), ("fooling rate",),
-              np.array([[line[at]] for line in lines.values()]), None, published, ".1f",
-              note="The paper: CaffeNet at 2,000 of 255, as read off its figure 8; there too the "
-              "sum and the others stay far below."),
-    ]  # fmt: skip
+        Curves(
+            "Fooling rate against the length",
+            "length (L2)",
+            "fooling rate in %",
+            {name: np.array([radii, line]) for name, line in lines.items()},
+            dashed=tuple(name for name in lines if name != "universal"),
+        ),
+        Table(
+            f"Fooling rate in % at length {radii[at]:g}",
+            tuple(lines),
+            ("fooling rate",),
+            np.array([[line[at]] for line in lines.values()]),
+            None,
+            published,
+            ".1f",
+            note="The paper: CaffeNet at 2,000 of 255, as read off its figure 8; there too the "
+            "sum and the others stay far below.",
+        ),
+    ]
     return Findings("universal.controls", "Other vectors of the same length", parts)
 
 
@@ -188,10 +243,16 @@ def data_free(setting: Setting) -> Findings:
             vectors = [drawn.astype(np.float32)]
             for objective in ("mean", "l2"):
                 setting.progress(f"data-free {name}", len(vectors), len(ways))
-                vectors.append(data_free_perturbation(
-                    network.model, shape, epsilon, objective=objective, key=jax.random.key(seed),
-                    background=0.0,
-                ))  # fmt: skip
+                vectors.append(
+                    data_free_perturbation(
+                        network.model,
+                        shape,
+                        epsilon,
+                        objective=objective,
+                        key=jax.random.key(seed),
+                        background=0.0,
+                    )
+                )
             vectors.append(found(setting, network, data.images, seed=seed))
             for column, v in enumerate(vectors):
                 values[seed, row, column] = 100 * judge(network.model, held_out.images, v).rate
@@ -202,11 +263,17 @@ def data_free(setting: Setting) -> Findings:
     published = np.full((len(rows), len(ways)), np.nan)
     published[-1] = (np.nan, 80.9, 87, 93.3)
     parts: list[Part] = [
-        Table(f"Fooling rate in %, Linf {epsilon:g}", rows, ways,
-              np.concatenate([values.mean(0), empty]), np.concatenate([values.std(0), empty]),
-              published, ".1f",
-              note=f"{len(held_out.labels)} images held out, {setting.seeds} seeds. Mopuri et al. "
-              "2017 (arXiv 1707.05572) and 2018 (arXiv 1801.08092); here on a black background."),
+        Table(
+            f"Fooling rate in %, Linf {epsilon:g}",
+            rows,
+            ways,
+            np.concatenate([values.mean(0), empty]),
+            np.concatenate([values.std(0), empty]),
+            published,
+            ".1f",
+            note=f"{len(held_out.labels)} images held out, {setting.seeds} seeds. Mopuri et al. "
+            "2017 (arXiv 1707.05572) and 2018 (arXiv 1801.08092); here on a black background.",
+        ),
         Gallery("The perturbations", np.stack(pictures), names, ways),
-    ]  # fmt: skip
+    ]
     return Findings("universal.data_free", "Perturbations without data", parts)

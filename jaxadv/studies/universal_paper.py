@@ -30,14 +30,21 @@ METHODS: dict[str, Method] = {
 }
 PAPER = ("VGG-F", "CaffeNet", "GoogLeNet", "VGG-16", "VGG-19", "ResNet-152")
 PUBLISHED_RATES = {  # on validation images, per cent: L2, Linf
-    "CaffeNet": (85.6, 93.3), "VGG-F": (87.0, 93.7), "VGG-16": (90.3, 78.3),
-    "VGG-19": (84.5, 77.8), "GoogLeNet": (82.0, 78.9), "ResNet-152": (88.5, 84.0),
-}  # fmt: skip
+    "CaffeNet": (85.6, 93.3),
+    "VGG-F": (87.0, 93.7),
+    "VGG-16": (90.3, 78.3),
+    "VGG-19": (84.5, 77.8),
+    "GoogLeNet": (82.0, 78.9),
+    "ResNet-152": (88.5, 84.0),
+}
 PUBLISHED_ACROSS = (  # Linf, rows: made for
-    (93.7, 71.8, 48.4, 42.1, 42.1, 47.4), (74.0, 93.3, 47.7, 39.9, 39.9, 48.0),
-    (46.2, 43.8, 78.9, 39.2, 39.8, 45.5), (63.4, 55.8, 56.5, 78.3, 73.1, 63.4),
-    (64.0, 57.2, 53.6, 73.5, 77.8, 58.0), (46.3, 46.3, 50.5, 47.0, 45.5, 84.0),
-)  # fmt: skip
+    (93.7, 71.8, 48.4, 42.1, 42.1, 47.4),
+    (74.0, 93.3, 47.7, 39.9, 39.9, 48.0),
+    (46.2, 43.8, 78.9, 39.2, 39.8, 45.5),
+    (63.4, 55.8, 56.5, 78.3, 73.1, 63.4),
+    (64.0, 57.2, 53.6, 73.5, 77.8, 58.0),
+    (46.3, 46.3, 50.5, 47.0, 45.5, 84.0),
+)
 
 
 def network_of(setting: Setting, name: str, seed: int) -> Network:
@@ -55,9 +62,14 @@ def split(setting: Setting) -> tuple[Dataset, Dataset]:
 
 
 def found(
-    setting: Setting, network: Network, images: np.ndarray, norm: str = "linf",
-    method: Method | None = None, seed: int = 0, epsilon: float | None = None,
-) -> np.ndarray:  # fmt: skip
+    setting: Setting,
+    network: Network,
+    images: np.ndarray,
+    norm: str = "linf",
+    method: Method | None = None,
+    seed: int = 0,
+    epsilon: float | None = None,
+) -> np.ndarray:
     """Return a perturbation [H, W, C] of the network, stored in the setting's folder."""
     epsilon = EPSILON[norm] if epsilon is None else epsilon
     method = UniversalAscent() if method is None else method
@@ -67,9 +79,14 @@ def found(
     kept = store.load_arrays(name, mark)
     if kept is None:
         made = universal_perturbation(
-            network.model, images, epsilon, norm, method, key=jax.random.key(seed),
+            network.model,
+            images,
+            epsilon,
+            norm,
+            method,
+            key=jax.random.key(seed),
             progress=lambda done, total, _: setting.progress(name, done, total),
-        )  # fmt: skip
+        )
         kept = {"perturbation": made.perturbation}
         store.save_arrays(name, mark, **kept)
     return kept["perturbation"]
@@ -105,24 +122,28 @@ def rates(setting: Setting) -> Findings:
         published[len(pairs) + row, [1, 3]] = PUBLISHED_RATES[name]
     parts: list[Part] = [
         Table(
-            "Table 1: fooling rate in %", (*(f"{n}, {how}" for n, how in pairs),
-                                           *(f"{name} (ImageNet)" for name in PAPER)),
-            tuple(columns), values.mean(0), values.std(0), published, ".1f",
+            "Table 1: fooling rate in %",
+            (*(f"{n}, {how}" for n, how in pairs), *(f"{name} (ImageNet)" for name in PAPER)),
+            tuple(columns),
+            values.mean(0),
+            values.std(0),
+            published,
+            ".1f",
             note=f"{len(data.labels)} training images given, {len(held_out.labels)} test images "
             f"held out, {setting.seeds} seeds; L2 {EPSILON['l2']:g}, Linf {EPSILON['linf']:g}. "
             "An image is fooled if the answer is not that to the clean image. The paper's networks "
             "and images are others, at 2,000 and 10 of 255.",
         ),
         _gallery(shown),
-    ]  # fmt: skip
+    ]
     return Findings("universal.rates", "One perturbation for all images", parts)
 
 
 def _gallery(shown: dict[tuple[str, str, str], np.ndarray]) -> Gallery:
     pairs = list(dict.fromkeys(key[:2] for key in shown))
-    images = np.stack([
-        np.stack([picture(shown[(*pair, norm)]) for pair in pairs]) for norm in ("l2", "linf")
-    ])  # fmt: skip
+    images = np.stack(
+        [np.stack([picture(shown[(*pair, norm)]) for pair in pairs]) for norm in ("l2", "linf")]
+    )
     return Gallery(
         "The perturbations",
         images,
@@ -146,18 +167,31 @@ def across(setting: Setting) -> Findings:
     empty = np.full((len(PAPER), len(PAPER)), np.nan)
     parts: list[Part] = [
         Table(
-            f"Fooling rate in % (Linf {EPSILON['linf']:g}); rows: made for", NETWORKS, NETWORKS,
-            values.mean(0), values.std(0), None, ".1f", heat=True,
+            f"Fooling rate in % (Linf {EPSILON['linf']:g}); rows: made for",
+            NETWORKS,
+            NETWORKS,
+            values.mean(0),
+            values.std(0),
+            None,
+            ".1f",
+            heat=True,
             note=f"{len(held_out.labels)} images held out, {setting.seeds} seeds, gradient ascent.",
         ),
-        Table("The paper's table 2 (Linf 10 of 255, ImageNet)", PAPER, PAPER, empty, None,
-              np.array(PUBLISHED_ACROSS), ".1f"),
+        Table(
+            "The paper's table 2 (Linf 10 of 255, ImageNet)",
+            PAPER,
+            PAPER,
+            empty,
+            None,
+            np.array(PUBLISHED_ACROSS),
+            ".1f",
+        ),
         Text(
             "Off the diagonal the mean is "
             f"{values.mean(0)[~np.eye(size, dtype=bool)].mean():.0f} % here, "
             f"{np.array(PUBLISHED_ACROSS)[~np.eye(6, dtype=bool)].mean():.0f} % in the paper."
         ),
-    ]  # fmt: skip
+    ]
     return Findings("universal.across", "One perturbation for all networks", parts)
 
 
@@ -187,16 +221,26 @@ def images_needed(setting: Setting) -> Findings:
     mean = values.mean(0)
     parts: list[Part] = [
         Curves(
-            "Fooling rate on images held out", "images given", "fooling rate in %",
-            {name: np.array([numbers, mean[row]]) for row, name in enumerate(names)}, log="x",
+            "Fooling rate on images held out",
+            "images given",
+            "fooling rate in %",
+            {name: np.array([numbers, mean[row]]) for row, name in enumerate(names)},
+            log="x",
         ),
-        Table("Fooling rate in % against the number of images", names,
-              tuple(f"{n} images" for n in numbers), mean, values.std(0), None, ".1f"),
+        Table(
+            "Fooling rate in % against the number of images",
+            names,
+            tuple(f"{n} images" for n in numbers),
+            mean,
+            values.std(0),
+            None,
+            ".1f",
+        ),
         Text(
             f"From one image of each class ({classes} images) the perturbation fools "
             f"{names[0]} on {mean[0, 0]:.0f} % of images that it never saw, from {numbers[-1]} on "
             f"{mean[0, -1]:.0f} %. The paper: with 500 images, fewer than ImageNet has classes, "
             "more than 30 % for GoogLeNet (from 10,000: 78.9 %)."
         ),
-    ]  # fmt: skip
+    ]
     return Findings("universal.images", "How many images it takes", parts)

@@ -33,6 +33,17 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "SCHEMA", "CellChanges", "Changes", "Grid", "GridError", "RayExecutor", "Summary", "SweepStore",
-    "compare_stores", "parse_grid", "read_cells", "read_grid", "run_sweep",
-]  # fmt: skip
+    "SCHEMA",
+    "CellChanges",
+    "Changes",
+    "Grid",
+    "GridError",
+    "RayExecutor",
+    "Summary",
+    "SweepStore",
+    "compare_stores",
+    "parse_grid",
+    "read_cells",
+    "read_grid",
+    "run_sweep",
+]

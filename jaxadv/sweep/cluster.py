@@ -30,9 +30,10 @@ from jaxadv.sweep.training import SweepProgress
 LOOK_SECONDS = 0.5  # between two checks for Ctrl-C
 GRACE_SECONDS = 10.0  # time for a cancelled job to reach the end of a piece of work
 CACHE = (  # of compiled programs: a worker uses the folder of the calling process
-    "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes",
-)  # fmt: skip
+)
 
 
 class Order(NamedTuple):
@@ -91,9 +92,14 @@ class RayExecutor:
                 raise ValueError(f"{name}={getattr(self, name)}: pass {least} or more")
 
     def run(
-        self, grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...],
-        retry_failed: bool, progress: SweepProgress | None,
-    ) -> Ran:  # fmt: skip
+        self,
+        grid: Grid,
+        store: SweepStore,
+        given: Given,
+        only: tuple[str, ...],
+        retry_failed: bool,
+        progress: SweepProgress | None,
+    ) -> Ran:
         """Plan the sweep, and run the jobs that the store does not hold."""
         ray = _import_ray()
         begun = not ray.is_initialized()
@@ -102,23 +108,34 @@ class RayExecutor:
         try:
             settings = {name: getattr(jax.config, name) for name in CACHE}
             order = Order(
-                uuid.uuid4().hex, placed_in(grid, Path.cwd()), store.folder.resolve(),
-                [ray.put(given)], only, settings, self.gpus_per_job, self.cpus_per_job,
-            )  # fmt: skip
+                uuid.uuid4().hex,
+                placed_in(grid, Path.cwd()),
+                store.folder.resolve(),
+                [ray.put(given)],
+                only,
+                settings,
+                self.gpus_per_job,
+                self.cpus_per_job,
+            )
             return self._run(ray, order, store, retry_failed, progress)
         finally:
             if begun:
                 ray.shutdown()
 
     def _run(
-        self, ray: Any, order: Order, store: SweepStore, retry_failed: bool,
+        self,
+        ray: Any,
+        order: Order,
+        store: SweepStore,
+        retry_failed: bool,
         progress: SweepProgress | None,
-    ) -> Ran:  # fmt: skip
+    ) -> Ran:
         def task(function: Any) -> Any:
             return ray.remote(
-                num_cpus=self.cpus_per_job, num_gpus=self.gpus_per_job,
+                num_cpus=self.cpus_per_job,
+                num_gpus=self.gpus_per_job,
                 max_retries=self.max_retries,
-            )(function)  # fmt: skip
+            )(function)
 
         jobs, titles, ran = _answer(ray, task(_plan).remote(order))
         todo = open_jobs(store, jobs, retry_failed)
@@ -200,7 +217,9 @@ def _work(order: Order, planned_by: Mapping[str, str], job: Job) -> int:
     plan = _plan_of(order)
     if job.group not in plan.groups:
         other = {k: v for k, v in software().items() if planned_by.get(k) != v}
-        raise ValueError(f"the nodes differ in {other or 'the models or data that they open'}: "
-                         "their rows would not belong to one sweep")  # fmt: skip
+        raise ValueError(
+            f"the nodes differ in {other or 'the models or data that they open'}: "
+            "their rows would not belong to one sweep"
+        )
     _, computed = run_jobs(plan, [job])
     return computed

@@ -139,9 +139,10 @@ def compare_stores(
         if progress is not None:
             progress(number, len(mine))
     return Changes(
-        cells, [ours.about[mark] for name, mark in mine.items() if name not in yours],
+        cells,
+        [ours.about[mark] for name, mark in mine.items() if name not in yours],
         [theirs.about[mark] for name, mark in yours.items() if name not in mine],
-    )  # fmt: skip
+    )
 
 
 def check_columns(*patterns: Mapping[str, str]) -> None:
@@ -190,12 +191,19 @@ def _compare(a: CellRows, b: CellRows, tolerance: float) -> CellChanges:
         moved |= (before != after) & ~((before != before) & (after != after))  # empty is NaN
     away = broken & (near_a > 0) & (near_b > 0)
     return CellChanges(
-        a.about, b.about, len(both), both[won_b & ~won_a], both[won_a & ~won_b],
-        both[broken & (near_b < near_a - slack)], both[broken & (near_b > near_a + slack)],
-        both[moved], np.setdiff1d(ids_a, ids_b), np.setdiff1d(ids_b, ids_a),
+        a.about,
+        b.about,
+        len(both),
+        both[won_b & ~won_a],
+        both[won_a & ~won_b],
+        both[broken & (near_b < near_a - slack)],
+        both[broken & (near_b > near_a + slack)],
+        both[moved],
+        np.setdiff1d(ids_a, ids_b),
+        np.setdiff1d(ids_b, ids_a),
         float(np.median(near_b[away] / near_a[away])) if away.any() else None,
         (_median_passes(a, rows_a), _median_passes(b, rows_b)),
-    )  # fmt: skip
+    )
 
 
 def _ids(cell: CellRows) -> np.ndarray:

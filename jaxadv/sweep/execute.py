@@ -66,17 +66,25 @@ class Executor(Protocol):
     """Interface of what runs the jobs of a sweep: `Here` or `RayExecutor`."""
 
     def run(
-        self, grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...],
-        retry_failed: bool, progress: SweepProgress | None,
-    ) -> Ran:  # fmt: skip
+        self,
+        grid: Grid,
+        store: SweepStore,
+        given: Given,
+        only: tuple[str, ...],
+        retry_failed: bool,
+        progress: SweepProgress | None,
+    ) -> Ran:
         """Plan the sweep, and run the jobs that the store does not hold."""
         ...
 
 
 def prepare(
-    grid: Grid, store: SweepStore, given: Given, only: Iterable[str] = (),
+    grid: Grid,
+    store: SweepStore,
+    given: Given,
+    only: Iterable[str] = (),
     progress: SweepProgress | None = None,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """Open data sets and models, train models where needed, and register the jobs in the store."""
     check_folder(store.folder)
     makes = [lambda model, data: trained(store.folder, model, data, given, progress)]
@@ -191,9 +199,14 @@ class Here:
     devices: Any = None
 
     def run(
-        self, grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...],
-        retry_failed: bool, progress: SweepProgress | None,
-    ) -> Ran:  # fmt: skip
+        self,
+        grid: Grid,
+        store: SweepStore,
+        given: Given,
+        only: tuple[str, ...],
+        retry_failed: bool,
+        progress: SweepProgress | None,
+    ) -> Ran:
         plan = prepare(grid, store, given, only, progress)
         todo = open_jobs(store, plan.jobs, retry_failed)
         ours = {job.mark for job in plan.jobs[jax.process_index() :: jax.process_count()]}
@@ -234,9 +247,14 @@ def run_jobs(
 
 
 def _attempt(
-    plan: Plan, job: Job, devices: Any, done: int, total: int, progress: SweepProgress | None,
+    plan: Plan,
+    job: Job,
+    devices: Any,
+    done: int,
+    total: int,
+    progress: SweepProgress | None,
     interrupted: Callable[[], bool],
-) -> bool:  # fmt: skip
+) -> bool:
     """Run one job and record its failure, if any; return False if it was interrupted."""
     group = plan.groups[job.group]
 

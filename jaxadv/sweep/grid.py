@@ -210,10 +210,12 @@ def placed_in(grid: Grid, folder: Path) -> Grid:
         paths = {name: getattr(entry, name) for name in names if getattr(entry, name) is not None}
         return entry.model_copy(update={name: folder / path for name, path in paths.items()})
 
-    return grid.model_copy(update={
-        "models": tuple(placed(model, "weights", "published") for model in grid.models),
-        "data": tuple(placed(data, "data_dir") for data in grid.data),
-    })  # fmt: skip
+    return grid.model_copy(
+        update={
+            "models": tuple(placed(model, "weights", "published") for model in grid.models),
+            "data": tuple(placed(data, "data_dir") for data in grid.data),
+        }
+    )
 
 
 def _at(name: str, text: str, where: Sequence[str | int], said: str) -> str:
@@ -291,16 +293,21 @@ def _check(grid: Grid, name: str, text: str) -> None:
                 if attack.epsilons is not None and not entry.needs_epsilon:
                     refuse([*at, "epsilons"], f"{attack.name} takes none: leave them out")
                 if entry.needs_epsilon and not values:
-                    refuse([*at, "norm"], f"{attack.name} needs epsilons of {settings['norm']}: "
-                           "pass epsilons here or for the norm")  # fmt: skip
+                    refuse(
+                        [*at, "norm"],
+                        f"{attack.name} needs epsilons of {settings['norm']}: "
+                        "pass epsilons here or for the norm",
+                    )
         except (ValueError, TypeError) as error:
             if isinstance(error, GridError):
                 raise
             refuse(at, str(error))
     for norm in grid.epsilons:
         if norm not in used:
-            refuse(["epsilons", norm], f"no attack runs in {norm}: give one the norm, or leave "
-                   "these epsilons out")  # fmt: skip
+            refuse(
+                ["epsilons", norm],
+                f"no attack runs in {norm}: give one the norm, or leave these epsilons out",
+            )
 
 
 def expand(attack: AttackEntry) -> list[dict[str, Any]]:

@@ -42,9 +42,12 @@ class Plan(NamedTuple):
 
 
 def run_job(
-    plan: Plan, job: Job, devices: Any, progress: Callable[[int, int], None] = lambda *_: None,
+    plan: Plan,
+    job: Job,
+    devices: Any,
+    progress: Callable[[int, int], None] = lambda *_: None,
     interrupted: Callable[[], bool] = lambda: False,
-) -> bool:  # fmt: skip
+) -> bool:
     """Compute one job and save it; return False, and save nothing, if it was interrupted.
 
     If the memory does not suffice, the number of lanes is halved, down to one.
@@ -57,16 +60,23 @@ def run_job(
     judge = group.subject.judge
     goal = goal_of(group.goal, part.labels, group.images.classes)
     session = Session(
-        group.subject.model, part.images, goal, part.ids, jax.random.key(0),
-        devices, judge=judge, again=judge is not None,
-        progress=lambda _, done, __, found: progress(done, found), interrupted=interrupted,
-    )  # fmt: skip
+        group.subject.model,
+        part.images,
+        goal,
+        part.ids,
+        jax.random.key(0),
+        devices,
+        judge=judge,
+        again=judge is not None,
+        progress=lambda _, done, __, found: progress(done, found),
+        interrupted=interrupted,
+    )
     seeds = np.repeat([cell.seed for cell in cells], count)
     rows = Rows(
         np.tile(np.arange(count), len(cells)),
         np.repeat(epsilon, count) if group.entry.needs_epsilon else None,
         seeds=np.asarray(jax.random.key_data(KEYS(seeds.astype(np.uint32)))),
-    )  # fmt: skip
+    )
     lanes = group.lanes
     while True:
         session = session._replace(lanes=lanes)
@@ -82,9 +92,10 @@ def run_job(
         return False
     columns, kept = _columns(plan, job, session, rows, result)
     columns |= {
-        "broken_by": [name or None for name in broken_by], "seed": seeds.astype(np.int64),
+        "broken_by": [name or None for name in broken_by],
+        "seed": seeds.astype(np.int64),
         "label": part.labels[rows.source].astype(np.int32),
-    }  # fmt: skip
+    }
     columns["seconds"] = np.full(job.rows, (time.perf_counter() - began) / job.rows)
     if kept is not None:
         whole = range(job.begin, job.end)
@@ -112,16 +123,24 @@ def _columns(
     columns |= {
         "cell": np.array(job.cells, object)[cells],
         "epsilon": [None] * job.rows if rows.epsilon is None else rows.epsilon,
-        "id": session.ids[source].astype(np.int64), "target": [None] * job.rows,
+        "id": session.ids[source].astype(np.int64),
+        "target": [None] * job.rows,
         "prediction": prediction[source].astype(np.int32),
-        "success": won, "status": [Status(code).name for code in result.status],
-        "margin": result.margin, "distance": _filled(result.distance[found], found, job.rows),
-        "lanes": np.full(job.rows, session.lanes, np.int32), "success_8bit": [None] * job.rows,
-        **{norm: _filled(lengths, found, job.rows)
-           for norm, lengths in distances64(result.images[found], originals).items()},
-        **{name: [None if n == UNKNOWN else int(n) for n in getattr(result, name)]
-           for name in ("forward", "backward", "queries")},
-    }  # fmt: skip
+        "success": won,
+        "status": [Status(code).name for code in result.status],
+        "margin": result.margin,
+        "distance": _filled(result.distance[found], found, job.rows),
+        "lanes": np.full(job.rows, session.lanes, np.int32),
+        "success_8bit": [None] * job.rows,
+        **{
+            norm: _filled(lengths, found, job.rows)
+            for norm, lengths in distances64(result.images[found], originals).items()
+        },
+        **{
+            name: [None if n == UNKNOWN else int(n) for n in getattr(result, name)]
+            for name in ("forward", "backward", "queries")
+        },
+    }
     if isinstance(session.goal, Targeted):
         columns["target"] = np.asarray(session.goal.targets)[source].astype(np.int32)
     if plan.images == "none":

@@ -84,9 +84,7 @@ class Group:
 Make = Callable[[ModelEntry, DataEntry], Model]  # a model that is to be trained, or its like
 
 
-def make_plan(
-    grid: Grid, given: Given, *makes: Make, only: Iterable[str] = ()
-) -> list[Group]:  # fmt: skip
+def make_plan(grid: Grid, given: Given, *makes: Make, only: Iterable[str] = ()) -> list[Group]:
     """Return all groups of a grid in its order.
 
     Args:
@@ -113,8 +111,9 @@ def make_plan(
     ]
     groups: list[Group] = []
     for make in makes:
-        groups = _wanted([group for pair in pairs for group in _groups(grid, given, *pair, make)],
-                         tuple(only))  # fmt: skip
+        groups = _wanted(
+            [group for pair in pairs for group in _groups(grid, given, *pair, make)], tuple(only)
+        )
     return groups
 
 
@@ -169,9 +168,13 @@ class _Pair(NamedTuple):
 
 
 def _group(
-    grid: Grid, pair: _Pair, entry: Entry, goal: str, radii: Iterable[float | None],
+    grid: Grid,
+    pair: _Pair,
+    entry: Entry,
+    goal: str,
+    radii: Iterable[float | None],
     varied: Mapping[str, Any],
-) -> Group:  # fmt: skip
+) -> Group:
     model, data, images, subject = pair
     ran = software()
     described = fingerprint(entry.describe(), entry.norm, goal)
@@ -179,14 +182,23 @@ def _group(
     title = f"{entry.title}({settings})" if settings else entry.title
     about = {
         "model": model.title + (f" {model.dtype}" if model.dtype != "float32" else ""),
-        "data": data.name, "attack": title, "norm": entry.norm, "goal": goal,
-        "model_hash": subject.mark, "data_hash": images.mark, "attack_hash": described,
-        "software_hash": fingerprint(ran), "software": " ".join(map(" ".join, ran.items())),
-    }  # fmt: skip
+        "data": data.name,
+        "attack": title,
+        "norm": entry.norm,
+        "goal": goal,
+        "model_hash": subject.mark,
+        "data_hash": images.mark,
+        "attack_hash": described,
+        "software_hash": fingerprint(ran),
+        "software": " ".join(map(" ".join, ran.items())),
+    }
     lanes = grid.lanes or choose_lanes(
-        subject.model, entry.queries(images.classes), images.shape,
-        min(grid.shard, images.source.count * len(grid.seeds)), jax.local_devices()[0],
-    )  # fmt: skip
+        subject.model,
+        entry.queries(images.classes),
+        images.shape,
+        min(grid.shard, images.source.count * len(grid.seeds)),
+        jax.local_devices()[0],
+    )
     same = [subject.mark, images.mark, described, about["software_hash"]]
     cells = tuple(
         Cell(fingerprint(same, epsilon, seed)[:20], epsilon, seed)

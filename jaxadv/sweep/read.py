@@ -58,8 +58,9 @@ class CellRows(NamedTuple):
         columns = [part.rows[name] for part in self.parts]
         if not columns:
             return np.zeros(0)
-        whole = pa.chunked_array([chunk for column in columns for chunk in column.chunks],
-                                 type=columns[0].type)  # fmt: skip
+        whole = pa.chunked_array(
+            [chunk for column in columns for chunk in column.chunks], type=columns[0].type
+        )
         return whole.to_numpy()
 
 
@@ -95,9 +96,12 @@ class CellReader:
         jobs = self.jobs[mark]
         parts = [_part(self._load(job.mark), job, mark) for job in jobs]
         return CellRows(
-            mark, self.about[mark], sum(job.end - job.begin for job in jobs),
-            tuple(job.mark for job in jobs), tuple(part for part in parts if part is not None),
-        )  # fmt: skip
+            mark,
+            self.about[mark],
+            sum(job.end - job.begin for job in jobs),
+            tuple(job.mark for job in jobs),
+            tuple(part for part in parts if part is not None),
+        )
 
 
 def _about(manifest: Mapping[str, Any], mark: str) -> dict[str, Any]:

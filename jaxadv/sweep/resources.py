@@ -101,9 +101,12 @@ def blocks(source: Source) -> Iterator[Dataset]:
 
 
 def open_model(
-    entry: ModelEntry, data: DataEntry, images: Images, given: Given,
+    entry: ModelEntry,
+    data: DataEntry,
+    images: Images,
+    given: Given,
     train: Callable[[ModelEntry, DataEntry], Model],
-) -> Subject:  # fmt: skip
+) -> Subject:
     """Open a model of a grid for the images of a data set.
 
     Args:

@@ -144,9 +144,12 @@ class SingleEntry:
 
     def run(self, session: Session, rows: Rows) -> tuple[Result, np.ndarray]:
         result = run_rows(
-            session, self.attack, rows, keep=keep_of(self.attack, session.model),
+            session,
+            self.attack,
+            rows,
+            keep=keep_of(self.attack, session.model),
             progress=session.named(self.title),
-        )  # fmt: skip
+        )
         return result, _names(result, self.title)
 
 
@@ -216,12 +219,15 @@ class CascadeEntry:
             result, chosen = stage.result, stage.rows
             # The clean image is one pass, and was counted by the first attack.
             again = session.model.samples if stage.number else 0
-            whole.put(chosen, result._replace(
-                forward=whole.forward[chosen] + result.forward - again,
-                backward=whole.backward[chosen] + result.backward,
-                queries=whole.queries[chosen] + result.queries,
-                computed=whole.computed[chosen] + result.computed - again,
-            ))  # fmt: skip
+            whole.put(
+                chosen,
+                result._replace(
+                    forward=whole.forward[chosen] + result.forward - again,
+                    backward=whole.backward[chosen] + result.backward,
+                    queries=whole.queries[chosen] + result.queries,
+                    computed=whole.computed[chosen] + result.computed - again,
+                ),
+            )
             names[chosen] = _names(result, stage.name)
             complete = stage.number == len(self.stages) - 1
         if not complete:  # interrupted between two attacks: the next one's rows are missing
@@ -290,12 +296,19 @@ class PortfolioEntry:
             members, most = get_portfolio(self.effort, self.norm, own.goal.targeted)
             nearest = run_portfolio(own.answered(), members, self.norm, most)
             part = whole.rows(rows)
-            whole.put(rows, part._replace(
-                images=nearest.images, success=nearest.success, distance=nearest.distance,
-                margin=nearest.margin, status=nearest.status,
-                queries=np.full(len(rows), UNKNOWN), forward=part.forward + nearest.forward,
-                backward=part.backward + nearest.backward,
-            ))  # fmt: skip
+            whole.put(
+                rows,
+                part._replace(
+                    images=nearest.images,
+                    success=nearest.success,
+                    distance=nearest.distance,
+                    margin=nearest.margin,
+                    status=nearest.status,
+                    queries=np.full(len(rows), UNKNOWN),
+                    forward=part.forward + nearest.forward,
+                    backward=part.backward + nearest.backward,
+                ),
+            )
             titles = np.array([*nearest.members, ""], object)[nearest.member]
             titles[nearest.status == Status.MISCLASSIFIED] = "misclassified"
             names[rows] = np.where(nearest.success, titles, "")
@@ -303,8 +316,10 @@ class PortfolioEntry:
                 whole.status[:] = Status.NOT_RUN
                 break
             if judge is not None:  # images that the judge refuses, or misclassifies when clean
-                margin, clean = (margins(own.goal, predict(judge, images, session.devices))
-                                 for images in (nearest.images, nearest.originals))  # fmt: skip
+                margin, clean = (
+                    margins(own.goal, predict(judge, images, session.devices))
+                    for images in (nearest.images, nearest.originals)
+                )
                 whole.margin[rows] = margin
                 refused = nearest.success & ~(margin < 0)
                 rows = rows[refused | (clean < 0) & (nearest.distance > 0)]

@@ -41,18 +41,42 @@ FORMAT = 1
 MAGIC = b"PAR1"  # first bytes of a Parquet file
 ORIGINALS = 256  # clean images in a file
 TEXT, REAL, COUNT = pa.string(), pa.float64(), pa.int32()
-SCHEMA = pa.schema([
-    ("cell", TEXT), ("model", TEXT), ("data", TEXT), ("attack", TEXT), ("norm", TEXT),
-    ("goal", TEXT), ("epsilon", REAL), ("seed", pa.int64()),
-    ("id", pa.int64()), ("label", COUNT), ("target", COUNT), ("prediction", COUNT),
-    ("success", pa.bool_()), ("status", TEXT), ("broken_by", TEXT), ("distance", REAL),
-    ("linf", REAL), ("l2", REAL), ("l1", REAL), ("l0", REAL), ("margin", pa.float32()),
-    ("success_8bit", pa.bool_()),
-    ("forward", COUNT), ("backward", COUNT), ("queries", COUNT), ("seconds", REAL),
-    ("lanes", COUNT),
-    ("model_hash", TEXT), ("data_hash", TEXT), ("attack_hash", TEXT), ("software_hash", TEXT),
-    ("software", TEXT),
-])  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        ("cell", TEXT),
+        ("model", TEXT),
+        ("data", TEXT),
+        ("attack", TEXT),
+        ("norm", TEXT),
+        ("goal", TEXT),
+        ("epsilon", REAL),
+        ("seed", pa.int64()),
+        ("id", pa.int64()),
+        ("label", COUNT),
+        ("target", COUNT),
+        ("prediction", COUNT),
+        ("success", pa.bool_()),
+        ("status", TEXT),
+        ("broken_by", TEXT),
+        ("distance", REAL),
+        ("linf", REAL),
+        ("l2", REAL),
+        ("l1", REAL),
+        ("l0", REAL),
+        ("margin", pa.float32()),
+        ("success_8bit", pa.bool_()),
+        ("forward", COUNT),
+        ("backward", COUNT),
+        ("queries", COUNT),
+        ("seconds", REAL),
+        ("lanes", COUNT),
+        ("model_hash", TEXT),
+        ("data_hash", TEXT),
+        ("attack_hash", TEXT),
+        ("software_hash", TEXT),
+        ("software", TEXT),
+    ]
+)
 """cell to seed: what was run (epsilon: empty for minimum-norm attacks); id to prediction: the
 image, the target (empty: untargeted), the class of the clean image; success to success_8bit: the
 outcome (distance in the attack's norm; the four distances, empty without success; success_8bit: of
@@ -212,8 +236,13 @@ class SweepStore:
             begin = number * ORIGINALS
             part = source.read(range(begin, min(begin + ORIGINALS, source.count)))
             out = io.BytesIO()
-            np.savez(out, images=part.images, labels=part.labels, ids=part.ids,
-                     classes=np.array(part.classes, str))  # fmt: skip
+            np.savez(
+                out,
+                images=part.images,
+                labels=part.labels,
+                ids=part.ids,
+                classes=np.array(part.classes, str),
+            )
             self._write(path, out.getbuffer())
 
     def originals(self, data_hash: str, number: int) -> dict[str, np.ndarray] | None:

@@ -51,13 +51,20 @@ def trained(
             definition = get_definition(str(entry.train))
             checkpoint = path.with_suffix(".checkpoint")
             variables = train(
-                definition(classes=len(examples.classes)), examples, epochs=entry.epochs,
-                key=jax.random.key(entry.train_seed), checkpoint=checkpoint, progress=report,
-            )  # fmt: skip
+                definition(classes=len(examples.classes)),
+                examples,
+                epochs=entry.epochs,
+                key=jax.random.key(entry.train_seed),
+                checkpoint=checkpoint,
+                progress=report,
+            )
             save_weights(
-                path, definition.__name__, {"classes": len(examples.classes)}, variables,
+                path,
+                definition.__name__,
+                {"classes": len(examples.classes)},
+                variables,
                 image_shape=examples.images.shape[1:],
-            )  # fmt: skip
+            )
             checkpoint.unlink(missing_ok=True)
     return load_weights(path)[0]
 
@@ -80,6 +87,8 @@ def untrained(folder: Path, entry: ModelEntry, data: DataEntry, given: Given) ->
 def _examples(entry: ModelEntry, data: DataEntry, given: Given) -> Dataset:
     """Return the images that a model is trained on."""
     if data.name in given.data:
-        raise ValueError(f"models: {entry.train!r} is to be trained, but {data.name!r} was handed "
-                         "in: hand in the model too, given = ...")  # fmt: skip
+        raise ValueError(
+            f"models: {entry.train!r} is to be trained, but {data.name!r} was handed "
+            "in: hand in the model too, given = ..."
+        )
     return load_data(data.name.partition(":")[0], "train", data_dir=data.data_dir)

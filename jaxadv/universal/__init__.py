@@ -9,7 +9,18 @@ from jaxadv.universal.perturbation import Universal, universal_perturbation
 from jaxadv.universal.training import universal_training
 
 __all__ = [
-    "Fooling", "Patch", "PatchAscent", "Universal", "UniversalAggregation", "UniversalAscent",
-    "activations", "compare", "data_free_perturbation", "judge", "paste", "universal_patch",
-    "universal_perturbation", "universal_training",
-]  # fmt: skip
+    "Fooling",
+    "Patch",
+    "PatchAscent",
+    "Universal",
+    "UniversalAggregation",
+    "UniversalAscent",
+    "activations",
+    "compare",
+    "data_free_perturbation",
+    "judge",
+    "paste",
+    "universal_patch",
+    "universal_perturbation",
+    "universal_training",
+]

@@ -57,8 +57,9 @@ class UniversalAggregation(Method):
         def total(numbers: Any) -> Any:
             return jnp.where(wanted, numbers, 0).sum(dtype=jnp.float32)
 
-        return Lesson(change, total(fooled), total(taught), total(counts.forward + 1),
-                      total(counts.backward))  # fmt: skip
+        return Lesson(
+            change, total(fooled), total(taught), total(counts.forward + 1), total(counts.backward)
+        )
 
     def update(self, task: Task, now: Progress, lesson: Lesson) -> tuple[Any, Any]:
         gain = 1.0 if self.batch_size == 1 else self.gain

@@ -86,8 +86,9 @@ class UniversalAscent(Method):
         change, logits = (rewrite_for_cpu(slope) if on_cpu() else slope)(variable, task, rows)
         fooled = jax.vmap(lambda goal, z: goal.margin(z) < 0)(rows.goal, logits)
         passes = (rows.weights != 0).sum(dtype=jnp.float32)
-        return Lesson(change, (fooled & (rows.weights > 0)).sum(dtype=jnp.float32),
-                      passes, passes, passes)  # fmt: skip
+        return Lesson(
+            change, (fooled & (rows.weights > 0)).sum(dtype=jnp.float32), passes, passes, passes
+        )
 
     def update(self, task: Task, now: Progress, lesson: Lesson) -> tuple[Any, Any]:
         slope = lesson.change / jnp.maximum(lesson.taught, 1)

@@ -101,9 +101,16 @@ def excitement(layers: list[Array], objective: str) -> Float[Array, ""]:
 
 @functools.partial(jax.jit, static_argnames=("objective", "draws", "cure"))
 def _piece(
-    task: Task, state: tuple[Array, Any], around: tuple[Array, Any], rate: Any, key: Array, *,
-    objective: str, draws: int, cure: bool,
-) -> Any:  # fmt: skip
+    task: Task,
+    state: tuple[Array, Any],
+    around: tuple[Array, Any],
+    rate: Any,
+    key: Array,
+    *,
+    objective: str,
+    draws: int,
+    cure: bool,
+) -> Any:
     """Run PIECE steps of Adam; also return the fraction of entries at the bound."""
     background, spread = around
 
@@ -189,9 +196,15 @@ def data_free_perturbation(
     pieces = -(-steps // PIECE)
     for number in range(pieces):
         v, memory, saturated = _piece(
-            task, (v, memory), (middle, np.float32(spread)), rate,
-            jax.random.fold_in(key, number), objective=objective, draws=draws, cure=on_cpu(),
-        )  # fmt: skip
+            task,
+            (v, memory),
+            (middle, np.float32(spread)),
+            rate,
+            jax.random.fold_in(key, number),
+            objective=objective,
+            draws=draws,
+            cure=on_cpu(),
+        )
         stuck = float(saturated) > 0.5 and float(saturated) - before < 1e-3
         before = float(saturated)
         if objective == "l2" and stuck and number < pieces - 4:  # enough steps remain to grow again

@@ -57,9 +57,14 @@ class Fooling(NamedTuple):
 
 
 def judge(
-    model: Model, images: Any, perturbation: Any, norm: str = "linf", epsilon: float = np.inf, *,
+    model: Model,
+    images: Any,
+    perturbation: Any,
+    norm: str = "linf",
+    epsilon: float = np.inf,
+    *,
     devices: Any = None,
-) -> Fooling:  # fmt: skip
+) -> Fooling:
     """Classify images before and after a universal perturbation.
 
     Costs two forward passes an image, in separate batches. Distances are computed in float64.
@@ -90,9 +95,14 @@ def judge(
 
 
 def compare(
-    model: Model, images: np.ndarray, changed: np.ndarray, norm: str, epsilon: float = np.inf, *,
+    model: Model,
+    images: np.ndarray,
+    changed: np.ndarray,
+    norm: str,
+    epsilon: float = np.inf,
+    *,
     devices: Any = None,
-) -> Fooling:  # fmt: skip
+) -> Fooling:
     """Classify images and changed images, both float32 [N, H, W, C].
 
     A random model is evaluated with draws that no method has seen.
@@ -103,5 +113,6 @@ def compare(
     lower, upper = model.bounds
     flat = changed.reshape(len(changed), -1)
     boxed = (np.isfinite(flat) & (flat >= lower) & (flat <= upper)).all(1)
-    return Fooling(before.astype(np.int32), after.astype(np.int32), distance,
-                   boxed & (distance <= epsilon))  # fmt: skip
+    return Fooling(
+        before.astype(np.int32), after.astype(np.int32), distance, boxed & (distance <= epsilon)
+    )

@@ -212,9 +212,12 @@ def epoch_program(batch: int, width: int, devices: tuple[Any, ...]) -> Any:
         if len(devices) > 1:
             whole, split = PartitionSpec(), PartitionSpec(None, "devices")
             walk = jax.shard_map(
-                walk, mesh=mesh_of(devices), in_specs=(whole,) * 4 + (split,), out_specs=whole,
+                walk,
+                mesh=mesh_of(devices),
+                in_specs=(whole,) * 4 + (split,),
+                out_specs=whole,
                 check_vma=False,
-            )  # fmt: skip
+            )
         now, tallies = walk(method, task, now, rows, order)
         return now, tallies.sum(0)
 

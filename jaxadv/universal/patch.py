@@ -142,6 +142,11 @@ def universal_patch(
         return compare(model, some, pasted, "l0", float(patch.size), devices=chosen)
 
     return Patch(
-        patch, judged(images, 0), None if others is None else judged(others, 1), fit.history,
-        fit.forward + len(images), fit.backward, time.perf_counter() - began,
-    )  # fmt: skip
+        patch,
+        judged(images, 0),
+        None if others is None else judged(others, 1),
+        fit.history,
+        fit.forward + len(images),
+        fit.backward,
+        time.perf_counter() - began,
+    )

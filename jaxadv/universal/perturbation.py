@@ -34,8 +34,9 @@ from jaxadv.universal.method import (
 )
 
 METHODS: dict[str, Callable[[], Method]] = {
-    "ascent": UniversalAscent, "aggregation": UniversalAggregation,
-}  # fmt: skip
+    "ascent": UniversalAscent,
+    "aggregation": UniversalAggregation,
+}
 
 
 class Universal(NamedTuple):
@@ -156,9 +157,17 @@ def universal_perturbation(
     ]
     assert judged[0] is not None
     return Universal(
-        perturbation, norm, float(epsilon), length(norm, perturbation), judged[0], judged[1],
-        fit.history, fit.forward + len(images), fit.backward, time.perf_counter() - began,
-    )  # fmt: skip
+        perturbation,
+        norm,
+        float(epsilon),
+        length(norm, perturbation),
+        judged[0],
+        judged[1],
+        fit.history,
+        fit.forward + len(images),
+        fit.backward,
+        time.perf_counter() - began,
+    )
 
 
 class Fit(NamedTuple):
@@ -178,11 +187,16 @@ class Fit(NamedTuple):
 
 
 def fit_variable(
-    method: Method, task: Task, aim: Aim, *, key: Array, devices: tuple[Any, ...],
+    method: Method,
+    task: Task,
+    aim: Aim,
+    *,
+    key: Array,
+    devices: tuple[Any, ...],
     lanes: int | None = None,
     progress: Callable[[int, int, float], None] | None = None,
     rate: Callable[[Any], float] | None = None,
-) -> Fit:  # fmt: skip
+) -> Fit:
     """Run a method on the images for its epochs, each one compiled scan on all devices.
 
     With a `delta`, `rate` (variable -> fraction of all images that is fooled, a forward pass each)
@@ -228,9 +242,12 @@ def length(norm: str, perturbation: np.ndarray) -> float:
 
 
 def aim_of(
-    model: Model, images: np.ndarray, devices: tuple[Any, ...], target: int | None = None,
+    model: Model,
+    images: np.ndarray,
+    devices: tuple[Any, ...],
+    target: int | None = None,
     classes: Sequence[int] | None = None,
-) -> Aim:  # fmt: skip
+) -> Aim:
     """Return the goal (untargeted, or the target) and the weight of each image.
 
     The weight is 0 where the image is of the target class already, -1 where it is of none of the
@@ -247,9 +264,12 @@ def aim_of(
 
 
 def check_given(
-    model: Model, images: Any, held_out: Any, target: int | None,
+    model: Model,
+    images: Any,
+    held_out: Any,
+    target: int | None,
     classes: Sequence[int] | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the images and the held-out images as float32, after checking them.
 
     Raises ValueError where the images are outside the bounds, where the shapes differ, where the

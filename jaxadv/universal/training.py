@@ -109,9 +109,15 @@ class _Recipe(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="recipe")
 def _epoch(
-    recipe: _Recipe, state: Any, images: Array, labels: Array, key: Array, radius: Array,
-    rate: Array, step_size: Array,
-) -> Any:  # fmt: skip
+    recipe: _Recipe,
+    state: Any,
+    images: Array,
+    labels: Array,
+    key: Array,
+    radius: Array,
+    rate: Array,
+    step_size: Array,
+) -> Any:
     """Run one epoch over the images in a new order."""
     definition, norm, batch_size, steps, free, cure = recipe
 

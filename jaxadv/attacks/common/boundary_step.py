@@ -23,9 +23,14 @@ DOUBLINGS = -30.0, 24.0  # the range of s in powers of two, in units of the box'
 
 
 def falsi(
-    f: Callable[[Array], tuple[Array, Any]], low: Any, high: Any, at_low: Any, at_high: Any,
-    rounds: int, extra: Any = (),
-) -> tuple[Scalar, Any]:  # fmt: skip
+    f: Callable[[Array], tuple[Array, Any]],
+    low: Any,
+    high: Any,
+    at_low: Any,
+    at_high: Any,
+    rounds: int,
+    extra: Any = (),
+) -> tuple[Scalar, Any]:
     """Run `rounds` Illinois iterations (regula falsi) on a bracket [low, high] with a sign change.
 
     Args:
@@ -88,9 +93,15 @@ def multiplier(gap: Callable[[Array], Array], unit: Any) -> Scalar:
 
 
 def boundary_step(
-    norm: str, image: Float[Array, "..."], original: Float[Array, "..."],
-    normal: Float[Array, "..."], change: Any, radius: Any, lower: Any, upper: Any,
-) -> Float[Array, "..."]:  # fmt: skip
+    norm: str,
+    image: Float[Array, "..."],
+    original: Float[Array, "..."],
+    normal: Float[Array, "..."],
+    change: Any,
+    radius: Any,
+    lower: Any,
+    upper: Any,
+) -> Float[Array, "..."]:
     """Return the point nearest to `original` among those that one step from `image` can reach.
 
     If the hyperplane lies beyond the ball or the box, the result is the point of them that comes

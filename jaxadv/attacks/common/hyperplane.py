@@ -52,9 +52,13 @@ def _scaled(normal: Float[Array, "..."], gap: Any) -> tuple[Array, Array, Array]
 
 @flat
 def hyperplane_step(
-    norm: str, image: Float[Array, "..."], normal: Float[Array, "..."], gap: Any, lower: Any,
+    norm: str,
+    image: Float[Array, "..."],
+    normal: Float[Array, "..."],
+    gap: Any,
+    lower: Any,
     upper: Any,
-) -> Float[Array, "..."]:  # fmt: skip
+) -> Float[Array, "..."]:
     """Return the shortest d with <normal, d> = gap such that image + d stays in the box.
 
     If the box does not reach the hyperplane, d leads to the corner nearest to fulfilling it.

@@ -145,9 +145,17 @@ class LabelOnly(Attack):
         one, none = jnp.float32(1), jnp.int32(0)
         state = Asking(
             trial=jnp.broadcast_to(problem.image, (self.batch, *problem.image.shape)),
-            point=problem.image, distance=one * jnp.inf, far=problem.image, low=0 * one, high=one,
-            phase=none, spent=none, tick=none, key=key, own=self.first(problem),
-        )  # fmt: skip
+            point=problem.image,
+            distance=one * jnp.inf,
+            far=problem.image,
+            low=0 * one,
+            high=one,
+            phase=none,
+            spent=none,
+            tick=none,
+            key=key,
+            own=self.first(problem),
+        )
         if problem.start is None:
             return state
         start = jnp.clip(problem.start, problem.lower, problem.upper)
@@ -229,9 +237,13 @@ class LabelOnly(Attack):
     def halve_from(self, problem: Problem, state: Asking, far: Array) -> Asking:
         """Start bisecting the line from the adversarial image `far` to the image."""
         return state._replace(
-            far=far, point=far, distance=self.geometry.distance(far - problem.image),
-            low=jnp.float32(0), high=jnp.float32(1), phase=jnp.int32(HALVE),
-        )  # fmt: skip
+            far=far,
+            point=far,
+            distance=self.geometry.distance(far - problem.image),
+            low=jnp.float32(0),
+            high=jnp.float32(1),
+            phase=jnp.int32(HALVE),
+        )
 
     def _finest(self, problem: Problem) -> Any:
         return jnp.maximum(self.tolerance(problem), FINEST)

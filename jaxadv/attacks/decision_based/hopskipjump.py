@@ -129,9 +129,11 @@ class HopSkipJump(LabelOnly):
         first = 0.1 * jnp.max(problem.upper - problem.lower)
         radius = jnp.where(known.round == 0, first, self.gamma * state.distance / size)
         own = self.first(problem)._replace(
-            wanted=jnp.minimum(count.astype(jnp.int32), left), radius=radius,
-            past=self.memory * known.normal, round=known.round + 1,
-        )  # fmt: skip
+            wanted=jnp.minimum(count.astype(jnp.int32), left),
+            radius=radius,
+            past=self.memory * known.normal,
+            round=known.round + 1,
+        )
         return state._replace(own=own, phase=jnp.int32(ESTIMATE))
 
     def images(self, problem: Problem, state: Asking, noise: Array) -> Float[Array, "Q ..."]:
@@ -174,9 +176,13 @@ class HopSkipJump(LabelOnly):
         length = jnp.maximum(jnp.sqrt(jnp.square(normal).sum()), 1e-12)
         direction = jnp.sign(normal) if self.norm == "linf" else normal / length
         return known._replace(
-            plain=plain, signed=signed, signs=signs, asked=asked, normal=normal,
+            plain=plain,
+            signed=signed,
+            signs=signs,
+            asked=asked,
+            normal=normal,
             direction=direction,
-        )  # fmt: skip
+        )
 
     def over(self, problem: Problem, state: Asking) -> Any:
         return (state.phase == ESTIMATE) & (state.own.wanted < 1)

@@ -94,9 +94,17 @@ class SignOPT(LabelOnly):
     def first(self, problem: Problem) -> Descent:
         one, none, zero = jnp.float32(1), jnp.int32(0), 0 * problem.image
         return Descent(
-            zero, none, zero, one * jnp.inf, one * self.alpha, one * self.beta, none,
-            jnp.bool_(False), zero, one * jnp.inf,
-        )  # fmt: skip
+            zero,
+            none,
+            zero,
+            one * jnp.inf,
+            one * self.alpha,
+            one * self.beta,
+            none,
+            jnp.bool_(False),
+            zero,
+            one * jnp.inf,
+        )
 
     def arrived(self, problem: Problem, state: Asking) -> Asking:
         """Use a new distance to the boundary: that of the start, or of a step that lowered it."""
@@ -111,11 +119,15 @@ class SignOPT(LabelOnly):
         """Begin an iteration at the best direction of the last one."""
         small = own.alpha < ALPHAS[0]
         own = own._replace(
-            signed=0 * own.signed, asked=jnp.int32(0), theta=own.trial, g=own.length,
+            signed=0 * own.signed,
+            asked=jnp.int32(0),
+            theta=own.trial,
+            g=own.length,
             alpha=jnp.where(small, 1.0, jnp.minimum(own.alpha, ALPHAS[1])),
-            beta=jnp.where(small, own.beta / 10, own.beta), tries=jnp.int32(0),
+            beta=jnp.where(small, own.beta / 10, own.beta),
+            tries=jnp.int32(0),
             better=jnp.bool_(False),
-        )  # fmt: skip
+        )
         return state._replace(own=own, phase=jnp.int32(ESTIMATE))
 
     def _step(self, state: Asking, own: Descent) -> Asking:

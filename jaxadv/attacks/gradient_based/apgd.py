@@ -204,10 +204,21 @@ class APGD(Attack):
         if self.targets:
             target = runner_up_class(problem, problem.rank // self.restarts, self.targets)
         return APGDState(
-            image=image, previous=image, loss=zero, best=image, best_loss=zero - jnp.inf,
-            gradient=jnp.zeros_like(image), length=zero, improved=jnp.int32(0), reduced=no,
-            seen=zero, support=zero, share=zero, target=target, step=jnp.int32(0),
-        )  # fmt: skip
+            image=image,
+            previous=image,
+            loss=zero,
+            best=image,
+            best_loss=zero - jnp.inf,
+            gradient=jnp.zeros_like(image),
+            length=zero,
+            improved=jnp.int32(0),
+            reduced=no,
+            seen=zero,
+            support=zero,
+            share=zero,
+            target=target,
+            step=jnp.int32(0),
+        )
 
     def ask(self, problem: Problem, state: APGDState) -> Float[Array, "Q ..."]:
         return state.image[None]

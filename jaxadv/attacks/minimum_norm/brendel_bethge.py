@@ -115,8 +115,11 @@ class BrendelBethge(MinimumNorm):
         super().__post_init__()
         self.check_least(decays=1, draws=0, search=0)
         for field, least, most in (
-            ("learning_rate", 0, np.inf), ("decay", 0, 1), ("momentum", 0, 1), ("overshoot", 1, 2),
-        ):  # fmt: skip
+            ("learning_rate", 0, np.inf),
+            ("decay", 0, 1),
+            ("momentum", 0, 1),
+            ("overshoot", 1, 2),
+        ):
             value = getattr(self, field)
             if isinstance(value, np.floating) and not least <= value <= most:
                 raise ValueError(f"{field}={value}: pass a number from {least} to {most}")
@@ -128,9 +131,18 @@ class BrendelBethge(MinimumNorm):
     def init(self, problem: Problem, key: Array) -> BrendelBethgeState:
         zero, none = jnp.float32(0), jnp.int32(0)
         state = BrendelBethgeState(
-            image=problem.image, phase=none, drawn=none, halved=none, step=none, since=none,
-            far=problem.image, low=zero, high=zero + 1, normal=0 * problem.image, key=key,
-        )  # fmt: skip
+            image=problem.image,
+            phase=none,
+            drawn=none,
+            halved=none,
+            step=none,
+            since=none,
+            far=problem.image,
+            low=zero,
+            high=zero + 1,
+            normal=0 * problem.image,
+            key=key,
+        )
         fresh = self._another(problem, state)
         if problem.start is None:
             return fresh

@@ -148,9 +148,16 @@ class FAB(Attack):
             target = runner_up_class(problem, problem.rank // self.restarts, self.targets)
         zero, clean = jnp.float32(0), problem.goal.margin(problem.clean_logits)
         return FABState(
-            image=image, tick=jnp.int32(0), target=target, closest=problem.image,
-            distance=zero + jnp.inf, low=zero, high=zero + 1, margin_low=clean, margin_high=zero,
-        )  # fmt: skip
+            image=image,
+            tick=jnp.int32(0),
+            target=target,
+            closest=problem.image,
+            distance=zero + jnp.inf,
+            low=zero,
+            high=zero + 1,
+            margin_low=clean,
+            margin_high=zero,
+        )
 
     def ask(self, problem: Problem, state: FABState) -> Float[Array, "Q ..."]:
         return state.image[None]
@@ -202,10 +209,16 @@ class FAB(Attack):
         high = jnp.where(searching & across, share, state.high)
         margin_high = jnp.where(closer | (searching & across), margin, state.margin_high)
         state = FABState(
-            image=iterate, tick=state.tick + 1, target=state.target, closest=closest,
-            distance=jnp.where(closer, distance, state.distance), low=low, high=high,
-            margin_low=margin_low, margin_high=margin_high,
-        )  # fmt: skip
+            image=iterate,
+            tick=state.tick + 1,
+            target=state.target,
+            closest=closest,
+            distance=jnp.where(closer, distance, state.distance),
+            low=low,
+            high=high,
+            margin_low=margin_low,
+            margin_high=margin_high,
+        )
         between = problem.image + self._share(state) * (closest - problem.image)
         last = state.tick >= 2 * self.steps
         following = jnp.clip(jnp.where(last, between, iterate), problem.lower, problem.upper)

@@ -167,11 +167,22 @@ class LBFGS(Attack):
         start = start.ravel().astype(dtype)
         zero, none, no = jnp.zeros((), dtype), jnp.int32(0), jnp.bool_(False)
         return LBFGSState(
-            iterate=start, loss=zero, gradient=jnp.zeros_like(start), margin=zero, adversarial=no,
-            trial=start, found=start, memory=Memory.empty(self.memory, start),
-            bracket=Bracket.begin(zero + 1), reach=zero, steps=none, rejected=none, stalled=none,
-            last=no, done=no,
-        )  # fmt: skip
+            iterate=start,
+            loss=zero,
+            gradient=jnp.zeros_like(start),
+            margin=zero,
+            adversarial=no,
+            trial=start,
+            found=start,
+            memory=Memory.empty(self.memory, start),
+            bracket=Bracket.begin(zero + 1),
+            reach=zero,
+            steps=none,
+            rejected=none,
+            stalled=none,
+            last=no,
+            done=no,
+        )
 
     def ask(self, problem: Problem, state: LBFGSState) -> Float[Array, "Q ..."]:
         return state.trial.reshape(1, *problem.image.shape)
@@ -235,11 +246,22 @@ class LBFGS(Attack):
         curvature = self._curvature(bracket.c, distance, reach)
         trial = self._propose(problem, iterate, gradient, memory, curvature, longest)
         return LBFGSState(
-            iterate=iterate, loss=loss, gradient=gradient, margin=margin, adversarial=adversarial,
-            trial=jnp.where(last, found, trial), found=found, memory=memory, bracket=bracket,
-            reach=reach, steps=steps, rejected=rejected, stalled=stalled, last=last,
+            iterate=iterate,
+            loss=loss,
+            gradient=gradient,
+            margin=margin,
+            adversarial=adversarial,
+            trial=jnp.where(last, found, trial),
+            found=found,
+            memory=memory,
+            bracket=bracket,
+            reach=reach,
+            steps=steps,
+            rejected=rejected,
+            stalled=stalled,
+            last=last,
             done=state.last,
-        )  # fmt: skip
+        )
 
     def done(self, problem: Problem, state: LBFGSState) -> Bool[Array, ""]:
         return state.done
@@ -273,9 +295,14 @@ class LBFGS(Attack):
         return c / jnp.maximum(distance, 0.1 * reach)
 
     def _propose(
-        self, problem: Problem, iterate: Array, gradient: Array, memory: Memory, curvature: Array,
+        self,
+        problem: Problem,
+        iterate: Array,
+        gradient: Array,
+        memory: Memory,
+        curvature: Array,
         longest: Array,
-    ) -> Float[Array, " n"]:  # fmt: skip
+    ) -> Float[Array, " n"]:
         """Return the next trial: a Newton step of the free variables, or a gradient step."""
         total = gradient + curvature * (iterate - problem.image.ravel())
         free = ~_blocked(iterate, total, problem)

@@ -143,9 +143,14 @@ class PDGD(MinimumNorm):
         return PrimalDualState(image, adam, dual, weights, state.step + 1)
 
     def primal(
-        self, state: PrimalDualState, moved: Array, gradient: Array, rate: Array, low: Array,
+        self,
+        state: PrimalDualState,
+        moved: Array,
+        gradient: Array,
+        rate: Array,
+        low: Array,
         high: Array,
-    ) -> tuple[Float[Array, "..."], Any]:  # fmt: skip
+    ) -> tuple[Float[Array, "..."], Any]:
         """Return r after one step in sides of the box, and the moments of Adam.
 
         Args:

@@ -149,9 +149,14 @@ class PDPGD(PDGD):
         self.check_least(inner=1)
 
     def primal(
-        self, state: PrimalDualState, moved: Array, gradient: Array, rate: Array, low: Array,
+        self,
+        state: PrimalDualState,
+        moved: Array,
+        gradient: Array,
+        rate: Array,
+        low: Array,
         high: Array,
-    ) -> tuple[Float[Array, "..."], Any]:  # fmt: skip
+    ) -> tuple[Float[Array, "..."], Any]:
         update, adam = self.adam().update(gradient, state.adam)
         target = jnp.clip(moved - rate * update, low, high)
 

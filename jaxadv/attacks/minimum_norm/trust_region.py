@@ -119,10 +119,16 @@ class TrustRegion(Crossing):
         goal = problem.goal
         target = goal.targets if isinstance(goal, Targeted) else goal.labels
         return TrustRegionState(
-            start, jnp.int32(target), zero + jnp.inf, jnp.zeros_like(start),
-            zero + self.radius * (problem.upper - problem.lower), zero, zero, jnp.int32(0),
+            start,
+            jnp.int32(target),
+            zero + jnp.inf,
+            jnp.zeros_like(start),
+            zero + self.radius * (problem.upper - problem.lower),
+            zero,
+            zero,
+            jnp.int32(0),
             Line.begin(problem),
-        )  # fmt: skip
+        )
 
     def choosing(self, state: TrustRegionState) -> Bool[Array, ""]:
         """Return whether this tick compares a class, the one at place `step`."""
@@ -184,7 +190,11 @@ class TrustRegion(Crossing):
         moved = jnp.clip(moved, problem.lower, problem.upper)
         goes = state.step >= self.classes - 2
         return state._replace(
-            image=jnp.where(goes, moved, state.image), target=target, target_gap=target_gap,
-            normal=best, radius=radius, gap=gap,
+            image=jnp.where(goes, moved, state.image),
+            target=target,
+            target_gap=target_gap,
+            normal=best,
+            radius=radius,
+            gap=gap,
             expected=jnp.where(goes, (normal * (moved - state.image)).sum(), 0),
-        )  # fmt: skip
+        )

@@ -108,9 +108,17 @@ class VFGA(MinimumNorm):
     def init(self, problem: Problem, key: Array) -> FoldedState:
         image, none = self.begin(problem), jnp.int32(0)
         return FoldedState(
-            image=image, current=image, best=image, gain=jnp.float32(-jnp.inf), up=none, down=none,
-            draw=none, step=none, key=key, over=jnp.bool_(False),
-        )  # fmt: skip
+            image=image,
+            current=image,
+            best=image,
+            gain=jnp.float32(-jnp.inf),
+            up=none,
+            down=none,
+            draw=none,
+            step=none,
+            key=key,
+            over=jnp.bool_(False),
+        )
 
     def needs(self, problem: Problem, state: FoldedState) -> Needs:
         return Needs(jnp.ones(1, bool), (state.draw == 0)[None])
@@ -138,9 +146,17 @@ class VFGA(MinimumNorm):
         farther = self.geometry.distance(current - problem.image) + 1
         over = (answer.adversarial[0] & ~looked) | ~movable.any() | (farther > problem.epsilon)
         state = FoldedState(
-            image=current, current=current, best=best, gain=gain, up=up, down=down, draw=draw,
-            step=state.step + turn, key=state.key, over=over,
-        )  # fmt: skip
+            image=current,
+            current=current,
+            best=best,
+            gain=gain,
+            up=up,
+            down=down,
+            draw=draw,
+            step=state.step + turn,
+            key=state.key,
+            over=over,
+        )
         drawn = self._draw(problem, state)
         # Pass a non-finite gradient on to the next query, where the engine checks for it.
         return state._replace(image=jnp.where(looked, drawn + 0 * slope, drawn))

@@ -9,9 +9,11 @@ from jaxtyping import Array, Float
 
 
 def resample(
-    image: Float[Array, "H W C"], rows: Float[Array, "H W"], columns: Float[Array, "H W"],
+    image: Float[Array, "H W C"],
+    rows: Float[Array, "H W"],
+    columns: Float[Array, "H W"],
     outside: Any = None,
-) -> Float[Array, "H W C"]:  # fmt: skip
+) -> Float[Array, "H W C"]:
     """Interpolate an image bilinearly at given positions.
 
     Args:

@@ -84,9 +84,15 @@ def lambert(log: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def sinkhorn(
-    mass: Float[Array, "H W C"], wanted: Float[Array, "H W C"], radius: Any, prices: Prices,
-    cost: Float[Array, "O 1 1 1"], window: int, sharpness: Any, iterations: int,
-) -> Prices:  # fmt: skip
+    mass: Float[Array, "H W C"],
+    wanted: Float[Array, "H W C"],
+    radius: Any,
+    prices: Prices,
+    cost: Float[Array, "O 1 1 1"],
+    window: int,
+    sharpness: Any,
+    iterations: int,
+) -> Prices:
     """Run Sinkhorn iterations towards the projection onto the Wasserstein ball.
 
     Minimises sharpness / 2 |arrived - wanted|^2 - entropy(plan), the plan's cost at most radius,

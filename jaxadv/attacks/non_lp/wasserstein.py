@@ -115,9 +115,15 @@ class Wasserstein(Iterate):
         mass, wanted = above / total, (moved - problem.lower) / total
         cost = costs(self.window, self.power)
         prices = sinkhorn(
-            mass, wanted, self.radius, state.prices, cost, self.window, self.sharpness,
+            mass,
+            wanted,
+            self.radius,
+            state.prices,
+            cost,
+            self.window,
+            self.sharpness,
             self.iterations,
-        )  # fmt: skip
+        )
         plan = plan_of(mass, prices, cost, self.window)
         room = (problem.upper - problem.image) / total
         image = problem.lower + total * affordable(plan, room, self.radius, cost, self.window)

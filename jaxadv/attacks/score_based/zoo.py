@@ -117,9 +117,13 @@ class ZOO(Rounds):
     def init(self, problem: Problem, key: Array) -> ZOOState:
         image = problem.image if problem.start is None else problem.start
         return ZOOState(
-            image, Adam.begin(image), Weight.begin(self.initial_c), Progress.begin(problem.image),
-            key, jnp.int32(0),
-        )  # fmt: skip
+            image,
+            Adam.begin(image),
+            Weight.begin(self.initial_c),
+            Progress.begin(problem.image),
+            key,
+            jnp.int32(0),
+        )
 
     def entries_of(self, problem: Problem, state: ZOOState) -> Int[Array, " B"]:
         """Indices of this step's distinct entries, padded with the image's size (no entry)."""

@@ -15,6 +15,15 @@ from jaxadv.attacks.transfer.named import (
 from jaxadv.attacks.transfer.transfer import Transfer
 
 __all__ = [
-    "DIFGSM", "ILA", "MIFGSM", "NIFGSM", "SIFGSM", "SINIFGSM", "TIFGSM", "VMIFGSM", "VNIFGSM",
-    "Admix", "Transfer",
-]  # fmt: skip
+    "DIFGSM",
+    "ILA",
+    "MIFGSM",
+    "NIFGSM",
+    "SIFGSM",
+    "SINIFGSM",
+    "TIFGSM",
+    "VMIFGSM",
+    "VNIFGSM",
+    "Admix",
+    "Transfer",
+]

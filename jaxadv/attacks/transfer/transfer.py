@@ -167,9 +167,9 @@ class Transfer(GradientAttack):
             return centre[None]
         radius = self.neighbourhood * problem.epsilon
         keys = jax.random.split(self.key(state, 0), self.neighbours)
-        around = jax.vmap(lambda key: self.geometry.random(
-            key, state.image, radius, problem.lower, problem.upper
-        ))(keys)  # fmt: skip
+        around = jax.vmap(
+            lambda key: self.geometry.random(key, state.image, radius, problem.lower, problem.upper)
+        )(keys)
         return jnp.concatenate([centre[None], around])
 
     def key(self, state: TransferState, use: int) -> Array:

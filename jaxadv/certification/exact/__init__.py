@@ -18,9 +18,15 @@ from jaxadv.certification.exact.trees import TreeEnsemble, tree_ensemble
 from jaxadv.core.norms import diameter
 
 __all__ = [
-    "ExactDistance", "LinearClassifier", "ReLUNetwork", "TreeEnsemble", "exact_distance",
-    "linear_classifier", "relu_network", "tree_ensemble",
-]  # fmt: skip
+    "ExactDistance",
+    "LinearClassifier",
+    "ReLUNetwork",
+    "TreeEnsemble",
+    "exact_distance",
+    "linear_classifier",
+    "relu_network",
+    "tree_ensemble",
+]
 
 
 METHODS: dict[type, Any] = {LinearClassifier: linear, TreeEnsemble: trees, ReLUNetwork: relu}

@@ -157,9 +157,16 @@ class _Program:
     """
 
     def __init__(
-        self, network: ReLUNetwork, x: np.ndarray, label: int, other: int, norm: str,
-        radius: float, low: float, high: float,
-    ) -> None:  # fmt: skip
+        self,
+        network: ReLUNetwork,
+        x: np.ndarray,
+        label: int,
+        other: int,
+        norm: str,
+        radius: float,
+        low: float,
+        high: float,
+    ) -> None:
         down, up = np.maximum((low - x) / radius, -1), np.minimum((high - x) / radius, 1)
         centre, scaled = x @ network.w1 + network.b1, radius * network.w1
         hair = 1e-9 * (1 + np.abs(centre) + np.abs(scaled).sum(0))  # for rounding
@@ -204,9 +211,12 @@ class _Program:
     def search(self, seconds: float) -> tuple[int, np.ndarray | None]:
         """Return (status, mask [H] of the ReLUs that are on) for some x' within the radius."""
         found = milp(
-            0 * self.cost, constraints=self.within, bounds=Bounds(self.least, self.most),
-            integrality=self.binary, options={"time_limit": max(min(seconds, 1e7), 0.01)},
-        )  # fmt: skip
+            0 * self.cost,
+            constraints=self.within,
+            bounds=Bounds(self.least, self.most),
+            integrality=self.binary,
+            options={"time_limit": max(min(seconds, 1e7), 0.01)},
+        )
         return found.status, None if found.x is None else found.x[-self.width :] > 0.5
 
     def nearest(self, on: np.ndarray, seconds: float) -> np.ndarray | None:

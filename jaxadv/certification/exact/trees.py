@@ -132,20 +132,31 @@ def tree_ensemble(estimator: Any) -> TreeEnsemble:
             seen = np.arange(classes) if value.shape[1] == classes else one.classes_.astype(int)
             share = value[leaf] / value[leaf].sum(1, keepdims=True)
             scores[np.ix_(leaf, seen)] = weight * share
-        parts.append((
-            np.where(leaf, -1, own[np.maximum(tree.feature, 0)]), _below(tree.threshold),
-            np.where(leaf, 0, tree.children_left + nodes),
-            np.where(leaf, 0, tree.children_right + nodes), scores,
-        ))  # fmt: skip
+        parts.append(
+            (
+                np.where(leaf, -1, own[np.maximum(tree.feature, 0)]),
+                _below(tree.threshold),
+                np.where(leaf, 0, tree.children_left + nodes),
+                np.where(leaf, 0, tree.children_right + nodes),
+                scores,
+            )
+        )
         roots.append(nodes)
         nodes += tree.node_count
     feature, threshold, left, right, scores = (
         np.concatenate(part) for part in zip(*parts, strict=True)
     )
     ensemble = TreeEnsemble(
-        feature, threshold, left, right, scores, np.array(roots), np.zeros(classes),
-        max(one.tree_.max_depth for one, _, _ in trees), inputs,
-    )  # fmt: skip
+        feature,
+        threshold,
+        left,
+        right,
+        scores,
+        np.array(roots),
+        np.zeros(classes),
+        max(one.tree_.max_depth for one, _, _ in trees),
+        inputs,
+    )
     if trees[0][1] is None:
         return ensemble
     blank = np.zeros((1, ensemble.inputs), np.float32)  # its difference is `initial`
@@ -316,11 +327,12 @@ class _Program:
         places = self.place[self.leaf].tolist()
         rows.append((dict(zip(places, gain, strict=True)), ahead + hair, np.inf))
         found = milp(
-            objective, constraints=_constraint(rows, self.size), bounds=Bounds(least, most),  # type: ignore[arg-type]
-
+            objective,
+            constraints=_constraint(rows, self.size),
+            bounds=Bounds(least, most),  # type: ignore[arg-type]
             integrality=np.arange(self.size) < self.splits,
             options={"time_limit": max(min(seconds, 1e7), 0.01), "mip_rel_gap": self.question.gap},
-        )  # fmt: skip
+        )
         if found.status == INFEASIBLE:
             return reach, None
         bound = max((found.mip_dual_bound or 0.0) + constant, 0.0)

@@ -143,9 +143,12 @@ def check(
         """Attack image places[i] of `kept`, or of `kept` twice, at radii[i] in row i."""
         copies = len(goal.labels) // len(kept)
         own = session._replace(
-            images=np.concatenate([kept] * copies), goal=goal, ids=np.tile(right, copies),
-            lanes=session.width(1, len(places)), clean_logits=np.concatenate([clean] * copies),
-        )  # fmt: skip
+            images=np.concatenate([kept] * copies),
+            goal=goal,
+            ids=np.tile(right, copies),
+            lanes=session.width(1, len(places)),
+            clean_logits=np.concatenate([clean] * copies),
+        )
         return run_rows(own, attack, Rows(places, radii), keep=keep)
 
     whole = diameter(norm, size, bounds[1] - bounds[0])

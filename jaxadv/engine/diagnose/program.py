@@ -13,8 +13,14 @@ from jaxadv.engine.devices import APPLY
 from jaxadv.engine.diagnose.finding import Finding, verdict
 
 CUTS = {  # no derivative by design; comparisons and integers have none either
-    "round", "floor", "ceil", "sign", "stop_gradient", "argmax", "argmin",
-}  # fmt: skip
+    "round",
+    "floor",
+    "ceil",
+    "sign",
+    "stop_gradient",
+    "argmax",
+    "argmin",
+}
 LOOPS = {"scan", "while"}
 LIBRARIES = (str(Path(jax.__file__).parent), str(Path(__file__).parents[2]), "site-packages", "<")
 

@@ -14,10 +14,21 @@ from jaxadv.models.definitions.vit import ViT
 DEFINITIONS: dict[str, Any] = {
     cls.__name__: cls
     for cls in (
-        FC, LeNet, MadryCNN, SmallCNN, CNNA, ResNet2b, ResNet18, ResNet32, PreActResNet18,
-        WideResNet, ResNet50, ViT, AlexNet,
+        FC,
+        LeNet,
+        MadryCNN,
+        SmallCNN,
+        CNNA,
+        ResNet2b,
+        ResNet18,
+        ResNet32,
+        PreActResNet18,
+        WideResNet,
+        ResNet50,
+        ViT,
+        AlexNet,
     )
-}  # fmt: skip
+}
 
 
 def get_definition(name: str) -> Any:

@@ -52,9 +52,14 @@ def _convolve(x: Any, weight: Any, bias: Any, strides: Any, padding: Any, **opti
 def _convolution(node: Node, x: Any, weight: Any, bias: Any = None) -> Any:
     strides, dilations, padding = _windows(node, x.shape[2:], weight.shape[2:])
     return _convolve(
-        x, weight, bias, strides, padding,
-        rhs_dilation=dilations, feature_group_count=node.get("group", 1),
-    )  # fmt: skip
+        x,
+        weight,
+        bias,
+        strides,
+        padding,
+        rhs_dilation=dilations,
+        feature_group_count=node.get("group", 1),
+    )
 
 
 def _transposed(node: Node, x: Any, weight: Any, bias: Any = None) -> Any:
@@ -71,16 +76,24 @@ def _transposed(node: Node, x: Any, weight: Any, bias: Any = None) -> Any:
         padding = _halves([max(s * (n - 1) + m + r - w, 0) for n, s, m, r, w in sizes], mode)
         sizes = zip(space, strides, more, reach, wanted[-len(space) :], padding, strict=True)
         more = [w + sum(p) - s * (n - 1) - r for n, s, _, r, w, p in sizes]
-    edges = [(r - 1 - low, r - 1 - high + m)
-             for r, m, (low, high) in zip(reach, more, padding, strict=True)]  # fmt: skip
+    edges = [
+        (r - 1 - low, r - 1 - high + m)
+        for r, m, (low, high) in zip(reach, more, padding, strict=True)
+    ]
     inputs, outputs, *kernel = weight.shape  # of all groups, of one group
     weight = weight.reshape(groups, inputs // groups, outputs, *kernel).swapaxes(1, 2)
     weight = weight.reshape(groups * outputs, inputs // groups, *kernel)
     weight = jnp.flip(weight, range(2, x.ndim))
     return _convolve(
-        x, weight, bias, (1,) * len(space), edges,
-        lhs_dilation=strides, rhs_dilation=dilations, feature_group_count=groups,
-    )  # fmt: skip
+        x,
+        weight,
+        bias,
+        (1,) * len(space),
+        edges,
+        lhs_dilation=strides,
+        rhs_dilation=dilations,
+        feature_group_count=groups,
+    )
 
 
 def _pooling(node: Node, space: Sequence[int]) -> _Windows:
@@ -100,9 +113,14 @@ def _pooling(node: Node, space: Sequence[int]) -> _Windows:
 
 def _sum(node: Node, x: Any, windows: _Windows) -> Any:
     return lax.reduce_window(
-        x, 0.0, lax.add, (1, 1, *node.get("kernel_shape")), (1, 1, *windows.strides),
-        [(0, 0), (0, 0), *windows.padding], window_dilation=(1, 1, *windows.dilations),
-    )  # fmt: skip
+        x,
+        0.0,
+        lax.add,
+        (1, 1, *node.get("kernel_shape")),
+        (1, 1, *windows.strides),
+        [(0, 0), (0, 0), *windows.padding],
+        window_dilation=(1, 1, *windows.dilations),
+    )
 
 
 def _max_pool(node: Node, x: Any) -> Any:

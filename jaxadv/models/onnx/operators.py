@@ -22,9 +22,16 @@ def _all(*families: ModuleType) -> dict[str, Operator]:
 
 
 _STANDARD = _all(
-    convolution, elementwise, indexing, normalization, quantization, recurrent, reductions, resize,
+    convolution,
+    elementwise,
+    indexing,
+    normalization,
+    quantization,
+    recurrent,
+    reductions,
+    resize,
     shapes,
-)  # fmt: skip
+)
 DOMAINS = {"": _STANDARD, "ai.onnx": _STANDARD, "ai.onnx.ml": classical.OPERATORS}
 OPERATORS = _STANDARD | classical.OPERATORS
 

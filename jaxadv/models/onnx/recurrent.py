@@ -63,9 +63,14 @@ def _layer(step: Operator, default: tuple[str, ...], states: int) -> Operator:
     """A recurrent layer; default: its activations; states: number of arrays [N, H] it carries."""
 
     def apply(
-        node: Node, x: Any, weights: Any, recurrent: Any, biases: Any = None, lengths: Any = None,
+        node: Node,
+        x: Any,
+        weights: Any,
+        recurrent: Any,
+        biases: Any = None,
+        lengths: Any = None,
         *initial: Any,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         node.only(layout=0, clip=0.0, input_forget=0)
         lengths = integers(node, "sequence_lens", lengths)
         if lengths is not None and set(lengths) != {len(x)}:

@@ -22,10 +22,10 @@ COORDINATES: dict[str, Callable[..., Any]] = {
     "half_pixel": lambda i, scale, size, new: (i + HALF) / scale - HALF,
     "half_pixel_symmetric": _symmetric,
     "pytorch_half_pixel": lambda i, scale, size, new: ((i + HALF) / scale - HALF) * (new > 1),
-    "align_corners": lambda i, scale, size, new: i * np.float32(size - 1) / np.float32(
-        max(new - 1, 1)
+    "align_corners": lambda i, scale, size, new: (
+        i * np.float32(size - 1) / np.float32(max(new - 1, 1))
     ),
-}  # fmt: skip
+}
 ROUNDING: dict[str, Callable[..., Any]] = {
     "round_prefer_floor": lambda c: np.ceil(c - HALF),
     "round_prefer_ceil": lambda c: np.floor(c + HALF),

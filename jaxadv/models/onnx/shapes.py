@@ -99,8 +99,12 @@ def _pad(node: Node, x: Any, pads: Any = None, value: Any = None, axes: Any = No
     ):
         edges[axis] = (low, high)
     # Negative padding cuts first, so that a reflection starts at what is left.
-    x = x[tuple(slice(max(-low, 0), n + min(high, 0))
-                for n, (low, high) in zip(x.shape, edges, strict=True))]  # fmt: skip
+    x = x[
+        tuple(
+            slice(max(-low, 0), n + min(high, 0))
+            for n, (low, high) in zip(x.shape, edges, strict=True)
+        )
+    ]
     edges = [(max(low, 0), max(high, 0)) for low, high in edges]
     mode = node.get("mode", "constant")
     if mode != "constant":
@@ -115,8 +119,10 @@ def _constant_of_shape(node: Node, shape: Any) -> Any:
 
 
 def _range(node: Node, start: Any, limit: Any, delta: Any) -> Any:
-    ends = [known(node, name, value) for name, value in
-            (("start", start), ("limit", limit), ("delta", delta))]  # fmt: skip
+    ends = [
+        known(node, name, value)
+        for name, value in (("start", start), ("limit", limit), ("delta", delta))
+    ]
     return np.arange(*(end[0] for end in ends if end is not None), dtype=start.dtype)
 
 

@@ -5,6 +5,15 @@ from jaxadv.studies.tampered.families import Fooling, Made, Noise, Perturbed, Un
 from jaxadv.studies.tampered.outcome import Confrontation, Outcome, confront
 
 __all__ = [
-    "Confrontation", "Defence", "Fooling", "Made", "Noise", "Outcome", "Perturbed", "Universal",
-    "confront", "detector_defence", "extra_class",
-]  # fmt: skip
+    "Confrontation",
+    "Defence",
+    "Fooling",
+    "Made",
+    "Noise",
+    "Outcome",
+    "Perturbed",
+    "Universal",
+    "confront",
+    "detector_defence",
+    "extra_class",
+]

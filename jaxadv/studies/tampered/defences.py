@@ -60,8 +60,10 @@ def detector_defence(
     images = np.concatenate([data.images, np.resize(negatives, data.images.shape)])[order]
     labels = np.repeat(np.arange(2, dtype=np.int32), half)[order]
     both = data._replace(
-        images=images, labels=labels, ids=np.arange(2 * half, dtype=np.int32),
+        images=images,
+        labels=labels,
+        ids=np.arange(2 * half, dtype=np.int32),
         classes=("natural", "tampered"),
-    )  # fmt: skip
+    )
     detector = trained(setting, both, seed)
     return Defence(name, "detector", with_detector(plain, detector), len(data.classes))

@@ -151,9 +151,12 @@ class Universal:
         aim = Aim(given.images, _goal(given.labels.astype(np.int32), rejected), weights)
         for number in range(self.count):
             fit = fit_variable(
-                UniversalAscent(epochs=self.epochs), task, aim,
-                key=jax.random.fold_in(key, number), devices=choose_devices(None),
-            )  # fmt: skip
+                UniversalAscent(epochs=self.epochs),
+                task,
+                aim,
+                key=jax.random.fold_in(key, number),
+                devices=choose_devices(None),
+            )
             images[number :: self.count] += np.asarray(fit.variable)
         images = images.clip(lower, upper)
         distance = distance64(self.norm, images, data.images)
@@ -223,10 +226,18 @@ class Fooling:
         self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Array
     ) -> Made:
         classes, shape = len(data.classes), data.images.shape[1:]
-        images = np.concatenate([
-            fooling_images(model, shape, self.method, generations=self.generations,
-                           classes=classes, key=jax.random.fold_in(key, run)).images
-            for run in range(self.runs)
-        ])  # fmt: skip
+        images = np.concatenate(
+            [
+                fooling_images(
+                    model,
+                    shape,
+                    self.method,
+                    generations=self.generations,
+                    classes=classes,
+                    key=jax.random.fold_in(key, run),
+                ).images
+                for run in range(self.runs)
+            ]
+        )
         labels = np.tile(np.arange(classes), self.runs)
         return Made(images, labels, np.zeros(len(images)), np.ones(len(images), bool))

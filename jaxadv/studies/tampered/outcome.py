@@ -140,12 +140,20 @@ def confront(
         distance = np.minimum(distance, np.where(missed, near, np.inf))
         answers = predict(defence.model, ordinary.images).argmax(1)
         refused = counted(answers == defence.rejected)
-        outcomes.append(Outcome(
-            family.name, defence.name, defence.kind, float(plainly.mean()),
-            _mean(refused[plainly]), _mean(missed[plainly]), float((evaded | missed).mean()),
-            _median(family, near[plainly]), _median(family, distance[evaded | missed]),
-            len(plainly),
-        ))  # fmt: skip
+        outcomes.append(
+            Outcome(
+                family.name,
+                defence.name,
+                defence.kind,
+                float(plainly.mean()),
+                _mean(refused[plainly]),
+                _mean(missed[plainly]),
+                float((evaded | missed).mean()),
+                _median(family, near[plainly]),
+                _median(family, distance[evaded | missed]),
+                len(plainly),
+            )
+        )
         adaptive.append(made)
     return Confrontation(tuple(outcomes), right, ordinary, tuple(adaptive))
 

@@ -48,11 +48,12 @@ def families(setting: Setting, training: bool = False) -> tuple[Family, ...]:
         Fooling("CPPN", "cppn", generations, runs),
         Fooling("direct encoding", "direct", generations, runs),
         Fooling("gradient ascent", "gradient", 200, runs),
-        Universal(f"universal, Linf {LINF:g}", LINF, epochs=5 if quick else 10,
-                  count=3 if training else 1),
+        Universal(
+            f"universal, Linf {LINF:g}", LINF, epochs=5 if quick else 10, count=3 if training else 1
+        ),
         Perturbed(f"PGD, Linf {LINF:g}", pgd, LINF, setting.kept),
         Perturbed(f"minimal (DDN), L2 {L2:g}", DDN(steps=60 if quick else 300), L2, setting.kept),
-    )  # fmt: skip
+    )
     return tuple(one for one in found if not quick or one.name != "direct encoding")
 
 
@@ -106,12 +107,19 @@ def defences(setting: Setting) -> Findings:
         made += _both_kinds(setting, name, plain, images)
     found = []
     for number, family in enumerate(every := families(setting)):
-        found.append(confront(
-            family, plain, made, given, data, key=jax.random.key(number),
-            progress=lambda done, number=number: setting.progress(
-                "attacks", number * len(made) + done, len(every) * len(made)
-            ),
-        ))  # fmt: skip
+        found.append(
+            confront(
+                family,
+                plain,
+                made,
+                given,
+                data,
+                key=jax.random.key(number),
+                progress=lambda done, number=number: setting.progress(
+                    "attacks", number * len(made) + done, len(every) * len(made)
+                ),
+            )
+        )
     parts: list[Part] = [
         _natural(setting, plain, made, sets),
         *(_table(one.outcomes) for one in found),
@@ -134,13 +142,20 @@ def _natural(
         rows.append([len(images), *(100 * share for pair in both for share in pair)])
     plainly = 100 * float((right == setting.test.labels).mean())
     return Table(
-        "On natural test images", tuple(sets),
-        ("negatives", "class: right, %", "class: rejected, %", "detector: right, %",
-         "detector: rejected, %"),
-        np.array(rows), formats=(".0f", ".1f", ".1f", ".1f", ".1f"),
+        "On natural test images",
+        tuple(sets),
+        (
+            "negatives",
+            "class: right, %",
+            "class: rejected, %",
+            "detector: right, %",
+            "detector: rejected, %",
+        ),
+        np.array(rows),
+        formats=(".0f", ".1f", ".1f", ".1f", ".1f"),
         note=f"rows: what the defence was trained on. The plain network is right about "
         f"{plainly:.1f} % of {len(right):,} images, and rejects none.",
-    )  # fmt: skip
+    )
 
 
 def _table(outcomes: Sequence[Outcome]) -> Table:
@@ -148,9 +163,10 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
     names = list(dict.fromkeys(outcome.defence for outcome in outcomes))
     first, far = outcomes[0], bool(np.isfinite(outcomes[0].plain_distance))
     columns = [
-        f"{label}: {what}" for label in KINDS.values()
+        f"{label}: {what}"
+        for label in KINDS.values()
         for what in ("rejects, %", "misses, %", "evaded, %", *["median distance"] * far)
-    ]  # fmt: skip
+    ]
     rows = []
     for name in names:
         row: list[float] = []
@@ -161,13 +177,16 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
         rows.append(row)
     at = f", at a median distance of {first.plain_distance:.2f}" if far else ""
     return Table(
-        f"Attack: {first.family}", tuple(names), tuple(columns), np.array(rows),
+        f"Attack: {first.family}",
+        tuple(names),
+        tuple(columns),
+        np.array(rows),
         formats=((".0f", ".0f", ".0f", *[".2f"] * far) * 2),
         note=f"{first.count} images: {100 * first.plain:.0f} % fool the plain network{at}. "
         "Rejected and missed: of these, made without knowledge of the defence. Evaded: by the same "
         "attack, told to fool the network and not to be rejected. Rows: what the defence was "
         "trained on.",
-    )  # fmt: skip
+    )
 
 
 def _gallery(found: Sequence[Confrontation], made: Sequence[Defence], data: Dataset) -> Gallery:
@@ -189,13 +208,14 @@ def _gallery(found: Sequence[Confrontation], made: Sequence[Defence], data: Data
         rows.append(images)
         captions.append(tuple(said))
     return Gallery(
-        "One image of each family", np.stack(rows).clip(0, 1),
+        "One image of each family",
+        np.stack(rows).clip(0, 1),
         tuple(one.outcomes[0].family for one in found),
         ("natural", "made for the plain network", "to evade the class", "to evade the detector"),
         tuple(captions),
         note="against the defences that were trained on all families; below each the defence's "
         "answer (below the second image that of the class)",
-    )  # fmt: skip
+    )
 
 
 def _answer(defence: Defence, image: np.ndarray, data: Dataset) -> str:
@@ -218,9 +238,13 @@ def _over_distance(last: Confrontation, plain: Model, made: Sequence[Defence]) -
         if one.name == ALL:
             lines[f"{KINDS[one.kind]}, evaded"] = line(one.model, images, one.rejected)
     return Curves(
-        "Minimal perturbations", "L2 distance", "misclassified and not rejected, %", lines,
-        dashed=("plain network",), note="defences trained on all families of negatives",
-    )  # fmt: skip
+        "Minimal perturbations",
+        "L2 distance",
+        "misclassified and not rejected, %",
+        lines,
+        dashed=("plain network",),
+        note="defences trained on all families of negatives",
+    )
 
 
 def verdict(outcomes: Sequence[Outcome]) -> str:
@@ -293,12 +317,15 @@ def retraining(setting: Setting) -> Findings:
                 confront(one, plain, [defence], given, data, key=jax.random.key(1)).outcomes[0]
                 for one in every
             ]
-            rows.append([
-                len(pool), *(100 * share for share in defence.on_natural(setting.test)),
-                100 * float((answers == defence.rejected).mean()),
-                *(100 * share for one in outcomes for share in (one.rejected, one.adaptive)),
-                outcomes[-1].adaptive_distance,
-            ])  # fmt: skip
+            rows.append(
+                [
+                    len(pool),
+                    *(100 * share for share in defence.on_natural(setting.test)),
+                    100 * float((answers == defence.rejected).mean()),
+                    *(100 * share for one in outcomes for share in (one.rejected, one.adaptive)),
+                    outcomes[-1].adaptive_distance,
+                ]
+            )
             key = jax.random.key(2 + number)
             made = [one.make(defence.model, given, given, defence.rejected, key) for one in every]
             pool = np.concatenate([pool, *(one.images for one in made)])
@@ -308,11 +335,16 @@ def retraining(setting: Setting) -> Findings:
         lines["plain network"] = np.stack(
             [np.arange(1, rounds + 1), np.full(rounds, outcomes[-1].plain_distance)]
         )
-    parts.append(Curves(
-        "How far an image must go to evade", "round", "median L2 distance", lines,
-        dashed=("plain network",),
-        note="medians over the images that evade within the largest distance counted",
-    ))  # fmt: skip
+    parts.append(
+        Curves(
+            "How far an image must go to evade",
+            "round",
+            "median L2 distance",
+            lines,
+            dashed=("plain network",),
+            note="medians over the images that evade within the largest distance counted",
+        )
+    )
     parts.append(Text(" ".join(said) + " " + PUBLISHED))
     title = "Does it help to retrain on what evaded?"
     return Findings("tampered.retraining", title, parts)
@@ -330,15 +362,23 @@ def _rounds(label: str, rows: Sequence[Sequence[float]], outcomes: Sequence[Outc
     far = outcomes[-1].plain_distance
     families = [f"{what} {one.family}, %" for one in outcomes for what in ("rejects", "evaded by")]
     return Table(
-        f"Rounds with a {label}", tuple(f"round {number + 1}" for number in range(len(rows))),
-        ("negatives", "natural right, %", "natural rejected, %", "rejects its negatives, %",
-         *families, "at a median of"),
-        np.array(rows), formats=(".0f", ".1f", ".1f", ".0f", *[".0f"] * len(families), ".2f"),
+        f"Rounds with a {label}",
+        tuple(f"round {number + 1}" for number in range(len(rows))),
+        (
+            "negatives",
+            "natural right, %",
+            "natural rejected, %",
+            "rejects its negatives, %",
+            *families,
+            "at a median of",
+        ),
+        np.array(rows),
+        formats=(".0f", ".1f", ".1f", ".0f", *[".0f"] * len(families), ".2f"),
         note="Negatives: images made for the plain network, then also those that were made to "
         "evade each round before. Rejects: of images made for the plain network. Evaded by: the "
         f"same attacks, made to evade this round; the median is of L2 ({far:.2f} for the plain "
         "network).",
-    )  # fmt: skip
+    )
 
 
 def _helped(label: str, rows: np.ndarray, outcomes: Sequence[Outcome]) -> str:
