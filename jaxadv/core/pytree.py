@@ -48,7 +48,35 @@ def pytree(cls: type[T]) -> type[T]:
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     meta = [f.name for f in fields if f.metadata.get("static")]
     data = [f.name for f in fields if f.name not in meta]
-    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
+    _register(cls, data, meta)
+    return cls
+
+
+def _register(cls: type, data: list[str], meta: list[str]) -> None:
+    """Register `cls` with the fields `data` as leaves and the fields `meta` as structure.
+
+    JAX rebuilds pytrees with leaves of every kind: tracers, shapes, axes, None. They are no values
+    of the fields, so `__init__` and its checks are left out.
+    """
+
+    def values(self: Any, names: list[str]) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in names)
+
+    def flatten_with_keys(self: Any) -> tuple[Any, tuple[Any, ...]]:
+        keys = map(jax.tree_util.GetAttrKey, data)
+        return tuple(zip(keys, values(self, data), strict=True)), values(self, meta)
+
+    def flatten(self: Any) -> tuple[Any, tuple[Any, ...]]:
+        return values(self, data), values(self, meta)
+
+    def unflatten(structure: tuple[Any, ...], leaves: Any) -> Any:
+        self = object.__new__(cls)
+        self.__dict__.update(
+            zip(data, leaves, strict=True), **dict(zip(meta, structure, strict=True))
+        )
+        return self
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
 
 
 def take(tree: T, index: Any) -> T:
