@@ -303,8 +303,8 @@ def assert_equal_bits(ours, truth):
     (gathered, counts, complete), (other, other_counts, _) = ours, truth
     assert bool(complete.all())
     for a, b in zip(
-        jax.tree.leaves((gathered.best, gathered.rank, gathered.nonfinite, counts)),
-        jax.tree.leaves((other.best, other.rank, other.nonfinite, other_counts)),
+        jax.tree.leaves((gathered.best, gathered.rank, gathered.rows.nonfinite, counts)),
+        jax.tree.leaves((other.best, other.rank, other.rows.nonfinite, other_counts)),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
@@ -312,11 +312,7 @@ def assert_equal_bits(ours, truth):
 
 def pick(outcome, index):
     gathered, counts, complete = outcome
-    gathered = gathered._replace(
-        best=jax.tree.map(lambda leaf: leaf[index], gathered.best),
-        rank=gathered.rank[index],
-        nonfinite=gathered.nonfinite[index],
-    )
+    gathered = gathered._replace(rows=jax.tree.map(lambda leaf: leaf[index], gathered.rows))
     return gathered, jax.tree.map(lambda leaf: leaf[index], counts), complete[index]
 
 
@@ -609,15 +605,15 @@ def test_nothing_is_won_by_nan(apply, keep, lanes):
     assert np.isfinite(gathered.best.image).all()
     assert distance64("l2", gathered.best.image, np.asarray(images)).max() <= 0.3
     if apply is one_nan:
-        assert gathered.nonfinite.all()
+        assert gathered.rows.nonfinite.all()
         assert not gathered.best.adversarial.any()
     if apply is nan_logits:
         start = np.asarray(images)[:, 0, 0, 0]
-        assert gathered.nonfinite[start > 0.81].all()  # cannot leave the sick half
-        assert not gathered.nonfinite[start < 0.19].any()
+        assert gathered.rows.nonfinite[start > 0.81].all()  # cannot leave the sick half
+        assert not gathered.rows.nonfinite[start < 0.19].any()
         assert not gathered.best.adversarial[gathered.best.image[:, 0, 0, 0] > 0.5].any()
     if apply is nan_gradients and keep != "first":
-        assert gathered.nonfinite.all()
+        assert gathered.rows.nonfinite.all()
     logits = np.asarray(apply(params, jnp.asarray(gathered.best.image)))
     wrong = np.isfinite(logits).all(1) & (logits.argmax(1) != np.asarray(goal.labels))
     np.testing.assert_array_equal(gathered.best.adversarial, wrong)

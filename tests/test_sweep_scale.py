@@ -93,14 +93,15 @@ def test_a_job_in_which_nothing_succeeds_is_kept(tmp_path):
 
 def test_no_device_waits_for_another():
     """The compiled loop of several devices has no collective in it."""
-    from jaxadv.engine.execute import programs
+    from jaxadv.engine.programs import loop_programs
     from jaxadv.engine.lanes import Ends, init_lanes
     from jaxadv.engine.verify import sharded
 
     devices, attack = tuple(jax.local_devices()), ja.PGD(steps=3)
     table = ja.make_table(attack, MODEL, IMAGES, ja.Untargeted(LABELS), 0.1)
     key = jax.random.key(0)
-    flight = jax.eval_shape(lambda: init_lanes(attack, MODEL, table, key, 4))
+    table = table.with_keys(attack, key)
+    flight = jax.eval_shape(lambda: init_lanes(attack, MODEL, table, 4))
     each = [
         jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
@@ -110,9 +111,9 @@ def test_no_device_waits_for_another():
         )
         for tree in (table, flight)
     ]
-    _, go_on = programs("first", False, devices)
+    go_on = loop_programs("first", False, devices).go_on.function
     ends = Ends(jnp.int32(8), jnp.int32(3), jnp.int32(99))
-    program = go_on.lower(attack, MODEL, each[0], key, each[1], ends).compile()
+    program = go_on.lower(attack, MODEL, each[0], each[1], ends).compile()
     text = program.as_text()
     assert "while(" in text and "input_output_alias" in text  # a loop, and donated buffers
     for collective in (

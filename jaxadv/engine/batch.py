@@ -4,12 +4,14 @@ It is the reference for the tests of the lanes and the driver for adversarial tr
 works under jit, vmap, pmap, shard_map and inside scans.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.attack import KEEPS, Attack, safe_epsilon, types_of
 from jaxadv.core.goals import Goal
@@ -18,7 +20,7 @@ from jaxadv.core.pytree import where
 from jaxadv.core.shapes import image_shape, on_images
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.queue import Results, Table
-from jaxadv.engine.tick import needs_gradient, tick
+from jaxadv.engine.tick import Lane, tick
 
 
 def on_cpu() -> bool:
@@ -36,7 +38,7 @@ def drive_batch(
     *,
     keep: str,
     limit: int | None = None,
-    cure: bool | None = None,
+    rewrite: bool | None = None,
     judge_last: bool = True,
 ) -> Results:
     """Run every row of the table at once, one rank after the other. Pure.
@@ -48,7 +50,7 @@ def drive_batch(
         key: A JAX random key.
         keep: As in `run`.
         limit: The most ticks per entry (None: those of the attack).
-        cure: Whether to rewrite the program for the CPU (None: if it runs on a CPU).
+        rewrite: Whether to rewrite the program for the CPU (None: if it runs on a CPU).
         judge_last: Whether the model is queried at the image of an entry's last tick. Otherwise
             this image is kept without a query, which serves keep="last" of an attack with one query
             a tick.
@@ -59,79 +61,49 @@ def drive_batch(
     attack = attack.specialize(table.goal, table.clean_logits.shape[-1])
     rows = jnp.arange(table.source.shape[0])
     limit = attack.ticks if limit is None else min(limit, attack.ticks)
-    step = tick_function(attack, model, keep, cure)
+    step = tick_function(attack, model, keep, rewrite)
+    table = table.with_keys(attack, key)
 
-    def one_rank(rank: Any, gathered: Results) -> Results:
-        ranks = jnp.full(rows.shape, rank, jnp.int32)
-        lanes = jax.vmap(lambda row, r: table.lane(attack, model.bounds, key, row, r))(rows, ranks)
+    def one_rank(rank: Int[Array, ""], results: Results) -> Results:
+        lanes = jax.vmap(lambda row: table.lane(attack, model.bounds, row, rank))(rows)
         wanted = table.active
         if keep == "first":
-            wanted &= ~gathered.best.tier
+            wanted &= ~results.best.tier
 
-        def live(lanes: Any) -> Any:
+        def live(lanes: Lane) -> Bool[Array, " M"]:
             return wanted & ~lanes.finished
 
-        def go_on(carry: Any) -> Any:
+        def proceed(carry: tuple[Int[Array, ""], Lane]) -> Bool[Array, ""]:
             return (carry[0] < (limit if judge_last else limit - 1)) & live(carry[1]).any()
 
-        def body(carry: Any) -> Any:
-            return advance(
-                go_on,
-                lambda carry: needs_gradient(attack, carry[1], live(carry[1])),
-                lambda carry, backward: (carry[0] + 1, step(carry[1], live(carry[1]), backward)),
-                carry,
-                attack.pullbacks > 0,
-            )
+        def body(carry: tuple[Int[Array, ""], Lane]) -> tuple[Int[Array, ""], Lane]:
+            return carry[0] + 1, step(carry[1], live(carry[1]))
 
-        _, lanes = lax.while_loop(go_on, body, (jnp.int32(0), lanes))
+        _, lanes = lax.while_loop(proceed, body, (jnp.int32(0), lanes))
         if not judge_last:
             with types_of(attack):
                 asked = jax.vmap(attack.ask)(lanes.problem, lanes.state)[:, 0]
             sound = jax.vmap(lambda image: jnp.isfinite(image).all())(asked)
             image = where(live(lanes) & sound, asked, lanes.best.image)
             lanes = lanes._replace(best=lanes.best._replace(image=image))
-        return gathered.settle(lanes, rows, ranks, wanted)
+        return results.record_all(lanes, rank, wanted)
 
-    gathered = Results.empty(table, attack.entries)
+    results = Results.empty(table, attack.entries)
     if attack.entries == 1:
-        return one_rank(0, gathered)
-    return lax.fori_loop(0, attack.entries, one_rank, gathered)
+        return one_rank(jnp.int32(0), results)
+    return lax.fori_loop(0, attack.entries, one_rank, results)
 
 
-def tick_function(attack: Attack, model: Model, keep: str, cure: bool | None) -> Any:
-    """Return (lanes, live, backward) -> lanes, rewritten for the CPU if it runs there."""
-    cure = on_cpu() if cure is None else cure
+def tick_function(
+    attack: Attack, model: Model, keep: str, rewrite: bool | None
+) -> Callable[[Lane, Bool[Array, " L"]], Lane]:
+    """Return (lanes, live) -> lanes, one tick, rewritten for the CPU if it runs there."""
+    rewrite = on_cpu() if rewrite is None else rewrite
 
-    def step(lanes: Any, live: Any, backward: bool) -> Any:
-        def plain(attack: Attack, model: Model, lanes: Any, live: Any) -> Any:
-            return tick(attack, model, lanes, live, keep=keep, backward=backward)
+    def plain(attack: Attack, model: Model, lanes: Lane, live: Bool[Array, " L"]) -> Lane:
+        return tick(attack, model, lanes, live, keep=keep)
 
-        return (rewrite_for_cpu(plain) if cure else plain)(attack, model, lanes, live)
-
-    return step
-
-
-def advance(go_on: Any, is_hungry: Any, body: Any, carry: Any, gradients: bool) -> Any:
-    """Run at least one tick, then repeat until `go_on(carry)` is false. Pure.
-
-    Ticks with a backward pass run in a loop of their own; a tick in which no lane needs a gradient
-    comes between two such loops. A branch inside the loop would slow a small network down by a
-    tenth.
-
-    Args:
-        go_on: Function carry -> whether to run another tick.
-        is_hungry: Function carry -> whether a lane needs a gradient.
-        body: Function (carry, backward) -> carry, one tick.
-        carry: The state of the loop.
-        gradients: Whether the attack needs gradients at all.
-
-    Returns:
-        The state after the last tick.
-    """
-    if not gradients:
-        return lax.while_loop(go_on, lambda c: body(c, False), carry)
-    carry = lax.while_loop(lambda c: go_on(c) & is_hungry(c), lambda c: body(c, True), carry)
-    return lax.cond(go_on(carry), lambda c: body(c, False), lambda c: c, carry)
+    return functools.partial(rewrite_for_cpu(plain) if rewrite else plain, attack, model)
 
 
 def perturb(
@@ -185,8 +157,8 @@ def perturb(
     seen = seen.astype(jnp.float32) if seen.dtype == jnp.float64 else seen
     table = make_table(attack, model, seen, goal, epsilon, ids, keep=keep)
     judge_last = keep != "last" or attack.queries > 1
-    gathered = drive_batch(attack, model, table, key, keep=keep, judge_last=judge_last)
-    return gathered.best.image.reshape(images.shape).astype(images.dtype)
+    results = drive_batch(attack, model, table, key, keep=keep, judge_last=judge_last)
+    return results.best.image.reshape(images.shape).astype(images.dtype)
 
 
 def make_table(

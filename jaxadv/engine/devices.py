@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxadv.core.model import Model
+from jaxadv.engine.compilation import forget_programs
 
 APPLY = jax.jit(lambda model, images: model.raw(images))  # only traced; JAX caches the trace
 
@@ -91,7 +92,7 @@ def spare_memory_maps(share: float = 0.5) -> bool:
         return False
     if used <= share * allowed:
         return False
-    jax.clear_caches()
+    forget_programs()
     gc.collect()
     return True
 

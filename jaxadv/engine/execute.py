@@ -1,15 +1,13 @@
 """Run one chunk of rows on the devices: compiled loop, control by the host, verification."""
 
-import functools
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from jaxadv.core.attack import Attack, safe_epsilon
@@ -17,13 +15,16 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status
+from jaxadv.core.shapes import image_shape
 from jaxadv.engine import checks
-from jaxadv.engine.lanes import Ends, Mode, init_lanes, live, run_lanes, shrink_lanes
+from jaxadv.engine.lanes import Ends
+from jaxadv.engine.programs import LoopPrograms, Seen, loop_programs, shrinking
 from jaxadv.engine.queue import Table
-from jaxadv.engine.session import RowProgress, Rows
-from jaxadv.engine.verify import bucket, forward_sharded, margins, mesh_of, predict, sharded, verify
+from jaxadv.engine.session import RowProgress, Rows, Session
+from jaxadv.engine.verify import bucket, forward_sharded, margins, predict, sharded, verify
 
 PIECE_SECONDS = 2.0  # time between two checks by the host
+MOST_PADDED_ROWS, MOST_PADDED_BYTES = 4096, 2**26  # tables up to this size are padded to one size
 
 
 class Budget(NamedTuple):
@@ -64,6 +65,30 @@ class Batch(NamedTuple):
     rows: Rows
 
 
+class Room(NamedTuple):
+    """Sizes of a table on each device; padded to one size, all attacks of a run use one program.
+
+    Attributes:
+        images: Number of images.
+        rows: Number of rows.
+    """
+
+    images: int = 0
+    rows: int = 0
+
+    @classmethod
+    def of(cls, images: np.ndarray, levels: int, devices: int) -> "Room":
+        """Return the room for all images at each of `levels` epsilons, if they are not many."""
+        count = math.ceil(len(images) / devices)
+        small = count * levels <= MOST_PADDED_ROWS and images.nbytes <= MOST_PADDED_BYTES
+        return cls(count, count * levels) if small else cls()
+
+    def bucket(self, needed: "Room", width: int) -> tuple[int, int]:
+        """Return the padded number of images and of rows."""
+        images, rows = (max(own, other) for own, other in zip(self, needed, strict=True))
+        return bucket(images, width), bucket(rows, width)
+
+
 class Setup(NamedTuple):
     """How rows are attacked: what is the same for every chunk of a run.
 
@@ -78,6 +103,7 @@ class Setup(NamedTuple):
         lanes: Number of lanes on each device.
         halve: As in `run`.
         budget: Limits of the run.
+        room: The least sizes of a table.
     """
 
     attack: Attack
@@ -90,6 +116,12 @@ class Setup(NamedTuple):
     lanes: int
     halve: bool
     budget: Budget
+    room: Room = Room()
+
+    @property
+    def programs(self) -> LoopPrograms:
+        """The programs of the loop."""
+        return loop_programs(self.keep, self.halve, self.devices)
 
     @property
     def passes_per_tick(self) -> int:
@@ -120,52 +152,45 @@ def _deal(values: np.ndarray, owner: np.ndarray, parts: int, size: int) -> np.nd
     return dealt
 
 
-@functools.lru_cache
-def programs(keep: str, halve: bool, devices: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Return the jitted functions that begin and continue the loop, on one device or on several.
+def compile_loop(setup: Setup, session: Session, start: bool) -> list[Future[Any]]:
+    """Begin to compile, in other threads, the programs of `run_chunk` for tables of least size.
 
-    Every array has a leading axis of devices. The loop state is donated, so it is updated in place.
+    Args:
+        setup: How the rows are attacked.
+        session: The images and their goal.
+        start: Whether the rows bring images to begin from.
+
+    Returns:
+        The compilations.
     """
-    cure = devices[0].platform == "cpu"
+    devices, width = setup.devices, setup.lanes
+    images, each = setup.room.bucket(setup.room, width)
+    shape = image_shape(tuple(session.images.shape[1:]))
+    classes = checks.count_classes(session.model, tuple(session.images.shape[1:]))
 
-    def begin(attack: Attack, model: Model, table: Table, key: Array, width: int) -> Any:
-        flight = init_lanes(attack, model, take(table, 0), key, width)
-        return jax.tree.map(lambda leaf: leaf[None], flight)
+    def many(count: int, shape: tuple[int, ...] = (), dtype: Any = np.float32) -> Any:
+        whole = (len(devices), count, *shape)
+        return jax.ShapeDtypeStruct(whole, dtype, sharding=sharded(devices))
 
-    def go_on(attack, model, table, key, flight, ends) -> Any:
-        mode = Mode(keep, halve, cure)
-        flight = run_lanes(attack, model, take(table, 0), key, take(flight, 0), ends, mode)
-        _, complete = flight.gathered.totals(keep)
-        found = flight.gathered.best.adversarial & complete
-        seen = (live(flight).sum(), flight.head < flight.gathered.ended.shape[0], complete, found)
-        return jax.tree.map(lambda leaf: leaf[None], (flight, seen))
-
-    if len(devices) == 1:
-        return jax.jit(begin, static_argnums=4), jax.jit(go_on, donate_argnums=4)
-    split, whole = PartitionSpec("devices"), PartitionSpec()
-    several = functools.partial(
-        jax.shard_map, mesh=mesh_of(devices), out_specs=split, check_vma=False
+    table = Table(
+        images=many(images, shape),
+        clean_logits=many(images, (classes,)),
+        source=many(each, dtype=np.int32),
+        goal=jax.tree.map(lambda leaf: many(each, dtype=np.asarray(leaf).dtype), session.goal),
+        radius=many(each),
+        ids=many(each, dtype=np.int32),
+        active=many(each, dtype=bool),
+        start=many(each, shape) if start else None,
     )
-
-    @functools.partial(jax.jit, static_argnums=4)
-    def begin_all(attack, model, table, key, width) -> Any:
-        each = several(
-            lambda a, m, t, k: begin(a, m, t, k, width), in_specs=(whole, whole, split, whole)
-        )
-        return each(attack, model, table, key)
-
-    go_on_all = several(go_on, in_specs=(whole, whole, split, whole, split, whole))
-    return begin_all, jax.jit(go_on_all, donate_argnums=4)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _totals(gathered: Any, keep: str) -> Any:
-    return jax.vmap(lambda one: one.totals(keep))(gathered)
-
-
-@functools.lru_cache
-def _narrowing(width: int) -> Any:
-    return jax.jit(jax.vmap(lambda flight: shrink_lanes(flight, width)))
+    attack, model, programs = setup.attack, setup.model, setup.programs
+    first, shapes = programs.begin.compile(attack, model, table, setup.key, width)
+    keys, state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharded(devices)), shapes
+    )
+    one = np.int32(1)
+    table = table._replace(keys=keys)
+    second, _ = programs.go_on.compile(attack, model, table, state, Ends(one, one, one))
+    return [first, second]
 
 
 def run_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Result | None, int]:
@@ -182,7 +207,7 @@ def run_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Res
     """
     attack, model, devices = setup.attack, setup.model, setup.devices
     width, budget, parts = setup.lanes, setup.budget, len(setup.devices)
-    dealt = _Dealt(batch, devices, width)
+    dealt = _Dealt(batch, devices, width, setup.room)
     images = dealt.images(batch.images)
     if batch.clean_logits is None:
         clean = forward_sharded(model, images, width, devices)
@@ -211,12 +236,13 @@ def run_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Res
         start=None if rows.start is None else dealt.rows(rows.start),
         seeds=None if rows.seeds is None else dealt.rows(rows.seeds),
     )
-    begin, go_on = programs(setup.keep, setup.halve, devices)
+    begin, go_on = setup.programs
     limit = attack.ticks if budget.steps is None else min(budget.steps, attack.ticks)
-    most = jnp.iinfo(jnp.int32).max if budget.queries is None else budget.queries
-    flight = begin(attack, model, table, setup.key, width)
+    most = np.iinfo(np.int32).max if budget.queries is None else budget.queries
+    keys, state = begin(attack, model, table, setup.key, width)
+    table = table._replace(keys=keys)
     skipped = int((~active).sum())
-    ticks, lane_ticks, until, complete = 0, 0, 8, None
+    ticks, lane_ticks, until, seen = 0, 0, 8, Seen.nothing(state.images.shape[:2])
     while True:
         if budget.passes is not None:
             left = budget.passes - (spent + lane_ticks) * setup.passes_per_tick
@@ -225,38 +251,43 @@ def run_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Res
         if until < 1 or late or watch.interrupted():
             break
         tick = time.perf_counter()
-        ends = Ends(jnp.int32(until), jnp.int32(limit), jnp.int32(most))
-        flight, seen = go_on(attack, model, table, setup.key, flight, ends)
-        alive, waiting, complete, found = jax.device_get(seen)
+        ends = Ends(np.int32(until), np.int32(limit), np.int32(most))
+        state, seen = go_on(attack, model, table, state, ends)
+        seen = jax.device_get(seen)
         elapsed = time.perf_counter() - tick
-        before, ticks = ticks, int(np.asarray(flight.ticks).max())
+        before, ticks = ticks, int(np.asarray(state.ticks).max())
         lane_ticks += (ticks - before) * width * parts
         # Only rows that are attacked are ever complete: neither padding nor clean successes are.
         if watch.progress is not None:
-            done, successes = int(complete.sum()) + skipped, int(found.sum()) + skipped
+            done = int(seen.complete.sum()) + skipped
+            successes = int((seen.adversarial & seen.complete).sum()) + skipped
             watch.progress(done, len(rows.source), successes)
-        if not alive.any() and not waiting.any():
+        if not seen.live.any() and not seen.waiting.any():
             break
-        if setup.halve and width > 1 and not waiting.any() and alive.max() <= width // 2:
+        if setup.halve and width > 1 and not seen.waiting.any() and seen.live.max() <= width // 2:
             width //= 2
-            flight = _narrowing(width)(flight)
+            state = shrinking(width, devices)(state)
         until = int(np.clip(until * PIECE_SECONDS / max(elapsed, 1e-3), until / 4 + 1, until * 4))
-    return _verified(setup, batch, dealt, flight.gathered, active), lane_ticks
+    return _verified(setup, batch, dealt, state.images, seen, active), lane_ticks
 
 
 class _Dealt:
-    """Distribution of a batch to the devices, as arrays [parts, size, ...].
+    """Distribution of a batch to the devices, as arrays [D, size, ...].
 
     Images are dealt in turn, rows to the device of their image.
     """
 
-    def __init__(self, batch: Batch, devices: tuple[Any, ...], width: int) -> None:
+    def __init__(
+        self, batch: Batch, devices: tuple[jax.Device, ...], width: int, room: Room
+    ) -> None:
         self.parts, self.place = len(devices), sharded(devices)
         self.image_owner = np.arange(len(batch.images)) % self.parts
         self.row_owner = batch.rows.source % self.parts
-        self.per_image = bucket(math.ceil(len(batch.images) / self.parts), width)
-        most = int(np.bincount(self.row_owner, minlength=self.parts).max())
-        self.per_row = bucket(most, width)
+        most = Room(
+            math.ceil(len(batch.images) / self.parts),
+            int(np.bincount(self.row_owner, minlength=self.parts).max()),
+        )
+        self.per_image, self.per_row = room.bucket(most, width)
 
     def images(self, values: Any) -> Any:
         """Distribute values [N, ...] of the images to the devices."""
@@ -283,13 +314,12 @@ class _Dealt:
 
 
 def _verified(
-    setup: Setup, batch: Batch, dealt: _Dealt, gathered: Any, active: np.ndarray
+    setup: Setup, batch: Batch, dealt: _Dealt, best: Array, seen: Seen, active: np.ndarray
 ) -> Result:
     """Return the verified rows of a chunk; those that are not complete are NOT_RUN."""
     model, judge, rows, collect = setup.model, setup.judge, batch.rows, dealt.collect
-    counts, complete = jax.device_get(_totals(gathered, setup.keep))
     originals, goal = batch.images[rows.source], take(batch.goal, rows.source)
-    images = np.where(_like(active, originals), collect(gathered.best.image), originals)
+    images = np.where(_like(active, originals), collect(best), originals)
     status, distance, margin = verify(
         judge or model.fresh(),
         setup.attack.norm,
@@ -300,21 +330,21 @@ def _verified(
         setup.devices,
     )
     # Only a claimed success can be rejected; an image without one has failed.
-    claimed = collect(gathered.best.adversarial)
+    claimed = collect(seen.adversarial)
     unclaimed = ~claimed if judge is None or setup.again else margin >= 0
     status[(status != Status.SUCCESS) & unclaimed] = Status.FAILED
     if judge is not None and setup.again and setup.keep in ("first", "distance"):
         judged = margins(batch.goal, predict(judge, batch.images, setup.devices))
         wrong = judged[rows.source] < 0  # misclassified by the judge, so no attack was needed
         status[active & wrong] = Status.REJECTED_LABEL
-    nonfinite = collect(gathered.nonfinite)
+    nonfinite = collect(seen.nonfinite)
     status[(status == Status.FAILED) & nonfinite] = Status.NONFINITE
     status[~active & (status == Status.SUCCESS)] = Status.MISCLASSIFIED
-    status[~(collect(complete) | ~active)] = Status.NOT_RUN
+    status[~(collect(seen.complete) | ~active)] = Status.NOT_RUN
 
     def paid(name: str) -> np.ndarray:
         clean = name in ("forward", "computed") and batch.clean_logits is None
-        return model.samples * (collect(getattr(counts, name)) * active + clean)
+        return model.samples * (collect(getattr(seen.counts, name)) * active + clean)
 
     return Result(
         images=images,

@@ -2,23 +2,24 @@
 
 One inner loop records the results of finished lanes and loads new entries, a few at a time; the
 other ticks until a lane is finished. All of it is one compiled program, which returns to its caller
-after a given number of ticks and can be continued.
+after a given number of ticks and can be continued. The lanes are carried in packed form.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.attack import Attack
 from jaxadv.core.model import Model
-from jaxadv.core.pytree import take
-from jaxadv.engine.batch import advance, tick_function
-from jaxadv.engine.queue import Results, Table
-from jaxadv.engine.tick import Lane, needs_gradient
+from jaxadv.core.pytree import take, where
+from jaxadv.engine.batch import tick_function
+from jaxadv.engine.packing import Layout, Packed, put_rows, take_rows
+from jaxadv.engine.queue import EntryResult, Results, RowResult, Table, improves, success_rank
+from jaxadv.engine.tick import Lane
 
 WINDOW = 1024  # entries of the queue that are searched at once
 
@@ -27,20 +28,36 @@ class LoopState(NamedTuple):
     """State of the compiled loop with L lanes, M rows and R entries a row.
 
     Attributes:
-        lanes: The lanes [L].
-        entry: Integers [L], the queue entry in each lane (R * M: none).
-        age: Integers [L], the ticks of each lane's entry.
-        head: Integer, the head of the queue.
-        gathered: The results so far.
-        ticks: Integer, the ticks of the whole loop.
+        lanes: The lanes, packed; whether they are finished stands in `finished`.
+        finished: Whether each lane waits for its entry to be recorded.
+        entry: The queue entry in each lane (R * M: none).
+        age: The ticks of each lane's entry.
+        head: The head of the queue.
+        ticks: The ticks of the whole loop.
+        images: The best image so far of each row [M].
+        rows: The results so far of the rows, without the image, packed.
+        entries: The results so far of the entries, packed.
     """
 
-    lanes: Lane
-    entry: Any
-    age: Any
-    head: Any
-    gathered: Results
-    ticks: Any
+    lanes: Packed
+    finished: Bool[Array, " L"]
+    entry: Int[Array, " L"]
+    age: Int[Array, " L"]
+    head: Int[Array, ""]
+    ticks: Int[Array, ""]
+    images: Float[Array, "M H W C"]
+    rows: Packed
+    entries: Packed
+
+    @property
+    def live(self) -> Bool[Array, " L"]:
+        """Which lanes hold an entry."""
+        return self.entry < len(self.entries.row)
+
+    @property
+    def waiting(self) -> Bool[Array, ""]:
+        """Whether the queue holds further entries."""
+        return self.head < len(self.entries.row)
 
 
 class Ends(NamedTuple):
@@ -52,9 +69,9 @@ class Ends(NamedTuple):
         most: The most model outputs that an entry may use (None: no limit).
     """
 
-    until: Any
-    limit: Any
-    most: Any = None
+    until: Int[Array, ""]
+    limit: Int[Array, ""]
+    most: Int[Array, ""] | None = None
 
 
 class Mode(NamedTuple):
@@ -63,206 +80,261 @@ class Mode(NamedTuple):
     Attributes:
         keep: As in `run`.
         halve: Whether to return, too, once the queue is empty and half of the lanes are idle.
-        cure: Whether to rewrite the program for the CPU (None: if it runs on a CPU).
+        rewrite: Whether to rewrite the program for the CPU (None: if it runs on a CPU).
     """
 
     keep: str
     halve: bool = False
-    cure: bool | None = None
+    rewrite: bool | None = None
+
+
+class Layouts(NamedTuple):
+    """How the packed parts of a loop state are read.
+
+    Attributes:
+        lane: Of one lane; its field `finished` is None.
+        row: Of the result of one row; its field `best.image` is None.
+        entry: Of the result of one entry.
+    """
+
+    lane: Layout
+    row: Layout
+    entry: Layout
+
+    @classmethod
+    def of(cls, attack: Attack, model: Model, table: Table) -> "Layouts":
+        """Return the layouts of an attack on the rows of a table that has keys."""
+
+        def parts(table: Table) -> tuple[Lane, RowResult, EntryResult]:
+            lane = table.lane(attack, model.bounds, jnp.int32(0), jnp.int32(0))
+            rows, entries = take(Results.empty(table, attack.entries), 0)
+            return lane._replace(finished=None), without_image(rows), entries
+
+        each = jax.eval_shape(parts, table)
+        assert table.keys is not None
+        return cls(*(Layout(part, table.keys) for part in each))
+
+    def results(self, state: LoopState) -> Results:
+        """Return the results of a loop state."""
+        rows = self.row.unpack(state.rows)
+        rows = rows._replace(best=rows.best._replace(image=state.images))
+        return Results(rows, self.entry.unpack(state.entries))
+
+
+def without_image(result: RowResult) -> RowResult:
+    """Return the result of a row without its image."""
+    return result._replace(best=result.best._replace(image=None))
 
 
 def _first(mask: Bool[Array, " N"], count: int) -> Int[Array, " count"]:
     """Return the places of the first `count` true entries (N where there are fewer)."""
-    return jnp.searchsorted(jnp.cumsum(mask), jnp.arange(1, count + 1), method="compare_all")
+    size = len(mask)
+    # A cumulative sum and a search give the same, and take five times as long to compile.
+    descending, _ = lax.top_k(jnp.where(mask, size - jnp.arange(size, dtype=jnp.float32), 0), count)
+    return size - descending.astype(jnp.int32)
 
 
-def init_lanes(attack: Attack, model: Model, table: Table, key: Array, width: int) -> LoopState:
+def init_lanes(attack: Attack, model: Model, table: Table, width: int) -> LoopState:
     """Return a loop state of `width` empty lanes, all of which wait for an entry."""
-    one = jax.eval_shape(lambda: table.lane(attack, model.bounds, key, jnp.int32(0), jnp.int32(0)))
+    layouts = Layouts.of(attack, model, table)
+    results = Results.empty(table, attack.entries)
+    one = layouts.lane.structure.unflatten(layouts.lane.leaves)
     lanes = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape), leaf.dtype), one)
-    lanes = lanes._replace(finished=jnp.ones(width, bool))
     none = jnp.zeros(width, jnp.int32)
-    empty = none + table.source.shape[0] * attack.entries
-    gathered = Results.empty(table, attack.entries)
-    return LoopState(lanes, empty, none, jnp.int32(0), gathered, jnp.int32(0))
+    return LoopState(
+        lanes=layouts.lane.pack(lanes),
+        finished=jnp.ones(width, bool),
+        entry=none + len(results.entries.ended),
+        age=none,
+        head=jnp.int32(0),
+        ticks=jnp.int32(0),
+        images=results.best.image,
+        rows=layouts.row.pack(without_image(results.rows)),
+        entries=layouts.entry.pack(results.entries),
+    )
+
+
+class Slots(NamedTuple):
+    """The finished lanes that are recorded and loaded at once, S at most, in their order.
+
+    Attributes:
+        lane: The place of each (L: there are fewer).
+        occupied: Whether there is one, and it is recorded now.
+    """
+
+    lane: Int[Array, " S"]
+    occupied: Bool[Array, " S"]
 
 
 def _turn_over(
-    attack: Attack,
-    model: Model,
-    table: Table,
-    key: Array,
-    keep: str,
-    several: int,
-    flight: LoopState,
+    attack: Attack, model: Model, table: Table, layouts: Layouts, keep: str, state: LoopState
 ) -> LoopState:
-    """Record up to `several` lanes, those finished first, and load their next entries."""
+    """Record some lanes, those finished first, and load their next entries."""
+    width, rows = len(state.entry), len(state.rows.row)
+    # Where no success ends a run, all lanes are done at once; else a few at a time.
+    several = width if keep in ("loss", "last") else max(1, width // 8)
     # An entry is dropped once a lower rank of its row has succeeded.
     racing = attack.entries > 1 and keep == "first"
-    flight, slot, occupied = _settle_finished(attack, racing, several, flight)
-    fresh, loaded, head = _next_entries(table, racing, several, flight, occupied)
-    rows = table.source.shape[0]
-    started = jax.vmap(lambda r, k: table.lane(attack, model.bounds, key, r, k))(
+    state, slots = _record_finished(layouts, racing, several, state)
+    fresh, loaded, head = _next_entries(table, layouts, racing, state, slots)
+    started = jax.vmap(lambda row, rank: table.lane(attack, model.bounds, row, rank))(
         fresh % rows, fresh // rows
     )
-    return _load(flight, started, slot, occupied, fresh, loaded, head)
+    return _load(layouts, started._replace(finished=None), state, slots, fresh, loaded, head)
 
 
-def _settle_finished(
-    attack: Attack, racing: bool, several: int, flight: LoopState
-) -> tuple[LoopState, Int[Array, " S"], Bool[Array, " S"]]:
-    """Record up to `several` finished lanes; return their places and which are recorded."""
-    rows, width = flight.gathered.rank.shape[0], flight.entry.shape[0]
-    entries = rows * attack.entries
-    lanes, entry, gathered = flight.lanes, flight.entry, flight.gathered
+def _succeeded_at(layouts: Layouts, state: LoopState, row: Int[Array, " N"]) -> Int[Array, " N"]:
+    """Return the rank at which each row has succeeded so far."""
+    result = layouts.row.unpack(take_rows(state.rows, row))
+    return success_rank(result.best.tier, result.rank)
+
+
+def _record_finished(
+    layouts: Layouts, racing: bool, several: int, state: LoopState
+) -> tuple[LoopState, Slots]:
+    """Record up to `several` finished lanes; return which they are."""
+    rows, entries, width = len(state.rows.row), len(state.entries.row), len(state.entry)
+    entry, finished = state.entry, state.finished
     if racing:  # a lower rank has succeeded meanwhile
-        dropped = (entry < entries) & (entry // rows > gathered.success_rank(entry % rows))
-        entry = jnp.where(dropped, entries, entry)
-        lanes = lanes._replace(finished=lanes.finished | dropped)
-    slot = _first(lanes.finished, several)
-    occupied = slot < width
-    settling = jnp.where(occupied, entry.at[slot].get(mode="fill", fill_value=entries), entries)
-    row, rank = settling % rows, settling // rows
-    if attack.entries > 1:  # two ranks of one row: the second waits for the next turn
-        earlier = (
-            (row[:, None] == row[None]) & (settling < entries)[None] & (settling < entries)[:, None]
-        )
-        waits = jnp.tril(earlier, -1).any(1)
-        occupied, settling = occupied & ~waits, jnp.where(waits, entries, settling)
-    gathered = gathered.settle(
-        take(lanes, jnp.minimum(slot, width - 1)), row, rank, settling < entries
+        won = _succeeded_at(layouts, state, entry % rows)
+        dropped = (entry < entries) & (entry // rows > won)
+        entry, finished = jnp.where(dropped, entries, entry), finished | dropped
+    lane = _first(finished, several)
+    occupied = lane < width
+    inside = jnp.minimum(lane, width - 1)
+    own = jnp.where(occupied, take_rows(entry, inside), entries)
+    row, rank = own % rows, own // rows
+    if entries > rows:  # two ranks of one row: the second waits for the next turn
+        both = (row[:, None] == row[None]) & (own < entries)[None] & (own < entries)[:, None]
+        waits = jnp.tril(both, -1).any(1)
+        occupied, own = occupied & ~waits, jnp.where(waits, entries, own)
+    ended = layouts.lane.unpack(take_rows(state.lanes, inside))
+    old = layouts.row.unpack(take_rows(state.rows, row))
+    wins = improves(ended, rank, old)
+    best = where(wins, ended.best._replace(image=None), old.best)
+    nonfinite = old.nonfinite | ended.nonfinite
+    result = RowResult(best, jnp.where(wins, rank, old.rank), nonfinite)
+    entry_result = EntryResult(ended.counts, jnp.ones(several, bool))
+    into = jnp.where(own < entries, row, rows)
+    state = state._replace(
+        entry=entry,
+        finished=finished,
+        images=put_rows(state.images, jnp.where(wins, into, rows), ended.best.image),
+        rows=put_rows(state.rows, into, layouts.row.pack(result)),
+        entries=put_rows(state.entries, own, layouts.entry.pack(entry_result)),
     )
-    return flight._replace(lanes=lanes, entry=entry, gathered=gathered), slot, occupied
+    return state, Slots(lane, occupied)
 
 
 def _next_entries(
-    table: Table, racing: bool, several: int, flight: LoopState, occupied: Bool[Array, " S"]
+    table: Table, layouts: Layouts, racing: bool, state: LoopState, slots: Slots
 ) -> tuple[Int[Array, " S"], Bool[Array, " S"], Int[Array, ""]]:
     """Return the next wanted entry for each recorded lane, whether there is one, and the new head.
 
     At most `WINDOW` entries of the queue are looked through.
     """
-    rows, entries = table.source.shape[0], flight.gathered.ended.shape[0]
-    ahead = flight.head + jnp.arange(min(WINDOW, entries))
-    wanted = (ahead < entries) & table.active[ahead % rows]
+    rows, entries, several = len(state.rows.row), len(state.entries.row), len(slots.lane)
+    ahead = state.head + jnp.arange(max(several, min(WINDOW, entries)))
+    wanted = (ahead < entries) & take_rows(table.active, ahead % rows)
     if racing:
-        wanted &= ahead // rows <= flight.gathered.success_rank(ahead % rows)
-    free = jnp.cumsum(occupied) - 1  # index of this lane among the free ones
+        wanted &= ahead // rows <= _succeeded_at(layouts, state, ahead % rows)
     places = _first(wanted, several)
-    chosen = jnp.where(occupied, places.at[free].get(mode="clip"), ahead.shape[0])
-    loaded = occupied & (chosen < ahead.shape[0])
-    needed, found = occupied.sum(), jnp.minimum(wanted.sum(), several)
+    # The first free lane takes the first wanted entry, and so on.
+    free = jnp.tril(jnp.broadcast_to(slots.occupied, (several, several)), -1).sum(1)
+    chosen = take_rows(places, free)
+    loaded = slots.occupied & (chosen < len(ahead))
+    needed, available = slots.occupied.sum(), jnp.minimum(wanted.sum(), several)
     last = places[jnp.maximum(needed - 1, 0)]
-    head = flight.head + jnp.where(
-        needed == 0, 0, jnp.where(needed <= found, last + 1, ahead.shape[0])
-    )
-    return jnp.where(loaded, flight.head + chosen, 0), loaded, jnp.minimum(head, entries)
+    step = jnp.where(needed <= available, last + 1, len(ahead))
+    head = jnp.minimum(state.head + jnp.where(needed == 0, 0, step), entries)
+    return jnp.where(loaded, state.head + chosen, 0), loaded, head
 
 
 def _load(
-    flight: LoopState,
+    layouts: Layouts,
     started: Lane,
-    slot: Int[Array, " S"],
-    occupied: Bool[Array, " S"],
+    state: LoopState,
+    slots: Slots,
     fresh: Int[Array, " S"],
     loaded: Bool[Array, " S"],
     head: Int[Array, ""],
 ) -> LoopState:
     """Put started entries into the recorded lanes; a lane without an entry becomes idle."""
-    entries, width = flight.gathered.ended.shape[0], flight.entry.shape[0]
-    into = jnp.where(loaded, slot, width)
-    lanes = jax.tree.map(lambda old, new: old.at[into].set(new, mode="drop"), flight.lanes, started)
-    emptied = jnp.where(occupied, slot, width)
-    entry = flight.entry.at[emptied].set(jnp.where(loaded, fresh, entries), mode="drop")
+    entries, width = len(state.entries.row), len(state.entry)
+    into = jnp.where(loaded, slots.lane, width)
+    # What each lane holds from now on (-1: as before); few comparisons in place of a scatter.
+    own = (slots.lane == jnp.arange(width)[:, None]) & slots.occupied
+    new = jnp.where(own, jnp.where(loaded, fresh, entries), -1).max(1)
+    entry = jnp.where(new < 0, state.entry, new)
     idle = (entry >= entries) & (head >= entries)
-    return flight._replace(
-        lanes=lanes._replace(finished=lanes.finished & ~idle),
+    return state._replace(
+        lanes=put_rows(state.lanes, into, layouts.lane.pack(started)),
+        finished=state.finished & ((new < 0) | (new >= entries)) & ~idle,
         entry=entry,
-        age=flight.age.at[emptied].set(0, mode="drop"),
+        age=jnp.where(new < 0, state.age, 0),
         head=head,
     )
 
 
-def live(flight: LoopState) -> Bool[Array, " L"]:
-    """Return which lanes hold an entry."""
-    return flight.entry < flight.gathered.ended.shape[0]
-
-
 def run_lanes(
-    attack: Attack,
-    model: Model,
-    table: Table,
-    key: Array,
-    flight: LoopState,
-    ends: Ends,
-    mode: Mode,
+    attack: Attack, model: Model, table: Table, state: LoopState, ends: Ends, mode: Mode
 ) -> LoopState:
     """Run until queue and lanes are empty, or the number of ticks is reached. Pure.
 
     Args:
         attack: The attack, specialized for the goal.
         model: The model under attack.
-        table: The rows.
-        key: A JAX random key.
-        flight: The loop state to continue from.
+        table: The rows, with keys.
+        state: The loop state to continue from.
         ends: Numbers at which the loop or an entry ends.
         mode: How the loop is compiled.
 
     Returns:
         The loop state after the last tick.
     """
-    step = tick_function(attack, model, mode.keep, mode.cure)
-    width = flight.entry.shape[0]
-    stop = flight.ticks + ends.until
-    # Where no success ends a run, all lanes are done at once; else a few at a time.
-    several = width if mode.keep in ("loss", "last") else max(1, width // 8)
-    turn_over = functools.partial(_turn_over, attack, model, table, key, mode.keep, several)
+    step = tick_function(attack, model, mode.keep, mode.rewrite)
+    layouts = Layouts.of(attack, model, table)
+    stop = state.ticks + ends.until
+    turn_over = functools.partial(_turn_over, attack, model, table, layouts, mode.keep)
 
-    def unsettled(flight: LoopState) -> Any:
-        return flight.lanes.finished.any()
+    def unrecorded(state: LoopState) -> Bool[Array, ""]:
+        return state.finished.any()
 
-    def sparse(flight: LoopState) -> Any:
-        dry = flight.head >= flight.gathered.ended.shape[0]
-        return mode.halve & dry & (live(flight).sum() <= width // 2)
+    def proceed(state: LoopState) -> Bool[Array, ""]:
+        live = state.live
+        going = (state.ticks < stop) & live.any()
+        if mode.halve:
+            going &= state.waiting | (live.sum() > len(live) // 2)
+        return going
 
-    def in_flight(flight: LoopState) -> Any:
-        going = (flight.ticks < stop) & live(flight).any() & ~unsettled(flight)
-        return going & ~sparse(flight)
-
-    def one_tick(flight: LoopState, backward: bool) -> LoopState:
-        alive = live(flight)
-        age = flight.age + 1
-        lanes = step(flight.lanes, alive, backward)
+    def one_tick(state: LoopState) -> LoopState:
+        live, age = state.live, state.age + 1
+        lanes = step(layouts.lane.unpack(state.lanes)._replace(finished=state.finished), live)
         spent = age >= ends.limit
         if ends.most is not None:
             spent |= lanes.counts.queries >= ends.most
-        finished = alive & (lanes.finished | spent)
-        return flight._replace(
-            lanes=lanes._replace(finished=finished), age=age, ticks=flight.ticks + 1
+        return state._replace(
+            lanes=layouts.lane.pack(lanes._replace(finished=None)),
+            finished=live & (lanes.finished | spent),
+            age=age,
+            ticks=state.ticks + 1,
         )
 
-    def outer(flight: LoopState) -> LoopState:
-        flight = lax.while_loop(unsettled, turn_over, flight)
-        return advance(
-            in_flight,
-            lambda f: needs_gradient(attack, f.lanes, live(f)),
-            one_tick,
-            flight,
-            attack.pullbacks > 0,
-        )
+    def outer(state: LoopState) -> LoopState:
+        state = lax.while_loop(unrecorded, turn_over, state)
+        return lax.while_loop(lambda s: proceed(s) & ~unrecorded(s), one_tick, state)
 
-    def go_on(flight: LoopState) -> Any:
-        more = live(flight).any() & (flight.ticks < stop) & ~sparse(flight)
-        return more | unsettled(flight)
-
-    return lax.while_loop(go_on, outer, flight)
+    return lax.while_loop(lambda s: proceed(s) | unrecorded(s), outer, state)
 
 
-def shrink_lanes(flight: LoopState, width: int) -> LoopState:
+def shrink_lanes(state: LoopState, width: int) -> LoopState:
     """Return the same loop state with `width` lanes; at most that many may be live."""
-    order = jnp.argsort(~live(flight), stable=True)[:width]
-    return flight._replace(
-        lanes=take(flight.lanes, order), entry=flight.entry[order], age=flight.age[order]
+    order = jnp.argsort(~state.live, stable=True)[:width]
+    return state._replace(
+        lanes=take(state.lanes, order),
+        finished=state.finished[order],
+        entry=state.entry[order],
+        age=state.age[order],
     )
 
 
@@ -275,7 +347,7 @@ def drive_lanes(
     keep: str,
     lanes: int,
     limit: int | None = None,
-    cure: bool | None = None,
+    rewrite: bool | None = None,
 ) -> Results:
     """Run the whole table in `lanes` lanes, in one call. Pure, as `drive_batch` is.
 
@@ -287,13 +359,15 @@ def drive_lanes(
         keep: As in `run`.
         lanes: Number of lanes.
         limit: The most ticks per entry (None: those of the attack).
-        cure: Whether to rewrite the program for the CPU (None: if it runs on a CPU).
+        rewrite: Whether to rewrite the program for the CPU (None: if it runs on a CPU).
 
     Returns:
         The results of all rows.
     """
     attack = attack.specialize(table.goal, table.clean_logits.shape[-1])
     limit = attack.ticks if limit is None else min(limit, attack.ticks)
-    flight = init_lanes(attack, model, table, key, lanes)
-    ends = Ends(jnp.iinfo(jnp.int32).max, limit)
-    return run_lanes(attack, model, table, key, flight, ends, Mode(keep, cure=cure)).gathered
+    table = table.with_keys(attack, key)
+    state = init_lanes(attack, model, table, lanes)
+    ends = Ends(jnp.int32(jnp.iinfo(jnp.int32).max), jnp.int32(limit))
+    state = run_lanes(attack, model, table, state, ends, Mode(keep, rewrite=rewrite))
+    return Layouts.of(attack, model, table).results(state)

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Int
 
 from jaxadv.core.attack import Attack, Problem, attack_key, reachable_box
 from jaxadv.core.goals import Goal
-from jaxadv.core.pytree import take
+from jaxadv.core.pytree import take, where
 from jaxadv.engine.tick import Best, Counts, Lane, better, init_lane
 
 
@@ -31,6 +31,7 @@ class Table(NamedTuple):
         start: Floats [M, H, W, C], the images to begin from, or None.
         extra: A pytree with leading axis N, or None.
         seeds: Data [M, ...] of one random key a row, or None for one key for all.
+        keys: Random keys [R, M] of all entries, or None until `with_keys`.
     """
 
     images: Any
@@ -43,10 +44,23 @@ class Table(NamedTuple):
     start: Any = None
     extra: Any = None
     seeds: Any = None
+    keys: Any = None
 
-    def lane(
-        self, attack: Attack, bounds: tuple[float, float], key: Array, row: Any, rank: Any
-    ) -> Lane:
+    def with_keys(self, attack: Attack, key: Array) -> "Table":
+        """Return the table with the random keys of all entries of `attack`."""
+
+        def one(row_key: Array, example: Array, rank: Array) -> Array:
+            return attack_key(attack, row_key, example, rank)
+
+        ranks = jnp.arange(attack.entries)
+        if self.seeds is None:
+            keys = jax.vmap(lambda r: jax.vmap(lambda i: one(key, i, r))(self.ids))(ranks)
+        else:
+            own = jax.random.wrap_key_data(self.seeds, impl=jax.random.key_impl(key))
+            keys = jax.vmap(lambda r: jax.vmap(lambda k, i: one(k, i, r))(own, self.ids))(ranks)
+        return self._replace(keys=keys)
+
+    def lane(self, attack: Attack, bounds: tuple[float, float], row: Any, rank: Any) -> Lane:
         """Return a lane that begins row `row` at rank `rank` (scalars; vmap for several lanes)."""
         source = self.source[row]
         logits, goal = self.clean_logits[source], take(self.goal, row)
@@ -63,9 +77,7 @@ class Table(NamedTuple):
             start=take(self.start, row),
             extra=take(self.extra, source),
         )
-        if self.seeds is not None:
-            key = jax.random.wrap_key_data(self.seeds[row], impl=jax.random.key_impl(key))
-        lane_key = attack_key(attack, key, self.ids[row], rank)
+        lane_key = self.keys[rank, row]
         # The barriers keep a lane's bits independent of the length of the table.
         problem, lane_key, logits = lax.optimization_barrier((problem, lane_key, logits))
         return lax.optimization_barrier(
@@ -73,22 +85,66 @@ class Table(NamedTuple):
         )
 
 
+class RowResult(NamedTuple):
+    """The result of a row.
+
+    Attributes:
+        best: The best image.
+        rank: The rank of the best image (R: none yet).
+        nonfinite: Whether a non-finite value was met.
+    """
+
+    best: Best
+    rank: Int[Array, ""]
+    nonfinite: Bool[Array, ""]
+
+
+class EntryResult(NamedTuple):
+    """What is recorded of an entry.
+
+    Attributes:
+        counts: Counts of passes and queries.
+        ended: Whether the entry is finished.
+    """
+
+    counts: Counts
+    ended: Bool[Array, ""]
+
+
+def improves(lane: Lane, rank: Int[Array, ""], old: RowResult) -> Bool[Array, ""]:
+    """Return whether the best image of a lane replaces that of its row.
+
+    Among images that are equally good, that of lowest rank is kept.
+    """
+    tie = (lane.best.tier == old.best.tier) & (lane.best.value == old.best.value)
+    return better(lane.best, old.best) | (tie & (rank < old.rank))
+
+
 class Results(NamedTuple):
     """The results so far, for M rows of R entries each; entry = rank * M + row.
 
     Attributes:
-        best: The best image of each row [M].
-        rank: Integers [M], the rank of the best image (R: none yet).
-        nonfinite: Booleans [M], whether a non-finite value was met.
-        counts: Counts of passes and queries of each entry [M * R].
-        ended: Booleans [M * R], whether the entry is finished.
+        rows: The result of each row [M].
+        entries: The result of each entry [R * M].
     """
 
-    best: Best
-    rank: Any
-    nonfinite: Any
-    counts: Counts
-    ended: Any
+    rows: RowResult
+    entries: EntryResult
+
+    @property
+    def best(self) -> Best:
+        """The best image of each row [M]."""
+        return self.rows.best
+
+    @property
+    def rank(self) -> Int[Array, " M"]:
+        """The rank of the best image of each row (R: none yet)."""
+        return self.rows.rank
+
+    @property
+    def counts(self) -> Counts:
+        """Counts of passes and queries of each entry [R * M]."""
+        return self.entries.counts
 
     @classmethod
     def empty(cls, table: Table, restarts: int) -> "Results":
@@ -106,48 +162,46 @@ class Results(NamedTuple):
         )
         none = jnp.zeros(rows * restarts, jnp.int32)
         return cls(
-            best=best,
-            rank=jnp.full(rows, restarts, jnp.int32),
-            nonfinite=jnp.zeros(rows, bool),
-            counts=Counts(none, none, none, none),
-            ended=jnp.zeros(rows * restarts, bool),
+            RowResult(best, jnp.full(rows, restarts, jnp.int32), jnp.zeros(rows, bool)),
+            EntryResult(Counts(none, none, none, none), jnp.zeros(rows * restarts, bool)),
         )
 
-    def success_rank(self, row: Any) -> Any:
-        """Return the rank at which a row succeeded (a large number where it did not)."""
-        return jnp.where(self.best.tier[row], self.rank[row], jnp.iinfo(jnp.int32).max)
-
-    def settle(self, lanes: Lane, row: Any, rank: Any, valid: Any) -> "Results":
-        """Record the results of finished lanes [F]; the rows of valid lanes differ."""
-        rows = self.rank.shape[0]
-        old = Best(*take(self.best, row))
-        tie = (lanes.best.tier == old.tier) & (lanes.best.value == old.value)
-        wins = better(lanes.best, old) | (tie & (rank < self.rank[row]))
-        place = jnp.where(valid & wins, row, rows)
-        best = jax.tree.map(
-            lambda kept, new: kept.at[place].set(new, mode="drop"), self.best, lanes.best
+    def record_all(self, lanes: Lane, rank: Int[Array, ""], valid: Bool[Array, " M"]) -> "Results":
+        """Record entry `rank` of every row that is `valid`; lane i is that of row i."""
+        count, old = len(valid), self.rows
+        wins = valid & improves(lanes, rank, old)
+        rows = RowResult(
+            where(wins, lanes.best, old.best),
+            jnp.where(wins, rank, old.rank),
+            old.nonfinite | (valid & lanes.nonfinite),
         )
-        entry = jnp.where(valid, rank * rows + row, self.ended.shape[0])
-        return Results(
-            best=best,
-            rank=self.rank.at[place].set(rank, mode="drop"),
-            nonfinite=self.nonfinite.at[jnp.where(valid, row, rows)].max(
-                lanes.nonfinite, mode="drop"
-            ),
-            counts=jax.tree.map(
-                lambda kept, new: kept.at[entry].set(new, mode="drop"), self.counts, lanes.counts
-            ),
-            ended=self.ended.at[entry].set(True, mode="drop"),
-        )
+        own = EntryResult(lanes.counts, jnp.ones(count, bool))
 
-    def totals(self, keep: str) -> tuple[Counts, Any]:
+        def put(every: Array, new: Array) -> Array:
+            old = lax.dynamic_slice_in_dim(every, rank * count, count)
+            return lax.dynamic_update_slice_in_dim(
+                every, jnp.where(valid, new, old), rank * count, 0
+            )
+
+        return Results(rows, jax.tree.map(put, self.entries, own))
+
+    def totals(self, keep: str) -> tuple[Counts, Bool[Array, " M"]]:
         """Return the counts of a sequential run for each row, and whether the row is complete."""
-        rows = self.rank.shape[0]
-        ranks = jnp.arange(self.ended.shape[0] // rows)[:, None]
-        last = self.success_rank(jnp.arange(rows)) if keep == "first" else jnp.iinfo(jnp.int32).max
+        best, rank = self.rows.best, self.rows.rank
+        ranks = jnp.arange(self.entries.ended.shape[0] // len(rank))[:, None]
+        last = success_rank(best.tier, rank) if keep == "first" else NEVER
         paid = ranks <= last
         counts = jax.tree.map(
-            lambda count: jnp.where(paid, count.reshape(-1, rows), 0).sum(0), self.counts
+            lambda count: jnp.where(paid, count.reshape(paid.shape[0], -1), 0).sum(0),
+            self.entries.counts,
         )
-        complete = (self.ended.reshape(-1, rows) | ~paid).all(0)
+        complete = (self.entries.ended.reshape(paid.shape[0], -1) | ~paid).all(0)
         return Counts(*counts), complete
+
+
+NEVER = jnp.iinfo(jnp.int32).max
+
+
+def success_rank(tier: Bool[Array, "..."], rank: Int[Array, "..."]) -> Int[Array, "..."]:
+    """Return the rank at which a row succeeded (`NEVER` where it did not)."""
+    return jnp.where(tier, rank, NEVER)

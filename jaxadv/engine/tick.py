@@ -1,12 +1,13 @@
 """One tick of all lanes: ask, one forward pass, at most one backward pass, judge, count, tell."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from jaxadv.core.attack import Answer, Attack, Problem, across, label_of, types_of
 from jaxadv.core.model import Model
@@ -134,11 +135,24 @@ def _best_of(asked: Best) -> Best:
     return jax.tree.map(lambda leaf: leaf[choice], asked)
 
 
-def needs_gradient(attack: Attack, lanes: Lane, live: Bool[Array, " L"]) -> Bool[Array, ""]:
-    """Return whether any live lane needs a gradient in its next tick."""
-    with types_of(attack):
-        needs = jax.vmap(attack.needs)(lanes.problem, lanes.state)
-    return (needs.gradients & live[:, None]).any()
+def _gradients(
+    pull_back: Callable[[Array], tuple[Array]],
+    cotangents: Float[Array, "L Q P K"],
+    images: Float[Array, "L Q H W C"],
+    wanted: Bool[Array, ""],
+) -> Float[Array, "L Q P H W C"]:
+    """Return the pulled-back cotangents; zeros, without a backward pass, where none is wanted."""
+    lanes, queries, pullbacks, classes = cotangents.shape
+
+    def backward() -> Array:
+        each = cotangents.reshape(lanes * queries, pullbacks, classes).swapaxes(0, 1)
+        pulled = jnp.stack([pull_back(one)[0] for one in each], 1)
+        return pulled.reshape(lanes, queries, pullbacks, *images.shape[2:])
+
+    def none() -> Array:
+        return jnp.zeros((lanes, queries, pullbacks, *images.shape[2:]), images.dtype)
+
+    return lax.cond(wanted, backward, none)
 
 
 def tick(
@@ -148,7 +162,6 @@ def tick(
     live: Bool[Array, " L"],
     *,
     keep: str,
-    backward: bool = True,
 ) -> Lane:
     """Advance all lanes by one tick.
 
@@ -161,7 +174,6 @@ def tick(
         lanes: The lanes [L].
         live: Mask [L] of the lanes that advance.
         keep: Which query to keep: "first", "distance", "loss" or "last".
-        backward: Whether to run a backward pass; False if no live lane is `needs_gradient`.
 
     Returns:
         The lanes after the tick.
@@ -172,25 +184,25 @@ def tick(
         images = jax.vmap(attack.ask)(problem, state)
     flat = images.reshape(-1, *images.shape[2:])
 
-    def answers(images: Array) -> Array:
+    def outputs(images: Array) -> Array:
         return model(images).astype(attack.precision)
 
-    if attack.pullbacks and backward:
-        logits, pull_back = jax.vjp(answers, flat)
+    if attack.pullbacks:
+        logits, pull_back = jax.vjp(outputs, flat)
     else:
-        logits, pull_back = answers(flat), None
+        logits, pull_back = outputs(flat), None
     logits = logits.reshape(*images.shape[:2], -1)
     shown = label_of(logits) if attack.label_only else logits
     with types_of(attack):
-        heard = jax.vmap(attack.used)(problem, state, shown, needs.answers)
-        needs = needs._replace(answers=heard & needs.answers)
+        used = jax.vmap(attack.used)(problem, state, shown, needs.answers)
+        needs = needs._replace(answers=used & needs.answers)
         asked = jax.vmap(lambda p, x, z, r: _judge(attack, keep, p, x, z, r))(
             problem, images, logits, needs.answers
         )
-    found = jax.vmap(_best_of)(asked)
-    replace = live & (better(found, lanes.best) if keep != "last" else ~jnp.isnan(found.margin))
-    found = jax.tree.map(lambda new, old: new.astype(old.dtype), found, lanes.best)
-    best = where(replace, found, lanes.best)
+    new = jax.vmap(_best_of)(asked)
+    replace = live & (better(new, lanes.best) if keep != "last" else ~jnp.isnan(new.margin))
+    new = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), new, lanes.best)
+    best = where(replace, new, lanes.best)
     stop = best.tier if keep == "first" else jnp.zeros_like(live)
 
     wanted = needs.gradients & (live & ~stop)[:, None]
@@ -203,13 +215,7 @@ def tick(
     if pull_back is not None:
         with types_of(attack):
             cotangents = jax.vmap(attack.cotangents)(problem, state, logits)
-        cotangents = cotangents.reshape(-1, *cotangents.shape[2:]).swapaxes(0, 1)
-        gradients = jnp.stack([pull_back(c)[0] for c in cotangents], 1)
-        gradients = gradients.reshape(*images.shape[:2], *gradients.shape[1:])
-    elif attack.pullbacks:
-        shape = (*images.shape[:2], attack.pullbacks, *images.shape[2:])
-        gradients = jnp.zeros(shape, images.dtype)
-        gradients = lax.optimization_barrier(gradients)  # else XLA folds it for seconds
+        gradients = _gradients(pull_back, cotangents, images, wanted.any())
 
     answer = Answer(shown, gradients, asked.adversarial, needs.answers)
     with types_of(attack):

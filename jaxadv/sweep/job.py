@@ -11,6 +11,7 @@ from jaxadv.core.goals import Targeted
 from jaxadv.core.norms import distances64
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status
+from jaxadv.engine.compilation import forget_programs
 from jaxadv.engine.session import Rows, Session
 from jaxadv.engine.verify import margins, predict
 from jaxadv.sweep.names import Job
@@ -86,7 +87,7 @@ def run_job(
         except Exception as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or lanes == 1:
                 raise
-        jax.clear_caches()
+        forget_programs()
         lanes //= 2
     if (result.status == Status.NOT_RUN).any():
         return False

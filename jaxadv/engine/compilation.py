@@ -1,0 +1,75 @@
+"""Programs that are compiled in other threads before they are needed.
+
+The compiler releases Python's interpreter, so several programs are compiled at once, and while
+another one runs. Tracing stays in the thread of the caller, under its settings of JAX.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+
+@functools.cache
+def _compilers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="jaxadv-compile")
+
+
+class Program:
+    """A jitted function of arrays whose programs can be compiled before they are called."""
+
+    def __init__(self, function: Callable[..., Any], static: int | None = None) -> None:
+        """Wrap a jitted function.
+
+        Args:
+            function: The result of `jax.jit`.
+            static: The place of its static argument, if it has one; it must be the last.
+        """
+        self.function, self.static = function, static
+        self.pending: dict[Any, Future[Any]] = {}
+        _PROGRAMS.append(self)
+
+    def compile(self, *args: Any) -> tuple[Future[Any], PyTree]:
+        """Trace the function now, and compile it in another thread.
+
+        Args:
+            args: The arguments; arrays may be `jax.ShapeDtypeStruct`.
+
+        Returns:
+            The compilation, and the shapes of what the program returns.
+        """
+        lowered, key = self.function.lower(*args), self._key(args)
+        if key not in self.pending:
+            self.pending[key] = _compilers().submit(lowered.compile)
+        return self.pending[key], lowered.out_info
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the program, once it is compiled."""
+        pending = self.pending.get(self._key(args)) if self.pending else None
+        if pending is None:
+            return self.function(*args)
+        return pending.result()(*(args if self.static is None else args[: self.static]))
+
+    def _key(self, args: tuple[Any, ...]) -> Any:
+        static = None if self.static is None else args[self.static]
+        leaves, structure = jax.tree.flatten(args if static is None else args[: self.static])
+        kinds = tuple(
+            (np.shape(leaf), getattr(leaf, "dtype", type(leaf)), getattr(leaf, "weak_type", False))
+            for leaf in leaves
+        )
+        return static, structure, kinds
+
+
+_PROGRAMS: list[Program] = []
+
+
+def forget_programs() -> None:
+    """Forget all compiled programs, those of JAX too."""
+    for program in _PROGRAMS:
+        program.pending.clear()
+    jax.clear_caches()

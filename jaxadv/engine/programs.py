@@ -1,0 +1,128 @@
+"""The compiled programs of a run: begin the loop, go on with it, shrink it."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Int
+
+from jaxadv.core.attack import Attack
+from jaxadv.core.model import Model
+from jaxadv.core.pytree import take
+from jaxadv.cpu.compiler import compiler_options
+from jaxadv.engine.compilation import Program
+from jaxadv.engine.lanes import Ends, Layouts, LoopState, Mode, init_lanes, run_lanes, shrink_lanes
+from jaxadv.engine.queue import Table
+from jaxadv.engine.tick import Counts
+from jaxadv.engine.verify import mesh_of, sharded
+
+
+class Seen(NamedTuple):
+    """What the host reads of the state of a loop.
+
+    Attributes:
+        live: Number of lanes that hold an entry.
+        waiting: Whether the queue holds further entries.
+        complete: Whether each row [M] is complete.
+        adversarial: Whether the best image of each row is adversarial.
+        nonfinite: Whether a row has met a non-finite value.
+        counts: Counts of a sequential run for each row.
+    """
+
+    live: Int[Array, ""]
+    waiting: Bool[Array, ""]
+    complete: Bool[Array, " M"]
+    adversarial: Bool[Array, " M"]
+    nonfinite: Bool[Array, " M"]
+    counts: Counts
+
+    @classmethod
+    def nothing(cls, shape: tuple[int, ...]) -> "Seen":
+        """Return what is read of [D, M] rows before the first tick."""
+        none, zero = np.zeros(shape, bool), np.zeros(shape, np.int32)
+        live, waiting = np.zeros(shape[0], np.int32), np.ones(shape[0], bool)
+        return cls(live, waiting, none, none, none, Counts(zero, zero, zero, zero))  # type: ignore[arg-type]
+
+
+class LoopPrograms(NamedTuple):
+    """The programs of a loop. Every array has a leading axis of devices.
+
+    Attributes:
+        begin: (attack, model, table, key, width) -> (keys of the table, loop state).
+        go_on: (attack, model, table with keys, loop state, ends) -> (loop state, Seen). The state
+            that it is given is updated in place.
+    """
+
+    begin: Program
+    go_on: Program
+
+
+@functools.lru_cache
+def loop_programs(keep: str, halve: bool, devices: tuple[jax.Device, ...]) -> LoopPrograms:
+    """Return the programs that begin and continue a loop, on one device or on several.
+
+    Args:
+        keep: As in `run`.
+        halve: As in `run`.
+        devices: The devices.
+
+    Returns:
+        The programs.
+    """
+    mode = Mode(keep, halve, rewrite=devices[0].platform == "cpu")
+
+    def begin(
+        attack: Attack, model: Model, table: Table, key: Array, width: int
+    ) -> tuple[Array, LoopState]:
+        table = take(table, 0).with_keys(attack, key)
+        state = init_lanes(attack, model, table, width)
+        return jax.tree.map(lambda leaf: leaf[None], (table.keys, state))
+
+    def go_on(
+        attack: Attack, model: Model, table: Table, state: LoopState, ends: Ends
+    ) -> tuple[LoopState, Seen]:
+        table, state = take((table, state), 0)
+        state = run_lanes(attack, model, table, state, ends, mode)
+        results = Layouts.of(attack, model, table).results(state)
+        counts, complete = results.totals(keep)
+        rows = results.rows
+        seen = Seen(
+            state.live.sum(), state.waiting, complete, rows.best.adversarial, rows.nonfinite, counts
+        )
+        return jax.tree.map(lambda leaf: leaf[None], (state, seen))
+
+    def begin_all(attack: Attack, model: Model, table: Table, key: Array, width: int) -> Any:
+        if len(devices) == 1:
+            return begin(attack, model, table, key, width)
+        each = several(lambda a, m, t, k: begin(a, m, t, k, width), in_specs=(one, one, split, one))
+        return each(attack, model, table, key)
+
+    split, one = PartitionSpec("devices"), PartitionSpec()
+    several = functools.partial(
+        jax.shard_map, mesh=mesh_of(devices), out_specs=split, check_vma=False
+    )
+    go_on_all = go_on
+    if len(devices) > 1:
+        go_on_all = several(go_on, in_specs=(one, one, split, split, one))
+    options, place = compiler_options(devices), sharded(devices)
+    return LoopPrograms(
+        Program(
+            jax.jit(
+                begin_all, static_argnums=4, out_shardings=place, compiler_options=options.brief
+            ),
+            static=4,
+        ),
+        Program(
+            jax.jit(go_on_all, donate_argnums=3, out_shardings=place, compiler_options=options.loop)
+        ),
+    )
+
+
+@functools.lru_cache
+def shrinking(width: int, devices: tuple[jax.Device, ...]) -> Program:
+    """Return the program that leaves `width` lanes of a loop state on each device."""
+    options, place = compiler_options(devices), sharded(devices)
+    shrink = jax.vmap(lambda state: shrink_lanes(state, width))
+    return Program(jax.jit(shrink, out_shardings=place, compiler_options=options.brief))
