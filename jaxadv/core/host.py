@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from jaxadv.core.images import as_floats
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import ArrayLike, Params
 
 
 class _Caller:
@@ -65,7 +66,7 @@ class HostFunction:
     function: Callable[..., Any] = static()
     classes: int | None = static()
 
-    def __call__(self, params: Any, images: Any) -> Array:
+    def __call__(self, params: Params, images: ArrayLike) -> Array:
         images = as_floats(images)
         if not isinstance(images, Tracer):
             return jnp.asarray(self.scores(images))
@@ -77,7 +78,7 @@ class HostFunction:
         shape = jax.ShapeDtypeStruct((len(images), known.classes), jnp.float32)
         return jax.pure_callback(known.answer, shape, images)
 
-    def answer(self, images: Any) -> np.ndarray:
+    def answer(self, images: ArrayLike) -> np.ndarray:
         """Return `scores` to a compiled program; errors go to the callers inside `host_errors`."""
         if not any(caller.errors for caller in _callers):
             try:
@@ -89,7 +90,7 @@ class HostFunction:
                     caller.errors.append(error)
         return np.full((len(images), self.classes), np.nan, np.float32)  # type: ignore[arg-type]
 
-    def scores(self, images: Any) -> np.ndarray:
+    def scores(self, images: ArrayLike) -> np.ndarray:
         """Return scores [N, K] float32; raise ValueError if the function's output is malformed."""
         # A copy: JAX's arrays are read-only, and many functions normalise in place.
         images = np.array(images, np.float32)

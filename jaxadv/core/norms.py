@@ -9,7 +9,7 @@ cumulative sum.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 Image = Float[Array, "..."]
+Side = TypeVar("Side", float, jax.Array)
 ROUNDING = 2.0**-23  # the relative distance of neighbouring float32 numbers
 
 
@@ -307,7 +308,7 @@ def _length64(norm: str, delta: np.ndarray) -> np.ndarray:
     return np.linalg.norm(delta, get_norm(norm).order, axis=1)
 
 
-def diameter(norm: str, size: int, span: Any) -> Any:
+def diameter(norm: str, size: int, span: Side) -> Side:
     """Return the largest distance of two images with `size` entries in a box with sides `span`."""
     if norm == "l0":
         return span * 0 + float(size)

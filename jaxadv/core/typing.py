@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-Number = float | int | np.generic | np.ndarray | jax.Array
+Number = float | int | np.number | np.ndarray | jax.Array
 """One number: of Python, of numpy, or an array without axes, which may be traced."""
 
 Numbers = Number | list | tuple
@@ -21,3 +21,6 @@ Params = PyTree
 
 Devices = list[jax.Device] | tuple[jax.Device, ...] | None
 """The devices of a run; None is all of them."""
+
+Index = int | slice | list | np.integer | np.ndarray | jax.Array
+"""Which rows of an array: one, several, or a mask of them."""

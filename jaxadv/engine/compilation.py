@@ -8,7 +8,7 @@ import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -44,14 +44,14 @@ class Program:
             The compilation, and the shapes of what the program returns.
         """
         lowered, key = self.function.lower(*args), self._key(args)
-        if key not in self.pending:
+        if key not in self.pending or self.pending[key].cancelled():
             self.pending[key] = _compilers().submit(lowered.compile)
         return self.pending[key], lowered.out_info
 
     def __call__(self, *args: Any) -> Any:
         """Call the program, once it is compiled."""
         pending = self.pending.get(self._key(args)) if self.pending else None
-        if pending is None:
+        if pending is None or pending.cancelled():
             return self.function(*args)
         return pending.result()(*(args if self.static is None else args[: self.static]))
 
@@ -63,6 +63,28 @@ class Program:
             for leaf in leaves
         )
         return static, structure, kinds
+
+
+class Compilation(NamedTuple):
+    """Programs that are being compiled in other threads.
+
+    Attributes:
+        pending: One future each.
+    """
+
+    pending: tuple[Future[Any], ...] = ()
+
+    def wait(self, report: Callable[[int, int], object] | None = None) -> None:
+        """Wait until all are compiled; `report` is called with (compiled, all) before each."""
+        for number, one in enumerate(self.pending):
+            if report is not None and not one.done():
+                report(number, len(self.pending))
+            one.result()
+
+    def cancel(self) -> None:
+        """Give up those that have not begun."""
+        for one in self.pending:
+            one.cancel()
 
 
 _PROGRAMS: list[Program] = []

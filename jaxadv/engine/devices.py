@@ -5,20 +5,21 @@ import math
 import os
 import warnings
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jaxtyping import Array, PyTree
 
 from jaxadv.core.model import Model
+from jaxadv.core.typing import Devices
 from jaxadv.engine.compilation import forget_programs
 
 APPLY = jax.jit(lambda model, images: model.raw(images))  # only traced; JAX caches the trace
 
 
 @jax.jit
-def PULLED_BACK(model: Model, images: Any) -> Any:
+def PULLED_BACK(model: Model, images: Array) -> PyTree:
     """Run one forward and one backward pass."""
     logits, pull_back = jax.vjp(model.raw, images)
     return pull_back(logits)
@@ -72,14 +73,14 @@ def use_cpu_cores(count: int | None = None) -> int:
     return count
 
 
-def spare_memory_maps(share: float = 0.5) -> bool:
+def spare_memory_maps(fraction: float = 0.5) -> bool:
     """Clear JAX's compiled programs if they use too many of the process's memory maps.
 
     A program on CPUs takes some 450 to 850 of the maps that Linux allows a process (usually
     65,530). With none left the compiler crashes, and the process with it.
 
     Args:
-        share: Fraction of the allowed maps above which the programs are cleared.
+        fraction: Fraction of the allowed maps above which the programs are cleared.
 
     Returns:
         Whether the programs were cleared.
@@ -90,7 +91,7 @@ def spare_memory_maps(share: float = 0.5) -> bool:
             used = sum(1 for _ in maps)
     except OSError:  # not on Linux
         return False
-    if used <= share * allowed:
+    if used <= fraction * allowed:
         return False
     forget_programs()
     gc.collect()
@@ -101,7 +102,7 @@ class IdleCoresWarning(UserWarning):
     """Some CPU cores are idle; `use_cpu_cores` would use them."""
 
 
-def choose_devices(devices: Any) -> tuple[Any, ...]:
+def choose_devices(devices: Devices) -> tuple[jax.Device, ...]:
     """Return the devices of a run: those given, else all local ones of the default backend.
 
     Args:
@@ -129,7 +130,7 @@ def choose_devices(devices: Any) -> tuple[Any, ...]:
     return chosen
 
 
-def memory_of(device: Any) -> float:
+def memory_of(device: jax.Device) -> float:
     """Return the device's total memory in bytes (on CPUs an eighth of the machine's).
 
     Memory in use is not subtracted: equal bits depend on the number of lanes, which must be the
@@ -145,7 +146,7 @@ def memory_of(device: Any) -> float:
     return total / 8  # there are at most 8 CPU devices by default
 
 
-def _bytes_of(jaxpr: Any) -> int:
+def _bytes_of(jaxpr: ClosedJaxpr | Jaxpr) -> int:
     """Return the bytes of all intermediate values of a jaxpr, an upper bound of a pass."""
     if isinstance(jaxpr, ClosedJaxpr):
         jaxpr = jaxpr.jaxpr
@@ -163,7 +164,9 @@ def _bytes_of(jaxpr: Any) -> int:
     return total
 
 
-def choose_lanes(model: Model, queries: int, shape: tuple[int, ...], rows: int, device: Any) -> int:
+def choose_lanes(
+    model: Model, queries: int, shape: tuple[int, ...], rows: int, device: jax.Device
+) -> int:
     """Return the default number of lanes per device, a power of two.
 
     It depends on the number of rows, the model and the memory, but not on the number of devices.
@@ -217,6 +220,6 @@ def compiled_bytes(model: Model, count: int, shape: tuple[int, ...]) -> float:
     return planned.temp_size_in_bytes + planned.output_size_in_bytes
 
 
-def rows_in_memory(shape: tuple[int, ...], device: Any) -> int:
+def rows_in_memory(shape: tuple[int, ...], device: jax.Device) -> int:
     """Return how many rows (image and best image) a chunk on one device may hold."""
     return max(1024, int(memory_of(device) / 8 / (3 * 4 * math.prod(shape))))

@@ -20,11 +20,10 @@ from jaxadv.engine import checks
 from jaxadv.engine.lanes import Ends
 from jaxadv.engine.programs import LoopPrograms, Seen, loop_programs, shrinking
 from jaxadv.engine.queue import Table
-from jaxadv.engine.session import RowProgress, Rows, Session
-from jaxadv.engine.verify import bucket, forward_sharded, margins, predict, sharded, verify
+from jaxadv.engine.session import Room, RowProgress, Rows, Session
+from jaxadv.engine.verify import forward_sharded, margins, predict, sharded, verify
 
 PIECE_SECONDS = 2.0  # time between two checks by the host
-MOST_PADDED_ROWS, MOST_PADDED_BYTES = 4096, 2**26  # tables up to this size are padded to one size
 
 
 class Budget(NamedTuple):
@@ -63,30 +62,6 @@ class Batch(NamedTuple):
     ids: np.ndarray
     clean_logits: np.ndarray | None
     rows: Rows
-
-
-class Room(NamedTuple):
-    """Sizes of a table on each device; padded to one size, all attacks of a run use one program.
-
-    Attributes:
-        images: Number of images.
-        rows: Number of rows.
-    """
-
-    images: int = 0
-    rows: int = 0
-
-    @classmethod
-    def of(cls, images: np.ndarray, levels: int, devices: int) -> "Room":
-        """Return the room for all images at each of `levels` epsilons, if they are not many."""
-        count = math.ceil(len(images) / devices)
-        small = count * levels <= MOST_PADDED_ROWS and images.nbytes <= MOST_PADDED_BYTES
-        return cls(count, count * levels) if small else cls()
-
-    def bucket(self, needed: "Room", width: int) -> tuple[int, int]:
-        """Return the padded number of images and of rows."""
-        images, rows = (max(own, other) for own, other in zip(self, needed, strict=True))
-        return bucket(images, width), bucket(rows, width)
 
 
 class Setup(NamedTuple):
@@ -152,13 +127,16 @@ def _deal(values: np.ndarray, owner: np.ndarray, parts: int, size: int) -> np.nd
     return dealt
 
 
-def compile_loop(setup: Setup, session: Session, start: bool) -> list[Future[Any]]:
+def compile_loop(
+    setup: Setup, session: Session, start: bool, seeds: np.ndarray | None
+) -> list[Future[Any]]:
     """Begin to compile, in other threads, the programs of `run_chunk` for tables of least size.
 
     Args:
         setup: How the rows are attacked.
         session: The images and their goal.
         start: Whether the rows bring images to begin from.
+        seeds: Data of one random key a row, or None.
 
     Returns:
         The compilations.
@@ -181,6 +159,7 @@ def compile_loop(setup: Setup, session: Session, start: bool) -> list[Future[Any
         ids=many(each, dtype=np.int32),
         active=many(each, dtype=bool),
         start=many(each, shape) if start else None,
+        seeds=None if seeds is None else many(each, seeds.shape[1:], seeds.dtype),
     )
     attack, model, programs = setup.attack, setup.model, setup.programs
     first, shapes = programs.begin.compile(attack, model, table, setup.key, width)

@@ -36,7 +36,7 @@ class Layout:
     Attributes:
         structure: The structure of the pytree.
         leaves: Shape and dtype of each leaf of one pytree.
-        key: A random key; leaves of its dtype are packed as their data.
+        key: Random keys; leaves of their dtype are packed as their data.
     """
 
     def __init__(self, one: PyTree, key: Array) -> None:
@@ -51,7 +51,8 @@ class Layout:
         """Return the number of integers that a leaf takes in the row (0: it stays apart)."""
         size = math.prod(leaf.shape)
         if self._is_key(leaf):
-            data = jax.eval_shape(jax.random.key_data, self.key)
+            one = jax.ShapeDtypeStruct((), self.key.dtype)
+            data = jax.eval_shape(jax.random.key_data, one)
             return size * math.prod(data.shape)
         packable = leaf.dtype in (*_BITS, jnp.dtype("int32"), jnp.dtype(bool))
         return size if packable and size <= SMALL else 0

@@ -1,7 +1,8 @@
 """`run`: run one attack on images, on all devices, and verify the returned images."""
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,32 +16,35 @@ from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.core.shapes import image_shape, on_images
+from jaxadv.core.typing import ArrayLike, Devices, Numbers
 from jaxadv.engine import checks
+from jaxadv.engine.compilation import Compilation
 from jaxadv.engine.devices import (
     choose_devices,
     choose_lanes,
     rows_in_memory,
     spare_memory_maps,
 )
-from jaxadv.engine.execute import Batch, Budget, Setup, Watch, run_chunk
-from jaxadv.engine.session import RowProgress, Rows, Session
+from jaxadv.engine.execute import Batch, Budget, Setup, Watch, compile_loop, run_chunk
+from jaxadv.engine.session import Room, RowProgress, Rows, Session
+from jaxadv.engine.verify import compile_predict
 
 
 def run(
     attack: Attack,
     model: Model,
-    images: Any,
+    images: ArrayLike,
     goal: Goal,
-    epsilon: Any = None,
+    epsilon: Numbers | None = None,
     *,
     key: Array,
     keep: str | None = None,
-    ids: Any = None,
-    devices: Any = None,
+    ids: Numbers | None = None,
+    devices: Devices = None,
     lanes: int | None = None,
     judge: Model | None = None,
     again: bool = False,
-    start: Any = None,
+    start: ArrayLike | None = None,
     budget: Budget | None = None,
     halve: bool = False,
     chunk: int | None = None,
@@ -140,6 +144,7 @@ def run_rows(
     """
     began = time.perf_counter()
     setup, given, wanted = _set_up(session, attack, rows, keep, budget or Budget(), halve)
+    _check_contract(setup, given, wanted)
     with host_errors() as failed, given.watched() as given:
         watch = Watch(began, lambda: given.stopped() or failed(), progress)
         outcome, spent = _run_chunks(setup, given, wanted, watch, chunk)
@@ -149,9 +154,9 @@ def run_rows(
             stated = wanted._replace(epsilon=rows.epsilon).of(refused)
             won = int(outcome.success.sum())
 
-            def report(done: int, more: int, found: int) -> None:
+            def report(done: int, more: int, successes: int) -> None:
                 if progress is not None:
-                    progress(len(rows.source) - more + done, len(rows.source), won + found)
+                    progress(len(rows.source) - more + done, len(rows.source), won + successes)
 
             second = _search_again(setup, given, attack, stated, spent, watch, report)
             for field in ("forward", "backward", "queries", "computed"):
@@ -165,7 +170,7 @@ def run_rows(
 def _set_up(
     session: Session, attack: Attack, rows: Rows, keep: str | None, budget: Budget, halve: bool
 ) -> tuple[Setup, Session, Rows]:
-    """Check the setup, the session and the rows, and choose what the caller left open."""
+    """Check the setup, the session and the rows, and choose what the caller did not set."""
     model, judge, count = session.model, session.judge, len(rows.source)
     if session.again and judge is None:
         raise ValueError("again=True without a judge: pass judge, the model that decides")
@@ -190,7 +195,6 @@ def _set_up(
         key, seeds = key[0], np.asarray(jax.random.key_data(key))
     if seeds is not None and len(seeds) != count:
         raise ValueError(f"key has {len(seeds)} keys: pass one, or one for each of {count} rows")
-    check_contract(attack, goal, image_shape(shape), classes, key, rows.start is not None)
     viewed, lanes = on_images(model, shape), session.lanes
     if lanes is None:
         lanes = choose_lanes(viewed, attack.queries, image_shape(shape), count, devices[0])
@@ -199,10 +203,65 @@ def _set_up(
     judging = None if judge is None else on_images(judge, shape)
     again = session.again
     return (
-        Setup(attack, viewed, judging, again, keep, key, devices, lanes, halve, budget),
+        Setup(
+            attack, viewed, judging, again, keep, key, devices, lanes, halve, budget, session.room
+        ),
         session._replace(goal=goal, ids=ids, key=key, devices=devices, lanes=lanes),
         rows._replace(epsilon=epsilon, seeds=seeds),
     )
+
+
+def _check_contract(setup: Setup, session: Session, rows: Rows) -> None:
+    shape = tuple(session.images.shape[1:])
+    classes = checks.count_classes(session.model, shape)
+    started = rows.start is not None
+    check_contract(setup.attack, session.goal, image_shape(shape), classes, setup.key, started)
+
+
+class Plan(NamedTuple):
+    """An attack that will be run on some of a session's images.
+
+    Attributes:
+        attack: The attack with its settings.
+        rows: All rows that it may be given.
+        keep: As in `run`.
+        lanes: Number of lanes on each device.
+        start: Whether it will be given images to begin from.
+    """
+
+    attack: Attack
+    rows: Rows
+    keep: str | None
+    lanes: int
+    start: bool
+
+
+def compile_ahead(session: Session, plans: Sequence[Plan]) -> list[Compilation]:
+    """Begin to compile the programs of attacks in other threads, in the order of their runs.
+
+    Tables larger than the session's room have sizes that are not known ahead; then nothing is
+    compiled.
+
+    Args:
+        session: What all attacks have in common; its room is set.
+        plans: The attacks.
+
+    Returns:
+        The compilation of each attack.
+    """
+    if session.room == Room():
+        return [Compilation() for _ in plans]
+    forward = [
+        compile_predict(model, tuple(session.images.shape[1:]), choose_devices(session.devices))
+        for model in {id(one): one for one in (session.model, session.judge) if one}.values()
+    ]
+    out = []
+    for plan in plans:
+        setup, given, rows = _set_up(
+            session._replace(lanes=plan.lanes), plan.attack, plan.rows, plan.keep, Budget(), False
+        )
+        out.append(Compilation((*forward, *compile_loop(setup, given, plan.start, rows.seeds))))
+    return out
 
 
 def _run_chunks(
@@ -220,10 +279,10 @@ def _run_chunks(
         chunk = most * count // max(total, 1) + 1
     outcome, spent = empty_result(total, seen, rows.epsilon, session.ids[source]), 0
     for begin in range(0, count, chunk):
-        mine = np.flatnonzero((source >= begin) & (source < begin + chunk))
-        if len(mine) == 0 or watch.interrupted():
+        members = np.flatnonzero((source >= begin) & (source < begin + chunk))
+        if len(members) == 0 or watch.interrupted():
             continue
-        part, own = session.of(slice(begin, begin + chunk)), rows.of(mine)
+        part, own = session.of(slice(begin, begin + chunk)), rows.of(members)
         own = own._replace(source=own.source - begin)
         originals = checks.check_images(part.images, bounds)
         checks.check_box(setup.attack, rows.epsilon, bounds, originals)
@@ -234,9 +293,9 @@ def _run_chunks(
             own = own._replace(start=start.reshape(-1, *seen))
         originals = originals.reshape(-1, *seen)
         batch = Batch(originals, part.goal, part.ids, part.clean_logits, own)
-        found, ticks = run_chunk(setup, batch, watch, spent)
-        if found is not None:
-            outcome.put(mine, found)
+        result, ticks = run_chunk(setup, batch, watch, spent)
+        if result is not None:
+            outcome.put(members, result)
         spent += ticks
     return outcome._replace(images=outcome.images.reshape(total, *shape)), spent
 

@@ -1,9 +1,10 @@
 """What is the same for all attacks of a run: one value, opened once by each protocol."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -12,23 +13,26 @@ from jaxtyping import Array
 from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
+from jaxadv.core.typing import ArrayLike, Devices, Index, Numbers
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.result_store import Store, fingerprint
-from jaxadv.engine.verify import predict
+from jaxadv.engine.verify import bucket, predict
+
+MOST_PADDED_ROWS, MOST_PADDED_BYTES = 4096, 2**26  # tables up to this size are padded to one size
 
 
 class RowProgress(Protocol):
     """Called while one attack runs, with (rows done, rows in all, successes so far)."""
 
-    def __call__(self, done: int, total: int, successes: int, /) -> Any: ...
+    def __call__(self, done: int, total: int, successes: int, /) -> object: ...
 
 
 class StageProgress(Protocol):
     """Called while several attacks run, with (attack, rows done, rows in all, successes so far)."""
 
-    def __call__(self, stage: str, done: int, total: int, successes: int, /) -> Any: ...
+    def __call__(self, stage: str, done: int, total: int, successes: int, /) -> object: ...
 
 
 class Rows(NamedTuple):
@@ -42,18 +46,42 @@ class Rows(NamedTuple):
     """
 
     source: np.ndarray
-    epsilon: Any = None
+    epsilon: Numbers | None = None
     start: np.ndarray | None = None
     seeds: np.ndarray | None = None
 
-    def of(self, index: Any) -> "Rows":
+    def of(self, index: Index) -> "Rows":
         """Return the rows at this index."""
         return Rows(
             self.source[index],
-            self.epsilon[index] if np.ndim(self.epsilon) else self.epsilon,
+            np.asarray(self.epsilon)[index] if np.ndim(self.epsilon) else self.epsilon,
             None if self.start is None else self.start[index],
             None if self.seeds is None else self.seeds[index],
         )
+
+
+class Room(NamedTuple):
+    """Sizes of a table on each device; padded to one size, all attacks of a run use one program.
+
+    Attributes:
+        images: Number of images.
+        rows: Number of rows.
+    """
+
+    images: int = 0
+    rows: int = 0
+
+    @classmethod
+    def of(cls, images: np.ndarray, levels: int, devices: int) -> "Room":
+        """Return the room for all images at each of `levels` epsilons, if they are not many."""
+        count = math.ceil(len(images) / devices)
+        small = count * levels <= MOST_PADDED_ROWS and images.nbytes <= MOST_PADDED_BYTES
+        return cls(count, count * levels) if small else cls()
+
+    def bucket(self, needed: "Room", width: int) -> tuple[int, int]:
+        """Return the padded number of images and of rows."""
+        images, rows = (max(own, other) for own, other in zip(self, needed, strict=True))
+        return bucket(images, width), bucket(rows, width)
 
 
 class Session(NamedTuple):
@@ -76,14 +104,15 @@ class Session(NamedTuple):
         fingerprint: Fingerprint of everything here on which kept rows depend.
         progress: Called with (attack, rows done, rows in all, successes), or None.
         interrupted: Returns whether to stop; None before `watched`.
+        room: The least sizes of a table.
     """
 
     model: Model
-    images: Any
+    images: ArrayLike
     goal: Goal
-    ids: Any
+    ids: np.ndarray
     key: Array
-    devices: tuple[Any, ...] | None = None
+    devices: tuple[jax.Device, ...] | None = None
     lanes: int | None = None
     judge: Model | None = None
     again: bool = False
@@ -92,17 +121,18 @@ class Session(NamedTuple):
     fingerprint: str = ""
     progress: StageProgress | None = None
     interrupted: Callable[[], bool] | None = None
+    room: Room = Room()
 
     @classmethod
     def open(
         cls,
         model: Model,
-        images: Any,
-        goal: Any,
+        images: ArrayLike,
+        goal: Goal | Numbers,
         *,
-        ids: Any = None,
+        ids: Numbers | None = None,
         key: Array | None = None,
-        devices: Any = None,
+        devices: Devices = None,
         lanes: int | None = None,
         store: str | Path | None = None,
     ) -> "Session":
@@ -126,16 +156,18 @@ class Session(NamedTuple):
             OSError: If the store's folder cannot be written to.
         """
         checks.check_options(store, lanes=lanes)
-        session = cls(
+        images, goal, ids, _ = checks.check_problem(model, images, goal, ids)
+        key = checks.check_key(jax.random.key(0) if key is None else key)
+        return cls(
             model,
             images,
             goal,
             ids,
-            jax.random.key(0) if key is None else key,
-            lanes=lanes,
+            key,
+            choose_devices(devices),
+            lanes,
             store=Store.or_none(store),
-        ).checked()
-        return session._replace(devices=choose_devices(devices))
+        )
 
     def checked(self) -> "Session":
         """Check model, images, goal, ids and key; ValueError if one is wrong."""
@@ -175,7 +207,7 @@ class Session(NamedTuple):
         """Return whether there was a Ctrl-C."""
         return self.interrupted is not None and self.interrupted()
 
-    def of(self, index: Any) -> "Session":
+    def of(self, index: Index) -> "Session":
         """Return the session of a subset of the images."""
         return self._replace(
             images=self.images[index],

@@ -1,40 +1,46 @@
 """Verification: every returned image is judged again, from the image alone."""
 
 import functools
+from concurrent.futures import Future
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from jaxadv.core.goals import Evading, Goal, Targeted
 from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
+from jaxadv.core.typing import ArrayLike
+from jaxadv.cpu.compiler import compiler_options
 from jaxadv.cpu.rewrite import rewrite_for_cpu
+from jaxadv.engine.compilation import Program
 from jaxadv.engine.devices import choose_devices
 
 VERIFICATION_BATCH = 100  # no power of two, so never the batch size of the attack
+MANY = 64  # batches that one call of the program of `predict` takes, where there are so many
 
 
 @functools.lru_cache
-def mesh_of(devices: tuple[Any, ...]) -> jax.sharding.Mesh:
+def mesh_of(devices: tuple[jax.Device, ...]) -> jax.sharding.Mesh:
     """Return the mesh of the devices, with the one axis "devices"."""
     return jax.sharding.Mesh(np.array(devices), ("devices",), axis_types=(AxisType.Auto,))
 
 
-def sharded(devices: tuple[Any, ...]) -> NamedSharding:
+def sharded(devices: tuple[jax.Device, ...]) -> NamedSharding:
     """Return the sharding of arrays [D, ...], one part a device."""
     return NamedSharding(mesh_of(devices), PartitionSpec("devices"))
 
 
 @functools.lru_cache
-def _forward(width: int, devices: tuple[Any, ...]) -> Any:
-    """Return the jitted (model, images [D, N, ...]) -> logits [D, N, K], in batches of `width`."""
+def _forward(width: int, devices: tuple[jax.Device, ...]) -> Program:
+    """Return the program (model, images [D, N, ...]) -> logits [D, N, K], in batches of `width`."""
 
-    def one(model: Model, images: Any) -> Any:
+    def one(model: Model, images: Array) -> Array:
         images = images[0].reshape(-1, width, *images.shape[2:])
         apply = (
             rewrite_for_cpu(lambda m, x: m(x))
@@ -49,7 +55,9 @@ def _forward(width: int, devices: tuple[Any, ...]) -> Any:
         one = jax.shard_map(
             one, mesh=mesh_of(devices), in_specs=(whole, split), out_specs=split, check_vma=False
         )
-    return jax.jit(one)
+    place = sharded(devices)
+    options = compiler_options(devices).loop
+    return Program(jax.jit(one, out_shardings=place, compiler_options=options))
 
 
 def bucket(count: int, unit: int) -> int:
@@ -59,7 +67,9 @@ def bucket(count: int, unit: int) -> int:
     return unit * step * -(-units // step)
 
 
-def forward_sharded(model: Model, images: Any, width: int, devices: tuple[Any, ...]) -> Any:
+def forward_sharded(
+    model: Model, images: ArrayLike, width: int, devices: tuple[jax.Device, ...]
+) -> Array:
     """Return logits [D, N, K] of images [D, N, H, W, C]; N is a multiple of `width`."""
     return _forward(width, devices)(model, images)
 
@@ -67,8 +77,8 @@ def forward_sharded(model: Model, images: Any, width: int, devices: tuple[Any, .
 @host_errors()
 def predict(
     model: Model,
-    images: Any,
-    devices: tuple[Any, ...] | None = None,
+    images: ArrayLike,
+    devices: tuple[jax.Device, ...] | None = None,
     width: int = VERIFICATION_BATCH,
 ) -> np.ndarray:
     """Return float32 logits [N, K] of images [N, H, W, C], in batches of `width` on every device.
@@ -78,18 +88,29 @@ def predict(
     images = np.asarray(images, np.float32)
     devices = choose_devices(devices)
     count, parts = len(images), len(devices)
-    block = width * parts
-    pieces = []
-    for begin in range(0, count, 64 * block):
-        piece = images[begin : begin + 64 * block]
-        size = bucket(len(piece), block)
+    pieces, begin = [], 0
+    while begin < count:
+        # Two sizes for all numbers of images, so that two programs suffice.
+        size = width * parts * (MANY if count - begin >= MANY * width * parts else 1)
+        piece = images[begin : begin + size]
         padded = np.concatenate(
             [piece, np.zeros((size - len(piece), *images.shape[1:]), np.float32)]
         )
         split = jax.device_put(padded.reshape(parts, -1, *images.shape[1:]), sharded(devices))
-        logits = np.asarray(forward_sharded(model, split, width, devices))
-        pieces.append(logits.reshape(size, -1)[: len(piece)])
-    return np.concatenate(pieces)
+        logits = forward_sharded(model, split, width, devices)
+        pieces.append((logits, len(piece)))
+        begin += size
+    return np.concatenate([np.asarray(z).reshape(-1, z.shape[-1])[:own] for z, own in pieces])
+
+
+def compile_predict(
+    model: Model, shape: tuple[int, ...], devices: tuple[jax.Device, ...]
+) -> Future[Any]:
+    """Begin to compile, in another thread, the program of `predict` for a few images [H, W, C]."""
+    images = jax.ShapeDtypeStruct(
+        (len(devices), VERIFICATION_BATCH, *shape), np.float32, sharding=sharded(devices)
+    )
+    return _forward(VERIFICATION_BATCH, devices).compile(model, images)[0]
 
 
 def margins(goal: Goal, logits: np.ndarray) -> np.ndarray:
@@ -113,7 +134,7 @@ def verify(
     originals: np.ndarray,
     goal: Goal,
     epsilon: np.ndarray,
-    devices: tuple[Any, ...],
+    devices: tuple[jax.Device, ...],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return status, distance and margin of each returned image, from the image alone.
 

@@ -1,6 +1,7 @@
 """One attack of a protocol on all its rows, kept on disk in parts."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +10,12 @@ from jaxadv.core.attack import Attack
 from jaxadv.core.files import slug
 from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Result, Status, empty_result
+from jaxadv.engine.compilation import Compilation
+from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.execute import Budget
 from jaxadv.engine.result_store import fingerprint
-from jaxadv.engine.run import run_rows
-from jaxadv.engine.session import Rows, Session
+from jaxadv.engine.run import Plan, compile_ahead, run_rows
+from jaxadv.engine.session import Room, Rows, Session
 
 ROWS_BETWEEN_SAVES = 4096
 
@@ -47,7 +50,7 @@ def keep_of(attack: Attack, model: Model, keep: str | None = None) -> str | None
     return "loss" if model.random and attack.keep == "first" else keep
 
 
-def describe(attack: Attack) -> Any:
+def describe(attack: Attack) -> dict[str, Any]:
     """Return an attack as JSON: all its settings, arrays as their fingerprints."""
     return {
         "attack": attack.name,
@@ -58,10 +61,54 @@ def describe(attack: Attack) -> Any:
     }
 
 
-def _described(value: Any) -> Any:
+def _described(value: object) -> dict[str, Any] | str:
     if isinstance(value, Attack):
         return describe(value)
     return fingerprint(value) if getattr(value, "ndim", 0) else repr(value)
+
+
+def file_of(number: int, name: str) -> str:
+    """Return the name under which the result of a stage is kept."""
+    return slug(f"{number:02d}-{name}".lower())
+
+
+def compile_stages(
+    session: Session, entries: Mapping[str, Any], given: Mapping[str, Rows], needed: bool
+) -> tuple[Session, dict[str, Compilation]]:
+    """Begin to compile the attacks of a cascade or portfolio in other threads.
+
+    Those that the store holds already are left out.
+
+    Args:
+        session: What all attacks on the images have in common.
+        entries: The cascade or portfolio.
+        given: For each of its names, all rows that the attack may be given.
+        needed: Whether any row is to be attacked.
+
+    Returns:
+        The session, with room for the tables of all attacks, and the compilations by name.
+    """
+    rows = max(len(own.source) for own in given.values())
+    levels = max(1, rows // max(1, len(session.images)))
+    session = session._replace(
+        room=Room.of(session.images, levels, len(choose_devices(session.devices)))
+    )
+    compiled = dict.fromkeys(entries, Compilation())
+    plans = {}
+    for number, (name, entry) in enumerate(entries.items()):
+        attack, own = attack_of(entry), given[name]
+        kept = session.store is not None and session.store.holds(file_of(number, name))
+        if needed and not kept:
+            plans[name] = Plan(
+                attack,
+                own,
+                keep_of(attack, session.model),
+                session.width(attack.queries, len(own.source)),
+                refines(entry),
+            )
+    return session, compiled | dict(
+        zip(plans, compile_ahead(session, list(plans.values())), strict=True)
+    )
 
 
 def run_stage(
@@ -92,8 +139,8 @@ def run_stage(
     """
     count, store, progress = len(rows.source), session.store, session.progress
     file = slug(file.lower())
-    mark = "" if store is None else fingerprint(session.fingerprint, *depends)
-    saved = None if store is None else store.load(file, mark)
+    same = "" if store is None else fingerprint(session.fingerprint, *depends)
+    saved = None if store is None else store.load(file, same)
     if saved is None:
         stated = np.full(count, np.inf) if rows.epsilon is None else rows.epsilon
         saved = empty_result(count, session.images.shape[1:], stated, session.ids[rows.source])
@@ -101,28 +148,28 @@ def run_stage(
     open_rows = np.flatnonzero(saved.status == Status.NOT_RUN)
     done = count - len(open_rows)
     for begin in range(0, len(open_rows), ROWS_BETWEEN_SAVES):
-        mine = open_rows[begin : begin + ROWS_BETWEEN_SAVES]
-        used, local = np.unique(rows.source[mine], return_inverse=True)
+        batch = open_rows[begin : begin + ROWS_BETWEEN_SAVES]
+        used, local = np.unique(rows.source[batch], return_inverse=True)
         before, successes = done + begin, int(saved.success.sum())
 
-        def report(d: int, _: int, s: int, before: int = before, found: int = successes) -> None:
+        def report(d: int, _: int, s: int, before: int = before, known: int = successes) -> None:
             if progress is not None:
-                progress(name, before + d, count, found + s)
+                progress(name, before + d, count, known + s)
 
         report(0, 0, 0)
         part = run_rows(
             session.of(used),
             attack,
-            rows.of(mine)._replace(source=local),
+            rows.of(batch)._replace(source=local),
             keep=keep_of(attack, session.model, keep),
             budget=budget,
             progress=report,
         )
-        saved.put(mine, part)
+        saved.put(batch, part)
         seconds, ticks = seconds + part.cost.seconds, ticks + part.cost.lane_ticks
         saved = saved._replace(cost=Cost(ticks, seconds))
         if store is not None:
-            store.save(file, mark, saved)
+            store.save(file, same, saved)
         if (part.status == Status.NOT_RUN).any():
             break
     if progress is not None and not (saved.status == Status.NOT_RUN).any():

@@ -19,7 +19,15 @@ from jaxadv.core.attack import Attack
 from jaxadv.core.result import Result, Status
 from jaxadv.engine.session import Rows, Session
 from jaxadv.engine.verify import margins, predict
-from jaxadv.protocols.cached_run import Refine, attack_of, describe, refines, run_stage
+from jaxadv.protocols.cached_run import (
+    Refine,
+    attack_of,
+    compile_stages,
+    describe,
+    file_of,
+    refines,
+    run_stage,
+)
 
 
 class Margins(NamedTuple):
@@ -255,6 +263,12 @@ def run_cascade(
     groups = np.arange(len(rows.source)).reshape(len(levels), -1)
     attacked, distance = distance > 0, distance.copy()
     standing, least = attacked[rows.source], _clean_margins(session, cascade, rows)
+    unbounded = rows.of(groups[-1])._replace(epsilon=np.full(len(distance), np.inf))
+    given = {
+        name: rows if attack_of(entry).needs_epsilon else unbounded
+        for name, entry in cascade.items()
+    }
+    session, compiled = compile_stages(session, cascade, given, standing.any())
     for number, (name, entry) in enumerate(cascade.items()):
         attack = attack_of(entry)
         if attack.needs_epsilon:
@@ -266,12 +280,14 @@ def run_cascade(
         if refines(entry):
             own = own._replace(start=least.starts(places))
         width = session.width(attack.queries, len(rows.source))
+        if len(own.source):
+            compiled[name].wait(session.named("compiling"))
         result = run_stage(
             session._replace(lanes=width),
             name,
             attack,
             own,
-            file=f"{number:02d}-{name}",
+            file=file_of(number, name),
             depends=(attack.norm, describe(attack), own.epsilon, own.source, width, own.start),
         )
         reached = result.distance
@@ -285,7 +301,9 @@ def run_cascade(
         standing[broken] = False
         yield CascadeStage(number, name, attack, places, result, broken, by, distance)
         if (result.status == Status.NOT_RUN).any() or session.stopped():
-            return
+            break
+    for compilation in compiled.values():
+        compilation.cancel()
 
 
 def _clean_margins(session: Session, cascade: Cascade, rows: Rows) -> Margins:

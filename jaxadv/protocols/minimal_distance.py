@@ -8,18 +8,26 @@ not depend on the other images.
 import dataclasses
 import warnings
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
+from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Status
+from jaxadv.core.typing import ArrayLike, Devices, Numbers
 from jaxadv.engine import checks
 from jaxadv.engine.session import Rows, Session, StageProgress
 from jaxadv.engine.verify import margins
-from jaxadv.protocols.cached_run import attack_of, describe, refines, run_stage
+from jaxadv.protocols.cached_run import (
+    attack_of,
+    compile_stages,
+    describe,
+    file_of,
+    refines,
+    run_stage,
+)
 from jaxadv.protocols.portfolios import Portfolio, get_portfolio
 
 GAIN = 1e-3  # least relative decrease of the distance that counts as progress
@@ -71,11 +79,11 @@ class MinimalDistances:
     complete: bool
     cost: Cost
 
-    def robust_accuracy(self, epsilons: Any) -> np.ndarray:
+    def robust_accuracy(self, epsilons: Numbers) -> np.ndarray:
         """Return the fraction [E] of images whose distance is larger than epsilon [E]."""
         return (self.distance > np.asarray(epsilons, np.float64)[..., None]).mean(-1)
 
-    def certified_accuracy(self, epsilons: Any) -> np.ndarray | None:
+    def certified_accuracy(self, epsilons: Numbers) -> np.ndarray | None:
         """Return the fraction [E] of images proved robust at epsilon [E]; None without bounds."""
         if self.lower is None:
             return None
@@ -84,17 +92,17 @@ class MinimalDistances:
 
 def minimal_distance(
     model: Model,
-    images: Any,
-    goal: Any,
+    images: ArrayLike,
+    goal: Goal | Numbers,
     norm: str = "linf",
     *,
     effort: str | Portfolio = "standard",
     passes: int | None = None,
     key: Array | None = None,
-    ids: Any = None,
-    devices: Any = None,
+    ids: Numbers | None = None,
+    devices: Devices = None,
     lanes: int | None = None,
-    lower: Any = None,
+    lower: Numbers | None = None,
     store: str | Path | None = None,
     progress: StageProgress | None = None,
 ) -> MinimalDistances:
@@ -201,6 +209,10 @@ def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) 
     member, idle, tried = np.full(count, -1), np.zeros(count, int), wrong.copy()
     forward, backward = np.ones(count, int), np.zeros(count, int)
     path, seconds, ticks, complete = [], 0.0, 0, True
+    given = {name: Rows(np.arange(count), distance) for name in members}
+    session, compiled = compile_stages(
+        session._replace(lanes=width), members, given, not wrong.all()
+    )
     for number, (name, entry) in enumerate(members.items()):
         attack, refining = attack_of(entry), refines(entry)
         wanted = ~wrong & (idle < PATIENCE)
@@ -209,14 +221,15 @@ def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) 
         if len(rows) == 0:
             path.append(distance.copy())
             continue
-        own = session._replace(key=jax.random.fold_in(session.key, number), lanes=width)
+        own = session._replace(key=jax.random.fold_in(session.key, number))
+        compiled[name].wait(session.named("compiling"))
         start = nearest[rows] if refining else None
         result = run_stage(
             own,
             name,
             attack,
             Rows(rows, distance[rows], start),
-            file=f"{number:02d}-{name}",
+            file=file_of(number, name),
             depends=(norm, describe(attack), rows, distance[rows], width),
         )
         nearer = result.success & (result.distance < distance[rows])
@@ -235,6 +248,8 @@ def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) 
         if (result.status == Status.NOT_RUN).any() or session.stopped():
             complete = False
             break
+    for compilation in compiled.values():
+        compilation.cancel()
     status[~tried] = Status.NOT_RUN
     return MinimalDistances(
         norm=norm,

@@ -6,7 +6,7 @@ and ReLU networks with one hidden layer by mixed-integer programming (SciPy's Hi
 
 import math
 import time
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from jaxadv.certification.exact.linear import LinearClassifier, linear_classifie
 from jaxadv.certification.exact.relu import ReLUNetwork, relu_network
 from jaxadv.certification.exact.trees import TreeEnsemble, tree_ensemble
 from jaxadv.core.norms import diameter
+from jaxadv.core.typing import Numbers
 
 __all__ = [
     "ExactDistance",
@@ -29,12 +30,12 @@ __all__ = [
 ]
 
 
-METHODS: dict[type, Any] = {LinearClassifier: linear, TreeEnsemble: trees, ReLUNetwork: relu}
+METHODS: dict[type, ModuleType] = {LinearClassifier: linear, TreeEnsemble: trees, ReLUNetwork: relu}
 
 
 def exact_distance(
     classifier: LinearClassifier | TreeEnsemble | ReLUNetwork,
-    image: Any,
+    image: Numbers,
     label: int,
     norm: str = "linf",
     *,

@@ -54,7 +54,7 @@ class ReLUNetwork(NamedTuple):
         """Number of inputs and of classes."""
         return len(self.w1), len(self.b2)
 
-    def scores(self, x: Any) -> np.ndarray:
+    def scores(self, x: np.ndarray) -> np.ndarray:
         """Return the logits [..., K] of inputs [..., D]."""
         return np.maximum(x @ self.w1 + self.b1, 0) @ self.w2 + self.b2
 

@@ -35,7 +35,7 @@ def monotone(broken: np.ndarray, radii: list[float]) -> Finding:
                     "larger epsilon, more success",
                     f"{lost} of {broken.shape[1]} images fall at epsilon {radii[small]:g} but not "
                     f"at {radii[large]:g}: gradients mislead; pass more restarts, another loss or "
-                    "attacks that only ask",
+                    "attacks without gradients",
                 )
     return verdict("larger epsilon, more success", "")
 
@@ -48,7 +48,7 @@ def order(weaker: dict[str, np.ndarray], strongest: np.ndarray) -> Finding:
             return verdict(
                 "weaker attacks are weaker",
                 f"{name} breaks {lost} of {len(strongest)} images that PGD does not: gradients "
-                "mislead (masking); pass another loss or attacks that only ask",
+                "mislead (masking); pass another loss or attacks without gradients",
             )
     return verdict("weaker attacks are weaker", "")
 
@@ -73,7 +73,7 @@ def asking(square: Result, now: Result, longer: Result, queries: int) -> Finding
         "gradients find what questions do",
         f"Square breaks {by_asking} of {len(square.success)} images with {queries} queries and no "
         f"gradient, PGD only {by_gradient} with as many passes: gradients mislead (masking); pass "
-        "another loss or attacks that only ask"
+        "another loss or attacks without gradients"
         if by_asking - by_gradient > CLEARLY * len(square.success)
         else "",
     )
