@@ -20,6 +20,7 @@ def on_the_host(images: np.ndarray) -> np.ndarray:
     return hidden @ np.asarray(MODEL.params["b"])
 
 
+@pytest.mark.slow
 def test_a_function_on_the_host_is_attacked_as_the_model_that_it_is() -> None:
     devices = jax.local_devices()[:2]
     asked = ja.from_function(on_the_host, differentiable=False)

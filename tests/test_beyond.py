@@ -75,6 +75,7 @@ def turned_by_scipy(image: np.ndarray, degrees: float, down: float, right: float
     )[..., None]
 
 
+@pytest.mark.slow
 def test_the_grid_search_finds_what_a_loop_over_scipy_finds() -> None:
     attack = ja.Spatial(rotation=30, translation=1, angles=7, shifts=3, batch=10)
     result = ja.run(attack, MODEL, IMAGES, GOAL, key=KEY, lanes=8, devices=ONE)
@@ -92,6 +93,7 @@ def test_the_grid_search_finds_what_a_loop_over_scipy_finds() -> None:
     np.testing.assert_array_equal(result.queries[survived], 63)
 
 
+@pytest.mark.slow
 def test_worst_of_k_is_the_highest_loss_of_k_draws() -> None:
     attack = ja.Spatial(draws=12, batch=5)
     result = ja.run(attack, MODEL, IMAGES, GOAL, key=KEY, keep="loss", lanes=8, devices=ONE)
@@ -105,6 +107,7 @@ def test_worst_of_k_is_the_highest_loss_of_k_draws() -> None:
         assert np.abs(result.images[row] - images).reshape(12, -1).max(1).min() < 1e-4
 
 
+@pytest.mark.slow
 def test_what_is_bounded_by_no_ball_is_refused_where_a_norm_is_asked_for() -> None:
     spatial: Any = {"turned": ja.Spatial()}
     goal = ja.Untargeted(LABELS)
@@ -157,6 +160,7 @@ def test_a_flow_and_the_gradient_through_it_are_scipys() -> None:
         np.testing.assert_allclose(slope[tuple(place)], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_roughness_is_the_papers_double_sum() -> None:
     flow = RNG.normal(size=(5, 4, 2)).astype(np.float32)
     total = 0.0
@@ -168,6 +172,7 @@ def test_the_roughness_is_the_papers_double_sum() -> None:
     assert not np.asarray(jax.grad(lambda f: differences(f, 2))(jnp.zeros((5, 4, 2)))).any()
 
 
+@pytest.mark.slow
 def test_a_flow_below_a_pixel_stays_between_the_neighbours() -> None:
     """To be seen in the returned image alone; and it finds what random flows do not."""
     attack = ja.StAdv(bound=0.8, steps=60)
@@ -198,6 +203,7 @@ def luv(rgb: np.ndarray) -> np.ndarray:
     return np.concatenate([lightness[..., None], away], -1)
 
 
+@pytest.mark.slow
 def test_cieluv_is_the_standards_and_back() -> None:
     published = {  # L*, u*, v* of the primaries of sRGB and of white, as tables have them
         (1, 1, 1): (100, 0, 0),
@@ -224,6 +230,7 @@ COLOURED = FEW[RNG.integers(0, 4, (12, 6, 6))]
 TINTS = ja.Model(lambda w, x: x.mean((1, 2)) @ w, jnp.asarray(RNG.normal(size=(3, 4))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["cieluv", "rgb"])
 def test_recolouring_moves_each_colour_as_one_and_within_its_bound(space: str) -> None:
     labels = np.asarray(TINTS(jnp.asarray(COLOURED)).argmax(1))
@@ -246,6 +253,7 @@ def test_recolouring_moves_each_colour_as_one_and_within_its_bound(space: str) -
     assert largest > 0.05
 
 
+@pytest.mark.slow
 def test_of_grey_images_the_lightness_moves() -> None:
     """By six units at most: the darkest and the lightest that a tone can become."""
     tones = np.linspace(0.05, 0.95, 36, dtype=np.float32).reshape(1, 6, 6, 1)
@@ -292,6 +300,7 @@ def wasserstein(image: np.ndarray, original: np.ndarray) -> float:
 CONTRASTED = np.clip(2 * IMAGES - 0.5, 0, 1)
 
 
+@pytest.mark.slow
 def test_the_cheapest_transport_to_what_is_returned_is_within_the_radius() -> None:
     labels = np.asarray(MODEL(jnp.asarray(CONTRASTED)).argmax(1))
     attack = ja.Wasserstein(radius=0.15, steps=20)
@@ -306,6 +315,7 @@ def test_the_cheapest_transport_to_what_is_returned_is_within_the_radius() -> No
     assert result.success.sum() > 10
 
 
+@pytest.mark.slow
 def test_against_a_linear_class_it_nears_the_best_of_all_plans() -> None:
     """The best plan within the window, the radius and the box is a linear program, too."""
     weights = np.random.default_rng(0).normal(size=36)

@@ -16,6 +16,7 @@ from jax import lax
 
 from jaxadv.cpu import convolution
 from jaxadv.cpu.rewrite import rewrite_for_cpu
+from tests.common import slow
 
 IMAGES = (2, 8, 8, 2)
 
@@ -294,6 +295,7 @@ MODELS = {
     "custom_jvp": own_jvp,
     "jit": jitted,
 }
+SOON = {"custom_vjp", "mixed_layouts"}  # the others take more than six seconds each
 
 
 @functools.cache
@@ -323,7 +325,7 @@ def derivatives(net):
     }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name if name in SOON else slow(name) for name in MODELS])
 def test_values_and_derivatives_are_the_same(name):
     net = model(name)
     x, v = arrays(IMAGES, 3), arrays(IMAGES, 4)
@@ -418,6 +420,7 @@ def test_the_models_need_the_cure():
         assert count(jax.grad(loss(model(name))), x)[2] > 0
 
 
+@pytest.mark.slow
 def test_grouped_convolutions_are_left_as_they_are():
     x = arrays(IMAGES)
     gradient = jax.grad(loss(grouped()))
@@ -477,6 +480,7 @@ def test_bfloat16_convolutions_and_pooling():
     assert np.linalg.norm(ours - truth) <= 0.02 * np.linalg.norm(truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 3])
 def test_convolutions_of_other_ranks(rank):
     net = linen_model(lambda x: head(linen.Conv(3, (3,) * rank, 2)(x)), (2, *(6,) * rank, 2))
@@ -485,6 +489,7 @@ def test_convolutions_of_other_ranks(rank):
     np.testing.assert_allclose(rewrite_for_cpu(gradient)(x), gradient(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_weight_gradient_and_training_step():
     class Net(linen.Module):
         @linen.compact
@@ -501,6 +506,7 @@ def test_a_weight_gradient_and_training_step():
     assert count(rewrite_for_cpu(step), weights, x)[1:] == (0, 0)
 
 
+@pytest.mark.slow
 def test_the_cured_function_can_itself_be_transformed():
     net = pool = max_pool(2, 2)()
     x, v = arrays(IMAGES, 3), arrays(IMAGES, 4)
@@ -526,7 +532,7 @@ def test_structures_and_dead_arguments():
     np.testing.assert_allclose(ours["a"], truth["a"], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("window", "left"), [(8, 0), (16, 1)])
+@pytest.mark.parametrize(("window", "left"), [slow(8, 0), (16, 1)])
 def test_pooling_over_large_windows_is_left_alone(window, left):
     x = arrays((1, 16, 16, 2))
     gradient = jax.grad(lambda x: linen.max_pool(x, (window,) * 2, (window,) * 2).sum())

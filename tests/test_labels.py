@@ -87,6 +87,7 @@ def test_the_normal_is_estimated_as_well_as_the_paper_says() -> None:
     assert found[-1] > 0.98
 
 
+@pytest.mark.slow
 def test_halving_is_counted_as_it_would_have_been_one_by_one() -> None:
     """A start and ten halvings bring the share of the way to within a thousandth: 11 answers."""
     goal, start = ja.Untargeted(np.zeros(5, int)), np.zeros_like(NEAR)
@@ -127,6 +128,7 @@ def set_back(image: np.ndarray, start: np.ndarray, order: np.ndarray) -> tuple[n
     return point.reshape(image.shape), asked
 
 
+@pytest.mark.slow
 def test_what_is_set_back_is_what_a_loop_of_single_questions_sets_back() -> None:
     goal, attack = ja.Untargeted(np.zeros(5, int)), ja.Pointwise(batch=8)
     start = np.where(NORMAL.reshape(6, 6, 1) > 0, 0.0, 1.0).astype(np.float32) + 0 * NEAR
@@ -143,6 +145,7 @@ def test_what_is_set_back_is_what_a_loop_of_single_questions_sets_back() -> None
     assert (result.distance >= fewest).all() and result.distance.mean() < 2 * fewest.mean()
 
 
+@pytest.mark.slow
 def test_salt_and_pepper_is_set_back_until_no_entry_can_be() -> None:
     goal = ja.Untargeted(np.zeros(5, int))
     result = ja.run(ja.Pointwise(), HYPERPLANE, NEAR, goal, key=KEY, lanes=5, devices=ONE)
@@ -206,6 +209,7 @@ def _steep(params: Any, images: Any) -> Any:
     return jnp.sinh(params["by"] * MODEL.apply(params, images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [ja.HopSkipJump(budget=400), ja.Boundary(budget=300)])
 def test_only_the_label_is_seen(attack: Any) -> None:
     """Spread logits change no question; no query beyond the budget."""
@@ -229,6 +233,7 @@ def test_without_a_start_it_has_failed() -> None:
         np.testing.assert_array_equal(result.queries, attack.draws)
 
 
+@pytest.mark.slow
 def test_a_target_is_reached_from_a_start_of_that_class() -> None:
     targets = (LABELS + 1) % 4
     answers = np.asarray(MODEL(jnp.asarray(IMAGES))).argmax(1)

@@ -91,6 +91,7 @@ def test_simba_goes_where_the_weights_point(basis: str) -> None:
     np.testing.assert_array_equal(steps[first - 1], np.sign(products))
 
 
+@pytest.mark.slow
 def test_simba_asks_low_frequencies_first_and_nothing_twice() -> None:
     attack = ja.SimBA(basis="dct", frequencies=0.5)
     order = np.asarray(attack.init(problem(), KEY).order)
@@ -121,6 +122,7 @@ def estimates(attack: Any, count: int) -> np.ndarray:
     return [np.asarray(x) for x in jax.jit(jax.vmap(estimate))(keys)]  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "moment"), [(ja.NES, 1.0), (ja.SPSA, 0.0)])
 def test_the_estimate_is_the_gradient_at_the_known_rate(kind: Any, moment: float) -> None:
     """Of P pairs, <w, v> v has mean w and total variance (D - 1 + 2 * moment) |w|^2 / P: for
@@ -157,6 +159,7 @@ def changes(attack: ja.Attack, epsilons: list[float], ticks: int) -> tuple[Any, 
     return found, (found != PICTURES[:, None]).any(-1)
 
 
+@pytest.mark.slow
 def test_sparse_rs_changes_the_pixels_that_epsilon_pays_for() -> None:
     found, where = changes(ja.SparseRS(steps=60), [2.0, 8.0, 90.0], 61)
     pixels = np.repeat([0, 2, 30], 4)
@@ -166,6 +169,7 @@ def test_sparse_rs_changes_the_pixels_that_epsilon_pays_for() -> None:
     assert (moves[4:8] > 0.9).all() and not moves[:4].any()  # others in every trial
 
 
+@pytest.mark.slow
 def test_one_pixel_changes_no_more_than_epsilon_pays_for() -> None:
     _, where = changes(ja.OnePixel(pixels=4, population=20), [2.0, 6.0, np.inf], 3)
     assert (where.sum((2, 3)).reshape(3, -1).max(1) == [0, 2, 4]).all()
@@ -182,6 +186,7 @@ def test_sparse_rs_replaces_as_many_as_the_papers_schedule_says() -> None:
     assert [int(short.replaced(jnp.int32(s), held)) for s in (5, 6, 801)] == [22, 11, 2]
 
 
+@pytest.mark.slow
 def test_the_evolution_is_as_good_as_scipys() -> None:
     """The same objective, population, generations and strategy (rand/1, no crossover)."""
 
@@ -228,6 +233,7 @@ def test_the_evolution_is_as_good_as_scipys() -> None:
     assert (gaps > 0.1).mean() < 0.05 and (peers > 0.1).mean() < 0.05
 
 
+@pytest.mark.slow
 def test_three_others_are_others() -> None:
     drawn = np.asarray(jax.vmap(lambda k: others(k, 5))(jax.random.split(KEY, 2000)))
     whole = np.concatenate([drawn, np.broadcast_to(np.arange(5), (2000, 1, 5))], 1)
@@ -236,6 +242,7 @@ def test_three_others_are_others() -> None:
     assert np.abs(counts - 500).max() < 5 * np.sqrt(2000 * 0.25 * 0.75)  # each as often
 
 
+@pytest.mark.slow
 def test_zoo_finds_the_distance_of_a_plane() -> None:
     weights = np.random.default_rng(2).normal(size=(5, 5, 1)).astype(np.float32)
     model = ja.Model(
@@ -261,6 +268,7 @@ COUNTED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attack", "epsilon"), COUNTED, ids=lambda x: getattr(x, "name", ""))
 def test_queries_are_what_the_host_was_asked(attack: ja.Attack, epsilon: float | None) -> None:
     """One image in one lane; what the host sees beside an attack (the clean image, what fills the
@@ -313,6 +321,7 @@ def fit_queries(attack: Any) -> int:
     return attack.steps if isinstance(attack, ja.SimBA) else attack.steps + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attack", "epsilon", "ticks"),
     [
@@ -375,6 +384,7 @@ def test_the_curve_counts_images() -> None:
         ja.query_curve(result, [-1])
 
 
+@pytest.mark.slow
 def test_a_budget_of_queries_ends_a_run() -> None:
     attack = ja.NES(steps=50, samples=10)  # 11 a tick
     result = ja.run(attack, MODEL, IMAGES, GOAL, 0.01, budget=ja.Budget(queries=40), **RUN)
@@ -396,6 +406,7 @@ def test_steps_fit_the_budget() -> None:
         fit_steps(ja.OnePixel(), 100)
 
 
+@pytest.mark.slow
 def test_comparisons_are_kept_drawn_and_refused(tmp_path: Any, monkeypatch: Any) -> None:
     from jaxadv.report import queries_data, write_queries
 

@@ -76,6 +76,7 @@ def alone(folder):
     return untimed(folder / "alone")
 
 
+@pytest.mark.slow
 def test_one_device_gives_the_rows_of_eight(tmp_path):
     assert len(jax.local_devices()) == 8
     assert sweep(tmp_path / "eight").complete
@@ -163,6 +164,7 @@ def test_what_a_stand_in_claims_and_the_judge_refuses_is_searched_again():
         ja.run(ja.FGSM(), model, IMAGES, goal, 0.1, key=key, again=True)
 
 
+@pytest.mark.slow
 def test_what_float32_gets_wrong_from_the_start_needs_no_attack():
     wrong = LABELS.copy()
     wrong[:3] = (wrong[:3] + 1) % 4
