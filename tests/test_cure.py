@@ -295,7 +295,7 @@ MODELS = {
     "custom_jvp": own_jvp,
     "jit": jitted,
 }
-SOON = {"custom_vjp", "mixed_layouts"}  # the others take more than six seconds each
+FAST = {"custom_vjp", "mixed_layouts"}  # the others take more than six seconds each
 
 
 @functools.cache
@@ -325,7 +325,7 @@ def derivatives(net):
     }
 
 
-@pytest.mark.parametrize("name", [name if name in SOON else slow(name) for name in MODELS])
+@pytest.mark.parametrize("name", [name if name in FAST else slow(name) for name in MODELS])
 def test_values_and_derivatives_are_the_same(name):
     net = model(name)
     x, v = arrays(IMAGES, 3), arrays(IMAGES, 4)

@@ -12,7 +12,7 @@ from jaxadv.attacks import ATTACKS
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from benchmarks.instances import (
+from benchmarks.quality.instances import (
     attack,
     counterexamples,
     on_cube,
@@ -50,11 +50,11 @@ def falls(instance, rounds: int) -> bool:
     return any(len(counterexamples(instance, attack(instance, r, device))) for r in range(rounds))
 
 
-SOON = ("APGD", "PGD")  # the others with -m slow
+FAST = ("APGD", "PGD")  # the others with -m slow
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in SOON else slow(name) for name in ja.list_attacks()]
+    "name", [name if name in FAST else slow(name) for name in ja.list_attacks()]
 )
 def test_no_attack_breaks_what_is_proved(instances, name):
     made = make(name)

@@ -263,7 +263,7 @@ def test_a_worker_of_ray_that_is_killed_loses_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_kills_at_random_instants(tmp_path, monkeypatch):
-    from benchmarks import kills
+    from benchmarks.reliability import kills
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
@@ -277,7 +277,7 @@ def test_kills_at_random_instants(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(tmp_path, monkeypatch):
-    from benchmarks import memory
+    from benchmarks.reliability import memory
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))

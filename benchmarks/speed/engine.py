@@ -1,10 +1,10 @@
-"""`python -m benchmarks.engine [a b c d e f]`: what the engine costs, and what it saves.
+"""`python -m benchmarks.speed.engine`: what the engine costs, and what it saves.
 
-(a) `run`, all steps, over a bare compiled loop of the same cured gradients;
+(a) `run`, all steps, over a bare compiled loop of the same gradients, rewritten for CPUs;
 (b) lanes: passes used over passes needed, and the wall of stopping early, at three difficulties;
-(c) the cure against none, per model; (d) one device against a device per core;
+(c) the CPU rewrite against none, per model; (d) one device against a device per core;
 (e) the first and the second start of a program, with the compilation cache;
-(f) convolutions of one core in the form that the cure gives them, in a program with gradients.
+(f) convolutions of one core in the form of the CPU rewrite, in a program with gradients.
 """
 
 import functools
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import alternate, ratio, show, trained
+from benchmarks.common import alternate, arguments, ratio, show, trained
 from jaxadv.core.losses import cross_entropy
 from jaxadv.cpu.convolution import convolve
 from jaxadv.models import get_definition
@@ -36,7 +36,7 @@ def bare_loop(
     epsilon: float,
     steps: int,
     batch: int,
-    cure: bool = True,
+    rewrite: bool = True,
 ) -> Any:
     """A compiled PGD-Linf loop of gradients and nothing else, in batches: what cannot be beaten."""
 
@@ -49,7 +49,7 @@ def bare_loop(
 
     def attack(model: ja.Model, part: Any) -> Any:
         original, label = part
-        advance = ja.rewrite_for_cpu(step) if cure else step
+        advance = ja.rewrite_for_cpu(step) if rewrite else step
         return jax.lax.fori_loop(
             0, steps, lambda _, x: advance(model, x, original, label), original
         )
@@ -176,7 +176,7 @@ def lanes() -> None:
     )
 
 
-def cure() -> None:
+def rewriting() -> None:
     """(c)"""
     rows = []
     shapes = {
@@ -197,16 +197,16 @@ def cure() -> None:
         labels = np.zeros(batch, np.int32)
         seconds = alternate(
             {
-                "cured": bare_loop(model, images, labels, 0.1, steps, batch),
-                "as is": bare_loop(model, images, labels, 0.1, steps, batch, cure=False),
+                "rewritten": bare_loop(model, images, labels, 0.1, steps, batch),
+                "as is": bare_loop(model, images, labels, 0.1, steps, batch, rewrite=False),
             },
             3,
         )
         each = [float(np.median(s)) / steps / batch * 1e6 for s in seconds.values()]
-        rows.append([name, *each, ratio(seconds["as is"], seconds["cured"])])
+        rows.append([name, *each, ratio(seconds["as is"], seconds["rewritten"])])
     show(
-        f"(c) the cure, jax {jax.__version__}: microseconds per image and step in a loop",
-        ["network", "cured", "as is", "speed-up"],
+        f"(c) the CPU rewrite, jax {jax.__version__}: microseconds per image and step in a loop",
+        ["network", "rewritten", "as is", "speed-up"],
         rows,
     )
 
@@ -316,7 +316,7 @@ def forms() -> None:
         seconds = alternate(
             {
                 name: functools.partial(jax.jit(call), image, kernel)
-                for name, call in (("cured", rewrite_for_cpu), ("as is", as_is))
+                for name, call in (("rewritten", rewrite_for_cpu), ("as is", as_is))
             },
             25,
         )
@@ -325,19 +325,20 @@ def forms() -> None:
             [
                 f"{side} x {side}, {channels} to {outputs}, {edge[padded]}",
                 *each,
-                ratio(seconds["as is"], seconds["cured"]),
+                ratio(seconds["as is"], seconds["rewritten"]),
             ]
         )
     show(
         "(f) a convolution of images of 28 x 28 pixels: microseconds per image",
-        ["kernel, channels, padding", "cured", "as is", "speed-up"],
+        ["kernel, channels, padding", "rewritten", "as is", "speed-up"],
         rows,
     )
 
 
-PARTS = {"a": overhead, "b": lanes, "c": cure, "d": devices, "e": starts, "f": forms}
+PARTS = {"a": overhead, "b": lanes, "c": rewriting, "d": devices, "e": starts, "f": forms}
 
 if __name__ == "__main__":
+    options = arguments(__doc__, names=f"of {list(PARTS)} (default: all)").parse_args()
     ja.use_cpu_cores()
-    for part in sys.argv[1:] or PARTS:
+    for part in options.names or PARTS:
         PARTS[part]()

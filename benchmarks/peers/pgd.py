@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers [--python PYTHON]`: jaxadv and the torch libraries, side by side.
+"""`python -m benchmarks.peers.pgd`: jaxadv and the torch libraries, side by side.
 
 FGSM, PGD, PGD-L2 and MI-FGSM of foolbox, torchattacks, the Adversarial Robustness Toolbox, adv-lib
 and cleverhans, and a plain torch loop: same weights, images, steps and step size. (pyautoattack has
@@ -12,9 +12,7 @@ that are not installed are left out and named. The network cifar10_resnet32_linf
 data (JAXADV_SHARED, or ../shared).
 """
 
-import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -27,14 +25,12 @@ import jax
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import show, trained
+from benchmarks.common import arguments, hand_over, load, show, torch_half, trained
 from jaxadv.core.norms import distance64
 from jaxadv.engine.devices import cpu_cores
 from jaxadv.engine.verify import margins, predict
-from jaxadv.models.published import load_published
 from jaxadv.models.weights import flatten
 
-SCRIPT = Path(__file__).with_name("peers_torch.py")
 STEP = 0.025  # of epsilon
 ATTACKS: dict[str, tuple[int, ja.Attack]] = {
     "FGSM": (1, ja.FGSM()),
@@ -69,11 +65,7 @@ def subject(name: str, count: int) -> Subject:
         linf, l2 = (0.05, 0.5) if name == "FC" else (0.1, 1.5)
         images, labels = images[-count:], labels[-count:]
         return Subject(model, images, labels, dict(flatten(model.params)), linf, l2)
-    shared = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
-    with np.load(shared / "models" / name / "weights.npz") as file:
-        weights = dict(file)
-    data = ja.load_data(str(shared / "cifar10" / "cifar10_test.npz"), count=count)
-    model = load_published(shared / "models" / name)
+    model, weights, data = load(name, count)
     return Subject(model, data.images, data.labels, weights, 8 / 255, 0.5)
 
 
@@ -92,21 +84,12 @@ class Side:
     """One or several processes that attack together each time they are asked."""
 
     def __init__(self, python: str, name: str, folder: str, how: Arrangement) -> None:
+        words = (name, how.layout, folder, how.threads)
         self.processes = [
             subprocess.Popen(
-                [
-                    python,
-                    str(SCRIPT),
-                    name,
-                    how.layout,
-                    folder,
-                    str(how.threads),
-                    str(part),
-                    str(how.processes),
-                ],
+                **torch_half(python, "peers.pgd_torch", *words, part, how.processes),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                text=True,
             )
             for part in range(how.processes)
         ]
@@ -171,8 +154,7 @@ def compare(
         step = epsilon if steps == 1 else STEP * epsilon
         settings = {"attack": name, "steps": steps, "step": step, "epsilon": epsilon, "batch": 250}
         (Path(folder) / "settings.json").write_text(json.dumps(settings))
-        np.savez(Path(folder) / "weights.npz", **weights)  # type: ignore[arg-type]
-        np.savez(Path(folder) / "data.npz", images=images, labels=labels)
+        hand_over(Path(folder), weights, images=images, labels=labels)
         layouts = ["NCHW"] if network == "FC" else ["NCHW", "NHWC"]
         shares = [(1, cores)] if cores == 1 else [(1, cores), (cores, 1)]
         sides: dict[str, tuple[str, Arrangement, Side]] = {}
@@ -275,7 +257,7 @@ def compare(
 COUNTS = {"FC": 1000, "MadryCNN": 250, "cifar10_resnet32_linf8": 64}
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--python", default=sys.executable, help="interpreter with the peers")
     parser.add_argument("--count", type=int, help=f"images (default: {COUNTS})")
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.scale [--quick] [PART ...]`: how near the hardware we run.
+"""`python -m benchmarks.speed.scale`: how near the hardware we run.
 
 peak: the fastest large matrix product, per dtype, that everything else is held against;
 lanes: WRN-28-10 and ResNet-50, float32 and bfloat16: the bare jitted gradient at its best batch,
@@ -13,12 +13,9 @@ Weights are drawn at random but for the last: they do not change the arithmetic.
 Markdown. `--quick` takes small networks, for CPUs.
 """
 
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,19 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import alternate
+from benchmarks.common import alternate, arguments, load
 from jaxadv.core.losses import cross_entropy
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.devices import memory_of
 from jaxadv.engine.execute import programs
 from jaxadv.engine.lanes import Ends, init_lanes
 from jaxadv.engine.verify import margins, predict
-from jaxadv.models import get_definition, in_bfloat16, load_published
+from jaxadv.models import get_definition, in_bfloat16
 
-SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 PUBLISHED_NETWORKS = (
-    ("mnist_cnn_a_adv", "mnist", 0.3),
-    ("cifar_cnn_a_adv", "cifar10/cifar10_test.npz", 2 / 255),
+    ("mnist_cnn_a_adv", 0.3),
+    ("cifar_cnn_a_adv", 2 / 255),
 )
 STEPS, ROUNDS = 40, 3
 DTYPES = ("float32", "bfloat16")
@@ -292,12 +288,8 @@ def devices(setting: Setting, peaks: dict[str, float]) -> None:
 def half(setting: Setting, peaks: dict[str, float]) -> None:
     """Robust accuracy under one attack that searches in float32 and in bfloat16."""
     rows = []
-    for name, place, epsilon in PUBLISHED_NETWORKS:
-        model = load_published(SHARED / "models" / name)
-        if place == "mnist":
-            examples = ja.load_data("mnist", "test", 100, data_dir=SHARED / place)
-        else:
-            examples = ja.load_data(SHARED / place, count=100)
+    for name, epsilon in PUBLISHED_NETWORKS:
+        model, _, examples = load(name, 100)
         goal, attack = ja.Untargeted(examples.labels), ja.PGD(steps=20, step_size=0.125)
         for search, more in (
             (model, {}),
@@ -337,13 +329,15 @@ def half(setting: Setting, peaks: dict[str, float]) -> None:
 PARTS = {"lanes": lanes, "sizes": sizes, "devices": devices, "half": half}
 
 if __name__ == "__main__":
+    parser = arguments(__doc__, names=f"of ['peak', {str(list(PARTS))[1:]} (default: all but half)")
+    parser.add_argument("--quick", action="store_true", help="small networks, for CPUs")
+    options = parser.parse_args()
     ja.use_cpu_cores()
-    began, words = time.perf_counter(), [word for word in sys.argv[1:] if word != "--quick"]
-    chosen = QUICK if "--quick" in sys.argv else FULL
+    began, chosen = time.perf_counter(), QUICK if options.quick else FULL
     where = jax.local_devices()
     print(f"jax {jax.__version__}, {len(where)} x {where[0].device_kind}")
     measured = peak(chosen)
-    for part in words or ("lanes", "sizes", "devices"):
+    for part in options.names or ("lanes", "sizes", "devices"):
         if part != "peak":
             PARTS[part](chosen, measured)
     print(f"\n{time.perf_counter() - began:.0f} s in all")

@@ -1,12 +1,12 @@
-"""`python -m benchmarks.sweep_overhead`: the wall of a sweep over that of `ja.run` for its rows.
+"""`python -m benchmarks.speed.sweep_overhead`: the time of a sweep over that of `ja.run`.
 
-PGD-40, all of it as a user would: the sweep opens its data (hashed), plans, attacks, verifies and
-writes its store, pictures included, in a new folder each time; `ja.run` only attacks and verifies.
-In one process, taking turns, after one call of each; the median of the ratios.
+Both for the same rows: PGD-40, all of it as a user would run it. The sweep opens its data (hashed),
+plans, attacks, verifies and writes its store, pictures included, in a new folder each time; `ja.run`
+only attacks and verifies. In one process, taking turns, after one call of each; the median of the
+ratios.
 """
 
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import alternate, ratio, show, trained
+from benchmarks.common import alternate, arguments, ratio, show, trained
 from jaxadv.sweep import parse_grid
 
 GRID = """
@@ -63,11 +63,12 @@ def compare(name: str, count: int, cells: int, shard: int, images: str) -> list[
 
 
 if __name__ == "__main__":
-    ja.use_cpu_cores()
     counts = {"FC": 2000, "LeNet": 400}  # a pass of LeNet costs some twenty times as much
+    options = arguments(__doc__, names=f"of {list(counts)} (default: all)").parse_args()
+    ja.use_cpu_cores()
     rows = [
         compare(name, *case)
-        for name in sys.argv[1:] or counts
+        for name in options.names or counts
         for case in [
             (counts[name], 1, 4096, "float32"),
             (counts[name], 1, 4096, "none"),

@@ -1,23 +1,21 @@
-"""`python -m benchmarks.training [--python TORCH_PYTHON]`: adversarial training, here and in torch.
+"""`python -m benchmarks.peers.training`: adversarial training, here and in torch.
 
 Madry's CNN on MNIST digits, PGD-7 at Linf 0.3 inside each step of Adam, batches of 64: steps per
 second here (`models.train`, every core a device) and of the same loop in torch (channels
 last, all threads), in processes that take turns. Compilation and the first step are not counted.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
-import textwrap
 import time
 
 import jax
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import show
+from benchmarks.common import arguments, show, torch_half
 from jaxadv.data import Dataset
 from jaxadv.engine.devices import cpu_cores
 from jaxadv.models import get_definition
@@ -25,45 +23,9 @@ from jaxadv.models.train import train
 
 BATCH, EPSILON, STEPS = 64, 0.3, 7
 
-TORCH = textwrap.dedent("""
-    import sys, time, torch, torch.nn as nn, torch.nn.functional as F
-    batches, threads = int(sys.argv[1]), int(sys.argv[2])
-    torch.set_num_threads(threads)
-    layers = [nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-              nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-              nn.Linear(3136, 1024), nn.ReLU(), nn.Linear(1024, 10)]
-    net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-    adam = torch.optim.Adam(net.parameters(), 1e-3)
-    images = torch.rand(64, 1, 28, 28).to(memory_format=torch.channels_last)
-    labels = torch.randint(10, (64,))
-
-    def step():
-        for p in net.parameters():
-            p.requires_grad_(False)
-        x = (images + torch.empty_like(images).uniform_(-0.3, 0.3)).clamp(0, 1)
-        for _ in range(7):
-            x = x.detach().requires_grad_(True)
-            (slope,) = torch.autograd.grad(F.cross_entropy(net(x), labels), x)
-            x = x.detach() + 0.075 * slope.sign()
-            x = torch.min(torch.max(x, images - 0.3), images + 0.3).clamp(0, 1)
-        for p in net.parameters():
-            p.requires_grad_(True)
-        adam.zero_grad()
-        F.cross_entropy(net(x.detach()), labels).backward()
-        adam.step()
-
-    step()
-    print("ready", torch.__version__, flush=True)
-    for line in sys.stdin:
-        begin = time.perf_counter()
-        for _ in range(batches):
-            step()
-        print(time.perf_counter() - begin, flush=True)
-""")
-
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--python", default=sys.executable, help="interpreter that has torch")
     parser.add_argument("--batches", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=5)
@@ -92,10 +54,9 @@ def main() -> None:
 
     threads = os.environ.get("OMP_NUM_THREADS", str(cpu_cores()))
     torch = subprocess.Popen(
-        [options.python, "-c", TORCH, str(options.batches), threads],
+        **torch_half(options.python, "peers.training_torch", options.batches, threads),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
     )
     assert torch.stdin is not None
     assert torch.stdout is not None

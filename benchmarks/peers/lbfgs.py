@@ -1,4 +1,4 @@
-"""`python -m benchmarks.lbfgs [--count N]`: the attack of Szegedy et al. against SciPy's L-BFGS-B.
+"""`python -m benchmarks.peers.lbfgs`: the attack of Szegedy et al. against SciPy's L-BFGS-B.
 
 SciPy's side is a loop over images: `scipy.optimize.minimize` (its defaults) on a jitted value and
 gradient of one image, with the same first c, the same search for c and the same end of it; each c
@@ -8,8 +8,6 @@ targets. Networks are trained on MNIST where JAXADV_SHARED (or ../shared) has it
 5,000 embedded digits.
 """
 
-import argparse
-import os
 import statistics
 import time
 from pathlib import Path
@@ -22,7 +20,7 @@ import platformdirs
 from scipy.optimize import minimize
 
 import jaxadv as ja
-from benchmarks.common import ratio, show
+from benchmarks.common import SHARED, arguments, ratio, show
 from jaxadv.attacks.common.penalty_bracket import Bracket
 from jaxadv.core.attack import Problem
 from jaxadv.engine.devices import cpu_cores
@@ -38,8 +36,7 @@ NETWORKS = {  # beside the six of the paper, which have weight decay
 
 def trained(name: str) -> tuple[ja.Model, np.ndarray, np.ndarray]:
     """A network, of `NETWORKS` or of the paper, and the test images and labels."""
-    folder = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared"))
-    folder = folder / "data" / "mnist"
+    folder = SHARED / "mnist"
     source, options = ("mnist", {"data_dir": folder}) if folder.is_dir() else ("mnist5k", {})
     data, test = (ja.load_data(source, split, **options) for split in ("train", "test"))
     cache = Path(platformdirs.user_cache_dir("jaxadv")) / "benchmarks"
@@ -215,7 +212,7 @@ def nine_targets(name: str, count: int) -> list[Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--count", type=int, default=200, help="images that SciPy attacks")
     parser.add_argument("--rounds", type=int, default=5, help="turns that the sides take")
     parser.add_argument(

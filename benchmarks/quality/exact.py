@@ -1,4 +1,4 @@
-"""`python -m benchmarks.exact [SET ...]`: minimum-norm attacks against proved minimal distances.
+"""`python -m benchmarks.quality.exact`: minimum-norm attacks against proved minimal distances.
 
 For the networks of the shared data (JAXADV_SHARED, or ../shared) with proved distances: the
 distance found over the proved minimum, over all images that a solver finished (median, 90th and
@@ -8,12 +8,9 @@ of it is wrong (exit status 1). linear: 784 entries, two classes and random hype
 minimum within the box is known in closed form, in every norm.
 """
 
-import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,13 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import show
-from benchmarks.minimum import attacks_of
+from benchmarks.common import SHARED, arguments, minimum_norm_attacks, show
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
 from jaxadv.protocols.portfolios import EFFORTS
 
-SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 NETWORKS = {"mlp40_standard": ("linf", "l1"), "mlp40_linf0.1": ("linf",)}
 
 
@@ -126,7 +121,7 @@ def compare(truth: Truth, efforts: list[str], attacks: bool, only: list[str]) ->
             truth.model, truth.images, goal, truth.norm, effort=effort, key=key
         )
         enter(f"minimal_distance, {effort}", found, time.perf_counter() - begin)
-    for name, attack in attacks_of(truth.norm).items() if attacks else ():
+    for name, attack in minimum_norm_attacks(truth.norm).items() if attacks else ():
         if only and name.split(",")[0] not in only:
             continue
         begin = time.perf_counter()
@@ -141,8 +136,7 @@ def compare(truth: Truth, efforts: list[str], attacks: bool, only: list[str]) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", nargs="*", help="such as mlp40_linf0.1 or linear (default: all)")
+    parser = arguments(__doc__, names="such as mlp40_linf0.1 or linear (default: all)")
     parser.add_argument("--norm", action="append", help="of these norms only")
     parser.add_argument("--efforts", default=",".join(EFFORTS), help="of minimal_distance")
     parser.add_argument("--attacks", action="store_true", help="each single attack too")
@@ -152,7 +146,7 @@ def main() -> None:
     truths = [*proved(), *map(linear, ("linf", "l2", "l1", "l0"))]
     sound = True
     for truth in truths:
-        wanted = not options.sets or truth.title.split(",")[0] in options.sets
+        wanted = not options.names or truth.title.split(",")[0] in options.names
         if wanted and (not options.norm or truth.norm in options.norm):
             efforts = [effort for effort in options.efforts.split(",") if effort]
             only = [name for name in options.only.split(",") if name]

@@ -1,9 +1,10 @@
-"""The peers' side of `benchmarks.minimum`: minimum-norm attacks of adv-lib and Foolbox.
+"""The peers' side of `benchmarks.peers.minimum`: minimum-norm attacks of adv-lib and Foolbox.
 
 Run by an interpreter that has torch and the libraries; it imports nothing of jaxadv.
-usage: minimum_torch.py FOLDER NORM PASSES [NAME;NAME...]; weights.npz and data.npz are in FOLDER.
-Writes FOLDER/LIBRARY-ATTACK.npz for each: the least distance of an adversarial image ever asked,
-within the first PASSES forward and backward passes of each image, what it took, and the seconds.
+usage: python -m benchmarks.peers.minimum_torch FOLDER NORM PASSES [NAME;NAME...];
+weights.npz and data.npz are in FOLDER. Writes FOLDER/LIBRARY-ATTACK.npz for each: the least
+distance of an adversarial image among those queried within the first PASSES forward and backward
+passes of each image, the passes, and the seconds.
 """
 
 import sys
@@ -14,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers_torch import stand_in
-from torch_networks import Counting, network
+
+from benchmarks.torch_common import Counting, load, stand_in
 
 Peer = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -117,11 +118,7 @@ def foolbox(norm: str, steps: int) -> dict[str, Peer]:
 def main() -> None:
     folder, norm, passes = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     only = set(sys.argv[4].split(";")) if len(sys.argv) > 4 else set()
-    with np.load(folder / "weights.npz") as file:
-        model = network(dict(file))
-    with np.load(folder / "data.npz") as file:
-        x, y = torch.tensor(file["images"]).permute(0, 3, 1, 2).contiguous(), file["labels"]
-    y = torch.tensor(y).long()
+    model, x, y = load(folder)
     for library, attacks in (("adv-lib", adv_lib), ("foolbox", foolbox)):
         for name, attack in attacks(norm, passes // 2).items():
             if only and not only & {name, f"{name} ({library})"}:

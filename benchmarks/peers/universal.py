@@ -1,4 +1,4 @@
-"""`python -m benchmarks.universal [NAME ...] [--python PYTHON]`: one perturbation for all images.
+"""`python -m benchmarks.peers.universal`: one perturbation for all images.
 
 Held-out fooling rate and seconds of ours, and with `--python` (an interpreter
 that has torch and ART) of ART's UniversalPerturbation and TargetedUniversalPerturbation, from the
@@ -7,9 +7,7 @@ answer is not that to the clean image. Every perturbation is judged here, by one
 on 1,000 test images. Ours are timed twice: with and without compilation.
 """
 
-import argparse
 import json
-import os
 import subprocess
 import tempfile
 import time
@@ -19,11 +17,9 @@ import jax
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import show
-from jaxadv.models.published import load_published
+from benchmarks.common import SHARED, Published, arguments, hand_over, load, show, torch_half
 from jaxadv.universal import judge
 
-SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 EPSILON = {
     "mnist_smallcnn_ddn_l2": 0.3,
     "cifar10_resnet2b": 10 / 255,
@@ -32,20 +28,11 @@ EPSILON = {
 TARGET = 3
 
 
-def load(name: str, count: int) -> tuple[ja.Model, np.ndarray, np.ndarray]:
-    """The model, `count` training images, and 1,000 test images."""
+def training_images(name: str, count: int) -> np.ndarray:
+    """The first `count` images that the network may have been trained on."""
     if name.startswith("mnist"):
-        folder = SHARED / "mnist"
-        given, held = (
-            ja.load_data("mnist", split, number, data_dir=folder).images
-            for split, number in (("train", count), ("test", 1000))
-        )
-    else:
-        given, held = (
-            ja.load_data(str(SHARED / "cifar10" / f"cifar10_{part}.npz"), count=number).images
-            for part, number in (("train_batch1", count), ("test", 1000))
-        )
-    return load_published(SHARED / "models" / name), given, held
+        return ja.load_data("mnist", "train", count, data_dir=SHARED / "mnist").images
+    return ja.load_data(SHARED / "cifar10" / "cifar10_train_batch1.npz", count=count).images
 
 
 def ours(model: ja.Model, given: np.ndarray, epsilon: float, batches: bool) -> dict[str, dict]:
@@ -78,43 +65,37 @@ def ours(model: ja.Model, given: np.ndarray, epsilon: float, batches: bool) -> d
     return found
 
 
-def theirs(name: str, model: ja.Model, given: np.ndarray, rounds: int, python: str) -> dict:
+def theirs(name: str, network: Published, given: np.ndarray, rounds: int, python: str) -> dict:
     """ART's, in a process of its own."""
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
-        folder.joinpath("weights.npz").write_bytes(
-            (SHARED / "models" / name / "weights.npz").read_bytes()
-        )
-        np.savez(folder / "data.npz", images=given)
-        script = str(Path(__file__).with_name("universal_torch.py"))
-        subprocess.run(
-            [python, script, path, str(EPSILON[name]), str(rounds), str(TARGET)], check=True
-        )
+        hand_over(folder, network.weights, images=given)
+        words = (path, EPSILON[name], rounds, TARGET)
+        subprocess.run(**torch_half(python, "peers.universal_torch", *words), check=True)
         found = {}
         for file in sorted(folder.glob("art-*.npz")):
             with np.load(file) as saved:
-                np.testing.assert_allclose(saved["logits"], model(given[:8]), atol=1e-3)
+                np.testing.assert_allclose(saved["logits"], network.model(given[:8]), atol=1e-3)
                 found[f"ART's {file.stem[4:]}"] = dict(saved)
         return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {list(EPSILON)} (default: all)")
+    parser = arguments(__doc__, names=f"of {list(EPSILON)} (default: all)", python="torch and ART")
     parser.add_argument("--count", type=int, default=100, help="images given")
     parser.add_argument("--rounds", type=int, default=2, help="ART's most rounds over them")
     parser.add_argument("--aggregation", action="store_true", help="the first algorithm too")
-    parser.add_argument("--python", help="an interpreter with torch and ART")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     ja.use_cpu_cores()
     kept = {}
     for name in options.names or EPSILON:
-        model, given, held = load(name, options.count)
+        network, given = load(name, 1000), training_images(name, options.count)
+        model, held = network.model, network.data.images
         epsilon = EPSILON[name]
         found = ours(model, given, epsilon, options.aggregation)
         if options.python:
-            found |= theirs(name, model, given, options.rounds, options.python)
+            found |= theirs(name, network, given, options.rounds, options.python)
         rows = []
         for side, one in found.items():
             v = np.asarray(one["perturbation"], np.float32)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.kills [kills [seconds]]`: a sweep that is killed again and again.
+"""`python -m benchmarks.reliability.kills`: a sweep that is killed again and again.
 
 1,000 cells, a job each, in a process that SIGKILL ends at a random instant of the first seconds
 after its start, or every third time after its first job (default: of all that an undisturbed sweep
@@ -11,7 +11,6 @@ there are, and one for each kill.
 import multiprocessing
 import random
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import show
+from benchmarks.common import arguments, show
 from jaxadv.data.form import Source
 from jaxadv.sweep import SweepStore, parse_grid
 from jaxadv.sweep.store import TIMED
@@ -87,7 +86,7 @@ def disturbed(folder: Path, cells: int, kills: int, longest: float, reference: A
     """Run a sweep to its end, killed up to `kills` times, each within `longest` seconds: of its
     start, or every third time of its first job."""
     fork = multiprocessing.get_context("forkserver")  # of a process that has imported, not begun
-    fork.set_forkserver_preload(["benchmarks.kills"])
+    fork.set_forkserver_preload(["benchmarks.reliability.kills"])
     store, finished = SweepStore(folder), dict[str, tuple[int, int]]()
     came, working, rewritten, log = 0, 0, 0, folder.with_suffix(".log")
     log.touch()
@@ -146,5 +145,8 @@ def main(kills: int, longest: float | None, cells: int = 1000) -> None:
 
 
 if __name__ == "__main__":
-    given = [float(text) for text in sys.argv[1:]]
-    main(int(given[0]) if given else 100, given[1] if len(given) > 1 else None)
+    parser = arguments(__doc__)
+    parser.add_argument("kills", nargs="?", type=int, default=100, help="default: 100")
+    parser.add_argument("seconds", nargs="?", type=float, help="the latest instant of a kill")
+    options = parser.parse_args()
+    main(options.kills, options.seconds)

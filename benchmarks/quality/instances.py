@@ -1,4 +1,4 @@
-"""`python -m benchmarks.instances [--seconds 60]`: attacks against proofs.
+"""`python -m benchmarks.quality.instances`: attacks against proofs.
 
 Instances of the neural network verification competition (VNN-COMP 2022): a network, a box of inputs
 and a label, and whether the box holds an input that another class wins: "sat" (one was seen),
@@ -11,9 +11,7 @@ unsat instance is wrong: exit status 1. Needs onnxruntime and the shared data (J
 ../shared).
 """
 
-import argparse
 import functools
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import show
+from benchmarks.common import SHARED, arguments, show
 from jaxadv.core.losses import cross_entropy, margin
 from jaxadv.core.pytree import pytree, static
 
@@ -184,14 +182,13 @@ def fall(instances: list[Instance], seconds: float) -> Iterator[tuple[Instance, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="for each folder")
     options = parser.parse_args()
     ja.use_cpu_cores()
-    shared = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared"))
     kinds = ("sat", "unsat", "unsat_1tool", "unknown")
     rows, wrong = [], 0
-    for folder in sorted((shared / "data" / "vnncomp").iterdir()):
+    for folder in sorted((SHARED / "vnncomp").iterdir()):
         instances = read_instances(folder)
         began, broken = time.perf_counter(), []
         for instance, number in fall(instances, options.seconds):

@@ -1,8 +1,8 @@
-"""The peers' side of `benchmarks.transfer`: the attacks of torchattacks.
+"""The peers' side of `benchmarks.peers.transfer`: the attacks of torchattacks.
 
 Run by an interpreter that has torch and torchattacks; it imports nothing of jaxadv.
-usage: transfer_torch.py FOLDER; settings.json, weights.npz and data.npz are in FOLDER. Writes
-FOLDER/ATTACK.npz for each: the images that it made, and the seconds.
+usage: python -m benchmarks.peers.transfer_torch FOLDER; settings.json, weights.npz and data.npz are
+in FOLDER. Writes FOLDER/ATTACK.npz for each: the images that it made, and the seconds.
 """
 
 import json
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peers_torch import stand_in
-from torch_networks import network
+
+from benchmarks.torch_common import load, stand_in
 
 
 def main() -> None:
@@ -22,11 +22,7 @@ def main() -> None:
     stand_in("torchvision", "torchvision.transforms", "requests", "tqdm")
     import torchattacks
 
-    with np.load(folder / "weights.npz") as file:
-        model = network(dict(file))
-    with np.load(folder / "data.npz") as file:
-        x, y = torch.tensor(file["images"]).permute(0, 3, 1, 2).contiguous(), file["labels"]
-    y = torch.tensor(y).long()
+    model, x, y = load(folder)
     schedule = {"eps": settings["epsilon"], "alpha": settings["step"], "steps": settings["steps"]}
     for name, (kind, given) in settings["attacks"].items():
         torch.manual_seed(settings["seed"])

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.minimum [NAME ...] [--python PYTHON]`: who comes nearest at equal cost.
+"""`python -m benchmarks.peers.minimum`: who comes nearest at equal cost.
 
 AttackBench's measure (Cina et al. 2024, arXiv 2404.19460) on the networks of the shared data
 (JAXADV_SHARED, or ../shared): every minimum-norm attack, attacks of fixed epsilon with a search
@@ -11,9 +11,7 @@ beaten); global: the mean over the networks. Our seconds include compilation; wi
 search of ours runs twice, and compilation stands apart.
 """
 
-import argparse
 import json
-import os
 import subprocess
 import tempfile
 import time
@@ -25,10 +23,15 @@ import jax
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import show
-from jaxadv.models.published import load_published
+from benchmarks.common import (
+    arguments,
+    hand_over,
+    load,
+    minimum_norm_attacks,
+    show,
+    torch_half,
+)
 
-SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 NETWORKS = (
     "mnist_smallcnn_ddn_l2",
     "mnist_cnn_a_adv",
@@ -47,50 +50,6 @@ class Found(NamedTuple):
     compiling: float = 0.0
 
 
-def attacks_of(norm: str, passes: int = 2_000) -> dict[str, ja.Attack]:
-    """Our attacks that know the norm, with about so many passes an image."""
-    steps, each = passes // 2, passes // 18
-    wider: dict[str, ja.Attack] = {
-        "FMN": ja.FMN(norm=norm, steps=steps),
-        "FMN, each target": ja.EachTarget(ja.FMN(norm=norm, steps=each)),
-        "PDPGD": ja.PDPGD(norm=norm, steps=steps),
-        "BrendelBethge": ja.BrendelBethge(norm=norm, steps=steps),
-        "PGD, searched": ja.MinimalEpsilon(
-            ja.PGD(norm=norm, steps=steps // 10, step_size=0.05, loss="margin"), rounds=9
-        ),
-    }
-    if norm != "l0":
-        wider["APGD, searched"] = ja.MinimalEpsilon(
-            ja.APGD(norm=norm, steps=steps // 10, loss="dlr"), rounds=9
-        )
-        wider["FAB"] = ja.FAB(norm=norm, steps=passes // 27, targets=9)
-        wider["DeepFool"] = ja.DeepFool(norm=norm)
-    if norm in ja.CW.norms:
-        wider["CW"] = ja.CW(norm=norm, steps=steps // 9)
-    if norm in ja.TrustRegion.norms:
-        wider["TrustRegion"] = ja.TrustRegion(norm=norm)
-    if norm in ja.ALMA.norms:
-        wider["ALMA"] = ja.ALMA(norm=norm, steps=steps)
-    narrow: dict[str, dict[str, ja.Attack]] = {
-        "l2": {
-            "DDN": ja.DDN(steps=steps),
-            "PDGD": ja.PDGD(steps=steps),
-            "LBFGS": ja.LBFGS(),
-            "SuperDeepFool": ja.SuperDeepFool(),
-            "NewtonFool": ja.NewtonFool(),
-        },
-        "l1": {"EAD": ja.EAD(steps=passes // 27), "SparseFool": ja.SparseFool(norm="l1")},
-        "l0": {
-            "SigmaZero": ja.SigmaZero(steps=steps),
-            "VFGA": ja.VFGA(),
-            "FGA": ja.FGA(),
-            "JSMA": ja.JSMA(),
-            "SparseFool": ja.SparseFool(norm="l0"),
-        },
-    }
-    return wider | narrow.get(norm, {})
-
-
 def optimality(found: dict[str, Found], right: np.ndarray) -> dict[str, float]:
     """Local optimality of each, in per cent, over the images [N] that are classified right.
 
@@ -103,18 +62,6 @@ def optimality(found: dict[str, Found], right: np.ndarray) -> dict[str, float]:
     area = {name: np.minimum(d, reach).mean() for name, d in distances.items()}
     lowest, whole = np.minimum(best, reach).mean(), right.mean() * reach
     return {name: 100 * (1 - (a - lowest) / (whole - lowest)) for name, a in area.items()}
-
-
-def load(name: str, count: int) -> tuple[ja.Model, dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """The model, its weights as torch reads them, the first `count` test images and labels."""
-    folder = SHARED / "models" / name
-    with np.load(folder / "weights.npz") as file:
-        weights = dict(file)
-    if name.startswith("mnist"):
-        data = ja.load_data("mnist", "test", count, data_dir=SHARED / "mnist")
-    else:
-        data = ja.load_data(str(SHARED / "cifar10" / "cifar10_test.npz"), count=count)
-    return load_published(folder), weights, data.images, data.labels
 
 
 def wanted(name: str, only: set[str]) -> bool:
@@ -145,7 +92,7 @@ def ours(
         spent = float((one.forward + one.backward).mean())
         found[name] = Found(distance, spent, seconds, max(before - seconds, 0.0))
 
-    for name, attack in attacks_of(norm, passes).items():
+    for name, attack in minimum_norm_attacks(norm, passes).items():
         if wanted(name, only):
             watch(name, lambda attack=attack: ja.run(attack, model, images, goal, key=key))
     for effort, most in (("fast", passes // 5), ("standard", passes)):
@@ -173,13 +120,9 @@ def theirs(
     """The attacks of adv-lib and Foolbox, in a process of their own."""
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
-        np.savez(folder / "weights.npz", **weights)  # type: ignore[arg-type]
-        np.savez(folder / "data.npz", images=images, labels=labels)
-        script = str(Path(__file__).with_name("minimum_torch.py"))
-        subprocess.run(
-            [python, script, path, norm, str(passes), *([";".join(only)] if only else [])],
-            check=True,
-        )
+        hand_over(folder, weights, images=images, labels=labels)
+        words = (path, norm, passes, *([";".join(only)] if only else []))
+        subprocess.run(**torch_half(python, "peers.minimum_torch", *words), check=True)
         found = {}
         for file in sorted(folder.glob("*-*.npz")):
             with np.load(file) as saved:
@@ -192,10 +135,13 @@ def theirs(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {list(NETWORKS)} (default: all)")
+    parser = arguments(
+        __doc__,
+        names=f"of {list(NETWORKS)} (default: all)",
+        count=100,
+        python="torch, adv-lib and Foolbox",
+    )
     parser.add_argument("--norm", action="append", help="of these norms only")
-    parser.add_argument("--count", type=int, default=100, help="images of each network")
     parser.add_argument("--passes", type=int, default=2_000)
     parser.add_argument(
         "--only",
@@ -205,7 +151,6 @@ def main() -> None:
         help="attacks of this name alone, whoever's, or as a table names it: 'DDN (adv-lib)'",
     )
     parser.add_argument("--warm", action="store_true", help="time the second of two runs of ours")
-    parser.add_argument("--python", help="an interpreter with torch, adv-lib and Foolbox")
     parser.add_argument("--json", type=Path, help="write the distances of each image here")
     options = parser.parse_args()
     ja.use_cpu_cores()
@@ -213,7 +158,8 @@ def main() -> None:
     for norm in options.norm or ("linf", "l2", "l1", "l0"):
         whole: dict[str, list[float]] = {}
         for name in names:
-            model, weights, images, labels = load(name, options.count)
+            model, weights, data = load(name, options.count)
+            images, labels = data.images, data.labels
             found = ours(model, images, labels, norm, options.passes, only, options.warm)
             if options.python:
                 found |= theirs(

@@ -1,8 +1,9 @@
-"""pyautoattack's side of `benchmarks.verdict`: its standard version on some images, once.
+"""pyautoattack's side of `benchmarks.quality.verdict`: its standard version on some images, once.
 
 Run by an interpreter that has torch and pyautoattack; it imports nothing of jaxadv.
-usage: verdict_torch.py FOLDER VERSION PART PARTS; weights.npz, data.npz and settings.json are in
-FOLDER. Writes FOLDER/verdict-PART.json: which images are robust, passes, seconds.
+usage: python -m benchmarks.quality.verdict_torch FOLDER VERSION PART PARTS; weights.npz, data.npz
+and settings.json are in FOLDER. Writes FOLDER/verdict-PART.json: which images are robust, passes,
+seconds.
 """
 
 import json
@@ -10,29 +11,20 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from pyautoattack import AutoAttack
-from torch_networks import Counting, network
+
+from benchmarks.torch_common import Counting, load
 
 
 def main() -> None:
-    folder, version, part, parts = (
-        Path(sys.argv[1]),
-        sys.argv[2],
-        int(sys.argv[3]),
-        int(sys.argv[4]),
-    )
+    folder, version = Path(sys.argv[1]), sys.argv[2]
+    part, parts = int(sys.argv[3]), int(sys.argv[4])
     settings = json.loads((folder / "settings.json").read_text())
     torch.set_num_threads(settings["threads"])
-    with np.load(folder / "weights.npz") as file:
-        model = Counting(network(dict(file))).eval()
-    with np.load(folder / "data.npz") as file:
-        images, labels = file["images"][part::parts], file["labels"][part::parts]
-    x = torch.tensor(images).permute(0, 3, 1, 2)
+    model, x, y = load(folder, slice(part, None, parts))
+    model = Counting(model).eval().to(memory_format=torch.channels_last)
     x = x.contiguous(memory_format=torch.channels_last)
-    y = torch.tensor(labels).long()
-    model = model.to(memory_format=torch.channels_last)
     attack = AutoAttack(
         model, norm=settings["norm"], eps=settings["epsilon"], version=version, seed=0
     )

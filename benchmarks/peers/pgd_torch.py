@@ -1,20 +1,21 @@
-"""The peers' side of `benchmarks.peers`: a process that attacks once for every line it is sent.
+"""The peers' side of `benchmarks.peers.pgd`: a process that attacks once for every line it is sent.
 
 Run by the interpreter that has the peers installed; it imports nothing of jaxadv.
-usage: peers_torch.py SIDE LAYOUT FOLDER THREADS PART PARTS, the settings in FOLDER/settings.json.
+usage: python -m benchmarks.peers.pgd_torch SIDE LAYOUT FOLDER THREADS PART PARTS; settings.json,
+weights.npz and data.npz are in FOLDER.
 """
 
 import importlib.metadata
 import json
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch_networks import Counting, network
+
+from benchmarks.torch_common import Counting, load, stand_in
 
 ATTACKS: dict[str, dict[str, Any]] = {"FGSM": {}, "PGD": {}, "PGD-L2": {}, "MI-FGSM": {}}
 
@@ -28,19 +29,6 @@ def attack(side: str, *names: str) -> Any:
         return function
 
     return enter
-
-
-class _StandIn(types.ModuleType):
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _StandIn(name)
-
-
-def stand_in(*names: str) -> None:
-    """Empty modules for packages that a library imports and these attacks do not use."""
-    for name in names:
-        sys.modules.setdefault(name, _StandIn(name))
 
 
 @attack("torch", "FGSM", "PGD", "PGD-L2", "MI-FGSM")
@@ -169,12 +157,7 @@ def main() -> None:
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     settings = json.loads((Path(folder) / "settings.json").read_text())
-    with np.load(Path(folder) / "weights.npz") as file:
-        model = network(dict(file))
-    with np.load(Path(folder) / "data.npz") as file:
-        images = file["images"][int(part) :: int(parts)]
-        labels = file["labels"][int(part) :: int(parts)]
-    x, y = torch.tensor(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels).long()
+    model, x, y = load(Path(folder), slice(int(part), None, int(parts)))
     if layout == "NHWC":
         model = model.to(memory_format=torch.channels_last)
         x = x.to(memory_format=torch.channels_last)

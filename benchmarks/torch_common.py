@@ -1,4 +1,12 @@
-"""The compared networks in torch, from the same arrays; images [N, C, H, W]."""
+"""What the torch halves share: the compared networks, from the same arrays; counting of passes.
+
+Images are [N, C, H, W]. It imports nothing of jaxadv.
+"""
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -165,3 +173,26 @@ class Counting(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.model(_Count.apply(x, self.counted))
+
+
+def load(folder: Path, rows: slice = slice(None)) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """The network, images and labels that the other half has written into the folder."""
+    with np.load(folder / "weights.npz") as file:
+        model = network(dict(file))
+    with np.load(folder / "data.npz") as file:
+        images, labels = file["images"][rows], file["labels"][rows]
+    x = torch.tensor(images).permute(0, 3, 1, 2).contiguous()
+    return model, x, torch.tensor(labels).long()
+
+
+class _StandIn(types.ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _StandIn(name)
+
+
+def stand_in(*names: str) -> None:
+    """Empty modules for packages that a library imports and these attacks do not use."""
+    for name in names:
+        sys.modules.setdefault(name, _StandIn(name))

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.queries [NAME ...] [--python PYTHON]`: who comes nearest by asking alone.
+"""`python -m benchmarks.peers.queries`: who comes nearest by asking alone.
 
 Networks of the shared data (JAXADV_SHARED, or ../shared). HopSkipJump, the boundary attack,
 Sign-OPT and, in L0, the pointwise attack: the median distance of the nearest adversarial image that
@@ -9,7 +9,6 @@ Seconds are to the last budget; ours are of a second run, the first one's surplu
 compilation) is a column of its own. ART's work on one image at a time, as they are made.
 """
 
-import argparse
 import subprocess
 import tempfile
 import time
@@ -21,8 +20,7 @@ import jax
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import show
-from benchmarks.minimum import load
+from benchmarks.common import arguments, hand_over, load, show, torch_half
 
 
 class QueryComparison(NamedTuple):
@@ -95,13 +93,9 @@ def theirs(
     """The peers' attacks, in a process of their own."""
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
-        np.savez(folder / "weights.npz", **weights)  # type: ignore[arg-type]
-        np.savez(folder / "data.npz", images=images, labels=labels)
-        script = str(Path(__file__).with_name("queries_torch.py"))
-        subprocess.run(
-            [python, script, path, norm, ",".join(map(str, budgets)), str(epsilon), ",".join(only)],
-            check=True,
-        )
+        hand_over(folder, weights, images=images, labels=labels)
+        words = (path, norm, ",".join(map(str, budgets)), epsilon, ",".join(only))
+        subprocess.run(**torch_half(python, "peers.queries_torch", *words), check=True)
         found = {}
         for file in sorted(folder.glob("*-*.npz")):
             with np.load(file) as saved:
@@ -114,20 +108,23 @@ def theirs(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=["mnist_cnn_a_adv"])
+    parser = arguments(
+        __doc__,
+        names="networks of the shared data (default: mnist_cnn_a_adv)",
+        count=20,
+        python="torch and the peers",
+    )
     parser.add_argument("--norm", action="append", help="l2, linf or l0 (default: l2, linf)")
-    parser.add_argument("--count", type=int, default=20, help="images of each network")
     parser.add_argument("--budgets", default="1000,5000,25000")
     parser.add_argument("--epsilon", type=float, help="of Square (default: L2 1.5, Linf 0.3)")
     parser.add_argument("--only", default="", help="HopSkipJump, SignOPT, ..., with commas")
-    parser.add_argument("--python", help="an interpreter with torch and the peers")
     options = parser.parse_args()
     ja.use_cpu_cores()
     budgets = [int(budget) for budget in options.budgets.split(",")]
     only = set(filter(None, options.only.split(",")))
-    for name in options.names:
-        model, weights, images, labels = load(name, options.count)
+    for name in options.names or ["mnist_cnn_a_adv"]:
+        model, weights, data = load(name, options.count)
+        images, labels = data.images, data.labels
         for norm in options.norm or ("l2", "linf"):
             epsilon = options.epsilon or {"l2": 1.5, "linf": 0.3, "l0": 0.0}[norm]
             found = ours(model, images, labels, norm, budgets, epsilon, only)

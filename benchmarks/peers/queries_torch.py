@@ -1,8 +1,8 @@
-"""The peers' side of `benchmarks.queries`: attacks by queries of Foolbox, ART and pyautoattack.
+"""The peers' side of `benchmarks.peers.queries`: black-box attacks of Foolbox, ART, pyautoattack.
 
 Run by an interpreter that has torch and the libraries; it imports nothing of jaxadv.
-usage: queries_torch.py FOLDER NORM BUDGETS EPSILON ATTACKS (empty: all); FOLDER has weights.npz and
-data.npz.
+usage: python -m benchmarks.peers.queries_torch FOLDER NORM BUDGETS EPSILON ATTACKS (empty: all);
+FOLDER has weights.npz and data.npz.
 Writes FOLDER/LIBRARY-ATTACK.npz for each: the least distance of an adversarial image asked within
 each budget [budgets, N], the queries it took, and the seconds.
 """
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch_networks import network
+
+from benchmarks.torch_common import load
 
 Peer = Callable[[Any, torch.Tensor, torch.Tensor], Any]
 
@@ -137,11 +138,7 @@ def main() -> None:
     folder, norm = Path(sys.argv[1]), sys.argv[2]
     budgets = [int(budget) for budget in sys.argv[3].split(",")]
     epsilon, only = float(sys.argv[4]), set(filter(None, sys.argv[5].split(",")))
-    with np.load(folder / "weights.npz") as file:
-        model = network(dict(file))
-    with np.load(folder / "data.npz") as file:
-        x, y = torch.tensor(file["images"]).permute(0, 3, 1, 2).contiguous(), file["labels"]
-    y = torch.tensor(y).long()
+    model, x, y = load(folder)
     libraries = (
         ("foolbox", foolbox, True),
         ("art", art, False),

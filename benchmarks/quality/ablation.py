@@ -1,19 +1,18 @@
-"""`python -m benchmarks.ablation [NAME ...]`: what each choice in attacks="fast" is worth.
+"""`python -m benchmarks.quality.ablation`: what each choice in attacks="fast" is worth.
 
 Robust accuracy (per cent, mean and each seed) and passes per survivor of the cascade with one
 choice changed at a time, on published networks (by default on the 200 images that verification
 papers use). Needs the shared data (JAXADV_SHARED, or ../shared).
 """
 
-import argparse
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import show
-from benchmarks.verdict import HARD, SUBJECTS, load, verdict
+from benchmarks.common import arguments, show
+from benchmarks.quality.networks import HARD, SUBJECTS, load, verdict
 from jaxadv.protocols.cached_run import attack_of
 from jaxadv.protocols.cascades import fast
 
@@ -65,10 +64,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {list(SUBJECTS)} (default: {list(HARD)})")
+    parser = arguments(__doc__, names=f"of {list(SUBJECTS)} (default: {list(HARD)})", count=200)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--count", type=int, default=200, help="images of each network")
     options = parser.parse_args()
     ja.use_cpu_cores()
     for name in options.names or HARD:

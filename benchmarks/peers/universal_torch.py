@@ -1,7 +1,8 @@
-"""The peer's side of `benchmarks.universal`: ART's universal perturbations.
+"""The peer's side of `benchmarks.peers.universal`: ART's universal perturbations.
 
 Run by an interpreter that has torch and ART; it imports nothing of jaxadv.
-usage: universal_torch.py FOLDER EPSILON ROUNDS TARGET; weights.npz and data.npz are in FOLDER.
+usage: python -m benchmarks.peers.universal_torch FOLDER EPSILON ROUNDS TARGET; weights.npz and
+data.npz are in FOLDER.
 Writes FOLDER/art-NAME.npz: the perturbation [H, W, C], passes, wall and processor seconds.
 """
 
@@ -14,16 +15,13 @@ import numpy as np
 import torch
 from art.attacks import evasion
 from art.estimators.classification import PyTorchClassifier
-from torch_networks import Counting, network
+
+from benchmarks.torch_common import Counting, network
 
 
 def main() -> None:
-    folder, epsilon, rounds, target = (
-        Path(sys.argv[1]),
-        float(sys.argv[2]),
-        int(sys.argv[3]),
-        int(sys.argv[4]),
-    )
+    folder, epsilon = Path(sys.argv[1]), float(sys.argv[2])
+    rounds, target = int(sys.argv[3]), int(sys.argv[4])
     with np.load(folder / "weights.npz") as file:
         model = Counting(network(dict(file))).eval()
     with np.load(folder / "data.npz") as file:

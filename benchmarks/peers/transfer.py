@@ -1,4 +1,4 @@
-"""`python -m benchmarks.transfer [--python PYTHON]`: how well examples of one network fool another.
+"""`python -m benchmarks.peers.transfer`: how well examples of one network fool another.
 
 The networks of the shared data (JAXADV_SHARED, or ../shared), each as surrogate for the others, and
 with `--python` (an interpreter that has torch and torchattacks) the same attacks of torchattacks on
@@ -6,7 +6,6 @@ the same weights, images and settings: Linf 8/255, 10 steps of a tenth of it, de
 the images that surrogate and target both classify right, the share that the target then gets wrong.
 """
 
-import argparse
 import json
 import subprocess
 import tempfile
@@ -18,8 +17,7 @@ import jax
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import show
-from benchmarks.minimum import load
+from benchmarks.common import arguments, hand_over, load, show, torch_half
 from jaxadv.engine.verify import predict
 
 NETWORKS = ("cifar10_resnet2b", "cifar_cnn_a_adv", "cifar_cnn_a_mix", "cifar10_resnet32_standard")
@@ -77,10 +75,8 @@ def theirs(
         settings = {name: ATTACKS[name][1:] for name in chosen}
         about = {"epsilon": EPSILON, "step": EPSILON / 10, "steps": 10, "seed": seed}
         (folder / "settings.json").write_text(json.dumps({**about, "attacks": settings}))
-        np.savez(folder / "weights.npz", **weights)  # type: ignore[arg-type]
-        np.savez(folder / "data.npz", images=images, labels=labels)
-        script = str(Path(__file__).with_name("transfer_torch.py"))
-        subprocess.run([python, script, path], check=True)
+        hand_over(folder, weights, images=images, labels=labels)
+        subprocess.run(**torch_half(python, "peers.transfer_torch", path), check=True)
         made = {}
         for name in chosen:
             with np.load(folder / f"{name}.npz") as file:
@@ -89,20 +85,22 @@ def theirs(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of these (default: all): {', '.join(NETWORKS)}")
+    parser = arguments(
+        __doc__,
+        names=f"of these (default: all): {', '.join(NETWORKS)}",
+        count=200,
+        python="torch and torchattacks",
+    )
     parser.add_argument("--surrogate", action="append", help="examples of these only")
     parser.add_argument("--only", default=",".join(ATTACKS), help="attacks, with commas")
-    parser.add_argument("--count", type=int, default=200, help="images")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--python", help="an interpreter with torch and torchattacks")
     parser.add_argument("--json", type=Path, help="write the success rates here")
     options = parser.parse_args()
     ja.use_cpu_cores()
     names, chosen = options.names or NETWORKS, options.only.split(",")
     loaded = {name: load(name, options.count) for name in names}
-    models = {name: entry[0] for name, entry in loaded.items()}
-    _, _, images, labels = loaded[names[0]]
+    models = {name: entry.model for name, entry in loaded.items()}
+    images, labels = loaded[names[0]].data.images, loaded[names[0]].data.labels
     right = {name: predict(model, images).argmax(1) == labels for name, model in models.items()}
     rates: dict[str, dict[str, list[float]]] = {name: {"jaxadv": []} for name in chosen}
     if options.python:
@@ -111,7 +109,7 @@ def main() -> None:
     seconds: dict[tuple[str, str], float] = {}
     for surrogate in options.surrogate or names:
         for seed in range(options.seeds):
-            model, weights, _, _ = loaded[surrogate]
+            model, weights, _ = loaded[surrogate]
             sides = {"jaxadv": ours(model, images, labels, seed, chosen)}
             if options.python:
                 sides["torchattacks"] = theirs(

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.verdict [NAME ...]`: our verdicts on published networks, beside others'.
+"""`python -m benchmarks.quality.verdict`: our verdicts on published networks, beside others'.
 
 For each network of the shared data (JAXADV_SHARED, or ../shared) robust accuracy under a cascade of
 `ja.evaluate`, beside the published figure under attack and the figure that verifiers proved, of the
@@ -21,12 +21,9 @@ without compilation.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,128 +31,11 @@ import jax
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import ratio, show, trained
+from benchmarks.common import arguments, hand_over, ratio, show, torch_half
+from benchmarks.quality.networks import HARD, SUBJECTS, Images, Subject, Verdict, load, verdict
 from jaxadv.engine.devices import cpu_cores
 from jaxadv.engine.verify import predict
-from jaxadv.models.published import load_published
-from jaxadv.models.weights import flatten
-from jaxadv.protocols.cascades import Chosen, get_cascade
-from jaxadv.protocols.evaluate import MISCLASSIFIED, SURVIVED
-
-SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
-
-
-class Subject(NamedTuple):
-    """A published network: its epsilon in Linf, on which images, published and proved accuracy in
-    per cent of them (a published one may be of another sample: see `of`)."""
-
-    epsilon: float
-    images: str  # "all", or the name of a list in its folder
-    published: float | None = None
-    proved: float | None = None
-    of: str = ""
-
-
-SUBJECTS = {
-    "mnist_smallcnn_trades_linf0.3": Subject(0.3, "all", 92.81, None, "AutoAttack, 10,000"),
-    "mnist_cnn_a_adv": Subject(0.3, "sdp200", 76.5, 76.0, "BaB, 200"),
-    "mnist_rsl18a_mlp_linf0.1": Subject(0.1, "all", 85.61, 69.19, "measured, 10,000"),
-    "mnist_wong_kolter_linf0.1": Subject(0.1, "all", 95.9, 94.2, "PGD, 10,000"),
-    "cifar_cnn_a_adv": Subject(2 / 255, "sdp200", 50.0, 48.5, "attack, 200"),
-    "cifar_cnn_a_mix": Subject(2 / 255, "sdp200", 53.0, 48.0, "attack, 200"),
-    "cifar10_resnet2b": Subject(2 / 255, "all", 54.82, 26.88, "PGD, 10,000"),
-    "cifar10_resnet32_linf8": Subject(8 / 255, "all"),
-    "MadryCNN, standard-trained": Subject(0.1, "all"),
-    "MadryCNN, standard-trained, 0.3": Subject(0.3, "all"),
-}
-HARD = ("mnist_cnn_a_adv", "cifar_cnn_a_adv", "cifar_cnn_a_mix")
-
-
-class Images(NamedTuple):
-    """ids [N], images [N, H, W, C], labels [N]."""
-
-    ids: np.ndarray
-    images: np.ndarray
-    labels: np.ndarray
-
-    def part(self, number: int, parts: int) -> "Images":
-        return Images(*(rows[number::parts] for rows in self))
-
-
-def load(name: str, which: str, count: int) -> tuple[ja.Model, dict[str, np.ndarray], Images]:
-    """The model, its weights as torch reads them, and the images."""
-    if name.startswith("MadryCNN"):
-        model, images, labels = trained("MadryCNN")
-        ids = np.arange(len(images))[-count:]
-        return model, dict(flatten(model.params)), Images(ids, images[ids], labels[ids])
-    folder = SHARED / "models" / name
-    with np.load(folder / "weights.npz") as file:
-        weights = dict(file)
-    if name.startswith("mnist"):
-        data = ja.load_data("mnist", "test", 10_000, data_dir=SHARED / "mnist")
-    else:
-        data = ja.load_data(str(SHARED / "cifar10" / "cifar10_test.npz"), count=9_976)
-    rows = np.arange(min(count, len(data.labels)))
-    if which != "all":
-        wanted = np.loadtxt(folder / f"{which}_test_index.txt", dtype=int)
-        place = {int(index): row for row, index in enumerate(data.ids)}
-        rows = np.array([place[i] for i in wanted if i in place][:count])
-    return (
-        load_published(folder),
-        weights,
-        Images(*(values[rows] for values in (data.ids, data.images, data.labels))),
-    )
-
-
-class Verdict(NamedTuple):
-    """One cascade's answer: which stage broke each image (as in a report), what was spent on it,
-    how many stages there were, and seconds."""
-
-    broken_by: np.ndarray
-    forward: np.ndarray
-    backward: np.ndarray
-    stages: int
-    seconds: float
-
-    @property
-    def robust(self) -> np.ndarray:
-        return self.broken_by == SURVIVED
-
-
-def verdict(
-    model: ja.Model,
-    data: Images,
-    subject: Subject,
-    cascade: Any,
-    seed: int,
-    hardest: int | None = None,
-    store: Path | None = None,
-) -> Verdict:
-    """The answer of one of our cascades, by name or as entries."""
-    attacks: Any = cascade
-    if hardest is not None:
-        more = ja.Diverse(steps=30, restarts=12)
-        attacks = {
-            name: ja.Hardest(entry.attack if isinstance(entry, Chosen) else entry, 0, hardest)
-            for name, entry in get_cascade(cascade, "linf").items()
-        }
-        ranking = {"first": replace(more, restarts=1), "more": ja.Hardest(more, 0, 4 * hardest)}
-        attacks = {**ranking, **attacks}
-    begin = time.perf_counter()
-    report = ja.evaluate(
-        model,
-        data.images,
-        data.labels,
-        epsilons=[subject.epsilon],
-        attacks=attacks,
-        ids=data.ids,
-        key=jax.random.key(seed),
-        distances=False,
-        store=store,
-    )
-    attacking = sum(stage.result.cost.seconds for stage in report.stages)  # some in a run before
-    seconds = max(time.perf_counter() - begin, attacking)
-    return Verdict(report.broken_by[0], *report.passes, len(report.stages), seconds)
+from jaxadv.protocols.evaluate import MISCLASSIFIED
 
 
 def row_of(name: str, subject: Subject, cascade: str, found: Verdict) -> list[Any]:
@@ -199,11 +79,11 @@ def peer(
         folder = Path(path)
         settings = {"norm": "Linf", "epsilon": epsilon, "threads": 1}
         (folder / "settings.json").write_text(json.dumps(settings))
-        np.savez(folder / "weights.npz", **weights)  # type: ignore[arg-type]
-        np.savez(folder / "data.npz", images=data.images, labels=data.labels)
-        script = str(Path(__file__).with_name("verdict_torch.py"))
+        hand_over(folder, weights, images=data.images, labels=data.labels)
         begin = [
-            subprocess.Popen([python, script, path, "standard", str(part), str(parts)])
+            subprocess.Popen(
+                **torch_half(python, "quality.verdict_torch", path, "standard", part, parts)
+            )
             for part in range(parts)
         ]
         if any(process.wait() for process in begin):
@@ -268,14 +148,16 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {list(SUBJECTS)} (default: all)")
+    parser = arguments(
+        __doc__,
+        names=f"of {list(SUBJECTS)} (default: all)",
+        count=10_000,
+        python="torch and pyautoattack",
+    )
     parser.add_argument("--attacks", default="standard", help="cascades, with commas")
-    parser.add_argument("--count", type=int, default=10_000, help="images of each network")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hardest", type=int, metavar="N", help="attack the N hardest only")
     parser.add_argument("--store", help="a folder in which finished parts of a run are kept")
-    parser.add_argument("--python", help="an interpreter with torch and pyautoattack")
     parser.add_argument("--parts", type=int, default=1, help="of the images, in turn")
     parser.add_argument("--hard", action="store_true", help="the hard instances instead")
     options = parser.parse_args()

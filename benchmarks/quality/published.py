@@ -1,4 +1,4 @@
-"""`python -m benchmarks.published [NAME ...]`: our attacks on networks with a history.
+"""`python -m benchmarks.quality.published`: our attacks on networks with a history.
 
 trades: TRADES' MNIST network at Linf 0.3 under 40 steps of 0.01 (published: clean 99.48 %, robust
 96.07 %), from random starts (PGD) and from the image itself (BIM). From the far side of the ball 40
@@ -16,23 +16,19 @@ Needs the shared data (JAXADV_SHARED, or ../shared).
 
 import argparse
 import itertools
-import os
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import show
+from benchmarks.common import SHARED, arguments, load, show
 from jaxadv.models.published import PUBLISHED, load_published
 from jaxadv.protocols.evaluate import SURVIVED
 from jaxadv.report import print_study
 from jaxadv.studies import Findings
 from jaxadv.studies.layers import spectra_table
 from jaxadv.studies.lipschitz import spectrum
-
-SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
 
 def row(
@@ -60,8 +56,7 @@ def row_of(name: str, result: ja.Result) -> list[str]:
 
 
 def trades(options: argparse.Namespace) -> None:
-    model = load_published(SHARED / "models" / "mnist_smallcnn_trades_linf0.3")
-    data = ja.load_data("mnist", "test", options.count, data_dir=SHARED / "mnist")
+    model, _, data = load("mnist_smallcnn_trades_linf0.3", options.count)
     goal = ja.Untargeted(data.labels)
     rows, robust = [], []
     runs = [("PGD", ja.PGD(steps=40, step_size=0.01 / 0.3), seed) for seed in range(options.seeds)]
@@ -79,8 +74,7 @@ def trades(options: argparse.Namespace) -> None:
 
 
 def resnet2b(options: argparse.Namespace) -> None:
-    model = load_published(SHARED / "models" / "cifar10_resnet2b")
-    data = ja.load_data(SHARED / "cifar10" / "cifar10_test.npz", count=min(options.count, 9976))
+    model, _, data = load("cifar10_resnet2b", min(options.count, 9976))
     goal, missing = ja.Untargeted(data.labels), 10_000 - 9_976
 
     def whole(broken: np.ndarray) -> str:
@@ -132,12 +126,10 @@ def norms(options: argparse.Namespace) -> None:
 NETWORKS = {"trades": trades, "resnet2b": resnet2b, "norms": norms}
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("networks", nargs="*", help=f"of {list(NETWORKS)} (default: all)")
-    parser.add_argument("--count", type=int, default=10_000)
+    parser = arguments(__doc__, names=f"of {list(NETWORKS)} (default: all)", count=10_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="of resnet2b, the rows of this attack")
     options = parser.parse_args()
     ja.use_cpu_cores()
-    for name in options.networks or NETWORKS:
+    for name in options.names or NETWORKS:
         NETWORKS[name](options)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.memory [small large]`: peak memory of a sweep whose images come in parts.
+"""`python -m benchmarks.reliability.memory`: peak memory of a sweep whose images come in parts.
 
 FGSM on a linear model for images of 8 x 8 x 1 that are made from their numbers, no pictures kept:
 the peak of the resident memory for 1,000,000 images over that for 10,000, each in a process of its
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import show
+from benchmarks.common import arguments, show
 from jaxadv.data.form import Source
 from jaxadv.sweep import parse_grid
 
@@ -53,18 +53,23 @@ def sweep(folder: str, count: int) -> Any:
 def peak(count: int) -> tuple[float, float]:
     """Peak resident memory in MiB, and seconds, of a process that sweeps so many images."""
     began = time.perf_counter()
-    command = [sys.executable, "-m", "benchmarks.memory", "--sweep", str(count)]
+    command = [sys.executable, "-m", "benchmarks.reliability.memory", "--sweep", str(count)]
     said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     return float(said.split()[-1]) / 1024, time.perf_counter() - began
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--sweep"]:
+    parser = arguments(__doc__)
+    default = [10_000, 1_000_000]
+    parser.add_argument("counts", nargs="*", type=int, metavar="COUNT", help=f"images {default}")
+    parser.add_argument("--sweep", type=int, metavar="COUNT", help="sweep here, print the peak")
+    options = parser.parse_args()
+    if options.sweep is not None:
         with tempfile.TemporaryDirectory() as folder:
-            assert sweep(folder, int(sys.argv[2])).complete
+            assert sweep(folder, options.sweep).complete
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     else:
-        counts = [int(count) for count in sys.argv[1:]] or [10_000, 1_000_000]
+        counts = options.counts or default
         with tempfile.TemporaryDirectory() as cache:  # compiling takes memory of its own: once
             os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
             os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
