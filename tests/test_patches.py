@@ -9,11 +9,11 @@ import jaxadv as ja
 from jaxadv.data import load_data
 from jaxadv.models import load_published
 from tests.common import slow
-from tests.draws import anew
+from tests.random_state import restored
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(3)
-every_test_draws_anew = anew(RNG)
+restored_before_each_test = restored(RNG)
 IMAGES = RNG.random((12, 6, 7, 2)).astype(np.float32)
 WEIGHTS = RNG.normal(size=(84, 2)).astype(np.float32)
 LINEAR = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.asarray(WEIGHTS))

@@ -8,12 +8,12 @@ import pytest
 import jaxadv as ja
 from jaxadv.core.window import DEFENCES, trimmed_mean
 from jaxadv.studies.streams import ATTACKS, streams_findings
-from tests.draws import anew
+from tests.random_state import restored
 
 KEY = jax.random.key(0)
 ONE = jax.devices()[:1]
 RNG = np.random.default_rng(0)
-every_test_draws_anew = anew(RNG)
+restored_before_each_test = restored(RNG)
 # A reading is one number; class 1 if it is above a half.
 THRESHOLD = ja.Model(lambda w, x: (x.reshape(-1, 1) - 0.5) @ w, jnp.array([[-1.0, 1.0]]))
 READINGS = np.array([0.2, 0.3, 0.35, 0.4, 0.45], np.float32)

@@ -12,11 +12,11 @@ import jaxadv as ja
 from jaxadv.core.jpeg import CHROMINANCE, LUMINANCE, jpeg, quantisation
 from jaxadv.data import load_data
 from jaxadv.models import load_published
-from tests.draws import anew
+from tests.random_state import restored
 
 Image = pytest.importorskip("PIL.Image")
 RNG = np.random.default_rng(0)
-every_test_draws_anew = anew(RNG)
+restored_before_each_test = restored(RNG)
 PICTURE = jnp.asarray(RNG.random((20, 27, 3)), jnp.float32)
 ONE = jax.devices()[:1]
 

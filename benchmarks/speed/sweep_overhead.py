@@ -1,9 +1,9 @@
 """`python -m benchmarks.speed.sweep_overhead`: the time of a sweep over that of `ja.run`.
 
 Both for the same rows: PGD-40, all of it as a user would run it. The sweep opens its data (hashed),
-plans, attacks, verifies and writes its store, pictures included, in a new folder each time; `ja.run`
-only attacks and verifies. In one process, taking turns, after one call of each; the median of the
-ratios.
+plans, attacks, verifies and writes its store, pictures included, in a new folder each time;
+`ja.run` only attacks and verifies. In one process, taking turns, after one call of each; the median
+of the ratios.
 """
 
 import shutil

@@ -1,7 +1,7 @@
-"""The cure changes no value and no derivative, of any order, of any kind of model.
+"""The CPU rewrite changes no value and no derivative, of any order, of any kind of model.
 
-The truth is jax's own, uncured; what is looked for in the cured jaxpr is searched for here, not by
-the cure's own tests. Runs on every jax version that is supported.
+The truth is jax's own, not rewritten; the slow forms are searched for in the rewritten jaxpr here,
+not by the rewrite's own functions. Runs on every jax version that is supported.
 """
 
 import functools
@@ -411,8 +411,8 @@ def test_forms_of_convolutions_are_really_other_forms():
     assert forms("as it is", True) == [((32, 16), ((1, 1), (1, 1)))]
 
 
-def test_the_models_need_the_cure():
-    # Else the test above would show nothing: the uncured gradients do hold the slow forms.
+def test_the_models_need_the_rewrite():
+    # Else the test above would show nothing: the gradients as they are do hold the slow forms.
     x = arrays(IMAGES)
     for name in ("strided", "dilated", "nnx", "channels_first", "scan", "checkpoint", "jit"):
         assert count(jax.grad(loss(model(name))), x)[1] > 0
@@ -507,7 +507,7 @@ def test_a_weight_gradient_and_training_step():
 
 
 @pytest.mark.slow
-def test_the_cured_function_can_itself_be_transformed():
+def test_the_rewritten_function_can_itself_be_transformed():
     net = pool = max_pool(2, 2)()
     x, v = arrays(IMAGES, 3), arrays(IMAGES, 4)
     value, gradient = rewrite_for_cpu(loss(net)), rewrite_for_cpu(jax.grad(loss(pool)))
@@ -597,7 +597,7 @@ def test_reductions_are_those_of_numpy(shape):
 
 
 @pytest.mark.parametrize("reduction", [jnp.sum, jnp.max, jnp.min])
-def test_what_is_cured_still_has_its_derivatives(reduction):
+def test_what_is_rewritten_still_has_its_derivatives(reduction):
     values = arrays((3, 100)).at[0, :2].set(9.0)  # with a tie
     kernel = arrays((3, 3, 1, 4), 1)
 

@@ -1,4 +1,4 @@
-"""Models that only answer, and attacks that are told the predicted class alone."""
+"""Models without gradients, and attacks that are told the predicted class alone."""
 
 from typing import Any, ClassVar
 
@@ -9,15 +9,10 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.core.pytree import pytree
-from tests.common import GOAL, IMAGES, KEY, MODEL
+from tests.common import GOAL, IMAGES, KEY, MODEL, on_the_host
 
 ATTACK = ja.Square(steps=30)
 EPSILON = 0.1
-
-
-def on_the_host(images: np.ndarray) -> np.ndarray:
-    hidden = np.tanh((images.reshape(len(images), -1) - 0.5) @ np.asarray(MODEL.params["a"]))
-    return hidden @ np.asarray(MODEL.params["b"])
 
 
 @pytest.mark.slow
@@ -31,7 +26,7 @@ def test_a_function_on_the_host_is_attacked_as_the_model_that_it_is() -> None:
     assert ours.success.any() and not ours.backward.any()
 
 
-def test_a_model_that_only_answers_is_refused_to_gradient_attacks() -> None:
+def test_a_model_without_gradients_is_refused_to_gradient_attacks() -> None:
     asked = ja.from_function(on_the_host, differentiable=False)
     with pytest.raises(ValueError, match=r"PGD asks for gradients, but the model cannot"):
         ja.run(ja.PGD(), asked, IMAGES, GOAL, EPSILON, key=KEY)

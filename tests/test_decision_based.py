@@ -11,8 +11,7 @@ import jaxadv as ja
 from jaxadv.attacks.decision_based.hopskipjump import ESTIMATE
 from jaxadv.core.attack import Needs, Problem, attack_key
 from jaxadv.core.pytree import pytree, static
-from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL
-from tests.test_asking import on_the_host
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, on_the_host
 
 ONE = jax.local_devices()[:1]
 RNG = np.random.default_rng(0)

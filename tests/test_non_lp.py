@@ -20,11 +20,11 @@ from jaxadv.attacks.non_lp.spatial import grid, turned
 from jaxadv.core.attack import Problem, attack_key
 from jaxadv.engine.verify import margins as margins_of
 from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL
-from tests.draws import anew
+from tests.random_state import restored
 
 ONE = jax.local_devices()[:1]
 RNG = np.random.default_rng(0)
-every_test_draws_anew = anew(RNG)
+restored_before_each_test = restored(RNG)
 PICTURE = RNG.random((9, 7, 3), np.float32)
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from tests.test_asking import on_the_host
-from tests.test_attacks import GOAL, IMAGES, KEY, MODEL
+from tests.common import GOAL, IMAGES, KEY, MODEL, on_the_host
 
 LABELS = on_the_host(IMAGES).argmax(1)
 TWO = jax.local_devices()[:2]
