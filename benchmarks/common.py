@@ -1,10 +1,13 @@
-"""What the benchmarks share: trained networks, alternating timing, tables."""
+"""What the benchmarks share: command lines, networks, images, alternating timing, tables."""
 
+import argparse
+import os
+import re
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,9 +16,86 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxadv as ja
+from jaxadv.models.published import load_published
 from jaxadv.models.train import train
 
 CONSOLE = Console(width=120)
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("JAXADV_SHARED", ROOT.parent / "shared")) / "data"
+
+
+def arguments(
+    document: str | None, *, names: str = "", count: int | None = None, python: str = ""
+) -> argparse.ArgumentParser:
+    """The command line of a benchmark, to which its own options are added.
+
+    Args:
+        document: The module's docstring, which `--help` prints; it begins with the command.
+        names: What the positional arguments name, if there are any.
+        count: The default of `--count`, the images of each network, if there is such an option.
+        python: What the interpreter of `--python` must have, if there is such an option.
+    """
+    text = document or ""
+    command = re.match(r"`(python -m [\w.]+)", text)
+    parser = argparse.ArgumentParser(
+        command[1] if command else None,
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if names:
+        parser.add_argument("names", nargs="*", metavar="NAME", help=names)
+    if count is not None:
+        parser.add_argument(
+            "--count", type=int, default=count, help=f"images of each network (default: {count})"
+        )
+    if python:
+        parser.add_argument("--python", help=f"an interpreter with {python}")
+    return parser
+
+
+def torch_half(python: str, module: str, *words: object) -> dict[str, Any]:
+    """What `subprocess.run` and `Popen` need to start a module of `benchmarks` elsewhere.
+
+    Args:
+        python: An interpreter that has torch; it needs nothing of jaxadv.
+        module: The module's name below `benchmarks`, such as "peers.pgd_torch".
+        *words: Its arguments.
+    """
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {
+        "args": [python, "-m", f"benchmarks.{module}", *map(str, words)],
+        "env": {**os.environ, "PYTHONPATH": path},
+        "text": True,
+    }
+
+
+def hand_over(folder: Path, weights: dict[str, np.ndarray], **arrays: np.ndarray) -> None:
+    """Write a network's weights and its images (and labels) for a torch half."""
+    np.savez(folder / "weights.npz", **weights)  # type: ignore[arg-type]
+    np.savez(folder / "data.npz", **arrays)  # type: ignore[arg-type]
+
+
+class Published(NamedTuple):
+    """A published network, its weights as torch reads them, and test images."""
+
+    model: ja.Model
+    weights: dict[str, np.ndarray]
+    data: ja.data.Dataset
+
+
+def load_images(name: str, count: int | None = None) -> ja.data.Dataset:
+    """The first `count` test images (default: all) of the set that a published network is for."""
+    if name.startswith("mnist"):
+        return ja.load_data("mnist", "test", count, data_dir=SHARED / "mnist")
+    return ja.load_data(SHARED / "cifar10" / "cifar10_test.npz", count=count)
+
+
+def load(name: str, count: int | None = None) -> Published:
+    """A published network of the shared data, and the first `count` test images (default: all)."""
+    folder = SHARED / "models" / name
+    with np.load(folder / "weights.npz") as file:
+        weights = dict(file)
+    return Published(load_published(folder), weights, load_images(name, count))
 
 
 def trained(name: str, epochs: int = 3) -> tuple[ja.Model, np.ndarray, np.ndarray]:
@@ -35,6 +115,50 @@ def trained(name: str, epochs: int = 3) -> tuple[ja.Model, np.ndarray, np.ndarra
     )
     images = np.concatenate([data.images, test.images])
     return ja.from_linen(module, variables), images, np.concatenate([data.labels, test.labels])
+
+
+def minimum_norm_attacks(norm: str, passes: int = 2_000) -> dict[str, ja.Attack]:
+    """Our minimum-norm attacks of a norm, with about `passes` passes an image each."""
+    steps, each = passes // 2, passes // 18
+    wider: dict[str, ja.Attack] = {
+        "FMN": ja.FMN(norm=norm, steps=steps),
+        "FMN, each target": ja.EachTarget(ja.FMN(norm=norm, steps=each)),
+        "PDPGD": ja.PDPGD(norm=norm, steps=steps),
+        "BrendelBethge": ja.BrendelBethge(norm=norm, steps=steps),
+        "PGD, searched": ja.MinimalEpsilon(
+            ja.PGD(norm=norm, steps=steps // 10, step_size=0.05, loss="margin"), rounds=9
+        ),
+    }
+    if norm != "l0":
+        wider["APGD, searched"] = ja.MinimalEpsilon(
+            ja.APGD(norm=norm, steps=steps // 10, loss="dlr"), rounds=9
+        )
+        wider["FAB"] = ja.FAB(norm=norm, steps=passes // 27, targets=9)
+        wider["DeepFool"] = ja.DeepFool(norm=norm)
+    if norm in ja.CW.norms:
+        wider["CW"] = ja.CW(norm=norm, steps=steps // 9)
+    if norm in ja.TrustRegion.norms:
+        wider["TrustRegion"] = ja.TrustRegion(norm=norm)
+    if norm in ja.ALMA.norms:
+        wider["ALMA"] = ja.ALMA(norm=norm, steps=steps)
+    narrow: dict[str, dict[str, ja.Attack]] = {
+        "l2": {
+            "DDN": ja.DDN(steps=steps),
+            "PDGD": ja.PDGD(steps=steps),
+            "LBFGS": ja.LBFGS(),
+            "SuperDeepFool": ja.SuperDeepFool(),
+            "NewtonFool": ja.NewtonFool(),
+        },
+        "l1": {"EAD": ja.EAD(steps=passes // 27), "SparseFool": ja.SparseFool(norm="l1")},
+        "l0": {
+            "SigmaZero": ja.SigmaZero(steps=steps),
+            "VFGA": ja.VFGA(),
+            "FGA": ja.FGA(),
+            "JSMA": ja.JSMA(),
+            "SparseFool": ja.SparseFool(norm="l0"),
+        },
+    }
+    return wider | narrow.get(norm, {})
 
 
 def alternate(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:

@@ -1,9 +1,13 @@
 """What several tests share: the network and images of `ja.testing`, and every attack by name."""
 
 import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 import jaxadv as ja
 from jaxadv.attacks import ATTACKS
@@ -17,9 +21,13 @@ __all__ = [
     "LABELS",
     "MODEL",
     "QUICK",
+    "SLOW",
     "drive",
     "make",
     "network",
+    "on_the_host",
+    "product",
+    "slow",
 ]
 
 KEY = jax.random.key(7)
@@ -42,6 +50,35 @@ STEPS = {
     "Square": 300,
     "ZOO": 40,
 }
+SLOW = {
+    # These take more than about six seconds (`pytest -m "" --durations=0` prints how long).
+    *("Boundary", "BrendelBethge", "DIFGSM", "LBFGS", "MinimalEpsilon", "OnePixel", "Pointwise"),
+    *("ReColorAdv", "SaltAndPepper", "SigmaZero", "SignOPT", "SimBA", "SparseFool", "SparseRS"),
+    *("Spatial", "Square", "StAdv", "SuperDeepFool", "TrustRegion", "UniformNoise", "VFGA"),
+    *("VNIFGSM", "Wasserstein", "ZOO"),
+    # These are other settings of an attack that is tested anyway.
+    *("NIFGSM", "SIFGSM", "SINIFGSM", "TIFGSM", "Transfer", "VMIFGSM"),
+}
+"""Attacks whose case in a test over all attacks runs with `-m slow` only."""
+
+
+def slow(*values: Any, id: str | None = None) -> Any:
+    """One case of a parametrised test, marked as slow."""
+    return pytest.param(*values, id=id, marks=pytest.mark.slow)
+
+
+def product(*axes: Sequence[Any], slow: set[tuple[Any, ...]]) -> list[Any]:
+    """All combinations of the axes' values as cases of a parametrised test; `slow` are marked."""
+    return [
+        pytest.param(*case, marks=pytest.mark.slow if case in slow else [])
+        for case in itertools.product(*axes)
+    ]
+
+
+def on_the_host(images: np.ndarray) -> np.ndarray:
+    """The logits of `MODEL` in numpy."""
+    hidden = np.tanh((images.reshape(len(images), -1) - 0.5) @ np.asarray(MODEL.params["a"]))
+    return hidden @ np.asarray(MODEL.params["b"])
 
 
 def make(name: str, norm: str, images: np.ndarray | None = None) -> ja.Attack:
@@ -58,7 +95,7 @@ def make(name: str, norm: str, images: np.ndarray | None = None) -> ja.Attack:
     if name == "Admix":
         return ja.Admix(norm=norm, mixed_images=images[:5], mixed_labels=np.arange(5) % 4)
     if name == "ILA":
-        return ja.ILA(norm=norm, classes=3)  # whatever the network answers behind is a feature
+        return ja.ILA(norm=norm, classes=3)  # the logits serve as features
     if name == "EAD":
         return ja.EAD(steps=100)
     if name in STEPS:

@@ -14,12 +14,27 @@ install_import_hook("jaxadv.attacks", "beartype.beartype")
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+SLOW_EXAMPLES = {  # docstrings cannot carry a mark: examples of more than about six seconds
+    "jaxadv.attacks.minimum_norm.brendel_bethge.BrendelBethge",
+    "jaxadv.attacks.non_lp.adversarial_patch.AdversarialPatch",
+    "jaxadv.attacks.non_lp.recoloradv.ReColorAdv",
+    "jaxadv.attacks.non_lp.wasserstein.Wasserstein",
+    "jaxadv.engine.batch.perturb",
+    "jaxadv.engine.diagnose.check",
+    "jaxadv.protocols.evaluate.evaluate",
+    "jaxadv.protocols.minimal_distance.minimal_distance",
+    "jaxadv.protocols.query_curves.compare_queries",
+    "jaxadv.studies.streams.streams",
+    "jaxadv.studies.survival.survival",
+    "jaxadv.studies.tampered.outcome.confront",
+}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """slow.txt: what takes more than about six seconds (`pytest -m "" --durations=0` tells)."""
-    names = set(Path(__file__).with_name("slow.txt").read_text().splitlines())
+    """Mark the examples of `SLOW_EXAMPLES`; a slow test has its mark where it stands."""
     for item in items:
-        if item.nodeid in names:
+        if isinstance(item, pytest.DoctestItem) and item.name in SLOW_EXAMPLES:
             item.add_marker(pytest.mark.slow)
 
 

@@ -59,6 +59,7 @@ def test_dlr_has_a_gradient_for_any_number_of_classes(classes: int) -> None:
             assert dlr(goal, 7 * logits + 2) == pytest.approx(float(value), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_one_of_nine_targets_is_enough() -> None:
     # Only the class that the clean image ranks last can be reached, and only from far away.
     bias = jnp.array([30.0, *[6.0] * 8, -10.0])

@@ -8,13 +8,12 @@ import pytest
 import jaxadv as ja
 from jaxadv.attacks import ATTACKS
 from jaxadv.testing import LANES, assert_attack
-from tests.common import EPSILON, GOAL, IMAGES, KEY, LABELS, MODEL, make
+from tests.common import EPSILON, GOAL, IMAGES, KEY, LABELS, MODEL, SLOW, make, slow
 
-SETTINGS = {"NIFGSM", "SIFGSM", "SINIFGSM", "TIFGSM", "VMIFGSM", "Transfer"}  # as MIFGSM, ...
 STRONG = {"APGD", "BIM", "Diverse", "FAB", "LBFGS", "MinimalEpsilon", "PGD"}
 TWO = jax.local_devices()[:2]  # more images than lanes, and on more than one device
 CASES = [  # of each attack one norm, all of them with -m slow
-    pytest.param(name, norm, marks=pytest.mark.slow if number or name in SETTINGS else [])
+    slow(name, norm) if number or name in SLOW else (name, norm)
     for name, attack in sorted(ATTACKS.items())
     for number, norm in enumerate(attack.norms)
 ]
@@ -34,6 +33,7 @@ def test_what_every_attack_owes(name: str, norm: str) -> None:
         assert result.success.sum() > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["FGSM", "PGD", "MIFGSM"])
 def test_targeted_attacks_reach_their_target(name: str) -> None:
     targets = (LABELS + 1) % 4
@@ -46,6 +46,7 @@ def test_targeted_attacks_reach_their_target(name: str) -> None:
     assert result.success.mean() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [ja.BrendelBethge(norm="l2", steps=40), ja.LBFGS()],
@@ -60,6 +61,7 @@ def test_an_epsilon_does_not_bend_a_search_for_the_least_distance(attack: ja.Att
     np.testing.assert_allclose(bound.distance, free.distance, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_optax_optimiser_takes_the_place_of_steepest_ascent() -> None:
     adam = ja.PGD(optimizer=ja.Optimizer(optax.adam, learning_rate=0.02), loss="margin")
     result = ja.run(adam, MODEL, IMAGES, GOAL, 0.15, key=KEY, lanes=8)
@@ -76,6 +78,7 @@ def test_settings_that_cannot_be_meant(arguments: dict) -> None:
         ja.PGD(**arguments)
 
 
+@pytest.mark.slow
 def test_minimal_epsilon_of_a_minimal_attack_is_refused() -> None:
     with pytest.raises(ValueError, match="takes an epsilon"):
         ja.MinimalEpsilon(ja.MinimalEpsilon(ja.PGD()))

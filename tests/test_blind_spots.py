@@ -42,6 +42,7 @@ def test_gaussian_noise_and_wrong_classes():
     assert (wrong != labels).all() and np.bincount(wrong).min() > 200
 
 
+@pytest.mark.slow
 def test_examples_fool_the_network_that_they_were_made_for(tmp_path):
     """The diagonal of Table 2 is 100 %; a linear network is fooled at its exact distance."""
     given = setting(tmp_path, quick=False)
@@ -72,6 +73,7 @@ def test_examples_fool_the_network_that_they_were_made_for(tmp_path):
     assert (result.distance[right] >= bound * (1 - 1e-4)).all()
 
 
+@pytest.mark.slow
 def test_a_split_network_is_the_network():
     module = get_definition("FC")(widths=(7, 6), classes=4, activation="sigmoid")
     images = jax.random.uniform(jax.random.key(0), (12, 5, 5, 1))

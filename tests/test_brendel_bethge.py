@@ -15,7 +15,7 @@ from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
-from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, QUICK, drive
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, QUICK, drive, slow
 from tests.linear import COUNT, SHAPE, exact, logits, problem
 
 SIZE = 10
@@ -135,7 +135,7 @@ def test_steps_that_cannot_arrive():
     )
 
 
-@pytest.mark.parametrize("box", [False, True])
+@pytest.mark.parametrize("box", [slow(False), True])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 def test_linear_models(norm, box):
     weights, bias, images, labels = problem(box)
@@ -152,6 +152,7 @@ def test_linear_models(norm, box):
     assert ratio.max() < 1.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "norm", "most"), [("mlp40_standard", "linf", 1.03), ("mlp40_standard", "l1", 1.1)]
 )
@@ -176,6 +177,7 @@ def test_never_below_a_proved_distance(shared, name, norm, most):
     assert np.median(ratio) < most
 
 
+@pytest.mark.slow
 def test_what_is_counted():
     steps, search, draws = 9, 4, 3
     attack = ja.BrendelBethge(steps=steps, search=search, draws=draws)
@@ -188,6 +190,7 @@ def test_what_is_counted():
     assert success.mean() > 0.9
 
 
+@pytest.mark.slow
 def test_company_and_no_start():
     """Foolbox's radius grows with the entries of the whole batch: alone, images end elsewhere.
     With no start at all the steps begin at the image."""
@@ -201,6 +204,7 @@ def test_company_and_no_start():
     np.testing.assert_allclose(distance64("l2", np.asarray(alone), IMAGES[:1]), distance[:1], 1e-5)
 
 
+@pytest.mark.slow
 def test_a_start_is_asked_first():
     answers = np.asarray(MODEL(IMAGES).argmax(-1))
     targets = (LABELS + 1) % 4

@@ -19,6 +19,7 @@ def test_every_cascade_can_be_had_in_every_norm(name: str, norm: str) -> None:
         assert attack_of(entry).norm == norm
 
 
+@pytest.mark.slow
 def test_the_hardest_are_those_of_least_margin() -> None:
     few = ja.PGD(steps=5, step_size=0.25)
     long = ja.Hardest(ja.PGD(steps=40, restarts=2), 0.1, least=2)

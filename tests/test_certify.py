@@ -108,6 +108,7 @@ def test_p_value_is_scipys():
     np.testing.assert_allclose(binomial_p_value(first, second), expected, rtol=1e-9, atol=1e-300)
 
 
+@pytest.mark.slow
 def test_constant_models_never_abstain_and_coins_do():
     images = np.full((3, 4, 4, 1), 0.5, "float32")
     constant = ja.from_function(lambda x: jnp.tile(jnp.array([0.0, 1.0, 0.5]), (len(x), 1)))
@@ -134,6 +135,7 @@ def test_answers_that_are_not_numbers_vote_for_nothing():
     assert (ja.smoothed_predict(mostly, images, sigma=0.25, key=KEY).prediction == -1).all()
 
 
+@pytest.mark.slow
 def test_votes_depend_on_key_id_and_sample_alone(network, digits):
     model = ja.from_linen(*network)
     images = digits.images[:11]
@@ -202,6 +204,7 @@ def test_the_soft_smoothed_classifier_by_its_formula(network):
         ja.soft_smoothed(model, 0.5, 0, KEY, (8, 8, 1))
 
 
+@pytest.mark.slow
 def test_no_attack_gets_within_the_radius(network, digits, tmp_path):
     model = ja.from_linen(*network)
     how = {"sigma": 0.5, "samples": 2000, "key": KEY}
@@ -301,6 +304,7 @@ def test_certified_needs_labels():
         found.accuracy()
 
 
+@pytest.mark.slow
 def test_noise_in_training_is_what_smoothing_needs(network, digits):
     module, noisy = network
     data = ja.load_data("digits", "train")
@@ -327,6 +331,7 @@ def test_noise_in_training_is_what_smoothing_needs(network, digits):
         train(module, data, epochs=1, noise=-1.0, key=KEY)
 
 
+@pytest.mark.slow
 def test_reports_say_what_was_certified(network, digits, tmp_path):
     model = ja.from_linen(*network)
     images, labels = digits.images[:10], digits.labels[:10]
@@ -385,6 +390,7 @@ def call(tmp_path_factory, tmp_path, monkeypatch):
     return lambda *args: CliRunner().invoke(app, list(map(str, args)))
 
 
+@pytest.mark.slow
 def test_command_writes_everything_and_then_only_reads(call, network, tmp_path):
     weights = tmp_path / "fc.safetensors"
     save_weights(weights, "FC", {"widths": [32]}, network[1], image_shape=(8, 8, 1))
@@ -437,6 +443,7 @@ def test_command_writes_everything_and_then_only_reads(call, network, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text()) == data
 
 
+@pytest.mark.slow
 def test_command_trains_under_noise(call, tmp_path):
     args = (
         "certify",

@@ -164,6 +164,7 @@ def test_mistakes_are_one_line_and_exit_2(call, args):
     assert re.fullmatch(r"error: [^\n]+\n", result.stderr)
 
 
+@pytest.mark.slow
 def test_mistakes_found_late_are_one_line_too(call, weights):
     wrong = call("evaluate", "--weights", weights, "--data", "mnist5k")
     assert wrong.exit_code == 2
@@ -299,6 +300,7 @@ def test_attacks_beyond_a_ball_run_with_settings_of_their_own(call, weights, tmp
         assert refused.exit_code != 0 and said in " ".join(refused.output.split())
 
 
+@pytest.mark.slow
 def test_train_writes_weights_that_attack_reads(call, tmp_path):
     result = call(
         "train",
@@ -389,6 +391,7 @@ def test_interrupted_it_goes_on_to_the_same_result(cache, tmp_path):
     assert without_times(tmp_path / "broken/out.json") == without_times(tmp_path / "whole/out.json")
 
 
+@pytest.mark.slow
 def test_distance_prints_writes_and_goes_on(call, weights, tmp_path):
     args = (
         "distance",
@@ -468,6 +471,7 @@ attacks = [{name = "FGSM"}]
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_from_plan_to_store(call, weights, tmp_path):
     (tmp_path / "fc.safetensors").write_bytes(weights.read_bytes())
     (tmp_path / "grid.toml").write_text(SWEEP)
@@ -698,6 +702,7 @@ def test_no_table_cuts_a_heading_or_a_number(width):
         assert words.count(value) >= times
 
 
+@pytest.mark.slow
 def test_survival_prints_what_it_writes(call, weights, tmp_path):
     args = (
         "survival",

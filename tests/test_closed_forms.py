@@ -20,7 +20,7 @@ from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.engine.batch import drive_batch, make_table
-from tests.common import QUICK
+from tests.common import QUICK, product, slow
 from tests.linear import COUNT, SHAPE, SIZE, exact, free_distance, line, logits, problem
 
 
@@ -84,9 +84,10 @@ def test_fgm_succeeds_exactly_above_the_distance():
     assert not successes(FGM(), False, 0.999 * distance).any()
 
 
-@pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("box", [False, True])
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize(
+    ("norm", "box", "targeted"),
+    product(["linf", "l2", "l1"], [False, True], [False, True], slow={("l1", False, False)}),
+)
 def test_pgd_succeeds_just_above_the_distance_and_never_below(norm, box, targeted):
     if targeted and norm != "linf":
         pytest.skip("with two classes the targeted attack is the untargeted one")
@@ -98,7 +99,7 @@ def test_pgd_succeeds_just_above_the_distance_and_never_below(norm, box, targete
     assert not successes(attack, box, 0.999 * distance, targeted).any()
 
 
-@pytest.mark.parametrize("box", [False, True])
+@pytest.mark.parametrize("box", [slow(False), True])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_apgd_succeeds_just_above_the_distance_and_never_below(norm, box):
     # Two classes: the likeliest wrong one is the only one, and DLR is the margin.
@@ -111,6 +112,7 @@ def test_apgd_succeeds_just_above_the_distance_and_never_below(norm, box):
     assert not successes(attack, box, 0.999 * distance).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_diverse_starts_end_at_the_same_distance(norm):
     distance = exact(norm, True)
@@ -121,7 +123,7 @@ def test_diverse_starts_end_at_the_same_distance(norm):
     assert not successes(attack, True, 0.999 * distance).any()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("norm", ["linf", slow("l2"), slow("l1")])
 def test_square_never_succeeds_below_the_distance(norm):
     distance, attack = exact(norm, False), Square(norm=norm, steps=1000)
     if norm == "linf":  # bumps of 3 x 3 are too coarse for images of 4 x 3
@@ -129,6 +131,7 @@ def test_square_never_succeeds_below_the_distance(norm):
     assert not successes(attack, False, 0.999 * distance).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
 def test_bim_without_a_random_start(loss):
     for norm in ("linf", "l2"):
@@ -138,15 +141,27 @@ def test_bim_without_a_random_start(loss):
         assert not successes(attack, False, 0.999 * distance).any()
 
 
+@pytest.mark.slow
 def test_mifgsm():
     distance = exact("linf", False)
     assert successes(MIFGSM(), False, 1.005 * distance).all()
     assert not successes(MIFGSM(), False, 0.999 * distance).any()
 
 
-@pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("box", [False, True])
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize(
+    ("norm", "box", "targeted"),
+    product(
+        ["linf", "l2", "l1"],
+        [False, True],
+        [False, True],
+        slow={
+            ("linf", False, False),
+            ("linf", False, True),
+            ("l2", False, False),
+            ("l1", False, False),
+        },
+    ),
+)
 def test_fab_finds_the_distance(norm, box, targeted):
     if targeted and norm != "linf":
         pytest.skip("with two classes the targeted attack is the untargeted one")
@@ -159,6 +174,7 @@ def test_fab_finds_the_distance(norm, box, targeted):
     assert not successes(FAB(norm=norm, steps=20), box, 0.9999 * distance, targeted).any()
 
 
+@pytest.mark.slow
 def test_pgd_l0_from_the_middle_of_the_box():
     weights, bias, _, _ = problem(False)
     w, _ = line(weights, bias, 0)
@@ -178,7 +194,7 @@ def test_pgd_l0_from_the_middle_of_the_box():
         assert (distances <= epsilon).all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", slow("l0")])
 @pytest.mark.parametrize("attack", [UniformNoise, GaussianNoise])
 def test_noise_never_succeeds_below_the_distance(attack, norm):
     distance = exact(norm, True)

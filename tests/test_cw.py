@@ -14,7 +14,7 @@ from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
-from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, drive
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, drive, slow
 from tests.linear import COUNT, SHAPE, boxed_distance, exact, logits, problem
 
 ATTACKS = {  # with the largest median ratio to the exact distance, and the largest of all
@@ -35,7 +35,7 @@ def linear(box):
 # ---- exact distances --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", ATTACKS)
+@pytest.mark.parametrize("norm", [slow("linf"), "l2", "l1", slow("l0")])
 def test_two_linear_classes(norm):
     _, median, most = ATTACKS[norm]
     for box in (False, True):
@@ -79,6 +79,7 @@ def test_pixels_on_the_faces_of_the_box_move(norm):
     assert np.median(ratio) <= ATTACKS[norm][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "count", "median"), [("linf", 10, 1.08), ("l1", 19, 1.2)])
 def test_never_below_a_proved_distance(shared, norm, count, median):
     folder = shared / "data/exact/mlp40_standard"
@@ -108,7 +109,7 @@ def test_never_below_a_proved_distance(shared, norm, count, median):
 # ---- what is counted --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [ja.CW, ja.EAD])
+@pytest.mark.parametrize("kind", [slow(ja.CW), ja.EAD])
 def test_what_is_counted(kind):
     """Without the early end every round takes all its steps."""
     attack = kind(steps=7, rounds=3, abort_early=False)
@@ -125,7 +126,7 @@ def shifted(params, images):
     return MODEL.apply(params[0], images) + params[1]
 
 
-@pytest.mark.parametrize("attack", [CW, EAD], ids=lambda a: a.name)
+@pytest.mark.parametrize("attack", [slow(CW), EAD], ids=lambda a: a.name)
 def test_only_differences_of_logits_count_and_no_image_its_company(attack):
     """All logits negative; and each image with companions that end sooner, or never."""
     goal = ja.Targeted(LABELS, (LABELS + 1) % 4)
@@ -146,6 +147,7 @@ def test_only_differences_of_logits_count_and_no_image_its_company(attack):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [CW, EAD], ids=lambda a: a.name)
 def test_confidence_is_kept_or_the_image_has_failed(attack):
     """No image with less is returned in its place, least of all a black one."""
@@ -162,6 +164,7 @@ def test_confidence_is_kept_or_the_image_has_failed(attack):
         assert (distance64(attack.norm, images, IMAGES) >= near * (1 - 1e-3))[reached].all()
 
 
+@pytest.mark.slow
 def test_a_confidence_out_of_reach_is_reported_as_failed():
     attack = dataclasses.replace(CW, confidence=50.0)
     result = ja.run(attack, MODEL, IMAGES[:3], ja.Untargeted(LABELS[:3]), key=KEY, lanes=3)
@@ -169,6 +172,7 @@ def test_a_confidence_out_of_reach_is_reported_as_failed():
     np.testing.assert_array_equal(result.images, IMAGES[:3])
 
 
+@pytest.mark.slow
 def test_elastic_net_rule():
     """The elastic-net rule's image has the smaller elastic net, the L1 rule's the smaller L1."""
     l1, elastic = [], []

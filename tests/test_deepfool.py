@@ -17,7 +17,7 @@ from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
-from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, QUICK
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, QUICK, slow
 from tests.linear import COUNT, SHAPE, boxed_distance, exact, line, logits, problem
 
 
@@ -32,15 +32,15 @@ def drive(attack, model, images, goal):
 @pytest.mark.parametrize(
     ("attack", "box", "beyond"),
     [
-        (DeepFool(norm="linf", steps=3), False, 1.02),
-        (DeepFool(steps=3), False, 1.02),
+        slow(DeepFool(norm="linf", steps=3), False, 1.02),
+        slow(DeepFool(steps=3), False, 1.02),
         (DeepFool(steps=3, search=12), False, 1.0005),
         (DeepFool(norm="linf", boxed=True, steps=3), True, 1.02),
         (DeepFool(boxed=True, steps=3), True, 1.02),
         (DeepFool(norm="l1", steps=14), True, 1.02),  # twelve entries, one a step
         (SuperDeepFool(steps=9, boxed=True), True, 1.02),
-        (SparseFool(steps=9, boxed=True, reach=1), True, 1.02**2),
-        (TrustRegion(steps=9, radius=0.1, largest=1), False, 1.02),
+        slow(SparseFool(steps=9, boxed=True, reach=1), True, 1.02**2),
+        slow(TrustRegion(steps=9, radius=0.1, largest=1), False, 1.02),
     ],
 )
 def test_two_linear_classes(attack, box, beyond):
@@ -60,6 +60,7 @@ def test_two_linear_classes(attack, box, beyond):
     assert (distance <= np.array(most) * (1 + 1e-4))[success].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attack", "most"),
     [
@@ -95,9 +96,9 @@ def flat(weights, images):
 @pytest.mark.parametrize(
     ("attack", "backward"),
     [
-        (DeepFool(steps=5, search=3), 5 * 3),
+        slow(DeepFool(steps=5, search=3), 5 * 3),
         (DeepFool(norm="l1", classes=3, steps=5), 5 * 2),
-        (SuperDeepFool(steps=5), 5 * 3),
+        slow(SuperDeepFool(steps=5), 5 * 3),
         (SparseFool(steps=5), 5 * 3),
         (NewtonFool(steps=5), 5),
         (TrustRegion(steps=5), 2 + 5),
@@ -114,6 +115,7 @@ def test_without_a_gradient_nothing_moves_and_every_step_is_counted(attack, back
     np.testing.assert_array_equal(counts.forward, np.full(len(IMAGES), forward))
 
 
+@pytest.mark.slow
 def test_a_successful_walk_searches_at_its_end():
     plain, success, counts = drive(DeepFool(), MODEL, IMAGES, GOAL)
     assert np.asarray(success)[np.arange(21) != 3].all()
@@ -129,6 +131,7 @@ def test_a_successful_walk_searches_at_its_end():
     assert np.median(turned[active] / before) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [DeepFool(), SparseFool(), TrustRegion(), SuperDeepFool()])
 def test_a_target_takes_one_gradient_a_step(attack):
     targets = (LABELS + 2) % 4
@@ -139,6 +142,7 @@ def test_a_target_takes_one_gradient_a_step(attack):
     assert (counts.backward <= counts.forward).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [DeepFool(), TrustRegion()])
 def test_the_scale_of_the_logits_does_not_matter(attack):
     """Gradients of 1e-20, whose squares are 0 in float32."""
@@ -150,6 +154,7 @@ def test_the_scale_of_the_logits_does_not_matter(attack):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_newtonfool_on_a_saturated_softmax():
     """1 - F is 0 in float32, and so is F's gradient: Foolbox returns NaN, ART stands still."""
     hard = ja.Model(lambda p, x: 1000 * MODEL(x), ())

@@ -68,6 +68,7 @@ def broken(epsilon=0.3, steps=20, images=IMAGES, **changes):
     return {finding.name: finding.message for finding in found if not finding.passed}
 
 
+@pytest.mark.slow
 def test_a_sound_model_passes_every_check():
     assert broken() == {}
     assert not {"gradients find what questions do", "planted problems"} & set(broken(epsilon=0.05))
@@ -194,6 +195,7 @@ def test_a_model_that_optimises_while_it_answers_is_named():
     assert "optimises at inference" in message and "in a loop (test_diagnose.py:" in message
 
 
+@pytest.mark.slow
 def test_a_model_that_draws_at_random_and_one_without_derivative_are_named():
     def resized(w, x):
         """Shifted by a number of pixels that the host draws anew at each call."""
@@ -286,6 +288,7 @@ def test_attacks_that_are_still_on_their_way_are_named():
     assert "80 steps raise the loss of the 50 images that withstand 10 % further" in message
 
 
+@pytest.mark.slow
 def test_targets_that_are_the_truth_are_warned_about():
     truth = np.asarray(ja.Model(apply, SOUND)(IMAGES).argmax(1))
     with pytest.warns(ja.CheckWarning, match="targets equal the current prediction"):
@@ -300,6 +303,7 @@ def test_targets_that_are_the_truth_are_warned_about():
         )
 
 
+@pytest.mark.slow
 def test_the_command_finds_nothing_in_a_sound_network(tmp_path, monkeypatch, capsys):
     from jaxadv.cli import app
 

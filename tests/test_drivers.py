@@ -22,6 +22,7 @@ from jaxadv.core.optimizer import Optimizer
 from jaxadv.core.pytree import pytree, static
 from jaxadv.engine.batch import drive_batch, make_table, perturb
 from jaxadv.engine.lanes import drive_lanes
+from tests.common import slow
 
 COUNT, SHAPE, CLASSES = 24, (4, 4, 1), 5
 KEY = jax.random.key(0)
@@ -409,7 +410,7 @@ def inputs(count=16):
     return model, images, goal, jnp.arange(count)
 
 
-@pytest.mark.parametrize("keep", ["loss", "last", "first", "distance"])
+@pytest.mark.parametrize("keep", [slow("loss"), "last", "first", "distance"])
 def test_perturb_under_jit(keep):
     model, images, goal, ids = inputs()
     jitted = np.asarray(compiled(model, images, goal, 0.5, ids, keep=keep))
@@ -431,6 +432,7 @@ def test_perturb_raises_the_loss():
     assert (losses["loss"] >= losses["last"] - 1e-5).all()
 
 
+@pytest.mark.slow
 def test_perturb_under_vmap_and_scan():
     model, images, goal, ids = inputs()
     epsilons = jnp.array([0.1, 0.4, 0.8])
@@ -457,6 +459,7 @@ def test_perturb_with_an_epsilon_each():
 needs_devices = pytest.mark.skipif(jax.device_count() < 2, reason="needs 2 devices")
 
 
+@pytest.mark.slow
 @needs_devices
 def test_perturb_under_pmap():
     model, images, goal, ids = inputs()
@@ -471,6 +474,7 @@ def test_perturb_under_pmap():
     np.testing.assert_allclose(mapped.reshape(images.shape), plain, atol=1e-4)
 
 
+@pytest.mark.slow
 @needs_devices
 def test_perturb_and_lanes_under_shard_map():
     model, images, goal, ids = inputs()
@@ -495,6 +499,7 @@ def test_perturb_and_lanes_under_shard_map():
     np.testing.assert_allclose(sharded(lanes)(images, goal, ids), plain, atol=1e-4)
 
 
+@pytest.mark.slow
 @needs_devices
 def test_adversarial_training_step_on_shards():
     # The gradient of the loss at perturbed images, averaged over devices, is the plain one.
@@ -688,6 +693,7 @@ def test_minimal_epsilon_gives_up_when_the_largest_fails():
     np.testing.assert_array_equal(counts.forward, 5)
 
 
+@pytest.mark.slow
 def test_the_last_image_is_kept_without_asking_about_it():
     """keep="last" of `perturb` saves the last forward pass; the images are those of the driver."""
     model, images, goal, table = setting("last")

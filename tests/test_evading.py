@@ -132,14 +132,15 @@ def exact(norm: str) -> np.ndarray:
     return np.array([nearest(x, y, norm) for x, y in zip(IMAGES, LABELS, strict=True)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attack", "within"),
     [
         (ja.FAB(norm="l2", steps=100), 1.02),
-        pytest.param(ja.FAB(steps=100), 1.02, marks=pytest.mark.slow),
-        pytest.param(ja.FMN(), 1.02, marks=pytest.mark.slow),
-        pytest.param(ja.FMN(norm="l2"), 1.02, marks=pytest.mark.slow),
-        pytest.param(ja.DDN(steps=300), 1.1, marks=pytest.mark.slow),  # it swings at a corner
+        (ja.FAB(steps=100), 1.02),
+        (ja.FMN(), 1.02),
+        (ja.FMN(norm="l2"), 1.02),
+        (ja.DDN(steps=300), 1.1),  # it swings at a corner
     ],
     ids=["FAB-l2", "FAB-linf", "FMN-linf", "FMN-l2", "DDN"],
 )
@@ -190,14 +191,13 @@ def test_evaluate_counts_what_is_misclassified_and_accepted(tmp_path):
         ja.evaluate(LINEAR, IMAGES, ja.Targeted(LABELS, (LABELS + 1) % 4), "linf", epsilons)
 
 
-OWN = ("ALMA", "APGD", "CW", "DDN", "FAB", "FMN", "HopSkipJump", "JSMA", "Square", "TrustRegion")
 NAMES = [  # the others share their gradients and steps with these
-    "DeepFool",
-    "PGD",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in OWN),
+    *("ALMA", "APGD", "CW", "DDN", "DeepFool", "FAB", "FMN", "HopSkipJump"),
+    *("JSMA", "PGD", "Square", "TrustRegion"),
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_attack_evades(name):
     """A success is another natural class, by numpy; gradients know their way past the planes."""

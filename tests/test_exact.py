@@ -11,6 +11,7 @@ import jaxadv as ja
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
+from tests.common import slow
 
 TINY = 2, 3, 3  # inputs, hidden, classes
 
@@ -56,7 +57,7 @@ def by_enumeration(net, image, label, norm, low=0.0, high=1.0):
     return best
 
 
-@pytest.mark.parametrize("norm", ["linf", "l1"])
+@pytest.mark.parametrize("norm", [slow("linf"), "l1"])
 def test_every_pattern_of_a_tiny_network(norm):
     none = 0
     for seed in range(25):
@@ -123,7 +124,7 @@ def proved(shared, name, norm, places, **settings):
 @pytest.mark.parametrize(
     ("name", "norm", "places"),
     [
-        ("mlp40_linf0.1", "linf", [33, 39, 18, 38]),
+        slow("mlp40_linf0.1", "linf", [33, 39, 18, 38]),
         ("mlp40_standard", "linf", [37]),
         ("mlp40_standard", "l1", [17]),
     ],

@@ -10,11 +10,11 @@ from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
-from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, drive
+from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL, drive, slow
 from tests.linear import SHAPE, SIZE, boxed_distance, logits
 
 
-@pytest.mark.parametrize(("norm", "targets"), [("linf", 0), ("linf", 9), ("l2", 9), ("l1", 9)])
+@pytest.mark.parametrize(("norm", "targets"), [slow("linf", 0), ("linf", 9), ("l2", 9), ("l1", 9)])
 def test_several_linear_classes(norm, targets):
     """The distance is the least of those to the single classes; FAB-T tries each of them."""
     rng = np.random.default_rng(2)
@@ -43,7 +43,7 @@ def test_several_linear_classes(norm, targets):
 
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [("mlp40_standard", "linf"), ("mlp40_standard", "l1"), ("mlp40_linf0.1", "linf")],
+    [slow("mlp40_standard", "linf"), slow("mlp40_standard", "l1"), ("mlp40_linf0.1", "linf")],
 )
 def test_never_below_a_proved_distance(shared, name, norm):
     folder = shared / "data/exact" / name
@@ -72,6 +72,7 @@ def test_never_below_a_proved_distance(shared, name, norm):
     assert np.median(ratio) < 1.01
 
 
+@pytest.mark.slow
 def test_what_is_counted():
     steps, search = 7, 2
     attack = ja.FAB(steps=steps, search=search)

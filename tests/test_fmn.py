@@ -14,7 +14,7 @@ from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
-from tests.common import IMAGES, KEY, LABELS, MODEL, QUICK
+from tests.common import IMAGES, KEY, LABELS, MODEL, QUICK, slow
 from tests.linear import SHAPE, SIZE, boxed_distance, logits
 
 FAMILY = [ja.DDN, ja.FMN, ja.SigmaZero, ja.ALMA]
@@ -32,7 +32,7 @@ def drive(attack, model, images, goal, start=None):
 @pytest.mark.parametrize(
     ("attack", "most"),
     [
-        (ja.DDN(steps=200), 1.01),
+        slow(ja.DDN(steps=200), 1.01),
         (ja.FMN(norm="linf"), 1.002),
         (ja.FMN(norm="l2"), 1.002),
         (ja.FMN(norm="l1"), 1.002),
@@ -72,6 +72,7 @@ def test_several_linear_classes(attack, most):
     assert np.median(ratio) <= most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attack", "most"),
     [(ja.FMN(norm="linf"), 1.005), (ja.FMN(norm="l1"), 1.03)],
@@ -93,7 +94,7 @@ def test_never_below_a_proved_distance(shared, attack, most):
     assert np.median(ratio) < most
 
 
-@pytest.mark.parametrize("kind", FAMILY)
+@pytest.mark.parametrize("kind", [slow(ja.DDN), slow(ja.FMN), ja.SigmaZero, slow(ja.ALMA)])
 def test_targets_are_reached_and_passes_counted(kind):
     towards = ja.Targeted(LABELS, (LABELS + 2) % 4)
     images, success, counts = drive(kind(steps=60), MODEL, IMAGES, towards)
@@ -105,6 +106,7 @@ def test_targets_are_reached_and_passes_counted(kind):
     np.testing.assert_array_equal(counts.backward, 60 * active)
 
 
+@pytest.mark.slow
 def test_a_start_is_brought_to_the_boundary_before_the_first_step():
     # The farthest corner of each image; some of them are adversarial.
     start = np.where(IMAGES < 0.5, 1.0, 0.0).astype(np.float32)

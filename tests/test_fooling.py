@@ -8,12 +8,13 @@ from scipy.stats import kstest
 
 import jaxadv as ja
 from jaxadv.fooling.encodings import CPPN, INPUTS, Direct, Painter, polynomial
+from tests.common import slow
 
 LINEAR = ja.Model(lambda w, x: 6 * (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(9)[:, :4])
 SHAPE = (3, 3, 1)
 
 
-@pytest.mark.parametrize("method", ["direct", "cppn", "gradient"])
+@pytest.mark.parametrize("method", ["direct", slow("cppn"), "gradient"])
 def test_images_are_what_they_are_said_to_be(method):
     found = ja.fooling_images(LINEAR, SHAPE, method, generations=40)
     logits = 6 * (found.images.reshape(4, 9).astype(np.float64) - 0.5)[:, :4]
@@ -34,6 +35,7 @@ def test_evolution_finds_the_corner_of_the_box():
     assert (found.confidence > best - 1e-3).all() and (found.confidence <= best + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_a_class_may_be_left_out_and_bounds_are_kept():
     model = ja.Model(LINEAR.apply, LINEAR.params, bounds=(-1.0, 3.0))
     found = ja.fooling_images(model, SHAPE, "cppn", generations=20, classes=2)

@@ -254,6 +254,7 @@ def calls(draw):
     return images, labels, epsilon
 
 
+@pytest.mark.slow
 @CASES
 @given(calls())
 def test_images_labels_and_epsilons(call):

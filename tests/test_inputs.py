@@ -15,7 +15,7 @@ import pytest
 import jaxadv as ja
 from jaxadv.attacks import ATTACKS
 from jaxadv.core.shapes import image_shape
-from tests.test_attacks import make
+from tests.common import make
 
 KEY = jax.random.key(3)
 ORDER = {"linf": 1, "l2": 2, "l1": np.inf}  # of the dual norm

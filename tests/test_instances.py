@@ -12,13 +12,14 @@ from jaxadv.attacks import ATTACKS
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from benchmarks.instances import (
+from benchmarks.quality.instances import (
     attack,
     counterexamples,
     on_cube,
     read_instances,
     to_image,
 )
+from tests.common import slow
 
 FOLDERS = ("mnist_fc_2022", "oval21_2022", "sri_resnet_a_2022")
 
@@ -49,15 +50,11 @@ def falls(instance, rounds: int) -> bool:
     return any(len(counterexamples(instance, attack(instance, r, device))) for r in range(rounds))
 
 
-QUICK = ("APGD", "BrendelBethge", "FAB", "FMN", "PGD", "Square")
+FAST = ("APGD", "PGD")  # the others with -m slow
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
-        for name in ja.list_attacks()
-    ],
+    "name", [name if name in FAST else slow(name) for name in ja.list_attacks()]
 )
 def test_no_attack_breaks_what_is_proved(instances, name):
     made = make(name)
@@ -86,6 +83,7 @@ def test_no_attack_breaks_what_is_proved(instances, name):
         assert len(counterexamples(instance, result.images)) == 0
 
 
+@pytest.mark.slow
 def test_what_a_plain_attack_breaks_is_found(instances):
     broken = [i for i in instances["mnist_fc_2022"] if i.known and "256x2" in i.network.name]
     assert len(broken) == 9

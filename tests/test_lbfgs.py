@@ -87,6 +87,7 @@ def precision(request):
     jax.config.update("jax_enable_x64", False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("float32", 1e-3), ("float64", 1e-5)], indirect=["precision"]
 )
@@ -118,6 +119,7 @@ def test_convex_distortions_equal_those_of_scipy(precision, tolerance):
     assert (nearest.distance <= result.distance * (1 + 1e-6)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", [GOAL, TARGETS], ids=["untargeted", "targeted"])
 def test_distortions_of_a_network_are_no_larger_than_those_of_scipy(goal):
     result = attack(MODEL, IMAGES, goal)

@@ -15,6 +15,7 @@ TWO = {"PGD": COARSE, "FAB": ja.Refine(ja.FAB(steps=10))}
 SETTINGS = {"devices": ONE, "lanes": 8, "key": KEY}
 
 
+@pytest.mark.slow
 def test_what_is_returned_is_what_it_says() -> None:
     found = ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, **SETTINGS)
     right = np.arange(21) != 3
@@ -38,6 +39,7 @@ def test_what_is_returned_is_what_it_says() -> None:
     np.testing.assert_allclose(curve[1:], 1 - np.arange(1, 22) / 21)
 
 
+@pytest.mark.slow
 def test_an_image_does_not_depend_on_its_company() -> None:
     whole = ja.minimal_distance(MODEL, IMAGES, LABELS, effort=TWO, **SETTINGS)
     order = np.array([17, 3, 8, 0, 12])
@@ -77,6 +79,7 @@ def test_a_budget_is_kept_and_a_stopped_run_goes_on(tmp_path) -> None:
     np.testing.assert_array_equal(again.forward, straight.forward)
 
 
+@pytest.mark.slow
 def test_targets_are_reached() -> None:
     targets = (LABELS + 1) % 4
     found = ja.minimal_distance(

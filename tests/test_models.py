@@ -29,6 +29,7 @@ from jaxadv.models import (
 )
 from jaxadv.models.train import train
 from jaxadv.models.weights import variable_shapes
+from tests.common import slow
 
 SHARED = Path(os.environ.get("JAXADV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 needs_shared = pytest.mark.skipif(
@@ -480,7 +481,7 @@ class Interrupt(Exception):
     "module",
     [
         get_definition("FC")(widths=(16,), classes=2),
-        get_definition("ResNet32")(widths=(4,), blocks=1, classes=2),
+        slow(get_definition("ResNet32")(widths=(4,), blocks=1, classes=2)),
     ],
     ids=["FC", "ResNet"],
 )

@@ -203,7 +203,7 @@ def test_a_batch_within_an_axis_is_refused_by_its_size():
 
 
 def network(seed=0):
-    """A small network with what the cure rewrites: convolutions in NCHW and max-pooling."""
+    """A small network with what is rewritten for CPUs: convolutions in NCHW and max-pooling."""
     random = np.random.default_rng(seed)
     sizes = {"k": (4, 3, 3, 3), "c": (4,), "w": (3, 16), "b": (3,), "low": (), "high": ()}
     arrays = {n: random.normal(size=size).astype(np.float32) for n, size in sizes.items()}
@@ -233,7 +233,7 @@ def test_an_attack_on_it_is_judged_alike_by_onnxruntime():
     assert result.success.any()
 
 
-def test_the_cure_rewrites_all_of_it():
+def test_all_of_it_is_rewritten():
     model = ja.from_onnx(network(), output="z")
     gradient = jax.grad(lambda x: (model(x) ** 2).sum())
     assert needs_rewrite(jax.make_jaxpr(gradient)(IMAGES))

@@ -8,11 +8,12 @@ import pytest
 import jaxadv as ja
 from jaxadv.data import load_data
 from jaxadv.models import load_published
-from tests.draws import anew
+from tests.common import slow
+from tests.random_state import restored
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(3)
-every_test_draws_anew = anew(RNG)
+restored_before_each_test = restored(RNG)
 IMAGES = RNG.random((12, 6, 7, 2)).astype(np.float32)
 WEIGHTS = RNG.normal(size=(84, 2)).astype(np.float32)
 LINEAR = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.asarray(WEIGHTS))
@@ -43,7 +44,7 @@ def place_of(change: np.ndarray) -> tuple[int, int]:
     return int(rows.min()), int(columns.min())
 
 
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", [slow(1), 3])
 def test_on_a_linear_model_place_and_values_are_the_best(size: int) -> None:
     result = attacked(ja.AdversarialPatch(size=size, steps=3, loss="margin"))
     for image, found, label, margin in zip(
@@ -98,6 +99,7 @@ def test_restarts_take_the_next_best_places() -> None:
         assert [place_of(mask[..., None]) for mask in found][: len(order)] == order[:3]
 
 
+@pytest.mark.slow
 def test_nothing_outside_a_patch_or_a_mask_moves() -> None:
     hidden = jnp.asarray(RNG.normal(size=(84, 20)).astype(np.float32)) / 4
     top = jnp.asarray(RNG.normal(size=(20, 2)).astype(np.float32))
@@ -137,6 +139,7 @@ def test_in_linf_a_masked_attack_reaches_the_best_of_the_mask() -> None:
     np.testing.assert_allclose(found.margin, best, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_perturbation_for_all_frames_is_the_best_one() -> None:
     """Of a linear model: the sign of the frames' summed slopes; unequal frames, none clipped."""
     images = 0.4 + 0.2 * IMAGES

@@ -16,7 +16,7 @@ from jaxadv.core.norms import distance64
 from jaxadv.data import load_data
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
-from tests.common import GOAL, IMAGES, LABELS, MODEL, drive
+from tests.common import GOAL, IMAGES, LABELS, MODEL, drive, slow
 from tests.linear import COUNT, SHAPE, exact, logits, problem
 
 
@@ -122,7 +122,7 @@ def test_a_box_of_another_size_is_the_same_problem():
 
 @pytest.mark.parametrize(
     ("name", "norm", "steps", "median"),
-    [("mlp40_standard", "l1", 500, 1.03), ("mlp40_linf0.1", "linf", 200, 1.06)],
+    [slow("mlp40_standard", "l1", 500, 1.03), ("mlp40_linf0.1", "linf", 200, 1.06)],
 )
 def test_never_below_a_proved_distance(shared, name, norm, steps, median):
     folder = shared / "data/exact" / name

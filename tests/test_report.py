@@ -24,6 +24,7 @@ from jaxadv.report import (
     write_robustbench,
 )
 from jaxadv.report.table import epsilon_text, percent, wilson
+from tests.common import slow
 
 CHANNELS = {"grey": 1, "colour": 3, "two": 2}
 
@@ -80,6 +81,7 @@ def test_data_survive_json_and_add_up(grey):
     assert data["attacks"][1]["settings"]["step_size"] == 0.3
 
 
+@pytest.mark.slow
 def test_what_was_never_found_is_null():
     model = ja.Model(lambda w, x: jnp.zeros((len(x), 2)).at[:, 0].set(w), jnp.float32(2))
     images, labels = np.full((3, 2, 2, 1), 0.5, "float32"), np.zeros(3, int)
@@ -128,7 +130,7 @@ def test_refusals_messages_and_interruption_are_printed(grey):
         assert words in out.getvalue()
 
 
-@pytest.mark.parametrize("channels", CHANNELS.values(), ids=CHANNELS)
+@pytest.mark.parametrize("channels", [1, slow(3), slow(2)], ids=CHANNELS)
 def test_page_is_self_contained_and_complete(channels, grey, tmp_path):
     report, model = grey if channels == 1 else make_report(channels, distances=False)
     names = ["cat", "dog", "<bird>", "fish"]

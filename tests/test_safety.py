@@ -34,6 +34,7 @@ def by_program(image: np.ndarray, target: int) -> float:
     return found.fun if found.status == 0 else np.inf
 
 
+@pytest.mark.slow
 def test_pairs_of_classes_against_linear_programs() -> None:
     found = class_pairs(MODEL, IMAGES, LABELS, "linf", each=4, effort=EFFORT)
     assert (np.bincount(found.labels, minlength=3) == np.minimum(np.bincount(LABELS), 4)).all()

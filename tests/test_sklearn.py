@@ -126,6 +126,7 @@ def test_gradients_are_those_of_the_decision(name):
         assert float(gradient.ravel()[place]) == pytest.approx(slope, rel=2e-3, abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tree", "3-nn", "ada"])
 def test_what_answers_in_steps_is_only_asked(name):
     estimator, images = fitted(name, 4)
@@ -147,6 +148,7 @@ def test_what_answers_in_steps_is_only_asked(name):
     assert (changed != estimator.classes_[goal.labels[result.success]]).all()
 
 
+@pytest.mark.slow
 def test_an_attack_is_never_nearer_than_the_proof():
     estimator, images = fitted("logistic", 4)
     model, linear = ja.from_sklearn(estimator), ja.linear_classifier(estimator)

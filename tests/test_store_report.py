@@ -560,6 +560,7 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, monkeypatch, args):
     assert re.fullmatch(r"(cells.*\n)?error: [^\n]+\n", done.stderr)
 
 
+@pytest.mark.slow
 def test_a_report_imports_no_compiler(tmp_path):
     fabricate(tmp_path / "store", cell(success=[10]))
     code = (
@@ -610,6 +611,7 @@ def browse(page, folder, *flags):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}")
 def test_pages_open_from_disk_in_a_browser(swept, tmp_path):
     from matplotlib.image import imread

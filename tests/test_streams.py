@@ -8,12 +8,12 @@ import pytest
 import jaxadv as ja
 from jaxadv.core.window import DEFENCES, trimmed_mean
 from jaxadv.studies.streams import ATTACKS, streams_findings
-from tests.draws import anew
+from tests.random_state import restored
 
 KEY = jax.random.key(0)
 ONE = jax.devices()[:1]
 RNG = np.random.default_rng(0)
-every_test_draws_anew = anew(RNG)
+restored_before_each_test = restored(RNG)
 # A reading is one number; class 1 if it is above a half.
 THRESHOLD = ja.Model(lambda w, x: (x.reshape(-1, 1) - 0.5) @ w, jnp.array([[-1.0, 1.0]]))
 READINGS = np.array([0.2, 0.3, 0.35, 0.4, 0.45], np.float32)
@@ -56,6 +56,7 @@ def test_a_trimmed_mean_breaks_exactly_where_its_worst_value_crosses(
         assert broken(defence, k, trim) == (worst > 0.5)
 
 
+@pytest.mark.slow
 def test_the_mean_is_broken_by_one_reading_that_is_far_off() -> None:
     window = np.full((1, 5, 1, 1), 0.45, np.float32)
     mask = (np.arange(5) < 1).reshape(5, 1, 1)
@@ -75,6 +76,7 @@ def test_the_mean_is_broken_by_one_reading_that_is_far_off() -> None:
         assert bool(found.success[0]) == expected
 
 
+@pytest.mark.slow
 def test_the_defences_by_hand() -> None:
     """Three frames of two pixels, three classes; numpy does it again."""
     weights = RNG.normal(size=(2, 3)).astype(np.float32)
@@ -108,6 +110,7 @@ def test_the_defences_by_hand() -> None:
     np.testing.assert_allclose(even, np.median(logits[:, :4], 1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_study_says_what_was_measured() -> None:
     """Images so bright that the threshold holds by 0.2; an epsilon of 0.35 flips any reading."""
     images = np.repeat(np.where(np.arange(12) % 2, 0.7, 0.3), 4).reshape(12, 2, 2, 1)

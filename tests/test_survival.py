@@ -12,11 +12,11 @@ import jaxadv as ja
 from jaxadv.core.jpeg import CHROMINANCE, LUMINANCE, jpeg, quantisation
 from jaxadv.data import load_data
 from jaxadv.models import load_published
-from tests.draws import anew
+from tests.random_state import restored
 
 Image = pytest.importorskip("PIL.Image")
 RNG = np.random.default_rng(0)
-every_test_draws_anew = anew(RNG)
+restored_before_each_test = restored(RNG)
 PICTURE = jnp.asarray(RNG.random((20, 27, 3)), jnp.float32)
 ONE = jax.devices()[:1]
 
@@ -108,6 +108,7 @@ def test_light_is_pillows() -> None:
             assert np.abs(found - expected).max() < 1.5
 
 
+@pytest.mark.slow
 def test_rounding_noise_and_shifts() -> None:
     exact = np.round(255 * np.asarray(PICTURE, float)) / 255
     np.testing.assert_allclose(ja.Rounding(256)(PICTURE), exact, atol=1e-7)
@@ -152,6 +153,7 @@ def test_the_gradient_is_that_of_the_smooth_part(transform: ja.Transform) -> Non
     assert slopes.mean() == pytest.approx(differences.mean(), rel=0.1)
 
 
+@pytest.mark.slow
 def test_attacks_go_through_a_transform_without_a_derivative() -> None:
     """Two levels and a linear model: an attack must carry pixels across one half, or do nothing."""
     weights = jnp.array([[1.0, -1], [-1, 1], [0.5, -0.5], [-0.5, 0.5]])
@@ -177,6 +179,7 @@ def test_attacks_go_through_a_transform_without_a_derivative() -> None:
         assert found.success.tolist() == expected
 
 
+@pytest.mark.slow
 def test_strengths_share_a_program_and_random_transforms_are_random_models() -> None:
     traces = []
 
@@ -202,6 +205,7 @@ def test_strengths_share_a_program_and_random_transforms_are_random_models() -> 
         ja.transformed(ja.EOT(noisy, 3), ja.Noise(0.1))
 
 
+@pytest.mark.slow
 def test_survival_of_what_is_known() -> None:
     """A linear model that looks at fine stripes alone; answers are counted again here."""
     stripes = np.tile([1.0, -1.0], (8, 4)).astype(np.float32)

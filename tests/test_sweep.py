@@ -56,6 +56,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_cell_is_what_run_returns(whole):
     rows = SweepStore(whole).rows().to_pylist()
     store = SweepStore(whole)
@@ -98,6 +99,7 @@ def test_every_cell_is_what_run_returns(whole):
     assert seen == len(rows)
 
 
+@pytest.mark.slow
 def test_a_cascade_of_a_sweep_does_what_evaluate_does(tmp_path):
     text = GRID[: GRID.index("attacks")] + 'attacks = [{name = "fast", norm = "linf"}]'
     assert sweep(tmp_path, text).complete
@@ -267,6 +269,7 @@ def test_models_are_called_as_their_folders_and_files():
     assert [model.title for model in grid.models] == ["linf0.1", "linf0.3", "a.b"]
 
 
+@pytest.mark.slow
 def test_two_at_one_store_share_its_jobs(whole, tmp_path):
     script = (
         "import sys; sys.path.insert(0, 'tests'); from test_sweep import sweep\n"

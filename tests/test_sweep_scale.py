@@ -76,6 +76,7 @@ def alone(folder):
     return untimed(folder / "alone")
 
 
+@pytest.mark.slow
 def test_one_device_gives_the_rows_of_eight(tmp_path):
     assert len(jax.local_devices()) == 8
     assert sweep(tmp_path / "eight").complete
@@ -164,6 +165,7 @@ def test_what_a_stand_in_claims_and_the_judge_refuses_is_searched_again():
         ja.run(ja.FGSM(), model, IMAGES, goal, 0.1, key=key, again=True)
 
 
+@pytest.mark.slow
 def test_what_float32_gets_wrong_from_the_start_needs_no_attack():
     wrong = LABELS.copy()
     wrong[:3] = (wrong[:3] + 1) % 4
@@ -262,7 +264,7 @@ def test_a_worker_of_ray_that_is_killed_loses_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_kills_at_random_instants(tmp_path, monkeypatch):
-    from benchmarks import kills
+    from benchmarks.reliability import kills
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
@@ -276,7 +278,7 @@ def test_kills_at_random_instants(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(tmp_path, monkeypatch):
-    from benchmarks import memory
+    from benchmarks.reliability import memory
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))

@@ -79,6 +79,7 @@ def brute_force(made: Made, kind: str) -> np.ndarray:
     return np.where(refused & (kind == "guarded"), 4, (flat @ PARTS).argmax(1))
 
 
+@pytest.mark.slow
 def test_every_share_by_brute_force():
     data = TEST.take(np.arange(40))
     family = Perturbed("PGD", ATTACK, 0.35)

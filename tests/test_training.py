@@ -22,6 +22,7 @@ class Line(nn.Module):
         return nn.Dense(2)(x.reshape(len(x), -1))
 
 
+@pytest.mark.slow
 def test_adversarial_training_of_a_linear_model_descends_its_closed_form():
     """In an Linf ball the gap of two linear logits falls by exactly epsilon * |w|_1."""
     rng, epsilon = np.random.default_rng(0), 0.05
@@ -46,6 +47,7 @@ def test_adversarial_training_of_a_linear_model_descends_its_closed_form():
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_adversarially_trained_networks_withstand_what_breaks_the_standard_one():
     data, held_out = load_data("digits", "train"), load_data("digits", "test", 300)
     robust = {}
@@ -83,6 +85,7 @@ def test_adversarial_training_argument_errors():
             train(module, data, epochs=1, key=jax.random.key(0), **how)
 
 
+@pytest.mark.slow
 def test_devices_share_a_batch_and_change_nothing_but_rounding():
     """The mean of the parts' gradients is the batch's; random starts go by place in the batch."""
     data = load_data("digits", "train", 64)

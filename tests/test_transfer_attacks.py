@@ -72,6 +72,7 @@ def run(attack, model=MODEL, **settings):
     return ja.run(attack, model, IMAGES, GOAL, EPSILON, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_with_every_option_off_it_is_the_basic_iterative_method(norm):
     drive = jax.jit(
@@ -236,7 +237,8 @@ COSTS = {  # forward and backward passes: the clean image and the last iterate a
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param("MIFGSM", marks=pytest.mark.slow), "everything"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COSTS)
 def test_every_pass_is_counted_and_no_image_sees_another(name):
     attack = COSTS[name]
     views = {"MIFGSM": 1, "everything": 3 * 4}[name]
@@ -259,6 +261,7 @@ def test_every_pass_is_counted_and_no_image_sees_another(name):
     np.testing.assert_array_equal(result.images[order], again.images)
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_the_last_iterate_judged_on_the_other_model():
     attack = ja.SINIFGSM(steps=3, loss=rise)
     by_hand = np.stack([list(steps_of(attack, image))[-1][1].image for image in IMAGES])
@@ -271,6 +274,7 @@ def test_what_is_kept_is_the_last_iterate_judged_on_the_other_model():
     assert result.success.sum() == 4
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_a_mean_of_logits_of_probabilities_or_of_losses():
     weights = RNG.normal(size=(3, 36, 4)).astype(np.float32)
     shares = np.array([0.5, 0.3, 0.2])
@@ -301,6 +305,7 @@ def test_an_ensemble_is_a_mean_of_logits_of_probabilities_or_of_losses():
     assert (counted.backward == 6).all() and (counted.forward == 12).all()
 
 
+@pytest.mark.slow
 def test_ila_climbs_along_the_change_of_the_features():
     # Linear features: f(x) = F x, so the gradient is F^T F (start - image), at every step.
     layer, top = RNG.normal(size=(36, 5)).astype(np.float32), RNG.normal(size=(5, 3)).astype("f4")
@@ -365,6 +370,7 @@ def test_ensembles_that_cannot_be_meant(arguments, named):
         ja.ensemble(*arguments)
 
 
+@pytest.mark.slow
 def test_words_are_added_and_nothing_else_and_the_filter_judges():
     from jaxadv.studies.spam import AddWords, add_words, corpus
 

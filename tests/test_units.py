@@ -22,6 +22,7 @@ from jaxadv.studies.directions import (
     synthesize,
     top_images,
 )
+from tests.common import slow
 
 
 def network(*widths: int, side: int = 6, seed: int = 0):
@@ -47,6 +48,7 @@ def test_activations_are_those_of_the_layers_written_out():
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_activations_of_convolutions_are_those_of_flax_itself():
     module = get_definition("CNNA")()
     images = jax.random.uniform(jax.random.key(0), (3, 28, 28, 1))
@@ -78,7 +80,7 @@ def test_layers_within_layers_go_by_their_path_and_mistakes_say_what_there_is():
         activations(module, variables, images, "inner", "top")
 
 
-@pytest.mark.parametrize("layer", ["fc2", "fc3"])
+@pytest.mark.parametrize("layer", [slow("fc2"), "fc3"])
 def test_a_counter_rotated_network_is_the_same_function_of_other_units(layer):
     module, variables = network(20, 20)
     images = jax.random.uniform(jax.random.key(1), (50, 6, 6, 1))

@@ -23,7 +23,7 @@ from jaxadv.studies.universal_geometry import (
     singular_values,
 )
 from jaxadv.universal import activations, judge, paste
-from tests.common import network
+from tests.common import network, slow
 
 from .test_blind_spots import setting
 
@@ -49,8 +49,8 @@ def answers(model: ja.Model, images: np.ndarray) -> np.ndarray:
     [
         ("ascent", "linf"),
         ("ascent", "l2"),
-        ("aggregation", "l2"),
-        pytest.param("aggregation", "linf", marks=pytest.mark.slow),
+        slow("aggregation", "l2"),
+        slow("aggregation", "linf"),
     ],
 )
 def test_a_linear_class_is_flipped_along_its_weights(method, norm):
@@ -81,10 +81,10 @@ def test_a_linear_class_is_flipped_along_its_weights(method, norm):
     [
         pytest.param(QUICK, "linf", 0.1, id="ascent-linf"),
         pytest.param(QUICK, "l2", 0.6, id="ascent-l2"),
-        pytest.param(ALONE, "linf", 0.1, id="one by one-linf", marks=pytest.mark.slow),
+        slow(ALONE, "linf", 0.1, id="one by one-linf"),
         pytest.param(ALONE, "l2", 0.6, id="one by one-l2"),
-        pytest.param(TOGETHER, "linf", 0.1, id="in batches-linf"),
-        pytest.param(TOGETHER, "l2", 0.6, id="in batches-l2", marks=pytest.mark.slow),
+        slow(TOGETHER, "linf", 0.1, id="in batches-linf"),
+        slow(TOGETHER, "l2", 0.6, id="in batches-l2"),
     ],
 )
 def test_what_every_method_owes(method, norm, epsilon):
@@ -116,7 +116,7 @@ def test_what_every_method_owes(method, norm, epsilon):
     "method",
     [
         pytest.param(QUICK, id="ascent"),
-        pytest.param(TOGETHER, id="aggregation", marks=pytest.mark.slow),
+        slow(TOGETHER, id="aggregation"),
     ],
 )
 def test_any_number_of_devices_gives_equal_bits(method):
@@ -170,6 +170,7 @@ def test_an_optimiser_a_start_and_the_clipped_loss():
     np.testing.assert_array_equal(same.perturbation, start)
 
 
+@pytest.mark.slow
 def test_boundary_normals_share_a_subspace():
     """Section 4 of the paper: a linear network's normals span as many dimensions as it has pairs of
     classes; their singular values decay faster than those of random vectors."""
@@ -204,6 +205,7 @@ def digits(tmp_path_factory):
     return given, trained(given, "FC100-100-10")
 
 
+@pytest.mark.slow
 def test_a_trained_network_is_fooled_by_far_more_than_by_chance(digits):
     """The paper's first claim, on digits: also for images that it never saw."""
     given, network = digits
@@ -239,6 +241,7 @@ def test_without_data_every_layer_is_excited(digits):
         assert np.abs(v.astype(np.float64)).max() <= 0.1
 
 
+@pytest.mark.slow
 def test_a_patch_works_wherever_it_is_pasted():
     keys = jax.random.split(KEY, 100)
     patch = np.full((2, 3, 1), 2, np.float32)
@@ -271,6 +274,7 @@ def test_a_patch_works_wherever_it_is_pasted():
             ja.universal_patch(MODEL, IMAGES, 2, key=KEY, **wrong)
 
 
+@pytest.mark.slow
 def test_training_against_one_perturbation(digits):
     """A network trained with it is fooled less by one made anew for it, and still knows digits."""
     given, _ = digits
@@ -291,6 +295,7 @@ def test_training_against_one_perturbation(digits):
     assert rates[0.2] < 0.7 * rates[1e-6]
 
 
+@pytest.mark.slow
 def test_the_command(digits, tmp_path, monkeypatch):
     for name, value in (("JAX_NUM_CPU_DEVICES", "8"), ("JAX_COMPILATION_CACHE_DIR", "unused")):
         monkeypatch.setenv(name, value)

@@ -1,7 +1,7 @@
 """Convolutions of stride one, each in the form that XLA's CPU backend runs fastest.
 
 The backend has one fast convolution, and does not use it with few output channels or without
-padding. All forms compute the same sums. `python -m benchmarks.engine f` prints their speed.
+padding. All forms compute the same sums. `python -m benchmarks.speed.engine f` prints their speed.
 """
 
 import functools

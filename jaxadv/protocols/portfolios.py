@@ -5,7 +5,8 @@ Brendel-Bethge walks along the boundary from several noise images: many short wa
 halves every few steps, find other minima for far fewer passes than one long walk. Where it pays, a
 descent precedes the walks (FMN at every class, or ALMA), and a slow attack follows them for masked
 gradients. The last walk follows the boundary from the best image to its nearest point. The results
-of each portfolio are measured by `python -m benchmarks.exact` and `benchmarks.minimum`.
+of each portfolio are measured by `python -m benchmarks.quality.exact` and `python -m
+benchmarks.peers.minimum`.
 """
 
 from jaxadv.attacks import ALMA, FMN, PDGD, PDPGD, BrendelBethge, EachTarget, SigmaZero

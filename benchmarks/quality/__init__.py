@@ -1,0 +1,1 @@
+"""Quality: robust accuracies and distances beside published and proved ones."""

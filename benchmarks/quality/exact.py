@@ -1,0 +1,158 @@
+"""`python -m benchmarks.quality.exact`: minimum-norm attacks against proved minimal distances.
+
+For the networks of the shared data (JAXADV_SHARED, or ../shared) with proved distances: the
+distance found over the proved minimum, over all images that a solver finished (median, 90th and
+99th percentile, worst, share within 0.1 %), of `ja.minimal_distance` at each effort and, with
+`--attacks`, of every attack that knows the norm. A distance below the proved one by more than 1e-4
+of it is wrong (exit status 1). linear: 784 entries, two classes and random hyperplanes, where the
+minimum within the box is known in closed form, in every norm.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxadv as ja
+from benchmarks.common import SHARED, arguments, minimum_norm_attacks, show
+from jaxadv.models import from_torch_arrays
+from jaxadv.models.definitions import get_definition
+from jaxadv.protocols.portfolios import EFFORTS
+
+NETWORKS = {"mlp40_standard": ("linf", "l1"), "mlp40_linf0.1": ("linf",)}
+
+
+class Truth(NamedTuple):
+    """A network, images, and the proved least distance of each."""
+
+    title: str
+    model: ja.Model
+    images: np.ndarray
+    labels: np.ndarray
+    norm: str
+    distance: np.ndarray
+
+
+def proved() -> Iterator[Truth]:
+    """The networks whose distances a mixed-integer solver proved."""
+    data = ja.load_data("mnist", data_dir=SHARED / "mnist")
+    for name, norms in NETWORKS.items():
+        place = SHARED / "exact" / name
+        network = get_definition("FC")(widths=(40,))
+        model = from_torch_arrays(network, place / "weights.npz", image_shape=(28, 28, 1))
+        for norm in norms:
+            with np.load(place / f"{norm}.npz") as file:
+                index, distance = file["index"], file["distance"]
+            yield Truth(
+                f"{name}, {norm}", model, data.images[index], data.labels[index], norm, distance
+            )
+
+
+def linear(norm: str, count: int = 100, size: int = 784) -> Truth:
+    """Hyperplanes through the middle of the box, and images on both sides.
+
+    Nearest in L1 and L0: move the entries of largest weight (L0: of largest weight times room) all
+    the way. In Linf and L2 each entry moves by one length, or in proportion to its weight, as far
+    as the box lets it: the length is bisected in float64.
+    """
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=size)
+    images = rng.uniform(size=(count, size)).astype(np.float32)
+    gap = (images.astype(float) - 0.5) @ weight
+    labels = (gap < 0).astype(int)
+    way = -np.sign(gap)[:, None] * np.sign(weight)
+    room = np.where(way > 0, 1 - images.astype(float), images.astype(float))
+    power, need = np.abs(weight), np.abs(gap)
+    if norm in ("l1", "l0"):
+        order = np.argsort(-(power * room if norm == "l0" else power + 0 * room), axis=1)
+        gain = np.take_along_axis(power * room, order, 1)
+        before = np.cumsum(gain, 1) - gain
+        if norm == "l0":
+            distance = (np.cumsum(gain, 1) < need[:, None]).sum(1) + 1.0
+        else:
+            part = np.clip((need[:, None] - before) / np.maximum(gain, 1e-30), 0, 1)
+            distance = (part * np.take_along_axis(room, order, 1)).sum(1)
+    else:
+        low, high = np.zeros(count), np.full(count, 1e4)
+        for _ in range(200):
+            middle = (low + high) / 2
+            move = np.minimum(middle[:, None] * (power if norm == "l2" else 1.0), room)
+            enough = (move * power).sum(1) >= need
+            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        move = np.minimum(high[:, None] * (power if norm == "l2" else 1.0), room)
+        distance = np.linalg.norm(move, np.inf if norm == "linf" else 2, axis=1)
+    arrays = jnp.asarray(np.stack([weight, -weight], 1), jnp.float32)
+    model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, arrays)
+    return Truth(f"linear, {norm}", model, images.reshape(count, 28, 28, 1), labels, norm, distance)
+
+
+def compare(truth: Truth, efforts: list[str], attacks: bool, only: list[str]) -> bool:
+    """Print the table of one network and norm; whether nothing was below the truth."""
+    goal, key = ja.Untargeted(truth.labels), jax.random.key(0)
+    rows: list[list[Any]] = []
+    sound = True
+
+    def enter(name: str, found: Any, seconds: float) -> None:
+        nonlocal sound
+        ratio = np.where(found.success, found.distance / truth.distance, np.inf)
+        # Float32 images of a float64 optimum: L0 is a count, and its truth here a bound above.
+        sound &= bool(ratio.min() > 1 - 1e-4) or truth.norm == "l0"
+        numbers = [np.median(ratio), *np.quantile(ratio, [0.9, 0.99], method="higher"), ratio.max()]
+        passes = (found.forward + found.backward).mean()
+        rows.append(
+            [
+                name,
+                f"{ratio.min():.5f}",
+                *(f"{x:.4f}" for x in numbers),
+                f"{100 * (ratio < 1.001).mean():.0f}",
+                int((~found.success).sum()),
+                f"{passes:.0f}",
+                f"{seconds:.1f}",
+            ]
+        )
+
+    for effort in efforts:
+        begin = time.perf_counter()
+        found = ja.minimal_distance(
+            truth.model, truth.images, goal, truth.norm, effort=effort, key=key
+        )
+        enter(f"minimal_distance, {effort}", found, time.perf_counter() - begin)
+    for name, attack in minimum_norm_attacks(truth.norm).items() if attacks else ():
+        if only and name.split(",")[0] not in only:
+            continue
+        begin = time.perf_counter()
+        result = ja.run(attack, truth.model, truth.images, goal, key=key)
+        enter(name, result, time.perf_counter() - begin)
+    show(
+        f"{truth.title}: distance found over the proved minimum, {len(truth.labels)} images",
+        ["", "least", "median", "90 %", "99 %", "worst", "within 0.1 %", "failed", "passes", "s"],
+        rows,
+    )
+    return sound
+
+
+def main() -> None:
+    parser = arguments(__doc__, names="such as mlp40_linf0.1 or linear (default: all)")
+    parser.add_argument("--norm", action="append", help="of these norms only")
+    parser.add_argument("--efforts", default=",".join(EFFORTS), help="of minimal_distance")
+    parser.add_argument("--attacks", action="store_true", help="each single attack too")
+    parser.add_argument("--only", default="", help="of the single attacks these, with commas")
+    options = parser.parse_args()
+    ja.use_cpu_cores()
+    truths = [*proved(), *map(linear, ("linf", "l2", "l1", "l0"))]
+    sound = True
+    for truth in truths:
+        wanted = not options.names or truth.title.split(",")[0] in options.names
+        if wanted and (not options.norm or truth.norm in options.norm):
+            efforts = [effort for effort in options.efforts.split(",") if effort]
+            only = [name for name in options.only.split(",") if name]
+            sound &= compare(truth, efforts, options.attacks or bool(only), only)
+    sys.exit(not sound)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Reliability: what must not break or grow, however long a sweep runs."""

@@ -1,0 +1,1 @@
+"""Speed: what the engine, its parallelism and sweeps cost."""
