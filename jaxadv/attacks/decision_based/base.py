@@ -6,17 +6,18 @@ then the attack's own phases begin, and may return to bisection. A tick queries 
 holds the midpoints of all bisections that could follow, and only those on the path are counted.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxadv.core.attack import Answer, Attack, Needs, Problem, across
 from jaxadv.core.dct import cosines
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Key, Number
 
 START, HALVE, OWN = 0, 1, 2  # phases; an attack's own are from OWN on
 FINEST = 4e-7  # fraction of the line: float32 cannot bisect further
@@ -39,17 +40,17 @@ class Asking(NamedTuple):
         own: The attack's own part of the state, any pytree.
     """
 
-    trial: Any
-    point: Any
-    distance: Any
-    far: Any
-    low: Any
-    high: Any
-    phase: Any
-    spent: Any
-    tick: Any
-    key: Any
-    own: Any
+    trial: Float[Array, "Q H W C"]
+    point: Float[Array, "H W C"]
+    distance: Float[Array, ""]
+    far: Float[Array, "H W C"]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    phase: Int[Array, ""]
+    spent: Int[Array, ""]
+    tick: Int[Array, ""]
+    key: Key
+    own: PyTree
 
 
 @pytree
@@ -88,11 +89,11 @@ class LabelOnly(Attack):
     def ticks(self) -> int:
         return self.budget + 1  # the first uses no output, every other at least one
 
-    def tolerance(self, problem: Problem) -> Any:
+    def tolerance(self, problem: Problem) -> Number:
         """The fraction of the line, from image to start, to which the boundary is bisected."""
         return 1e-3
 
-    def first(self, problem: Problem) -> Any:
+    def first(self, problem: Problem) -> PyTree:
         """Return the attack's own part of the state, as it is before a start is found."""
         raise NotImplementedError
 
@@ -113,7 +114,7 @@ class LabelOnly(Attack):
         """
         raise NotImplementedError
 
-    def wanted(self, problem: Problem, state: Asking) -> Any:
+    def wanted(self, problem: Problem, state: Asking) -> Number:
         """Number of images, from the first, that a phase of the attack's own queries."""
         return self.batch
 
@@ -137,7 +138,7 @@ class LabelOnly(Attack):
         """
         raise NotImplementedError
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: Asking) -> Bool[Array, ""] | bool:
         """Whether the attack ends before its budget is spent."""
         return False
 
@@ -245,7 +246,7 @@ class LabelOnly(Attack):
             phase=jnp.int32(HALVE),
         )
 
-    def _finest(self, problem: Problem) -> Any:
+    def _finest(self, problem: Problem) -> Float[Array, ""]:
         return jnp.maximum(self.tolerance(problem), FINEST)
 
     def _shares(self, state: Asking) -> Array:
@@ -262,11 +263,11 @@ class LabelOnly(Attack):
             return problem.image + jnp.clip(whole, -radius, radius)
         return problem.image + shares * whole
 
-    def _path(self, state: Asking, wrong: Array, finest: Any) -> Bool[Array, " Q"]:
+    def _path(self, state: Asking, wrong: Array, finest: Number) -> Bool[Array, " Q"]:
         """Mask of the midpoints on the path; midpoint i of 2^n parts is image i - 1."""
         rounds = int(np.log2(self.batch))
 
-        def halve(number: Any, carry: Any) -> Any:
+        def halve(number: Number, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             heard, low, high = carry
             middle = (low + high) // 2
             wide = (state.high - state.low) * (high - low) > finest * 2**rounds

@@ -1,6 +1,6 @@
 """Boundary attack: a random walk along the decision boundary that drifts towards the image."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from jaxadv.attacks.decision_based.base import Asking, LabelOnly, directions, until_first
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 CHECK = 4  # ticks between two measurements of the step on the sphere alone
 RATES = 0.5, 0.25  # target success rates of steps on the sphere and of whole steps
@@ -27,9 +28,9 @@ class Steps(NamedTuple):
             sphere alone and of the whole step.
     """
 
-    sphere: Any
-    source: Any
-    check: Any
+    sphere: Float[Array, ""]
+    source: Float[Array, ""]
+    check: Bool[Array, ""]
 
 
 @pytree
@@ -65,9 +66,9 @@ class Boundary(LabelOnly):
 
     norm: str = static(default="l2")
     batch: int = static(default=4)
-    sphere: Any = 0.05
-    source: Any = 0.05
-    rate: Any = 0.1
+    sphere: Number = 0.05
+    source: Number = 0.05
+    rate: Number = 0.1
     norms: ClassVar[tuple[str, ...]] = ("l2",)
 
     def __post_init__(self) -> None:

@@ -1,14 +1,15 @@
 """GeoDA: the normal of the boundary from labels, and the nearest point of the plane it defines."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.decision_based.base import OWN, Asking, LabelOnly, directions, until_first
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 ESTIMATE, MARCH = OWN, OWN + 1
 GROWTH = 1.25  # of the distance, from one image along the normal to the next
@@ -24,10 +25,10 @@ class Plane(NamedTuple):
         round: Integer scalar, iterations begun so far.
     """
 
-    normal: Any
-    asked: Any
-    wanted: Any
-    round: Any
+    normal: Float[Array, "H W C"]
+    asked: Int[Array, ""]
+    wanted: Int[Array, ""]
+    round: Int[Array, ""]
 
 
 @pytree
@@ -64,8 +65,8 @@ class GeoDA(LabelOnly):
 
     norm: str = static(default="l2")
     rounds: int = static(default=10)
-    ratio: Any = 0.6
-    sigma: Any = 2e-4
+    ratio: Number = 0.6
+    sigma: Number = 2e-4
     side: int | None = static(default=None)
     norms: ClassVar[tuple[str, ...]] = ("l2", "linf")
 
@@ -80,7 +81,7 @@ class GeoDA(LabelOnly):
             if isinstance(value, np.floating) and not 0 < value <= 1:
                 raise ValueError(f"{field}={value:g}: pass a number above 0 and at most 1")
 
-    def tolerance(self, problem: Problem) -> Any:
+    def tolerance(self, problem: Problem) -> Number:
         # A quarter of a direction's component along the normal: else most have the same label.
         return self.sigma / (4 * problem.image.size**0.5)
 
@@ -113,7 +114,7 @@ class GeoDA(LabelOnly):
         lengths = lengths.reshape(-1, *(1,) * problem.image.ndim)
         return jnp.where(state.phase == ESTIMATE, around, problem.image + lengths * unit)
 
-    def wanted(self, problem: Problem, state: Asking) -> Any:
+    def wanted(self, problem: Problem, state: Asking) -> Number:
         left = jnp.maximum(state.own.wanted - state.own.asked, 1)
         return jnp.where(state.phase == ESTIMATE, left, self.batch)
 
@@ -134,5 +135,5 @@ class GeoDA(LabelOnly):
         marched = where(wrong.any(), marched, self.arrived(problem, state))
         return where(state.phase == ESTIMATE, estimated, marched)
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: Asking) -> Bool[Array, ""] | bool:
         return (state.phase == ESTIMATE) & (state.own.round > self.rounds)

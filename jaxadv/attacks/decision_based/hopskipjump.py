@@ -1,10 +1,10 @@
 """HopSkipJump: the boundary's normal from nearby labels, a step along it, and bisection."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.decision_based.base import (
     FINEST,
@@ -16,6 +16,7 @@ from jaxadv.attacks.decision_based.base import (
 )
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 ESTIMATE, STEP = OWN, OWN + 1
 COARSEST = 1e-3  # fraction of the line: on small images gamma alone would be coarser
@@ -37,16 +38,16 @@ class Normal(NamedTuple):
         round: Integer scalar, iterations begun so far.
     """
 
-    plain: Any
-    signed: Any
-    signs: Any
-    asked: Any
-    wanted: Any
-    radius: Any
-    past: Any
-    normal: Any
-    direction: Any
-    round: Any
+    plain: Float[Array, "H W C"]
+    signed: Float[Array, "H W C"]
+    signs: Float[Array, ""]
+    asked: Int[Array, ""]
+    wanted: Int[Array, ""]
+    radius: Float[Array, ""]
+    past: Float[Array, "H W C"]
+    normal: Float[Array, "H W C"]
+    direction: Float[Array, "H W C"]
+    round: Int[Array, ""]
 
 
 @pytree
@@ -91,8 +92,8 @@ class HopSkipJump(LabelOnly):
     batch: int = static(default=8)
     initial: int = static(default=100)
     most: int = static(default=10_000)
-    gamma: Any = 8.0
-    memory: Any = 0.5
+    gamma: Number = 8.0
+    memory: Number = 0.5
     side: int | None = static(default=None)
     norms: ClassVar[tuple[str, ...]] = ("l2", "linf")
 
@@ -106,7 +107,7 @@ class HopSkipJump(LabelOnly):
         if isinstance(self.memory, np.floating) and not 0 <= self.memory < 1:
             raise ValueError(f"memory={self.memory}: pass a number from 0 to below 1")
 
-    def tolerance(self, problem: Problem) -> Any:
+    def tolerance(self, problem: Problem) -> Number:
         size = problem.image.size
         share = self.gamma / size ** (2 if self.norm == "linf" else 1.5)
         return jnp.minimum(share, COARSEST)
@@ -117,7 +118,7 @@ class HopSkipJump(LabelOnly):
             zero, zero, jnp.float32(0), none, none, jnp.float32(0), zero, zero, zero, none
         )
 
-    def reserve(self, problem: Problem) -> Any:
+    def reserve(self, problem: Problem) -> Number:
         """Number of queries kept for a step and the bisection after it."""
         halvings = jnp.ceil(-jnp.log2(jnp.clip(self.tolerance(problem), FINEST, 0.5)))
         return 4 + halvings.astype(jnp.int32)
@@ -145,7 +146,7 @@ class HopSkipJump(LabelOnly):
         beyond = state.point + length * halves * known.direction
         return jnp.where(state.phase == ESTIMATE, around, beyond)
 
-    def wanted(self, problem: Problem, state: Asking) -> Any:
+    def wanted(self, problem: Problem, state: Asking) -> Number:
         known = state.own
         return jnp.where(state.phase == ESTIMATE, known.wanted - known.asked, self.batch)
 
@@ -184,5 +185,5 @@ class HopSkipJump(LabelOnly):
             direction=direction,
         )
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: Asking) -> Bool[Array, ""] | bool:
         return (state.phase == ESTIMATE) & (state.own.wanted < 1)

@@ -1,14 +1,15 @@
 """Decision-based noise attacks: noise blended with the image, and salt and pepper."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxadv.attacks.decision_based.base import OWN, Asking, LabelOnly
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 LEAST = 0.2  # smallest fraction of the last success's entries that is tried
 
@@ -37,13 +38,13 @@ class BlendedNoise(LabelOnly):
     """
 
     norm: str = static(default="l2")
-    finest: Any = 1e-3
+    finest: Number = 1e-3
     norms: ClassVar[tuple[str, ...]] = ("l2", "linf", "l1")
 
-    def tolerance(self, problem: Problem) -> Any:
+    def tolerance(self, problem: Problem) -> Number:
         return self.finest
 
-    def first(self, problem: Problem) -> Any:
+    def first(self, problem: Problem) -> PyTree:
         return ()
 
     def images(self, problem: Problem, state: Asking, noise: Array) -> Float[Array, "Q ..."]:
@@ -54,7 +55,7 @@ class BlendedNoise(LabelOnly):
     ) -> Asking:
         return state
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: Asking) -> Bool[Array, ""] | bool:
         return True
 
 
@@ -83,14 +84,14 @@ class SaltAndPepper(LabelOnly):
     norm: str = static(default="l0")
     norms: ClassVar[tuple[str, ...]] = ("l0", "l1", "l2")
 
-    def first(self, problem: Problem) -> Any:
+    def first(self, problem: Problem) -> PyTree:
         return jnp.float32(1)  # fraction of the entries that the last success changed
 
     def init(self, problem: Problem, key: Array) -> Asking:
         state = super().init(problem, key)
         return state._replace(phase=jnp.int32(OWN))
 
-    def wanted(self, problem: Problem, state: Asking) -> Any:
+    def wanted(self, problem: Problem, state: Asking) -> Number:
         # Before the first success every tick counts as drawing a start.
         return jnp.where(state.tick == 0, 0, self.batch)
 
@@ -115,5 +116,5 @@ class SaltAndPepper(LabelOnly):
             distance=jnp.minimum(distance[nearest], state.distance),
         )
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: Asking) -> Bool[Array, ""] | bool:
         return (state.distance == jnp.inf) & (state.spent >= self.draws)

@@ -1,14 +1,15 @@
 """Pointwise attack: resets single entries of an adversarial image while it stays adversarial."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.decision_based.base import OWN, Asking, LabelOnly, until_first
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 class Round(NamedTuple):
@@ -22,11 +23,11 @@ class Round(NamedTuple):
         ends: Boolean scalar: whether a whole round has reset none, which ends the attack.
     """
 
-    order: Any
-    place: Any
-    next: Any
-    won: Any
-    ends: Any
+    order: Int[Array, " n"]
+    place: Int[Array, " n"]
+    next: Int[Array, ""]
+    won: Bool[Array, ""]
+    ends: Bool[Array, ""]
 
 
 @pytree
@@ -98,7 +99,7 @@ class Pointwise(LabelOnly):
 
         return jax.vmap(back)(jnp.arange(self.batch))
 
-    def wanted(self, problem: Problem, state: Asking) -> Any:
+    def wanted(self, problem: Problem, state: Asking) -> Number:
         return 2 * self._waiting(problem, state.own, state.point).sum() - 1
 
     def listens(self, state: Asking, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
@@ -125,5 +126,5 @@ class Pointwise(LabelOnly):
         distance = self.geometry.distance(point - problem.image)
         return state._replace(own=own, point=point, distance=distance)
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: Asking) -> Bool[Array, ""] | bool:
         return state.own.ends

@@ -1,14 +1,15 @@
 """Sign-OPT: sign-based descent on the distance to the boundary as a function of the direction."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.decision_based.base import OWN, Asking, LabelOnly, directions, until_first
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 ESTIMATE, SEARCH = OWN, OWN + 1
 ALPHAS = 1e-4, 1e4  # bounds of alpha: below the first beta falls, above the second nothing changes
@@ -31,16 +32,16 @@ class Descent(NamedTuple):
         length: Scalar, the distance to the boundary in the direction `trial`.
     """
 
-    signed: Any
-    asked: Any
-    theta: Any
-    g: Any
-    alpha: Any
-    beta: Any
-    tries: Any
-    better: Any
-    trial: Any
-    length: Any
+    signed: Float[Array, "H W C"]
+    asked: Int[Array, ""]
+    theta: Float[Array, "H W C"]
+    g: Float[Array, ""]
+    alpha: Float[Array, ""]
+    beta: Float[Array, ""]
+    tries: Int[Array, ""]
+    better: Bool[Array, ""]
+    trial: Float[Array, "H W C"]
+    length: Float[Array, ""]
 
 
 @pytree
@@ -76,8 +77,8 @@ class SignOPT(LabelOnly):
 
     norm: str = static(default="l2")
     directions: int = static(default=200)
-    alpha: Any = 0.2
-    beta: Any = 1e-3
+    alpha: Number = 0.2
+    beta: Number = 1e-3
     norms: ClassVar[tuple[str, ...]] = ("l2",)
 
     def __post_init__(self) -> None:
@@ -88,7 +89,7 @@ class SignOPT(LabelOnly):
             if isinstance(value, np.floating) and not 0 < value <= 1:
                 raise ValueError(f"{field}={value:g}: pass a number above 0 and at most 1")
 
-    def tolerance(self, problem: Problem) -> Any:
+    def tolerance(self, problem: Problem) -> Number:
         return self.beta / 500  # the authors'
 
     def first(self, problem: Problem) -> Descent:
@@ -155,7 +156,7 @@ class SignOPT(LabelOnly):
         theta = own.theta - own.alpha * gradient
         return theta / _lengths(theta[None])[0]
 
-    def wanted(self, problem: Problem, state: Asking) -> Any:
+    def wanted(self, problem: Problem, state: Asking) -> Number:
         left = self.directions - state.own.asked
         return jnp.where(state.phase == ESTIMATE, left, self.batch)
 
@@ -193,7 +194,7 @@ class SignOPT(LabelOnly):
         further = where(ends, self._estimate(state, smaller), self._step(state, smaller))
         return where(wrong[0], nearer, further)
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: Asking) -> Bool[Array, ""] | bool:
         return state.own.beta < 1e-8
 
 

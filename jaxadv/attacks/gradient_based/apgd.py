@@ -5,18 +5,19 @@ The queries, the radius and the checkpoints of every tick are known beforehand: 
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.attack import Answer, Attack, Needs, Problem, check_targets, runner_up_class
 from jaxadv.core.goals import Goal
-from jaxadv.core.losses import get_loss
+from jaxadv.core.losses import Loss, get_loss
 from jaxadv.core.norms import L0
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import ArrayLike
 
 IMPROVING = 0.75  # fraction of steps that must raise the loss for a step size to be kept
 MOMENTUM = 0.75  # weight of the new step; the rest is the last movement
@@ -37,11 +38,11 @@ class Plan(NamedTuple):
             checkpoint).
     """
 
-    radius: Any
-    ahead: Any
-    begins: Any
-    ends: Any
-    window: Any
+    radius: Float[ArrayLike, " ticks"]
+    ahead: Float[ArrayLike, " ticks"]
+    begins: Bool[ArrayLike, " ticks"]
+    ends: Bool[ArrayLike, " ticks"]
+    window: Int[ArrayLike, " ticks"]
 
 
 def checkpoints(steps: int, norm: str) -> np.ndarray:
@@ -90,20 +91,20 @@ class APGDState(NamedTuple):
         step: int32 scalar, ticks so far.
     """
 
-    image: Any
-    previous: Any
-    loss: Any
-    best: Any
-    best_loss: Any
-    gradient: Any
-    length: Any
-    improved: Any
-    reduced: Any
-    seen: Any
-    support: Any
-    share: Any
-    target: Any
-    step: Any
+    image: Float[Array, "H W C"]
+    previous: Float[Array, "H W C"]
+    loss: Float[Array, ""]
+    best: Float[Array, "H W C"]
+    best_loss: Float[Array, ""]
+    gradient: Float[Array, "H W C"]
+    length: Float[Array, ""]
+    improved: Int[Array, ""]
+    reduced: Bool[Array, ""]
+    seen: Float[Array, ""]
+    support: Float[Array, ""]
+    share: Float[Array, ""]
+    target: Int[Array, ""]
+    step: Int[Array, ""]
 
 
 @pytree
@@ -141,7 +142,7 @@ class APGD(Attack):
 
     norm: str = static(default="linf")
     steps: int = static(default=100)
-    loss: Any = static(default="cross_entropy")
+    loss: str | Loss = static(default="cross_entropy")
     restarts: int = static(default=1)
     targets: int = static(default=0)
     wide: bool = static(default=True)
@@ -184,7 +185,7 @@ class APGD(Attack):
         check_targets(self.targets, goal)
         return dataclasses.replace(self, targets=min(self.targets, goal.ways(classes)))
 
-    def goal(self, problem: Problem, target: Any) -> Goal:
+    def goal(self, problem: Problem, target: Int[Array, ""]) -> Goal:
         """Return the goal of this run: targeted at `target` if the attack chooses its targets."""
         return problem.goal.towards(target) if self.targets else problem.goal
 
@@ -285,7 +286,9 @@ class APGD(Attack):
             share = jnp.where(state.step == 0, FIRST_SHARE, share)
         return state._replace(support=support, share=share)
 
-    def _judge(self, problem: Problem, state: APGDState, window: Any) -> tuple[APGDState, Any]:
+    def _judge(
+        self, problem: Problem, state: APGDState, window: Int[Array, ""]
+    ) -> tuple[APGDState, Bool[Array, ""]]:
         """Return the state after a checkpoint, and whether to return to the best point."""
         if self.norm == "l1":
             support = L0().distance(state.best - problem.image)

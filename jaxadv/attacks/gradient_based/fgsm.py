@@ -1,9 +1,10 @@
 """Fast gradient (sign) method: a single step of length epsilon."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxadv.attacks.common.gradient import GradientAttack
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 @pytree
@@ -31,7 +32,7 @@ class FGSM(GradientAttack):
     """
 
     steps: int = static(default=1)
-    step_size: Any = 1.0
+    step_size: Number = 1.0
     norms: ClassVar[tuple[str, ...]] = ("linf",)
 
 
@@ -60,4 +61,4 @@ class FGM(GradientAttack):
 
     norm: str = static(default="l2")
     steps: int = static(default=1)
-    step_size: Any = 1.0
+    step_size: Number = 1.0

@@ -1,9 +1,8 @@
 """Projected gradient descent, with and without a random start."""
 
-from typing import Any
-
 from jaxadv.attacks.common.gradient import GradientAttack
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 @pytree
@@ -61,4 +60,4 @@ class BIM(GradientAttack):
     """
 
     steps: int = static(default=10)
-    step_size: Any = 0.1
+    step_size: Number = 0.1

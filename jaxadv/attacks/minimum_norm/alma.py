@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxadv.attacks.common.gradient_iteration import (
     MinimumNorm,
@@ -23,6 +23,7 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.losses import spread
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 FIRST = {"l2": 0.1, "l1": 0.5}
 TOLERANCE = 1e-4  # added to the constraint: at 0 float32 rounding decides the class
@@ -44,15 +45,15 @@ class ALMAState(NamedTuple):
         noise: [H, W, C] float32, the direction of the first step where the first gradient is 0.
     """
 
-    image: Any
-    optimizer: Any
-    mu: Any
-    rho: Any
-    constraint: Any
-    rate: Any
-    found: Any
-    step: Any
-    noise: Any
+    image: Float[Array, "H W C"]
+    optimizer: PyTree
+    mu: Float[Array, ""]
+    rho: Float[Array, ""]
+    constraint: Float[Array, ""]
+    rate: Float[Array, ""]
+    found: Int[Array, ""]
+    step: Int[Array, ""]
+    noise: Float[Array, "H W C"]
 
 
 @pytree
@@ -102,12 +103,12 @@ class ALMA(MinimumNorm):
 
     norm: str = static(default="l2")
     steps: int = static(default=1000)
-    smoothing: Any = 0.9
-    first_distance: Any = None
-    last_step: Any = 0.01
+    smoothing: Number = 0.9
+    first_distance: Number | None = None
+    last_step: Number = 0.01
     check: int = static(default=10)
-    growth: Any = 1.2
-    improvement: Any = 0.95
+    growth: Number = 1.2
+    improvement: Number = 0.95
     norms: ClassVar[tuple[str, ...]] = ("l2", "l1")
     needs_box: ClassVar[bool] = True
 
@@ -127,7 +128,7 @@ class ALMA(MinimumNorm):
             optax.trace(self.smoothing),
         )
 
-    def reach(self) -> Any:
+    def reach(self) -> Number:
         """Return the length of the first step in sides of the box."""
         return FIRST[self.norm] if self.first_distance is None else self.first_distance
 
@@ -204,7 +205,7 @@ class ALMA(MinimumNorm):
         outwards |= jnp.where(gradient < 0, problem.image >= problem.upper, False)
         free = jnp.where(outwards, 0.0, gradient)
 
-        def longer(_: Any, rate: Array) -> Array:
+        def longer(_: Number, rate: Array) -> Array:
             moved = jnp.clip(problem.image - span * rate * free, problem.lower, problem.upper)
             length = self.geometry.distance(moved - problem.image) / span
             return rate * jnp.clip(wanted / jnp.maximum(length, 1e-30), 1, 10)
@@ -213,7 +214,7 @@ class ALMA(MinimumNorm):
         return lax.fori_loop(0, 4, longer, rate)
 
 
-def slope(value: Any, rho: Any, mu: Any) -> Float[Array, ""]:
+def slope(value: Float[Array, ""], rho: Float[Array, ""], mu: Float[Array, ""]) -> Float[Array, ""]:
     """Return the derivative of the penalty P2 with respect to the value of the constraint."""
     outside = mu + 2 * mu * rho * value + jnp.square(rho * value) / 2
     return jnp.where(value >= 0, outside, mu / jnp.square(1 - rho * jnp.minimum(value, 0)))

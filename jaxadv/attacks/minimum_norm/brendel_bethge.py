@@ -1,17 +1,18 @@
 """Brendel-Bethge attack: from an adversarial start along the decision boundary to the image."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.common.boundary_step import boundary_step
 from jaxadv.attacks.common.gradient_iteration import MinimumNorm
 from jaxadv.core.attack import Answer, Needs, Problem, across
 from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Key, Number
 
 RADIUS = {"linf": 0.3, "l2": 0.5, "l1": 0.1, "l0": 1.0}
 CLEAR = 4e-6  # of the largest logit: a smaller margin is within rounding
@@ -35,17 +36,17 @@ class BrendelBethgeState(NamedTuple):
         key: Random key of the draws.
     """
 
-    image: Any
-    phase: Any
-    drawn: Any
-    halved: Any
-    step: Any
-    since: Any
-    far: Any
-    low: Any
-    high: Any
-    normal: Any
-    key: Any
+    image: Float[Array, "H W C"]
+    phase: Int[Array, ""]
+    drawn: Int[Array, ""]
+    halved: Int[Array, ""]
+    step: Int[Array, ""]
+    since: Int[Array, ""]
+    far: Float[Array, "H W C"]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    normal: Float[Array, "H W C"]
+    key: Key
 
 
 @pytree
@@ -99,11 +100,11 @@ class BrendelBethge(MinimumNorm):
     """
 
     steps: int = static(default=1000)
-    learning_rate: Any = None
-    decay: Any = 0.5
+    learning_rate: Number | None = None
+    decay: Number = 0.5
     decays: int = static(default=20)
-    momentum: Any = 0.8
-    overshoot: Any = 1.1
+    momentum: Number = 0.8
+    overshoot: Number = 1.1
     draws: int = static(default=20)
     search: int = static(default=10)
     SEEK: ClassVar[int] = 0
@@ -202,7 +203,7 @@ class BrendelBethge(MinimumNorm):
         )
 
     def _follow(
-        self, problem: Problem, state: BrendelBethgeState, answer: Answer, found: Any
+        self, problem: Problem, state: BrendelBethgeState, answer: Answer, found: Bool[Array, ""]
     ) -> BrendelBethgeState:
         """Return the state after one step within the trust region.
 

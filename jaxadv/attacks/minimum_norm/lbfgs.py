@@ -5,12 +5,12 @@ looks for the largest c whose minimiser is adversarial. Both are state: a tick q
 one gradient, and no image waits for the line search of another.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.common.penalty_bracket import Bracket
 from jaxadv.attacks.common.quasi_newton import Memory
@@ -18,6 +18,7 @@ from jaxadv.core.attack import Answer, Attack, Needs, Problem, across
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import log_odds
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 DECREASE = 1e-4  # Armijo: fraction of the linear model's decrease that a step must give
 FLATTER = 0.8  # if rounding hides the decrease: fraction of the slope that may remain
@@ -46,21 +47,21 @@ class LBFGSState(NamedTuple):
         done: bool scalar, whether that result was queried too.
     """
 
-    iterate: Any
-    loss: Any
-    gradient: Any
-    margin: Any
-    adversarial: Any
-    trial: Any
-    found: Any
+    iterate: Float[Array, " n"]
+    loss: Float[Array, ""]
+    gradient: Float[Array, " n"]
+    margin: Float[Array, ""]
+    adversarial: Bool[Array, ""]
+    trial: Float[Array, " n"]
+    found: Float[Array, " n"]
     memory: Memory
     bracket: Bracket
-    reach: Any
-    steps: Any
-    rejected: Any
-    stalled: Any
-    last: Any
-    done: Any
+    reach: Float[Array, ""]
+    steps: Int[Array, ""]
+    rejected: Int[Array, ""]
+    stalled: Int[Array, ""]
+    last: Bool[Array, ""]
+    done: Bool[Array, ""]
 
 
 @pytree
@@ -120,8 +121,8 @@ class LBFGS(Attack):
     memory: int = static(default=10)
     rounds: int = static(default=30)
     iterations: int = static(default=50)
-    tolerance: Any = 1e-3
-    initial_c: Any = None
+    tolerance: Number = 1e-3
+    initial_c: Number | None = None
     precision: str = static(default="float32")
     norm: ClassVar[str] = "l2"
     norms: ClassVar[tuple[str, ...]] = ("l2",)
@@ -239,7 +240,7 @@ class LBFGS(Attack):
         found = jnp.where(over & (adversarial | (turned.low == 0)), iterate, state.found)
         bracket = where(over, turned, bracket)
         last = over & (bracket.settled(self.tolerance) | (bracket.round >= self.rounds))
-        rejected, stalled, steps = where(over, (0, 0, 0), (rejected, stalled, steps))
+        rejected, stalled, steps = where(over, (jnp.int32(0),) * 3, (rejected, stalled, steps))
 
         # A rejection changes the next direction; from the second in a row it halves the step.
         longest = reach * 0.5 ** jnp.maximum(rejected - 1, 0).astype(reach.dtype)
@@ -266,7 +267,9 @@ class LBFGS(Attack):
     def done(self, problem: Problem, state: LBFGSState) -> Bool[Array, ""]:
         return state.done
 
-    def linear(self, problem: Problem, slope: Float[Array, " n"], margin: Any) -> tuple[Any, Any]:
+    def linear(
+        self, problem: Problem, slope: Float[Array, " n"], margin: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Return the first c and the distance of the boundary, both according to a linear model.
 
         At the boundary the gradient of the loss is half of `slope`, so that 2 c distance = |slope|

@@ -1,6 +1,6 @@
 """ReColorAdv: one map of colours for the whole image, so that equal colours stay equal."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxadv.attacks.non_lp.colours import from_luv, to_luv
 from jaxadv.attacks.non_lp.functional import Functional, differences
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 SPACES = ("cieluv", "rgb")
 SPAN = np.array([100, 200, 200], np.float32)  # ranges of L*, u*, v*, and where their 0 lies
@@ -56,7 +57,7 @@ class ReColorAdv(Functional):
     (array([ True]), np.float32(0.0))
     """
 
-    bound: Any = 0.06
+    bound: Number = 0.06
     space: str = static(default="cieluv")
     resolution: tuple[int, ...] = static(default=(16, 32, 32))
     bounded_by: ClassVar[str] = "change of colours"

@@ -4,12 +4,14 @@ A plan [O, H, W, C] is the mass that goes from each pixel by each of the O offse
 Channels exchange no mass, and none leaves the image.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+
+from jaxadv.core.typing import Number
 
 BACKTRACKS = 6  # halvings of a Newton step on the fare, which may not fall below 0
 FITTINGS = 12  # rounds in which inflows are reduced to the capacity
@@ -22,7 +24,7 @@ def offsets(window: int) -> np.ndarray:
     return np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
 
 
-def costs(window: int, power: Any) -> Float[Array, "O 1 1 1"]:
+def costs(window: int, power: Number) -> Float[Array, "O 1 1 1"]:
     """Cost of moving one unit of mass by each offset: its length in pixels, to this power."""
     length = np.sqrt(np.square(offsets(window)).sum(1)).reshape(-1, 1, 1, 1)
     return jnp.where(length > 0, jnp.asarray(length, jnp.float32) ** power, 0.0)
@@ -60,8 +62,8 @@ class Prices(NamedTuple):
         fare: Scalar, price of a unit of cost, not negative.
     """
 
-    worth: Any
-    fare: Any
+    worth: Float[Array, "H W C"]
+    fare: Float[Array, ""]
 
 
 def plan_of(mass: Array, prices: Prices, cost: Array, window: int) -> Float[Array, "O H W C"]:
@@ -76,7 +78,7 @@ def lambert(log: Float[Array, "..."]) -> Float[Array, "..."]:
     small = jnp.minimum(log, 0.0)  # there v is nearly exp(log)
     start = jnp.where(log > 1, jnp.log(jnp.maximum(log, 1.0)), small - jnp.exp(small) / 2)
 
-    def newton(_: Any, logv: Array) -> Array:
+    def newton(_: Number, logv: Array) -> Array:
         v = jnp.exp(logv)
         return logv - (logv + v - log) / (1 + v)
 
@@ -86,11 +88,11 @@ def lambert(log: Float[Array, "..."]) -> Float[Array, "..."]:
 def sinkhorn(
     mass: Float[Array, "H W C"],
     wanted: Float[Array, "H W C"],
-    radius: Any,
+    radius: Number,
     prices: Prices,
     cost: Float[Array, "O 1 1 1"],
     window: int,
-    sharpness: Any,
+    sharpness: Number,
     iterations: int,
 ) -> Prices:
     """Run Sinkhorn iterations towards the projection onto the Wasserstein ball.
@@ -114,7 +116,7 @@ def sinkhorn(
         The dual variables after these steps; `plan_of` gives their plan.
     """
 
-    def step(_: Any, prices: Prices) -> Prices:
+    def step(_: Number, prices: Prices) -> Prices:
         gain = gathered(prices.worth, window, -jnp.inf) - prices.fare * cost
         most = gain.max(0)
         total = jnp.log(jnp.exp(gain - most).sum(0)) + most
@@ -123,7 +125,7 @@ def sinkhorn(
         coming = gathered(left, window, -jnp.inf) - prices.fare * cost
         peak = jnp.maximum(coming.max(0), -1e4)
         inflow = jnp.log(jnp.maximum(jnp.exp(coming - peak).sum(0), 1e-30)) + peak
-        aim = sharpness * wanted
+        aim = wanted * sharpness
         worth = aim - lambert(jnp.log(sharpness) + aim + inflow)
         plan = plan_of(mass, Prices(worth, prices.fare), cost, window)
         slope, bend = (plan * cost).sum() - radius, (plan * jnp.square(cost)).sum()
@@ -137,7 +139,11 @@ def sinkhorn(
 
 
 def affordable(
-    plan: Float[Array, "O H W C"], room: Float[Array, "H W C"], radius: Any, cost: Any, window: int
+    plan: Float[Array, "O H W C"],
+    room: Float[Array, "H W C"],
+    radius: Number,
+    cost: Float[Array, "O 1 1 1"],
+    window: int,
 ) -> Float[Array, "H W C"]:
     """The mass that arrives by as much of a plan as the radius and the pixels' capacity allow.
 
@@ -164,7 +170,7 @@ def affordable(
         kept = jnp.where(coming > allowed, allowed / jnp.maximum(coming, 1e-30), 1.0)
         return moves * gathered(kept, window, 0.0)
 
-    def fit(number: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def fit(number: Number, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         # Outflow makes room too; a pixel that overflows again later may not rely on it.
         moves, wary = carry
         coming, leaving = overflow(moves)

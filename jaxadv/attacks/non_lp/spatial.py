@@ -1,15 +1,16 @@
 """Rotations and translations: the worst of a grid of them, or of a few random ones."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.non_lp.resample import places, resample
 from jaxadv.core.attack import Answer, Attack, Needs, Problem
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 class SpatialState(NamedTuple):
@@ -20,12 +21,12 @@ class SpatialState(NamedTuple):
         asked: Integer scalar, transformations queried so far.
     """
 
-    drawn: Any
-    asked: Any
+    drawn: Float[Array, "draws 3"] | None
+    asked: Int[Array, ""]
 
 
 def turned(
-    image: Float[Array, "H W C"], degrees: Any, down: Any, right: Any, outside: Any
+    image: Float[Array, "H W C"], degrees: Number, down: Number, right: Number, outside: Number
 ) -> Float[Array, "H W C"]:
     """Rotate an image anticlockwise about its centre, then translate it (bilinearly).
 
@@ -95,8 +96,8 @@ class Spatial(Attack):
     """
 
     norm: str = static(default="l2")
-    rotation: Any = 30.0
-    translation: Any = 3.0
+    rotation: Number = 30.0
+    translation: Number = 3.0
     angles: int = static(default=31)
     shifts: int = static(default=5)
     draws: int = static(default=0)

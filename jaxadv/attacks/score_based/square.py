@@ -4,17 +4,18 @@ The images are chosen one tick ahead, so that a tick is one forward pass and no 
 the squares changes from tick to tick, so a square is a mask over the whole image.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.attack import Answer, Attack, Problem
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import cross_entropy
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Key, Number
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which p is halved
 CLOCK = 10_000  # queries of the run for which these were chosen
@@ -31,11 +32,11 @@ class SquareState(NamedTuple):
         step: Integer scalar, squares tried so far.
     """
 
-    best: Any
-    loss: Any
-    trial: Any
-    key: Any
-    step: Any
+    best: Float[Array, "H W C"]
+    loss: Float[Array, ""]
+    trial: Float[Array, "H W C"]
+    key: Key
+    step: Int[Array, ""]
 
 
 @pytree
@@ -68,7 +69,7 @@ class Square(Attack):
 
     norm: str = static(default="linf")
     steps: int = static(default=5000)
-    p: Any = 0.8
+    p: Number = 0.8
     rescale: bool = static(default=False)
     restarts: int = static(default=1)
     pullbacks = 0
@@ -113,7 +114,7 @@ class Square(Attack):
     def done(self, problem: Problem, state: SquareState) -> Bool[Array, ""]:
         return state.step > self.steps
 
-    def _side(self, problem: Problem, step: Array) -> Any:
+    def _side(self, problem: Problem, step: Array) -> Int[Array, ""]:
         """The side of the squares after `step` trials (int32)."""
         height, width, _ = problem.image.shape
         clock = step * CLOCK // self.steps if self.rescale else step
@@ -142,7 +143,7 @@ class Square(Attack):
         bump = _bump(best.shape, side, corner, jax.random.bernoulli(turn), order)
         signs = jax.random.rademacher(sign, (best.shape[2],), best.dtype)
 
-        def length(mask: Any) -> Array:  # of each channel
+        def length(mask: Bool[Array, "H W 1"]) -> Array:  # of each channel
             return (jnp.where(mask, jnp.abs(delta), 0.0) ** order).sum((0, 1)) ** (1 / order)
 
         left = jnp.maximum(problem.epsilon**order - (jnp.abs(delta) ** order).sum(), 0.0)
@@ -204,7 +205,7 @@ def _window(shape: tuple[int, ...], side: Array, key: Array) -> Bool[Array, "H W
 
 
 def _bump(
-    shape: tuple[int, ...], side: Any, corner: Array, turn: Array, order: float
+    shape: tuple[int, ...], side: Number, corner: Array, turn: Array, order: float
 ) -> Float[Array, "H W 1"]:
     """Two pyramids side by side, of opposite signs, of length 1 in the norm of this order.
 

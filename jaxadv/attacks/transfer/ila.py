@@ -1,9 +1,9 @@
 """The intermediate level attack, which amplifies another attack's change of a hidden layer."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxadv.attacks.common.gradient import GradientAttack, GradientState
 from jaxadv.core.attack import Answer, Problem
@@ -20,10 +20,10 @@ class ILAState(NamedTuple):
         direction: [K + 1 + F], the direction in the model's outputs, zero except at the features.
     """
 
-    image: Any
-    optimizer: Any
-    step: Any
-    direction: Any
+    image: Float[Array, "H W C"]
+    optimizer: PyTree
+    step: Int[Array, ""]
+    direction: Float[Array, " K+1+F"]
 
 
 @pytree
