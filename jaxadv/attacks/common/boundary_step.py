@@ -49,8 +49,8 @@ def falsi(
     def turn(_: Number, carry: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
         low, high, at_low, at_high, side, best, least, extra = carry
         fall = at_high - at_low
-        share = jnp.where(fall == 0, 0.5, -at_low / jnp.where(fall == 0, 1.0, fall))
-        middle = low + jnp.clip(share, 0.01, 0.99) * (high - low)
+        fraction = jnp.where(fall == 0, 0.5, -at_low / jnp.where(fall == 0, 1.0, fall))
+        middle = low + jnp.clip(fraction, 0.01, 0.99) * (high - low)
         value, more = f(middle)
         below = (value > 0) == (at_high <= 0)  # on the side of `low`
         at_high = jnp.where(below & (side < 0), at_high / 2, at_high)
@@ -171,7 +171,7 @@ def boundary_step(
         epsilon = nearest + (1 - weight) * (farthest - nearest) if norm == "linf" else infinite
         least, most = jnp.maximum(low, -epsilon), jnp.minimum(high, epsilon)
 
-        def kept(s: Array) -> Array:
+        def changes(s: Array) -> Array:
             # L0: entries whose change saves more length than it costs.
             free = jnp.clip(s * normal - back, low, high)
             return jnp.square(s * normal - back) - jnp.square(s * normal - back - free) > (
@@ -185,11 +185,11 @@ def boundary_step(
             elif norm == "l1":
                 moved = jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - threshold, 0.0)
             elif norm == "l0":
-                moved = jnp.where(kept(s), moved, 0.0)
+                moved = jnp.where(changes(s), moved, 0.0)
             return jnp.clip(moved, least, most)
 
         s = multiplier(lambda s: gap(point(s)), span + threshold)
-        return on(kept(s)) if norm == "l0" else point(s)
+        return on(changes(s)) if norm == "l0" else point(s)
 
     def excess(e: Array) -> Array:
         """Return a value above 0 if the step is too long or off the plane (L0: too few entries)."""

@@ -23,14 +23,14 @@ class Line(NamedTuple):
         distance: float32 scalar, its distance from the image (infinite: none yet).
         low: float32 scalar, fraction of the way from the image to `closest` that failed.
         high: float32 scalar, fraction of that way that succeeded.
-        asked: int32 scalar, queries of the search so far (-1: the walk is not over).
+        queried: int32 scalar, queries of the search so far (-1: the walk is not over).
     """
 
     closest: Float[Array, "H W C"]
     distance: Float[Array, ""]
     low: Float[Array, ""]
     high: Float[Array, ""]
-    asked: Int[Array, ""]
+    queried: Int[Array, ""]
 
     @classmethod
     def begin(cls, problem: Problem) -> "Line":
@@ -80,24 +80,24 @@ class Crossing(MinimumNorm):
         return across
 
     def needs(self, problem: Problem, state: State) -> Needs:
-        walking = (state.line.asked < 0) & (state.step < self.gradients)
+        walking = (state.line.queried < 0) & (state.step < self.gradients)
         return Needs(jnp.ones(1, bool), walking[None])
 
     def tell(self, problem: Problem, state: State, answer: Answer) -> State:
-        line, searching = state.line, state.line.asked >= 0
+        line, searching = state.line, state.line.queried >= 0
         beyond = across(problem.goal, answer.logits[0])
         over = searching | self.ends(problem, state, beyond) | (state.step >= self.gradients)
         walked = self.walk(problem, state, answer, beyond)
 
         distance = self.geometry.distance(state.image - problem.image)
         closer = beyond & ~searching & (distance < line.distance)
-        share = (line.low + line.high) / 2
+        fraction = (line.low + line.high) / 2
         line = Line(
             closest=jnp.where(closer, state.image, line.closest),
             distance=jnp.where(closer, distance, line.distance),
-            low=jnp.where(searching & ~beyond, share, line.low),
-            high=jnp.where(searching & beyond, share, line.high),
-            asked=jnp.where(over, line.asked + 1, -1),
+            low=jnp.where(searching & ~beyond, fraction, line.low),
+            high=jnp.where(searching & beyond, fraction, line.high),
+            queried=jnp.where(over, line.queried + 1, -1),
         )
         between = problem.image + (line.low + line.high) / 2 * (line.closest - problem.image)
         image = jnp.where(over, between, walked.image)
@@ -106,4 +106,4 @@ class Crossing(MinimumNorm):
 
     def done(self, problem: Problem, state: State) -> Bool[Array, ""]:
         nothing = state.line.distance == jnp.inf
-        return (state.line.asked >= 0) & (nothing | (state.line.asked >= self.search))
+        return (state.line.queried >= 0) & (nothing | (state.line.queried >= self.search))

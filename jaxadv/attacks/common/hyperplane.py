@@ -40,8 +40,8 @@ def smallest(holds: Callable[[Array], Bool[Array, ""]]) -> Float[Array, ""]:
         enough = holds(lax.bitcast_convert_type(middle, jnp.float32))
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
-    _, found = lax.fori_loop(0, 31, halve, (jnp.int32(-1), jnp.int32(LARGEST)))
-    return lax.bitcast_convert_type(found, jnp.float32)
+    _, bits = lax.fori_loop(0, 31, halve, (jnp.int32(-1), jnp.int32(LARGEST)))
+    return lax.bitcast_convert_type(bits, jnp.float32)
 
 
 def _scaled(normal: Float[Array, "..."], gap: Number) -> tuple[Array, Array, Array]:
@@ -91,10 +91,10 @@ def hyperplane_step(
 
     if norm == "l1":
         least = smallest(lambda w: jnp.where(weight > w, weight * room, 0).sum() <= wanted)
-        whole = jnp.where(weight > least, room, 0)
+        full = jnp.where(weight > least, room, 0)
         last = jnp.where(weight == least, room, 0)
-        left = (wanted - (weight * whole).sum()) / jnp.maximum((weight * last).sum(), 1e-37)
-        return way * (whole + jnp.clip(left, 0, 1) * last)
+        left = (wanted - (weight * full).sum()) / jnp.maximum((weight * last).sum(), 1e-37)
+        return way * (full + jnp.clip(left, 0, 1) * last)
 
     def moved(length: Array) -> Array:
         return jnp.minimum(length if norm == "linf" else length * weight, room)

@@ -60,8 +60,8 @@ class Bracket(NamedTuple):
         low, high = jnp.where(success, self.c, self.low), jnp.where(success, self.high, self.c)
         margin_low = jnp.where(success, margin, self.margin_low / jnp.where(run < -1, 2, 1))
         margin_high = jnp.where(success, self.margin_high / jnp.where(run > 1, 2, 1), margin)
-        share = margin_high / jnp.maximum(margin_high - margin_low, 1e-30)
-        between = high * (low / high) ** jnp.clip(share, 0.05, 0.95)
+        fraction = margin_high / jnp.maximum(margin_high - margin_low, 1e-30)
+        between = high * (low / high) ** jnp.clip(fraction, 0.05, 0.95)
         beyond = jnp.where(success, 2 * self.c, self.c / 2)
         return Bracket(
             c=jnp.where((low > 0) & (high < jnp.inf), between, beyond),
@@ -75,7 +75,7 @@ class Bracket(NamedTuple):
             round=self.round + 1,
         )
 
-    def settled(self, tolerance: Number) -> Bool[Array, ""]:
+    def converged(self, tolerance: Number) -> Bool[Array, ""]:
         """Return whether the ends agree to a relative `tolerance` in distance (at a jump, in c)."""
         agree = self.distance_low <= self.distance_high * (1 + tolerance)
         return (self.low > 0) & (agree | (self.high <= self.low * (1 + tolerance)))

@@ -25,7 +25,8 @@ class FGSM(GradientAttack):
         sparsity: Not used in Linf.
 
     Raises:
-        ValueError: If `norm` is not "linf", `loss` is unknown, or `steps` or `restarts` is below 1.
+        ValueError: If `norm` is not "linf", `loss` is unknown, `steps` or `restarts` is below 1, or
+            `step_size` is not a finite number above 0.
 
     >>> import jaxadv as ja
     >>> attack = ja.FGSM()
@@ -53,7 +54,8 @@ class FGM(GradientAttack):
         sparsity: As in `PGD`.
 
     Raises:
-        ValueError: If `norm` or `loss` is unknown, or `steps` or `restarts` is below 1.
+        ValueError: If `norm` or `loss` is unknown, `steps` or `restarts` is below 1, or
+            `step_size` is not a finite number above 0.
 
     >>> import jaxadv as ja
     >>> attack = ja.FGM(norm="l2")

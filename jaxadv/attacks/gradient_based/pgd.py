@@ -26,7 +26,8 @@ class PGD(GradientAttack):
             arXiv 1904.13000).
 
     Raises:
-        ValueError: If `norm` or `loss` is unknown, or `steps` or `restarts` is below 1.
+        ValueError: If `norm` or `loss` is unknown, `steps` or `restarts` is below 1, or
+            `step_size` is not a finite number above 0.
 
     >>> import jaxadv as ja
     >>> attack = ja.PGD(norm="linf", steps=40, step_size=0.1)
@@ -53,7 +54,8 @@ class BIM(GradientAttack):
         sparsity: As in `PGD`.
 
     Raises:
-        ValueError: If `norm` or `loss` is unknown, or `steps` or `restarts` is below 1.
+        ValueError: If `norm` or `loss` is unknown, `steps` or `restarts` is below 1, or
+            `step_size` is not a finite number above 0.
 
     >>> import jaxadv as ja
     >>> attack = ja.BIM(steps=10)

@@ -40,7 +40,8 @@ class ALMAState(NamedTuple):
         rho: float32 scalar, the weight of the penalty.
         constraint: float32 scalar, the value of the constraint at the last check.
         rate: float32 scalar, the step size.
-        found: int32 scalar, the step of the first adversarial iterate (`steps + 1`: none yet).
+        first_success: int32 scalar, the step of the first adversarial iterate (`steps + 1`: none
+            yet).
         step: int32 scalar, gradients taken so far.
         noise: [H, W, C] float32, the direction of the first step where the first gradient is 0.
     """
@@ -51,7 +52,7 @@ class ALMAState(NamedTuple):
     rho: Float[Array, ""]
     constraint: Float[Array, ""]
     rate: Float[Array, ""]
-    found: Int[Array, ""]
+    first_success: Int[Array, ""]
     step: Int[Array, ""]
     noise: Float[Array, "H W C"]
 
@@ -153,11 +154,15 @@ class ALMA(MinimumNorm):
         delta = (state.image - problem.image) / span
         uphill = -span * answer.gradients[0, 0]  # ascent direction of the constraint
         value = self.constraint(problem.goal, answer.logits[0])
-        found = jnp.where(value < 0, jnp.minimum(state.found, state.step), state.found)
+        first_success = jnp.where(
+            value < 0, jnp.minimum(state.first_success, state.step), state.first_success
+        )
 
         # Check every few steps whether the constraint decreases.
         checked = (state.step + 1) % self.check == 0
-        stuck = checked & (found > self.steps) & (value >= self.improvement * state.constraint)
+        stuck = (
+            checked & (first_success > self.steps) & (value >= self.improvement * state.constraint)
+        )
         rho = jnp.where(stuck, self.growth * state.rho, state.rho)
         constraint = jnp.where(checked | first, value, state.constraint)
 
@@ -172,13 +177,13 @@ class ALMA(MinimumNorm):
         rate = jnp.where(first, self.first_rate(problem, gradient), state.rate)
         gradient = gradient + jnp.where(first, 0.0, self.shortest(delta))
 
-        share = (state.step - found) / jnp.maximum(self.steps - found, 1)
-        pace = rate * self.last_step ** jnp.where(found <= state.step, share, 0.0)
+        fraction = (state.step - first_success) / jnp.maximum(self.steps - first_success, 1)
+        pace = rate * self.last_step ** jnp.where(first_success <= state.step, fraction, 0.0)
         update, optimizer = self.optimizer().update(gradient, state.optimizer)
         moved = state.image - span * pace * jnp.asarray(update)
         image = jnp.clip(moved, problem.lower, problem.upper)
         return ALMAState(
-            image, optimizer, mu, rho, constraint, rate, found, state.step + 1, state.noise
+            image, optimizer, mu, rho, constraint, rate, first_success, state.step + 1, state.noise
         )
 
     def shortest(self, delta: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -171,9 +171,9 @@ class BrendelBethge(MinimumNorm):
     def tell(
         self, problem: Problem, state: BrendelBethgeState, answer: Answer
     ) -> BrendelBethgeState:
-        found = across(problem.goal, answer.logits[0])  # also beyond epsilon
+        adversarial = across(problem.goal, answer.logits[0])  # also beyond epsilon
         sought = where(
-            found,
+            adversarial,
             self._between(problem, state._replace(far=state.image, phase=jnp.int32(self.SEARCH))),
             self._another(problem, state),
         )
@@ -181,29 +181,33 @@ class BrendelBethge(MinimumNorm):
         halved = self._between(
             problem,
             state._replace(
-                low=jnp.where(found, state.low, middle),
-                high=jnp.where(found, middle, state.high),
+                low=jnp.where(adversarial, state.low, middle),
+                high=jnp.where(adversarial, middle, state.high),
                 halved=state.halved + 1,
             ),
         )
-        followed = self._follow(problem, state, answer, found)
+        followed = self._follow(problem, state, answer, adversarial)
         begun = where(state.phase == self.SEARCH, halved, followed)
         return where(state.phase == self.SEEK, sought, begun)
 
     def _between(self, problem: Problem, state: BrendelBethgeState) -> BrendelBethgeState:
         """Return the state with the next query of the binary search, or with its last success."""
         over = state.halved >= self.search
-        share = jnp.where(over, state.high, (state.low + state.high) / 2)
-        whole = self.geometry.distance(state.far - problem.image)
-        nearer = self.project(problem, state.far, share * whole)
-        image = jnp.where(share < 1, nearer, state.far)
+        fraction = jnp.where(over, state.high, (state.low + state.high) / 2)
+        distance = self.geometry.distance(state.far - problem.image)
+        nearer = self.project(problem, state.far, fraction * distance)
+        image = jnp.where(fraction < 1, nearer, state.far)
         phase = jnp.where(over, self.FOLLOW, self.SEARCH)
         return state._replace(
             image=jnp.clip(image, problem.lower, problem.upper), phase=phase.astype(jnp.int32)
         )
 
     def _follow(
-        self, problem: Problem, state: BrendelBethgeState, answer: Answer, found: Bool[Array, ""]
+        self,
+        problem: Problem,
+        state: BrendelBethgeState,
+        answer: Answer,
+        adversarial: Bool[Array, ""],
     ) -> BrendelBethgeState:
         """Return the state after one step within the trust region.
 
@@ -213,7 +217,7 @@ class BrendelBethge(MinimumNorm):
             problem: The problem of this image.
             state: The state before the step.
             answer: Logits and gradient at the iterate.
-            found: bool scalar, whether the iterate is adversarial.
+            adversarial: bool scalar, whether the iterate is adversarial.
 
         Returns:
             The state with the next iterate.
@@ -228,7 +232,7 @@ class BrendelBethge(MinimumNorm):
         every = max(self.steps // self.decays, 1)
         first = RADIUS[self.norm] if self.learning_rate is None else self.learning_rate
         radius = first * diameter("l2", state.image.size, upper - lower)
-        since = state.since + (found | (state.since > 0))
+        since = state.since + (adversarial | (state.since > 0))
         radius = radius * self.decay ** (since // every).astype(jnp.float32)
         image = boundary_step(
             self.norm, state.image, problem.image, normal, -beyond - margin, radius, lower, upper

@@ -25,7 +25,7 @@ TINY = (
     1e-12  # Adam's epsilon: with the usual 1e-8 a small c would not move pixels where tanh is flat
 )
 WITHIN = 1e-4  # Linf: an excess over tau below this fraction of c counts as 0
-SHARE = 0.3  # L0: of n changed entries SHARE * sqrt(n) are fixed at a time, at least one
+FRACTION = 0.3  # L0: of n changed entries FRACTION * sqrt(n) are fixed at a time, at least one
 
 
 class Task(NamedTuple):
@@ -255,11 +255,11 @@ class CW(Rounds):
         """Return the task of the next round in L0: fewer free entries, or twice the c."""
         changed = task.free & (delta != 0)
         count = changed.sum()
-        fixed = jnp.maximum(jnp.floor(SHARE * jnp.sqrt(count)), 1)
-        kept = largest(jnp.where(changed, jnp.abs(slope * delta), 0), count - fixed) & changed
+        fixed = jnp.maximum(jnp.floor(FRACTION * jnp.sqrt(count)), 1)
+        free = largest(jnp.where(changed, jnp.abs(slope * delta), 0), count - fixed) & changed
         c = task.weight.c
         return task._replace(
             begin=jnp.where(reached, w, task.begin),
             weight=task.weight._replace(c=jnp.where(reached, c, 2 * c)),
-            free=jnp.where(reached, kept, task.free),
+            free=jnp.where(reached, free, task.free),
         )

@@ -142,7 +142,7 @@ class DeepFool(Crossing):
         if self.boxed:
             return hyperplane_step(norm, state.image, normal, gap, *box)
         step = free_step(norm, normal, gap)
-        kept = (normal * (jnp.clip(state.image + step, *box) - state.image)).sum()
+        clipped_gap = (normal * (jnp.clip(state.image + step, *box) - state.image)).sum()
         free = jnp.where(normal > 0, state.image < box[1], state.image > box[0])
         freed = free_step(norm, jnp.where(free, normal, 0), gap)
-        return jnp.where(kept < gap / 2, freed, step)
+        return jnp.where(clipped_gap < gap / 2, freed, step)

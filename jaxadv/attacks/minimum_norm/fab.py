@@ -205,9 +205,11 @@ class FAB(Attack):
         iterate = jnp.where(linearised, self.step(problem, state, answer), iterate)
 
         # The final search: interpolate the margin linearly between the two ends.
-        share = self._share(state)
-        low, margin_low = where(searching & ~across, (share, margin), (state.low, state.margin_low))
-        high = jnp.where(searching & across, share, state.high)
+        fraction = self._next_fraction(state)
+        low, margin_low = where(
+            searching & ~across, (fraction, margin), (state.low, state.margin_low)
+        )
+        high = jnp.where(searching & across, fraction, state.high)
         margin_high = jnp.where(closer | (searching & across), margin, state.margin_high)
         state = FABState(
             image=iterate,
@@ -220,7 +222,7 @@ class FAB(Attack):
             margin_low=margin_low,
             margin_high=margin_high,
         )
-        between = problem.image + self._share(state) * (closest - problem.image)
+        between = problem.image + self._next_fraction(state) * (closest - problem.image)
         last = state.tick >= 2 * self.steps
         following = jnp.clip(jnp.where(last, between, iterate), problem.lower, problem.upper)
         return state._replace(image=following)
@@ -244,7 +246,7 @@ class FAB(Attack):
         mixed = (1 - alpha) * (image + self.eta * here) + alpha * (original + self.eta * there)
         return jnp.clip(mixed, *box)
 
-    def _share(self, state: FABState) -> Float[Array, ""]:
+    def _next_fraction(self, state: FABState) -> Float[Array, ""]:
         aim = BEYOND * state.margin_high
         fall = jnp.maximum(state.margin_low - state.margin_high, 1e-30)
         part = jnp.clip((state.margin_low - aim) / fall, 0, 1)

@@ -154,8 +154,8 @@ class FMN(MinimumNorm):
     def bisect(self, problem: Problem, state: FMNState, across: Bool[Array, ""]) -> FMNState:
         """Return the next point between image and start; at the end, the nearest success."""
         assert problem.start is not None
-        asked = self._between(state)
-        low, high = where(across, (state.low, asked), (asked, state.high))
+        queried = self._between(state)
+        low, high = where(across, (state.low, queried), (queried, state.high))
         state = state._replace(low=low, high=high, searched=state.searched + 1)
         following = jnp.where(state.searched == self.search, high, self._between(state))
         image = self.project(problem, problem.start, following)

@@ -59,8 +59,8 @@ def salient_pair(
     target = jnp.where(free, target, -jnp.inf)  # a sum with it is never above 0
     targets, rest = jnp.tile(target, 2), jnp.tile(others, 2)
 
-    def compare(distance: Number, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        most, where = found
+    def compare(distance: Number, best: tuple[Array, Array]) -> tuple[Array, Array]:
+        most, where = best
         alpha = target + lax.dynamic_slice(targets, (distance,), (size,))
         beta = others + lax.dynamic_slice(rest, (distance,), (size,))
         score = jnp.maximum(alpha, 0.0) * jnp.maximum(-beta, 0.0)
@@ -173,15 +173,15 @@ class JSMA(MinimumNorm):
         room = jnp.where(way > 0, problem.upper - image, image - problem.lower)
         free = room > hair
         target, others = way * answer.gradients[0].reshape(2, -1)
-        p, q, found = salient_pair(target, others, free.ravel())
+        p, q, exists = salient_pair(target, others, free.ravel())
         pair = (jnp.arange(image.size) == p) | (jnp.arange(image.size) == q)
         moved = image.ravel() + way * self.theta * (problem.upper - problem.lower)
         moved = jnp.clip(moved, problem.lower, problem.upper)
-        moved = jnp.where(pair & found, moved, image.ravel()).reshape(image.shape)
+        moved = jnp.where(pair & exists, moved, image.ravel()).reshape(image.shape)
         # Epsilon is a distance that was already reached: farther images need no query.
         farther = self.geometry.distance(moved - problem.image) > problem.epsilon
         last = state.step >= self._most(problem)
-        over = answer.adversarial[0] | ~found | farther | last
+        over = answer.adversarial[0] | ~exists | farther | last
         # Pass a non-finite gradient on to the next query, where the engine checks for it.
         moved = jnp.where(last, image, moved + 0 * answer.gradients[0, 0])
         return JSMAState(moved, state.target, way, state.step + 1, over)

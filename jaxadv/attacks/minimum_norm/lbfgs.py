@@ -36,7 +36,7 @@ class LBFGSState(NamedTuple):
         margin: Scalar, the margin at `iterate`.
         adversarial: bool scalar, whether `iterate` is adversarial.
         trial: [n], the next query.
-        found: [n], the minimiser of the largest c that succeeded.
+        result: [n], the minimiser of the largest c that succeeded.
         memory: Curvature pairs of L-BFGS.
         bracket: The search for c.
         reach: Scalar, the distance of the boundary in a linear model.
@@ -53,7 +53,7 @@ class LBFGSState(NamedTuple):
     margin: Float[Array, ""]
     adversarial: Bool[Array, ""]
     trial: Float[Array, " n"]
-    found: Float[Array, " n"]
+    result: Float[Array, " n"]
     memory: Memory
     bracket: Bracket
     reach: Float[Array, ""]
@@ -174,7 +174,7 @@ class LBFGS(Attack):
             margin=zero,
             adversarial=no,
             trial=start,
-            found=start,
+            result=start,
             memory=Memory.empty(self.memory, start),
             bracket=Bracket.begin(zero + 1),
             reach=zero,
@@ -237,9 +237,9 @@ class LBFGS(Attack):
         over = residual <= jnp.clip(plain, exact, ROUGHEST) * distance
         over = ~first & (over | (stalled >= STALLED) | (steps >= self.iterations))
         turned = bracket.after(adversarial, margin, distance)
-        found = jnp.where(over & (adversarial | (turned.low == 0)), iterate, state.found)
+        result = jnp.where(over & (adversarial | (turned.low == 0)), iterate, state.result)
         bracket = where(over, turned, bracket)
-        last = over & (bracket.settled(self.tolerance) | (bracket.round >= self.rounds))
+        last = over & (bracket.converged(self.tolerance) | (bracket.round >= self.rounds))
         rejected, stalled, steps = where(over, (jnp.int32(0),) * 3, (rejected, stalled, steps))
 
         # A rejection changes the next direction; from the second in a row it halves the step.
@@ -252,8 +252,8 @@ class LBFGS(Attack):
             gradient=gradient,
             margin=margin,
             adversarial=adversarial,
-            trial=jnp.where(last, found, trial),
-            found=found,
+            trial=jnp.where(last, result, trial),
+            result=result,
             memory=memory,
             bracket=bracket,
             reach=reach,
@@ -311,8 +311,8 @@ class LBFGS(Attack):
         free = ~_blocked(iterate, total, problem)
 
         def reached(step: Array) -> Array:
-            share = jnp.minimum(longest / jnp.maximum(_length(step), 1e-30), 1)
-            return self._clip(problem, iterate - share * step)
+            fraction = jnp.minimum(longest / jnp.maximum(_length(step), 1e-30), 1)
+            return self._clip(problem, iterate - fraction * step)
 
         trial = reached(memory.newton(total, free, curvature))
         uphill = total @ (trial - iterate) >= 0  # the box has reversed the step

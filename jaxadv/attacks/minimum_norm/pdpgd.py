@@ -42,14 +42,14 @@ def proximal_l23(r: Float[Array, "..."], weight: Number) -> Float[Array, "..."]:
     """
     size = jnp.abs(r)
     k = weight * (2 / 3) / jnp.maximum(size, 1e-20) ** (4 / 3)
-    kept = k < 2 ** (-4 / 3)
-    k = jnp.where(kept, k, 0.0)
+    nonzero = k < 2 ** (-4 / 3)
+    k = jnp.where(nonzero, k, 0.0)
 
     def newton(_: Number, v: Array) -> Array:
         return v - (v**4 - v + k) / (4 * v**3 - 1)
 
     v = lax.fori_loop(0, NEWTON, newton, jnp.ones_like(size))
-    return jnp.where(kept, r * v**3, 0.0)
+    return jnp.where(nonzero, r * v**3, 0.0)
 
 
 def proximal_l1(r: Float[Array, "..."], weight: Number) -> Float[Array, "..."]:

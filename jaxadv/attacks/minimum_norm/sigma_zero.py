@@ -110,6 +110,6 @@ class SigmaZero(MinimumNorm):
         )
         change = self.threshold_step * step_size
         threshold = jnp.clip(state.threshold + jnp.where(across, change, -change), 0, 1)
-        kept = jnp.abs(moved - problem.image) >= threshold * span
-        image = jnp.where(kept, moved, problem.image)
+        changed = jnp.abs(moved - problem.image) >= threshold * span
+        image = jnp.where(changed, moved, problem.image)
         return SigmaZeroState(image, adam, threshold, state.step + 1)

@@ -184,10 +184,10 @@ class TrustRegion(Crossing):
         # Step to the hyperplane, or as far as the radius allows.
         free = jnp.where(normal > 0, state.image < problem.upper, state.image > problem.lower)
         wanted = (1 + self.overshoot) * jnp.abs(gap) + 10 * CLEAR * jnp.abs(logits).max()
-        whole = free_step(self.norm, jnp.where(free, normal, 0), wanted)
+        full = free_step(self.norm, jnp.where(free, normal, 0), wanted)
         longest = (1 + self.overshoot) * radius
-        length = self.geometry.distance(whole)
-        moved = state.image + whole * jnp.minimum(longest / jnp.maximum(length, 1e-30), 1)
+        length = self.geometry.distance(full)
+        moved = state.image + full * jnp.minimum(longest / jnp.maximum(length, 1e-30), 1)
         moved = jnp.clip(moved, problem.lower, problem.upper)
         goes = state.step >= self.classes - 2
         return state._replace(

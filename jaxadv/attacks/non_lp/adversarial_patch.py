@@ -89,8 +89,8 @@ class AdversarialPatch(Iterate):
             step; `step_size` is then not used.
 
     Raises:
-        ValueError: If `place` or `loss` is unknown, `size`, `steps` or `restarts` is below 1, or
-            the patch does not fit into the image.
+        ValueError: If `place` or `loss` is unknown, `size`, `steps` or `restarts` is below 1,
+            `step_size` is not a finite number above 0, or the patch does not fit into the image.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> weights = jnp.zeros((16, 2)).at[15].set(jnp.array([-1.0, 1.0]))

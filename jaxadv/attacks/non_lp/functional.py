@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxadv.attacks.common.gradient_iteration import Iterate
+from jaxadv.attacks.common.gradient_iteration import Iterate, check_numbers
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import Loss, get_loss
@@ -65,9 +65,10 @@ class Functional(Iterate):
     def __post_init__(self) -> None:
         super().__post_init__()
         get_loss(self.loss)
-        for field, least in (("bound", 0), ("smoothness", 0), ("step_size", 1e-30)):
+        check_numbers(self, step_size=np.inf)
+        for field in ("bound", "smoothness"):
             value = getattr(self, field)
-            if isinstance(value, np.floating) and not least <= value < np.inf:
+            if isinstance(value, np.floating) and not 0 <= value < np.inf:
                 raise ValueError(f"{field}={value}: pass a number that is not negative")
 
     def untouched(self, problem: Problem) -> Float[Array, "..."]:

@@ -45,8 +45,8 @@ class ReColorAdv(Functional):
 
     Raises:
         ValueError: If the loss, the norm or the space is unknown, resolution is not three integers
-            of 2 or more, a number is negative or steps or restarts is below 1; in a run, for images
-            of other than 1 or 3 channels and for a start.
+            of 2 or more, bound or smoothness is negative, step_size is not above 0, or steps or
+            restarts is below 1; in a run, for images of other than 1 or 3 channels and for a start.
 
     >>> import jax, numpy as np, jaxadv as ja
     >>> warm = ja.Model(lambda w, x: x.mean((1, 2)) @ w, np.array([[1.0, -1], [0, 0], [-1, 1]]))

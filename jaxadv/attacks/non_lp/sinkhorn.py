@@ -30,7 +30,7 @@ def costs(window: int, power: Number) -> Float[Array, "O 1 1 1"]:
     return jnp.where(length > 0, jnp.asarray(length, jnp.float32) ** power, 0.0)
 
 
-def gathered(values: Float[Array, "H W C"], window: int, beyond: float) -> Float[Array, "O H W C"]:
+def windows(values: Float[Array, "H W C"], window: int, beyond: float) -> Float[Array, "O H W C"]:
     """At each pixel the values of those within its window; outside the image: `beyond`."""
     height, width, _ = values.shape
     half = window // 2
@@ -68,7 +68,7 @@ class Prices(NamedTuple):
 
 def plan_of(mass: Array, prices: Prices, cost: Array, window: int) -> Float[Array, "O H W C"]:
     """The plan of these dual variables; exactly `mass` leaves each pixel."""
-    gain = gathered(prices.worth, window, -jnp.inf) - prices.fare * cost
+    gain = windows(prices.worth, window, -jnp.inf) - prices.fare * cost
     odds = jnp.exp(gain - gain.max(0))
     return mass * odds / odds.sum(0)
 
@@ -117,12 +117,12 @@ def sinkhorn(
     """
 
     def step(_: Number, prices: Prices) -> Prices:
-        gain = gathered(prices.worth, window, -jnp.inf) - prices.fare * cost
+        gain = windows(prices.worth, window, -jnp.inf) - prices.fare * cost
         most = gain.max(0)
         total = jnp.log(jnp.exp(gain - most).sum(0)) + most
         # log of sum_i mass_i exp(-fare cost - total_i), that is, of what arrives per exp(worth).
         left = jnp.where(mass > 0, jnp.log(jnp.maximum(mass, 1e-30)) - total, -jnp.inf)
-        coming = gathered(left, window, -jnp.inf) - prices.fare * cost
+        coming = windows(left, window, -jnp.inf) - prices.fare * cost
         peak = jnp.maximum(coming.max(0), -1e4)
         inflow = jnp.log(jnp.maximum(jnp.exp(coming - peak).sum(0), 1e-30)) + peak
         aim = wanted * sharpness
@@ -130,8 +130,8 @@ def sinkhorn(
         plan = plan_of(mass, Prices(worth, prices.fare), cost, window)
         slope, bend = (plan * cost).sum() - radius, (plan * jnp.square(cost)).sum()
         move = slope / jnp.maximum(bend, 1e-30)
-        share = jnp.exp2(-jnp.arange(BACKTRACKS, dtype=jnp.float32))
-        fares = prices.fare + share * move
+        factors = jnp.exp2(-jnp.arange(BACKTRACKS, dtype=jnp.float32))
+        fares = prices.fare + factors * move
         fare = jnp.where((fares >= 0).any(), fares[jnp.argmax(fares >= 0)], 0.0)
         return Prices(worth, fare)
 
@@ -145,7 +145,7 @@ def affordable(
     cost: Float[Array, "O 1 1 1"],
     window: int,
 ) -> Float[Array, "H W C"]:
-    """The mass that arrives by as much of a plan as the radius and the pixels' capacity allow.
+    """The mass that arrives by the part of a plan that the radius and the capacities allow.
 
     All inflows of one pixel are reduced by the same factor, until no pixel overflows; then all
     moves by the same factor, until their cost is at most the radius.
@@ -167,8 +167,8 @@ def affordable(
         return arrived(moves, window), moves.sum(0)
 
     def cut(moves: Array, allowed: Array, coming: Array) -> Array:
-        kept = jnp.where(coming > allowed, allowed / jnp.maximum(coming, 1e-30), 1.0)
-        return moves * gathered(kept, window, 0.0)
+        fraction = jnp.where(coming > allowed, allowed / jnp.maximum(coming, 1e-30), 1.0)
+        return moves * windows(fraction, window, 0.0)
 
     def fit(number: Number, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         # Outflow makes room too; a pixel that overflows again later may not rely on it.
@@ -185,6 +185,6 @@ def affordable(
     careful = cut(moves, room, coming_all)
     fits = (coming <= room + leaving + 1e-6 * (room + mass)).all()
     moves = jnp.where(fits, fitted, careful)
-    share = jnp.minimum(radius / jnp.maximum((moves * cost).sum(), 1e-30), 1.0)
-    moves = share * moves
+    fraction = jnp.minimum(radius / jnp.maximum((moves * cost).sum(), 1e-30), 1.0)
+    moves = fraction * moves
     return mass - moves.sum(0) + arrived(moves, window)

@@ -18,11 +18,11 @@ class SpatialState(NamedTuple):
 
     Attributes:
         drawn: [draws, 3], random transformations in the units of `grid` (None: the grid).
-        asked: Integer scalar, transformations queried so far.
+        queried: Integer scalar, transformations queried so far.
     """
 
     drawn: Float[Array, "draws 3"] | None
-    asked: Int[Array, ""]
+    queried: Int[Array, ""]
 
 
 def turned(
@@ -145,27 +145,27 @@ class Spatial(Attack):
 
     def numbers(self, state: SpatialState) -> Array:
         """Indices [Q] of the transformations of the next queries."""
-        return state.asked + jnp.arange(self.queries)
+        return state.queried + jnp.arange(self.queries)
 
     def ask(self, problem: Problem, state: SpatialState) -> Float[Array, "Q ..."]:
         every = jnp.asarray(grid(self.angles, self.shifts)) if state.drawn is None else state.drawn
-        shares = every[jnp.minimum(self.numbers(state), self.count - 1)]
+        fractions = every[jnp.minimum(self.numbers(state), self.count - 1)]
 
-        def one(share: Array) -> Array:
-            moves = self.translation * share[1:]
+        def one(fraction: Array) -> Array:
+            moves = self.translation * fraction[1:]
             image = turned(
-                problem.image, self.rotation * share[0], moves[0], moves[1], problem.lower
+                problem.image, self.rotation * fraction[0], moves[0], moves[1], problem.lower
             )
             return jnp.clip(image, problem.lower, problem.upper)
 
-        return jax.vmap(one)(shares)
+        return jax.vmap(one)(fractions)
 
     def needs(self, problem: Problem, state: SpatialState) -> Needs:
         wanted = self.numbers(state) < self.count
         return Needs(wanted, jnp.zeros_like(wanted))
 
     def tell(self, problem: Problem, state: SpatialState, answer: Answer) -> SpatialState:
-        return state._replace(asked=state.asked + self.queries)
+        return state._replace(queried=state.queried + self.queries)
 
     def done(self, problem: Problem, state: SpatialState) -> Bool[Array, ""]:
-        return state.asked >= self.count
+        return state.queried >= self.count

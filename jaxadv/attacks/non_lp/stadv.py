@@ -37,8 +37,8 @@ class StAdv(Functional):
         optimizer: A `ja.Optimizer` in place of Adam, or None (the paper uses L-BFGS).
 
     Raises:
-        ValueError: If the loss or the norm is unknown, a number is negative, or steps or restarts
-            is below 1; in a run, for a start.
+        ValueError: If the loss or the norm is unknown, bound or smoothness is negative, step_size
+            is not above 0, or steps or restarts is below 1; in a run, for a start.
 
     >>> import jax, numpy as np, jaxadv as ja
     >>> lit = ja.Model(lambda side, x: x.mean((1, 3)) @ side, np.eye(8)[:, [3, 2]])

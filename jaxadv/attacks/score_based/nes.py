@@ -125,7 +125,7 @@ class NES(Estimate):
 
     Raises:
         ValueError: If the norm or the loss is unknown, steps or restarts is below 1, samples is odd
-            or below 2, or width is not positive.
+            or below 2, or step_size or width is not a finite number above 0.
 
     >>> import jaxadv as ja
     >>> attack = ja.NES(steps=100, samples=50)
@@ -168,7 +168,7 @@ class SPSA(Estimate):
 
     Raises:
         ValueError: If the norm is not "linf", the loss is unknown, steps or restarts is below 1,
-            samples is odd or below 2, or width is not positive.
+            samples is odd or below 2, or step_size or width is not a finite number above 0.
 
     >>> import jaxadv as ja
     >>> attack = ja.SPSA(steps=100, samples=128)

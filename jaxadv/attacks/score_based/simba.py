@@ -87,7 +87,9 @@ class SimBA(Attack):
         if isinstance(self.step_size, np.floating) and not 0 < self.step_size < np.inf:
             raise ValueError(f"step_size={self.step_size:g}: pass a number above 0")
         if isinstance(self.frequencies, np.floating) and not 0 < self.frequencies <= 1:
-            raise ValueError(f"frequencies={self.frequencies:g}: pass a share, above 0 and up to 1")
+            raise ValueError(
+                f"frequencies={self.frequencies:g}: pass a fraction, above 0 and up to 1"
+            )
 
     @property
     def ticks(self) -> int:

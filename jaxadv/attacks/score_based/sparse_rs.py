@@ -77,7 +77,9 @@ class SparseRS(Attack):
         self.check_norm()
         self.check_least(steps=1, restarts=1)
         if isinstance(self.alpha, np.floating) and not 0 < self.alpha <= 1:
-            raise ValueError(f"alpha={self.alpha:g}: pass a share of the pixels, above 0, up to 1")
+            raise ValueError(
+                f"alpha={self.alpha:g}: pass a fraction of the pixels, above 0, up to 1"
+            )
 
     @property
     def ticks(self) -> int:

@@ -1,7 +1,7 @@
 """Square attack: a score-based random search with shrinking squares.
 
 The images are chosen one tick ahead, so that a tick is one forward pass and no more. The side of
-the squares changes from tick to tick, so a square is a mask over the whole image.
+the squares changes from tick to tick, so a square is a mask over the full image.
 """
 
 from typing import ClassVar, NamedTuple
@@ -79,7 +79,7 @@ class Square(Attack):
         self.check_norm()
         self.check_least(steps=1, restarts=1)
         if isinstance(self.p, np.floating) and not 0 < self.p <= 1:
-            raise ValueError(f"p={self.p:g}: pass a share of the image, above 0 and at most 1")
+            raise ValueError(f"p={self.p:g}: pass a fraction of the image, above 0 and at most 1")
 
     @property
     def ticks(self) -> int:
@@ -118,8 +118,8 @@ class Square(Attack):
         """The side of the squares after `step` trials (int32)."""
         height, width, _ = problem.image.shape
         clock = step * CLOCK // self.steps if self.rescale else step
-        share = self.p / 2.0 ** (clock > jnp.asarray(HALVINGS)).sum()
-        side = jnp.round(jnp.sqrt(share * height * width)).astype(jnp.int32)
+        fraction = self.p / 2.0 ** (clock > jnp.asarray(HALVINGS)).sum()
+        side = jnp.round(jnp.sqrt(fraction * height * width)).astype(jnp.int32)
         least = 1 if self.norm == "linf" else 3
         side = jnp.maximum(side, least)
         if self.norm != "linf":
@@ -170,11 +170,11 @@ class Square(Attack):
             return _bump((side, side, channels), side, corner, turn, self.geometry.order) * sign
 
         tiles = jax.vmap(jax.vmap(tile))(turned, sign)
-        whole = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, channels)
+        pattern = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, channels)
         above, left = (height - rows * side) // 2, (width - columns * side) // 2
         below, right = height - rows * side - above, width - columns * side - left
-        whole = jnp.pad(whole, ((above, below), (left, right), (0, 0)))
-        return problem.epsilon * whole / self.geometry.distance(whole)
+        pattern = jnp.pad(pattern, ((above, below), (left, right), (0, 0)))
+        return problem.epsilon * pattern / self.geometry.distance(pattern)
 
 
 def search_loss(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:

@@ -72,7 +72,7 @@ class ZOO(Rounds):
     Minimises the L2 distance by coordinate descent with Adam on |delta|^2 + c * max(margin +
     confidence, 0). Every step draws `batch` entries of the image and estimates their slopes by the
     symmetric difference quotient between x - width and x + width. Each round of `steps` steps
-    begins at the image and has another c: `initial_c`, ten times as much until a round succeeds,
+    begins at the image and has another c: `initial_c`, multiplied by ten until a round succeeds,
     then bisection. The difference of the paper's log-probabilities is the margin of the logits.
 
     Iterates are clipped to the box, as the paper does on ImageNet (elsewhere it uses tanh space);

@@ -82,8 +82,8 @@ class Transfer(GradientAttack):
 
     Raises:
         ValueError: If the norm, the loss or kernel_form is unknown, steps, restarts or scales is
-            below 1, kernel is even, resize or diversity is out of range, nesterov is set without
-            decay, or mixed without mixed_images.
+            below 1, step_size is not a finite number above 0, kernel is even, resize or diversity
+            is out of range, nesterov is set without decay, or mixed without mixed_images.
 
     >>> import jaxadv as ja
     >>> attack = ja.Transfer(decay=1.0, diversity=0.5, kernel=5, scales=5)
@@ -115,7 +115,7 @@ class Transfer(GradientAttack):
         if self.kernel_form not in FORMS:
             raise ValueError(f"kernel_form={self.kernel_form!r}: pass one of {FORMS}")
         if not 0 < self.resize < 1:
-            raise ValueError(f"resize={self.resize}: pass a share between 0 and 1")
+            raise ValueError(f"resize={self.resize}: pass a fraction between 0 and 1")
         if isinstance(self.diversity, np.floating) and not 0 <= self.diversity <= 1:
             raise ValueError(f"diversity={self.diversity}: pass a probability, or None")
         if self.nesterov and self.decay is None:

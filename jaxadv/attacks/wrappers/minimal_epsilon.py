@@ -80,8 +80,8 @@ class MinimalEpsilon(Around):
         return dataclasses.replace(problem, epsilon=epsilon)
 
     def init(self, problem: Problem, key: Array) -> BisectionState:
-        whole = diameter(self.norm, problem.image.size, problem.upper - problem.lower)
-        largest = whole if self.largest is None else self.largest
+        longest = diameter(self.norm, problem.image.size, problem.upper - problem.lower)
+        largest = longest if self.largest is None else self.largest
         largest = jnp.minimum(jnp.float32(largest), problem.epsilon)
         first = jax.random.fold_in(key, 0)
         inner = self.attack.init(self._at(problem, largest), first)
@@ -92,15 +92,15 @@ class MinimalEpsilon(Around):
 
     def tell(self, problem: Problem, state: BisectionState, answer: Answer) -> BisectionState:
         trying = self._at(problem, state.trial)
-        asked = self.attack.ask(trying, state.inner)
-        distances = jax.vmap(lambda image: self.geometry.distance(image - problem.image))(asked)
+        queries = self.attack.ask(trying, state.inner)
+        distances = jax.vmap(lambda image: self.geometry.distance(image - problem.image))(queries)
         reached = jnp.where(answer.adversarial & answer.used, distances, jnp.inf).min()
-        found = reached < jnp.inf
+        success = reached < jnp.inf
 
         inner = self.attack.tell(trying, state.inner, answer)
-        over = found | self.attack.done(trying, inner)
-        high = jnp.where(found, jnp.minimum(state.high, reached), state.high)
-        low = jnp.where(over & ~found, state.trial, state.low)
+        over = success | self.attack.done(trying, inner)
+        high = jnp.where(success, jnp.minimum(state.high, reached), state.high)
+        low = jnp.where(over & ~success, state.trial, state.low)
         trial = jnp.where(over, (low + high) / 2, state.trial)
         turn = state.round + over
         fresh = self.attack.init(self._at(problem, trial), jax.random.fold_in(state.key, turn))
