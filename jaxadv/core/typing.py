@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-Number = float | int | np.generic | np.ndarray | jax.Array
+Number = float | int | np.number | np.ndarray | jax.Array
 """One number: of Python, of numpy, or an array without axes, which may be traced."""
 
 Numbers = Number | list | tuple
