@@ -384,9 +384,10 @@ CHECKS = (
 
 def _require(holds: bool | np.ndarray, message: str) -> None:
     """Raise AssertionError with the message and the images [N] for which this does not hold."""
-    failed = np.flatnonzero(~np.asarray(holds))
+    passed = np.asarray(holds)
+    failed = np.flatnonzero(~passed)
     if len(failed):
-        where = f" ({len(failed)} of {len(holds)} images: {some(failed)})" if np.ndim(holds) else ""
+        where = f" ({len(failed)} of {passed.size} images: {some(failed)})" if passed.ndim else ""
         raise AssertionError(message + where)
 
 

@@ -14,7 +14,7 @@ from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
-from jaxadv.core.typing import ArrayLike
+from jaxadv.core.typing import ArrayLike, ChosenDevices, Devices
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.devices import choose_devices
 
@@ -22,18 +22,18 @@ VERIFICATION_BATCH = 100  # no power of two, so never the batch size of the atta
 
 
 @functools.lru_cache
-def mesh_of(devices: tuple[jax.Device, ...]) -> jax.sharding.Mesh:
+def mesh_of(devices: ChosenDevices) -> jax.sharding.Mesh:
     """Return the mesh of the devices, with the one axis "devices"."""
     return jax.sharding.Mesh(np.array(devices), ("devices",), axis_types=(AxisType.Auto,))
 
 
-def sharded(devices: tuple[jax.Device, ...]) -> NamedSharding:
+def sharded(devices: ChosenDevices) -> NamedSharding:
     """Return the sharding of arrays [D, ...], one part a device."""
     return NamedSharding(mesh_of(devices), PartitionSpec("devices"))
 
 
 @functools.lru_cache
-def _forward(width: int, devices: tuple[jax.Device, ...]) -> Callable[[Model, ArrayLike], Array]:
+def _forward(width: int, devices: ChosenDevices) -> Callable[[Model, ArrayLike], Array]:
     """Return the jitted (model, images [D, N, ...]) -> logits [D, N, K], in batches of `width`."""
 
     def one(model: Model, images: Array) -> Array:
@@ -61,9 +61,7 @@ def bucket(count: int, unit: int) -> int:
     return unit * step * -(-units // step)
 
 
-def forward_sharded(
-    model: Model, images: ArrayLike, width: int, devices: tuple[jax.Device, ...]
-) -> Array:
+def forward_sharded(model: Model, images: ArrayLike, width: int, devices: ChosenDevices) -> Array:
     """Return logits [D, N, K] of images [D, N, H, W, C]; N is a multiple of `width`."""
     return _forward(width, devices)(model, images)
 
@@ -72,7 +70,7 @@ def forward_sharded(
 def predict(
     model: Model,
     images: ArrayLike,
-    devices: tuple[jax.Device, ...] | None = None,
+    devices: Devices = None,
     width: int = VERIFICATION_BATCH,
 ) -> np.ndarray:
     """Return float32 logits [N, K] of images [N, H, W, C], in batches of `width` on every device.
@@ -117,7 +115,7 @@ def verify(
     originals: np.ndarray,
     goal: Goal,
     epsilon: np.ndarray,
-    devices: tuple[jax.Device, ...],
+    devices: ChosenDevices,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return status, distance and margin of each returned image, from the image alone.
 
