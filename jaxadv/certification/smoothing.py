@@ -391,11 +391,11 @@ def _program(width: int, devices: ChosenDevices) -> Callable[..., Array]:
         return lax.fori_loop(begin, end, step, votes[0])[None]
 
     if parts > 1:
-        split, whole = PartitionSpec("devices"), PartitionSpec()
+        split, replicated = PartitionSpec("devices"), PartitionSpec()
         count = jax.shard_map(
             count,
             mesh=mesh_of(devices),
-            in_specs=(*[whole] * 7, split),
+            in_specs=(*[replicated] * 7, split),
             out_specs=split,
             check_vma=False,
         )

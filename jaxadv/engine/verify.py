@@ -47,9 +47,13 @@ def _forward(width: int, devices: ChosenDevices) -> Callable[[Model, ArrayLike],
         return logits.reshape(1, -1, logits.shape[-1]).astype(jnp.float32)
 
     if len(devices) > 1:
-        split, whole = PartitionSpec("devices"), PartitionSpec()
+        split, replicated = PartitionSpec("devices"), PartitionSpec()
         one = jax.shard_map(
-            one, mesh=mesh_of(devices), in_specs=(whole, split), out_specs=split, check_vma=False
+            one,
+            mesh=mesh_of(devices),
+            in_specs=(replicated, split),
+            out_specs=split,
+            check_vma=False,
         )
     return jax.jit(one)
 

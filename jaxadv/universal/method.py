@@ -223,12 +223,12 @@ def epoch_program(batch: int, width: int, devices: ChosenDevices) -> Any:
             return lax.scan(step, now, order)
 
         if len(devices) > 1:
-            whole, split = PartitionSpec(), PartitionSpec(None, "devices")
+            replicated, split = PartitionSpec(), PartitionSpec(None, "devices")
             walk = jax.shard_map(
                 walk,
                 mesh=mesh_of(devices),
-                in_specs=(whole,) * 4 + (split,),
-                out_specs=whole,
+                in_specs=(replicated,) * 4 + (split,),
+                out_specs=replicated,
                 check_vma=False,
             )
         now, tallies = walk(method, task, now, rows, order)
