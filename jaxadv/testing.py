@@ -16,10 +16,11 @@ from jaxtyping import Array
 
 from jaxadv.core.attack import Attack
 from jaxadv.core.contract import check_contract
-from jaxadv.core.goals import Untargeted
+from jaxadv.core.goals import Goal, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Result, Status
+from jaxadv.core.typing import Devices, Number, Params
 from jaxadv.engine.batch import make_table
 from jaxadv.engine.checks import CheckWarning, some
 from jaxadv.engine.checks import check_attack as check_is_attack
@@ -35,10 +36,11 @@ SATURATION = 1e6  # the factor of the first layer at which every gradient is exa
 
 
 class Check(NamedTuple):
-    """One check of an attack: calling it raises AssertionError where the attack does not pass.
+    """One check of an attack: a call raises AssertionError if the attack does not pass.
 
-    name: What is checked, such as "stays_in_ball".
-    run: The check itself, without arguments.
+    Attributes:
+        name: Name of the check, such as "stays_in_ball".
+        run: The check itself, without arguments.
     """
 
     name: str
@@ -53,7 +55,7 @@ class _Network:
 
     traces = 0
 
-    def __call__(self, params: Any, images: Array) -> Array:
+    def __call__(self, params: Params, images: Array) -> Array:
         self.traces += 1
         flat = images.reshape(len(images), -1)
         return jnp.tanh((flat - 0.5) @ params["a"]) @ params["b"]
@@ -102,7 +104,7 @@ def check_attack(
     *,
     epsilon: float | None = None,
     start: Callable[[np.ndarray], np.ndarray] | None = None,
-    devices: Any = None,
+    devices: Devices = None,
 ) -> Iterator[Check]:
     """Yield the checks that every attack must pass, one at a time.
 
@@ -158,7 +160,13 @@ def assert_attack(attack: Attack, **settings: Any) -> None:
 class _Trial:
     """One attack, the problem that it is given and the runs that several checks look at."""
 
-    def __init__(self, attack: Attack, epsilon: Any, start: Any, devices: Any) -> None:
+    def __init__(
+        self,
+        attack: Attack,
+        epsilon: float | None,
+        start: Callable[[np.ndarray], np.ndarray] | None,
+        devices: Devices,
+    ) -> None:
         self.attack, self.start, self.devices, self.given = attack, start, devices, epsilon
         self.key = jax.random.key(7)
         self.model = network()
@@ -224,7 +232,7 @@ def stays_in_ball(trial: _Trial) -> None:
 
 
 def success_is_verified(trial: _Trial) -> None:
-    """What counts as a success is misclassified, and the engine had to refuse nothing."""
+    """What counts as a success is misclassified, and verification rejects none of it."""
     _require_verified(trial.result, trial.model, trial.labels)
 
 
@@ -251,8 +259,8 @@ def counts_sequential(trial: _Trial) -> None:
     """Counts are those of one image after the other: a success is not pulled back."""
     pullbacks, result = trial.specialize.pullbacks, trial.result
     most = max(pullbacks, 1) * result.forward
-    _require(result.backward < most, "a gradient for every answer, the last success included")
-    _require(result.computed >= result.forward, "counted more answers than were computed")
+    _require(result.backward < most, "a gradient for every query, the last success included")
+    _require(result.computed >= result.forward, "counted more forward passes than were computed")
     _require(result.forward == 1 + result.queries, "forward passes are not 1 + queries")
     _require((result.backward == 0) | (pullbacks > 0), "backward passes without pullbacks")
 
@@ -286,7 +294,7 @@ def zero_gradient_is_finite(trial: _Trial) -> None:
     model = trial.model
     saturated = Model(model.apply, {**model.params, "a": model.params["a"] * SATURATION})
     labels = _predict(saturated, trial.images)
-    # Success is not judged anew: at a jump of the network another batch rounds to another answer.
+    # Success is not judged anew: at a jump of the network another batch rounds to another class.
     _require_finite(trial, trial.run(saturated, trial.images, labels), trial.images)
 
 
@@ -316,7 +324,7 @@ def nonfinite_answers_never_count(trial: _Trial) -> None:
         warnings.simplefilter("ignore", CheckWarning)
         result = trial.run(broken, trial.images, trial.labels)
     _require_box(result)
-    _require(~result.success, "successful though the model answers NaN")
+    _require(~result.success, "successful though the model outputs NaN")
 
 
 def nothing_recompiles(trial: _Trial) -> None:
@@ -339,7 +347,9 @@ def nothing_recompiles(trial: _Trial) -> None:
 def works_with_64_bit_types(trial: _Trial) -> None:
     """With `jax_enable_x64` the loop can be traced, and images are float32 as ever."""
 
-    def drive(attack: Attack, model: Model, images: Any, goal: Any, start: Any) -> Any:
+    def drive(
+        attack: Attack, model: Model, images: Array, goal: Goal, start: Array | None
+    ) -> Array:
         table = make_table(attack, model, images, goal, trial.epsilon, keep=trial.keep)
         table = table._replace(start=start)
         return drive_lanes(
@@ -372,11 +382,12 @@ CHECKS = (
 )
 
 
-def _require(holds: Any, message: str) -> None:
+def _require(holds: bool | np.ndarray, message: str) -> None:
     """Raise AssertionError with the message and the images [N] for which this does not hold."""
-    failed = np.flatnonzero(~np.asarray(holds))
+    passed = np.asarray(holds)
+    failed = np.flatnonzero(~passed)
     if len(failed):
-        where = f" ({len(failed)} of {len(holds)} images: {some(failed)})" if np.ndim(holds) else ""
+        where = f" ({len(failed)} of {passed.size} images: {some(failed)})" if passed.ndim else ""
         raise AssertionError(message + where)
 
 
@@ -389,19 +400,19 @@ def _require_ball(trial: _Trial, result: Result, images: np.ndarray) -> None:
     distance = distance64(trial.attack.norm, result.images, images)
     _require(result.distance == distance, "another distance than that of the image returned")
     if trial.epsilon is not None:
-        _require(distance <= trial.epsilon, f"further than epsilon={trial.epsilon}")
+        _require(distance <= trial.epsilon, f"farther than epsilon={trial.epsilon}")
 
 
 def _require_verified(result: Result, model: Model, labels: np.ndarray) -> None:
     wrong = _predict(model, result.images) != labels
     _require(result.success == wrong, "success is not what the model says of the image")
-    _require(not result.rejected, f"verification refused {result.rejected}")
+    _require(not result.rejected, f"verification rejected {result.rejected}")
 
 
 def _require_finite(trial: _Trial, result: Result, images: np.ndarray) -> None:
     _require_box(result)
     _require_ball(trial, result, images)
-    _require(result.status != Status.NONFINITE, "asked for images with NaN or infinite values")
+    _require(result.status != Status.NONFINITE, "queried images with NaN or infinite values")
 
 
 def _require_equal(result: Result, expected: Result) -> None:
@@ -420,6 +431,6 @@ def _predict(model: Model, images: np.ndarray) -> np.ndarray:
     return np.array(model(jnp.asarray(images))).argmax(1)
 
 
-def _slightly_less(leaf: Any) -> Any:
+def _slightly_less(leaf: Number) -> Number:
     is_float = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
     return leaf * np.float32(0.999) if is_float else leaf

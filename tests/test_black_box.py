@@ -28,7 +28,7 @@ def test_a_function_on_the_host_is_attacked_as_the_model_that_it_is() -> None:
 
 def test_a_model_without_gradients_is_refused_to_gradient_attacks() -> None:
     asked = ja.from_function(on_the_host, differentiable=False)
-    with pytest.raises(ValueError, match=r"PGD asks for gradients, but the model cannot"):
+    with pytest.raises(ValueError, match=r"PGD needs gradients, but the model cannot"):
         ja.run(ja.PGD(), asked, IMAGES, GOAL, EPSILON, key=KEY)
 
 

@@ -565,7 +565,7 @@ def untrained(monkeypatch):
         ("certify --noise 0.5 --weights fc.safetensors", "--noise is for"),
         ("certify --output file", "file is a file"),
         ("queries --epsilon 8", "did you mean 8/255?"),
-        ("queries --attack PGD", "asks for gradients"),
+        ("queries --attack PGD", "needs gradients"),
         ("queries --attack NES --budget 5", "budget=5"),
         ("survival --epsilon 8", "did you mean 8/255?"),
         ("survival --attack PGD,zork", "'zork' is not known"),

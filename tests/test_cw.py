@@ -200,7 +200,8 @@ def test_the_search_finds_the_smallest_c_that_succeeds():
 @pytest.mark.parametrize(("lower", "upper"), [(0.0, 1.0), (-3.0, 255.0)])
 def test_tanh_space_meets_the_image_and_the_faces(lower, upper):
     image = jnp.linspace(lower, upper, 11, dtype=jnp.float32).reshape(11, 1, 1)
-    problem = ja.Problem(image, GOAL, np.inf, jnp.float32(lower), jnp.float32(upper), None, 0)
+    box = jnp.float32(lower), jnp.float32(upper)
+    problem = ja.Problem(image, GOAL, jnp.float32(jnp.inf), *box, jnp.zeros(2), jnp.int32(0))
     space = TanhSpace.around(problem)
     np.testing.assert_array_equal(space.leave(problem, space.origin), image)
     side = upper - lower

@@ -62,7 +62,13 @@ def test_the_normal_is_estimated_as_well_as_the_paper_says() -> None:
     attack, size = ja.HopSkipJump(batch=32), 36
     image, unit = np.full((6, 6, 1), 0.5, np.float32), NORMAL / np.linalg.norm(NORMAL)
     problem = Problem(
-        image, ja.Untargeted(jnp.int32(0)), jnp.inf, jnp.float32(0), jnp.float32(1), jnp.zeros(2), 0
+        jnp.asarray(image),
+        ja.Untargeted(jnp.int32(0)),
+        jnp.float32(jnp.inf),
+        jnp.float32(0),
+        jnp.float32(1),
+        jnp.zeros(2),
+        jnp.int32(0),
     )
 
     @jax.jit

@@ -212,7 +212,7 @@ def test_a_model_that_draws_at_random_and_one_without_derivative_are_named():
     assert "leaves JAX" in named["operations"] and "draws at random" in named["same answers"]
     assert found[-1].name == "gradients" and "cannot be differentiated" in found[-1].message
 
-    # The same in an evaluation: attacks that only ask go on.
+    # The same in an evaluation: attacks without gradients go on.
     with pytest.raises(ValueError, match=r"attacks \['FGSM'.*need gradients"):
         ja.evaluate(
             ja.Model(leaves, ()),

@@ -236,7 +236,7 @@ def test_nan_is_no_right_answer() -> None:
 
 def test_what_float32_cannot_resolve_is_said() -> None:
     model, goal = linear((-np.inf, np.inf)), ja.Untargeted([0] * 6)
-    with pytest.raises(ValueError, match="epsilon=0.001 is little beside values as large as 1e"):
+    with pytest.raises(ValueError, match="epsilon=0.001 is small against values as large as 1e"):
         ja.run(ja.FGSM(), model, IMAGES + np.float32(1e6), goal, 1e-3, **ONE)
     with pytest.warns(ja.CheckWarning, match="cannot move by less than"):
         ja.run(ja.FGSM(), model, IMAGES + np.float32(1e3), goal, 1e-3, **ONE)

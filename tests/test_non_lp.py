@@ -129,7 +129,7 @@ def problem_of(image: np.ndarray) -> Problem:
     """The image's problem in the unit box."""
     box = jnp.float32(0), jnp.float32(1)
     goal = ja.Untargeted(jnp.int32(0))
-    return Problem(jnp.asarray(image), goal, jnp.inf, *box, jnp.zeros(2), jnp.int32(0))
+    return Problem(jnp.asarray(image), goal, jnp.float32(jnp.inf), *box, jnp.zeros(2), jnp.int32(0))
 
 
 def flowed_by_scipy(image: np.ndarray, flow: np.ndarray) -> np.ndarray:

@@ -78,7 +78,8 @@ def test_restarts_take_the_next_best_places() -> None:
     @jax.jit
     @jax.vmap
     def masks(image, rank):
-        problem = ja.Problem(image, ja.Untargeted(0), jnp.inf, 0.0, 1.0, None, rank)
+        radius, zero, one = jnp.float32(jnp.inf), jnp.float32(0), jnp.float32(1)
+        problem = ja.Problem(image, ja.Untargeted(0), radius, zero, one, jnp.zeros(2), rank)
         return attack.chosen(problem, attack.init(problem, KEY), slope, faces)
 
     gain = np.asarray(slope * (faces - IMAGES)).sum(-1)

@@ -83,8 +83,8 @@ def test_counts_are_those_of_a_sequential_run(whole: ja.Result) -> None:
                 radius,
                 jnp.float32(0),
                 jnp.float32(1),
-                None,
-                rank,
+                MODEL(IMAGES[i : i + 1])[0],
+                jnp.int32(rank),
             )
             x = ATTACK.init(problem, attack_key(ATTACK, KEY, i, rank)).image
             for step in range(21):

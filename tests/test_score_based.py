@@ -429,7 +429,7 @@ def test_comparisons_are_kept_drawn_and_refused(tmp_path: Any, monkeypatch: Any)
     monkeypatch.setattr("jaxadv.protocols.cached_run.run_rows", None)  # nothing is run again
     kept = ja.compare_queries(MODEL, IMAGES, LABELS, two, 0.1, **again)
     np.testing.assert_array_equal(kept.results["SimBA"].images, asked.results["SimBA"].images)
-    with pytest.raises(ValueError, match=r"attacks\['PGD'\] asks for gradients"):
+    with pytest.raises(ValueError, match=r"attacks\['PGD'\] needs gradients"):
         ja.compare_queries(MODEL, IMAGES, LABELS, {"PGD": ja.PGD()}, 0.1)
     with pytest.raises(ValueError, match="of one norm"):
         ja.compare_queries(MODEL, IMAGES, LABELS, {**two, "S": ja.SparseRS()}, 0.1)

@@ -132,7 +132,7 @@ def test_what_answers_in_steps_is_only_asked(name):
     estimator, images = fitted(name, 4)
     model = ja.from_sklearn(estimator)
     goal = ja.Untargeted(np.asarray(model(jnp.asarray(images[:20]))).argmax(1))
-    with pytest.raises(ValueError, match="PGD asks for gradients"):
+    with pytest.raises(ValueError, match="PGD needs gradients"):
         ja.run(ja.PGD(), model, images[:20], goal, 0.1, key=jax.random.key(0))
     result = ja.run(
         ja.Square(steps=200),

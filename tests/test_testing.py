@@ -146,7 +146,7 @@ MISTAKES = {
     ),
     "labels and gradients": (
         lambda: changed(label_only=True),
-        "MIPGD is label_only and asks for gradients: set pullbacks = 0",
+        "MIPGD is label_only but needs gradients: set pullbacks = 0",
     ),
     "a norm that it does not know": (
         lambda: changed(norms=("l2",)),

@@ -92,7 +92,7 @@ class SciPy:
 
             slope, margin = jax.grad(gap, has_aux=True)(image.ravel())
             inf, low, high = jnp.float32(jnp.inf), jnp.float32(0), jnp.float32(1)
-            problem = Problem(image, goal, inf, low, high, None, 0)
+            problem = Problem(image, goal, inf, low, high, jnp.zeros(2), jnp.int32(0))
             return Bracket.begin(attack.linear(problem, slope, margin)[0])
 
         self.evaluate, self.begin = jax.jit(evaluate), jax.jit(begin)

@@ -8,7 +8,7 @@ images are judged by votes.
 
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jaxadv.core.model import Model
 from jaxadv.core.norms import diameter, distance64
 from jaxadv.core.pytree import pytree
 from jaxadv.core.result import Status
+from jaxadv.core.typing import ArrayLike, Devices, Numbers, Params
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.interrupt import interruptible
@@ -34,7 +35,7 @@ from jaxadv.engine.verify import predict
 class SmoothedProgress(Protocol):
     """Callback of an attack on a smoothed classifier: images done, total, successes so far."""
 
-    def __call__(self, done: int, total: int, broken: int, /) -> Any: ...
+    def __call__(self, done: int, total: int, broken: int, /) -> object: ...
 
 
 class AttackedSmoothed(NamedTuple):
@@ -63,7 +64,7 @@ class AttackedSmoothed(NamedTuple):
     complete: bool
     seconds: float
 
-    def accuracy(self, radii: Any = 0.0) -> np.ndarray:
+    def accuracy(self, radii: Numbers = 0.0) -> np.ndarray:
         """Robust accuracy of the smoothed classifier under this attack.
 
         At radius 0 it equals `Certificates.accuracy`.
@@ -85,8 +86,8 @@ def soft_smoothed(
 
     Its logits are the logarithm of the mean softmax of `model` over draws of Gaussian noise. The
     draws are the same for all images and queries, as Salman et al. keep theirs during an attack;
-    another key does not recompile. One query costs `draws` forward passes, and is counted so. After
-    Salman et al. 2019 (arXiv 1906.04584, section 2.2).
+    another key does not recompile. One query costs `draws` forward passes, and is counted as such.
+    After Salman et al. 2019 (arXiv 1906.04584, section 2.2).
 
     Args:
         model: The base classifier.
@@ -115,7 +116,7 @@ def soft_smoothed(
 
 @pytree
 class _Smoothed:
-    def __call__(self, params: Any, images: Float[Array, "N ..."]) -> Float[Array, "N K"]:
+    def __call__(self, params: Params, images: Float[Array, "N ..."]) -> Float[Array, "N K"]:
         model, added = params
         noisy = images[:, None] + added
         logits = model(noisy.reshape(-1, *images.shape[1:]))
@@ -125,7 +126,7 @@ class _Smoothed:
 
 def attack_smoothed(
     model: Model,
-    images: Any,
+    images: ArrayLike,
     found: Certificates,
     *,
     draws: int = 16,
@@ -133,7 +134,7 @@ def attack_smoothed(
     rounds: int = 6,
     samples: int = 1000,
     key: Array,
-    devices: Any = None,
+    devices: Devices = None,
     lanes: int | None = None,
     store: str | Path | None = None,
     progress: SmoothedProgress | None = None,
@@ -205,10 +206,10 @@ def attack_smoothed(
     held, broke = found.radius.copy(), np.full(count, np.inf)
     nearest, prediction = images.copy(), found.prediction.copy()
     abstained, forward, backward = (np.zeros(count, int) for _ in range(3))
-    done, seconds, keep, mark = 0, 0.0, Store.or_none(store), ""
+    done, seconds, folder, same = 0, 0.0, Store.or_none(store), ""
     name = f"smoothed-attack-{found.sigma:g}-{draws}-{steps}-{rounds}-{samples}"
-    if keep is not None:
-        mark = fingerprint(
+    if folder is not None:
+        same = fingerprint(
             model.params,
             images,
             found.ids,
@@ -220,7 +221,7 @@ def attack_smoothed(
             jax.random.key_data(key),
             np.round(predict(model, images, chosen), 2),
         )
-        saved = keep.load_arrays(name, mark)
+        saved = folder.load_arrays(name, same)
         if saved is not None:
             held, broke, nearest = saved["held"], saved["broke"], saved["nearest"]
             prediction, abstained = saved["prediction"], saved["abstained"]
@@ -258,7 +259,7 @@ def attack_smoothed(
             pushed = run_rows(session, attack, target, keep="loss", progress=report)
             if interrupted():
                 break
-            said = smoothed_predict(
+            judged = smoothed_predict(
                 model,
                 pushed.images,
                 sigma=found.sigma,
@@ -268,25 +269,25 @@ def attack_smoothed(
                 ids=found.ids[rows],
                 devices=chosen,
             )
-            if interrupted() or not (said.forward > 0).all():
+            if interrupted() or not (judged.forward > 0).all():
                 break
             sound = ~np.isin(pushed.status, [Status.REJECTED_BOX, Status.REJECTED_DISTANCE])
-            sure = sound & (said.prediction != ABSTAIN)
-            wrong = sure & (said.prediction != found.prediction[rows])
+            sure = sound & (judged.prediction != ABSTAIN)
+            wrong = sure & (judged.prediction != found.prediction[rows])
             distance = distance64("l2", pushed.images, images[rows])
             nearer = wrong & (distance < broke[rows])
             held[rows] = np.where(wrong, held[rows], np.maximum(held[rows], radius))
-            abstained[rows] += said.prediction == ABSTAIN
-            forward[rows] += pushed.forward + said.forward
+            abstained[rows] += judged.prediction == ABSTAIN
+            forward[rows] += pushed.forward + judged.forward
             backward[rows] += pushed.backward
             better = rows[nearer]
             broke[better], nearest[better] = distance[nearer], pushed.images[nearer]
-            prediction[better] = said.prediction[nearer]
+            prediction[better] = judged.prediction[nearer]
             done, seconds = turn + 1, before + time.perf_counter() - began
-            if keep is not None:
-                keep.save_arrays(
+            if folder is not None:
+                folder.save_arrays(
                     name,
-                    mark,
+                    same,
                     held=held,
                     broke=broke,
                     nearest=nearest,

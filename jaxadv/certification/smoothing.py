@@ -11,6 +11,7 @@ import functools
 import math
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -25,6 +26,7 @@ from scipy import special
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
+from jaxadv.core.typing import ArrayLike, ChosenDevices, Devices, Number, Numbers
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes, rows_in_memory
@@ -41,7 +43,7 @@ STREAM = zlib.crc32(b"randomised smoothing")  # keeps the noise apart from other
 class SampleProgress(Protocol):
     """Callback during the count of votes: noisy images classified, and their total."""
 
-    def __call__(self, done: int, total: int, /) -> Any: ...
+    def __call__(self, done: int, total: int, /) -> object: ...
 
 
 class Sampling(NamedTuple):
@@ -106,7 +108,7 @@ class Certificates(NamedTuple):
         right = (self.forward > 0) & (self.prediction == self.labels)
         return np.where(right, self.radius, np.nan)
 
-    def accuracy(self, radii: Any = 0.0) -> np.ndarray:
+    def accuracy(self, radii: Numbers = 0.0) -> np.ndarray:
         """Certified accuracy at some radii.
 
         Only the images that were processed count. At radius 0 it is the accuracy of the smoothed
@@ -147,16 +149,16 @@ class Smoothed(NamedTuple):
 
 def certify(
     model: Model,
-    images: Any,
-    labels: Any = None,
+    images: ArrayLike,
+    labels: Numbers | None = None,
     *,
     sigma: float,
     samples0: int = 100,
     samples: int = 10_000,
     alpha: float = 0.001,
     key: Array,
-    ids: Any = None,
-    devices: Any = None,
+    ids: Numbers | None = None,
+    devices: Devices = None,
     store: str | Path | None = None,
     progress: SampleProgress | None = None,
 ) -> Certificates:
@@ -233,14 +235,14 @@ def certify(
 
 def smoothed_predict(
     model: Model,
-    images: Any,
+    images: ArrayLike,
     *,
     sigma: float,
     samples: int = 1000,
     alpha: float = 0.001,
     key: Array,
-    ids: Any = None,
-    devices: Any = None,
+    ids: Numbers | None = None,
+    devices: Devices = None,
     store: str | Path | None = None,
     progress: SampleProgress | None = None,
 ) -> Smoothed:
@@ -298,8 +300,8 @@ def smoothed_predict(
     )
 
 
-def lower_bound(count: Any, samples: int, alpha: float) -> np.ndarray:
-    """Clopper and Pearson's one-sided lower confidence bound of a probability.
+def lower_bound(count: Numbers, samples: int, alpha: float) -> np.ndarray:
+    """Return Clopper and Pearson's one-sided lower confidence bound of a probability.
 
     The bound is the p at which `count` or more successes have probability alpha.
 
@@ -317,25 +319,25 @@ def lower_bound(count: Any, samples: int, alpha: float) -> np.ndarray:
         np.float64(0.9705)
     """
     count = np.asarray(count, np.float64)
-    found = special.betaincinv(np.maximum(count, 1), samples - count + 1, alpha)
-    return np.where(count > 0, found, 0.0)[()]
+    bound = special.betaincinv(np.maximum(count, 1), samples - count + 1, alpha)
+    return np.where(count > 0, bound, 0.0)[()]
 
 
-def binomial_p_value(first: Any, second: Any) -> np.ndarray:
-    """Two-sided p-value of a fair coin for the counts of its two sides; first >= second."""
+def binomial_p_value(first: Numbers, second: Numbers) -> np.ndarray:
+    """Return the two-sided p-value of a fair coin with the counts first >= second."""
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     tail = special.betainc(np.maximum(first, 1), second + 1, 0.5)  # P(`first` heads or more)
     return np.where(first > second, np.minimum(2 * tail, 1.0), 1.0)
 
 
-def noise(key: Array, example: Any, numbers: Any, shape: tuple[int, ...]) -> Array:
-    """Standard normal noise [S, *shape] of the image with id `example`, samples `numbers` [S]."""
+def noise(key: Array, example: Number, numbers: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Return the normal noise [S, *shape] of the samples `numbers` [S] of image id `example`."""
     own = jax.random.fold_in(jax.random.fold_in(key, STREAM), example)
     keys = jax.vmap(lambda number: jax.random.fold_in(own, number))(numbers)
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def _check(sigma: Any, samples: Any, alpha: Any, samples0: Any = 1) -> None:
+def _check(sigma: Number, samples: int, alpha: Number, samples0: int = 1) -> None:
     if not (checks.is_number(sigma) and 0 < sigma < math.inf):
         raise ValueError(
             f"sigma={sigma}: pass a positive number, the noise's standard deviation in the scale "
@@ -349,7 +351,7 @@ def _check(sigma: Any, samples: Any, alpha: Any, samples0: Any = 1) -> None:
 
 
 @functools.lru_cache
-def _program(width: int, devices: tuple[Any, ...]) -> Any:
+def _program(width: int, devices: ChosenDevices) -> Callable[..., Array]:
     """Return the jitted function that adds the votes of rounds [begin, end) to votes [D, B, 2, K].
 
     A unit of work is `width` samples of one image, which are a batch of their own; in each round
@@ -360,21 +362,21 @@ def _program(width: int, devices: tuple[Any, ...]) -> Any:
 
     def count(
         model: Model,
-        images: Any,
-        ids: Any,
-        key: Any,
-        sigma: Any,
-        sizes: Any,
-        rounds: Any,
-        votes: Any,
-    ) -> Any:
+        images: Array,
+        ids: Array,
+        key: Array,
+        sigma: Array,
+        sizes: tuple[Array, Array, Array],
+        rounds: tuple[Array, Array],
+        votes: Array,
+    ) -> Array:
         rows, samples0, total = sizes  # rows: number of images without the padding
         begin, end = rounds
         chunks = (total + width - 1) // width
         device = lax.axis_index("devices") if parts > 1 else 0
         apply = rewrite_for_cpu(lambda m, x: m(x)) if on_cpu else lambda m, x: m(x)
 
-        def step(turn: Any, votes: Any) -> Any:
+        def step(turn: Array, votes: Array) -> Array:
             unit = turn * parts + device
             row = jnp.minimum(unit // chunks, rows - 1)
             number = unit % chunks * width + jnp.arange(width)
@@ -389,11 +391,11 @@ def _program(width: int, devices: tuple[Any, ...]) -> Any:
         return lax.fori_loop(begin, end, step, votes[0])[None]
 
     if parts > 1:
-        split, whole = PartitionSpec("devices"), PartitionSpec()
+        split, replicated = PartitionSpec("devices"), PartitionSpec()
         count = jax.shard_map(
             count,
             mesh=mesh_of(devices),
-            in_specs=(*[whole] * 7, split),
+            in_specs=(*[replicated] * 7, split),
             out_specs=split,
             check_vma=False,
         )
@@ -405,8 +407,8 @@ def _vote(
     images: np.ndarray,
     sampling: Sampling,
     key: Array,
-    ids: Any,
-    devices: Any,
+    ids: Numbers | None,
+    devices: Devices,
     store: str | Path | None,
     progress: SampleProgress | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -429,18 +431,20 @@ def _vote(
     chunks = -(-total // width)
 
     votes, reached, before = np.zeros((count, 2, classes), np.int32), np.zeros(count, bool), 0.0
-    keep, name, mark = Store.or_none(store), f"smoothed-{sigma:g}-{samples0}-{samples}", ""
-    if keep is not None:
-        clean = np.round(predict(model, images, chosen), 2)  # tells networks of equal weights apart
-        mark = fingerprint(model.params, images, ids, jax.random.key_data(key), float(sigma), clean)
-        saved = keep.load_arrays(name, mark)
+    folder, name, same = Store.or_none(store), f"smoothed-{sigma:g}-{samples0}-{samples}", ""
+    if folder is not None:
+        clean = np.round(
+            predict(model, images, chosen), 2
+        )  # differs between networks of equal weights
+        same = fingerprint(model.params, images, ids, jax.random.key_data(key), float(sigma), clean)
+        saved = folder.load_arrays(name, same)
         if saved is not None:
             votes, reached, before = saved["votes"], saved["reached"], float(saved["seconds"])
 
     def save() -> float:
         seconds = before + time.perf_counter() - began
-        if keep is not None:
-            keep.save_arrays(name, mark, votes=votes, reached=reached, seconds=seconds)
+        if folder is not None:
+            folder.save_arrays(name, same, votes=votes, reached=reached, seconds=seconds)
         return seconds
 
     def report(more: int = 0) -> None:

@@ -12,13 +12,14 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxadv.core.goals import Goal, others
 from jaxadv.core.norms import NORMS, Norm, get_norm
 from jaxadv.core.pytree import pytree
+from jaxadv.core.typing import Key, Number, Numbers
 
-State = Any
+State = PyTree
 KEEPS = ("first", "distance", "loss", "last")
 WIDE = 1000.0  # a box with longer sides is cut to what epsilon reaches
 CLEAR = 1e-6  # of the largest logit: float32 logits differ by this much between batch sizes
@@ -41,15 +42,15 @@ class Problem:
         extra: Any further pytree that the caller passes to the attack, or None.
     """
 
-    image: Any
+    image: Float[Array, "H W C"]
     goal: Goal
-    epsilon: Any
-    lower: Any
-    upper: Any
-    clean_logits: Any
-    rank: Any
-    start: Any = None
-    extra: Any = None
+    epsilon: Float[Array, ""]
+    lower: Float[Array, ""]
+    upper: Float[Array, ""]
+    clean_logits: Float[Array, " K"]
+    rank: Int[Array, ""]
+    start: Float[Array, "H W C"] | None = None
+    extra: PyTree = None
 
 
 class Needs(NamedTuple):
@@ -113,9 +114,9 @@ class Attack:
 
     queries: ClassVar[int] = 1
     pullbacks: ClassVar[int] = 1
-    restarts: Any = 1
-    targets: Any = 0
-    norm: Any = "linf"
+    restarts: int = 1
+    targets: int = 0
+    norm: str = "linf"
     norms: ClassVar[tuple[str, ...]] = tuple(NORMS)
     needs_epsilon: ClassVar[bool] = True
     keep: ClassVar[str] = "first"
@@ -123,7 +124,7 @@ class Attack:
     label_only: ClassVar[bool] = False
     needs_box: ClassVar[bool] = False
     bounded_by: ClassVar[str] = ""
-    precision: Any = "float32"
+    precision: str = "float32"
 
     @property
     def name(self) -> str:
@@ -177,7 +178,7 @@ class Attack:
         """
         return self
 
-    def project(self, problem: Problem, image: Array, radius: Any = None) -> Array:
+    def project(self, problem: Problem, image: Array, radius: Number | None = None) -> Array:
         """Return the nearest point of the box and the ball of this radius (by default epsilon)."""
         radius = problem.epsilon if radius is None else radius
         return self.geometry.project(image, problem.image, radius, problem.lower, problem.upper)
@@ -267,7 +268,7 @@ def across(goal: Goal, logits: Float[Array, " K"]) -> Bool[Array, ""]:
     return goal.margin(logits) < -CLEAR * jnp.abs(logits).max()
 
 
-def safe_epsilon(norm: str, epsilon: Any) -> Any:
+def safe_epsilon(norm: str, epsilon: Numbers) -> np.ndarray | Array:
     """Return the float32 radius that attacks are given for the epsilon that a user states.
 
     Epsilon is reduced by a factor of 1 - 1e-6 (L0: rounded down), so that no image leaves the
@@ -289,7 +290,7 @@ def safe_epsilon(norm: str, epsilon: Any) -> Any:
 
 
 def reachable_box(
-    norm: str, image: Array, epsilon: Any, bounds: tuple[float, float]
+    norm: str, image: Array, epsilon: Number, bounds: tuple[float, float]
 ) -> tuple[Array, Array]:
     """Return the smallest and largest value that an attack within epsilon may give to `image`.
 
@@ -321,7 +322,7 @@ def check_targets(targets: int, goal: Goal) -> None:
         )
 
 
-def runner_up_class(problem: Problem, place: Any, count: int) -> Int[Array, ""]:
+def runner_up_class(problem: Problem, place: Number, count: int) -> Int[Array, ""]:
     """Return the wrong class with the `place`-th largest clean logit.
 
     The rejection class, if there is one, is not among the wrong classes.
@@ -338,7 +339,7 @@ def runner_up_class(problem: Problem, place: Any, count: int) -> Int[Array, ""]:
     return jax.lax.top_k(wrong, count)[1][place]
 
 
-def attack_key(attack: Attack, key: Array, example: Any, rank: Any) -> Array:
+def attack_key(attack: Attack, key: Key, example: Number, rank: Number) -> Array:
     """Return the random key of a run, which depends on seed, example id, rank and attack alone."""
     key = jax.random.fold_in(jax.random.fold_in(key, example), rank)
     return jax.random.fold_in(key, zlib.crc32(attack.name.encode()))

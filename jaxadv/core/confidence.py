@@ -1,10 +1,9 @@
 """Confidence intervals for proportions."""
 
 import math
-from typing import Any
 
 
-def wilson(successes: Any, count: Any, z: float = 1.959964) -> tuple[Any, Any]:
+def wilson(successes: float, count: float, z: float = 1.959964) -> tuple[float, float]:
     """Return the Wilson confidence interval of a proportion.
 
     Args:
@@ -21,7 +20,7 @@ def wilson(successes: Any, count: Any, z: float = 1.959964) -> tuple[Any, Any]:
     """
     if count == 0:
         return 0.0, 1.0
-    share, spread = successes / count, z * z / count
-    centre = share + spread / 2
-    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    rate, spread = successes / count, z * z / count
+    centre = rate + spread / 2
+    half = z * math.sqrt(rate * (1 - rate) / count + spread / (4 * count))
     return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, DTypeLike, PyTree
 
 from jaxadv.core.attack import Answer, Attack, Needs, Problem, types_of
 from jaxadv.core.goals import Goal
@@ -25,7 +25,7 @@ def check_pytree(attack: Attack) -> None:
 
     Raises:
         ValueError: Its class, or that of an attack inside it, is not decorated; a setting that is
-            no array is not static, or one that is an array is; or a new default has no
+            no array is not static, or an array is static; or a new default has no
             annotation, so that the dataclass does not see it.
     """
     for path, leaf in jax.tree.leaves_with_path(attack):
@@ -87,36 +87,37 @@ def check_contract(
             raise ValueError(f"{name}.{field} is {count!r}: make it an integer, {least} or more")
     attack.check_norm()
     if attack.label_only and attack.pullbacks:
-        raise ValueError(f"{name} is label_only and asks for gradients: set pullbacks = 0")
+        raise ValueError(f"{name} is label_only but needs gradients: set pullbacks = 0")
     number, image = _like(), _like(*shape)
-    problem = Problem(
-        image=image,
-        goal=jax.tree.map(lambda leaf: _like(*leaf.shape[1:], dtype=leaf.dtype), goal),
-        epsilon=number,
-        lower=number,
-        upper=number,
-        clean_logits=_like(classes),
-        rank=_like(dtype=jnp.int32),
-        start=image if start else None,
-    )
+    fields = {
+        "image": image,
+        "goal": jax.tree.map(lambda leaf: _like(*leaf.shape[1:], dtype=leaf.dtype), goal),
+        "epsilon": number,
+        "lower": number,
+        "upper": number,
+        "clean_logits": _like(classes),
+        "rank": _like(dtype=jnp.int32),
+        "start": image if start else None,
+    }
     try:
-        _traced.eval_shape(attack, problem, key)
+        _traced.eval_shape(attack, fields, key)
     except ValueError as error:  # raised anew, without what JAX adds to it
         raise ValueError(str(error)) from error.__cause__
 
 
 @jax.jit  # used for shapes only: jit remembers what it has traced
-def _traced(attack: Attack, problem: Problem, key: Array) -> None:
+def _traced(attack: Attack, fields: dict[str, Any], key: Array) -> None:
     """Trace one tick as the engine does, each method apart from what the others computed."""
+    problem = Problem(**fields)
     queries, pullbacks, shape = attack.queries, attack.pullbacks, problem.image.shape
     logits = _like(queries, len(problem.clean_logits), dtype=attack.precision)
 
-    def returned(method: str, *arguments: Any) -> Any:
+    def returned(method: str, *arguments: PyTree) -> PyTree:
         with types_of(attack), _named(f"{attack.name}.{method}"):
             return _shapes(getattr(attack, method), *arguments)
 
-    def check(method: str, found: Any, axes: str, *sizes: int, kind: Any) -> None:
-        _check_array(f"{attack.name}.{method}", found, axes, sizes, kind)
+    def check(method: str, value: object, axes: str, *sizes: int, kind: DTypeLike) -> None:
+        _check_array(f"{attack.name}.{method}", value, axes, sizes, kind)
 
     state = returned("init", problem, key)
     for path, leaf in jax.tree.leaves_with_path(state):
@@ -133,8 +134,8 @@ def _traced(attack: Attack, problem: Problem, key: Array) -> None:
             f"{attack.name}.needs returned {_short(needs)}: return ja.Needs(answers, gradients)"
         )
     mask = {"axes": "[queries]", "kind": jnp.bool_}
-    for which, found in zip(needs._fields, needs, strict=True):
-        _check_array(f"{attack.name}.needs, {which}:", found, sizes=(queries,), **mask)
+    for which, values in zip(needs._fields, needs, strict=True):
+        _check_array(f"{attack.name}.needs, {which}:", values, sizes=(queries,), **mask)
     used = returned("used", problem, state, logits, needs.answers)
     _check_array(f"{attack.name}.used", used, sizes=(queries,), **mask)
     objective = returned("objective", problem.goal, _like(*logits.shape[1:], dtype=logits.dtype))
@@ -151,15 +152,15 @@ def _traced(attack: Attack, problem: Problem, key: Array) -> None:
     check("done", done, "[]", kind=jnp.bool_)
 
 
-def _like(*shape: int, dtype: Any = jnp.float32) -> Any:
+def _like(*shape: int, dtype: DTypeLike = jnp.float32) -> Any:
     return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype))
 
 
-def _shapes(function: Callable[..., Any], *arguments: Any) -> Any:
+def _shapes(function: Callable[..., Any], *arguments: PyTree) -> PyTree:
     """Return what a function returns, with arrays and numbers as shapes and types."""
     others: list[Any] = []
 
-    def arrays_of(*arguments: Any) -> list[Any]:
+    def arrays_of(*arguments: PyTree) -> list[Any]:
         leaves, structure = jax.tree.flatten(function(*arguments))
         others[:] = structure, [None if _is_array(leaf) else leaf for leaf in leaves]
         return [leaf for leaf in leaves if _is_array(leaf)]
@@ -169,7 +170,7 @@ def _shapes(function: Callable[..., Any], *arguments: Any) -> Any:
     return structure.unflatten([next(arrays) if leaf is None else leaf for leaf in rest])
 
 
-def _is_array(leaf: Any) -> bool:
+def _is_array(leaf: object) -> bool:
     return hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float | complex)
 
 
@@ -186,18 +187,20 @@ def _named(where: str) -> Iterator[None]:
         raise ValueError(f"{where}: {kind}{first}") from error
 
 
-def _check_array(where: str, found: Any, axes: str, sizes: tuple[int, ...], kind: Any) -> None:
-    """Raise ValueError unless `found` is an array of this shape and type."""
+def _check_array(
+    where: str, value: Any, axes: str, sizes: tuple[int, ...], kind: DTypeLike
+) -> None:
+    """Raise ValueError unless `value` is an array of this shape and type."""
     wanted = "bool" if kind is jnp.bool_ else "float" if kind is jnp.floating else str(kind)
-    given = _short(found)
-    if not hasattr(found, "shape") or found.shape != sizes:
+    given = _short(value)
+    if not hasattr(value, "shape") or value.shape != sizes:
         size = f", here {list(sizes)}" if sizes else ", a single one"
         raise ValueError(f"{where} returned {given}: return {axes}{size}")
-    if not jnp.issubdtype(found.dtype, kind):
+    if not jnp.issubdtype(value.dtype, kind):
         raise ValueError(f"{where} returned {given}: return {wanted}{list(sizes)}")
 
 
-def _check_state(name: str, before: Any, after: Any) -> None:
+def _check_state(name: str, before: PyTree, after: PyTree) -> None:
     """Raise ValueError if `tell` returns another structure, shape or type than `init`."""
     if jax.tree.structure(before) != jax.tree.structure(after):
         old, new = (f"{jax.tree.structure(state)}" for state in (before, after))
@@ -214,7 +217,7 @@ def _check_state(name: str, before: Any, after: Any) -> None:
             )
 
 
-def _place(path: Any) -> str:
+def _place(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path)
 
 

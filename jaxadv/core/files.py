@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 
 def slug(name: str) -> str:
@@ -36,7 +36,7 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_atomically(path: str | Path, content: Any) -> Path:
+def write_atomically(path: str | Path, content: str | bytes | memoryview) -> Path:
     """Write `content` (text or any buffer) so that all of it or nothing is found at `path`.
 
     Args:

@@ -3,26 +3,31 @@
 A goal is a pytree. With a leading axis it holds the goals of a batch; an attack sees one image's.
 """
 
-from typing import Any
-
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import ArrayLike
+
+Classes = PyTree[int | np.integer | ArrayLike]
+"""The number of one class, or those of N images in a list or an array [N]."""
 
 
-def others(logits: Float[Array, " K"], label: Any) -> Float[Array, " K"]:
+def others(logits: Float[Array, " K"], label: Classes) -> Float[Array, " K"]:
     """Return the logits with that of `label` set to minus infinity."""
     return jnp.where(jnp.arange(logits.shape[-1]) == label, -jnp.inf, logits)
 
 
-def _merged(logits: Float[Array, " K"], label: Any, rejected: int) -> Float[Array, " K"]:
+def _merged(
+    logits: Float[Array, " K"], label: Classes, rejected: int | np.integer
+) -> Float[Array, " K"]:
     """Give the label the larger of its own and the rejection logit; mask the rejection class."""
     either = jnp.maximum(logits[label], logits[rejected])
     return others(jnp.where(jnp.arange(logits.shape[-1]) == label, either, logits), rejected)
 
 
-def _margin(logits: Float[Array, " K"], label: Any) -> Float[Array, ""]:
+def _margin(logits: Float[Array, " K"], label: Classes) -> Float[Array, ""]:
     return logits[label] - others(logits, label).max()
 
 
@@ -34,7 +39,7 @@ class Untargeted:
         labels: The true classes, integers [N] (a scalar for one image).
     """
 
-    labels: Any
+    labels: Classes
     targeted = False
 
     def margin(self, logits: Float[Array, " K"]) -> Float[Array, ""]:
@@ -53,7 +58,7 @@ class Untargeted:
         """Return the logits in which the goal is to leave (targeted: to reach) one single class."""
         return logits
 
-    def towards(self, target: Any) -> "Targeted":
+    def towards(self, target: Classes) -> "Targeted":
         """Return the goal of reaching `target`, one of the classes that count as success."""
         return Targeted(self.labels, target)
 
@@ -80,7 +85,7 @@ class Evading(Untargeted):
     [False, True, False]
     """
 
-    rejected: Any = static()
+    rejected: int | np.integer = static()
 
     def margin(self, logits: Float[Array, " K"]) -> Float[Array, ""]:
         """Return the margin of the goal.
@@ -100,7 +105,7 @@ class Evading(Untargeted):
     def merged(self, logits: Float[Array, " K"]) -> Float[Array, " K"]:
         return _merged(logits, self.labels, self.rejected)
 
-    def towards(self, target: Any) -> "Targeted":
+    def towards(self, target: Classes) -> "Targeted":
         return Targeted(self.labels, target, self.rejected)
 
 
@@ -116,9 +121,9 @@ class Targeted:
             label.
     """
 
-    labels: Any
-    targets: Any
-    rejected: Any = static(default=None)
+    labels: Classes
+    targets: Classes
+    rejected: int | np.integer | None = static(default=None)
     targeted = True
 
     def margin(self, logits: Float[Array, " K"]) -> Float[Array, ""]:
@@ -139,7 +144,7 @@ class Targeted:
             return logits
         return _merged(logits, self.labels, self.rejected)
 
-    def towards(self, target: Any) -> "Targeted":
+    def towards(self, target: Classes) -> "Targeted":
         """Return the goal itself, which already names its target."""
         return self
 

@@ -1,12 +1,10 @@
 """Conversion of images to the floats that models take."""
 
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array
 
 
-def as_floats(images: Any) -> Array:
+def as_floats(images: object) -> Array:
     """Return a JAX array of floats; numbers of another kind become float32 and keep their values.
 
     Raises:

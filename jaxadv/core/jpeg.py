@@ -6,8 +6,6 @@ cosine transform is real where libjpeg's is integer, so that a coefficient is oc
 the other way.
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -15,6 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxadv.core.bpda import through
 from jaxadv.core.dct import cosines
+from jaxadv.core.typing import Number
 
 LUMINANCE = np.array([  # T.81, table K.1
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
@@ -33,7 +32,7 @@ def levels(values: Array) -> Array:
     return through(lambda x: jnp.clip(jnp.floor(x + 0.5), 0, 255), values)
 
 
-def quantisation(table: np.ndarray, quality: Any) -> Float[Array, "8 8"]:
+def quantisation(table: np.ndarray, quality: Number) -> Float[Array, "8 8"]:
     """Return the quantisation table as libjpeg scales it for a quality of 1 to 100."""
     quality = jnp.asarray(quality, jnp.int32)
     scale = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality)
@@ -94,7 +93,7 @@ def padded(plane: Float[Array, "H W"], unit: int) -> Float[Array, "h w"]:
 
 
 def jpeg(
-    image: Float[Array, "H W C"], quality: Any = 75, subsampling: bool = True
+    image: Float[Array, "H W C"], quality: Number = 75, subsampling: bool = True
 ) -> Float[Array, "H W C"]:
     """Return the image after JPEG compression; the gradient is straight-through at roundings.
 
@@ -133,9 +132,9 @@ def jpeg(
         else:
             planes.append(coded(padded(plane, 8), colour)[:height, :width] - 128)
     cb, cr = planes
-    whole = [
+    rgb = [
         levels(y + 1.402 * cr),
         levels(y - 0.344136286 * cb - 0.714136286 * cr),
         levels(y + 1.772 * cb),
     ]
-    return jnp.stack(whole, -1)
+    return jnp.stack(rgb, -1)

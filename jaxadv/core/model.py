@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from jaxadv.core.host import HostFunction
 from jaxadv.core.images import as_floats
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import ArrayLike, Numbers, Params
 
 MEANS = ("logits", "probabilities", "log-probabilities")
 SWITCHED_OFF = 100.0  # this far below the least finite logit, a probability is 0 in float32
@@ -47,10 +48,10 @@ class Model:
     """
 
     apply: Callable[..., Any] = static()
-    params: Any
+    params: Params
     bounds: tuple[float, float] = static(default=(0.0, 1.0))
     random: bool = static(default=False)
-    seed: Any = None
+    seed: int | np.integer | ArrayLike | None = None
     samples: int = static(default=1)
 
     def __post_init__(self) -> None:
@@ -66,11 +67,12 @@ class Model:
 
     def raw(self, images: Float[Array, "N ..."]) -> Any:
         """Return the output of `apply` for images [N, H, W, C] unchanged."""
-        if not self.random:
+        if not self.random or self.seed is None:
             return self.apply(self.params, images)
+        seed = self.seed
 
         def one(image: Array) -> Array:
-            return self.apply(self.params, image[None], _own_key(self.seed, image))[0]
+            return self.apply(self.params, image[None], _own_key(seed, image))[0]
 
         return jax.vmap(one)(images)
 
@@ -79,13 +81,13 @@ class Model:
 
         A mean of draws (see `EOT`) takes ten times as many.
         """
-        if not self.random:
+        if not self.random or self.seed is None:
             return self
         apply = _Tenfold(self.apply) if isinstance(self.apply, _Mean) else self.apply
         return dataclasses.replace(self, seed=self.seed + 1, apply=apply)
 
 
-def as_logits(answer: Any) -> Any:
+def as_logits(output: PyTree) -> PyTree:
     """Return logits [N, K] in floats of 32 bits or more, with logits of minus infinity made finite.
 
     A class with a logit of minus infinity never wins, but it would make gradients and scales NaN:
@@ -93,15 +95,15 @@ def as_logits(answer: Any) -> Any:
     with plus infinity, or without a finite logit is left unchanged.
 
     Args:
-        answer: The output of a model.
+        output: The output of a model.
 
     Returns:
-        The logits; `answer` itself if it is not an array.
+        The logits; `output` itself if it is not an array.
     """
-    if not hasattr(answer, "dtype") or answer.ndim == 0:
-        return answer
-    wide = jnp.issubdtype(answer.dtype, jnp.floating) and answer.dtype.itemsize >= 4
-    logits = jnp.asarray(answer) if wide else jnp.asarray(answer, jnp.float32)
+    if not hasattr(output, "dtype") or output.ndim == 0:
+        return output
+    wide = jnp.issubdtype(output.dtype, jnp.floating) and output.dtype.itemsize >= 4
+    logits = jnp.asarray(output) if wide else jnp.asarray(output, jnp.float32)
     off = jnp.isneginf(logits)
     least = lax.stop_gradient(jnp.where(off, jnp.inf, logits).min(-1, keepdims=True))
     return jnp.where(off & jnp.isfinite(least), least - SWITCHED_OFF, logits)
@@ -153,7 +155,7 @@ class _Mean:
     apply: Callable[..., Any] = static()
     samples: int = static()
 
-    def __call__(self, params: Any, images: Array, key: Array) -> Array:
+    def __call__(self, params: Params, images: Array, key: Array) -> Array:
         draws = jax.vmap(lambda k: self.apply(params, images, k))
         return draws(jax.random.split(key, self.samples)).mean(0)
 
@@ -162,13 +164,13 @@ class _Mean:
 class _Tenfold:
     apply: Callable[..., Any] = static()
 
-    def __call__(self, params: Any, images: Array, key: Array) -> Array:
+    def __call__(self, params: Params, images: Array, key: Array) -> Array:
         # One after the other, because all draws at once may not fit into memory.
         draws = lax.map(lambda k: self.apply(params, images, k), jax.random.split(key, 10))
         return draws.mean(0)
 
 
-def ensemble(models: Sequence[Model], weights: Any = None, of: str = "logits") -> Model:
+def ensemble(models: Sequence[Model], weights: Numbers | None = None, of: str = "logits") -> Model:
     """Return the weighted mean of several models, to serve as a surrogate in transfer attacks.
 
     After Dong et al. (2017, arXiv 1710.06081). With `of="log-probabilities"` and `loss="logit"` an
@@ -208,37 +210,41 @@ def ensemble(models: Sequence[Model], weights: Any = None, of: str = "logits") -
     bounds = sorted({model.bounds for model in models})
     if len(bounds) > 1:
         raise ValueError(f"models have different bounds {bounds}: pass equal ones")
-    shares = np.ones(len(models)) if weights is None else np.asarray(weights, np.float64)
-    if shares.shape != (len(models),) or not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
+    weighting = np.ones(len(models)) if weights is None else np.asarray(weights, np.float64)
+    if (
+        weighting.shape != (len(models),)
+        or not (weighting >= 0).all()
+        or not 0 < weighting.sum() < np.inf
+    ):
         raise ValueError(f"weights={weights}: pass {len(models)} numbers of 0 or more")
-    shares = np.asarray(shares / shares.sum(), np.float32)
+    weighting = np.asarray(weighting / weighting.sum(), np.float32)
     samples = sum(model.samples for model in models)
-    return Model(_Ensemble(of), (models, shares), models[0].bounds, samples=samples)
+    return Model(_Ensemble(of), (models, weighting), models[0].bounds, samples=samples)
 
 
 @pytree
 class _Ensemble:
     of: str = static()
 
-    def __call__(self, params: Any, images: Array) -> Array:
-        models, shares = params
-        several = [model(images) for model in models]
-        if len({answer.shape for answer in several}) > 1:
-            classes = [answer.shape[-1] for answer in several]
+    def __call__(self, params: Params, images: Array) -> Array:
+        models, weighting = params
+        outputs = [model(images) for model in models]
+        if len({output.shape for output in outputs}) > 1:
+            classes = [output.shape[-1] for output in outputs]
             raise ValueError(f"models have {classes} classes: pass models of the same classes")
-        answers = jnp.stack(several)
+        logits = jnp.stack(outputs)
         if self.of == "logits":
-            return jnp.einsum("m,mnk->nk", shares, answers, precision=lax.Precision.HIGHEST)
-        logs = jax.nn.log_softmax(answers)
+            return jnp.einsum("m,mnk->nk", weighting, logits, precision=lax.Precision.HIGHEST)
+        logs = jax.nn.log_softmax(logits)
         if self.of == "probabilities":
-            return jax.nn.logsumexp(logs, 0, b=shares[:, None, None])
-        return jnp.einsum("m,mnk->nk", shares, logs, precision=lax.Precision.HIGHEST)
+            return jax.nn.logsumexp(logs, 0, b=weighting[:, None, None])
+        return jnp.einsum("m,mnk->nk", weighting, logs, precision=lax.Precision.HIGHEST)
 
 
 def from_features(
     features: Callable[..., Any],
     head: Callable[..., Any],
-    params: Any,
+    params: Params,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Model:
     """Return a model that also outputs the features of a hidden layer, for attacks on them.
@@ -273,7 +279,7 @@ class _Shown:
     features: Callable[..., Any] = static()
     head: Callable[..., Any] = static()
 
-    def __call__(self, params: Any, images: Array) -> Array:
+    def __call__(self, params: Params, images: Array) -> Array:
         features = self.features(params, images)
         logits = self.head(params, features)
         shown = jnp.pad(features.reshape(len(images), -1), ((0, 0), (1, 0)))
@@ -324,7 +330,7 @@ def with_detector(model: Model, detector: Model, threshold: float = 0.0) -> Mode
 
 @pytree
 class _Guarded:
-    def __call__(self, params: Any, images: Array) -> Array:
+    def __call__(self, params: Params, images: Array) -> Array:
         model, detector, threshold = params
         logits, odds = model(images), detector(images)
         if odds.shape[-1] != 2:
@@ -335,7 +341,7 @@ class _Guarded:
         return jnp.concatenate([logits, refusal[:, None]], 1)
 
 
-def _own_key(seed: Any, image: Array) -> Array:
+def _own_key(seed: int | np.integer | ArrayLike, image: Array) -> Array:
     """Return a key that depends on the seed and on every bit of the image."""
     bits = lax.bitcast_convert_type(image.astype(jnp.float32), jnp.uint32).ravel()
     odd = (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1) * np.uint32(2654435761)
@@ -399,7 +405,7 @@ def from_function(
     return Model(HostFunction(function, classes), params=(), bounds=bounds)
 
 
-def _has_hash(value: Any) -> bool:
+def _has_hash(value: object) -> bool:
     try:
         hash(value)
     except TypeError:
@@ -411,5 +417,5 @@ def _has_hash(value: Any) -> bool:
 class _Closed:
     function: Callable[..., Any] = static()
 
-    def __call__(self, params: Any, images: Array) -> Array:
+    def __call__(self, params: Params, images: Array) -> Array:
         return self.function(as_floats(images))

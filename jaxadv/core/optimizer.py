@@ -38,7 +38,7 @@ class Optimizer:
         return (self.numbers,), (self.constructor, tuple(sorted(self.settings.items())))
 
     @classmethod
-    def tree_unflatten(cls, structure: Any, leaves: Any) -> "Optimizer":
+    def tree_unflatten(cls, structure: tuple[Any, ...], leaves: tuple[Any, ...]) -> "Optimizer":
         optimizer = object.__new__(cls)
         optimizer.constructor, settings = structure
         optimizer.settings = dict(settings)

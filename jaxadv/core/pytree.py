@@ -1,20 +1,26 @@
 """Frozen dataclasses that are pytrees: the form of every attack, goal, model and problem."""
 
 import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
 
+from jaxadv.core.typing import Index, Number
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 T = TypeVar("T")
 
 
-def static(default: Any = dataclasses.MISSING) -> Any:
+def static(default: object = dataclasses.MISSING) -> Any:
     """Declare a field that is part of the program (compared by value), not of its input."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
-def _settle_floats(self: Any) -> None:
+def _to_float32(self: "DataclassInstance") -> None:
     # A Python number would be weakly typed: another dtype, hence another compilation.
     for field in dataclasses.fields(self):
         value = getattr(self, field.name)
@@ -38,8 +44,8 @@ def pytree(cls: type[T]) -> type[T]:
     """
     check = getattr(cls, "__post_init__", None)  # the class's own, or its parent's
 
-    def __post_init__(self: Any) -> None:
-        _settle_floats(self)
+    def __post_init__(self: "DataclassInstance") -> None:
+        _to_float32(self)
         if check is not None:
             check(self)
 
@@ -59,17 +65,17 @@ def _register(cls: type, data: list[str], meta: list[str]) -> None:
     of the fields, so `__init__` and its checks are left out.
     """
 
-    def values(self: Any, names: list[str]) -> tuple[Any, ...]:
+    def values(self: object, names: list[str]) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in names)
 
-    def flatten_with_keys(self: Any) -> tuple[Any, tuple[Any, ...]]:
+    def flatten_with_keys(self: object) -> tuple[Any, tuple[Any, ...]]:
         keys = map(jax.tree_util.GetAttrKey, data)
         return tuple(zip(keys, values(self, data), strict=True)), values(self, meta)
 
-    def flatten(self: Any) -> tuple[Any, tuple[Any, ...]]:
+    def flatten(self: object) -> tuple[Any, tuple[Any, ...]]:
         return values(self, data), values(self, meta)
 
-    def unflatten(structure: tuple[Any, ...], leaves: Any) -> Any:
+    def unflatten(structure: tuple[Any, ...], leaves: Iterable[Any]) -> object:
         self = object.__new__(cls)
         self.__dict__.update(
             zip(data, leaves, strict=True), **dict(zip(meta, structure, strict=True))
@@ -79,7 +85,7 @@ def _register(cls: type, data: list[str], meta: list[str]) -> None:
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
 
 
-def take(tree: T, index: Any) -> T:
+def take(tree: T, index: Index) -> T:
     """Return rows `index` of every leaf."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
@@ -96,7 +102,7 @@ def where(mask: jax.Array, new: T, old: T) -> T:
         A pytree of the same structure.
     """
 
-    def pick(a: Any, b: Any) -> jax.Array:
+    def pick(a: Number, b: Number) -> jax.Array:
         more = max(jax.numpy.ndim(a), jax.numpy.ndim(b)) - mask.ndim
         return jax.numpy.where(mask.reshape(mask.shape + (1,) * more), a, b)
 

@@ -1,9 +1,11 @@
 """The result of a run, with the status of each image."""
 
 import enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+
+from jaxadv.core.typing import Index
 
 
 class Status(enum.IntEnum):
@@ -81,20 +83,20 @@ class Result(NamedTuple):
             if status.name.startswith("REJECTED") and (self.status == status).any()
         }
 
-    def rows(self, index: Any) -> "Result":
+    def rows(self, index: Index) -> "Result":
         """Return the result of the images at `index`."""
         return Result(*(leaf[index] for leaf in self[:-1]), cost=self.cost)
 
-    def put(self, index: Any, part: "Result") -> None:
+    def put(self, index: Index, part: "Result") -> None:
         """Write the rows of `part` in the place of these."""
-        for whole, rows in zip(self[:-1], part[:-1], strict=True):
-            whole[index] = rows
+        for old, new in zip(self[:-1], part[:-1], strict=True):
+            old[index] = new
 
 
 def empty_result(rows: int, shape: tuple[int, ...], epsilon: np.ndarray, ids: np.ndarray) -> Result:
     """Return the result of a run that has not begun (status `NOT_RUN`, margins NaN)."""
 
-    def zeros(dtype: Any = np.int32) -> np.ndarray:
+    def zeros(dtype: type = np.int32) -> np.ndarray:
         return np.zeros(rows, dtype)
 
     return Result(

@@ -19,6 +19,7 @@ from jaxadv.core.bpda import through
 from jaxadv.core.jpeg import jpeg
 from jaxadv.core.model import Model, check_no_mean
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number, Params
 
 EXACT = lax.Precision.HIGHEST
 TRUNCATE = 4  # standard deviations at which a Gaussian ends
@@ -40,7 +41,7 @@ class Transform:
         """Return the transformed image."""
         raise NotImplementedError
 
-    def check(self, lower: float | int, upper: float | int = np.inf, **settings: Any) -> None:
+    def check(self, lower: float | int, upper: float | int = np.inf, **settings: Number) -> None:
         """Raise ValueError if one of these settings is a number outside the limits.
 
         Args:
@@ -74,7 +75,7 @@ class Identity(Transform):
 class Rounding(Transform):
     """Quantisation to `levels` values (256: 8 bits), halves upwards; straight-through gradient."""
 
-    levels: Any = 256
+    levels: Number = 256
 
     def __post_init__(self) -> None:
         self.check(2, levels=self.levels)
@@ -93,7 +94,7 @@ class JPEG(Transform):
         subsampling: Whether chroma is stored at half the resolution (4:2:0), or at full (4:4:4).
     """
 
-    quality: Any = 75
+    quality: Number = 75
     subsampling: bool = static(default=True)
 
     def __post_init__(self) -> None:
@@ -115,7 +116,7 @@ class GaussianBlur(Transform):
         sigma: The standard deviation in pixels.
     """
 
-    sigma: Any = 1.0
+    sigma: Number = 1.0
 
     def __post_init__(self) -> None:
         self.check(0, sigma=self.sigma)
@@ -142,7 +143,7 @@ class GaussianBlur(Transform):
 class Noise(Transform):
     """Clipped Gaussian noise of standard deviation `sigma` (in a box of side 1) on every entry."""
 
-    sigma: Any = 0.1
+    sigma: Number = 0.1
     random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -157,20 +158,20 @@ class Noise(Transform):
 class Brightness(Transform):
     """Multiplication of every value by `factor`, clipped."""
 
-    factor: Any = 1.0
+    factor: Number = 1.0
 
     def __post_init__(self) -> None:
         self.check(0, factor=self.factor)
 
     def __call__(self, image: Array, key: Array | None = None) -> Array:
-        return within(self.factor * image)
+        return within(image * self.factor)
 
 
 @pytree
 class Contrast(Transform):
     """Multiplication of each value's distance from the image's mean grey by `factor`, clipped."""
 
-    factor: Any = 1.0
+    factor: Number = 1.0
 
     def __post_init__(self) -> None:
         self.check(0, factor=self.factor)
@@ -206,7 +207,7 @@ class Rescaling(Transform):
 class Cropping(Transform):
     """Removal of `margin` pixels at each side; the rest is enlarged linearly to the old size."""
 
-    margin: Any = 2.0
+    margin: Number = 2.0
 
     def __post_init__(self) -> None:
         self.check(0, margin=self.margin)
@@ -289,7 +290,7 @@ class _Transformed:
     bounds: tuple[float, float] = static()
     random: bool = static()
 
-    def __call__(self, params: Any, images: Any, *key: Array) -> Array:
+    def __call__(self, params: Params, images: Array, *key: Array) -> Array:
         transform, own = params
         lower, upper = self.bounds
         unit = (images - lower) / (upper - lower)

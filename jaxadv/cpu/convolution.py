@@ -6,18 +6,29 @@ padding. All forms compute the same sums. `python -m benchmarks.speed.engine f` 
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import JaxprEqn
+from jax.typing import DTypeLike
 
 FEWEST = 4  # up to this many output channels, products are made first and shifted after
 DEEP = 16  # up to this many channels are few
 LARGEST = 64  # spatial entries of a kernel; larger ones (gradients of weights) are left alone
 
 Edges = Sequence[tuple[int, int]]
+
+
+class Shaped(Protocol):
+    """An array or the abstract value of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
 
 
 def is_simple(eqn: JaxprEqn) -> bool:
@@ -34,7 +45,8 @@ def has_form(eqn: JaxprEqn) -> bool:
 
     The convolution has stride one and the canonical layout.
     """
-    image, kernel = (atom.aval for atom in eqn.invars)
+    operands: list[Any] = [atom.aval for atom in eqn.invars]
+    image, kernel = operands
     return _form(image, kernel, eqn.params["padding"], True, eqn.params["precision"]) is not None
 
 
@@ -48,8 +60,8 @@ def convolve(
     kernel: jax.Array,
     padding: Edges,
     gradients: bool,
-    precision: Any = None,
-    preferred: Any = None,
+    precision: lax.PrecisionLike = None,
+    preferred: DTypeLike | None = None,
 ) -> jax.Array:
     """Convolve images [N, H, W, C] by a kernel [h, w, C, D] with stride one.
 
@@ -74,7 +86,7 @@ def convolve(
 
 
 def _form(
-    image: Any, kernel: Any, padding: Edges, gradients: bool, precision: Any
+    image: Shaped, kernel: Shaped, padding: Edges, gradients: bool, precision: lax.PrecisionLike
 ) -> Callable[..., jax.Array] | None:
     """Return the function that computes this convolution fast, or None for the backend's own."""
     known = image.dtype == kernel.dtype == jnp.float32 and precision is None
@@ -105,8 +117,8 @@ def _plain(
     image: jax.Array,
     kernel: jax.Array,
     padding: Edges,
-    precision: Any = None,
-    preferred: Any = None,
+    precision: lax.PrecisionLike = None,
+    preferred: DTypeLike | None = None,
 ) -> jax.Array:
     return lax.conv_general_dilated(
         image,

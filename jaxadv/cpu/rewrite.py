@@ -19,14 +19,15 @@ The rewrite is applied after differentiation, so derivatives of any order and mo
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jaxtyping import Array, PyTree
 
 from jaxadv.cpu import strided_convolution
 from jaxadv.cpu.convolution import convolve, has_form, is_simple, kind_of
@@ -54,7 +55,7 @@ def _is_slow_convolution(eqn: JaxprEqn) -> bool:
     return is_simple(eqn) and max(p["window_strides"]) == 1 and has_form(eqn)
 
 
-def _convolution(image: Any, kernel: Any, *, eqn: JaxprEqn, gradients: bool) -> Any:
+def _convolution(image: Array, kernel: Array, *, eqn: JaxprEqn, gradients: bool) -> Array:
     rank = image.ndim
     batch_first, out_in, placed = eqn.params["dimension_numbers"]
     image = lax.transpose(image, (batch_first[0], *batch_first[2:], batch_first[1]))
@@ -83,7 +84,7 @@ def _is_tiled_pooling(eqn: JaxprEqn) -> bool:
     return tiles and math.prod(window) <= MOST_SLICES and p["select_prim"] is lax.ge_p
 
 
-def _pooling_gradient(gradient: Any, image: Any, *, eqn: JaxprEqn) -> Any:
+def _pooling_gradient(gradient: Array, image: Array, *, eqn: JaxprEqn) -> Array:
     window = eqn.params["window_dimensions"]
     limits = [n * w for n, w in zip(gradient.shape, window, strict=True)]
     offsets = list(itertools.product(*map(range, window)))
@@ -119,34 +120,34 @@ def _length(eqn: JaxprEqn) -> int:
     return math.prod(values.shape[axis] for axis in eqn.params["axes"])
 
 
-def _sum(values: Any, *, eqn: JaxprEqn) -> Any:
+def _sum(values: Array, *, eqn: JaxprEqn) -> Array:
     rows = values.reshape(*values.shape[: values.ndim - len(eqn.params["axes"])], -1)
     # Changes no value, but makes XLA add in its own loop instead of calling a library.
     return jnp.where(rows <= np.inf, rows, np.float32(np.nan)).sum(-1)
 
 
-def _largest(values: Any, *, eqn: JaxprEqn) -> Any:
+def _largest(values: Array, *, eqn: JaxprEqn) -> Array:
     return _greatest(values, tuple(eqn.params["axes"]))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _greatest(values: Any, axes: tuple[int, ...]) -> Any:
+def _greatest(values: Array, axes: tuple[int, ...]) -> Array:
     # The bits of floats, inverted for negative ones, are in the order of the floats.
-    def turned(bits: Any) -> Any:
+    def ordered(bits: Array) -> Array:
         return jnp.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
 
     # A NaN with a sign bit would be the least of all.
     known = jnp.where(jnp.isnan(values), np.float32(np.nan), values)
-    most = jnp.max(turned(lax.bitcast_convert_type(known, jnp.int32)), axis=axes)
-    return lax.bitcast_convert_type(turned(most), jnp.float32)
+    most = jnp.max(ordered(lax.bitcast_convert_type(known, jnp.int32)), axis=axes)
+    return lax.bitcast_convert_type(ordered(most), jnp.float32)
 
 
 @_greatest.defjvp
-def _(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
+def _(axes: tuple[int, ...], primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return jax.jvp(lambda values: jnp.max(values, axis=axes), primals, tangents)
 
 
-def _smallest(values: Any, *, eqn: JaxprEqn) -> Any:
+def _smallest(values: Array, *, eqn: JaxprEqn) -> Array:
     return -_largest(-values, eqn=eqn)
 
 
@@ -167,7 +168,7 @@ def _replacement(eqn: JaxprEqn, gradients: bool = False) -> Callable[..., Any] |
     return functools.partial(replace, eqn=eqn, **more)
 
 
-def _has_gradients(jaxpr: Any) -> bool:
+def _has_gradients(jaxpr: ClosedJaxpr | Jaxpr) -> bool:
     """Return whether a jaxpr differentiates a convolution by its image, with a reversed kernel."""
     return any(
         eqn.primitive.name == "rev" or any(map(_has_gradients, _inner(eqn.params)))
@@ -175,16 +176,16 @@ def _has_gradients(jaxpr: Any) -> bool:
     )
 
 
-def _inner(params: dict[str, Any]) -> list[Any]:
+def _inner(params: dict[str, Any]) -> list[ClosedJaxpr | Jaxpr]:
     leaves = jax.tree.leaves(params, is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr))
     return [leaf for leaf in leaves if isinstance(leaf, ClosedJaxpr | Jaxpr)]
 
 
-def _open(jaxpr: Any) -> Any:
+def _open(jaxpr: ClosedJaxpr | Jaxpr) -> Jaxpr:
     return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
 
 
-def needs_rewrite(jaxpr: Any) -> bool:
+def needs_rewrite(jaxpr: ClosedJaxpr | Jaxpr) -> bool:
     """Return whether a jaxpr holds an operation that the rewrite replaces."""
     return any(
         _replacement(eqn) is not None or any(map(needs_rewrite, _inner(eqn.params)))
@@ -192,7 +193,7 @@ def needs_rewrite(jaxpr: Any) -> bool:
     )
 
 
-def _rewrite(value: Any, gradients: bool) -> Any:
+def _rewrite(value: PyTree, gradients: bool) -> PyTree:
     """Return a parameter of an equation with every jaxpr in it rewritten."""
     if isinstance(value, ClosedJaxpr):
         if not needs_rewrite(value):
@@ -204,10 +205,10 @@ def _rewrite(value: Any, gradients: bool) -> Any:
             for v in value.jaxpr.invars
         ]
 
-        def cure(*args: Any) -> list[Any]:
+        def rewritten(*args: Array) -> list[Array]:
             return _evaluate(value.jaxpr, value.consts, args, gradients)
 
-        return jax.make_jaxpr(cure)(*shapes)
+        return jax.make_jaxpr(rewritten)(*shapes)
     if isinstance(value, Jaxpr):
         if not needs_rewrite(value) or value.constvars:
             return value
@@ -218,10 +219,12 @@ def _rewrite(value: Any, gradients: bool) -> Any:
     return value
 
 
-def _evaluate(jaxpr: Jaxpr, consts: Any, args: Any, gradients: bool) -> list[Any]:
-    values: dict[Any, Any] = {}
+def _evaluate(
+    jaxpr: Jaxpr, consts: Sequence[Array], args: Sequence[Array], gradients: bool
+) -> list[Array]:
+    values: dict[Var, Array] = {}
 
-    def read(atom: Any) -> Any:
+    def read(atom: Var | Literal) -> Array:
         return atom.val if isinstance(atom, Literal) else values[atom]
 
     values.update(zip(jaxpr.constvars, consts, strict=True))
@@ -256,7 +259,7 @@ def rewrite_for_cpu(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(function)
-    def call(*args: Any) -> Any:
+    def call(*args: PyTree) -> PyTree:
         jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*args)
         if not needs_rewrite(jaxpr):
             return function(*args)

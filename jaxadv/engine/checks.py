@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from jaxadv.core.losses import get_loss
 from jaxadv.core.model import Model
 from jaxadv.core.norms import ROUNDING, diameter, get_norm
 from jaxadv.core.pytree import take
+from jaxadv.core.typing import ArrayLike, Number, Numbers
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.devices import APPLY, PULLED_BACK
 
@@ -27,6 +29,7 @@ TRAINING_ERRORS = {  # names of Flax errors: other models must not import Flax
     "InvalidRngError": "draw a dropout mask",
 }
 PROBED = ("cross_entropy", "margin")  # losses whose gradients are checked
+Images = ArrayLike | Sequence
 BATCH = 7  # batch size of the trial: unlikely to be one a model is fixed to
 TOLERANCE = 1e-6  # rounding error at the bounds, clipped without a message
 
@@ -35,13 +38,13 @@ class CheckWarning(UserWarning):
     """The run continues, but its results may be unreliable."""
 
 
-def some(indices: Any) -> str:
+def some(indices: Iterable[int]) -> str:
     """Return the first five of a list of indices as text."""
     indices = list(map(int, indices))
     return ", ".join(map(str, indices[:5])) + (", ..." if len(indices) > 5 else "")
 
 
-def check_attack(attack: Any, name: str = "attack") -> None:
+def check_attack(attack: object, name: str = "attack") -> None:
     """Raise ValueError if this is no attack (but a class or a name), or cannot be compiled."""
     if isinstance(attack, type) and issubclass(attack, Attack):
         raise ValueError(f"{name} is the class {attack.__name__}: pass ja.{attack.__name__}(...)")
@@ -50,7 +53,7 @@ def check_attack(attack: Any, name: str = "attack") -> None:
     check_pytree(attack)
 
 
-def check_model(model: Any, name: str = "model") -> None:
+def check_model(model: object, name: str = "model") -> None:
     """Raise ValueError if this is no `Model` (but a module, a function or an estimator)."""
     if not isinstance(model, Model):
         raise ValueError(
@@ -60,7 +63,7 @@ def check_model(model: Any, name: str = "model") -> None:
         )
 
 
-def check_key(key: Any) -> Array:
+def check_key(key: Array) -> Array:
     """Return the key; ValueError if it is neither a JAX random key nor an array of them."""
     dtype = getattr(key, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
@@ -70,22 +73,23 @@ def check_key(key: Any) -> Array:
     raise ValueError(f"key={key!r}: pass a JAX random key, such as jax.random.key(0)")
 
 
-def some_images(images: Any, name: str = "images") -> Any:
-    """Return the array, read or not; ValueError if it does not hold at least one image."""
+def some_images(images: Images, name: str = "images") -> Any:
+    """Return the array, without a copy; ValueError if it does not hold at least one image."""
     if not hasattr(images, "shape"):
         try:
             images = np.asarray(images)
         except ValueError:
             raise ValueError(f"{name} have different shapes: pass one array [N, ...]") from None
-    if len(images.shape) < 2 or images.shape[0] == 0:
+    shape = tuple(np.shape(images))
+    if len(shape) < 2 or shape[0] == 0:
         raise ValueError(
-            f"{name} has shape {tuple(images.shape)}: pass at least one image "
+            f"{name} has shape {shape}: pass at least one image "
             "[N, height, width, channels], or one vector [N, D]"
         )
     return images
 
 
-def check_images(images: Any, bounds: tuple[float, float], name: str = "images") -> np.ndarray:
+def check_images(images: Images, bounds: tuple[float, float], name: str = "images") -> np.ndarray:
     """Return float32 images [N, H, W, C] within the bounds; ValueError says what is wrong."""
     images = np.asarray(some_images(images, name))
     if not np.issubdtype(images.dtype, np.floating) and images.dtype != jnp.bfloat16:
@@ -120,7 +124,13 @@ def check_images(images: Any, bounds: tuple[float, float], name: str = "images")
     return np.clip(images, np.float32(lower), np.float32(upper))
 
 
-def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: Any) -> np.ndarray:
+def check_epsilon(
+    attack: Attack,
+    epsilon: Numbers | None,
+    rows: int,
+    shape: Sequence[int],
+    bounds: tuple[float, float],
+) -> np.ndarray:
     """Return epsilon [rows] in float64, in the norm's unit and the scale of the bounds."""
     if epsilon is None:
         if attack.needs_epsilon:
@@ -158,15 +168,20 @@ def check_epsilon(attack: Attack, epsilon: Any, rows: int, shape: Any, bounds: A
 
 
 def check_box(
-    attack: Attack, epsilon: np.ndarray, bounds: tuple[float, float], images: Any = None
+    attack: Attack,
+    epsilon: np.ndarray,
+    bounds: tuple[float, float],
+    images: np.ndarray | None = None,
 ) -> None:
-    """ValueError where the attack searches the whole box, and the box has no end, or is more than
-    a thousand times as wide as all values in `images` are apart."""
+    """Raise ValueError if the attack searches the whole box and the box is unbounded or too wide.
+
+    It is too wide if it is more than `WIDE` times as wide as the range of the values in `images`.
+    """
     span = bounds[1] - bounds[0]
-    whole = attack.needs_box and not np.isfinite(epsilon).all()
+    searched = attack.needs_box and not np.isfinite(epsilon).all()
     spread = np.inf if images is None else np.ptp(images)
     wide = np.isinf(span) or span > max(WIDE, WIDE * spread)
-    if not (whole and wide) and not (attack.norm == "l0" and np.isinf(span)):
+    if not (searched and wide) and not (attack.norm == "l0" and np.isinf(span)):
         return
     remedy = "give the model the bounds in which its inputs lie"
     if attack.norm != "l0" and not attack.bounded_by:
@@ -176,7 +191,7 @@ def check_box(
 
 
 def warn_about_rounding(images: np.ndarray, epsilon: np.ndarray) -> None:
-    """Say where float32 cannot move a value of an image within epsilon (both [rows, ...]).
+    """Warn where float32 cannot move a value of an image within epsilon (both [rows, ...]).
 
     Warns where a step of float32 is over a hundredth of epsilon for some values, and raises
     ValueError where an image has no value that can move at all.
@@ -188,7 +203,7 @@ def warn_about_rounding(images: np.ndarray, epsilon: np.ndarray) -> None:
         return
     worst = coarse[steps[coarse].max(1).argmax()]
     said = (
-        f"epsilon={epsilon[worst]:g} is little beside values as large as "
+        f"epsilon={epsilon[worst]:g} is small against values as large as "
         f"{np.abs(images[worst]).max():g}, which float32 cannot move by less than "
         f"{steps[worst].max():.2g} ({len(coarse)} of {len(images)} images): subtract an offset, or "
         "rescale the features, and let the model undo it"
@@ -276,7 +291,7 @@ def _check_rejected(goal: Goal, classes: int) -> int | None:
     return int(rejected)
 
 
-def check_ids(ids: Any, count: int) -> np.ndarray:
+def check_ids(ids: Numbers | None, count: int) -> np.ndarray:
     """Return the ids [count] that identify the images in random keys (None: 0 to count - 1)."""
     ids = np.arange(count) if ids is None else np.asarray(ids)
     if ids.shape != (count,) or not np.issubdtype(ids.dtype, np.integer):
@@ -284,20 +299,20 @@ def check_ids(ids: Any, count: int) -> np.ndarray:
     return ids
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Number) -> bool:
     """Return whether an argument is one real number."""
     return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
 
 
-def check_counts(**numbers: Any) -> None:
+def check_counts(**numbers: int) -> None:
     """Raise ValueError unless each of these arguments is an integer from 1 to 2**30 - 1."""
     for name, number in numbers.items():
-        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
-        if not whole or not 1 <= number < 2**30:
+        integer = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if not integer or not 1 <= number < 2**30:
             raise ValueError(f"{name}={number}: pass a whole number from 1 to 2**30 - 1")
 
 
-def check_options(store: Any = None, **numbers: Any) -> None:
+def check_options(store: str | Path | None = None, **numbers: int | None) -> None:
     """Check options that are None by default.
 
     Raises:
@@ -310,7 +325,7 @@ def check_options(store: Any = None, **numbers: Any) -> None:
 
 
 def check_problem(
-    model: Model, images: Any, goal: Any, ids: Any
+    model: Model, images: Images, goal: Goal | Numbers, ids: Numbers | None
 ) -> tuple[np.ndarray, Goal, np.ndarray, int]:
     """Return checked images [N, ...], goal, ids [N] and the number of classes of a run.
 
@@ -361,7 +376,7 @@ def prepare_attack(
     model: Model,
     goal: Goal,
     classes: int,
-    epsilon: Any,
+    epsilon: Numbers | None,
     rows: int,
     shape: tuple[int, ...],
 ) -> tuple[Attack, np.ndarray]:
@@ -382,7 +397,7 @@ def check_attacks(
     model: Model,
     goal: Goal,
     classes: int,
-    epsilons: Any,
+    epsilons: Numbers | None,
     shape: tuple[int, ...],
 ) -> None:
     """Run `prepare_attack` for several attacks before the first is run.
@@ -390,7 +405,7 @@ def check_attacks(
     epsilons: radii; an attack that needs no epsilon is given none.
     """
     for attack in attacks:
-        radii, rows = (epsilons, np.size(epsilons)) if attack.needs_epsilon else (None, 1)
+        radii, rows = (epsilons, np.asarray(epsilons).size) if attack.needs_epsilon else (None, 1)
         prepare_attack(attack, model, goal, classes, radii, rows, shape)
 
 
@@ -449,13 +464,13 @@ def missing_derivative(model: Model, shape: tuple[int, ...]) -> str:
     if not jnp.issubdtype(dtype, jnp.floating):
         return (
             f"the model returns {dtype}, whose gradient is 0 everywhere: return floating-point "
-            "logits, or pass attacks that only ask"
+            "logits, or pass attacks without gradients"
         )
     try:
         PULLED_BACK.eval_shape(model, image)
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        return f"the model cannot be differentiated ({said}): pass attacks that only ask"
+        return f"the model cannot be differentiated ({said}): pass attacks without gradients"
     return ""
 
 
@@ -463,24 +478,24 @@ def check_pullbacks(attack: Attack, model: Model, shape: tuple[int, ...]) -> Non
     """Raise ValueError if the attack needs gradients and the model has none."""
     if attack.pullbacks and (missing := missing_derivative(model, shape)):
         raise ValueError(
-            f"attack: {attack.name} asks for gradients, but {missing}, such as ja.Square(), or a "
+            f"attack: {attack.name} needs gradients, but {missing}, such as ja.Square(), or a "
             "differentiable surrogate as `model` and this one as `judge`"
         )
 
 
 @functools.lru_cache
-def _gradients(cure: bool) -> Any:
+def _gradients(rewrite: bool) -> Callable[..., dict[str, Array]]:
     """Return the jitted (model, images [N, H, W, C], goal) -> gradients of each loss of PROBED."""
 
-    def gradients(model: Model, images: Any, goal: Goal) -> Any:
+    def gradients(model: Model, images: Array, goal: Goal) -> dict[str, Array]:
         logits, pull_back = jax.vjp(model, images)
-        found = {}
+        slopes = {}
         for name in PROBED:
             cotangent = jax.vmap(jax.grad(lambda z, g, name=name: get_loss(name)(g, z)))
-            (found[name],) = pull_back(cotangent(logits, goal))
-        return found
+            (slopes[name],) = pull_back(cotangent(logits, goal))
+        return slopes
 
-    return jax.jit(rewrite_for_cpu(gradients) if cure else gradients)
+    return jax.jit(rewrite_for_cpu(gradients) if rewrite else gradients)
 
 
 def loss_gradients(
@@ -532,13 +547,13 @@ def gradient_messages(gradients: dict[str, np.ndarray]) -> list[str]:
                     f"loss='{other}'"
                     if spared
                     else f"nor has the {other} one; look for rounding or another step without a "
-                    "gradient in the model, or pass attacks that only ask"
+                    "gradient in the model, or pass attacks without gradients"
                 )
             )
     return messages
 
 
-def check_gradients(model: Model, images: Any, goal: Goal) -> list[str]:
+def check_gradients(model: Model, images: np.ndarray, goal: Goal) -> list[str]:
     """Return messages about zero or non-finite gradients of two losses at the clean images.
 
     An empty list is a pass. This costs one forward and two backward passes an image [N, H, W, C].

@@ -10,14 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jaxtyping import Array, PyTree
 
 from jaxadv.core.model import Model
+from jaxadv.core.typing import ChosenDevices, Devices
 
 APPLY = jax.jit(lambda model, images: model.raw(images))  # only traced; JAX caches the trace
 
 
 @jax.jit
-def PULLED_BACK(model: Model, images: Any) -> Any:
+def PULLED_BACK(model: Model, images: Array) -> PyTree:
     """Run one forward and one backward pass."""
     logits, pull_back = jax.vjp(model.raw, images)
     return pull_back(logits)
@@ -71,14 +73,14 @@ def use_cpu_cores(count: int | None = None) -> int:
     return count
 
 
-def spare_memory_maps(share: float = 0.5) -> bool:
+def spare_memory_maps(fraction: float = 0.5) -> bool:
     """Clear JAX's compiled programs if they use too many of the process's memory maps.
 
     A program on CPUs takes some 450 to 850 of the maps that Linux allows a process (usually
     65,530). With none left the compiler crashes, and the process with it.
 
     Args:
-        share: Fraction of the allowed maps above which the programs are cleared.
+        fraction: Fraction of the allowed maps above which the programs are cleared.
 
     Returns:
         Whether the programs were cleared.
@@ -89,7 +91,7 @@ def spare_memory_maps(share: float = 0.5) -> bool:
             used = sum(1 for _ in maps)
     except OSError:  # not on Linux
         return False
-    if used <= share * allowed:
+    if used <= fraction * allowed:
         return False
     jax.clear_caches()
     gc.collect()
@@ -100,7 +102,7 @@ class IdleCoresWarning(UserWarning):
     """Some CPU cores are idle; `use_cpu_cores` would use them."""
 
 
-def choose_devices(devices: Any) -> tuple[Any, ...]:
+def choose_devices(devices: Devices) -> ChosenDevices:
     """Return the devices of a run: those given, else all local ones of the default backend.
 
     Args:
@@ -144,7 +146,7 @@ def memory_of(device: Any) -> float:
     return total / 8  # there are at most 8 CPU devices by default
 
 
-def _bytes_of(jaxpr: Any) -> int:
+def _bytes_of(jaxpr: ClosedJaxpr | Jaxpr) -> int:
     """Return the bytes of all intermediate values of a jaxpr, an upper bound of a pass."""
     if isinstance(jaxpr, ClosedJaxpr):
         jaxpr = jaxpr.jaxpr
@@ -152,7 +154,7 @@ def _bytes_of(jaxpr: Any) -> int:
     for eqn in jaxpr.eqns:
         nested = jax.tree.leaves(eqn.params, is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr))
         inner = [v for v in nested if isinstance(v, ClosedJaxpr | Jaxpr)]
-        outputs = (v.aval for v in eqn.outvars)
+        outputs: list[Any] = [v.aval for v in eqn.outvars]
         own = sum(
             math.prod(a.shape) * a.dtype.itemsize
             for a in outputs

@@ -12,12 +12,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from jaxadv.core.files import write_atomically
 from jaxadv.core.result import Cost, Result
 
 
-def fingerprint(*parts: Any) -> str:
+def fingerprint(*parts: PyTree) -> str:
     """Return a hash of pytrees of arrays and of values that JSON can hold."""
     digest = hashlib.sha256()
     for part in parts:
@@ -54,12 +55,12 @@ class Store:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
 
-    def load_arrays(self, name: str, mark: str) -> dict[str, np.ndarray] | None:
+    def load_arrays(self, name: str, fingerprint: str) -> dict[str, np.ndarray] | None:
         """Return the arrays saved under this name and fingerprint.
 
         Args:
             name: Name of the result.
-            mark: Its fingerprint.
+            fingerprint: Its fingerprint.
 
         Returns:
             The arrays by name; None if there are none, the fingerprint differs or the file is
@@ -67,34 +68,34 @@ class Store:
         """
         try:
             with np.load(self._path(name), allow_pickle=False) as saved:
-                if str(saved["fingerprint"]) != mark:
+                if str(saved["fingerprint"]) != fingerprint:
                     return None
                 return {field: saved[field] for field in saved.files if field != "fingerprint"}
         except (OSError, ValueError, KeyError, EOFError):
             return None
 
-    def save_arrays(self, name: str, mark: str, **arrays: Any) -> None:
+    def save_arrays(self, name: str, fingerprint: str, **arrays: Any) -> None:
         """Save arrays under this name and fingerprint, replacing any others of that name.
 
         Args:
             name: Name of the result.
-            mark: Its fingerprint.
+            fingerprint: Its fingerprint.
             **arrays: The arrays.
         """
         with tempfile.TemporaryFile() as file:
-            np.savez(file, fingerprint=np.str_(mark), **arrays)
+            np.savez(file, fingerprint=np.str_(fingerprint), **arrays)
             file.seek(0)
             write_atomically(self._path(name), file.read())
 
-    def load(self, name: str, mark: str) -> Result | None:
+    def load(self, name: str, fingerprint: str) -> Result | None:
         """Return the result saved under this name and fingerprint, or None, as `load_arrays`."""
-        arrays = self.load_arrays(name, mark)
+        arrays = self.load_arrays(name, fingerprint)
         if arrays is None or set(arrays) != set(Result._fields):
             return None
         ticks, seconds = arrays.pop("cost")
         return Result(**arrays, cost=Cost(int(ticks), float(seconds)))
 
-    def save(self, name: str, mark: str, result: Result) -> None:
+    def save(self, name: str, fingerprint: str, result: Result) -> None:
         """Save a result, complete or not."""
         cost = np.asarray(result.cost, np.float64)
-        self.save_arrays(name, mark, **{**result._asdict(), "cost": cost})
+        self.save_arrays(name, fingerprint, **{**result._asdict(), "cost": cost})

@@ -1,7 +1,6 @@
 """`run`: run one attack on images, on all devices, and verify the returned images."""
 
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.core.shapes import image_shape, on_images
+from jaxadv.core.typing import ArrayLike, Devices, Numbers
 from jaxadv.engine import checks
 from jaxadv.engine.devices import (
     choose_devices,
@@ -29,18 +29,18 @@ from jaxadv.engine.session import RowProgress, Rows, Session
 def run(
     attack: Attack,
     model: Model,
-    images: Any,
+    images: ArrayLike,
     goal: Goal,
-    epsilon: Any = None,
+    epsilon: Numbers | None = None,
     *,
     key: Array,
     keep: str | None = None,
-    ids: Any = None,
-    devices: Any = None,
+    ids: Numbers | None = None,
+    devices: Devices = None,
     lanes: int | None = None,
     judge: Model | None = None,
     again: bool = False,
-    start: Any = None,
+    start: ArrayLike | None = None,
     budget: Budget | None = None,
     halve: bool = False,
     chunk: int | None = None,
@@ -98,10 +98,10 @@ def run(
         >>> result.success.all(), result.distance.max() <= 0.1
         (np.True_, np.True_)
     """
-    images = checks.some_images(images)
-    count = len(images)
-    ids = np.arange(count) if ids is None else ids
-    session = Session(model, images, goal, ids, key, devices, lanes, judge=judge, again=again)
+    array = checks.some_images(images)
+    count = len(array)
+    ids = np.arange(count) if ids is None else np.asarray(ids)
+    session = Session(model, array, goal, ids, key, devices, lanes, judge=judge, again=again)
     rows = Rows(np.arange(count), epsilon, start)
     return run_rows(
         session, attack, rows, keep=keep, budget=budget, halve=halve, chunk=chunk, progress=progress
@@ -149,9 +149,9 @@ def run_rows(
             stated = wanted._replace(epsilon=rows.epsilon).of(refused)
             won = int(outcome.success.sum())
 
-            def report(done: int, more: int, found: int) -> None:
+            def report(done: int, more: int, successes: int) -> None:
                 if progress is not None:
-                    progress(len(rows.source) - more + done, len(rows.source), won + found)
+                    progress(len(rows.source) - more + done, len(rows.source), won + successes)
 
             second = _search_again(setup, given, attack, stated, spent, watch, report)
             for field in ("forward", "backward", "queries", "computed"):
@@ -165,7 +165,7 @@ def run_rows(
 def _set_up(
     session: Session, attack: Attack, rows: Rows, keep: str | None, budget: Budget, halve: bool
 ) -> tuple[Setup, Session, Rows]:
-    """Check the setup, the session and the rows, and choose what the caller left open."""
+    """Check the setup, the session and the rows, and choose what the caller did not set."""
     model, judge, count = session.model, session.judge, len(rows.source)
     if session.again and judge is None:
         raise ValueError("again=True without a judge: pass judge, the model that decides")
@@ -220,10 +220,10 @@ def _run_chunks(
         chunk = most * count // max(total, 1) + 1
     outcome, spent = empty_result(total, seen, rows.epsilon, session.ids[source]), 0
     for begin in range(0, count, chunk):
-        mine = np.flatnonzero((source >= begin) & (source < begin + chunk))
-        if len(mine) == 0 or watch.interrupted():
+        members = np.flatnonzero((source >= begin) & (source < begin + chunk))
+        if len(members) == 0 or watch.interrupted():
             continue
-        part, own = session.of(slice(begin, begin + chunk)), rows.of(mine)
+        part, own = session.of(slice(begin, begin + chunk)), rows.of(members)
         own = own._replace(source=own.source - begin)
         originals = checks.check_images(part.images, bounds)
         checks.check_box(setup.attack, rows.epsilon, bounds, originals)
@@ -234,9 +234,9 @@ def _run_chunks(
             own = own._replace(start=start.reshape(-1, *seen))
         originals = originals.reshape(-1, *seen)
         batch = Batch(originals, part.goal, part.ids, part.clean_logits, own)
-        found, ticks = run_chunk(setup, batch, watch, spent)
-        if found is not None:
-            outcome.put(mine, found)
+        result, ticks = run_chunk(setup, batch, watch, spent)
+        if result is not None:
+            outcome.put(members, result)
         spent += ticks
     return outcome._replace(images=outcome.images.reshape(total, *shape)), spent
 

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
+from jaxadv.core.typing import ArrayLike, Devices, Index, Numbers
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.interrupt import interruptible
@@ -22,13 +23,13 @@ from jaxadv.engine.verify import predict
 class RowProgress(Protocol):
     """Called while one attack runs, with (rows done, rows in all, successes so far)."""
 
-    def __call__(self, done: int, total: int, successes: int, /) -> Any: ...
+    def __call__(self, done: int, total: int, successes: int, /) -> object: ...
 
 
 class StageProgress(Protocol):
     """Called while several attacks run, with (attack, rows done, rows in all, successes so far)."""
 
-    def __call__(self, stage: str, done: int, total: int, successes: int, /) -> Any: ...
+    def __call__(self, stage: str, done: int, total: int, successes: int, /) -> object: ...
 
 
 class Rows(NamedTuple):
@@ -36,17 +37,18 @@ class Rows(NamedTuple):
 
     Attributes:
         source: Integers [M], the image that each row attacks.
-        epsilon: Floats [M], one number, or None for an attack without epsilon.
+        epsilon: Floats [M] (before the checks also one number), or None for an attack without
+            epsilon.
         start: Floats [M, H, W, C], the images to begin from, or None.
         seeds: Data [M, ...] of one random key a row, or None for the session's key.
     """
 
     source: np.ndarray
     epsilon: Any = None
-    start: np.ndarray | None = None
+    start: ArrayLike | None = None
     seeds: np.ndarray | None = None
 
-    def of(self, index: Any) -> "Rows":
+    def of(self, index: Index) -> "Rows":
         """Return the rows at this index."""
         return Rows(
             self.source[index],
@@ -79,11 +81,11 @@ class Session(NamedTuple):
     """
 
     model: Model
-    images: Any
+    images: np.ndarray
     goal: Goal
-    ids: Any
+    ids: np.ndarray
     key: Array
-    devices: tuple[Any, ...] | None = None
+    devices: Devices = None
     lanes: int | None = None
     judge: Model | None = None
     again: bool = False
@@ -97,12 +99,12 @@ class Session(NamedTuple):
     def open(
         cls,
         model: Model,
-        images: Any,
-        goal: Any,
+        images: ArrayLike,
+        goal: Goal | Numbers,
         *,
-        ids: Any = None,
+        ids: Numbers | None = None,
         key: Array | None = None,
-        devices: Any = None,
+        devices: Devices = None,
         lanes: int | None = None,
         store: str | Path | None = None,
     ) -> "Session":
@@ -126,16 +128,18 @@ class Session(NamedTuple):
             OSError: If the store's folder cannot be written to.
         """
         checks.check_options(store, lanes=lanes)
-        session = cls(
+        images, goal, ids, _ = checks.check_problem(model, images, goal, ids)
+        key = checks.check_key(jax.random.key(0) if key is None else key)
+        return cls(
             model,
             images,
             goal,
             ids,
-            jax.random.key(0) if key is None else key,
-            lanes=lanes,
+            key,
+            choose_devices(devices),
+            lanes,
             store=Store.or_none(store),
-        ).checked()
-        return session._replace(devices=choose_devices(devices))
+        )
 
     def checked(self) -> "Session":
         """Check model, images, goal, ids and key; ValueError if one is wrong."""
@@ -175,7 +179,7 @@ class Session(NamedTuple):
         """Return whether there was a Ctrl-C."""
         return self.interrupted is not None and self.interrupted()
 
-    def of(self, index: Any) -> "Session":
+    def of(self, index: Index) -> "Session":
         """Return the session of a subset of the images."""
         return self._replace(
             images=self.images[index],

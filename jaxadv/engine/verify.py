@@ -1,18 +1,20 @@
 """Verification: every returned image is judged again, from the image alone."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from jaxadv.core.goals import Evading, Goal, Targeted
 from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
+from jaxadv.core.typing import ArrayLike, ChosenDevices, Devices
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.devices import choose_devices
 
@@ -20,21 +22,21 @@ VERIFICATION_BATCH = 100  # no power of two, so never the batch size of the atta
 
 
 @functools.lru_cache
-def mesh_of(devices: tuple[Any, ...]) -> jax.sharding.Mesh:
+def mesh_of(devices: ChosenDevices) -> jax.sharding.Mesh:
     """Return the mesh of the devices, with the one axis "devices"."""
     return jax.sharding.Mesh(np.array(devices), ("devices",), axis_types=(AxisType.Auto,))
 
 
-def sharded(devices: tuple[Any, ...]) -> NamedSharding:
+def sharded(devices: ChosenDevices) -> NamedSharding:
     """Return the sharding of arrays [D, ...], one part a device."""
     return NamedSharding(mesh_of(devices), PartitionSpec("devices"))
 
 
 @functools.lru_cache
-def _forward(width: int, devices: tuple[Any, ...]) -> Any:
+def _forward(width: int, devices: ChosenDevices) -> Callable[[Model, ArrayLike], Array]:
     """Return the jitted (model, images [D, N, ...]) -> logits [D, N, K], in batches of `width`."""
 
-    def one(model: Model, images: Any) -> Any:
+    def one(model: Model, images: Array) -> Array:
         images = images[0].reshape(-1, width, *images.shape[2:])
         apply = (
             rewrite_for_cpu(lambda m, x: m(x))
@@ -45,9 +47,13 @@ def _forward(width: int, devices: tuple[Any, ...]) -> Any:
         return logits.reshape(1, -1, logits.shape[-1]).astype(jnp.float32)
 
     if len(devices) > 1:
-        split, whole = PartitionSpec("devices"), PartitionSpec()
+        split, replicated = PartitionSpec("devices"), PartitionSpec()
         one = jax.shard_map(
-            one, mesh=mesh_of(devices), in_specs=(whole, split), out_specs=split, check_vma=False
+            one,
+            mesh=mesh_of(devices),
+            in_specs=(replicated, split),
+            out_specs=split,
+            check_vma=False,
         )
     return jax.jit(one)
 
@@ -59,7 +65,7 @@ def bucket(count: int, unit: int) -> int:
     return unit * step * -(-units // step)
 
 
-def forward_sharded(model: Model, images: Any, width: int, devices: tuple[Any, ...]) -> Any:
+def forward_sharded(model: Model, images: ArrayLike, width: int, devices: ChosenDevices) -> Array:
     """Return logits [D, N, K] of images [D, N, H, W, C]; N is a multiple of `width`."""
     return _forward(width, devices)(model, images)
 
@@ -67,8 +73,8 @@ def forward_sharded(model: Model, images: Any, width: int, devices: tuple[Any, .
 @host_errors()
 def predict(
     model: Model,
-    images: Any,
-    devices: tuple[Any, ...] | None = None,
+    images: ArrayLike,
+    devices: Devices = None,
     width: int = VERIFICATION_BATCH,
 ) -> np.ndarray:
     """Return float32 logits [N, K] of images [N, H, W, C], in batches of `width` on every device.
@@ -113,7 +119,7 @@ def verify(
     originals: np.ndarray,
     goal: Goal,
     epsilon: np.ndarray,
-    devices: tuple[Any, ...],
+    devices: ChosenDevices,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return status, distance and margin of each returned image, from the image alone.
 

@@ -4,36 +4,37 @@ Both are those of Nguyen, Yosinski and Clune (2014, arXiv 1412.1897). A genome i
 individual, and all functions take one or two individuals: vmap makes a population.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 STRENGTH = 15.0  # of polynomial mutation: the larger, the smaller the steps
 INPUTS = 4  # of a painting network: column, row, distance from the centre, one
 
 
 class Encoding(Protocol):
-    """What evolution needs of an encoding."""
+    """The interface of an encoding."""
 
-    def random(self, key: Array) -> Any:
+    def random(self, key: Array) -> PyTree:
         """Return a random genome to begin with."""
         ...
 
-    def offspring(self, key: Array, mother: Any, father: Any, generation: Any) -> Any:
+    def offspring(self, key: Array, mother: PyTree, father: PyTree, generation: Array) -> PyTree:
         """Return a child of two genomes."""
         ...
 
-    def image(self, genome: Any) -> Float[Array, "H W C"]:
+    def image(self, genome: PyTree) -> Float[Array, "H W C"]:
         """Return the image [H, W, C] in [0, 1] that a genome encodes."""
         ...
 
 
-def polynomial(key: Array, values: Array, rate: Any, low: float, high: float) -> Array:
+def polynomial(key: Array, values: Array, rate: Number, low: float, high: float) -> Array:
     """Polynomial mutation (Deb): changes each value with probability `rate`.
 
     The steps are mostly small, in units of the range.
@@ -67,7 +68,7 @@ class Direct:
     def random(self, key: Array) -> Float[Array, "H W C"]:
         return jax.random.uniform(key, self.shape)
 
-    def offspring(self, key: Array, mother: Array, father: Array, generation: Any) -> Array:
+    def offspring(self, key: Array, mother: Array, father: Array, generation: Array) -> Array:
         crossed, mixing, turn, mutating = jax.random.split(key, 4)
         u = jax.random.uniform(mixing, self.shape)
         power = 1 / (self.spread + 1)
@@ -91,10 +92,10 @@ class Painter(NamedTuple):
         kind: [M], index of the activation function of each node.
     """
 
-    weights: Any
-    linked: Any
-    alive: Any
-    kind: Any
+    weights: Float[Array, "M M"]
+    linked: Bool[Array, "M M"]
+    alive: Bool[Array, " M"]
+    kind: Int[Array, " M"]
 
 
 @pytree
@@ -153,7 +154,7 @@ class CPPN:
             jax.random.randint(kinds, (size,), 0, 4),
         )
 
-    def offspring(self, key: Array, mother: Painter, father: Painter, generation: Any) -> Painter:
+    def offspring(self, key: Array, mother: Painter, father: Painter, generation: Array) -> Painter:
         keys = jax.random.split(key, 8)
         child = mother
         for change, rate, own in (
@@ -181,18 +182,18 @@ class CPPN:
         there = child.alive[:, None] & child.alive
         return there & jnp.asarray(self._upwards) & ~child.linked
 
-    def _set(self, mask: Array, place: Array, value: Any, do: Any) -> Array:
+    def _set(self, mask: Array, place: Array, value: Number, do: Array) -> Array:
         flat = mask.ravel()
         return flat.at[place].set(jnp.where(do, value, flat[place])).reshape(mask.shape)
 
     def _add_link(self, key: Array, child: Painter) -> Painter:
-        place, found = self._pick(key, self._free(child))
-        return child._replace(linked=self._set(child.linked, place, True, found))
+        place, exists = self._pick(key, self._free(child))
+        return child._replace(linked=self._set(child.linked, place, True, exists))
 
     def _remove_link(self, key: Array, child: Painter) -> Painter:
-        place, found = self._pick(key, child.linked)
-        found &= child.linked.sum() > 1  # the last one stays
-        return child._replace(linked=self._set(child.linked, place, False, found))
+        place, exists = self._pick(key, child.linked)
+        exists &= child.linked.sum() > 1  # the last one stays
+        return child._replace(linked=self._set(child.linked, place, False, exists))
 
     def _move_link(self, key: Array, child: Painter) -> Painter:
         first, second = jax.random.split(key)
@@ -201,11 +202,11 @@ class CPPN:
     def _add_node(self, key: Array, child: Painter) -> Painter:
         """Insert a node in a free slot into a connection, which it replaces by two."""
         which, where = jax.random.split(key)
-        place, found = self._pick(which, child.linked)
+        place, exists = self._pick(which, child.linked)
         begin, end = place // self.nodes, place % self.nodes
         order = jnp.arange(self.nodes)
         slot, room = self._pick(where, ~child.alive & (order > begin) & (order < end))
-        do = found & room
+        do = exists & room
         linked = self._set(child.linked, place, False, do)
         linked = self._set(linked, begin * self.nodes + slot, True, do)
         linked = self._set(linked, slot * self.nodes + end, True, do)
@@ -219,8 +220,8 @@ class CPPN:
     def _remove_node(self, key: Array, child: Painter) -> Painter:
         order = jnp.arange(self.nodes)
         inner = (order >= INPUTS) & (order < INPUTS + self.hidden)
-        slot, found = self._pick(key, child.alive & inner)
-        gone = (order == slot) & found
+        slot, exists = self._pick(key, child.alive & inner)
+        gone = (order == slot) & exists
         linked = child.linked & ~gone[:, None] & ~gone
         return child._replace(linked=linked, alive=child.alive & ~gone)
 
@@ -235,12 +236,12 @@ class CPPN:
             total, kind = weights[:, node] @ values, genome.kind[node]
             # One exponential serves the bell and the step: half of the cost is in these functions.
             power = jnp.exp(jnp.where(kind == 1, -2 * (total - 0.5), -(total**2)))
-            answer = jnp.select(
+            activation = jnp.select(
                 [kind == 0, kind == 1, kind == 2],
                 [jnp.sin(total), 1 / (1 + power), power],
                 jnp.clip(total, -3, 3) / 3,
             )
-            return values.at[node].set(answer), None
+            return values.at[node].set(activation), None
 
         values, _ = jax.lax.scan(fire, values, jnp.arange(INPUTS, self.nodes))
         out = jnp.minimum(jnp.abs(values[-channels:]), 1.0).T.reshape(self.shape)

@@ -5,13 +5,13 @@ every class, with the probability of the class as its fitness.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 from scipy.special import softmax
 
 from jaxadv.core.host import host_errors
@@ -126,22 +126,22 @@ class _Archive(NamedTuple):
         fitness: [K], log probability of each.
     """
 
-    genomes: Any
-    fitness: Any
+    genomes: PyTree
+    fitness: Float[Array, " K"]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _evolve(
     encoding: Encoding, model: Model, key: Array, generations: int, classes: int
-) -> tuple[Any, Float[Array, "G K"]]:
+) -> tuple[PyTree, Float[Array, "G K"]]:
     """Run all generations as one program; return the genomes [K, ...] and the confidence [G, K]."""
     lower, upper = model.bounds
 
-    def judge(genomes: Any) -> Float[Array, "P K"]:
+    def judge(genomes: PyTree) -> Float[Array, "P K"]:
         images = lower + (upper - lower) * jax.vmap(encoding.image)(genomes)
         return jax.nn.log_softmax(model(images))[:, :classes]
 
-    def compete(archive: _Archive, genomes: Any) -> _Archive:
+    def compete(archive: _Archive, genomes: PyTree) -> _Archive:
         """Compare every child with the elite of every class, which only a better child replaces."""
         fitness = judge(genomes)
         best = fitness.argmax(0)

@@ -47,7 +47,7 @@ def keep_of(attack: Attack, model: Model, keep: str | None = None) -> str | None
     return "loss" if model.random and attack.keep == "first" else keep
 
 
-def describe(attack: Attack) -> Any:
+def describe(attack: Attack) -> dict[str, Any]:
     """Return an attack as JSON: all its settings, arrays as their fingerprints."""
     return {
         "attack": attack.name,
@@ -58,7 +58,7 @@ def describe(attack: Attack) -> Any:
     }
 
 
-def _described(value: Any) -> Any:
+def _described(value: object) -> dict[str, Any] | str:
     if isinstance(value, Attack):
         return describe(value)
     return fingerprint(value) if getattr(value, "ndim", 0) else repr(value)
@@ -92,8 +92,8 @@ def run_stage(
     """
     count, store, progress = len(rows.source), session.store, session.progress
     file = slug(file.lower())
-    mark = "" if store is None else fingerprint(session.fingerprint, *depends)
-    saved = None if store is None else store.load(file, mark)
+    same = "" if store is None else fingerprint(session.fingerprint, *depends)
+    saved = None if store is None else store.load(file, same)
     if saved is None:
         stated = np.full(count, np.inf) if rows.epsilon is None else rows.epsilon
         saved = empty_result(count, session.images.shape[1:], stated, session.ids[rows.source])
@@ -101,28 +101,28 @@ def run_stage(
     open_rows = np.flatnonzero(saved.status == Status.NOT_RUN)
     done = count - len(open_rows)
     for begin in range(0, len(open_rows), ROWS_BETWEEN_SAVES):
-        mine = open_rows[begin : begin + ROWS_BETWEEN_SAVES]
-        used, local = np.unique(rows.source[mine], return_inverse=True)
+        batch = open_rows[begin : begin + ROWS_BETWEEN_SAVES]
+        used, local = np.unique(rows.source[batch], return_inverse=True)
         before, successes = done + begin, int(saved.success.sum())
 
-        def report(d: int, _: int, s: int, before: int = before, found: int = successes) -> None:
+        def report(d: int, _: int, s: int, before: int = before, known: int = successes) -> None:
             if progress is not None:
-                progress(name, before + d, count, found + s)
+                progress(name, before + d, count, known + s)
 
         report(0, 0, 0)
         part = run_rows(
             session.of(used),
             attack,
-            rows.of(mine)._replace(source=local),
+            rows.of(batch)._replace(source=local),
             keep=keep_of(attack, session.model, keep),
             budget=budget,
             progress=report,
         )
-        saved.put(mine, part)
+        saved.put(batch, part)
         seconds, ticks = seconds + part.cost.seconds, ticks + part.cost.lane_ticks
         saved = saved._replace(cost=Cost(ticks, seconds))
         if store is not None:
-            store.save(file, mark, saved)
+            store.save(file, same, saved)
         if (part.status == Status.NOT_RUN).any():
             break
     if progress is not None and not (saved.status == Status.NOT_RUN).any():

@@ -3,16 +3,16 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Array
 
 from jaxadv.attacks import PGD, MinimalEpsilon
 from jaxadv.core.attack import Attack
-from jaxadv.core.goals import Evading, Untargeted
+from jaxadv.core.goals import Evading, Goal, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
+from jaxadv.core.typing import ArrayLike, Devices, Numbers
 from jaxadv.engine import checks
 from jaxadv.engine.diagnose import answers, program
 from jaxadv.engine.session import Rows, Session, StageProgress
@@ -145,15 +145,15 @@ class Report:
 
 def evaluate(
     model: Model,
-    images: Any,
-    labels: Any,
+    images: ArrayLike,
+    labels: Goal | Numbers,
     norm: str = "linf",
     epsilons: Sequence[float] = (0.1,),
     attacks: str | Cascade = "quick",
     *,
     key: Array | None = None,
-    ids: Any = None,
-    devices: Any = None,
+    ids: Numbers | None = None,
+    devices: Devices = None,
     lanes: int | None = None,
     distances: bool = True,
     store: str | Path | None = None,

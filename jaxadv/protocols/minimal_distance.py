@@ -8,14 +8,15 @@ not depend on the other images.
 import dataclasses
 import warnings
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
+from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Status
+from jaxadv.core.typing import ArrayLike, Devices, Numbers
 from jaxadv.engine import checks
 from jaxadv.engine.session import Rows, Session, StageProgress
 from jaxadv.engine.verify import margins
@@ -71,11 +72,11 @@ class MinimalDistances:
     complete: bool
     cost: Cost
 
-    def robust_accuracy(self, epsilons: Any) -> np.ndarray:
+    def robust_accuracy(self, epsilons: Numbers) -> np.ndarray:
         """Return the fraction [E] of images whose distance is larger than epsilon [E]."""
         return (self.distance > np.asarray(epsilons, np.float64)[..., None]).mean(-1)
 
-    def certified_accuracy(self, epsilons: Any) -> np.ndarray | None:
+    def certified_accuracy(self, epsilons: Numbers) -> np.ndarray | None:
         """Return the fraction [E] of images proved robust at epsilon [E]; None without bounds."""
         if self.lower is None:
             return None
@@ -84,17 +85,17 @@ class MinimalDistances:
 
 def minimal_distance(
     model: Model,
-    images: Any,
-    goal: Any,
+    images: ArrayLike,
+    goal: Goal | Numbers,
     norm: str = "linf",
     *,
     effort: str | Portfolio = "standard",
     passes: int | None = None,
     key: Array | None = None,
-    ids: Any = None,
-    devices: Any = None,
+    ids: Numbers | None = None,
+    devices: Devices = None,
     lanes: int | None = None,
-    lower: Any = None,
+    lower: Numbers | None = None,
     store: str | Path | None = None,
     progress: StageProgress | None = None,
 ) -> MinimalDistances:
@@ -162,8 +163,8 @@ def minimal_distance(
                 f"lower has shape {lower.shape}: pass {count} numbers, NaN for unknown"
             )
     with session.answered().watched(progress) as session:
-        found = run_portfolio(session, members, norm, passes or most)
-    below = [] if lower is None else np.flatnonzero(found.distance < lower * (1 - 1e-4))
+        result = run_portfolio(session, members, norm, passes or most)
+    below = [] if lower is None else np.flatnonzero(result.distance < lower * (1 - 1e-4))
     if len(below):
         warnings.warn(
             f"lower: images {checks.some(ids[below])} were found below their proved bounds: the "
@@ -171,7 +172,7 @@ def minimal_distance(
             checks.CheckWarning,
             stacklevel=2,
         )
-    return dataclasses.replace(found, lower=lower)
+    return dataclasses.replace(result, lower=lower)
 
 
 def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) -> MinimalDistances:

@@ -13,6 +13,7 @@ from jaxadv.core.confidence import wilson
 from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
+from jaxadv.core.typing import ArrayLike, Devices, Numbers
 from jaxadv.engine import checks
 from jaxadv.engine.execute import Budget
 from jaxadv.engine.session import Rows, Session, StageProgress
@@ -46,7 +47,7 @@ def queries_needed(result: Result) -> np.ndarray:
     return np.where(result.success, result.queries, np.inf)[~out]
 
 
-def query_curve(result: Result, budgets: Any) -> QueryCurve:
+def query_curve(result: Result, budgets: Numbers) -> QueryCurve:
     """Return the fraction of attacked images with a success within given numbers of queries.
 
     Queries are the model outputs that the attack used, up to the end of the tick of the success.
@@ -108,7 +109,7 @@ class QueryComparison:
     originals: np.ndarray
     complete: bool
 
-    def curve(self, name: str, budgets: Any) -> QueryCurve:
+    def curve(self, name: str, budgets: Numbers) -> QueryCurve:
         """Return the `query_curve` of one attack."""
         return query_curve(self.results[name], budgets)
 
@@ -138,8 +139,8 @@ def fit_steps(attack: Attack, budget: int) -> Attack:
     most = budget // attack.queries
     if most < 1:
         raise ValueError(
-            f"budget={budget}: {attack.name} asks {attack.queries} images at a time; pass at least "
-            "so many"
+            f"budget={budget}: {attack.name} makes {attack.queries} queries at a time; pass "
+            f"{attack.queries} or more"
         )
     if not isinstance(getattr(attack, "steps", None), int):
         return attack
@@ -184,22 +185,22 @@ def fit_attacks(
         raise ValueError(f"attacks work in the norms {sorted(norms)}: pass attacks of one norm")
     for name, attack in attacks.items():
         if attack.pullbacks:
-            raise ValueError(f"attacks[{name!r}] asks for gradients: pass attacks that only ask")
+            raise ValueError(f"attacks[{name!r}] needs gradients: pass attacks without gradients")
         checks.prepare_attack(attack, model, goal, classes, epsilon, 1, shape)
     return {name: fit_steps(attack, budget) for name, attack in attacks.items()}
 
 
 def compare_queries(
     model: Model,
-    images: Any,
-    goal: Any,
+    images: ArrayLike,
+    goal: Goal | Numbers,
     attacks: Mapping[str, Attack],
     epsilon: float | None = None,
     *,
     budget: int = 5000,
     key: Array | None = None,
-    ids: Any = None,
-    devices: Any = None,
+    ids: Numbers | None = None,
+    devices: Devices = None,
     lanes: int | None = None,
     store: str | Path | None = None,
     progress: StageProgress | None = None,

@@ -4,10 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from jaxadv.core.attack import Attack
+from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
+from jaxadv.core.typing import ArrayLike, Numbers
 from jaxadv.engine.result_store import Store, fingerprint
 from jaxadv.engine.run import run
 from jaxadv.engine.session import StageProgress
@@ -30,11 +33,11 @@ class Runs(NamedTuple):
         name: str,
         attack: Attack,
         model: Model,
-        images: Any,
-        goal: Any,
-        epsilon: Any = None,
+        images: ArrayLike,
+        goal: Goal,
+        epsilon: Numbers | None = None,
         *,
-        key: Any = None,
+        key: Array | None = None,
         **settings: Any,
     ) -> Result:
         """Call `ja.run` and keep its result under `name`; equal arguments load it again.
@@ -61,7 +64,7 @@ class Runs(NamedTuple):
         progress = None if tell is None else lambda *now: tell(name, *now)
         if self.store is None:
             return run(attack, model, images, goal, epsilon, key=key, progress=progress, **settings)
-        mark = fingerprint(
+        same = fingerprint(
             describe(attack),
             model.params,
             np.asarray(images),
@@ -71,12 +74,12 @@ class Runs(NamedTuple):
             sorted(settings),
             [settings[name] for name in sorted(settings)],
         )
-        found = self.store.load(name, mark)
-        if found is None:
-            found = run(
+        result = self.store.load(name, same)
+        if result is None:
+            result = run(
                 attack, model, images, goal, epsilon, key=key, progress=progress, **settings
             )
-            if "budget" not in settings and (found.status == Status.NOT_RUN).any():
+            if "budget" not in settings and (result.status == Status.NOT_RUN).any():
                 raise KeyboardInterrupt  # a partial result must not be stored as a complete one
-            self.store.save(name, mark, found)
-        return found
+            self.store.save(name, same, result)
+        return result

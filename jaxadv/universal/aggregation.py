@@ -1,15 +1,15 @@
 """Universal perturbations as sums of minimal ones (Moosavi-Dezfooli et al. 2016)."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, PyTree
 
 from jaxadv.attacks.minimum_norm.deepfool import DeepFool
 from jaxadv.core.attack import Attack
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 from jaxadv.engine.batch import drive_batch, make_table
-from jaxadv.universal.method import Lesson, Method, Progress, Rows, Task
+from jaxadv.universal.method import Lesson, Method, MethodState, Rows, Task
 
 
 @pytree
@@ -40,28 +40,28 @@ class UniversalAggregation(Method):
     epochs: int = static(default=10)
     delta: float | None = static(default=0.2)
     attack: Attack = DeepFool(steps=10)
-    gain: Any = 10.0
+    gain: Number = 10.0
 
-    def learn(self, task: Task, variable: Any, rows: Rows) -> Lesson:
+    def learn(self, task: Task, variable: Array, rows: Rows) -> Lesson:
         placed = self.place(task, variable, rows.images, rows.keys)
         key = jax.random.key(0)
         table = make_table(self.attack, task.model, placed, rows.goal, keep="first", epsilon=None)
         fooled = ~table.active
         table = table._replace(active=table.active & (rows.weights > 0))
-        found = drive_batch(self.attack, task.model, table, key, keep="first")
-        counts, _ = found.totals("first")
-        taught = found.best.adversarial & table.active
-        change = jnp.where(taught[:, None, None, None], found.best.image - placed, 0).sum(0)
+        results = drive_batch(self.attack, task.model, table, key, keep="first")
+        counts, _ = results.totals("first")
+        taught = results.best.adversarial & table.active
+        change = jnp.where(taught[:, None, None, None], results.best.image - placed, 0).sum(0)
         wanted = rows.weights > 0
 
-        def total(numbers: Any) -> Any:
+        def total(numbers: Array) -> Array:
             return jnp.where(wanted, numbers, 0).sum(dtype=jnp.float32)
 
         return Lesson(
             change, total(fooled), total(taught), total(counts.forward + 1), total(counts.backward)
         )
 
-    def update(self, task: Task, now: Progress, lesson: Lesson) -> tuple[Any, Any]:
+    def update(self, task: Task, now: MethodState, lesson: Lesson) -> tuple[Array, PyTree]:
         gain = 1.0 if self.batch_size == 1 else self.gain
         step = gain * lesson.change / jnp.maximum(lesson.taught, 1)
         return self.project(task, now.variable + step), now.memory

@@ -5,16 +5,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from jaxadv.core.goals import Goal, Untargeted
-from jaxadv.core.losses import cross_entropy, get_loss
+from jaxadv.core.losses import Loss, cross_entropy, get_loss
 from jaxadv.core.norms import get_norm
 from jaxadv.core.optimizer import Optimizer
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.batch import on_cpu
-from jaxadv.universal.method import Lesson, Method, Progress, Rows, Task
+from jaxadv.universal.method import Lesson, Method, MethodState, Rows, Task
 
 
 @pytree
@@ -46,9 +47,9 @@ class UniversalAscent(Method):
         5
     """
 
-    step_size: Any = 0.2
-    loss: Any = static(default="cross_entropy")
-    clip: Any = 9.0
+    step_size: Number = 0.2
+    loss: str | Loss = static(default="cross_entropy")
+    clip: Number = 9.0
     optimizer: Optimizer | None = None
 
     def __post_init__(self) -> None:
@@ -59,26 +60,26 @@ class UniversalAscent(Method):
             if isinstance(value, np.floating) and not value > 0:
                 raise ValueError(f"{name}={value}: pass a positive number")
 
-    def init(self, task: Task) -> tuple[Any, Any]:
+    def init(self, task: Task) -> tuple[Array, PyTree]:
         variable = self.first(task)
         memory = () if self.optimizer is None else self.optimizer.build().init(variable)
         return variable, memory
 
-    def first(self, task: Task) -> Any:
+    def first(self, task: Task) -> Array:
         """Return the variable before the first step."""
         return jnp.zeros(task.shape, jnp.float32)
 
-    def objective(self, goal: Goal, logits: Float[Array, " K"], weight: Any) -> Float[Array, ""]:
+    def objective(self, goal: Goal, logits: Float[Array, " K"], weight: Array) -> Float[Array, ""]:
         """Return the objective of one image.
 
         This is its clipped loss, or minus its loss if it is to keep its class.
         """
         gain = jnp.minimum(get_loss(self.loss)(goal, logits), self.clip)
-        kept = -cross_entropy(Untargeted(goal.labels), logits)
-        return jnp.where(weight > 0, gain, jnp.where(weight < 0, kept, 0.0))
+        keeping = -cross_entropy(Untargeted(goal.labels), logits)
+        return jnp.where(weight > 0, gain, jnp.where(weight < 0, keeping, 0.0))
 
-    def learn(self, task: Task, variable: Any, rows: Rows) -> Lesson:
-        def total(variable: Any, task: Task, rows: Rows) -> Any:
+    def learn(self, task: Task, variable: Array, rows: Rows) -> Lesson:
+        def total(variable: Array, task: Task, rows: Rows) -> tuple[Array, Array]:
             logits = task.model(self.place(task, variable, rows.images, rows.keys))
             return jax.vmap(self.objective)(rows.goal, logits, rows.weights).sum(), logits
 
@@ -90,7 +91,7 @@ class UniversalAscent(Method):
             change, (fooled & (rows.weights > 0)).sum(dtype=jnp.float32), passes, passes, passes
         )
 
-    def update(self, task: Task, now: Progress, lesson: Lesson) -> tuple[Any, Any]:
+    def update(self, task: Task, now: MethodState, lesson: Lesson) -> tuple[Array, PyTree]:
         slope = lesson.change / jnp.maximum(lesson.taught, 1)
         if self.optimizer is None:
             size = self.step_size * task.radius * (1 - now.step / now.steps)

@@ -5,6 +5,7 @@ outputs of all nonlinearities are maximised together.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
-from jaxtyping import Array, Float
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jaxtyping import Array, Float, PyTree
 
 from jaxadv.core.attack import safe_epsilon
 from jaxadv.core.model import Model
+from jaxadv.core.typing import ArrayLike, Numbers
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine import checks
 from jaxadv.engine.batch import on_cpu
@@ -50,39 +52,44 @@ def activations(model: Model, images: Float[Array, "N ..."]) -> list[Array]:
     """
     flat, structure = jax.tree.flatten((model, images))
 
-    def call(*leaves: Any) -> Any:
+    def call(*leaves: Array) -> PyTree:
         one, x = jax.tree.unflatten(structure, leaves)
         return one.raw(x)
 
     closed = jax.make_jaxpr(call)(*flat)
-    found: list[tuple[str, Array]] = []
-    _walk(closed.jaxpr, closed.consts, flat, found)
-    rectified = [value for kind, value in found if kind == "nonlinear"]
-    return rectified or [value for kind, value in found if kind == "linear"]
+    layers: list[tuple[str, Array]] = []
+    _walk(closed.jaxpr, closed.consts, flat, layers)
+    rectified = [value for kind, value in layers if kind == "nonlinear"]
+    return rectified or [value for kind, value in layers if kind == "linear"]
 
 
-def _walk(jaxpr: Jaxpr, consts: Any, args: Any, found: list[tuple[str, Array]]) -> list[Any]:
-    """Evaluate a jaxpr and the calls inside it, and append the outputs of its layers to `found`."""
-    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+def _walk(
+    jaxpr: Jaxpr,
+    consts: Sequence[Array],
+    args: Sequence[Array],
+    layers: list[tuple[str, Array]],
+) -> list[Array]:
+    """Evaluate a jaxpr and the calls inside it, and add the outputs of its layers to `layers`."""
+    values: dict[Var, Array] = dict(zip(jaxpr.constvars, consts, strict=True))
     values.update(zip(jaxpr.invars, args, strict=True))
 
-    def read(atom: Any) -> Any:
+    def read(atom: Var | Literal) -> Array:
         return atom.val if isinstance(atom, Literal) else values[atom]
 
     for eqn in jaxpr.eqns:
         inputs, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
         inner = next((eqn.params[key] for key in CALLS if key in eqn.params), None)
         if name not in ("scan", "while", "cond") and isinstance(inner, ClosedJaxpr):
-            outputs = _walk(inner.jaxpr, inner.consts, inputs, found)
+            outputs = _walk(inner.jaxpr, inner.consts, inputs, layers)
         else:
             params = eqn.primitive.get_bind_params(eqn.params)
             outputs = eqn.primitive.bind(*inputs, **params)
             outputs = outputs if eqn.primitive.multiple_results else [outputs]
         zero = any(isinstance(atom, Literal) and np.all(atom.val == 0) for atom in eqn.invars)
         if name in NONLINEAR or (name == "max" and zero):
-            found.append(("nonlinear", outputs[0]))
+            layers.append(("nonlinear", outputs[0]))
         elif name in LINEAR:
-            found.append(("linear", outputs[0]))
+            layers.append(("linear", outputs[0]))
         values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
@@ -99,18 +106,18 @@ def excitement(layers: list[Array], objective: str) -> Float[Array, ""]:
     return sum((jnp.log(size + 1e-10) for size in sizes), jnp.float32(0))
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "draws", "cure"))
+@functools.partial(jax.jit, static_argnames=("objective", "draws", "rewrite"))
 def _piece(
     task: Task,
-    state: tuple[Array, Any],
-    around: tuple[Array, Any],
-    rate: Any,
+    state: tuple[Array, PyTree],
+    around: tuple[Array, ArrayLike],
+    rate: Array,
     key: Array,
     *,
     objective: str,
     draws: int,
-    cure: bool,
-) -> Any:
+    rewrite: bool,
+) -> tuple[Array, PyTree, Array]:
     """Run PIECE steps of Adam; also return the fraction of entries at the bound."""
     background, spread = around
 
@@ -118,9 +125,9 @@ def _piece(
         images = jnp.clip(background + spread * noise + v, *task.model.bounds)
         return -excitement(activations(task.model, images), objective)
 
-    slope = rewrite_for_cpu(jax.grad(height)) if cure else jax.grad(height)
+    slope = rewrite_for_cpu(jax.grad(height)) if rewrite else jax.grad(height)
 
-    def step(state: Any, number: Array) -> Any:
+    def step(state: tuple[Array, PyTree], number: Array) -> tuple[tuple[Array, PyTree], None]:
         v, memory = state
         noise = jax.random.normal(jax.random.fold_in(key, number), (draws, *task.shape))
         updates, memory = optax.adam(rate).update(slope(v, task, noise), memory)
@@ -140,7 +147,7 @@ def data_free_perturbation(
     *,
     key: Array,
     steps: int = 1000,
-    background: Any = None,
+    background: Numbers | None = None,
     spread: float = 0.0,
     draws: int = 1,
 ) -> np.ndarray:
@@ -191,7 +198,7 @@ def data_free_perturbation(
         0.1 * float(np.max(task.radius)) / (np.prod(shape) ** 0.5 if norm == "l2" else 1)
     )
     start, key = jax.random.split(key)
-    v = task.project(task.radius * jax.random.uniform(start, task.shape, minval=-1, maxval=1))
+    v = task.project(jax.random.uniform(start, task.shape, minval=-1, maxval=1) * task.radius)
     memory, before = optax.adam(rate).init(v), 0.0
     pieces = -(-steps // PIECE)
     for number in range(pieces):
@@ -203,7 +210,7 @@ def data_free_perturbation(
             jax.random.fold_in(key, number),
             objective=objective,
             draws=draws,
-            cure=on_cpu(),
+            rewrite=on_cpu(),
         )
         stuck = float(saturated) > 0.5 and float(saturated) - before < 1e-3
         before = float(saturated)

@@ -1,12 +1,13 @@
 """Fooling rates: the classes of images before and after a change, recomputed by the model."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
+from jaxadv.core.typing import ArrayLike, Devices
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import predict
 
@@ -58,12 +59,12 @@ class Fooling(NamedTuple):
 
 def judge(
     model: Model,
-    images: Any,
-    perturbation: Any,
+    images: ArrayLike,
+    perturbation: ArrayLike,
     norm: str = "linf",
     epsilon: float = np.inf,
     *,
-    devices: Any = None,
+    devices: Devices = None,
 ) -> Fooling:
     """Classify images before and after a universal perturbation.
 
@@ -101,7 +102,7 @@ def compare(
     norm: str,
     epsilon: float = np.inf,
     *,
-    devices: Any = None,
+    devices: Devices = None,
 ) -> Fooling:
     """Classify images and changed images, both float32 [N, H, W, C].
 

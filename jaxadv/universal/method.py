@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static, take
+from jaxadv.core.typing import ChosenDevices, Number, Numbers
 from jaxadv.engine.verify import mesh_of
 
 NORMS = ("linf", "l2")
@@ -29,7 +30,7 @@ NORMS = ("linf", "l2")
 
 @pytree
 class Task:
-    """What a method optimises for.
+    """The optimisation problem of a method.
 
     Attributes:
         model: The model.
@@ -39,7 +40,7 @@ class Task:
     """
 
     model: Model
-    radius: Any
+    radius: Number
     norm: str = static(default="linf")
     shape: tuple[int, ...] = static(default=())
 
@@ -55,7 +56,7 @@ class Task:
 
 
 class Rows(NamedTuple):
-    """Images with what is wanted of each.
+    """Images with their goals and weights.
 
     Attributes:
         images: [N, H, W, C].
@@ -64,24 +65,30 @@ class Rows(NamedTuple):
         keys: Random keys [N].
     """
 
-    images: Any
+    images: Float[Array, "N H W C"]
     goal: Goal
-    weights: Any
-    keys: Any
+    weights: Float[Array, " N"]
+    keys: Shaped[Array, "N ..."]
 
 
 class Aim(NamedTuple):
-    """What a variable is learnt from: images [N, H, W, C], a goal for each, and their weights [N],
-    as in `Rows`; start: the variable to begin from, None for the method's own."""
+    """The data from which a variable is learnt.
+
+    Attributes:
+        images: Images [N, H, W, C].
+        goal: Goals, one for each image.
+        weights: Weights [N] of the images, as in `Rows`.
+        start: The variable to begin from, None for the method's own.
+    """
 
     images: np.ndarray
     goal: Goal
     weights: np.ndarray
-    start: Any = None
+    start: Numbers | None = None
 
 
 class Lesson(NamedTuple):
-    """What a part of a batch contributes, summed over its images.
+    """The contribution of a part of a batch, summed over its images.
 
     Attributes:
         change: [...], sum of the gradients or perturbations.
@@ -91,14 +98,14 @@ class Lesson(NamedTuple):
         backward: Backward passes.
     """
 
-    change: Any
-    fooled: Any
-    taught: Any
-    forward: Any
-    backward: Any
+    change: Float[Array, "..."]
+    fooled: Float[Array, ""]
+    taught: Float[Array, ""]
+    forward: Float[Array, ""]
+    backward: Float[Array, ""]
 
 
-class Progress(NamedTuple):
+class MethodState(NamedTuple):
     """State of a method between batches.
 
     Attributes:
@@ -108,10 +115,10 @@ class Progress(NamedTuple):
         steps: Number of batches in all.
     """
 
-    variable: Any
-    memory: Any
-    step: Any
-    steps: Any
+    variable: Float[Array, "..."]
+    memory: PyTree
+    step: Int[Array, ""]
+    steps: Float[Array, ""]
 
 
 @pytree
@@ -138,30 +145,34 @@ class Method:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: pass 1 or more")
         if self.delta is not None and not 0 <= self.delta <= 1:
-            raise ValueError(f"delta={self.delta}: pass the share not fooled, from 0 to 1, or None")
+            raise ValueError(
+                f"delta={self.delta}: pass the fraction not fooled, from 0 to 1, or None"
+            )
 
-    def init(self, task: Task) -> tuple[Any, Any]:
+    def init(self, task: Task) -> tuple[Array, PyTree]:
         """Return the variable before the first step, and the memory."""
         return jnp.zeros(task.shape, jnp.float32), ()
 
-    def place(self, task: Task, variable: Any, images: Array, keys: Any) -> Float[Array, "N ..."]:
+    def place(
+        self, task: Task, variable: Array, images: Array, keys: Array
+    ) -> Float[Array, "N ..."]:
         """Return the images with the variable placed in them, within the box; default: added."""
         return jnp.clip(images + variable, *task.model.bounds)
 
-    def project(self, task: Task, variable: Any) -> Any:
+    def project(self, task: Task, variable: Array) -> Array:
         """Return the nearest admissible variable; default: within the radius."""
         return task.project(variable)
 
-    def learn(self, task: Task, variable: Any, rows: Rows) -> Lesson:
+    def learn(self, task: Task, variable: Array, rows: Rows) -> Lesson:
         """Return what these images contribute; rows of weight 0 must contribute nothing."""
         raise NotImplementedError
 
-    def update(self, task: Task, now: Progress, lesson: Lesson) -> tuple[Any, Any]:
+    def update(self, task: Task, now: MethodState, lesson: Lesson) -> tuple[Array, PyTree]:
         """Return the variable and the memory after a batch."""
         raise NotImplementedError
 
 
-def lanes_for(batch: int, devices: tuple[Any, ...]) -> int:
+def lanes_for(batch: int, devices: ChosenDevices) -> int:
     """Return the width of a part of a batch.
 
     It is the same for up to eight CPUs; other devices get equal parts of the batch.
@@ -170,8 +181,8 @@ def lanes_for(batch: int, devices: tuple[Any, ...]) -> int:
 
 
 @functools.lru_cache
-def epoch_program(batch: int, width: int, devices: tuple[Any, ...]) -> Any:
-    """Return the jitted (method, task, progress, rows, key) -> (progress, tallies).
+def epoch_program(batch: int, width: int, devices: ChosenDevices) -> Any:
+    """Return the jitted (method, task, state, rows, key) -> (state, tallies).
 
     The program runs one epoch over the rows [N] in a new order, as a scan over the batches. The
     tallies are [fooled, taught, forward, backward].
@@ -179,7 +190,7 @@ def epoch_program(batch: int, width: int, devices: tuple[Any, ...]) -> Any:
     parts = math.ceil(batch / width)
     each = math.ceil(parts / len(devices))  # parts of a device; the last device may have fewer
 
-    def epoch(method: Method, task: Task, now: Progress, rows: Rows, key: Array) -> Any:
+    def epoch(method: Method, task: Task, now: MethodState, rows: Rows, key: Array) -> Any:
         count = len(rows.images)
         batches = math.ceil(count / batch)
         order = jax.random.permutation(key, count)
@@ -189,13 +200,15 @@ def epoch_program(batch: int, width: int, devices: tuple[Any, ...]) -> Any:
         order = jnp.pad(order, ((0, 0), (0, room)), constant_values=-1)
         order = order.reshape(batches, -1, width)
 
-        def walk(method: Method, task: Task, now: Progress, rows: Rows, order: Array) -> Any:
-            def step(now: Progress, places: Array) -> Any:
+        def walk(method: Method, task: Task, now: MethodState, rows: Rows, order: Array) -> Any:
+            def step(now: MethodState, places: Array) -> Any:
                 def part(place: Array) -> Lesson:
-                    mine = take(rows, place)
-                    own = jnp.where(place < 0, 0.0, mine.weights)
-                    draw = jax.vmap(jax.random.fold_in, (0, None))(mine.keys, now.step)
-                    return method.learn(task, now.variable, mine._replace(weights=own, keys=draw))
+                    part_rows = take(rows, place)
+                    own = jnp.where(place < 0, 0.0, part_rows.weights)
+                    draw = jax.vmap(jax.random.fold_in, (0, None))(part_rows.keys, now.step)
+                    return method.learn(
+                        task, now.variable, part_rows._replace(weights=own, keys=draw)
+                    )
 
                 lessons = lax.map(part, places)
                 if len(devices) > 1:  # in the order of the parts, regardless of the device
@@ -210,12 +223,12 @@ def epoch_program(batch: int, width: int, devices: tuple[Any, ...]) -> Any:
             return lax.scan(step, now, order)
 
         if len(devices) > 1:
-            whole, split = PartitionSpec(), PartitionSpec(None, "devices")
+            replicated, split = PartitionSpec(), PartitionSpec(None, "devices")
             walk = jax.shard_map(
                 walk,
                 mesh=mesh_of(devices),
-                in_specs=(whole,) * 4 + (split,),
-                out_specs=whole,
+                in_specs=(replicated,) * 4 + (split,),
+                out_specs=replicated,
                 check_vma=False,
             )
         now, tallies = walk(method, task, now, rows, order)

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import ArrayLike, Devices
 from jaxadv.engine.devices import choose_devices
 from jaxadv.universal.ascent import UniversalAscent
 from jaxadv.universal.fooling import Fooling, compare
@@ -33,18 +34,20 @@ class PatchAscent(UniversalAscent):
 
     size: int = static(default=8)
 
-    def first(self, task: Task) -> Any:
+    def first(self, task: Task) -> Array:
         middle = sum(task.model.bounds) / 2
         return jnp.full((self.size, self.size, task.shape[2]), middle, jnp.float32)
 
-    def project(self, task: Task, variable: Any) -> Any:
+    def project(self, task: Task, variable: Array) -> Array:
         return jnp.clip(variable, *task.model.bounds)
 
-    def place(self, task: Task, variable: Any, images: Array, keys: Any) -> Float[Array, "N ..."]:
+    def place(
+        self, task: Task, variable: Array, images: Array, keys: Array
+    ) -> Float[Array, "N ..."]:
         return paste(images, variable, keys)
 
 
-def paste(images: Float[Array, "N ..."], patch: Float[Array, "..."], keys: Any) -> Array:
+def paste(images: Float[Array, "N ..."], patch: Float[Array, "..."], keys: Array) -> Array:
     """Paste the patch [h, w, C] into each image [N, H, W, C], wholly inside it.
 
     The places are drawn uniformly from the keys [N]. Pure and differentiable.
@@ -83,14 +86,14 @@ class Patch(NamedTuple):
 
 def universal_patch(
     model: Model,
-    images: Any,
+    images: ArrayLike,
     size: int,
     method: PatchAscent | None = None,
     *,
     key: Array,
     target: int | None = None,
-    held_out: Any = None,
-    devices: Any = None,
+    held_out: ArrayLike | None = None,
+    devices: Devices = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Patch:
     """Compute a square patch that changes the predictions of most images wherever it is pasted.

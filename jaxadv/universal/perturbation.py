@@ -3,19 +3,20 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxadv.attacks import PGD
 from jaxadv.core.attack import safe_epsilon
 from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
+from jaxadv.core.typing import ArrayLike, ChosenDevices, Devices, Numbers
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import mesh_of, predict
@@ -26,7 +27,7 @@ from jaxadv.universal.method import (
     NORMS,
     Aim,
     Method,
-    Progress,
+    MethodState,
     Rows,
     Task,
     epoch_program,
@@ -74,7 +75,7 @@ class Universal(NamedTuple):
 
 def universal_perturbation(
     model: Model,
-    images: Any,
+    images: ArrayLike,
     epsilon: float,
     norm: str = "linf",
     method: str | Method = "ascent",
@@ -82,9 +83,9 @@ def universal_perturbation(
     key: Array,
     target: int | None = None,
     classes: Sequence[int] | None = None,
-    held_out: Any = None,
-    start: Any = None,
-    devices: Any = None,
+    held_out: ArrayLike | None = None,
+    start: Numbers | None = None,
+    devices: Devices = None,
     lanes: int | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Universal:
@@ -143,9 +144,9 @@ def universal_perturbation(
     aim = aim_of(model, images, chosen, target, classes)._replace(start=start)
     task = Task(model, safe_epsilon(norm, epsilon), norm, tuple(shape))
 
-    def rate(variable: Any) -> float:
-        found = judge(model, images, variable, norm, epsilon, devices=chosen)
-        return found.rate if target is None else found.rate_to(target)
+    def rate(variable: Array) -> float:
+        fooling = judge(model, images, variable, norm, epsilon, devices=chosen)
+        return fooling.rate if target is None else fooling.rate_to(target)
 
     fit = fit_variable(
         method, task, aim, key=key, devices=chosen, lanes=lanes, progress=progress, rate=rate
@@ -180,7 +181,7 @@ class Fit(NamedTuple):
         backward: Backward passes.
     """
 
-    variable: Any
+    variable: Float[Array, "..."]
     history: np.ndarray
     forward: int
     backward: int
@@ -192,10 +193,10 @@ def fit_variable(
     aim: Aim,
     *,
     key: Array,
-    devices: tuple[Any, ...],
+    devices: ChosenDevices,
     lanes: int | None = None,
     progress: Callable[[int, int, float], None] | None = None,
-    rate: Callable[[Any], float] | None = None,
+    rate: Callable[[Array], float] | None = None,
 ) -> Fit:
     """Run a method on the images for its epochs, each one compiled scan on all devices.
 
@@ -214,10 +215,10 @@ def fit_variable(
     if start is not None:
         variable = method.project(task, jnp.asarray(start, jnp.float32).reshape(variable.shape))
     steps = method.epochs * -(-len(images) // batch)
-    now = Progress(variable, memory, jnp.int32(0), jnp.float32(steps))
+    now = MethodState(variable, memory, jnp.int32(0), jnp.float32(steps))
     names = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
-    rows = Rows(images, goal, weights, names)
-    rows = jax.device_put(rows, NamedSharding(mesh_of(devices), PartitionSpec()))
+    everywhere = NamedSharding(mesh_of(devices), PartitionSpec())
+    rows = Rows(*jax.device_put((images, goal, weights, names), everywhere))
     history, passes, best = [], np.zeros(2), (-1.0, variable)
     for number in range(method.epochs):
         now, tallies = program(one, task, now, rows, jax.random.fold_in(key, number))
@@ -244,7 +245,7 @@ def length(norm: str, perturbation: np.ndarray) -> float:
 def aim_of(
     model: Model,
     images: np.ndarray,
-    devices: tuple[Any, ...],
+    devices: ChosenDevices,
     target: int | None = None,
     classes: Sequence[int] | None = None,
 ) -> Aim:
@@ -265,8 +266,8 @@ def aim_of(
 
 def check_given(
     model: Model,
-    images: Any,
-    held_out: Any,
+    images: ArrayLike,
+    held_out: ArrayLike | None,
     target: int | None,
     classes: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -299,7 +300,9 @@ def check_norm(norm: str) -> None:
         raise ValueError(f"norm={norm!r}: universal perturbations know {', '.join(NORMS)}")
 
 
-def check_ball(norm: str, epsilon: float, shape: Any, bounds: tuple[float, float]) -> None:
+def check_ball(
+    norm: str, epsilon: float, shape: Sequence[int], bounds: tuple[float, float]
+) -> None:
     """Raise ValueError unless the norm is "linf" or "l2" and epsilon is one positive number."""
     check_norm(norm)
     if np.ndim(epsilon) or not checks.check_epsilon(PGD(norm=norm), epsilon, 1, shape, bounds) > 0:

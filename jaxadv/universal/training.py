@@ -2,17 +2,18 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from jaxadv.core.attack import safe_epsilon
 from jaxadv.core.norms import get_norm
+from jaxadv.core.typing import Params
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.data import Dataset
 from jaxadv.engine.batch import on_cpu
@@ -20,9 +21,14 @@ from jaxadv.models.adapters import from_linen
 from jaxadv.universal.method import Task
 from jaxadv.universal.perturbation import check_ball
 
+if TYPE_CHECKING:
+    from flax.linen import Module
+
+TrainingState = tuple[Params, PyTree, Array]  # variables, memory of Adam, perturbation
+
 
 def universal_training(
-    definition: Any,
+    definition: "Module",
     data: Dataset,
     epsilon: float,
     norm: str = "linf",
@@ -34,7 +40,7 @@ def universal_training(
     step_size: float = 0.1,
     free: bool = True,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Any, np.ndarray]:
+) -> tuple[Params, np.ndarray]:
     """Train a linen module against one perturbation of all images.
 
     Shafahi et al. 2018, arXiv 1811.11304, algorithm 3: with every batch the perturbation ascends
@@ -97,38 +103,38 @@ def universal_training(
 
 
 class _Recipe(NamedTuple):
-    """What a compiled epoch is made for; steps: of all epochs."""
+    """The static settings of a compiled epoch; `steps` is the number of steps of all epochs."""
 
-    definition: Any
+    definition: "Module"
     norm: str
     batch_size: int
     steps: int
     free: bool
-    cure: bool
+    rewrite: bool
 
 
 @functools.partial(jax.jit, static_argnames="recipe")
 def _epoch(
     recipe: _Recipe,
-    state: Any,
+    state: TrainingState,
     images: Array,
     labels: Array,
     key: Array,
     radius: Array,
     rate: Array,
     step_size: Array,
-) -> Any:
+) -> TrainingState:
     """Run one epoch over the images in a new order."""
-    definition, norm, batch_size, steps, free, cure = recipe
+    definition, norm, batch_size, steps, free, rewrite = recipe
 
-    def loss(variables: Any, v: Array, x: Array, y: Array) -> Any:
-        logits = definition.apply(variables, jnp.clip(x + v, 0.0, 1.0))
+    def loss(variables: Params, v: Array, x: Array, y: Array) -> Array:
+        logits: Any = definition.apply(variables, jnp.clip(x + v, 0.0, 1.0))
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     slopes = jax.grad(loss, argnums=(0, 1))
-    both = rewrite_for_cpu(slopes) if cure else slopes
+    both = rewrite_for_cpu(slopes) if rewrite else slopes
 
-    def step(state: Any, rows: Array) -> Any:
+    def step(state: TrainingState, rows: Array) -> tuple[TrainingState, None]:
         variables, memory, v = state
         x, y = images[rows], labels[rows]
         weights, uphill = both(variables, v, x, y)

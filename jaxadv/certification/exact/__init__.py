@@ -6,7 +6,7 @@ and ReLU networks with one hidden layer by mixed-integer programming (SciPy's Hi
 
 import math
 import time
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from jaxadv.certification.exact.linear import LinearClassifier, linear_classifie
 from jaxadv.certification.exact.relu import ReLUNetwork, relu_network
 from jaxadv.certification.exact.trees import TreeEnsemble, tree_ensemble
 from jaxadv.core.norms import diameter
+from jaxadv.core.typing import Numbers
 
 __all__ = [
     "ExactDistance",
@@ -29,12 +30,12 @@ __all__ = [
 ]
 
 
-METHODS: dict[type, Any] = {LinearClassifier: linear, TreeEnsemble: trees, ReLUNetwork: relu}
+METHODS: dict[type, ModuleType] = {LinearClassifier: linear, TreeEnsemble: trees, ReLUNetwork: relu}
 
 
 def exact_distance(
     classifier: LinearClassifier | TreeEnsemble | ReLUNetwork,
-    image: Any,
+    image: Numbers,
     label: int,
     norm: str = "linf",
     *,
@@ -109,8 +110,8 @@ def exact_distance(
     question = Question(x, label, norm, low, high, limit, whole, seconds, gap)
     scores = classifier.scores(x[None])[0]
     if np.delete(scores, label).max() > scores[label]:
-        found = question.answer(0.0, x, 0.0)
+        result = question.answer(0.0, x, 0.0)
     else:
-        found = method.nearest(classifier, question)
-    witness = None if found.witness is None else found.witness.reshape(np.shape(image))
-    return found._replace(witness=witness, seconds=time.monotonic() - begun)
+        result = method.nearest(classifier, question)
+    witness = None if result.witness is None else result.witness.reshape(np.shape(image))
+    return result._replace(witness=witness, seconds=time.monotonic() - begun)

@@ -1,9 +1,11 @@
 """The result of an exact distance, and the checks that all kinds of classifiers share."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+
+from jaxadv.core.typing import Numbers
 
 
 class ExactDistance(NamedTuple):
@@ -69,7 +71,7 @@ def length(norm: str, delta: np.ndarray) -> float:
 
 
 def checked_image(
-    image: Any, inputs: int, label: int, classes: int, bounds: tuple[float, float]
+    image: Numbers, inputs: int, label: int, classes: int, bounds: tuple[float, float]
 ) -> np.ndarray:
     """Return the image as a float64 vector [inputs].
 

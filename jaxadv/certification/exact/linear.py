@@ -42,7 +42,7 @@ class LinearClassifier(NamedTuple):
         """Number of inputs and of classes."""
         return self.weights.shape  # type: ignore[return-value]
 
-    def scores(self, x: Any) -> np.ndarray:
+    def scores(self, x: np.ndarray) -> np.ndarray:
         """Return the scores [..., K] of inputs [..., D]."""
         return np.asarray(x, np.float64) @ self.weights + self.biases
 

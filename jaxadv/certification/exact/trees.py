@@ -57,7 +57,7 @@ class TreeEnsemble(NamedTuple):
         """Number of inputs and of classes."""
         return self.inputs, len(self.initial)
 
-    def scores(self, x: Any) -> np.ndarray:
+    def scores(self, x: np.ndarray) -> np.ndarray:
         """Return the scores [N, K] of inputs [N, D], which are compared as float32."""
         x = np.asarray(x, np.float32)
         rows = np.arange(len(x))[:, None]
@@ -96,7 +96,7 @@ def tree_ensemble(estimator: Any) -> TreeEnsemble:
     """
     name, grown = type(estimator).__name__, getattr(estimator, "estimators_", None)
     if isinstance(getattr(estimator, "classes_", None), list):
-        raise ValueError(f"estimator: this {name} answers several labels: fit one for each")
+        raise ValueError(f"estimator: this {name} predicts several labels: fit one for each")
     if hasattr(estimator, "tree_") and hasattr(estimator, "classes_"):
         trees = [(estimator, None, 1.0)]
     elif name == "GradientBoostingClassifier" and grown is not None:
@@ -130,8 +130,8 @@ def tree_ensemble(estimator: Any) -> TreeEnsemble:
             scores[leaf, place] = weight * value[leaf, 0]
         else:
             seen = np.arange(classes) if value.shape[1] == classes else one.classes_.astype(int)
-            share = value[leaf] / value[leaf].sum(1, keepdims=True)
-            scores[np.ix_(leaf, seen)] = weight * share
+            fractions = value[leaf] / value[leaf].sum(1, keepdims=True)
+            scores[np.ix_(leaf, seen)] = weight * fractions
         parts.append(
             (
                 np.where(leaf, -1, own[np.maximum(tree.feature, 0)]),
@@ -180,7 +180,9 @@ def _boxes(ensemble: TreeEnsemble) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         node, low, high = stack.pop()
         feature, threshold = ensemble.feature[node], ensemble.threshold[node]
         if feature < 0:
-            leaves.append(node), lows.append(low), highs.append(high)
+            leaves.append(node)
+            lows.append(low)
+            highs.append(high)
             continue
         to_left, to_right = high.copy(), low.copy()
         to_left[feature] = min(high[feature], threshold)
@@ -248,7 +250,8 @@ class _Program:
             least = np.maximum(np.r_[-np.inf, np.nextafter(t, np.float32(np.inf))], question.low)
             most = np.minimum(np.r_[t, np.inf], question.high)
             away = np.maximum(np.maximum(least - x[f], x[f] - most), 0.0)
-            self.least.append(least), self.most.append(most)
+            self.least.append(least)
+            self.most.append(most)
             self.cost.append(np.where(least <= most, self._power(away), np.inf))
         self.rows = self._structure()
 

@@ -7,7 +7,6 @@ Pintor et al. 2022 (indicators of attack failure, arXiv 2106.09947) and Zimmerma
 """
 
 import functools
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,10 +14,11 @@ from jaxtyping import Array
 
 from jaxadv.attacks import PGD, Square
 from jaxadv.core.attack import Attack, safe_epsilon
-from jaxadv.core.goals import Untargeted
+from jaxadv.core.goals import Goal, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import diameter, get_norm
 from jaxadv.core.result import Result
+from jaxadv.core.typing import ArrayLike, Devices, Numbers
 from jaxadv.engine import checks
 from jaxadv.engine.diagnose import answers, attacks, gradients, planted, program
 from jaxadv.engine.diagnose.finding import Finding, verdict
@@ -31,14 +31,14 @@ __all__ = ["Finding", "check"]
 
 def check(
     model: Model,
-    images: Any,
-    labels: Any,
+    images: ArrayLike,
+    labels: Numbers,
     *,
     epsilon: float,
     norm: str = "linf",
     steps: int = 40,
     key: Array | None = None,
-    devices: Any = None,
+    devices: Devices = None,
     lanes: int | None = None,
 ) -> list[Finding]:
     """Check a model and an evaluation for what makes attacks look weaker than they are.
@@ -91,15 +91,15 @@ def check(
     size = int(np.prod(shape))
     checks.check_epsilon(PGD(norm=norm, steps=steps), epsilon, 1, shape, bounds)
 
-    def ask(images: np.ndarray) -> np.ndarray:
+    def query(images: np.ndarray) -> np.ndarray:
         """Return the logits [N, K]."""
         return predict(model, images, session.devices)
 
-    logits = ask(images)
+    logits = query(images)
     scan = program.read_program(model, shape)
-    found = [
+    findings = [
         verdict("logits", "; ".join(checks.logit_messages(logits))),
-        answers.same_answers(logits, [ask(images) for _ in range(4)]),
+        answers.same_answers(logits, [query(images) for _ in range(4)]),
         answers.batch_size(logits, predict(model, images, session.devices, width=7)),
         answers.meant_labels(logits, labels),
         answers.meant_radius(float(epsilon), norm, size, bounds),
@@ -107,12 +107,12 @@ def check(
         program.no_gradients_inside(scan),
     ]
     right = np.flatnonzero(logits.argmax(1) == labels)
-    kept, labels, clean = images[right], labels[right], logits[right]
+    correct, labels, clean = images[right], labels[right], logits[right]
     if len(right) == 0:
-        return found
+        return findings
     missing = checks.missing_derivative(model, shape)
     if missing:
-        return [*found, verdict("gradients", missing)]
+        return [*findings, verdict("gradients", missing)]
 
     goal = Untargeted(labels)
     clean_margin = margins(goal, clean)
@@ -120,30 +120,32 @@ def check(
     def draw(radius: float, count: int) -> np.ndarray:
         """Draw points [count, N, H, W, C] from the balls of this radius."""
         inner, keys = safe_epsilon(norm, radius), jax.random.split(key, count)
-        return np.stack([np.asarray(_point(norm, kept, inner, bounds, k)) for k in keys])
+        return np.stack([np.asarray(_point(norm, correct, inner, bounds, k)) for k in keys])
 
     def margin_of(points: np.ndarray) -> np.ndarray:
         """Return the margins [D, N] of points [D, N, H, W, C]; equal batches compile once."""
-        return np.stack([margins(goal, ask(piece)) for piece in points])
+        return np.stack([margins(goal, query(piece)) for piece in points])
 
     near, aside, inside = draw(epsilon / 100, 8), draw(epsilon / 20, 4), draw(epsilon, 16)
-    noisy = np.stack([ask(piece) for piece in inside])
-    slopes = checks.loss_gradients(model, kept, goal)
+    noisy = np.stack([query(piece) for piece in inside])
+    slopes = checks.loss_gradients(model, correct, goal)
     away = checks.loss_gradients(model, inside[0], goal)
-    pairs = np.stack([aside, (2 * kept - aside).clip(*bounds)])
+    pairs = np.stack([aside, (2 * correct - aside).clip(*bounds)])
     floor = 4 * scan.rounding * float(np.abs(clean).max())
     inner = safe_epsilon(norm, epsilon)
-    step = np.asarray(_one_step(norm, kept, slopes["cross_entropy"], inner, bounds))
+    step = np.asarray(_one_step(norm, correct, slopes["cross_entropy"], inner, bounds))
     weaker = {
         "noise": np.stack([margins(goal, one) for one in noisy]).min(0) < 0,
-        "one step": margins(goal, ask(step)) < 0,
+        "one step": margins(goal, query(step)) < 0,
     }
 
-    def run(attack: Attack, places: Any, radii: Any, goal: Any, keep: str = "first") -> Result:
-        """Attack image places[i] of `kept`, or of `kept` twice, at radii[i] in row i."""
-        copies = len(goal.labels) // len(kept)
+    def run(
+        attack: Attack, places: np.ndarray, radii: np.ndarray, goal: Goal, keep: str = "first"
+    ) -> Result:
+        """Attack image places[i] of `correct`, or of `correct` twice, at radii[i] in row i."""
+        copies = len(goal.labels) // len(correct)
         own = session._replace(
-            images=np.concatenate([kept] * copies),
+            images=np.concatenate([correct] * copies),
             goal=goal,
             ids=np.tile(right, copies),
             lanes=session.width(1, len(places)),
@@ -151,42 +153,44 @@ def check(
         )
         return run_rows(own, attack, Rows(places, radii), keep=keep)
 
-    whole = diameter(norm, size, bounds[1] - bounds[0])
+    largest = diameter(norm, size, bounds[1] - bounds[0])
     hidden, posed = planted.plant(labels, clean, noisy)
-    radii, one = [epsilon / 4, epsilon / 2, epsilon, whole, epsilon], np.arange(len(kept))
-    places = np.concatenate([one, one, one, one, one + len(kept)])
+    radii, one = [epsilon / 4, epsilon / 2, epsilon, largest, epsilon], np.arange(len(correct))
+    places = np.concatenate([one, one, one, one, one + len(correct)])
     attack = PGD(norm=norm, steps=steps, step_size=0.1, loss=planted.either_loss)
-    each = run(attack, places, np.repeat(radii, len(kept)), planted.with_plain(hidden))
-    quarter, half, full, everywhere, sought = (each.rows(i * len(kept) + one) for i in range(5))
+    each = run(attack, places, np.repeat(radii, len(correct)), planted.with_plain(hidden))
+    quarter, half, full, everywhere, sought = (each.rows(i * len(correct) + one) for i in range(5))
     # The highest loss lies well inside: first successes lie at the boundary, where rounding flips.
     patient = PGD(norm=norm, steps=2 * steps, step_size=0.1)
-    longer = run(patient, one, np.repeat(epsilon, len(kept)), goal, keep="loss")
+    longer = run(patient, one, np.repeat(epsilon, len(correct)), goal, keep="loss")
     queries = 6 * steps  # forward and backward passes of both PGD runs at epsilon
-    asking = None
+    score_based = None
     if norm in Square.norms:  # in L0, score-based attacks beat PGD on sound models too
         search = Square(norm=norm, steps=queries - 1, rescale=True)
-        asking = run(search, one, np.repeat(epsilon, len(kept)), goal)
-    stored = margins(goal, ask(attacks.to_8_bits(longer.images, bounds)))
+        score_based = run(search, one, np.repeat(epsilon, len(correct)), goal)
+    stored = margins(goal, query(attacks.to_8_bits(longer.images, bounds)))
     pair_margins = np.stack([margin_of(side) for side in pairs])
     return [
-        *found,
+        *findings,
         answers.smooth(clean_margin, margin_of(near), epsilon),
         gradients.some_gradient(slopes, away),
         gradients.true_gradient(-slopes["margin"], pairs, pair_margins, floor, scan.cuts),
         attacks.enough_steps(full, longer, clean_margin, steps),
         attacks.monotone(np.stack([r.success for r in (quarter, half, full)]), radii),
         attacks.order(weaker, full.success),
-        *([] if asking is None else [attacks.asking(asking, full, longer, queries)]),
-        attacks.unbounded(everywhere.success, norm, whole),
-        planted.planted_problems(hidden, ask(sought.images), posed),
+        *([] if score_based is None else [attacks.asking(score_based, full, longer, queries)]),
+        attacks.unbounded(everywhere.success, norm, largest),
+        planted.planted_problems(hidden, query(sought.images), posed),
         attacks.verified([quarter, half, full, everywhere, longer]),
         attacks.rounding(longer.success, stored),
-        attacks.reject_class(labels, ask(longer.images)[longer.success]),
+        attacks.reject_class(labels, query(longer.images)[longer.success]),
     ]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _point(norm: str, images: Array, radius: Any, bounds: tuple[float, float], key: Array) -> Any:
+def _point(
+    norm: str, images: Array, radius: Array, bounds: tuple[float, float], key: Array
+) -> Array:
     """Draw a point [N, H, W, C] uniformly from each image's ball."""
 
     def one(image: Array, key: Array) -> Array:
@@ -198,8 +202,8 @@ def _point(norm: str, images: Array, radius: Any, bounds: tuple[float, float], k
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _one_step(
-    norm: str, images: Array, gradient: Array, radius: Any, bounds: tuple[float, float]
-) -> Any:
+    norm: str, images: Array, gradient: Array, radius: Array, bounds: tuple[float, float]
+) -> Array:
     """Return images [N, H, W, C] of the fast gradient method: one step as long as the radius."""
 
     def one(image: Array, gradient: Array) -> Array:

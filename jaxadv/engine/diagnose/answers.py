@@ -82,7 +82,7 @@ def smooth(margin: np.ndarray, near: np.ndarray, epsilon: float) -> Finding:
         "smooth loss",
         f"random noise of epsilon / 100 = {epsilon / 100:.2g} changes the margin by "
         f"{100 * change:.0f} %: the loss is noisy (many small jumps) and its gradients tell "
-        "little; average gradients over random points, or pass attacks that only ask"
+        "little; average gradients over random points, or pass attacks without gradients"
         if change > 0.1
         else "",
     )

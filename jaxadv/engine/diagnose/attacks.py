@@ -35,7 +35,7 @@ def monotone(broken: np.ndarray, radii: list[float]) -> Finding:
                     "larger epsilon, more success",
                     f"{lost} of {broken.shape[1]} images fall at epsilon {radii[small]:g} but not "
                     f"at {radii[large]:g}: gradients mislead; pass more restarts, another loss or "
-                    "attacks that only ask",
+                    "attacks without gradients",
                 )
     return verdict("larger epsilon, more success", "")
 
@@ -48,7 +48,7 @@ def order(weaker: dict[str, np.ndarray], strongest: np.ndarray) -> Finding:
             return verdict(
                 "weaker attacks are weaker",
                 f"{name} breaks {lost} of {len(strongest)} images that PGD does not: gradients "
-                "mislead (masking); pass another loss or attacks that only ask",
+                "mislead (masking); pass another loss or attacks without gradients",
             )
     return verdict("weaker attacks are weaker", "")
 
@@ -73,7 +73,7 @@ def asking(square: Result, now: Result, longer: Result, queries: int) -> Finding
         "gradients find what questions do",
         f"Square breaks {by_asking} of {len(square.success)} images with {queries} queries and no "
         f"gradient, PGD only {by_gradient} with as many passes: gradients mislead (masking); pass "
-        "another loss or attacks that only ask"
+        "another loss or attacks without gradients"
         if by_asking - by_gradient > CLEARLY * len(square.success)
         else "",
     )
@@ -137,12 +137,14 @@ def verified(results: list[Result]) -> Finding:
 def reject_class(labels: np.ndarray, logits: np.ndarray) -> Finding:
     """Check whether most adversarial images, with logits [n, K], get a class that is no label."""
     message = ""
-    named, classes, answers = np.unique(labels), logits.shape[1], logits.argmax(1)
-    if len(answers) and len(named) >= min(classes - 1, 3):
-        votes = np.bincount(answers, minlength=classes)
+    named, classes, predictions = np.unique(labels), logits.shape[1], logits.argmax(1)
+    if len(predictions) and len(named) >= min(classes - 1, 3):
+        votes = np.bincount(predictions, minlength=classes)
         most = int(votes.argmax())
-        if most in (0, classes - 1) and most not in named and votes[most] > len(answers) / 2:
-            message = f"{votes[most]} of {len(answers)} adversarial images are answered by class "
+        if most in (0, classes - 1) and most not in named and votes[most] > len(predictions) / 2:
+            message = (
+                f"{votes[most]} of {len(predictions)} adversarial images are assigned to class "
+            )
             message += f"{most}, which is no image's label: if it means 'rejected', they are "
             message += "detected, not missed, yet count as broken; pass ja.Evading(labels, "
             message += f"rejected={most}) to count those that are missed"

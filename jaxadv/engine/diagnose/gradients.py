@@ -41,7 +41,7 @@ def true_gradient(
         "true gradients",
         f"the gradient misses {100 * error:.0f} % of how the margin changes over epsilon / 20: it "
         f"is cut, replaced or shattered on the way{suspects}; average it over random points, or "
-        "pass attacks that only ask"
+        "pass attacks without gradients"
         if not error <= ERROR
         else "",
     )

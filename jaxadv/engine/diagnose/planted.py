@@ -6,16 +6,16 @@ of the ball is of the other class, and the image and all other points are not.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxadv.core.goals import Goal, Untargeted
 from jaxadv.core.losses import cross_entropy
 from jaxadv.core.pytree import pytree
+from jaxadv.core.typing import ArrayLike
 from jaxadv.engine.diagnose.finding import Finding, verdict
 
 DEPTH = 0.9  # the threshold's place between the next point (0) and the planted one (1)
@@ -34,9 +34,9 @@ class Planted(Untargeted):
         planted: Whether the goal is the planted problem, bool [N]; if False, any wrong class.
     """
 
-    readout: Any
-    threshold: Any
-    planted: Any
+    readout: Float[ArrayLike, "*N K"]
+    threshold: Float[ArrayLike, "*N"]
+    planted: Bool[ArrayLike, "*N"]
 
     def margin(self, logits: Float[Array, " K"]) -> Float[Array, ""]:
         plain = Untargeted(self.labels).margin(logits)
@@ -85,15 +85,15 @@ def plant(labels: np.ndarray, clean: np.ndarray, drawn: np.ndarray) -> tuple[Pla
     return goal, gap.max(0) > 1e-4 * scale
 
 
-def planted_problems(goal: Planted, answers: np.ndarray, posed: np.ndarray) -> Finding:
+def planted_problems(goal: Planted, logits: np.ndarray, posed: np.ndarray) -> Finding:
     """Check whether the attack's images, with logits [N, K], solve the problems `posed` [N]."""
-    margin = np.asarray(goal.threshold) - (np.asarray(goal.readout) * answers).sum(1)
+    margin = np.asarray(goal.threshold) - (np.asarray(goal.readout) * logits).sum(1)
     solved = float((margin < 0)[posed].mean()) if posed.any() else 1.0
     return verdict(
         "planted problems",
         f"PGD solves only {100 * solved:.0f} % of {posed.sum()} problems in which an adversarial "
         "image was hidden: it is too weak for this model; pass more steps, another loss or "
-        "attacks that only ask"
+        "attacks without gradients"
         if solved < SOLVED
         else "",
     )

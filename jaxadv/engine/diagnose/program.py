@@ -1,12 +1,13 @@
 """Checks of the model's jaxpr: which operations lie between the image and the logits."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jaxadv.core.model import Model
 from jaxadv.engine.devices import APPLY
@@ -43,14 +44,14 @@ class Program(NamedTuple):
     rounding: float
 
 
-def _place(eqn: Any) -> str:
+def _place(eqn: JaxprEqn) -> str:
     """Return where the user's code calls the operation, " (file:line)", or an empty text."""
     frames = getattr(getattr(eqn.source_info, "traceback", None), "frames", ())
     own = [f for f in frames if not any(part in f.file_name for part in LIBRARIES)]
     return f" ({own[0].file_name.rsplit('/', 1)[-1]}:{own[0].line_num})" if own else ""
 
 
-def _bodies(eqn: Any) -> list[Jaxpr]:
+def _bodies(eqn: JaxprEqn) -> list[Jaxpr]:
     nested = jax.tree.leaves(eqn.params, is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr))
     return [
         v.jaxpr if isinstance(v, ClosedJaxpr) else v
@@ -78,7 +79,7 @@ class _Scan:
         depends = {v for v, flag in zip(jaxpr.invars, reached, strict=True) if flag}
         slopes = {v for v, flag in zip(jaxpr.invars, sloped, strict=True) if flag}
 
-        def among(variables: Any, chosen: set[Any]) -> list[bool]:
+        def among(variables: Sequence[Var | Literal], chosen: set[Var]) -> list[bool]:
             return [not isinstance(v, Literal) and v in chosen for v in variables]
 
         for eqn in jaxpr.eqns:
@@ -137,11 +138,11 @@ def operations(program: Program) -> Finding:
     message = ""
     if program.callbacks:
         message = f"the model leaves JAX by {', '.join(program.callbacks)}: gradients stop there; "
-        message += "pass attacks that only ask"
+        message += "pass attacks without gradients"
     elif not program.connected:
         cuts = ", ".join(program.cuts) or "a comparison or an integer"
         message = f"{cuts} lies between image and logits and has no gradient: replace it by the "
-        message += "identity in the backward pass, or pass attacks that only ask"
+        message += "identity in the backward pass, or pass attacks without gradients"
     return verdict("operations", message)
 
 
@@ -150,7 +151,7 @@ def no_gradients_inside(program: Program) -> Finding:
     places = ", ".join(dict.fromkeys(place.strip() for place in program.inner if place.strip()))
     return verdict(
         "no optimisation inside",
-        f"the model takes gradients while it answers{f' ({places})' if places else ''}: it "
+        f"the model takes gradients in its forward pass{f' ({places})' if places else ''}: it "
         "optimises at inference, so attacks only give an upper bound of its robust accuracy; "
         "attack through all its steps, and transfer from the model without them"
         if program.inner
