@@ -7,12 +7,15 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxadv.core.optional_dependency import extra
 from jaxadv.report import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK, ACCENT, CONTROL, FAINT = "#1d2733", "#c2410c", "#64748b", "#d8dee6"
 PROVED = "#15803d"
@@ -102,7 +105,7 @@ def _uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def plain_axes(width: float, height: float) -> tuple[Any, Any]:
+def plain_axes(width: float, height: float) -> "tuple[Figure, Any]":
     """Return a matplotlib figure of that size in inches, and its axes in the style of the pages."""
     from matplotlib.figure import Figure
 
@@ -116,7 +119,7 @@ def plain_axes(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def svg(figure: Any) -> str:
+def svg(figure: "Figure") -> str:
     """Return a matplotlib figure as the data URI of an embedded SVG."""
     import matplotlib
 

@@ -14,6 +14,7 @@ from jaxadv.report.elements import COLOURS, INK, Page, picture, plain_axes, svg,
 from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
 
     from jaxadv.protocols.query_curves import QueryComparison
@@ -172,7 +173,7 @@ def _where(data: Mapping[str, Any]) -> str:
     return f"{NORMS[data['norm']]}{at}"
 
 
-def query_figure(comparison: "QueryComparison") -> Any:
+def query_figure(comparison: "QueryComparison") -> "Figure":
     """Return a matplotlib figure of success rate against queries, with an interval per attack."""
     from jaxadv.protocols.query_curves import queries_needed
 
