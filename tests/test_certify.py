@@ -19,7 +19,15 @@ from jaxadv.cli import app
 from jaxadv.engine.result_store import Store
 from jaxadv.models import get_definition, save_weights
 from jaxadv.models.train import train
-from jaxadv.report import as_data, certified_data, print_certified, write_certified, write_html
+from jaxadv.report import (
+    CertifiedRun,
+    Page,
+    as_data,
+    certified_data,
+    print_certified,
+    write_certified,
+    write_html,
+)
 from jaxadv.report.certify import round_radii
 
 KEY = jax.random.key(0)
@@ -340,7 +348,8 @@ def test_reports_say_what_was_certified(network, digits, tmp_path):
     radii = [0.0, 0.25]
     pushed = [ja.attack_smoothed(model, images, found[0], rounds=2, steps=5, samples=300, key=KEY)]
     nearest = ja.minimal_distance(model, images, labels, "l2", effort={"DDN": ja.DDN(steps=20)})
-    data = certified_data(found, radii, nearest, total=360, smoothed=pushed)
+    run = CertifiedRun(found, radii, nearest, pushed)
+    data = certified_data(run, 360)
     assert data["attacked"]["clean_accuracy"] == report.clean_accuracy
     assert data["sigmas"][0]["attacked"]["accuracy"] == pushed[0].accuracy(radii).tolist()
     assert data["sigmas"][0]["attacked"]["below_proved"] == 0
@@ -352,16 +361,7 @@ def test_reports_say_what_was_certified(network, digits, tmp_path):
         assert row["certified_accuracy"] == [sum(r >= at for r in right) / 10 for at in radii]
         assert row["forward"] == 400
     print_certified(data)
-    page = write_certified(
-        found,
-        images,
-        tmp_path / "a.html",
-        radii,
-        key=KEY,
-        attacked=nearest,
-        total=360,
-        smoothed=pushed,
-    ).read_text()
+    page = write_certified(run, images, tmp_path / "a.html", Page(total=360), key=KEY).read_text()
     assert page.count("<img") == 1 + 3 * 10
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
 

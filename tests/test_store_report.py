@@ -101,7 +101,12 @@ def fabricate(folder, *cells):
         job = Job(f"job{number}", group, (mark,), 0, len(one["ids"]))
         manifest["groups"][group] = {**about(one), "lanes": 8}
         manifest["cells"][mark] = {"group": group, "epsilon": one["epsilon"], "seed": one["seed"]}
-        manifest["jobs"][job.mark] = {"group": group, "cells": [mark], "begin": 0, "end": job.end}
+        manifest["jobs"][job.fingerprint] = {
+            "group": group,
+            "cells": [mark],
+            "begin": 0,
+            "end": job.end,
+        }
         jobs.append((job, one, mark))
     (store.folder).mkdir(parents=True, exist_ok=True)
     (store.folder / "manifest.json").write_text(json.dumps(manifest))

@@ -114,7 +114,9 @@ def certify(
         import jax
 
         import jaxadv as ja
+        from jaxadv.report import Page
         from jaxadv.report.certify import (
+            CertifiedRun,
             certified_data,
             print_certified,
             round_radii,
@@ -197,7 +199,8 @@ def certify(
                     store=state,
                     progress=bars.attack,
                 )
-            written = certified_data(found, radii, attacked, subject.total, smoothed)
+            run = CertifiedRun(found, radii, attacked, smoothed)
+            written = certified_data(run, subject.total)
             if written["complete"]:
                 bars.interrupts.check()
         about = {"model": subject.name, "data": images.name, "seed": seed}
@@ -210,17 +213,16 @@ def certify(
         write_json(output / "report.json", written)
         write_json(json_file, written)
         write_certified(
-            found,
+            run,
             images.images,
             output / "report.html",
-            radii,
-            images.classes,
-            f"What can be proved about {subject.name} on {images.name}?",
+            Page(
+                f"What can be proved about {subject.name} on {images.name}?",
+                images.classes,
+                about,
+                subject.total,
+            ),
             key=key,
-            attacked=attacked,
-            smoothed=smoothed,
             bounds=subject.model.bounds,
-            settings=about,
-            total=subject.total,
         )
     conclude(out, output, bars.worked, written["complete"])

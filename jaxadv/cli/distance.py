@@ -75,6 +75,7 @@ def distance(
 
         import jaxadv as ja
         from jaxadv.protocols.portfolios import get_portfolio
+        from jaxadv.report import Page
         from jaxadv.report.distance import distance_data, print_distances, write_distances
 
         searches = {
@@ -135,10 +136,12 @@ def distance(
         write_distances(
             found,
             output / "report.html",
-            images.classes,
-            f"How far is the nearest mistake of {subject.name} on {images.name}?",
+            Page(
+                f"How far is the nearest mistake of {subject.name} on {images.name}?",
+                images.classes,
+                about,
+                subject.total,
+            ),
             bounds=subject.model.bounds,
-            settings=about,
-            total=subject.total,
         )
     conclude(out, output, bars.worked, written["complete"])

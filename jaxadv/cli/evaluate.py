@@ -79,6 +79,7 @@ def evaluate(
         import jaxadv as ja
         from jaxadv.protocols.cascades import get_cascade
         from jaxadv.report import (
+            Page,
             as_data,
             print_report,
             write_csv,
@@ -134,11 +135,13 @@ def evaluate(
         write_html(
             report,
             output / "report.html",
-            images.classes,
-            f"How robust is {subject.name} on {images.name}?",
+            Page(
+                f"How robust is {subject.name} on {images.name}?",
+                images.classes,
+                about,
+                subject.total,
+            ),
             model=subject.model,
-            settings=about,
-            total=subject.total,
             pages="images/index.html",
         )
     more = f", report.csv, robustbench.json\nimages: {output / 'images' / 'index.html'}"

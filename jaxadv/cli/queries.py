@@ -84,6 +84,7 @@ def queries(
         from jaxadv.attacks import build_attack
         from jaxadv.core.norms import get_norm
         from jaxadv.protocols.query_curves import fit_attacks
+        from jaxadv.report import Page
         from jaxadv.report.queries import print_queries, queries_data, write_queries
 
         get_norm(norm)
@@ -142,10 +143,12 @@ def queries(
         write_queries(
             asked,
             output / "report.html",
-            images.classes,
-            f"How many questions until {subject.name} is wrong on {images.name}?",
+            Page(
+                f"How many questions until {subject.name} is wrong on {images.name}?",
+                images.classes,
+                about,
+                subject.total,
+            ),
             bounds=subject.model.bounds,
-            settings=about,
-            total=subject.total,
         )
     conclude(out, output, bars.worked, written["complete"])

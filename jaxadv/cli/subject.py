@@ -109,7 +109,7 @@ def plan_training(
     """
     from jaxadv.data import load_data
     from jaxadv.models import get_definition
-    from jaxadv.models.train import check_training
+    from jaxadv.models.train import Recipe, check_training
 
     definition = get_definition(model or MODEL)
     try:
@@ -121,7 +121,7 @@ def plan_training(
         ) from None
     module = definition(classes=len(images.classes))
     epochs = epochs or EPOCHS
-    check_training(module, images, epochs=epochs, **how)
+    check_training(module, images, Recipe(epochs, **how))
     return Training(definition.__name__, module, images, epochs, seed, how)
 
 

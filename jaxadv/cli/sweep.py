@@ -148,7 +148,7 @@ def duration(seconds: float) -> str:
 def _plan_data(cost: "Cost") -> dict[str, Any]:
     about = {name: cost.group.about[name] for name in ("model", "data", "attack", "norm", "goal")}
     cells = [{"epsilon": cell.epsilon, "seed": cell.seed} for cell in cost.group.cells]
-    return {**about, **cost._asdict(), "group": cost.group.mark, "cells": cells}
+    return {**about, **cost._asdict(), "group": cost.group.fingerprint, "cells": cells}
 
 
 def _print_plan(costs: Sequence["Cost"], folder: Path) -> None:
