@@ -13,42 +13,32 @@ from jaxadv.cli.app import INTERRUPTED, app, say
 from jaxadv.cli.options import (
     EXAMPLES,
     MOST,
-    Data,
-    DataDir,
-    Epochs,
-    Examples,
     Json,
     Lanes,
-    ModelName,
     Output,
-    Published,
-    Seed,
-    Weights,
+    grouped,
     option,
     parse_number,
 )
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import check_outputs, console, plain_messages, prepare_jax, write_json
-from jaxadv.cli.subject import find_subject, goal_of
+from jaxadv.cli.run import command
+from jaxadv.cli.setting import check_outputs, console, write_json
+from jaxadv.cli.subject import Subject, check_attack, goal_of
 
 if TYPE_CHECKING:
     from jaxadv.core.result import Result
 
 
 @app.command()
+@grouped
 def attack(
     name: Annotated[str, typer.Argument(metavar="ATTACK", help="See `jaxadv attacks`.")],
-    data: Data = "mnist5k",
-    data_dir: DataDir = None,
-    weights: Weights = None,
-    published: Published = None,
-    model: ModelName = None,
-    epochs: Epochs = None,
+    subject: Subject = Subject(examples=EXAMPLES),
     norm: Annotated[str | None, option("--norm", help="linf, l2, l1 or l0.")] = None,
     epsilon: Annotated[str | None, option("--epsilon", help="The radius: 0.1 or 8/255.")] = None,
     steps: Annotated[int | None, option("--steps", help="Gradient steps.", min=1, max=MOST)] = None,
     step_size: Annotated[
-        str | None, option("--step-size", help="Step, as a share of epsilon.")
+        str | None, option("--step-size", help="Step, as a fraction of epsilon.")
     ] = None,
     loss: Annotated[str | None, option("--loss", help="cross_entropy, margin or dlr.")] = None,
     restarts: Annotated[
@@ -58,8 +48,7 @@ def attack(
         list[str] | None, option("--set", help="Any other setting: rotation=15. Repeatable.")
     ] = None,
     targeted: Annotated[bool, option("--targeted", help="Towards class label + 1.")] = False,
-    examples: Examples = EXAMPLES,
-    seed: Seed = 0,
+    *,
     output: Output = Path("jaxadv-results"),
     save: Annotated[Path | None, option("--save", help="Save the images as .npz.")] = None,
     json_file: Json = None,
@@ -75,54 +64,32 @@ def attack(
         "step_size": None if step_size is None else parse_number(step_size, "--step-size"),
     }
     wanted = add_settings({k: v for k, v in options.items() if v is not None}, settings or [])
-    made_here = weights is None and published is None
-    check_outputs(save, json_file, folder=output / "state" if made_here else None)
-    with plain_messages():
-        prepare_jax()
-        import jax
-
+    folder = output if subject.is_trained_here else None
+    with command(folder, json_file, save, pages=False) as run:
         import jaxadv as ja
         from jaxadv.attacks import build_attack
-        from jaxadv.engine.checks import prepare_attack
 
         chosen = build_attack(name, wanted)
         if radius is None and chosen.needs_epsilon:
             raise ValueError(f"{chosen.name} needs --epsilon, such as 0.1 or 8/255")
-
-        def check(network: Any, images: Any, classes: int) -> None:
-            goal, shape = goal_of(images, targeted), images.images.shape[1:]
-            prepare_attack(chosen, network, goal, classes, radius, 1, shape)
-
-        subject = find_subject(
-            data,
-            data_dir,
-            examples,
-            weights,
-            published,
-            model,
-            epochs,
-            seed,
-            lambda name: output / "state" / f"{name}.safetensors",
-            check,
-        )
-        images, labels = subject.data.images, subject.data.labels
-        goal = goal_of(subject.data, targeted)
+        loaded = run.load(subject, check_attack(chosen, radius, targeted))
+        images, labels = loaded.data.images, loaded.data.labels
         with Bars() as bars:
             result = ja.run(
                 chosen,
-                subject.model,
+                loaded.model,
                 images,
-                goal,
+                goal_of(loaded.data, targeted),
                 radius,
-                key=jax.random.key(seed),
-                ids=subject.data.ids,
+                key=loaded.key,
+                ids=loaded.data.ids,
                 lanes=lanes,
                 progress=lambda *now: bars.attack(chosen.name, *now),
             )
-    about = {"model": subject.name, "data": subject.data.name, "seed": seed, "targeted": targeted}
-    written = {**about, **attack_data(chosen, result, radius, labels)}
-    _print_attack(written)
-    write_json(json_file, written)
+    about = {**loaded.about, "targeted": targeted}
+    data = {**about, **attack_data(chosen, result, radius, labels)}
+    _print_attack(data)
+    write_json(json_file, data)
     if save is not None:
         _save_images(save, result, images, labels)
         print(f"images: {save}")

@@ -1,48 +1,29 @@
 """`jaxadv certify`."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
     MOST,
-    Data,
-    DataDir,
-    Epochs,
-    Examples,
     Fresh,
     Json,
-    ModelName,
     Output,
-    Published,
-    Seed,
-    Weights,
+    grouped,
     option,
     parse_epsilons,
     parse_number,
 )
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import (
-    check_outputs,
-    check_page,
-    conclude,
-    console,
-    forget,
-    plain_messages,
-    prepare_jax,
-    write_json,
-)
-from jaxadv.cli.subject import find_subject
+from jaxadv.cli.run import command, while_complete
+from jaxadv.cli.subject import Subject
 
 
 @app.command()
+@grouped
 def certify(
-    data: Data = "mnist5k",
-    data_dir: DataDir = None,
-    weights: Weights = None,
-    published: Published = None,
-    model: ModelName = None,
-    epochs: Epochs = None,
+    subject: Subject,
     noise: Annotated[
         str | None,
         option("--noise", help="Noise in the training of a network made here (largest --sigma)."),
@@ -84,8 +65,7 @@ def certify(
     rounds: Annotated[
         int, option("--rounds", help="Radii at which each image is attacked so.", min=1, max=MOST)
     ] = 6,
-    examples: Examples = 100,
-    seed: Seed = 0,
+    *,
     output: Output = Path("jaxadv-results/certify"),
     json_file: Json = None,
     fresh: Fresh = False,
@@ -102,17 +82,11 @@ def certify(
     level = parse_number(alpha, "--alpha")
     if not 0 < level < 1:
         raise ValueError(f"--alpha {alpha} is no probability of error: pass one like 0.001")
-    if noise is not None and (weights is not None or published is not None):
+    if noise is not None and not subject.is_trained_here:
         raise ValueError("--noise is for a network trained here: pass it to `jaxadv train`")
     trained = sigmas[-1] if noise is None else parse_number(noise, "--noise")
     radii = parse_epsilons(radius, "--radius") if radius else None
-    check_outputs(json_file, folder=output)
-    state = output / "state"
-    with plain_messages():
-        check_page()
-        prepare_jax()
-        import jax
-
+    with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
         from jaxadv.report.certify import (
             certified_data,
@@ -121,106 +95,77 @@ def certify(
             write_certified,
         )
 
-        if fresh:
-            forget(state)
-        subject = find_subject(
-            data,
-            data_dir,
-            examples,
-            weights,
-            published,
-            model,
-            epochs,
-            seed,
-            lambda name: state / f"{name}-noise-{trained:g}.safetensors",
-            noise=trained,
-        )
-        images, key = subject.data, jax.random.key(seed)
+        suffix = f"-noise-{trained:g}"
+        loaded = run.load(subject, suffix=suffix, noise=trained)
+        model, images = loaded.model, loaded.data
         radii = radii or round_radii(sigmas[-1], samples, level)
-        found: list[Any] = []
-        smoothed: list[Any] = []
-        attacked = None
         with Bars() as bars:
-            for size in sigmas:
-                name = f"certify σ = {size:g}"
-
-                def progress(done: int, total: int, name: str = name) -> None:
-                    bars.worked |= done < total
-                    bars.show(name, done, total, "noisy images")
-
-                one = ja.certify(
-                    subject.model,
+            certified = while_complete(
+                ja.certify(
+                    model,
                     images.images,
                     images.labels,
                     sigma=size,
                     samples0=samples0,
                     samples=samples,
                     alpha=level,
-                    key=key,
+                    key=loaded.key,
                     ids=images.ids,
-                    store=state,
-                    progress=progress,
+                    store=run.state,
+                    progress=partial(bars.work, f"certify σ = {size:g}", note="noisy images"),
                 )
-                found.append(one)
-                if not one.complete:
-                    break
-            for one in found if attack and found[-1].complete else []:
-                name = f"attack σ = {one.sigma:g}"
-
-                def pushing(done: int, total: int, broken: int, name: str = name) -> None:
-                    bars.attack(name, done, total, broken)
-
-                smoothed.append(
-                    ja.attack_smoothed(
-                        subject.model,
-                        images.images,
-                        one,
-                        draws=draws,
-                        rounds=rounds,
-                        key=key,
-                        samples=min(samples, 1000),
-                        store=state,
-                        progress=pushing,
-                    )
+                for size in sigmas
+            )
+            attack = attack and certified[-1].complete
+            smoothed = while_complete(
+                ja.attack_smoothed(
+                    model,
+                    images.images,
+                    each,
+                    draws=draws,
+                    rounds=rounds,
+                    key=loaded.key,
+                    samples=min(samples, 1000),
+                    store=run.state,
+                    progress=partial(bars.attack, f"attack σ = {each.sigma:g}"),
                 )
-                if not smoothed[-1].complete:
-                    break
-            if attack and all(one.complete for one in (*found, *smoothed)):
+                for each in (certified if attack else [])
+            )
+            attacked = None
+            if attack and smoothed[-1].complete:
                 attacked = ja.minimal_distance(
-                    subject.model,
+                    model,
                     images.images,
                     images.labels,
                     "l2",
                     effort="fast",
-                    key=key,
+                    key=loaded.key,
                     ids=images.ids,
-                    store=state,
+                    store=run.state,
                     progress=bars.attack,
                 )
-            written = certified_data(found, radii, attacked, subject.total, smoothed)
-            if written["complete"]:
+            results = certified_data(certified, radii, attacked, loaded.total, smoothed)
+            if results["complete"]:
                 bars.interrupts.check()
-        about = {"model": subject.name, "data": images.name, "seed": seed}
-        if weights is None and published is None:
+        about = loaded.about
+        if subject.is_trained_here:
             about["noise in training"] = trained
-        written = {**about, **written}
-        out = console()
-        out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
-        print_certified(written, out)
-        write_json(output / "report.json", written)
-        write_json(json_file, written)
+        data = {**about, **results}
+        run.print_title(loaded)
+        print_certified(data, run.console)
+        run.write(data)
         write_certified(
-            found,
+            certified,
             images.images,
             output / "report.html",
             radii,
             images.classes,
-            f"What can be proved about {subject.name} on {images.name}?",
-            key=key,
+            f"What can be proved about {loaded.name} on {images.name}?",
+            key=loaded.key,
             attacked=attacked,
             smoothed=smoothed,
-            bounds=subject.model.bounds,
+            bounds=model.bounds,
             settings=about,
-            total=subject.total,
+            total=loaded.total,
         )
-    conclude(out, output, bars.worked, written["complete"])
+        run.conclude(bars, data["complete"])
