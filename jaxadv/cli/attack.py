@@ -26,6 +26,9 @@ from jaxadv.cli.setting import check_outputs, console, write_json
 from jaxadv.cli.subject import Subject, check_attack, goal_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxadv.core.attack import Attack
     from jaxadv.core.result import Result
 
 
@@ -100,12 +103,12 @@ def attack(
 
 def add_settings(options: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
     """Return the settings of the options and of --set; ValueError if one is given twice."""
-    found = dict(options)
+    settings = dict(options)
     for name, value in map(parse_setting, texts):
-        if name in found:
+        if name in settings:
             raise ValueError(f"--set {name}={value}: {name} is given twice; pass it once")
-        found[name] = value
-    return found
+        settings[name] = value
+    return settings
 
 
 def parse_setting(text: str) -> tuple[str, int | float | str]:
@@ -137,7 +140,7 @@ def parse_setting(text: str) -> tuple[str, int | float | str]:
 
 
 def attack_data(
-    attack: Any, result: "Result", epsilon: float | None, labels: Any
+    attack: "Attack", result: "Result", epsilon: float | None, labels: "np.ndarray"
 ) -> dict[str, Any]:
     """Return what `jaxadv attack` prints, and the outcome for each image, as JSON data."""
     import numpy as np
@@ -147,9 +150,9 @@ def attack_data(
 
     ran = result.status != Status.NOT_RUN
     attacked = ran & (result.status != Status.MISCLASSIFIED)
-    found = attacked & result.success
+    success = attacked & result.success
 
-    def mean(values: Any) -> float:
+    def mean(values: np.ndarray) -> float:
         return float(values[attacked].mean()) if attacked.any() else 0.0
 
     return {
@@ -160,8 +163,8 @@ def attack_data(
         "epsilon": epsilon,
         "examples": len(labels),
         "attacked": int(attacked.sum()),
-        "success": float(found.sum() / max(attacked.sum(), 1)),
-        "median_distance": float(np.median(result.distance[found])) if found.any() else None,
+        "success": float(success.sum() / max(attacked.sum(), 1)),
+        "median_distance": float(np.median(result.distance[success])) if success.any() else None,
         "forward": mean(result.forward),
         "backward": mean(result.backward),
         "seconds": result.cost.seconds,
@@ -215,7 +218,9 @@ def _print_attack(data: Mapping[str, Any]) -> None:
     console().print(table)
 
 
-def _save_images(path: Path, result: "Result", originals: Any, labels: Any) -> None:
+def _save_images(
+    path: Path, result: "Result", originals: "np.ndarray", labels: "np.ndarray"
+) -> None:
     import numpy as np
 
     from jaxadv.core.files import write_atomically
@@ -235,14 +240,22 @@ def attacks(
 ) -> None:
     """List the attacks, one line each."""
     check_outputs(json_file, folder=markdown)
-    from jaxadv.attacks import ATTACKS
-    from jaxadv.report.reference import summary, write_reference
+    from jaxadv.report.reference import grouped_attacks, protocols, summary, write_reference
 
-    lines = {name: summary(kind) for name, kind in sorted(ATTACKS.items())}
+    sections = {
+        f"{heading} (jaxadv attack NAME)": {kind.__name__: summary(kind) for kind in kinds}
+        for heading, kinds in grouped_attacks().items()
+    } | protocols()
     if markdown is None:
-        width = max(map(len, lines))
-        for name, line in lines.items():
-            print(f"{name:<{width}}  {line}")
+        print("\n\n".join(_as_text(heading, lines) for heading, lines in sections.items()))
     else:
         print(f"{len(write_reference(markdown))} pages in {markdown}")
-    write_json(json_file, lines)
+    write_json(
+        json_file, {name: line for lines in sections.values() for name, line in lines.items()}
+    )
+
+
+def _as_text(heading: str, lines: Mapping[str, str]) -> str:
+    """Return a section of the list of attacks: the heading, and a line for each entry."""
+    width = max(map(len, lines))
+    return "\n".join([heading, *(f"  {name:<{width}}  {line}" for name, line in lines.items())])

@@ -1,8 +1,9 @@
 """`jaxadv certify`."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
@@ -17,42 +18,58 @@ from jaxadv.cli.options import (
 )
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command, while_complete
-from jaxadv.cli.subject import Subject
+from jaxadv.cli.subject import Loaded, Subject
+
+if TYPE_CHECKING:
+    from jaxadv.certification.smoothadv import AttackedSmoothed
+    from jaxadv.certification.smoothing import Certificates
 
 
-@app.command()
-@grouped
-def certify(
-    subject: Subject,
+@dataclass(frozen=True)
+class Smoothing:
+    """The options of randomised smoothing, and of the attacks on what it certifies.
+
+    Attributes:
+        noise: Noise in the training, as text, or None for the largest `sigma`.
+        sigma: Standard deviations of the noise, as texts, or None.
+        samples: Noisy images that certify.
+        samples0: Noisy images that choose the class.
+        alpha: Probability that a certificate is wrong, as text.
+        radius: L2 radii to state, as texts, or None.
+        attack: Whether the smoothed classifier and the network are attacked.
+        draws: Draws of the noise that an attack averages.
+        rounds: Radii at which each image is attacked.
+    """
+
     noise: Annotated[
         str | None,
         option("--noise", help="Noise in the training of a network made here (largest --sigma)."),
-    ] = None,
+    ] = None
     sigma: Annotated[
         list[str] | None,
         option(
             "--sigma", help="Standard deviation of the noise, 0.25; repeatable, or with commas."
         ),
-    ] = None,
+    ] = None
     samples: Annotated[
         int, option("--samples", help="Noisy images that certify.", min=1, max=MOST)
-    ] = 10_000,
+    ] = 10_000
     samples0: Annotated[
         int, option("--samples0", help="That choose the class.", min=1, max=MOST)
-    ] = 100,
+    ] = 100
     alpha: Annotated[
         str, option("--alpha", help="Probability that an image's certificate is wrong.")
-    ] = "0.001",
+    ] = "0.001"
     radius: Annotated[
         list[str] | None, option("--radius", help="L2 radii to state; repeatable, or with commas.")
-    ] = None,
+    ] = None
     attack: Annotated[
         bool,
         option(
             "--attack/--no-attack",
             help="Attack the smoothed classifier and the network itself, too.",
         ),
-    ] = True,
+    ] = True
     draws: Annotated[
         int,
         option(
@@ -61,10 +78,37 @@ def certify(
             min=1,
             max=MOST,
         ),
-    ] = 16,
+    ] = 16
     rounds: Annotated[
         int, option("--rounds", help="Radii at which each image is attacked so.", min=1, max=MOST)
-    ] = 6,
+    ] = 6
+
+    def sigmas(self) -> list[float]:
+        """Return the standard deviations of the noise, ascending."""
+        sigmas = parse_epsilons(self.sigma, "--sigma") if self.sigma else [0.25]
+        if sigmas[0] == 0:
+            raise ValueError("--sigma 0 is no noise: pass one like 0.25")
+        return sigmas
+
+    def level(self) -> float:
+        """Return the probability of error."""
+        level = parse_number(self.alpha, "--alpha")
+        if not 0 < level < 1:
+            raise ValueError(
+                f"--alpha {self.alpha} is no probability of error: pass one like 0.001"
+            )
+        return level
+
+    def training_noise(self) -> float:
+        """Return the noise in the training of a network made here."""
+        return self.sigmas()[-1] if self.noise is None else parse_number(self.noise, "--noise")
+
+
+@app.command()
+@grouped
+def certify(
+    subject: Subject,
+    smoothing: Smoothing,
     *,
     output: Output = Path("jaxadv-results/certify"),
     json_file: Json = None,
@@ -76,16 +120,11 @@ def certify(
     noise. It is attacked as well, so its accuracy is bounded from both sides. Writes
     OUTPUT/report.html and report.json. After Ctrl-C, the same command continues where it stopped.
     """
-    sigmas = parse_epsilons(sigma, "--sigma") if sigma else [0.25]
-    if sigmas[0] == 0:
-        raise ValueError("--sigma 0 is no noise: pass one like 0.25")
-    level = parse_number(alpha, "--alpha")
-    if not 0 < level < 1:
-        raise ValueError(f"--alpha {alpha} is no probability of error: pass one like 0.001")
-    if noise is not None and not subject.is_trained_here:
+    sigmas, level = smoothing.sigmas(), smoothing.level()
+    if smoothing.noise is not None and not subject.is_trained_here:
         raise ValueError("--noise is for a network trained here: pass it to `jaxadv train`")
-    trained = sigmas[-1] if noise is None else parse_number(noise, "--noise")
-    radii = parse_epsilons(radius, "--radius") if radius else None
+    noise = smoothing.training_noise()
+    radii = parse_epsilons(smoothing.radius, "--radius") if smoothing.radius else None
     with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
         from jaxadv.report.certify import (
@@ -95,46 +134,17 @@ def certify(
             write_certified,
         )
 
-        suffix = f"-noise-{trained:g}"
-        loaded = run.load(subject, suffix=suffix, noise=trained)
-        model, images = loaded.model, loaded.data
-        radii = radii or round_radii(sigmas[-1], samples, level)
+        loaded = run.load(subject, suffix=f"-noise-{noise:g}", noise=noise)
+        images = loaded.data
+        radii = radii or round_radii(sigmas[-1], smoothing.samples, level)
+        attacked, smoothed = None, []
         with Bars() as bars:
-            certified = while_complete(
-                ja.certify(
-                    model,
-                    images.images,
-                    images.labels,
-                    sigma=size,
-                    samples0=samples0,
-                    samples=samples,
-                    alpha=level,
-                    key=loaded.key,
-                    ids=images.ids,
-                    store=run.state,
-                    progress=partial(bars.work, f"certify σ = {size:g}", note="noisy images"),
-                )
-                for size in sigmas
-            )
-            attack = attack and certified[-1].complete
-            smoothed = while_complete(
-                ja.attack_smoothed(
-                    model,
-                    images.images,
-                    each,
-                    draws=draws,
-                    rounds=rounds,
-                    key=loaded.key,
-                    samples=min(samples, 1000),
-                    store=run.state,
-                    progress=partial(bars.attack, f"attack σ = {each.sigma:g}"),
-                )
-                for each in (certified if attack else [])
-            )
-            attacked = None
-            if attack and smoothed[-1].complete:
+            certified = _certify(loaded, smoothing, run.state, bars)
+            if smoothing.attack and certified[-1].complete:
+                smoothed = _attack(loaded, certified, smoothing, run.state, bars)
+            if smoothed and smoothed[-1].complete:
                 attacked = ja.minimal_distance(
-                    model,
+                    loaded.model,
                     images.images,
                     images.labels,
                     "l2",
@@ -149,7 +159,7 @@ def certify(
                 bars.interrupts.check()
         about = loaded.about
         if subject.is_trained_here:
-            about["noise in training"] = trained
+            about["noise in training"] = noise
         data = {**about, **results}
         run.print_title(loaded)
         print_certified(data, run.console)
@@ -164,8 +174,56 @@ def certify(
             key=loaded.key,
             attacked=attacked,
             smoothed=smoothed,
-            bounds=model.bounds,
+            bounds=loaded.model.bounds,
             settings=about,
             total=loaded.total,
         )
         run.conclude(bars, data["complete"])
+
+
+def _certify(loaded: Loaded, smoothing: Smoothing, store: Path, bars: Bars) -> "list[Certificates]":
+    """Return the certificates at every sigma, up to the first that Ctrl-C ended."""
+    import jaxadv as ja
+
+    return while_complete(
+        ja.certify(
+            loaded.model,
+            loaded.data.images,
+            loaded.data.labels,
+            sigma=sigma,
+            samples0=smoothing.samples0,
+            samples=smoothing.samples,
+            alpha=smoothing.level(),
+            key=loaded.key,
+            ids=loaded.data.ids,
+            store=store,
+            progress=partial(bars.work, f"certify σ = {sigma:g}", note="noisy images"),
+        )
+        for sigma in smoothing.sigmas()
+    )
+
+
+def _attack(
+    loaded: Loaded,
+    certified: "list[Certificates]",
+    smoothing: Smoothing,
+    store: Path,
+    bars: Bars,
+) -> "list[AttackedSmoothed]":
+    """Return the attacks on every smoothed classifier, up to the first that Ctrl-C ended."""
+    import jaxadv as ja
+
+    return while_complete(
+        ja.attack_smoothed(
+            loaded.model,
+            loaded.data.images,
+            certificates,
+            draws=smoothing.draws,
+            rounds=smoothing.rounds,
+            key=loaded.key,
+            samples=min(smoothing.samples, 1000),
+            store=store,
+            progress=partial(bars.attack, f"attack σ = {certificates.sigma:g}"),
+        )
+        for certificates in certified
+    )

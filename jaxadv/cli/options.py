@@ -5,11 +5,14 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from jaxadv.core.parse import parse_number
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 EXAMPLES = 200  # a first run of everything stays well below two minutes on two cores
 MODEL, EPOCHS = "lenet", 8  # of the network trained if no model is given
@@ -77,7 +80,9 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         Draws(seed=1) True
     """
     given = inspect.signature(command).parameters.values()
-    kinds = {one.name: one.annotation for one in given if dataclasses.is_dataclass(one.annotation)}
+    kinds: dict[str, Any] = {
+        one.name: one.annotation for one in given if dataclasses.is_dataclass(one.annotation)
+    }
     defaults = {one.name: one.default for one in given if one.default is not one.empty}
     groups = {name: defaults[name] if name in defaults else kinds[name]() for name in kinds}
     options = {name: _options_of(group) for name, group in groups.items()}
@@ -105,7 +110,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _options_of(group: Any) -> list[inspect.Parameter]:
+def _options_of(group: "DataclassInstance") -> list[inspect.Parameter]:
     """Return the options of a group as parameters, whose defaults are the values of the group."""
     hints = get_type_hints(type(group), include_extras=True)
     return [

@@ -119,5 +119,5 @@ def check_page() -> None:
 
 def forget(state: Path) -> None:
     """Remove the networks and results that a command keeps in its folder."""
-    for kept in [*state.rglob("*.safetensors"), *state.rglob("*.npz")]:
-        kept.unlink()
+    for file in [*state.rglob("*.safetensors"), *state.rglob("*.npz")]:
+        file.unlink()

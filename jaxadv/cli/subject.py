@@ -332,8 +332,8 @@ def split_of(data: str) -> tuple[str, str]:
         >>> split_of("mnist5k"), split_of("cifar10:test[:100]")
         (('mnist5k', 'test'), ('cifar10', 'test[:100]'))
     """
-    found = re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", data)
-    return (found[1], found[2]) if found else (data, "test")
+    match = re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", data)
+    return (match[1], match[2]) if match else (data, "test")
 
 
 def folder_name(data: str) -> str:

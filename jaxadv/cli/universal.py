@@ -82,7 +82,7 @@ def universal(
                 bars.interrupts.check()
 
             bars.show(method, 0, how.epochs, "compiling")
-            found = ja.universal_perturbation(
+            result = ja.universal_perturbation(
                 loaded.model,
                 train.images,
                 radius,
@@ -95,13 +95,13 @@ def universal(
             )
         counts = {"given": len(train.labels), "examples": len(loaded.data.labels)}
         about = {**loaded.about, "method": method, **counts}
-        data = {**about, **universal_data(found, loaded.data.labels, target)}
-        study = as_findings(found, data, loaded.data, loaded.model.bounds)
+        data = {**about, **universal_data(result, loaded.data.labels, target)}
+        study = as_findings(result, data, loaded.data, loaded.model.bounds)
         print_study(study, run.console)
         run.write(data, "universal.json")
         page = write_study([study], output / "universal.html", study.title, about)
         if save is not None:
-            _save_perturbation(save, found)
+            _save_perturbation(save, result)
     print(f"report: {page}\ndata:   {output / 'universal.json'}")
 
 
@@ -115,34 +115,34 @@ def _method(name: str, rounds: int | None) -> "Method":
     return method if rounds is None else dataclasses.replace(method, epochs=rounds)
 
 
-def _save_perturbation(path: Path, found: "Universal") -> None:
+def _save_perturbation(path: Path, result: "Universal") -> None:
     import numpy as np
 
     from jaxadv.core.files import write_atomically
 
     out = io.BytesIO()
     np.savez_compressed(
-        out, perturbation=found.perturbation, norm=found.norm, epsilon=found.epsilon
+        out, perturbation=result.perturbation, norm=result.norm, epsilon=result.epsilon
     )
     write_atomically(path, out.getvalue())
     print(f"perturbation: {path}")
 
 
-def universal_data(found: "Universal", labels: "np.ndarray", target: int | None) -> dict[str, Any]:
+def universal_data(result: "Universal", labels: "np.ndarray", target: int | None) -> dict[str, Any]:
     """Return what `jaxadv universal` prints, as JSON data."""
-    held_out = found.held_out
+    held_out = result.held_out
     assert held_out is not None
     classes = int(max(held_out.before.max(), held_out.after.max(), labels.max())) + 1
     return {
-        "norm": found.norm,
-        "epsilon": found.epsilon,
-        "distance": found.distance,
+        "norm": result.norm,
+        "epsilon": result.epsilon,
+        "distance": result.distance,
         "target": target,
-        "fooling_rate": {"given": found.given.rate, "held_out": held_out.rate},
+        "fooling_rate": {"given": result.given.rate, "held_out": held_out.rate},
         "rate_to_target": None
         if target is None
         else {
-            "given": found.given.rate_to(target),
+            "given": result.given.rate_to(target),
             "held_out": held_out.rate_to(target),
         },
         "accuracy": {
@@ -150,20 +150,20 @@ def universal_data(found: "Universal", labels: "np.ndarray", target: int | None)
             "perturbed": float((held_out.after == labels).mean()),
         },
         "moves": held_out.moves(classes).tolist(),
-        "history": found.history.tolist(),
-        "forward": found.forward,
-        "backward": found.backward,
-        "seconds": found.seconds,
+        "history": result.history.tolist(),
+        "forward": result.forward,
+        "backward": result.backward,
+        "seconds": result.seconds,
     }
 
 
 def as_findings(
-    found: "Universal", data: dict[str, Any], images: "Dataset", bounds: tuple[float, float]
+    result: "Universal", data: dict[str, Any], images: "Dataset", bounds: tuple[float, float]
 ) -> "Findings":
     """Return the table, the pictures and the classes reached, for the console and the page.
 
     Args:
-        found: The perturbation and its fooling rates.
+        result: The perturbation and its fooling rates.
         data: The figures of `universal_data`.
         images: The test images.
         bounds: The least and the largest value of a pixel.
@@ -178,7 +178,7 @@ def as_findings(
     from jaxadv.studies.universal_geometry import dominant
     from jaxadv.studies.universal_paper import picture
 
-    assert found.held_out is not None
+    assert result.held_out is not None
     rates = [data["fooling_rate"]["given"], data["fooling_rate"]["held_out"]]
     rows, values = ["fooling rate"], [rates]
     if data["rate_to_target"] is not None:
@@ -186,12 +186,12 @@ def as_findings(
         values.append(list(data["rate_to_target"].values()))
     lower, upper = bounds
     some = images.images[:: max(1, len(images.images) // SHOWN)][:SHOWN]
-    changed = np.clip(some + found.perturbation, lower, upper)
+    changed = np.clip(some + result.perturbation, lower, upper)
     shown = np.full((3, len(some), *some.shape[1:]), np.nan)
-    shown[0, 0] = picture(found.perturbation)
+    shown[0, 0] = picture(result.perturbation)
     shown[1:] = (np.stack([some, changed]) - lower) / (upper - lower)
     step = max(1, len(images.images) // SHOWN)
-    said = [found.held_out.before[::step][:SHOWN], found.held_out.after[::step][:SHOWN]]
+    reached = [result.held_out.before[::step][:SHOWN], result.held_out.after[::step][:SHOWN]]
     moves = np.array(data["moves"])
     few = ", ".join(images.classes[k] for k in dominant(moves, 0.8))
     accuracy = data["accuracy"]
@@ -202,9 +202,9 @@ def as_findings(
             (f"{data['given']:,} given", f"{data['examples']:,} held out"),
             100 * np.array(values),
             formats=".1f",
-            note=f"{found.norm}, ε = {epsilon_text(found.epsilon)} (length {found.distance:.6g}); "
-            f"{found.forward:,} forward and {found.backward:,} backward passes, "
-            f"{found.seconds:.1f} s.",
+            note=f"{result.norm}, ε = {epsilon_text(result.epsilon)} (length {result.distance:.6g}); "
+            f"{result.forward:,} forward and {result.backward:,} backward passes, "
+            f"{result.seconds:.1f} s.",
         ),
         Text(
             f"Accuracy on the images held out: {100 * accuracy['clean']:.1f} %, and "
@@ -217,10 +217,10 @@ def as_findings(
             ("perturbation", "image", "perturbed"),
             captions=(
                 tuple("" for _ in some),
-                *(tuple(images.classes[k] for k in row) for row in said),
+                *(tuple(images.classes[k] for k in row) for row in reached),
             ),
             note="Below each image the network's answer. Of the perturbation grey is no change.",
         ),
     ]
     title = f"One perturbation for {data['model']} on {data['data']}"
-    return Findings("universal", title, parts, found.seconds)
+    return Findings("universal", title, parts, result.seconds)
