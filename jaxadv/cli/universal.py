@@ -202,7 +202,8 @@ def as_findings(
             (f"{data['given']:,} given", f"{data['examples']:,} held out"),
             100 * np.array(values),
             formats=".1f",
-            note=f"{result.norm}, ε = {epsilon_text(result.epsilon)} (length {result.distance:.6g}); "
+            note=f"{result.norm}, ε = {epsilon_text(result.epsilon)} "
+            f"(length {result.distance:.6g}); "
             f"{result.forward:,} forward and {result.backward:,} backward passes, "
             f"{result.seconds:.1f} s.",
         ),
