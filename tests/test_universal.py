@@ -12,7 +12,8 @@ import jaxadv as ja
 from jaxadv.cli import app
 from jaxadv.models import save_weights
 from jaxadv.studies.networks import trained
-from jaxadv.studies.universal_geometry import (
+from jaxadv.universal import activations, judge, paste
+from jaxadv.universal.geometry import (
     controls,
     dominant,
     in_subspace,
@@ -22,7 +23,6 @@ from jaxadv.studies.universal_geometry import (
     similarity,
     singular_values,
 )
-from jaxadv.universal import activations, judge, paste
 from tests.common import network
 
 from .test_blind_spots import setting

@@ -15,21 +15,21 @@ from scipy import stats
 
 from jaxadv.attacks.gradient_based.pgd import BIM
 from jaxadv.attacks.wrappers.minimal_epsilon import MinimalEpsilon
-from jaxadv.core.goals import Untargeted
-from jaxadv.core.model import Model
-from jaxadv.models.adapters import normalized
-from jaxadv.models.torch_arrays import from_torch_arrays
-from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
-from jaxadv.studies.lipschitz import (
+from jaxadv.certification.lipschitz import (
     Spectrum,
     certified_distance,
     layer_outputs,
     local_norms,
     spectrum,
 )
+from jaxadv.certification.operator_norms import circular_norm, matrix_norm
+from jaxadv.core.goals import Untargeted
+from jaxadv.core.model import Model
+from jaxadv.models.adapters import normalized
+from jaxadv.models.torch_arrays import from_torch_arrays
+from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
 from jaxadv.studies.networks import plain, trained
 from jaxadv.studies.setting import Setting
-from jaxadv.studies.spectra import circular_norm, matrix_norm
 
 # Table 5: rectified layers of the authors' AlexNet, and the upper bounds of their norms.
 PUBLISHED = {

@@ -12,17 +12,6 @@ from jaxadv.data import Dataset
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.networks import Network
 from jaxadv.studies.setting import Setting
-from jaxadv.studies.universal_geometry import (
-    controls,
-    dominant,
-    in_subspace,
-    least_changes,
-    normals,
-    of_length,
-    random_columns,
-    similarity,
-    singular_values,
-)
 from jaxadv.studies.universal_paper import (
     EPSILON,
     METHODS,
@@ -34,6 +23,17 @@ from jaxadv.studies.universal_paper import (
 )
 from jaxadv.universal.data_free import data_free_perturbation
 from jaxadv.universal.fooling import judge
+from jaxadv.universal.geometry import (
+    controls,
+    dominant,
+    in_subspace,
+    least_changes,
+    normals,
+    of_length,
+    random_columns,
+    similarity,
+    singular_values,
+)
 
 
 def diversity(setting: Setting) -> Findings:
