@@ -10,7 +10,8 @@ import pytest
 import jaxadv as ja
 from jaxadv.models import save_weights
 from jaxadv.studies.networks import trained
-from jaxadv.studies.universal_geometry import (
+from jaxadv.universal import activations, judge, paste
+from jaxadv.universal.geometry import (
     controls,
     dominant,
     in_subspace,
@@ -20,7 +21,6 @@ from jaxadv.studies.universal_geometry import (
     similarity,
     singular_values,
 )
-from jaxadv.universal import activations, judge, paste
 from tests.commands import run_command
 from tests.common import network, slow
 

@@ -43,10 +43,10 @@ def safety(
     After Ctrl-C, the same command continues where it stopped.
     """
     with command(output, json_file, fresh=fresh) as run:
+        from jaxadv.protocols.class_pairs import class_pairs
         from jaxadv.protocols.portfolios import get_portfolio
         from jaxadv.report import print_study, write_study
         from jaxadv.studies import as_data
-        from jaxadv.studies.safety import class_pairs
         from jaxadv.studies.safety import safety as examine
 
         get_portfolio(effort, norm, targeted=True)  # refuses unknown names before any work

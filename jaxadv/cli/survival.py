@@ -41,10 +41,11 @@ def survival(
     radius = parse_number(epsilon)
     with command(output, json_file, fresh=fresh) as run:
         from jaxadv.attacks import build_attack
+        from jaxadv.protocols.survival import USUAL
+        from jaxadv.protocols.survival import survival as examine
         from jaxadv.report import print_study, write_study
         from jaxadv.studies import as_data
-        from jaxadv.studies.survival import USUAL, survival_findings
-        from jaxadv.studies.survival import survival as examine
+        from jaxadv.studies.survival import survival_findings
 
         attacks = {name: build_attack(name, {}) for name in attack.split(",")}
         kinds = USUAL if transform is None else _chosen(transform.split(","), USUAL)

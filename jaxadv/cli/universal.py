@@ -175,8 +175,8 @@ def as_findings(
 
     from jaxadv.report.table import epsilon_text
     from jaxadv.studies import Findings, Gallery, Table, Text
-    from jaxadv.studies.universal_geometry import dominant
     from jaxadv.studies.universal_paper import picture
+    from jaxadv.universal.geometry import dominant
 
     assert result.held_out is not None
     rates = [data["fooling_rate"]["given"], data["fooling_rate"]["held_out"]]
