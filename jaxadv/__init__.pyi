@@ -156,10 +156,10 @@ from .protocols.query_curves import QueryComparison as QueryComparison
 from .protocols.query_curves import QueryCurve as QueryCurve
 from .protocols.query_curves import compare_queries as compare_queries
 from .protocols.query_curves import query_curve as query_curve
-from .studies.streams import Streams as Streams
-from .studies.streams import streams as streams
-from .studies.survival import Survival as Survival
-from .studies.survival import survival as survival
+from .protocols.streams import Streams as Streams
+from .protocols.streams import streams as streams
+from .protocols.survival import Survival as Survival
+from .protocols.survival import survival as survival
 from .sweep import SweepStore as SweepStore
 from .sweep import compare_stores as compare_stores
 from .sweep import run_sweep as run_sweep

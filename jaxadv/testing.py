@@ -294,7 +294,7 @@ def zero_gradient_is_finite(trial: _Trial) -> None:
     model = trial.model
     saturated = Model(model.apply, {**model.params, "a": model.params["a"] * SATURATION})
     labels = _predict(saturated, trial.images)
-    # Success is not judged anew: at a jump of the network another batch rounds to another answer.
+    # Success is not judged anew: at a jump of the network another batch rounds to another class.
     _require_finite(trial, trial.run(saturated, trial.images, labels), trial.images)
 
 
@@ -384,9 +384,10 @@ CHECKS = (
 
 def _require(holds: bool | np.ndarray, message: str) -> None:
     """Raise AssertionError with the message and the images [N] for which this does not hold."""
-    failed = np.flatnonzero(~np.asarray(holds))
+    passed = np.asarray(holds)
+    failed = np.flatnonzero(~passed)
     if len(failed):
-        where = f" ({len(failed)} of {len(holds)} images: {some(failed)})" if np.ndim(holds) else ""
+        where = f" ({len(failed)} of {passed.size} images: {some(failed)})" if passed.ndim else ""
         raise AssertionError(message + where)
 
 
@@ -411,7 +412,7 @@ def _require_verified(result: Result, model: Model, labels: np.ndarray) -> None:
 def _require_finite(trial: _Trial, result: Result, images: np.ndarray) -> None:
     _require_box(result)
     _require_ball(trial, result, images)
-    _require(result.status != Status.NONFINITE, "asked for images with NaN or infinite values")
+    _require(result.status != Status.NONFINITE, "queried images with NaN or infinite values")
 
 
 def _require_equal(result: Result, expected: Result) -> None:

@@ -24,8 +24,8 @@ SLOW_EXAMPLES = {  # docstrings cannot carry a mark: examples of more than about
     "jaxadv.protocols.evaluate.evaluate",
     "jaxadv.protocols.minimal_distance.minimal_distance",
     "jaxadv.protocols.query_curves.compare_queries",
-    "jaxadv.studies.streams.streams",
-    "jaxadv.studies.survival.survival",
+    "jaxadv.protocols.streams.streams",
+    "jaxadv.protocols.survival.survival",
     "jaxadv.studies.tampered.outcome.confront",
 }
 

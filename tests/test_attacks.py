@@ -1,5 +1,7 @@
 """Every attack, through one test: what all of them owe, whatever they do inside."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -76,6 +78,21 @@ def test_an_optax_optimiser_takes_the_place_of_steepest_ascent() -> None:
 def test_settings_that_cannot_be_meant(arguments: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         ja.PGD(**arguments)
+
+
+STEPPING = [name for name, attack in sorted(ATTACKS.items()) if hasattr(attack, "step_size")]
+
+
+@pytest.mark.parametrize("name", STEPPING)
+def test_step_sizes_that_are_not_above_0_are_refused(name: str) -> None:
+    attack = make(name, ATTACKS[name].norms[0])
+    for step_size in (0, -0.1, float("nan"), float("inf"), np.float64(-1)):
+        with pytest.raises(ValueError, match=r"step_size=\S+: pass a number above 0$"):
+            dataclasses.replace(attack, step_size=step_size)
+
+
+def test_a_step_size_may_be_traced() -> None:
+    assert jax.jit(lambda size: ja.PGD(step_size=size).step_size)(0.25) == 0.25
 
 
 @pytest.mark.slow

@@ -11,16 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from typer.testing import CliRunner
 
 import jaxadv as ja
 from jaxadv.certification.smoothing import binomial_p_value, lower_bound, noise
-from jaxadv.cli import app
 from jaxadv.engine.result_store import Store
 from jaxadv.models import get_definition, save_weights
 from jaxadv.models.train import train
-from jaxadv.report import as_data, certified_data, print_certified, write_certified, write_html
+from jaxadv.report import (
+    CertifiedRun,
+    Page,
+    as_data,
+    certified_data,
+    print_certified,
+    write_certified,
+    write_html,
+)
 from jaxadv.report.certify import round_radii
+from tests.commands import run_command
 
 KEY = jax.random.key(0)
 WEIGHTS = np.random.default_rng(0).normal(size=16).astype("float32")
@@ -340,7 +347,8 @@ def test_reports_say_what_was_certified(network, digits, tmp_path):
     radii = [0.0, 0.25]
     pushed = [ja.attack_smoothed(model, images, found[0], rounds=2, steps=5, samples=300, key=KEY)]
     nearest = ja.minimal_distance(model, images, labels, "l2", effort={"DDN": ja.DDN(steps=20)})
-    data = certified_data(found, radii, nearest, total=360, smoothed=pushed)
+    run = CertifiedRun(found, radii, nearest, pushed)
+    data = certified_data(run, 360)
     assert data["attacked"]["clean_accuracy"] == report.clean_accuracy
     assert data["sigmas"][0]["attacked"]["accuracy"] == pushed[0].accuracy(radii).tolist()
     assert data["sigmas"][0]["attacked"]["below_proved"] == 0
@@ -352,16 +360,7 @@ def test_reports_say_what_was_certified(network, digits, tmp_path):
         assert row["certified_accuracy"] == [sum(r >= at for r in right) / 10 for at in radii]
         assert row["forward"] == 400
     print_certified(data)
-    page = write_certified(
-        found,
-        images,
-        tmp_path / "a.html",
-        radii,
-        key=KEY,
-        attacked=nearest,
-        total=360,
-        smoothed=pushed,
-    ).read_text()
+    page = write_certified(run, images, tmp_path / "a.html", Page(total=360), key=KEY).read_text()
     assert page.count("<img") == 1 + 3 * 10
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
 
@@ -387,7 +386,7 @@ def call(tmp_path_factory, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unused")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.chdir(tmp_path)
-    return lambda *args: CliRunner().invoke(app, list(map(str, args)))
+    return run_command
 
 
 @pytest.mark.slow
@@ -395,25 +394,10 @@ def test_command_writes_everything_and_then_only_reads(call, network, tmp_path):
     weights = tmp_path / "fc.safetensors"
     save_weights(weights, "FC", {"widths": [32]}, network[1], image_shape=(8, 8, 1))
     args = (
-        "certify",
-        "--weights",
+        "certify --weights",
         weights,
-        "--data",
-        "digits",
-        "--examples",
-        10,
-        "--sigma",
-        "0.25,0.5",
-        "--samples",
-        200,
-        "--radius",
-        "0,0.25",
-        "--rounds",
-        2,
-        "--draws",
-        4,
-        "--json",
-        "out.json",
+        "--data digits --examples 10 --sigma 0.25,0.5 --samples 200 --radius 0,0.25 --rounds 2",
+        "--draws 4 --json out.json",
     )
     first = call(*args)
     assert first.exit_code == 0, first.output
@@ -446,58 +430,34 @@ def test_command_writes_everything_and_then_only_reads(call, network, tmp_path):
 @pytest.mark.slow
 def test_command_trains_under_noise(call, tmp_path):
     args = (
-        "certify",
-        "--model",
-        "fc",
-        "--data",
-        "digits",
-        "--epochs",
-        1,
-        "--examples",
-        4,
-        "--samples",
-        50,
-        "--no-attack",
-        "--json",
-        "out.json",
+        "certify --model fc --data digits --epochs 1 --examples 4 --samples 50 --no-attack",
+        "--json out.json",
     )
     result = call(*args)
     assert result.exit_code == 0, result.output
     data = json.loads((tmp_path / "out.json").read_text())
     assert data["noise in training"] == 0.25 and data["attacked"] is None
-    result = call(
-        "train",
-        "--model",
-        "fc",
-        "--data",
-        "digits",
-        "--epochs",
-        1,
-        "--noise",
-        "1/2",
-        "--json",
-        "fc.json",
-    )
+    result = call("train --model fc --data digits --epochs 1 --noise 1/2 --json fc.json")
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "fc.json").read_text())["noise"] == 0.5
 
 
 @pytest.mark.parametrize(
-    "args",
+    "line",
     [
-        ("--sigma", "x"),
-        ("--sigma", "0"),
-        ("--alpha", "1"),
-        ("--samples", "0"),
-        ("--radius", "-1"),
-        ("--noise", "0.1", "--weights", "a"),
-        ("--json", "."),
+        "--sigma x",
+        "--sigma 0",
+        "--alpha 1",
+        "--samples 0",
+        "--radius -1",
+        "--noise 0.1 --weights a",
+        "--json .",
     ],
-    ids=" ".join,
+    ids=str,
 )
-def test_mistakes_are_one_line_and_exit_2(call, args):
-    result = call("certify", *args)
+def test_mistakes_are_one_line_and_exit_2(call, line):
+    result = call("certify", line)
     assert result.exit_code == 2
     assert re.fullmatch(r"error: [^\n]+\n", result.stderr)
-    noisy = call("train", "--noise", "0.1", "--epsilon", "0.1")
+    noisy = call("train --noise 0.1 --epsilon 0.1")
     assert "--noise" in noisy.stderr

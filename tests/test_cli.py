@@ -16,14 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 import jaxadv as ja
-from jaxadv.attacks import build_attack
-from jaxadv.cli import app, parse_epsilons
+from jaxadv.attacks import ATTACKS, build_attack
+from jaxadv.cli import parse_epsilons
 from jaxadv.models import get_definition, save_weights
 from jaxadv.models.weights import read_arrays
+from jaxadv.protocols.cascades import CASCADES
+from jaxadv.protocols.portfolios import EFFORTS
 from jaxadv.report import print_report
+from jaxadv.universal.perturbation import METHODS
+from tests.commands import arguments, run_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,7 +44,7 @@ def call(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("JAXADV_CACHE", str(cache))
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.chdir(tmp_path)
-    return lambda *args: CliRunner().invoke(app, list(map(str, args)))
+    return run_command
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,7 @@ def environment(cache: Path) -> dict[str, str]:
 
 def start(cache: Path, folder: Path, *args) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "jaxadv", *map(str, args)],
+        [sys.executable, "-m", "jaxadv", *arguments(*args)],
         cwd=folder,
         env=environment(cache),
         stdout=subprocess.PIPE,
@@ -133,32 +136,32 @@ def test_help_is_fast_and_imports_no_jax(flag, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "args",
+    "line",
     [
-        ("evaluate", "--epsilon", "foo"),
-        ("evaluate", "--norm", "l7"),
-        ("evaluate", "--examples", "0"),
-        ("evaluate", "--nonsense"),
-        ("evaluate", "--data", "imagenet"),
-        ("evaluate", "--data", "digits", "--weights", "missing.safetensors"),
-        ("evaluate", "--data", "digits", "--published", "missing"),
-        ("evaluate", "--data", "digits", "--weights", "a", "--published", "b"),
-        ("evaluate", "--data", "digits", "--model", "gpt"),
-        ("evaluate", "--json", "."),
-        ("evaluate", "--data", "mnist", "--data-dir", "nowhere"),
-        ("attack",),
-        ("attack", "zork", "--epsilon", "0.1"),
-        ("attack", "PGD"),
-        ("attack", "PGD", "--epsilon", "0.1", "--loss", "hope"),
-        ("attack", "PGD", "--epsilon", "0.1", "--steps", "0"),
-        ("attack", "UniformNoise", "--epsilon", "0.1", "--steps", "5"),
-        ("train", "--model", "gpt", "--data", "digits"),
-        ("frobnicate",),
+        "evaluate --epsilon foo",
+        "evaluate --norm l7",
+        "evaluate --examples 0",
+        "evaluate --nonsense",
+        "evaluate --data imagenet",
+        "evaluate --data digits --weights missing.safetensors",
+        "evaluate --data digits --published missing",
+        "evaluate --data digits --weights a --published b",
+        "evaluate --data digits --model gpt",
+        "evaluate --json .",
+        "evaluate --data mnist --data-dir nowhere",
+        "attack",
+        "attack zork --epsilon 0.1",
+        "attack PGD",
+        "attack PGD --epsilon 0.1 --loss hope",
+        "attack PGD --epsilon 0.1 --steps 0",
+        "attack UniformNoise --epsilon 0.1 --steps 5",
+        "train --model gpt --data digits",
+        "frobnicate",
     ],
-    ids=" ".join,
+    ids=str,
 )
-def test_mistakes_are_one_line_and_exit_2(call, args):
-    result = call(*args)
+def test_mistakes_are_one_line_and_exit_2(call, line):
+    result = call(line)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert re.fullmatch(r"error: [^\n]+\n", result.stderr)
@@ -166,12 +169,12 @@ def test_mistakes_are_one_line_and_exit_2(call, args):
 
 @pytest.mark.slow
 def test_mistakes_found_late_are_one_line_too(call, weights):
-    wrong = call("evaluate", "--weights", weights, "--data", "mnist5k")
+    wrong = call("evaluate --weights", weights, "--data mnist5k")
     assert wrong.exit_code == 2
     assert "pass the --data" in wrong.stderr
-    unknown = call("evaluate", "--weights", weights, "--data", "digits", "--attacks", "best")
+    unknown = call("evaluate --weights", weights, "--data digits --attacks best")
     assert unknown.exit_code == 2
-    large = call("attack", "FGSM", "--weights", weights, "--data", "digits", "--epsilon", "8")
+    large = call("attack FGSM --weights", weights, "--data digits --epsilon 8")
     assert "8/255" in large.stderr
     for result in (wrong, unknown, large):
         assert re.fullmatch(r"error: [^\n]+\n", result.stderr.splitlines(True)[-1])
@@ -180,19 +183,9 @@ def test_mistakes_found_late_are_one_line_too(call, weights):
 
 def test_evaluate_writes_everything_and_then_only_reads(call, weights, tmp_path):
     args = (
-        "evaluate",
-        "--weights",
+        "evaluate --weights",
         weights,
-        "--data",
-        "digits",
-        "--examples",
-        "20",
-        "--epsilon",
-        "8/255,0.2",
-        "--json",
-        "out.json",
-        "--lanes",
-        "8",
+        "--data digits --examples 20 --epsilon 8/255,0.2 --json out.json --lanes 8",
     )
     first = call(*args)
     assert first.exit_code == 0, first.output
@@ -215,27 +208,10 @@ def test_evaluate_writes_everything_and_then_only_reads(call, weights, tmp_path)
 
 def test_attack_prints_and_saves(call, weights, tmp_path):
     result = call(
-        "attack",
-        "bim",
-        "--weights",
+        "attack bim --weights",
         weights,
-        "--data",
-        "digits",
-        "--examples",
-        "12",
-        "--epsilon",
-        "16/255",
-        "--steps",
-        "3",
-        "--loss",
-        "margin",
-        "--step-size",
-        "1/2",
-        "--targeted",
-        "--save",
-        "a.npz",
-        "--json",
-        "a.json",
+        "--data digits --examples 12 --epsilon 16/255 --steps 3 --loss margin --step-size 1/2",
+        "--targeted --save a.npz --json a.json",
     )
     assert result.exit_code == 0, result.output
     assert "targeted" in result.stdout
@@ -255,35 +231,18 @@ def test_attack_prints_and_saves(call, weights, tmp_path):
 
 def test_minimum_norm_attacks_need_no_epsilon(call, weights):
     result = call(
-        "attack",
-        "MinimalEpsilon",
-        "--weights",
-        weights,
-        "--data",
-        "digits",
-        "--examples",
-        "4",
-        "--steps",
-        "2",
+        "attack MinimalEpsilon --weights", weights, "--data digits --examples 4 --steps 2"
     )
     assert result.exit_code == 0, result.output
     assert "100.0 %" in result.stdout
 
 
 def test_attacks_beyond_a_ball_run_with_settings_of_their_own(call, weights, tmp_path):
-    common = ("--weights", weights, "--data", "digits", "--examples", "8")
+    common = ("--weights", weights, "--data digits --examples 8")
     result = call(
-        "attack",
-        "spatial",
+        "attack spatial",
         *common,
-        "--set",
-        "rotation=20",
-        "--set",
-        "angles=5",
-        "--set",
-        "translation=1/2",
-        "--json",
-        "spatial.json",
+        "--set rotation=20 --set angles=5 --set translation=1/2 --json spatial.json",
     )
     assert result.exit_code == 0 and "by rotation and translation" in result.output
     written = json.loads((tmp_path / "spatial.json").read_text())
@@ -291,53 +250,39 @@ def test_attacks_beyond_a_ball_run_with_settings_of_their_own(call, weights, tmp
     assert written["settings"]["rotation"] == 20 and written["settings"]["translation"] == 0.5
     assert max(image["forward"] for image in written["images"]) <= 1 + 125
     for wrong, said in (
-        (("--epsilon", "0.1"), "not by a ball"),
-        (("--set", "turn=3"), "does not take turn"),
-        (("--set", "rotation"), "pass one like"),
-        (("--set", "rotation=-1"), "rotation=-1"),
+        ("--epsilon 0.1", "not by a ball"),
+        ("--set turn=3", "does not take turn"),
+        ("--set rotation", "pass one like"),
+        ("--set rotation=-1", "rotation=-1"),
     ):
-        refused = call("attack", "spatial", *common, *wrong)
+        refused = call("attack spatial", *common, wrong)
         assert refused.exit_code != 0 and said in " ".join(refused.output.split())
 
 
 @pytest.mark.slow
 def test_train_writes_weights_that_attack_reads(call, tmp_path):
     result = call(
-        "train",
-        "--model",
-        "fc",
-        "--data",
-        "digits",
-        "--epochs",
-        "3",
-        "--output",
-        "fc.safetensors",
-        "--json",
-        "fc.json",
+        "train --model fc --data digits --epochs 3 --output fc.safetensors --json fc.json"
     )
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "fc.json").read_text())["accuracy"] > 0.5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fc.json", "fc.safetensors"]
-    result = call(
-        "attack",
-        "FGSM",
-        "--weights",
-        "fc.safetensors",
-        "--data",
-        "digits",
-        "--examples",
-        "4",
-        "--epsilon",
-        "0.1",
-    )
+    result = call("attack FGSM --weights fc.safetensors --data digits --examples 4 --epsilon 0.1")
     assert result.exit_code == 0, result.output
 
 
 def test_attacks_are_listed(call, tmp_path):
-    result = call("attacks", "--json", "attacks.json")
+    result = call("attacks --json attacks.json")
     lines = json.loads((tmp_path / "attacks.json").read_text())
-    assert len(result.stdout.splitlines()) == len(lines)
+    listed = [line for line in result.stdout.splitlines() if line.startswith("  ")]
+    assert len(listed) == len(lines)
     assert "Madry" in lines["PGD"]
+    assert set(ATTACKS) < set(lines)
+    assert {f"jaxadv evaluate --attacks {name}" for name in CASCADES} < set(lines)
+    assert {f"jaxadv distance --effort {name}" for name in EFFORTS} < set(lines)
+    assert {f"jaxadv universal --method {name}" for name in METHODS} < set(lines)
+    for name in set(lines) - set(ATTACKS):
+        assert name.startswith("jaxadv ") or hasattr(ja, name.removeprefix("ja."))
 
 
 def without_times(path: Path) -> dict:
@@ -350,21 +295,8 @@ def without_times(path: Path) -> dict:
 @pytest.mark.slow
 def test_interrupted_it_goes_on_to_the_same_result(cache, tmp_path):
     args = (
-        "evaluate",
-        "--data",
-        "digits",
-        "--model",
-        "fc",
-        "--epochs",
-        "30",
-        "--examples",
-        "40",
-        "--epsilon",
-        "0.1",
-        "--json",
-        "out.json",
-        "--lanes",
-        "8",
+        "evaluate --data digits --model fc --epochs 30 --examples 40 --epsilon 0.1",
+        "--json out.json --lanes 8",
     )
     (tmp_path / "whole").mkdir()
     whole = start(cache, tmp_path / "whole", *args)
@@ -394,21 +326,9 @@ def test_interrupted_it_goes_on_to_the_same_result(cache, tmp_path):
 @pytest.mark.slow
 def test_distance_prints_writes_and_goes_on(call, weights, tmp_path):
     args = (
-        "distance",
-        "--data",
-        "digits",
-        "--weights",
+        "distance --data digits --weights",
         weights,
-        "--examples",
-        12,
-        "--norm",
-        "l1",
-        "--effort",
-        "fast",
-        "--lanes",
-        4,
-        "--json",
-        "found.json",
+        "--examples 12 --norm l1 --effort fast --lanes 4 --json found.json",
     )
     result = call(*args)
     assert result.exit_code == 0, result.output
@@ -433,19 +353,9 @@ def test_distance_prints_writes_and_goes_on(call, weights, tmp_path):
 @pytest.mark.slow
 def test_two_efforts_are_set_against_one_another(call, weights, tmp_path):
     result = call(
-        "distance",
-        "--data",
-        "digits",
-        "--weights",
+        "distance --data digits --weights",
         weights,
-        "--examples",
-        6,
-        "--norm",
-        "l2",
-        "--effort",
-        "fast,standard",
-        "--json",
-        "found.json",
+        "--examples 6 --norm l2 --effort fast,standard --json found.json",
     )
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "found.json").read_text())
@@ -457,7 +367,7 @@ def test_two_efforts_are_set_against_one_another(call, weights, tmp_path):
 
 
 def test_distance_says_what_is_not_known(call):
-    result = call("distance", "--effort", "best")
+    result = call("distance --effort best")
     assert result.exit_code == 2
     assert "effort='best'" in result.output + result.stderr
 
@@ -475,18 +385,18 @@ attacks = [{name = "FGSM"}]
 def test_a_sweep_from_plan_to_store(call, weights, tmp_path):
     (tmp_path / "fc.safetensors").write_bytes(weights.read_bytes())
     (tmp_path / "grid.toml").write_text(SWEEP)
-    planned = call("sweep", "grid.toml", "--dry-run", "--json", "plan.json")
+    planned = call("sweep grid.toml --dry-run --json plan.json")
     assert planned.exit_code == 0, planned.output
     assert "2 cells, 40 rows, of which 0" in planned.output
     assert json.loads((tmp_path / "plan.json").read_text())["groups"][0]["passes"] == 3
     assert not (tmp_path / "grid-store").exists()
-    ran = call("sweep", "grid.toml", "--json", "ran.json")
+    ran = call("sweep grid.toml --json ran.json")
     assert ran.exit_code == 0, ran.output
     assert json.loads((tmp_path / "ran.json").read_text())["rows"] == 40
     rows = ja.SweepStore(tmp_path / "grid-store").rows()
     assert rows.num_rows == 40
-    assert "nothing was left to do" in call("sweep", "grid.toml").output
-    assert "of which 40 are in" in call("sweep", "grid.toml", "--dry-run").output
+    assert "nothing was left to do" in call("sweep grid.toml").output
+    assert "of which 40 are in" in call("sweep grid.toml --dry-run").output
 
 
 @pytest.mark.parametrize(
@@ -501,7 +411,7 @@ def test_a_sweep_from_plan_to_store(call, weights, tmp_path):
 def test_a_wrong_sweep_is_one_line(call, weights, tmp_path, old, new, said):
     (tmp_path / "fc.safetensors").write_bytes(weights.read_bytes())
     (tmp_path / "grid.toml").write_text(SWEEP.replace(old, new))
-    result = call("sweep", "grid.toml")
+    result = call("sweep grid.toml")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
@@ -554,6 +464,7 @@ def untrained(monkeypatch):
         ("attack PGD --epsilon 0.1 --set step_size=nan", "step_size=nan"),
         ("attack PGD --epsilon 0.1 --steps 3 --set steps=4", "given twice"),
         ("attack APGD --epsilon 0.1 --set targets=3 --targeted", "targets=3"),
+        ("attack ILA --epsilon 0.1", "ILA is not for the command line"),
         ("attack PGD --epsilon 0.1 --save file/a.npz", "file is a file"),
         ("attacks --markdown file", "file is a file"),
         ("distance --effort best", "effort='best'"),
@@ -569,6 +480,7 @@ def untrained(monkeypatch):
         ("queries --attack NES --budget 5", "budget=5"),
         ("survival --epsilon 8", "did you mean 8/255?"),
         ("survival --attack PGD,zork", "'zork' is not known"),
+        ("survival --attack PGD,ILA", "ILA is not for the command line"),
         ("universal --epsilon 8", "did you mean 8/255?"),
         ("universal --epsilon 0", "above 0"),
         ("universal --norm l1", "norm='l1'"),
@@ -594,8 +506,7 @@ def test_arguments_are_checked_before_the_work(call, weights, untrained, tmp_pat
     (tmp_path / "file").write_text("")
     command, *rest = shlex.split(line)
     takes_data = command not in ("attacks", "report", "sweep") and "--data" not in rest
-    data = ["--data", "digits"] if takes_data else []
-    result = call(command, *rest, *data)
+    result = call(line, "--data digits" if takes_data else "")
     assert result.exit_code == 2, result.output
     assert re.fullmatch(r"error: [^\n]+\n", result.stderr)
     assert said in result.stderr
@@ -632,7 +543,7 @@ def test_a_sweep_is_refused_before_its_first_training(
         f'epsilons = {{linf = [0.1]}}\ndata = [{{name = "digits"}}]\n'
         f"models = [{models}]\nattacks = [{attacks}]"
     )
-    result = call("sweep", "grid.toml")
+    result = call("sweep grid.toml")
     assert result.exit_code == 2, result.output
     assert re.fullmatch(r"error: [^\n]+\n", result.stderr)
     assert said in result.stderr
@@ -643,7 +554,7 @@ def test_a_pattern_that_matches_no_cell_is_refused_before_the_first_training(
 ):
     grid = SWEEP.replace('weights = "fc.safetensors"', 'train = "fc"')
     (tmp_path / "grid.toml").write_text(grid)
-    assert "matches no cell" in call("sweep", "grid.toml", "--only", "none").stderr
+    assert "matches no cell" in call("sweep grid.toml --only none").stderr
 
 
 @pytest.mark.parametrize(
@@ -651,13 +562,13 @@ def test_a_pattern_that_matches_no_cell_is_refused_before_the_first_training(
 )
 def test_what_writes_the_report_is_missed_before_the_work(call, untrained, monkeypatch, command):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    result = call(command, "--data", "digits")
+    result = call(command, "--data digits")
     assert result.exit_code == 2
     assert 'pip install "jaxadv[demo]"' in result.stderr
 
 
 def test_the_folder_of_an_output_is_made(call, tmp_path):
-    assert call("attacks", "--json", "new/folder/attacks.json").exit_code == 0
+    assert call("attacks --json new/folder/attacks.json").exit_code == 0
     assert (tmp_path / "new/folder/attacks.json").is_file()
 
 
@@ -705,21 +616,10 @@ def test_no_table_cuts_a_heading_or_a_number(width):
 @pytest.mark.slow
 def test_survival_prints_what_it_writes(call, weights, tmp_path):
     args = (
-        "survival",
-        "--weights",
+        "survival --weights",
         weights,
-        "--data",
-        "digits",
-        "--examples",
-        12,
-        "--attack",
-        "FGSM",
-        "--epsilon",
-        "0.3",
-        "--transform",
-        "jpeg",
-        "--json",
-        "copy.json",
+        "--data digits --examples 12 --attack FGSM --epsilon 0.3 --transform jpeg",
+        "--json copy.json",
     )
     result = call(*args)
     assert result.exit_code == 0, result.output
@@ -741,27 +641,15 @@ def test_survival_prints_what_it_writes(call, weights, tmp_path):
     assert len(before) == 5
     assert call(*args).stdout == result.stdout
     assert {path: path.stat().st_mtime_ns for path in kept.rglob("*.npz")} == before
-    wrong = call("survival", "--transform", "zork")
+    wrong = call("survival --transform zork")
     assert wrong.exit_code == 2 and "JPEG, blur, noise" in wrong.stderr
 
 
 def test_queries_prints_what_it_counted(call, weights, tmp_path):
     args = (
-        "queries",
-        "--data",
-        "digits",
-        "--weights",
+        "queries --data digits --weights",
         weights,
-        "--attack",
-        "Square",
-        "--budget",
-        60,
-        "--examples",
-        20,
-        "--epsilon",
-        0.2,
-        "--json",
-        "found.json",
+        "--attack Square --budget 60 --examples 20 --epsilon 0.2 --json found.json",
     )
     result = call(*args)
     assert result.exit_code == 0, result.output
@@ -780,9 +668,7 @@ def test_queries_prints_what_it_counted(call, weights, tmp_path):
 
 @pytest.mark.slow
 def test_safety_says_how_near_the_classes_are(call, weights, tmp_path):
-    result = call(
-        "safety", "--data", "digits", "--weights", weights, "--each", 1, "--json", "found.json"
-    )
+    result = call("safety --data digits --weights", weights, "--each 1 --json found.json")
     assert result.exit_code == 0, result.output
     _, matrix, _, _, _, local = json.loads((tmp_path / "found.json").read_text())["parts"]
     near = np.array(matrix["values"], float)

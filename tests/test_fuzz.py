@@ -150,7 +150,7 @@ def store(tmp_path_factory):
         }
         columns["id"] = np.arange(5) + 5 * number
         folder.save(job, columns, {"images": np.zeros((5, 2, 2, 1)), "rows": np.arange(5)})
-        jobs[job.mark] = {"group": "group", "cells": ["cell"], "begin": 0, "end": 5}
+        jobs[job.fingerprint] = {"group": "group", "cells": ["cell"], "begin": 0, "end": 5}
     import json
 
     manifest = {"format": 1, "groups": {}, "cells": {}, "jobs": jobs, "sweeps": []}

@@ -200,7 +200,7 @@ def test_the_bracket_finds_the_root_that_scipy_finds(begin):
 
     root = np.exp(brentq(margin, -10, 10))
     bracket = Bracket.begin(jnp.float32(begin))
-    while not bracket.settled(1e-4) and bracket.round < 60:
+    while not bracket.converged(1e-4) and bracket.round < 60:
         value = margin(float(jnp.log(bracket.c)))
         bracket = bracket.after(value < 0, jnp.float32(value), bracket.c**-0.5)
     assert bracket.low <= root * (1 + 1e-6) and bracket.high >= root * (1 - 1e-6)
@@ -210,7 +210,7 @@ def test_the_bracket_finds_the_root_that_scipy_finds(begin):
 
 def test_the_bracket_closes_in_on_a_jump():
     bracket = Bracket.begin(jnp.float32(1))
-    while not bracket.settled(1e-3) and bracket.round < 60:
+    while not bracket.converged(1e-3) and bracket.round < 60:
         below = bracket.c < 7.7
         bracket = bracket.after(below, jnp.where(below, -1, 2), jnp.where(below, 5, 1))
     assert bracket.low <= 7.7 <= bracket.high <= bracket.low * 1.001

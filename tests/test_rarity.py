@@ -10,8 +10,7 @@ import scipy.special
 import scipy.stats
 
 import jaxadv as ja
-from jaxadv.studies import Setting, conduct
-from jaxadv.studies.rarity import (
+from jaxadv.certification.rarity import (
     NOISES,
     Splitting,
     cap_probability,
@@ -19,6 +18,7 @@ from jaxadv.studies.rarity import (
     perturb_randomly,
     probability,
 )
+from jaxadv.studies import Setting, conduct
 
 SIDE = 8
 NORMAL = np.random.default_rng(0).normal(size=(SIDE * SIDE, 2)).astype(np.float32)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 import jaxadv as ja
 from jaxadv.report import (
+    Page,
     as_data,
     as_robustbench,
     print_report,
@@ -137,11 +138,8 @@ def test_page_is_self_contained_and_complete(channels, grey, tmp_path):
     path = write_html(
         report,
         tmp_path / "deep" / "report.html",
-        names,
-        "A & B",
+        Page("A & B", names, {"seed": 7}, 100),
         model=model,
-        settings={"seed": 7},
-        total=100,
     )
     page = path.read_text()
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]  # nothing half written
@@ -166,11 +164,8 @@ def test_page_is_self_contained_and_complete(channels, grey, tmp_path):
     again = write_html(
         report,
         tmp_path / "again.html",
-        names,
-        "A & B",
+        Page("A & B", names, {"seed": 7}, 100),
         model=model,
-        settings={"seed": 7},
-        total=100,
     )
     assert again.read_text() == page
 
@@ -179,9 +174,9 @@ def test_page_takes_logits_in_place_of_a_model(grey, tmp_path):
     report, model = grey
     shape = report.adversarial.shape
     logits = np.asarray(model(report.adversarial.reshape(-1, *shape[2:]))).reshape(*shape[:2], -1)
-    kwargs = {"settings": {"seed": 0}}
-    one = write_html(report, tmp_path / "1.html", model=model, **kwargs).read_text()
-    two = write_html(report, tmp_path / "2.html", adversarial_logits=logits, **kwargs).read_text()
+    page = Page(settings={"seed": 0})
+    one = write_html(report, tmp_path / "1.html", page, model=model).read_text()
+    two = write_html(report, tmp_path / "2.html", page, adversarial_logits=logits).read_text()
     assert one == two
     neither = write_html(report, tmp_path / "3.html", gallery=0).read_text()
     assert "data:image/png" not in neither

@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import jaxadv as ja
-from jaxadv.cli import app
 from jaxadv.cli.reproduce import choose_data, mixed
 from jaxadv.core.result import Status
 from jaxadv.studies import EXPERIMENTS, Findings, Gallery, Setting, Table, Text
+from tests.commands import run_command
 
 SIZE = 64
 
@@ -84,18 +83,18 @@ def call(calls, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("JAXADV_CACHE", str(cache))
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.chdir(tmp_path)
-    return lambda *args: CliRunner().invoke(app, ["reproduce", *map(str, args)])
+    return lambda line="": run_command("reproduce", line)
 
 
 def test_experiments_are_listed_with_what_they_are(call, tmp_path):
-    result = call("--list", "--json", "list.json")
+    result = call("--list --json list.json")
     assert result.stdout.splitlines() == [
         "paper.counts    How many images there are.",
         "paper.pictures  Some of the images.",
         "papers          Something else.",
     ]
     assert json.loads((tmp_path / "list.json").read_text())["papers"] == "Something else."
-    assert len(call("paper", "--list").stdout.splitlines()) == 2
+    assert len(call("paper --list").stdout.splitlines()) == 2
 
 
 def test_every_registered_experiment_is_there_and_described():
@@ -106,20 +105,20 @@ def test_every_registered_experiment_is_there_and_described():
 
 
 @pytest.mark.parametrize(
-    ("args", "words"),
+    ("line", "words"),
     [
-        (("zork",), "paper.counts, paper.pictures, papers"),
-        (("pape",), "paper.counts, paper.pictures, papers"),
-        ((), "pass the NAME of an experiment: paper.counts, paper.pictures, papers"),
-        (("paper", "--seeds", "0"), "--seeds"),
-        (("paper", "--examples", "0"), "--examples"),
-        (("paper", "--data", "zork"), "zork"),
-        (("paper", "--data-dir", "nowhere"), "mnist"),
-        (("paper", "--json", "."), "is a folder"),
+        ("zork", "paper.counts, paper.pictures, papers"),
+        ("pape", "paper.counts, paper.pictures, papers"),
+        ("", "pass the NAME of an experiment: paper.counts, paper.pictures, papers"),
+        ("paper --seeds 0", "--seeds"),
+        ("paper --examples 0", "--examples"),
+        ("paper --data zork", "zork"),
+        ("paper --data-dir nowhere", "mnist"),
+        ("paper --json .", "is a folder"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_2(call, args, words):
-    result = call(*args)
+def test_mistakes_are_one_line_and_exit_2(call, line, words):
+    result = call(line)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert re.fullmatch(r"error: [^\n]+\n", result.stderr)
@@ -127,8 +126,8 @@ def test_mistakes_are_one_line_and_exit_2(call, args, words):
 
 
 def test_a_family_runs_and_then_only_reads(call, calls, tmp_path):
-    args = ("paper", "--data", "digits", "--json", "copy.json")
-    first = call(*args)
+    line = "paper --data digits --json copy.json"
+    first = call(line)
     assert first.exit_code == 0, first.output
     folder = tmp_path / "jaxadv-results"
     data = json.loads((folder / "paper.json").read_text())
@@ -143,27 +142,16 @@ def test_a_family_runs_and_then_only_reads(call, calls, tmp_path):
     assert "data: digits, 1,437 training and 360 test images (as asked for)" in first.stdout
     for words in ("Counts", "1437", "So many.", "paper.html", "paper.json"):
         assert words in first.stdout
-    second = call(*args)
+    second = call(line)
     assert second.stdout == first.stdout
     assert json.loads((folder / "paper.json").read_text()) == data
     assert [len(calls[name]) for name in ("counts", "pictures", "other")] == [1, 1, 0]
-    call(*args, "--fresh")
+    call(f"{line} --fresh")
     assert [len(calls[name]) for name in ("counts", "pictures", "other")] == [2, 2, 0]
 
 
 def test_one_experiment_takes_the_options(call, calls, tmp_path):
-    result = call(
-        "paper.counts",
-        "--data",
-        "digits",
-        "--seeds",
-        5,
-        "--examples",
-        7,
-        "--quick",
-        "--output",
-        "out",
-    )
+    result = call("paper.counts --data digits --seeds 5 --examples 7 --quick --output out")
     assert result.exit_code == 0, result.output
     (setting,) = calls["counts"]
     assert (setting.seeds, setting.examples, setting.quick) == (5, 7, True)
@@ -173,19 +161,8 @@ def test_one_experiment_takes_the_options(call, calls, tmp_path):
         "state",
     ]
     assert tmp_path / "out" in setting.folder.resolve().parents
-    call("paper.counts", "--data", "digits", "--seeds", 5, "--output", "out")
-    call(
-        "paper.counts",
-        "--data",
-        "digits",
-        "--seeds",
-        5,
-        "--examples",
-        7,
-        "--quick",
-        "--output",
-        "out",
-    )
+    call("paper.counts --data digits --seeds 5 --output out")
+    call("paper.counts --data digits --seeds 5 --examples 7 --quick --output out")
     assert len(calls["counts"]) == 2  # the long run did not replace what the quick one kept
 
 
@@ -231,13 +208,13 @@ def test_interrupted_it_keeps_what_is_finished_and_goes_on(call, calls, tmp_path
         raise AssertionError("Ctrl-C came late")
 
     calls["module"].pictures = stopped
-    first = call("paper", "--data", "digits")
+    first = call("paper --data digits")
     assert first.exit_code == 130
     assert "the same command goes on from there" in first.stderr
     assert "Traceback" not in first.output
     assert not (tmp_path / "jaxadv-results" / "paper.html").exists()
     calls["module"].pictures = whole
-    second = call("paper", "--data", "digits")
+    second = call("paper --data digits")
     assert second.exit_code == 0, second.output
     assert [len(calls[name]) for name in ("counts", "pictures")] == [1, 1]
 
@@ -250,7 +227,7 @@ def test_a_ctrl_c_that_a_callback_swallowed_is_honoured(call, calls):
         raise AssertionError("not heard")
 
     calls["module"].pictures = deaf
-    assert call("paper.pictures", "--data", "digits").exit_code == 130
+    assert call("paper.pictures --data digits").exit_code == 130
 
 
 def test_a_part_of_an_attack_is_never_taken_for_the_whole(tmp_path):

@@ -7,7 +7,9 @@ from scipy.optimize import linprog
 
 import jaxadv as ja
 from jaxadv.data import Dataset
-from jaxadv.studies.safety import class_pairs, local_accuracy, safety
+from jaxadv.protocols.class_pairs import class_pairs
+from jaxadv.protocols.local_accuracy import local_accuracy
+from jaxadv.studies.safety import safety
 
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.normal(size=(4, 3)).astype(np.float32)

@@ -408,7 +408,7 @@ def test_steps_fit_the_budget() -> None:
 
 @pytest.mark.slow
 def test_comparisons_are_kept_drawn_and_refused(tmp_path: Any, monkeypatch: Any) -> None:
-    from jaxadv.report import queries_data, write_queries
+    from jaxadv.report import Page, queries_data, write_queries
 
     two = {"Square": ja.Square(), "SimBA": ja.SimBA(norm="linf")}
     again = {"key": KEY, "lanes": 8, "devices": ONE, "store": tmp_path, "budget": 101}
@@ -423,7 +423,9 @@ def test_comparisons_are_kept_drawn_and_refused(tmp_path: Any, monkeypatch: Any)
         assert one["fooled"] == len(spent) and one["median"] == np.median(spent)
         assert one["success"]["101"] == len(spent) / 20
     json.dumps(data, allow_nan=False)
-    page = write_queries(asked, tmp_path / "report.html", list("abcd")).read_text()
+    page = write_queries(
+        asked, tmp_path / "report.html", Page(class_names=list("abcd"))
+    ).read_text()
     assert page.count("data:image/svg") == 1 and "http" not in page.split("<body")[1]
 
     monkeypatch.setattr("jaxadv.protocols.cached_run.run_rows", None)  # nothing is run again

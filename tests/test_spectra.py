@@ -10,13 +10,8 @@ from jax import lax
 from scipy import optimize
 
 import jaxadv as ja
-from jaxadv.data import load_data
-from jaxadv.models import from_linen, from_torch_arrays, get_definition, load_published
-from jaxadv.models.published import PUBLISHED
-from jaxadv.studies import EXPERIMENTS, Curves, Setting, Table, conduct
-from jaxadv.studies.layers import amplification, spectra_table, table_5
-from jaxadv.studies.lipschitz import certified_distance, layer_outputs, local_norms, spectrum
-from jaxadv.studies.spectra import (
+from jaxadv.certification.lipschitz import certified_distance, layer_outputs, local_norms, spectrum
+from jaxadv.certification.operator_norms import (
     circular_norm,
     contrast_norm,
     convolution_bound,
@@ -25,6 +20,11 @@ from jaxadv.studies.spectra import (
     pooling_norm,
     sum_bound,
 )
+from jaxadv.data import load_data
+from jaxadv.models import from_linen, from_torch_arrays, get_definition, load_published
+from jaxadv.models.published import PUBLISHED
+from jaxadv.studies import EXPERIMENTS, Curves, Setting, Table, conduct
+from jaxadv.studies.layers import amplification, spectra_table, table_5
 
 RNG = np.random.default_rng(0)
 ONE = jax.devices()[:1]

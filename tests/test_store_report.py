@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import jaxadv as ja
-from jaxadv.cli import app
 from jaxadv.report import sweep_as_robustbench, sweep_data, write_sweep
 from jaxadv.sweep import SCHEMA, SweepStore, compare_stores, parse_grid, read_cells
 from jaxadv.sweep.leaderboard import median_of
 from jaxadv.sweep.names import Job
 from jaxadv.sweep.store import FORMAT, ORIGINALS
+from tests.commands import run_command
 
 CHROMIUM = Path("/usr/bin/chromium")
 IMAGES = 270  # more than one file of originals holds
@@ -101,7 +100,12 @@ def fabricate(folder, *cells):
         job = Job(f"job{number}", group, (mark,), 0, len(one["ids"]))
         manifest["groups"][group] = {**about(one), "lanes": 8}
         manifest["cells"][mark] = {"group": group, "epsilon": one["epsilon"], "seed": one["seed"]}
-        manifest["jobs"][job.mark] = {"group": group, "cells": [mark], "begin": 0, "end": job.end}
+        manifest["jobs"][job.fingerprint] = {
+            "group": group,
+            "cells": [mark],
+            "begin": 0,
+            "end": job.end,
+        }
         jobs.append((job, one, mark))
     (store.folder).mkdir(parents=True, exist_ok=True)
     (store.folder / "manifest.json").write_text(json.dumps(manifest))
@@ -462,22 +466,17 @@ def test_images_that_share_an_id_are_refused(tmp_path):
 # ---- the command line -----------------------------------------------------------------------
 
 
-def call(*args):
-    return CliRunner().invoke(app, list(map(str, args)))
-
-
 def test_report_on_the_command_line(swept, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     folder, _ = swept
-    done = call(
+    done = run_command(
         "report",
         folder,
         "--output",
         tmp_path / "out",
         "--json",
         tmp_path / "data.json",
-        "--examples",
-        2,
+        "--examples 2",
     )
     assert done.exit_code == 0, done.stderr
     assert "under all attacks together, by ε (linf)" in " ".join(done.stdout.split())
@@ -493,8 +492,8 @@ def test_compare_on_the_command_line(tmp_path, monkeypatch):
     a, b = tmp_path / "a", tmp_path / "b"
     fabricate(a, cell(success=[10]))
     fabricate(b, cell(success=[11], data_hash="other"))
-    assert call("compare", a, a).exit_code == 0
-    differing = call("compare", a, b, "--images", "--json", tmp_path / "changes.json")
+    assert run_command("compare", a, a).exit_code == 0
+    differing = run_command("compare", a, b, "--images --json", tmp_path / "changes.json")
     assert differing.exit_code == 1
     said = " ".join(differing.stdout.split())
     assert "net / set / PGD / linf / 0.1 / seed 0: gained: 11" in said
@@ -508,7 +507,7 @@ def test_compare_on_the_command_line(tmp_path, monkeypatch):
 def test_exported_rows_are_those_of_the_store(swept, tmp_path, kind):
     reader = pytest.importorskip(kind)
     folder, _ = swept
-    done = call(
+    done = run_command(
         "export",
         folder,
         "--csv",
@@ -539,23 +538,23 @@ def test_exported_rows_are_those_of_the_store(swept, tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "args",
+    "line",
     [
-        ("report", "nowhere"),
-        ("compare", "nowhere", "nowhere"),
-        ("export", "nowhere", "--csv", "a"),
-        ("export", "nowhere"),
-        ("report", "nowhere", "--examples", "-1"),
-        ("compare", "STORE", "STORE", "--where", "attack"),
-        ("compare", "STORE", "STORE", "--where", "colour=red"),
-        ("compare", "STORE", "STORE", "--where", "seed=0", "--left", "seed=1"),
+        "report nowhere",
+        "compare nowhere nowhere",
+        "export nowhere --csv a",
+        "export nowhere",
+        "report nowhere --examples -1",
+        "compare STORE STORE --where attack",
+        "compare STORE STORE --where colour=red",
+        "compare STORE STORE --where seed=0 --left seed=1",
     ],
-    ids=" ".join,
+    ids=str,
 )
-def test_mistakes_are_one_line_and_exit_2(tmp_path, monkeypatch, args):
+def test_mistakes_are_one_line_and_exit_2(tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)
     fabricate(tmp_path / "STORE", cell())
-    done = call(*args)
+    done = run_command(line)
     assert done.exit_code == 2
     assert re.fullmatch(r"(cells.*\n)?error: [^\n]+\n", done.stderr)
 

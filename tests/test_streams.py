@@ -7,7 +7,8 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.core.window import DEFENCES, trimmed_mean
-from jaxadv.studies.streams import ATTACKS, streams_findings
+from jaxadv.protocols.streams import ATTACKS
+from jaxadv.studies.streams import streams_findings
 from tests.random_state import restored
 
 KEY = jax.random.key(0)

@@ -94,8 +94,8 @@ def test_a_job_in_which_nothing_succeeds_is_kept(tmp_path):
 
 def test_no_device_waits_for_another():
     """The compiled loop of several devices has no collective in it."""
-    from jaxadv.engine.programs import loop_programs
     from jaxadv.engine.lanes import Ends, init_lanes
+    from jaxadv.engine.programs import loop_programs
     from jaxadv.engine.verify import sharded
 
     devices, attack = tuple(jax.local_devices()), ja.PGD(steps=3)

@@ -10,7 +10,7 @@ import jaxadv as ja
 from jaxadv.attacks.gradient_based.pgd import PGD
 from jaxadv.data import load_data
 from jaxadv.models import from_linen, get_definition
-from jaxadv.models.train import TRADESAscent, train
+from jaxadv.models.train import Recipe, TRADESAscent, train
 from jaxadv.models.train import _gradient as training_gradient
 
 
@@ -37,9 +37,9 @@ def test_adversarial_training_of_a_linear_model_descends_its_closed_form():
         gap = (images.reshape(16, -1) * direction.T).sum(1) + bias[labels] - bias[1 - labels]
         return jax.nn.softplus(-(gap - epsilon * jnp.abs(direction).sum(0))).mean()
 
-    adversary = (PGD(steps=3, step_size=1.0), jnp.float32(epsilon), None)
+    recipe = Recipe(1, attack=PGD(steps=3, step_size=1.0), epsilon=jnp.float32(epsilon))
     (loss, _), slope = training_gradient(
-        module, None, variables, images, labels, jnp.arange(16), jax.random.key(1), adversary, None
+        module, recipe, variables, images, labels, jnp.arange(16), jax.random.key(1)
     )
     expected, expected_slope = jax.value_and_grad(worst)(variables["params"])
     np.testing.assert_allclose(loss, expected, rtol=1e-5)

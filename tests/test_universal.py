@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import jaxadv as ja
-from jaxadv.cli import app
 from jaxadv.models import save_weights
 from jaxadv.studies.networks import trained
-from jaxadv.studies.universal_geometry import (
+from jaxadv.universal import activations, judge, paste
+from jaxadv.universal.geometry import (
     controls,
     dominant,
     in_subspace,
@@ -22,7 +21,7 @@ from jaxadv.studies.universal_geometry import (
     similarity,
     singular_values,
 )
-from jaxadv.universal import activations, judge, paste
+from tests.commands import run_command
 from tests.common import network, slow
 
 from .test_blind_spots import setting
@@ -308,10 +307,9 @@ def test_the_command(digits, tmp_path, monkeypatch):
         network.variables,
         image_shape=(8, 8, 1),
     )
-    arguments = ["universal", "--data", "digits", "--weights", "fc.safetensors"]
-    arguments += ["--epsilon", "1/5", "--target", "3", "--rounds", "5"]
-    arguments += ["--json", "a.json", "--save", "v.npz"]
-    result = CliRunner().invoke(app, arguments)
+    line = "universal --data digits --weights fc.safetensors --epsilon 1/5 --target 3 --rounds 5"
+    line += " --json a.json --save v.npz"
+    result = run_command(line)
     assert result.exit_code == 0, result.output
     data = json.loads((tmp_path / "a.json").read_text())
     with np.load(tmp_path / "v.npz") as file:
@@ -325,7 +323,7 @@ def test_the_command(digits, tmp_path, monkeypatch):
     page = (tmp_path / "jaxadv-results" / "universal.html").read_text()
     assert "data:image/png" in page and f"{100 * rates[1]:.1f}" in page
     for wrong, words in (("--norm", "l1"), ("--method", "zork"), ("--target", "77")):
-        result = CliRunner().invoke(app, [*arguments, wrong, words])
+        result = run_command(line, wrong, words)
         assert result.exit_code == 2 and words in result.stderr, result.output
 
 

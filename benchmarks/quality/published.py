@@ -23,12 +23,12 @@ import numpy as np
 
 import jaxadv as ja
 from benchmarks.common import SHARED, arguments, load, show
+from jaxadv.certification.lipschitz import spectrum
 from jaxadv.models.published import PUBLISHED, load_published
 from jaxadv.protocols.evaluate import SURVIVED
 from jaxadv.report import print_study
 from jaxadv.studies import Findings
 from jaxadv.studies.layers import spectra_table
-from jaxadv.studies.lipschitz import spectrum
 
 
 def row(

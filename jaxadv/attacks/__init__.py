@@ -5,6 +5,7 @@
 from jaxadv.attacks.common.build import build_attack
 from jaxadv.attacks.common.gradient import GradientAttack, steepest_ascent
 from jaxadv.attacks.common.gradient_iteration import Iterate, MinimumNorm
+from jaxadv.attacks.common.registry import ATTACKS
 from jaxadv.attacks.decision_based import (
     BlendedNoise,
     Boundary,
@@ -60,7 +61,7 @@ from jaxadv.attacks.wrappers.repeated import Repeated
 from jaxadv.core.attack import Attack
 
 BASES = (Attack, GradientAttack, Iterate, MinimumNorm)  # what an attack of one's own begins from
-ATTACKS: dict[str, type[Attack]] = {  # all that are imported above
+ATTACKS |= {  # all that are imported above
     name: kind
     for name, kind in sorted(globals().items())
     if isinstance(kind, type) and issubclass(kind, Attack) and kind not in BASES

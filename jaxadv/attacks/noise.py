@@ -1,14 +1,15 @@
 """Random noise: the baseline for every attack."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.attack import Answer, Attack, Problem
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Key
 
 
 class NoiseState(NamedTuple):
@@ -19,8 +20,8 @@ class NoiseState(NamedTuple):
         draw: int32 scalar, queries so far.
     """
 
-    key: Any
-    draw: Any
+    key: Key
+    draw: Int[Array, ""]
 
 
 @pytree

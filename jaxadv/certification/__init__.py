@@ -1,1 +1,1 @@
-"""What can be proved: randomised smoothing, and exact distances of small models."""
+"""Randomised smoothing, exact distances of small models, Lipschitz bounds, and rare events."""

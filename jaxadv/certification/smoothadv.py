@@ -259,7 +259,7 @@ def attack_smoothed(
             pushed = run_rows(session, attack, target, keep="loss", progress=report)
             if interrupted():
                 break
-            said = smoothed_predict(
+            judged = smoothed_predict(
                 model,
                 pushed.images,
                 sigma=found.sigma,
@@ -269,20 +269,20 @@ def attack_smoothed(
                 ids=found.ids[rows],
                 devices=chosen,
             )
-            if interrupted() or not (said.forward > 0).all():
+            if interrupted() or not (judged.forward > 0).all():
                 break
             sound = ~np.isin(pushed.status, [Status.REJECTED_BOX, Status.REJECTED_DISTANCE])
-            sure = sound & (said.prediction != ABSTAIN)
-            wrong = sure & (said.prediction != found.prediction[rows])
+            sure = sound & (judged.prediction != ABSTAIN)
+            wrong = sure & (judged.prediction != found.prediction[rows])
             distance = distance64("l2", pushed.images, images[rows])
             nearer = wrong & (distance < broke[rows])
             held[rows] = np.where(wrong, held[rows], np.maximum(held[rows], radius))
-            abstained[rows] += said.prediction == ABSTAIN
-            forward[rows] += pushed.forward + said.forward
+            abstained[rows] += judged.prediction == ABSTAIN
+            forward[rows] += pushed.forward + judged.forward
             backward[rows] += pushed.backward
             better = rows[nearer]
             broke[better], nearest[better] = distance[nearer], pushed.images[nearer]
-            prediction[better] = said.prediction[nearer]
+            prediction[better] = judged.prediction[nearer]
             done, seconds = turn + 1, before + time.perf_counter() - began
             if folder is not None:
                 folder.save_arrays(

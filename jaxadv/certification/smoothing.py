@@ -26,7 +26,7 @@ from scipy import special
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
-from jaxadv.core.typing import ArrayLike, Devices, Number, Numbers
+from jaxadv.core.typing import ArrayLike, ChosenDevices, Devices, Number, Numbers
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes, rows_in_memory
@@ -330,7 +330,7 @@ def binomial_p_value(first: Numbers, second: Numbers) -> np.ndarray:
     return np.where(first > second, np.minimum(2 * tail, 1.0), 1.0)
 
 
-def noise(key: Array, example: Number, numbers: Array, shape: tuple[int, ...]) -> Array:
+def noise(key: Array, example: Number, numbers: ArrayLike, shape: tuple[int, ...]) -> Array:
     """Return the normal noise [S, *shape] of the samples `numbers` [S] of image id `example`."""
     own = jax.random.fold_in(jax.random.fold_in(key, STREAM), example)
     keys = jax.vmap(lambda number: jax.random.fold_in(own, number))(numbers)
@@ -351,7 +351,7 @@ def _check(sigma: Number, samples: int, alpha: Number, samples0: int = 1) -> Non
 
 
 @functools.lru_cache
-def _program(width: int, devices: tuple[jax.Device, ...]) -> Callable[..., Array]:
+def _program(width: int, devices: ChosenDevices) -> Callable[..., Array]:
     """Return the jitted function that adds the votes of rounds [begin, end) to votes [D, B, 2, K].
 
     A unit of work is `width` samples of one image, which are a batch of their own; in each round
@@ -391,11 +391,11 @@ def _program(width: int, devices: tuple[jax.Device, ...]) -> Callable[..., Array
         return lax.fori_loop(begin, end, step, votes[0])[None]
 
     if parts > 1:
-        split, whole = PartitionSpec("devices"), PartitionSpec()
+        split, replicated = PartitionSpec("devices"), PartitionSpec()
         count = jax.shard_map(
             count,
             mesh=mesh_of(devices),
-            in_specs=(*[whole] * 7, split),
+            in_specs=(*[replicated] * 7, split),
             out_specs=split,
             check_vma=False,
         )

@@ -20,10 +20,10 @@ class _OneLine(TyperGroup):
         except (ValueError, ImportError, OSError, NotImplementedError) as error:
             sys.exit(fail(str(error) or type(error).__name__))
         except Exception as error:
-            said = getattr(error, "format_message", None)  # usage errors of Typer have it
-            if said is None:
+            message = getattr(error, "format_message", None)  # usage errors of Typer have it
+            if message is None:
                 raise
-            sys.exit(fail(said()))
+            sys.exit(fail(message()))
         if code == INTERRUPTED:
             say("interrupted: what was saved is kept, the same command goes on from there")
         sys.exit(code or 0)

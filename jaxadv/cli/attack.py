@@ -13,42 +13,35 @@ from jaxadv.cli.app import INTERRUPTED, app, say
 from jaxadv.cli.options import (
     EXAMPLES,
     MOST,
-    Data,
-    DataDir,
-    Epochs,
-    Examples,
     Json,
     Lanes,
-    ModelName,
     Output,
-    Published,
-    Seed,
-    Weights,
+    grouped,
     option,
     parse_number,
 )
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import check_outputs, console, plain_messages, prepare_jax, write_json
-from jaxadv.cli.subject import find_subject, goal_of
+from jaxadv.cli.run import command
+from jaxadv.cli.setting import check_outputs, console, write_json
+from jaxadv.cli.subject import Subject, check_attack, goal_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxadv.core.attack import Attack
     from jaxadv.core.result import Result
 
 
 @app.command()
+@grouped
 def attack(
     name: Annotated[str, typer.Argument(metavar="ATTACK", help="See `jaxadv attacks`.")],
-    data: Data = "mnist5k",
-    data_dir: DataDir = None,
-    weights: Weights = None,
-    published: Published = None,
-    model: ModelName = None,
-    epochs: Epochs = None,
+    subject: Subject = Subject(examples=EXAMPLES),
     norm: Annotated[str | None, option("--norm", help="linf, l2, l1 or l0.")] = None,
     epsilon: Annotated[str | None, option("--epsilon", help="The radius: 0.1 or 8/255.")] = None,
     steps: Annotated[int | None, option("--steps", help="Gradient steps.", min=1, max=MOST)] = None,
     step_size: Annotated[
-        str | None, option("--step-size", help="Step, as a share of epsilon.")
+        str | None, option("--step-size", help="Step, as a fraction of epsilon.")
     ] = None,
     loss: Annotated[str | None, option("--loss", help="cross_entropy, margin or dlr.")] = None,
     restarts: Annotated[
@@ -58,8 +51,7 @@ def attack(
         list[str] | None, option("--set", help="Any other setting: rotation=15. Repeatable.")
     ] = None,
     targeted: Annotated[bool, option("--targeted", help="Towards class label + 1.")] = False,
-    examples: Examples = EXAMPLES,
-    seed: Seed = 0,
+    *,
     output: Output = Path("jaxadv-results"),
     save: Annotated[Path | None, option("--save", help="Save the images as .npz.")] = None,
     json_file: Json = None,
@@ -75,54 +67,32 @@ def attack(
         "step_size": None if step_size is None else parse_number(step_size, "--step-size"),
     }
     wanted = add_settings({k: v for k, v in options.items() if v is not None}, settings or [])
-    made_here = weights is None and published is None
-    check_outputs(save, json_file, folder=output / "state" if made_here else None)
-    with plain_messages():
-        prepare_jax()
-        import jax
-
+    folder = output if subject.is_trained_here else None
+    with command(folder, json_file, save, pages=False) as run:
         import jaxadv as ja
         from jaxadv.attacks import build_attack
-        from jaxadv.engine.checks import prepare_attack
 
         chosen = build_attack(name, wanted)
         if radius is None and chosen.needs_epsilon:
             raise ValueError(f"{chosen.name} needs --epsilon, such as 0.1 or 8/255")
-
-        def check(network: Any, images: Any, classes: int) -> None:
-            goal, shape = goal_of(images, targeted), images.images.shape[1:]
-            prepare_attack(chosen, network, goal, classes, radius, 1, shape)
-
-        subject = find_subject(
-            data,
-            data_dir,
-            examples,
-            weights,
-            published,
-            model,
-            epochs,
-            seed,
-            lambda name: output / "state" / f"{name}.safetensors",
-            check,
-        )
-        images, labels = subject.data.images, subject.data.labels
-        goal = goal_of(subject.data, targeted)
+        loaded = run.load(subject, check_attack(chosen, radius, targeted))
+        images, labels = loaded.data.images, loaded.data.labels
         with Bars() as bars:
             result = ja.run(
                 chosen,
-                subject.model,
+                loaded.model,
                 images,
-                goal,
+                goal_of(loaded.data, targeted),
                 radius,
-                key=jax.random.key(seed),
-                ids=subject.data.ids,
+                key=loaded.key,
+                ids=loaded.data.ids,
                 lanes=lanes,
                 progress=lambda *now: bars.attack(chosen.name, *now),
             )
-    about = {"model": subject.name, "data": subject.data.name, "seed": seed, "targeted": targeted}
-    written = {**about, **attack_data(chosen, result, radius, labels)}
-    _print_attack(written)
-    write_json(json_file, written)
+    about = {**loaded.about, "targeted": targeted}
+    data = {**about, **attack_data(chosen, result, radius, labels)}
+    _print_attack(data)
+    write_json(json_file, data)
     if save is not None:
         _save_images(save, result, images, labels)
         print(f"images: {save}")
@@ -133,12 +103,12 @@ def attack(
 
 def add_settings(options: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
     """Return the settings of the options and of --set; ValueError if one is given twice."""
-    found = dict(options)
+    settings = dict(options)
     for name, value in map(parse_setting, texts):
-        if name in found:
+        if name in settings:
             raise ValueError(f"--set {name}={value}: {name} is given twice; pass it once")
-        found[name] = value
-    return found
+        settings[name] = value
+    return settings
 
 
 def parse_setting(text: str) -> tuple[str, int | float | str]:
@@ -170,7 +140,7 @@ def parse_setting(text: str) -> tuple[str, int | float | str]:
 
 
 def attack_data(
-    attack: Any, result: "Result", epsilon: float | None, labels: Any
+    attack: "Attack", result: "Result", epsilon: float | None, labels: "np.ndarray"
 ) -> dict[str, Any]:
     """Return what `jaxadv attack` prints, and the outcome for each image, as JSON data."""
     import numpy as np
@@ -180,9 +150,9 @@ def attack_data(
 
     ran = result.status != Status.NOT_RUN
     attacked = ran & (result.status != Status.MISCLASSIFIED)
-    found = attacked & result.success
+    success = attacked & result.success
 
-    def mean(values: Any) -> float:
+    def mean(values: np.ndarray) -> float:
         return float(values[attacked].mean()) if attacked.any() else 0.0
 
     return {
@@ -193,8 +163,8 @@ def attack_data(
         "epsilon": epsilon,
         "examples": len(labels),
         "attacked": int(attacked.sum()),
-        "success": float(found.sum() / max(attacked.sum(), 1)),
-        "median_distance": float(np.median(result.distance[found])) if found.any() else None,
+        "success": float(success.sum() / max(attacked.sum(), 1)),
+        "median_distance": float(np.median(result.distance[success])) if success.any() else None,
         "forward": mean(result.forward),
         "backward": mean(result.backward),
         "seconds": result.cost.seconds,
@@ -248,7 +218,9 @@ def _print_attack(data: Mapping[str, Any]) -> None:
     console().print(table)
 
 
-def _save_images(path: Path, result: "Result", originals: Any, labels: Any) -> None:
+def _save_images(
+    path: Path, result: "Result", originals: "np.ndarray", labels: "np.ndarray"
+) -> None:
     import numpy as np
 
     from jaxadv.core.files import write_atomically
@@ -268,14 +240,22 @@ def attacks(
 ) -> None:
     """List the attacks, one line each."""
     check_outputs(json_file, folder=markdown)
-    from jaxadv.attacks import ATTACKS
-    from jaxadv.report.reference import summary, write_reference
+    from jaxadv.report.reference import grouped_attacks, protocols, summary, write_reference
 
-    lines = {name: summary(kind) for name, kind in sorted(ATTACKS.items())}
+    sections = {
+        f"{heading} (jaxadv attack NAME)": {kind.__name__: summary(kind) for kind in kinds}
+        for heading, kinds in grouped_attacks().items()
+    } | protocols()
     if markdown is None:
-        width = max(map(len, lines))
-        for name, line in lines.items():
-            print(f"{name:<{width}}  {line}")
+        print("\n\n".join(_as_text(heading, lines) for heading, lines in sections.items()))
     else:
         print(f"{len(write_reference(markdown))} pages in {markdown}")
-    write_json(json_file, lines)
+    write_json(
+        json_file, {name: line for lines in sections.values() for name, line in lines.items()}
+    )
+
+
+def _as_text(heading: str, lines: Mapping[str, str]) -> str:
+    """Return a section of the list of attacks: the heading, and a line for each entry."""
+    width = max(map(len, lines))
+    return "\n".join([heading, *(f"  {name:<{width}}  {line}" for name, line in lines.items())])

@@ -1,77 +1,75 @@
 """`jaxadv certify`."""
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
     MOST,
-    Data,
-    DataDir,
-    Epochs,
-    Examples,
     Fresh,
     Json,
-    ModelName,
     Output,
-    Published,
-    Seed,
-    Weights,
+    grouped,
     option,
     parse_epsilons,
     parse_number,
 )
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import (
-    check_outputs,
-    check_page,
-    conclude,
-    console,
-    forget,
-    plain_messages,
-    prepare_jax,
-    write_json,
-)
-from jaxadv.cli.subject import find_subject
+from jaxadv.cli.run import command, while_complete
+from jaxadv.cli.subject import Loaded, Subject
+
+if TYPE_CHECKING:
+    from jaxadv.certification.smoothadv import AttackedSmoothed
+    from jaxadv.certification.smoothing import Certificates
 
 
-@app.command()
-def certify(
-    data: Data = "mnist5k",
-    data_dir: DataDir = None,
-    weights: Weights = None,
-    published: Published = None,
-    model: ModelName = None,
-    epochs: Epochs = None,
+@dataclass(frozen=True)
+class Smoothing:
+    """The options of randomised smoothing, and of the attacks on what it certifies.
+
+    Attributes:
+        noise: Noise in the training, as text, or None for the largest `sigma`.
+        sigma: Standard deviations of the noise, as texts, or None.
+        samples: Noisy images that certify.
+        samples0: Noisy images that choose the class.
+        alpha: Probability that a certificate is wrong, as text.
+        radius: L2 radii to state, as texts, or None.
+        attack: Whether the smoothed classifier and the network are attacked.
+        draws: Draws of the noise that an attack averages.
+        rounds: Radii at which each image is attacked.
+    """
+
     noise: Annotated[
         str | None,
         option("--noise", help="Noise in the training of a network made here (largest --sigma)."),
-    ] = None,
+    ] = None
     sigma: Annotated[
         list[str] | None,
         option(
             "--sigma", help="Standard deviation of the noise, 0.25; repeatable, or with commas."
         ),
-    ] = None,
+    ] = None
     samples: Annotated[
         int, option("--samples", help="Noisy images that certify.", min=1, max=MOST)
-    ] = 10_000,
+    ] = 10_000
     samples0: Annotated[
         int, option("--samples0", help="That choose the class.", min=1, max=MOST)
-    ] = 100,
+    ] = 100
     alpha: Annotated[
         str, option("--alpha", help="Probability that an image's certificate is wrong.")
-    ] = "0.001",
+    ] = "0.001"
     radius: Annotated[
         list[str] | None, option("--radius", help="L2 radii to state; repeatable, or with commas.")
-    ] = None,
+    ] = None
     attack: Annotated[
         bool,
         option(
             "--attack/--no-attack",
             help="Attack the smoothed classifier and the network itself, too.",
         ),
-    ] = True,
+    ] = True
     draws: Annotated[
         int,
         option(
@@ -80,12 +78,38 @@ def certify(
             min=1,
             max=MOST,
         ),
-    ] = 16,
+    ] = 16
     rounds: Annotated[
         int, option("--rounds", help="Radii at which each image is attacked so.", min=1, max=MOST)
-    ] = 6,
-    examples: Examples = 100,
-    seed: Seed = 0,
+    ] = 6
+
+    def sigmas(self) -> list[float]:
+        """Return the standard deviations of the noise, ascending."""
+        sigmas = parse_epsilons(self.sigma, "--sigma") if self.sigma else [0.25]
+        if sigmas[0] == 0:
+            raise ValueError("--sigma 0 is no noise: pass one like 0.25")
+        return sigmas
+
+    def level(self) -> float:
+        """Return the probability of error."""
+        level = parse_number(self.alpha, "--alpha")
+        if not 0 < level < 1:
+            raise ValueError(
+                f"--alpha {self.alpha} is no probability of error: pass one like 0.001"
+            )
+        return level
+
+    def training_noise(self) -> float:
+        """Return the noise in the training of a network made here."""
+        return self.sigmas()[-1] if self.noise is None else parse_number(self.noise, "--noise")
+
+
+@app.command()
+@grouped
+def certify(
+    subject: Subject,
+    smoothing: Smoothing,
+    *,
     output: Output = Path("jaxadv-results/certify"),
     json_file: Json = None,
     fresh: Fresh = False,
@@ -96,131 +120,112 @@ def certify(
     noise. It is attacked as well, so its accuracy is bounded from both sides. Writes
     OUTPUT/report.html and report.json. After Ctrl-C, the same command continues where it stopped.
     """
-    sigmas = parse_epsilons(sigma, "--sigma") if sigma else [0.25]
-    if sigmas[0] == 0:
-        raise ValueError("--sigma 0 is no noise: pass one like 0.25")
-    level = parse_number(alpha, "--alpha")
-    if not 0 < level < 1:
-        raise ValueError(f"--alpha {alpha} is no probability of error: pass one like 0.001")
-    if noise is not None and (weights is not None or published is not None):
+    sigmas, level = smoothing.sigmas(), smoothing.level()
+    if smoothing.noise is not None and not subject.is_trained_here:
         raise ValueError("--noise is for a network trained here: pass it to `jaxadv train`")
-    trained = sigmas[-1] if noise is None else parse_number(noise, "--noise")
-    radii = parse_epsilons(radius, "--radius") if radius else None
-    check_outputs(json_file, folder=output)
-    state = output / "state"
-    with plain_messages():
-        check_page()
-        prepare_jax()
-        import jax
-
+    noise = smoothing.training_noise()
+    radii = parse_epsilons(smoothing.radius, "--radius") if smoothing.radius else None
+    with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
+        from jaxadv.report import Page
         from jaxadv.report.certify import (
+            CertifiedRun,
             certified_data,
             print_certified,
             round_radii,
             write_certified,
         )
 
-        if fresh:
-            forget(state)
-        subject = find_subject(
-            data,
-            data_dir,
-            examples,
-            weights,
-            published,
-            model,
-            epochs,
-            seed,
-            lambda name: state / f"{name}-noise-{trained:g}.safetensors",
-            noise=trained,
-        )
-        images, key = subject.data, jax.random.key(seed)
-        radii = radii or round_radii(sigmas[-1], samples, level)
-        found: list[Any] = []
-        smoothed: list[Any] = []
-        attacked = None
+        loaded = run.load(subject, suffix=f"-noise-{noise:g}", noise=noise)
+        images = loaded.data
+        radii = radii or round_radii(sigmas[-1], smoothing.samples, level)
+        attacked, smoothed = None, []
         with Bars() as bars:
-            for size in sigmas:
-                name = f"certify σ = {size:g}"
-
-                def progress(done: int, total: int, name: str = name) -> None:
-                    bars.worked |= done < total
-                    bars.show(name, done, total, "noisy images")
-
-                one = ja.certify(
-                    subject.model,
-                    images.images,
-                    images.labels,
-                    sigma=size,
-                    samples0=samples0,
-                    samples=samples,
-                    alpha=level,
-                    key=key,
-                    ids=images.ids,
-                    store=state,
-                    progress=progress,
-                )
-                found.append(one)
-                if not one.complete:
-                    break
-            for one in found if attack and found[-1].complete else []:
-                name = f"attack σ = {one.sigma:g}"
-
-                def pushing(done: int, total: int, broken: int, name: str = name) -> None:
-                    bars.attack(name, done, total, broken)
-
-                smoothed.append(
-                    ja.attack_smoothed(
-                        subject.model,
-                        images.images,
-                        one,
-                        draws=draws,
-                        rounds=rounds,
-                        key=key,
-                        samples=min(samples, 1000),
-                        store=state,
-                        progress=pushing,
-                    )
-                )
-                if not smoothed[-1].complete:
-                    break
-            if attack and all(one.complete for one in (*found, *smoothed)):
+            certified = _certify(loaded, smoothing, run.state, bars)
+            if smoothing.attack and certified[-1].complete:
+                smoothed = _attack(loaded, certified, smoothing, run.state, bars)
+            if smoothed and smoothed[-1].complete:
                 attacked = ja.minimal_distance(
-                    subject.model,
+                    loaded.model,
                     images.images,
                     images.labels,
                     "l2",
                     effort="fast",
-                    key=key,
+                    key=loaded.key,
                     ids=images.ids,
-                    store=state,
+                    store=run.state,
                     progress=bars.attack,
                 )
-            written = certified_data(found, radii, attacked, subject.total, smoothed)
-            if written["complete"]:
+            outcome = CertifiedRun(certified, radii, attacked, smoothed)
+            results = certified_data(outcome, loaded.total)
+            if results["complete"]:
                 bars.interrupts.check()
-        about = {"model": subject.name, "data": images.name, "seed": seed}
-        if weights is None and published is None:
-            about["noise in training"] = trained
-        written = {**about, **written}
-        out = console()
-        out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
-        print_certified(written, out)
-        write_json(output / "report.json", written)
-        write_json(json_file, written)
+        about = loaded.about
+        if subject.is_trained_here:
+            about["noise in training"] = noise
+        data = {**about, **results}
+        run.print_title(loaded)
+        print_certified(data, run.console)
+        run.write(data)
         write_certified(
-            found,
+            outcome,
             images.images,
             output / "report.html",
-            radii,
-            images.classes,
-            f"What can be proved about {subject.name} on {images.name}?",
-            key=key,
-            attacked=attacked,
-            smoothed=smoothed,
-            bounds=subject.model.bounds,
-            settings=about,
-            total=subject.total,
+            Page(
+                f"What can be proved about {loaded.name} on {images.name}?",
+                images.classes,
+                about,
+                loaded.total,
+            ),
+            key=loaded.key,
+            bounds=loaded.model.bounds,
         )
-    conclude(out, output, bars.worked, written["complete"])
+        run.conclude(bars, data["complete"])
+
+
+def _certify(loaded: Loaded, smoothing: Smoothing, store: Path, bars: Bars) -> "list[Certificates]":
+    """Return the certificates at every sigma, up to the first that Ctrl-C ended."""
+    import jaxadv as ja
+
+    return while_complete(
+        ja.certify(
+            loaded.model,
+            loaded.data.images,
+            loaded.data.labels,
+            sigma=sigma,
+            samples0=smoothing.samples0,
+            samples=smoothing.samples,
+            alpha=smoothing.level(),
+            key=loaded.key,
+            ids=loaded.data.ids,
+            store=store,
+            progress=partial(bars.work, f"certify σ = {sigma:g}", note="noisy images"),
+        )
+        for sigma in smoothing.sigmas()
+    )
+
+
+def _attack(
+    loaded: Loaded,
+    certified: "list[Certificates]",
+    smoothing: Smoothing,
+    store: Path,
+    bars: Bars,
+) -> "list[AttackedSmoothed]":
+    """Return the attacks on every smoothed classifier, up to the first that Ctrl-C ended."""
+    import jaxadv as ja
+
+    return while_complete(
+        ja.attack_smoothed(
+            loaded.model,
+            loaded.data.images,
+            certificates,
+            draws=smoothing.draws,
+            rounds=smoothing.rounds,
+            key=loaded.key,
+            samples=min(smoothing.samples, 1000),
+            store=store,
+            progress=partial(bars.attack, f"attack σ = {certificates.sigma:g}"),
+        )
+        for certificates in certified
+    )

@@ -1,6 +1,6 @@
 """`jaxadv compare`."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +10,10 @@ from jaxadv.cli.app import app
 from jaxadv.cli.options import Json, option
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.report import open_store
-from jaxadv.cli.setting import check_outputs, console, plain_messages, write_json
+from jaxadv.cli.run import Run, command
+from jaxadv.cli.setting import write_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from jaxadv.sweep.compare import Changes
 
 NAMES = 20  # most images named, for one kind and cell
@@ -36,7 +35,10 @@ def compare(
         list[str] | None, option("--right", help="Cells of B, which may differ there; repeatable.")
     ] = None,
     tolerance: Annotated[
-        float, option("--tolerance", help="By which share distances may differ.", min=0.0)
+        float,
+        option(
+            "--tolerance", help="Relative difference of distances that counts as equal.", min=0.0
+        ),
     ] = 0.0,
     images: Annotated[bool, option("--images", help="Name the images that differ.")] = False,
     json_file: Json = None,
@@ -47,40 +49,38 @@ def compare(
     Within one store: compare STORE STORE --left 'attack=PGD(steps=10)' --right
     'attack=PGD(steps=40)'.
     """
-    check_outputs(json_file)
-    with plain_messages():
+    with command(None, json_file, pages=False, jax=False) as run:
         from jaxadv.sweep.compare import check_columns, compare_stores
 
         common = _patterns(where, "--where")
-        ours, theirs = _patterns(left, "--left"), _patterns(right, "--right")
-        if again := sorted(set(common) & {*ours, *theirs}):
+        of_a, of_b = _patterns(left, "--left"), _patterns(right, "--right")
+        if again := sorted(set(common) & {*of_a, *of_b}):
             raise ValueError(f"--where {again[0]}: stands in --left or --right too; give it once")
-        check_columns(common, ours, theirs)
+        check_columns(common, of_a, of_b)
         stores = open_store(a), open_store(b)
         with Bars() as bars:
             changes = compare_stores(
                 *stores,
                 where=common,
-                left=ours,
-                right=theirs,
+                left=of_a,
+                right=of_b,
                 tolerance=tolerance,
                 progress=lambda done, cells: bars.show("cells", done, cells, ""),
             )
-    out = console()
-    _print(changes, out, images)
+        _print(changes, run, images)
     write_json(json_file, _data(changes, a, b))
     if not changes.equal:
         raise typer.Exit(1)
 
 
 def _patterns(texts: Sequence[str] | None, name: str) -> dict[str, str]:
-    found = {}
+    patterns = {}
     for text in texts or ():
         column, equals, pattern = text.partition("=")
         if not equals or not pattern:
             raise ValueError(f"{name} {text!r}: pass COLUMN=PATTERN, such as attack=PGD*")
-        found[column.strip()] = pattern.strip()
-    return found
+        patterns[column.strip()] = pattern.strip()
+    return patterns
 
 
 def _data(changes: "Changes", a: Path, b: Path) -> dict[str, Any]:
@@ -91,8 +91,8 @@ def _data(changes: "Changes", a: Path, b: Path) -> dict[str, Any]:
         "cells": [
             {
                 "title": cell.title,
-                "a": _kept(cell.about),
-                "b": _kept(cell.other),
+                "a": _without_bounds(cell.about),
+                "b": _without_bounds(cell.other),
                 "hashes": list(cell.hashes),
                 "both": cell.both,
                 "equal": cell.equal,
@@ -102,16 +102,16 @@ def _data(changes: "Changes", a: Path, b: Path) -> dict[str, Any]:
             }
             for cell in changes.cells
         ],
-        "only_a": [_kept(about) for about in changes.only_a],
-        "only_b": [_kept(about) for about in changes.only_b],
+        "only_a": [_without_bounds(about) for about in changes.only_a],
+        "only_b": [_without_bounds(about) for about in changes.only_b],
     }
 
 
-def _kept(about: Any) -> dict[str, Any]:
+def _without_bounds(about: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in about.items() if name != "bounds"}
 
 
-def _print(changes: "Changes", out: "Console", images: bool) -> None:
+def _print(changes: "Changes", run: Run, images: bool) -> None:
     from jaxadv.report.fitted import Fitted
     from jaxadv.report.table import number_text
     from jaxadv.sweep.names import title_of
@@ -147,52 +147,37 @@ def _print(changes: "Changes", out: "Console", images: bool) -> None:
             style=None if cell.equal else "bold",
         )
     if shown:
-        out.print(table)
+        run.console.print(table)
     if len(shown) < len(changes.cells):
-        out.print(f"{len(changes.cells) - len(shown):,} cells are equal", highlight=False)
+        run.print(f"{len(changes.cells) - len(shown):,} cells are equal")
     for name, cells in (("A", changes.only_a), ("B", changes.only_b)):
         for about in cells[:TITLES]:
-            out.print(f"only in {name}: {title_of(about)}", highlight=False, soft_wrap=True)
+            run.print(f"only in {name}: {title_of(about)}")
         if len(cells) > TITLES:
-            out.print(f"only in {name}: {len(cells) - TITLES:,} more", highlight=False)
+            run.print(f"only in {name}: {len(cells) - TITLES:,} more")
     for kind in ("model", "data"):
         unlike = [cell for cell in changes.cells if f"{kind}_hash" in cell.hashes]
         if unlike:
-            out.print(
+            run.print(
                 f"[bold yellow]warning:[/] the {kind} of {len(unlike):,} cells is called the same "
-                f"and is another ({unlike[0].title})",
-                highlight=False,
-                soft_wrap=True,
+                f"and is another ({unlike[0].title})"
             )
     moved = sum(len(cell.relabelled) for cell in changes.cells)
     if moved:
-        out.print(
+        run.print(
             f"[bold yellow]warning:[/] {moved:,} rows have another label, target or clean "
-            "prediction",
-            highlight=False,
-            soft_wrap=True,
+            "prediction"
         )
     for cell in changes.cells if images else ():
         for name, ids in cell.images.items():
             if ids:
                 more = f" and {len(ids) - NAMES:,} more" if len(ids) > NAMES else ""
-                out.print(
-                    f"{cell.title}: {name.replace('_', ' ')}: {', '.join(map(str, ids[:NAMES]))}"
-                    f"{more}",
-                    highlight=False,
-                    soft_wrap=True,
-                    markup=False,
-                )
+                listed = f"{', '.join(map(str, ids[:NAMES]))}{more}"
+                run.print(f"{cell.title}: {name.replace('_', ' ')}: {listed}", markup=False)
     rows = sum(cell.both for cell in changes.cells)
     differing = sum(not cell.equal for cell in changes.cells)
-    out.print(
-        f"{len(changes.cells):,} cells and {rows:,} rows in both; "
-        + (
-            "no image differs"
-            if changes.equal
-            else f"{differing:,} cells differ"
-            + ("" if images or not differing else " (--images names them)")
-        ),
-        highlight=False,
-        soft_wrap=True,
-    )
+    verdict = "no image differs"
+    if not changes.equal:
+        hint = " (--images names them)" if differing and not images else ""
+        verdict = f"{differing:,} cells differ{hint}"
+    run.print(f"{len(changes.cells):,} cells and {rows:,} rows in both; {verdict}")

@@ -2,48 +2,19 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from jaxadv.cli.app import app
-from jaxadv.cli.options import (
-    MOST,
-    Data,
-    DataDir,
-    Effort,
-    Epochs,
-    Examples,
-    Fresh,
-    Json,
-    Lanes,
-    ModelName,
-    Output,
-    Published,
-    Seed,
-    Weights,
-    option,
-)
+from jaxadv.cli.options import MOST, Effort, Fresh, Json, Lanes, Output, grouped, option
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import (
-    check_outputs,
-    check_page,
-    conclude,
-    console,
-    forget,
-    plain_messages,
-    prepare_jax,
-    write_json,
-)
-from jaxadv.cli.subject import attacks_check, find_subject
+from jaxadv.cli.run import command, while_complete
+from jaxadv.cli.subject import Subject, check_entries
 
 
 @app.command()
+@grouped
 def distance(
-    data: Data = "mnist5k",
-    data_dir: DataDir = None,
-    weights: Weights = None,
-    published: Published = None,
-    model: ModelName = None,
-    epochs: Epochs = None,
+    subject: Subject,
     norm: Annotated[
         list[str] | None, option("--norm", help="linf, l2, l1 or l0; repeatable (default: l2).")
     ] = None,
@@ -52,8 +23,7 @@ def distance(
         int | None,
         option("--passes", help="Another budget, forward and backward.", min=1, max=MOST),
     ] = None,
-    examples: Examples = 100,
-    seed: Seed = 0,
+    *,
     output: Output = Path("jaxadv-results/distance"),
     json_file: Json = None,
     lanes: Lanes = None,
@@ -66,79 +36,58 @@ def distance(
     """
     norms = [one for given in norm or ["l2"] for one in given.split(",")]
     efforts = effort.split(",")
-    check_outputs(json_file, folder=output)
-    state = output / "state"
-    with plain_messages():
-        check_page()
-        prepare_jax()
-        import jax
-
+    with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
         from jaxadv.protocols.portfolios import get_portfolio
+        from jaxadv.report import Page
         from jaxadv.report.distance import distance_data, print_distances, write_distances
 
         searches = {
-            one if len(efforts) == 1 else f"{one} {much}": (one, much)
-            for one in norms
-            for much in efforts
+            norm if len(efforts) == 1 else f"{norm} {effort}": (norm, effort)
+            for norm in norms
+            for effort in efforts
         }
-        members = {  # refuses unknown names before any work
-            title: get_portfolio(much, one, targeted=False)[0]
-            for title, (one, much) in searches.items()
-        }
-        if fresh:
-            forget(state)
-        subject = find_subject(
-            data,
-            data_dir,
-            examples,
-            weights,
-            published,
-            model,
-            epochs,
-            seed,
-            lambda name: state / f"{name}.safetensors",
-            attacks_check([one for each in members.values() for one in each.values()], math.inf),
-        )
-        images = subject.data
-        found: dict[str, Any] = {}
+        members = [  # refuses unknown names before any work
+            member
+            for norm, effort in searches.values()
+            for member in get_portfolio(effort, norm, targeted=False)[0].values()
+        ]
+        loaded = run.load(subject, check_entries(members, math.inf))
+        images = loaded.data
         with Bars() as bars:
-            for title, (one, much) in searches.items():
-
-                def progress(name: str, *now: int, title: str = title) -> None:
-                    bars.attack(f"{title} {name}", *now)
-
-                found[title] = ja.minimal_distance(
-                    subject.model,
+            results = while_complete(
+                ja.minimal_distance(
+                    loaded.model,
                     images.images,
                     images.labels,
-                    one,
-                    effort=much,
+                    norm,
+                    effort=effort,
                     passes=passes,
-                    key=jax.random.key(seed),
+                    key=loaded.key,
                     ids=images.ids,
                     lanes=lanes,
-                    store=state / title.replace(" ", "-"),
-                    progress=progress,
+                    store=run.state / title.replace(" ", "-"),
+                    progress=lambda name, *now: bars.attack(f"{title} {name}", *now),
                 )
-                if not found[title].complete:
-                    break
-            else:
+                for title, (norm, effort) in searches.items()
+            )
+            if results[-1].complete:
                 bars.interrupts.check()
-        about = {"model": subject.name, "data": images.name, "seed": seed, "effort": effort}
-        written = {**about, **distance_data(found, subject.total)}
-        out = console()
-        out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
-        print_distances(written, out)
-        write_json(output / "report.json", written)
-        write_json(json_file, written)
+        distances = dict(zip(searches, results, strict=False))
+        about = {**loaded.about, "effort": effort}
+        data = {**about, **distance_data(distances, loaded.total)}
+        run.print_title(loaded)
+        print_distances(data, run.console)
+        run.write(data)
         write_distances(
-            found,
+            distances,
             output / "report.html",
-            images.classes,
-            f"How far is the nearest mistake of {subject.name} on {images.name}?",
-            bounds=subject.model.bounds,
-            settings=about,
-            total=subject.total,
+            Page(
+                f"How far is the nearest mistake of {loaded.name} on {images.name}?",
+                images.classes,
+                about,
+                loaded.total,
+            ),
+            bounds=loaded.model.bounds,
         )
-    conclude(out, output, bars.worked, written["complete"])
+        run.conclude(bars, data["complete"])

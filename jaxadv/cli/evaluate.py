@@ -7,44 +7,24 @@ from jaxadv.cli.app import app
 from jaxadv.cli.options import (
     EPSILONS,
     EXAMPLES,
-    Data,
-    DataDir,
-    Epochs,
-    Examples,
     Fresh,
     Json,
     Lanes,
-    ModelName,
     NormName,
     Output,
-    Published,
-    Seed,
-    Weights,
+    grouped,
     option,
     parse_epsilons,
 )
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import (
-    check_outputs,
-    check_page,
-    conclude,
-    console,
-    forget,
-    plain_messages,
-    prepare_jax,
-    write_json,
-)
-from jaxadv.cli.subject import attacks_check, find_subject
+from jaxadv.cli.run import command
+from jaxadv.cli.subject import Subject, check_entries
 
 
 @app.command()
+@grouped
 def evaluate(
-    data: Data = "mnist5k",
-    data_dir: DataDir = None,
-    weights: Weights = None,
-    published: Published = None,
-    model: ModelName = None,
-    epochs: Epochs = None,
+    subject: Subject = Subject(examples=EXAMPLES),
     norm: NormName = "linf",
     epsilon: Annotated[
         list[str] | None,
@@ -53,8 +33,7 @@ def evaluate(
     attacks: Annotated[
         str, option("--attacks", help="quick, fast, standard (AutoAttack), plus, rand, strong.")
     ] = "quick",
-    examples: Examples = EXAMPLES,
-    seed: Seed = 0,
+    *,
     output: Output = Path("jaxadv-results"),
     json_file: Json = None,
     fresh: Fresh = False,
@@ -68,17 +47,11 @@ def evaluate(
     if norm not in EPSILONS:
         raise ValueError(f"--norm {norm!r} is not known: pass one of {list(EPSILONS)}")
     epsilons = parse_epsilons(epsilon) if epsilon else EPSILONS[norm]
-    check_outputs(json_file, folder=output)
-    state = output / "state"
-    store = state / f"evaluate-{norm}"
-    with plain_messages():
-        check_page()
-        prepare_jax()
-        import jax
-
+    with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
         from jaxadv.protocols.cascades import get_cascade
         from jaxadv.report import (
+            Page,
             as_data,
             print_report,
             write_csv,
@@ -88,58 +61,45 @@ def evaluate(
         )
 
         cascade = get_cascade(attacks, norm)
-        if fresh:
-            forget(state)
-        subject = find_subject(
-            data,
-            data_dir,
-            examples,
-            weights,
-            published,
-            model,
-            epochs,
-            seed,
-            lambda name: state / f"{name}.safetensors",
-            attacks_check(cascade.values(), epsilons),
-        )
-        images = subject.data
+        loaded = run.load(subject, check_entries(cascade.values(), epsilons))
+        images = loaded.data
         with Bars() as bars:
             report = ja.evaluate(
-                subject.model,
+                loaded.model,
                 images.images,
                 images.labels,
                 norm,
                 epsilons,
                 attacks,
-                key=jax.random.key(seed),
+                key=loaded.key,
                 ids=images.ids,
                 lanes=lanes,
-                store=store,
+                store=run.state / f"evaluate-{norm}",
                 progress=bars.attack,
             )
             if report.complete:
                 bars.interrupts.check()
-        about = {"model": subject.name, "data": images.name, "attacks": attacks, "seed": seed}
-        written = {**about, **as_data(report, subject.total)}
-        out = console()
-        out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
-        print_report(written, out)
-        write_json(output / "report.json", written)
-        write_json(json_file, written)
+        about = {"model": loaded.name, "data": images.name, "attacks": attacks, "seed": loaded.seed}
+        data = {**about, **as_data(report, loaded.total)}
+        run.print_title(loaded)
+        print_report(data, run.console)
+        run.write(data)
         write_csv(report, output / "report.csv")
         write_robustbench(
-            report, output / "robustbench.json", name=subject.name, dataset=images.name
+            report, output / "robustbench.json", name=loaded.name, dataset=images.name
         )
         write_pages(report, output / "images", images.classes)
         write_html(
             report,
             output / "report.html",
-            images.classes,
-            f"How robust is {subject.name} on {images.name}?",
-            model=subject.model,
-            settings=about,
-            total=subject.total,
+            Page(
+                f"How robust is {loaded.name} on {images.name}?",
+                images.classes,
+                about,
+                loaded.total,
+            ),
+            model=loaded.model,
             pages="images/index.html",
         )
-    more = f", report.csv, robustbench.json\nimages: {output / 'images' / 'index.html'}"
-    conclude(out, output, bars.worked, report.complete, more)
+        pages = output / "images" / "index.html"
+        run.conclude(bars, report.complete, f", report.csv, robustbench.json\nimages: {pages}")

@@ -1,11 +1,18 @@
-"""The options that several commands share, and the parsing of their numbers."""
+"""The options that several commands share, groups of options, and the parsing of their numbers."""
 
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from jaxadv.core.parse import parse_number
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 EXAMPLES = 200  # a first run of everything stays well below two minutes on two cores
 MODEL, EPOCHS = "lenet", 8  # of the network trained if no model is given
@@ -43,7 +50,81 @@ def parse_epsilons(texts: list[str], name: str = "--epsilon") -> list[float]:
 
 
 def option(*names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, show_default=more.pop("show_default", True), **more)
+    return typer.Option(*names, help=help, **more)
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take groups of options: dataclasses whose annotated fields are the options.
+
+    A parameter whose type is a dataclass is replaced by the options of its fields; its default, or
+    else an instance made without arguments, holds theirs. Keyword-only fields stand after the
+    command's own options, and before its keyword-only parameters. A field whose annotation has no
+    option keeps its default.
+
+    Args:
+        command: The function of a command.
+
+    Returns:
+        The function with one parameter for each option, as Typer takes it.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from jaxadv.cli.options import Seed, grouped
+        >>> @dataclass
+        ... class Draws:
+        ...     seed: Seed = 0
+        >>> @grouped
+        ... def show(draws: Draws, *, fresh: bool = False) -> None:
+        ...     print(draws, fresh)
+        >>> show(seed=1, fresh=True)
+        Draws(seed=1) True
+    """
+    given = inspect.signature(command).parameters.values()
+    kinds: dict[str, Any] = {
+        one.name: one.annotation for one in given if dataclasses.is_dataclass(one.annotation)
+    }
+    defaults = {one.name: one.default for one in given if one.default is not one.empty}
+    groups = {name: defaults[name] if name in defaults else kinds[name]() for name in kinds}
+    options = {name: _options_of(group) for name, group in groups.items()}
+    flat = [
+        each
+        for one in given
+        if one.kind is not one.KEYWORD_ONLY
+        for each in options.get(one.name, [one])
+        if each.kind is not one.KEYWORD_ONLY
+    ]
+    flat += [one for each in options.values() for one in each if one.kind is one.KEYWORD_ONLY]
+    flat += [one for one in given if one.kind is one.KEYWORD_ONLY]
+
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            own = {one.name: values.pop(one.name) for one in options[name]}
+            values[name] = dataclasses.replace(group, **own)
+        command(**values)
+
+    functools.update_wrapper(run, command)
+    run.__annotations__ = {one.name: one.annotation for one in flat}
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [one.replace(kind=one.KEYWORD_ONLY) for one in flat]
+    )
+    return run
+
+
+def _options_of(group: "DataclassInstance") -> list[inspect.Parameter]:
+    """Return the options of a group as parameters, whose defaults are the values of the group."""
+    hints = get_type_hints(type(group), include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY
+            if field.kw_only
+            else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=getattr(group, field.name),
+            annotation=hints[field.name],
+        )
+        for field in dataclasses.fields(group)
+        if hasattr(hints[field.name], "__metadata__")
+    ]
 
 
 Data = Annotated[

@@ -3,9 +3,12 @@
 import signal
 import socket
 from contextlib import suppress
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 from jaxadv.cli.setting import console
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 class Interrupts:
@@ -53,7 +56,7 @@ class Bars:
             TextColumn("{task.fields[note]}", style="dim"),
             console=console(stderr=True),
         )
-        self.tasks: dict[str, Any] = {}
+        self.tasks: dict[str, TaskID] = {}
         self.worked = False  # whether any result was computed, not loaded
         self.interrupts = Interrupts()
 
@@ -80,14 +83,25 @@ class Bars:
     def seconds_left(self, name: str) -> float | None:
         """Return the estimated seconds until the bar `name` is full; None if they are unknown."""
         left = {task.id: task.time_remaining for task in self.progress.tasks}
-        return left.get(self.tasks.get(name, -1))
+        return left[self.tasks[name]] if name in self.tasks else None
 
     def drop(self, name: str) -> None:
         """Remove the bar `name` if there is one."""
         if name in self.tasks:
             self.progress.remove_task(self.tasks.pop(name))
 
+    def show_alone(self, name: str, done: int, total: int, *kept: str) -> None:
+        """Update the bar `name`, and remove all others but those `kept`."""
+        for other in set(self.tasks) - {name, *kept}:
+            self.drop(other)
+        self.show(name, done, total, "")
+        self.interrupts.check()
+
+    def work(self, name: str, done: int, total: int, note: str = "") -> None:
+        """Update the bar `name` of work whose results are kept: loaded if it is full at once."""
+        self.worked |= done < total
+        self.show(name, done, total, note)
+
     def attack(self, name: str, done: int, total: int, successes: int) -> None:
         """Show the progress of one attack, as `evaluate` reports it."""
-        self.worked |= done < total
-        self.show(name, done, total, f"{successes} successes")
+        self.work(name, done, total, f"{successes} successes")

@@ -1,39 +1,27 @@
 """`jaxadv queries`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
     MOST,
-    Data,
-    DataDir,
-    Epochs,
-    Examples,
     Fresh,
     Json,
     Lanes,
-    ModelName,
     NormName,
     Output,
-    Published,
-    Seed,
-    Weights,
+    grouped,
     option,
     parse_number,
 )
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import (
-    check_outputs,
-    check_page,
-    conclude,
-    console,
-    forget,
-    plain_messages,
-    prepare_jax,
-    write_json,
-)
-from jaxadv.cli.subject import find_subject, goal_of
+from jaxadv.cli.run import command
+from jaxadv.cli.subject import Subject, goal_of
+
+if TYPE_CHECKING:
+    from jaxadv.core.model import Model
+    from jaxadv.data import Dataset
 
 ATTACKS = {  # compared by default
     "linf": ["Square", "SimBA", "NES", "SPSA"],
@@ -45,13 +33,9 @@ EPSILONS = {"linf": "0.15", "l2": "2", "l1": "15", "l0": "20"}  # for digits
 
 
 @app.command()
+@grouped
 def queries(
-    data: Data = "mnist5k",
-    data_dir: DataDir = None,
-    weights: Weights = None,
-    published: Published = None,
-    model: ModelName = None,
-    epochs: Epochs = None,
+    subject: Subject,
     attack: Annotated[
         list[str] | None, option("--attack", help="One without gradients; repeatable.")
     ] = None,
@@ -61,8 +45,7 @@ def queries(
         int, option("--budget", help="Queries for an image.", min=1, max=MOST)
     ] = 5000,
     targeted: Annotated[bool, option("--targeted", help="Towards class label + 1.")] = False,
-    examples: Examples = 100,
-    seed: Seed = 0,
+    *,
     output: Output = Path("jaxadv-results/queries"),
     json_file: Json = None,
     lanes: Lanes = None,
@@ -73,79 +56,56 @@ def queries(
     Writes OUTPUT/report.html and report.json. After Ctrl-C, the same command continues where it
     stopped.
     """
-    check_outputs(json_file, folder=output)
-    state = output / "state"
-    with plain_messages():
-        check_page()
-        prepare_jax()
-        import jax
-
+    with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
         from jaxadv.attacks import build_attack
         from jaxadv.core.norms import get_norm
         from jaxadv.protocols.query_curves import fit_attacks
+        from jaxadv.report import Page
         from jaxadv.report.queries import print_queries, queries_data, write_queries
 
         get_norm(norm)
         radius = parse_number(epsilon if epsilon is not None else EPSILONS[norm])
-        names = [one.strip() for given in attack or ATTACKS[norm] for one in given.split(",")]
+        names = [name.strip() for given in attack or ATTACKS[norm] for name in given.split(",")]
         built = [build_attack(name, {"norm": norm}) for name in names]
         attacks = {one.name: one for one in built}
-        if fresh:
-            forget(state)
 
-        def check(network: Any, images: Any, classes: int) -> None:
-            goal, shape = goal_of(images, targeted), images.images.shape[1:]
-            fit_attacks(attacks, network, goal, classes, radius, shape, budget)
+        def check(model: "Model", data: "Dataset", classes: int) -> None:
+            goal, shape = goal_of(data, targeted), data.images.shape[1:]
+            fit_attacks(attacks, model, goal, classes, radius, shape, budget)
 
-        subject = find_subject(
-            data,
-            data_dir,
-            examples,
-            weights,
-            published,
-            model,
-            epochs,
-            seed,
-            lambda name: state / f"{name}.safetensors",
-            check,
-        )
-        images, goal = subject.data, goal_of(subject.data, targeted)
+        loaded = run.load(subject, check)
+        images = loaded.data
         with Bars() as bars:
-            asked = ja.compare_queries(
-                subject.model,
+            curves = ja.compare_queries(
+                loaded.model,
                 images.images,
-                goal,
+                goal_of(images, targeted),
                 attacks,
                 radius,
                 budget=budget,
-                key=jax.random.key(seed),
+                key=loaded.key,
                 ids=images.ids,
                 lanes=lanes,
-                store=state,
+                store=run.state,
                 progress=bars.attack,
             )
-            if asked.complete:
+            if curves.complete:
                 bars.interrupts.check()
-        about = {
-            "model": subject.name,
-            "data": images.name,
-            "seed": seed,
-            "targeted": targeted,
-        }
-        written = {**about, **queries_data(asked, subject.total)}
-        out = console()
-        out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
-        print_queries(written, out)
-        write_json(output / "report.json", written)
-        write_json(json_file, written)
+        about = {**loaded.about, "targeted": targeted}
+        data = {**about, **queries_data(curves, loaded.total)}
+        run.print_title(loaded)
+        print_queries(data, run.console)
+        run.write(data)
         write_queries(
-            asked,
+            curves,
             output / "report.html",
-            images.classes,
-            f"How many questions until {subject.name} is wrong on {images.name}?",
-            bounds=subject.model.bounds,
-            settings=about,
-            total=subject.total,
+            Page(
+                f"How many questions until {loaded.name} is wrong on {images.name}?",
+                images.classes,
+                about,
+                loaded.total,
+            ),
+            bounds=loaded.model.bounds,
         )
-    conclude(out, output, bars.worked, written["complete"])
+        run.conclude(bars, data["complete"])

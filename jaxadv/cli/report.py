@@ -8,7 +8,8 @@ import typer
 from jaxadv.cli.app import app
 from jaxadv.cli.options import Json, option
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import check_outputs, check_page, console, plain_messages, write_json
+from jaxadv.cli.run import command
+from jaxadv.cli.setting import write_json
 
 if TYPE_CHECKING:
     from jaxadv.sweep.store import SweepStore
@@ -48,22 +49,18 @@ def report(
     Nothing is attacked or trained. The store may be incomplete.
     """
     folder = output or store / "report"
-    check_outputs(json_file, folder=folder)
-    with plain_messages():
+    with command(folder, json_file, jax=False) as run:
         from jaxadv.report.sweep import print_sweep, sweep_data, write_sweep
 
-        check_page()
-        kept = open_store(store)
+        results = open_store(store)
         with Bars() as bars:
             data = sweep_data(
-                kept, examples, lambda done, cells: bars.show("cells", done, cells, "")
+                results, examples, lambda done, cells: bars.show("cells", done, cells, "")
             )
-        out = console()
-        print_sweep(data, out)
-        page = write_sweep(data, kept, folder, figures)
-        write_json(folder / "report.json", data)
-        write_json(json_file, data)
-    out.print(f"report: {page}\ndata:   {folder / 'report.json'}", highlight=False, soft_wrap=True)
+        print_sweep(data, run.console)
+        page = write_sweep(data, results, folder, figures)
+        run.write(data)
+        run.print(f"report: {page}\ndata:   {folder / 'report.json'}")
 
 
 @app.command()
@@ -79,30 +76,29 @@ def export(
     json_file: Json = None,
 ) -> None:
     """Export the rows and the leaderboard of a sweep for other programs."""
-    check_outputs(csv, robustbench, json_file)
     if csv is None and robustbench is None:
         raise ValueError("nothing to write: pass --csv FILE or --robustbench FILE")
-    with plain_messages():
+    with command(None, json_file, csv, robustbench, pages=False, jax=False) as run:
         import json
 
         from jaxadv.core.files import write_atomically
         from jaxadv.report.export import sweep_as_robustbench, write_sweep_csv
         from jaxadv.report.sweep import sweep_data
 
-        kept, said = open_store(store), {}
+        results, counts = open_store(store), {}
         with Bars() as bars:
             if csv is not None:
-                said["rows"] = write_sweep_csv(
-                    kept, csv, lambda done, jobs: bars.show("jobs", done, jobs, "")
+                counts["rows"] = write_sweep_csv(
+                    results, csv, lambda done, jobs: bars.show("jobs", done, jobs, "")
                 )
             if robustbench is not None:
                 data = sweep_data(
-                    kept, progress=lambda done, cells: bars.show("cells", done, cells, "")
+                    results, progress=lambda done, cells: bars.show("cells", done, cells, "")
                 )
                 entries = sweep_as_robustbench(data)
                 write_atomically(robustbench, json.dumps(entries, indent=1) + "\n")
-                said["entries"] = len(entries)
-    files = {"rows": csv, "entries": robustbench}
-    for what, count in said.items():
-        console().print(f"{count:,} {what} in {files[what]}", highlight=False, soft_wrap=True)
-    write_json(json_file, {"store": str(store), **said})
+                counts["entries"] = len(entries)
+        files = {"rows": csv, "entries": robustbench}
+        for name, count in counts.items():
+            run.print(f"{count:,} {name} in {files[name]}")
+    write_json(json_file, {"store": str(store), **counts})

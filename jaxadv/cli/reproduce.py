@@ -1,22 +1,15 @@
 """`jaxadv reproduce`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import DataDir, Fresh, Json, Output, option
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import (
-    check_outputs,
-    check_page,
-    console,
-    forget,
-    plain_messages,
-    prepare_jax,
-    write_json,
-)
+from jaxadv.cli.run import command
+from jaxadv.cli.setting import check_page, forget, write_json
 from jaxadv.cli.subject import folder_name, split_of
 
 if TYPE_CHECKING:
@@ -56,9 +49,7 @@ def reproduce(
     Writes OUTPUT/NAME.html and OUTPUT/NAME.json. After Ctrl-C, the same command continues where it
     stopped.
     """
-    check_outputs(json_file, folder=None if show else output)
-    with plain_messages():
-        prepare_jax()
+    with command(None if show else output, json_file, fresh=fresh, pages=False) as run:
         from jaxadv.core.optional_dependency import extra
         from jaxadv.studies import EXPERIMENTS, NEED_SKLEARN, Setting, as_data, find
 
@@ -82,8 +73,8 @@ def reproduce(
         )
         sizes = f"{len(train.labels):,} training and {len(test.labels):,} test images"
         print(f"data: {data}, {sizes} ({why})", flush=True)
-        folder = output / "state" / (folder_name(data) + "-quick" * quick)
-        if fresh:
+        folder = run.state / (folder_name(data) + "-quick" * quick)
+        if run.fresh:
             forget(folder)
         setting = Setting(
             train,
@@ -95,12 +86,10 @@ def reproduce(
         )
         findings = conduct_all(str(name), names, setting)
         about = {"data": data, "seeds": setting.seeds, "examples": setting.examples, "quick": quick}
-        written = {"name": name, **about, "experiments": [as_data(study) for study in findings]}
-        out = console()
-        out.print()
-        print_study(findings, out)
-        write_json(output / f"{name}.json", written)
-        write_json(json_file, written)
+        run.console.print()
+        print_study(findings, run.console)
+        studies = [as_data(study) for study in findings]
+        run.write({"name": name, **about, "experiments": studies}, f"{name}.json")
         title = findings[0].title if len(findings) == 1 else f"{name}: the experiments, run again"
         page = write_study(findings, output / f"{name}.html", title, {**about, "images": sizes})
     print(f"report: {page}\ndata:   {page.with_suffix('.json')}")
@@ -150,24 +139,18 @@ def conduct_all(title: str, names: list[str], setting: "Setting") -> "list[Findi
     """Run the experiments, with one bar for all of them and one for the current stage."""
     from jaxadv.studies import conduct
 
-    found: list[Findings] = []
+    results: list[Findings] = []
     with Bars() as bars:
 
         def progress(stage: str, done: int, total: int) -> None:
-            for other in set(bars.tasks) - {title, stage}:
-                bars.drop(other)
-            bars.show(stage, done, total, "")
-            bars.interrupts.check()
+            bars.show_alone(stage, done, total, title)
 
         for experiment in names:
-            bars.show(title, len(found), len(names), experiment)
+            bars.show(title, len(results), len(names), experiment)
             bars.interrupts.check()
-            found.append(conduct(experiment, setting._replace(progress=progress)))
-        for stage in set(bars.tasks) - {title}:
-            bars.drop(stage)
-        bars.show(title, len(found), len(names), "")
-        bars.interrupts.check()
-    return found
+            results.append(conduct(experiment, setting._replace(progress=progress)))
+        bars.show_alone(title, len(results), len(names))
+    return results
 
 
 def _print_list(names: list[str], json_file: Path | None) -> None:
@@ -177,7 +160,7 @@ def _print_list(names: list[str], json_file: Path | None) -> None:
         """Return the first paragraph of the experiment's docstring."""
         return " ".join((study(experiment).__doc__ or "").split("\n\n")[0].split())
 
-    lines: dict[str, Any] = {experiment: title(experiment) for experiment in names}
+    lines = {experiment: title(experiment) for experiment in names}
     width = max(map(len, lines), default=0)
     for experiment, line in lines.items():
         print(f"{experiment:<{width}}  {line}")

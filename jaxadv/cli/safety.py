@@ -1,48 +1,27 @@
 """`jaxadv safety`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from jaxadv.cli.app import app
-from jaxadv.cli.options import (
-    MOST,
-    Data,
-    DataDir,
-    Effort,
-    Epochs,
-    Fresh,
-    Json,
-    Lanes,
-    ModelName,
-    NormName,
-    Output,
-    Published,
-    Seed,
-    Weights,
-    option,
-)
+from jaxadv.cli.options import MOST, Effort, Fresh, Json, Lanes, NormName, Output, grouped, option
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import (
-    check_outputs,
-    check_page,
-    conclude,
-    console,
-    forget,
-    plain_messages,
-    prepare_jax,
-    write_json,
-)
-from jaxadv.cli.subject import find_subject
+from jaxadv.cli.run import command
+from jaxadv.cli.subject import Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeTestSet(Subject):
+    """The options of a `Subject` whose test images are all used."""
+
+    examples: None = None
 
 
 @app.command()
+@grouped
 def safety(
-    data: Data = "mnist5k",
-    data_dir: DataDir = None,
-    weights: Weights = None,
-    published: Published = None,
-    model: ModelName = None,
-    epochs: Epochs = None,
+    subject: WholeTestSet,
     norm: NormName = "l2",
     effort: Effort = "fast",
     each: Annotated[
@@ -51,7 +30,7 @@ def safety(
             "--each", help="Images of every class, aimed at every other class.", min=1, max=MOST
         ),
     ] = 3,
-    seed: Seed = 0,
+    *,
     output: Output = Path("jaxadv-results/safety"),
     json_file: Json = None,
     lanes: Lanes = None,
@@ -63,64 +42,43 @@ def safety(
     worst-case points around correctly classified images. Writes OUTPUT/report.html and report.json.
     After Ctrl-C, the same command continues where it stopped.
     """
-    check_outputs(json_file, folder=output)
-    state = output / "state"
-    with plain_messages():
-        check_page()
-        prepare_jax()
-        import jax
-
+    with command(output, json_file, fresh=fresh) as run:
+        from jaxadv.protocols.class_pairs import class_pairs
         from jaxadv.protocols.portfolios import get_portfolio
         from jaxadv.report import print_study, write_study
         from jaxadv.studies import as_data
-        from jaxadv.studies.safety import class_pairs
         from jaxadv.studies.safety import safety as examine
 
         get_portfolio(effort, norm, targeted=True)  # refuses unknown names before any work
-        if fresh:
-            forget(state)
-        subject = find_subject(
-            data,
-            data_dir,
-            None,
-            weights,
-            published,
-            model,
-            epochs,
-            seed,
-            lambda name: state / f"{name}.safetensors",
-        )
-        images = subject.data
+        loaded = run.load(subject)
+        images = loaded.data
         with Bars() as bars:
             pairs = class_pairs(
-                subject.model,
+                loaded.model,
                 images.images,
                 images.labels,
                 norm,
                 each=each,
                 effort=effort,
-                key=jax.random.key(seed),
+                key=loaded.key,
                 ids=images.ids,
                 lanes=lanes,
-                store=state / norm,
+                store=run.state / norm,
                 progress=bars.attack,
             )
             if pairs.complete:
                 bars.interrupts.check()
-        findings = examine(subject.model, images, norm, pairs=pairs)
+        findings = examine(loaded.model, images, norm, pairs=pairs)
         about = {
-            "model": subject.name,
+            "model": loaded.name,
             "data": images.name,
             "norm": norm,
-            "seed": seed,
+            "seed": loaded.seed,
             "effort": effort,
             "each": each,
         }
-        written = {**about, "complete": pairs.complete, **as_data(findings)}
-        out = console()
-        out.print(f"\n[bold]{subject.name}[/] on {images.name}, seed {seed}\n", highlight=False)
-        print_study(findings, out)
-        write_json(output / "report.json", written)
-        write_json(json_file, written)
-        write_study([findings], output / "report.html", f"{subject.name}: {findings.title}", about)
-    conclude(out, output, bars.worked, pairs.complete)
+        run.print_title(loaded)
+        print_study(findings, run.console)
+        run.write({**about, "complete": pairs.complete, **as_data(findings)})
+        write_study([findings], output / "report.html", f"{loaded.name}: {findings.title}", about)
+        run.conclude(bars, pairs.complete)

@@ -9,9 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from jaxadv.cli.app import INTERRUPTED, say
+from jaxadv.cli.app import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +73,7 @@ def plain_messages() -> Iterator[None]:
     """Print warnings as plain lines, and hide a KeyboardInterrupt that a callback swallowed."""
     print_it = sys.unraisablehook
 
-    def unless_interrupt(event: Any) -> None:
+    def unless_interrupt(event: "sys.UnraisableHookArgs") -> None:
         if event.exc_type is not KeyboardInterrupt:
             print_it(event)
 
@@ -121,29 +119,5 @@ def check_page() -> None:
 
 def forget(state: Path) -> None:
     """Remove the networks and results that a command keeps in its folder."""
-    for kept in [*state.rglob("*.safetensors"), *state.rglob("*.npz")]:
-        kept.unlink()
-
-
-def conclude(out: "Console", output: Path, worked: bool, complete: bool, more: str = "") -> None:
-    """Print the last lines of a command: what was loaded, and where the report is.
-
-    Args:
-        out: Console to print to.
-        output: Folder of the report.
-        worked: Whether any result was computed, not loaded.
-        complete: Whether the command ran to its end.
-        more: Lines about further files.
-
-    Raises:
-        typer.Exit: The command was interrupted (`complete` is False).
-    """
-    if not worked:
-        out.print("nothing was left to do: all results are from the store (--fresh starts over)")
-    out.print(
-        f"report: {output / 'report.html'}\ndata:   {output / 'report.json'}{more}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if not complete:
-        raise typer.Exit(INTERRUPTED)
+    for file in [*state.rglob("*.safetensors"), *state.rglob("*.npz")]:
+        file.unlink()

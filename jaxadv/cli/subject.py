@@ -2,32 +2,95 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxadv.cli.options import EPOCHS, MODEL
+from jaxadv.cli.options import (
+    EPOCHS,
+    MODEL,
+    Data,
+    DataDir,
+    Epochs,
+    Examples,
+    ModelName,
+    Published,
+    Seed,
+    Weights,
+)
 from jaxadv.cli.progress import Bars
 
 if TYPE_CHECKING:
+    from flax import linen as nn
+
+    from jaxadv.core.attack import Attack
     from jaxadv.core.goals import Goal
     from jaxadv.core.model import Model
+    from jaxadv.core.typing import Key, Numbers, Params
     from jaxadv.data import Dataset
+    from jaxadv.protocols.cached_run import Refine
+    from jaxadv.protocols.cascades import Chosen
 
 
-class Subject(NamedTuple):
-    """A model and the images to attack it with.
+@dataclass(frozen=True)
+class Subject:
+    """The options that select a model and the images to attack it with.
+
+    Attributes:
+        data: Name or path of the data set.
+        data_dir: Folder of the data, or None.
+        weights: File of a trained network, or None.
+        published: Folder of a published network, or None.
+        model: Name of the definition to train, or None for `MODEL`.
+        epochs: Number of epochs of the training, or None for `EPOCHS`.
+        examples: Number of test images, evenly chosen, or None for all.
+        seed: Seed of the training and of the attacks.
+    """
+
+    data: Data = "mnist5k"
+    data_dir: DataDir = None
+    weights: Weights = None
+    published: Published = None
+    model: ModelName = None
+    epochs: Epochs = None
+    _: KW_ONLY
+    examples: Examples = 100
+    seed: Seed = 0
+
+    @property
+    def is_trained_here(self) -> bool:
+        """Whether the options name no trained network."""
+        return self.weights is None and self.published is None
+
+
+class Loaded(NamedTuple):
+    """The model and the images that a `Subject` selects.
 
     Attributes:
         model: The model.
         name: Its name.
         data: The test images.
         total: Number of test images from which they were chosen.
+        seed: Seed of the training and of the attacks.
     """
 
     model: "Model"
     name: str
     data: "Dataset"
     total: int
+    seed: int
+
+    @property
+    def key(self) -> "Key":
+        """The random key of the attacks."""
+        import jax
+
+        return jax.random.key(self.seed)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Model, data and seed, as every report names them."""
+        return {"model": self.name, "data": self.data.name, "seed": self.seed}
 
 
 Check = Callable[["Model", "Dataset", int], None]  # of model, images, number of classes
@@ -46,7 +109,7 @@ class Training(NamedTuple):
     """
 
     name: str
-    module: Any
+    module: "nn.Module"
     data: "Dataset"
     epochs: int
     seed: int
@@ -60,13 +123,17 @@ class Training(NamedTuple):
 
         return from_linen(self.module, untrained(self.module, self.data.images.shape[1:])[0])
 
-    def train(self, checkpoint: Callable[[str], Path]) -> Any:
+    @property
+    def title(self) -> str:
+        """Name, epochs and seed, as the file of a kept network is named."""
+        return f"{self.name}-{self.epochs}-{self.seed}".lower()
+
+    def train(self, checkpoint: Path) -> "Params":
         """Train the network with a progress bar, and return its variables."""
         import jax
 
         from jaxadv.models.train import train
 
-        path = checkpoint(f"{self.name}-{self.epochs}-{self.seed}".lower())
         with Bars() as bars:
             title = f"train {self.name}"
 
@@ -74,86 +141,64 @@ class Training(NamedTuple):
                 bars.show(title, done, self.epochs, f"loss {loss:.3f}")
                 bars.interrupts.check()
 
-            if not path.is_file():
+            if not checkpoint.is_file():
                 bars.show(title, 0, self.epochs, "compiling")
             return train(
                 self.module,
                 self.data,
                 epochs=self.epochs,
                 key=jax.random.key(self.seed),
-                checkpoint=path,
+                checkpoint=checkpoint,
                 progress=progress,
                 **self.how,
             )
 
 
-def plan_training(
-    data: str, data_dir: Path | None, model: str | None, epochs: int | None, seed: int, **how: Any
-) -> Training:
+def plan_training(subject: Subject, **how: Any) -> Training:
     """Return the training that the options describe.
 
     Args:
-        data: Name or path of the data set.
-        data_dir: Folder of the data, or None.
-        model: Name of the definition, or None for `MODEL`.
-        epochs: Number of epochs, or None for `EPOCHS`.
-        seed: Seed of the training.
+        subject: The options of the data and the model.
         **how: Further arguments of `train`.
 
     Returns:
         The training.
 
     Raises:
-        ValueError: `data` has no training images, `model` is not known, or `how` is refused by
-            `check_training`.
+        ValueError: The data have no training images, the model is not known, or `how` is refused
+            by `check_training`.
     """
     from jaxadv.data import load_data
     from jaxadv.models import get_definition
-    from jaxadv.models.train import check_training
+    from jaxadv.models.train import Recipe, check_training
 
-    definition = get_definition(model or MODEL)
+    definition = get_definition(subject.model or MODEL)
     try:
-        images = load_data(split_of(data)[0], "train", data_dir=data_dir)
+        images = load_data(split_of(subject.data)[0], "train", data_dir=subject.data_dir)
     except ValueError as error:
         raise ValueError(
-            f"--data {data} has no images to train a network on ({error}): pass other data, or a "
-            "network with --weights or --published"
+            f"--data {subject.data} has no images to train a network on ({error}): pass other "
+            "data, or a network with --weights or --published"
         ) from None
     module = definition(classes=len(images.classes))
-    epochs = epochs or EPOCHS
-    check_training(module, images, epochs=epochs, **how)
-    return Training(definition.__name__, module, images, epochs, seed, how)
+    epochs = subject.epochs or EPOCHS
+    check_training(module, images, Recipe(epochs, **how))
+    return Training(definition.__name__, module, images, epochs, subject.seed, how)
 
 
 def find_subject(
-    data: str,
-    data_dir: Path | None,
-    examples: int | None,
-    weights: Path | None,
-    published: Path | None,
-    model: str | None,
-    epochs: int | None,
-    seed: int,
-    checkpoint: Callable[[str], Path],
-    check: Check | None = None,
-    **how: Any,
-) -> Subject:
+    subject: Subject, folder: Path, *checks: Check, suffix: str = "", **how: Any
+) -> Loaded:
     """Return the model that the options select and the test images.
 
     If the options name no model, one is trained here, after the checks.
 
     Args:
-        data: Name or path of the data set.
-        data_dir: Folder of the data, or None.
-        examples: Number of test images, evenly chosen, or None for all.
-        weights: File of a trained network, or None.
-        published: Folder of a published network, or None.
-        model: Name of the definition to train, or None for `MODEL`.
-        epochs: Number of epochs of the training, or None for `EPOCHS`.
-        seed: Seed of the training.
-        checkpoint: Function from the name of a training to the file of its weights.
-        check: Function called before the training with a model of the same shapes, the images and
-            the number of classes.
+        subject: The options.
+        folder: Folder in which a network trained here is kept.
+        *checks: Functions called before the training with a model of the same shapes, the images
+            and the number of classes.
+        suffix: End of the name of the file of a network trained here.
         **how: Further arguments of `train`.
 
     Returns:
@@ -167,32 +212,30 @@ def find_subject(
     from jaxadv.engine.checks import check_problem
     from jaxadv.models import from_linen
 
-    found = _given_model(weights, published, model, epochs)
-    set_name, split = split_of(data)
-    whole = load_data(set_name, split, data_dir=data_dir)
-    images = some_of(whole, examples or len(whole.labels))
+    given = _given_model(subject)
+    set_name, split = split_of(subject.data)
+    test = load_data(set_name, split, data_dir=subject.data_dir)
+    images = some_of(test, subject.examples or len(test.labels))
     training = None
-    if found is None:
-        training = plan_training(data, data_dir, model, epochs, seed, **how)
-        found = training.untrained, training.name, None
-    network, name, shape = found
+    if given is None:
+        training = plan_training(subject, **how)
+        given = training.untrained, training.name, None
+    network, name, shape = given
     if shape not in (None, images.images.shape[1:]):
         raise ValueError(
-            f"--weights {weights} takes images {shape}, {data} has {images.images.shape[1:]}: "
-            "pass the --data that it was trained on"
+            f"--weights {subject.weights} takes images {shape}, {subject.data} has "
+            f"{images.images.shape[1:]}: pass the --data that it was trained on"
         )
     *_, classes = check_problem(network, images.images, images.labels, images.ids)
-    if check is not None:
+    for check in checks:
         check(network, images, classes)
     if training is not None:
-        variables = training.train(lambda name: checkpoint(f"{folder_name(set_name)}-{name}"))
-        network = from_linen(training.module, variables)
-    return Subject(network, name, images, len(whole.labels))
+        file = folder / f"{folder_name(set_name)}-{training.title}{suffix}.safetensors"
+        network = from_linen(training.module, training.train(file))
+    return Loaded(network, name, images, len(test.labels), subject.seed)
 
 
-def _given_model(
-    weights: Path | None, published: Path | None, model: str | None, epochs: int | None
-) -> tuple["Model", str, tuple[int, ...] | None] | None:
+def _given_model(subject: Subject) -> tuple["Model", str, tuple[int, ...] | None] | None:
     """Return the model of a file or a folder, or None if the options name neither.
 
     Returns:
@@ -200,12 +243,13 @@ def _given_model(
     """
     from jaxadv.models import get_definition, load_published, load_weights
 
-    if weights is None and published is None:
-        get_definition(model or MODEL)  # refuses an unknown name before any data are read
+    weights, published = subject.weights, subject.published
+    if subject.is_trained_here:
+        get_definition(subject.model or MODEL)  # refuses an unknown name before any data are read
         return None
     if weights is not None and published is not None:
         raise ValueError("--weights and --published exclude each other: pass one")
-    for option, value in (("--model", model), ("--epochs", epochs)):
+    for option, value in (("--model", subject.model), ("--epochs", subject.epochs)):
         if value is not None:
             raise ValueError(
                 f"{option} {value} is for a network trained here, "
@@ -218,7 +262,9 @@ def _given_model(
     return loaded, f"{about['definition']} ({weights.name})", tuple(about["image_shape"])
 
 
-def attacks_check(entries: Iterable[Any], epsilons: Any) -> Check:
+def check_entries(
+    entries: "Iterable[Attack | Refine | Chosen]", epsilons: "Numbers | None"
+) -> Check:
     """Return the check, for `find_subject`, of a cascade's or a portfolio's untargeted attacks.
 
     Args:
@@ -235,6 +281,34 @@ def attacks_check(entries: Iterable[Any], epsilons: Any) -> Check:
     def check(model: "Model", data: "Dataset", classes: int) -> None:
         goal, shape = Untargeted(data.labels), data.images.shape[1:]
         check_attacks(map(attack_of, entries), model, goal, classes, epsilons, shape)
+
+    return check
+
+
+def check_attack(attack: "Attack", epsilon: float | None, targeted: bool = False) -> Check:
+    """Return the check, for `find_subject`, of one attack that an option names.
+
+    Args:
+        attack: The attack.
+        epsilon: Its radius, or None.
+        targeted: Whether the goal is class label + 1.
+
+    Returns:
+        A function of a model, the images and the number of classes.
+    """
+    import jax
+
+    from jaxadv.core.contract import check_contract
+    from jaxadv.core.shapes import image_shape
+    from jaxadv.engine.checks import prepare_attack
+
+    def check(model: "Model", data: "Dataset", classes: int) -> None:
+        goal, shape = goal_of(data, targeted), data.images.shape[1:]
+        prepared, _ = prepare_attack(attack, model, goal, classes, epsilon, 1, shape)
+        try:  # as the run does: an attack that begins at other images than these is refused
+            check_contract(prepared, goal, image_shape(shape), classes, jax.random.key(0), False)
+        except ValueError as error:
+            raise ValueError(f"{attack.name} is not for the command line: {error}") from None
 
     return check
 
@@ -258,8 +332,8 @@ def split_of(data: str) -> tuple[str, str]:
         >>> split_of("mnist5k"), split_of("cifar10:test[:100]")
         (('mnist5k', 'test'), ('cifar10', 'test[:100]'))
     """
-    found = re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", data)
-    return (found[1], found[2]) if found else (data, "test")
+    match = re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", data)
+    return (match[1], match[2]) if match else (data, "test")
 
 
 def folder_name(data: str) -> str:

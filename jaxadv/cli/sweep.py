@@ -1,6 +1,6 @@
 """`jaxadv sweep`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,14 +9,8 @@ import typer
 from jaxadv.cli.app import INTERRUPTED, app, say
 from jaxadv.cli.options import Json, option
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import (
-    check_outputs,
-    console,
-    join_processes,
-    plain_messages,
-    prepare_jax,
-    write_json,
-)
+from jaxadv.cli.run import Run, command
+from jaxadv.cli.setting import join_processes, write_json
 
 if TYPE_CHECKING:
     from jaxadv.sweep.estimate import Cost
@@ -74,17 +68,15 @@ def sweep(
     one store.
     """
     folder = store or file.with_name(f"{file.stem}-store")
-    check_outputs(json_file, folder=None if dry_run else folder)
     joined = distributed or any(o is not None for o in (coordinator, processes, process))
     if ray is not None and joined:
         raise ValueError("--ray and --coordinator or --distributed: pass one of them")
     if ray is None and (gpus_per_job is not None or cpus_per_job is not None):
         raise ValueError("--gpus-per-job and --cpus-per-job are for --ray: pass it, too")
-    with plain_messages():
+    with command(None if dry_run else folder, json_file, pages=False) as run:
         from jaxadv.sweep.grid import read_grid
 
         grid = read_grid(file)
-        prepare_jax()
         if joined:
             join_processes(coordinator, processes, process)
         from jaxadv.sweep import RayExecutor, SweepStore, run_sweep
@@ -98,7 +90,7 @@ def sweep(
             from jaxadv.sweep.resources import Given
 
             costs = estimate(grid, SweepStore(folder), Given(), patterns)
-            _print_plan(costs, folder)
+            _print_plan(costs, folder, run)
             write_json(json_file, {"store": str(folder), "groups": [_plan_data(c) for c in costs]})
             return
         with Bars() as bars:
@@ -110,7 +102,7 @@ def sweep(
                 executor=executor,
                 progress=_shown(bars),
             )
-    _print_summary(summary, folder)
+        _print_summary(summary, folder, run)
     write_json(json_file, {"store": str(folder), **summary._asdict()})
     if summary.failed:
         raise typer.Exit(1)
@@ -118,7 +110,7 @@ def sweep(
         raise typer.Exit(INTERRUPTED)
 
 
-def _shown(bars: Bars) -> Any:
+def _shown(bars: Bars) -> Callable[[str, int, int, int], None]:
     """Return a callback that shows the rows and the time left of a sweep, and its trainings."""
 
     def progress(what: str, done: int, total: int, successes: int) -> None:
@@ -148,10 +140,10 @@ def duration(seconds: float) -> str:
 def _plan_data(cost: "Cost") -> dict[str, Any]:
     about = {name: cost.group.about[name] for name in ("model", "data", "attack", "norm", "goal")}
     cells = [{"epsilon": cell.epsilon, "seed": cell.seed} for cell in cost.group.cells]
-    return {**about, **cost._asdict(), "group": cost.group.mark, "cells": cells}
+    return {**about, **cost._asdict(), "group": cost.group.fingerprint, "cells": cells}
 
 
-def _print_plan(costs: Sequence["Cost"], folder: Path) -> None:
+def _print_plan(costs: Sequence["Cost"], folder: Path, run: Run) -> None:
     from jaxadv.report.fitted import Fitted
 
     table = Fitted(
@@ -166,28 +158,22 @@ def _print_plan(costs: Sequence["Cost"], folder: Path) -> None:
             f"{cost.passes:,}",
             duration(cost.seconds),
         )
-    out = console()
-    out.print(table)
+    run.console.print(table)
     cells, rows = sum(c.cells for c in costs), sum(c.rows for c in costs)
     seconds = sum(c.seconds for c in costs)
-    out.print(
+    run.print(
         f"{cells:,} cells, {rows:,} rows, of which {sum(c.done for c in costs):,} are in {folder}; "
-        f"at most {duration(seconds)} here (no success ends an attack early), compilation apart",
-        highlight=False,
-        soft_wrap=True,
+        f"at most {duration(seconds)} here (no success ends an attack early), compilation apart"
     )
 
 
-def _print_summary(summary: "Summary", folder: Path) -> None:
-    out = console()
+def _print_summary(summary: "Summary", folder: Path, run: Run) -> None:
     for job, message in summary.failed.items():
         say(f"failed: {job}: {message}")
     made = f"{summary.computed:,} made here in {duration(summary.seconds)}"
     if summary.computed == 0 and summary.complete:
         made = "nothing was left to do"
-    out.print(
+    run.print(
         f"{summary.rows:,} rows in {folder}; of {summary.jobs:,} jobs {summary.kept:,} were kept, "
-        f"{made}" + (f"; {len(summary.failed)} failed (--retry-failed)" if summary.failed else ""),
-        highlight=False,
-        soft_wrap=True,
+        f"{made}" + (f"; {len(summary.failed)} failed (--retry-failed)" if summary.failed else "")
     )

@@ -1,51 +1,41 @@
 """`jaxadv universal`."""
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from jaxadv.cli.app import app
-from jaxadv.cli.options import (
-    MOST,
-    Data,
-    DataDir,
-    Epochs,
-    Json,
-    ModelName,
-    Output,
-    Published,
-    Seed,
-    Weights,
-    option,
-    parse_number,
-)
+from jaxadv.cli.options import MOST, Json, Output, grouped, option, parse_number
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.setting import (
-    check_outputs,
-    check_page,
-    console,
-    plain_messages,
-    prepare_jax,
-    write_json,
-)
-from jaxadv.cli.subject import find_subject, split_of
+from jaxadv.cli.run import command
+from jaxadv.cli.subject import Subject, split_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxadv.core.model import Model
     from jaxadv.data import Dataset
     from jaxadv.studies import Findings
     from jaxadv.universal import Universal
+    from jaxadv.universal.method import Method
 
 SHOWN = 8
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged(Subject):
+    """The options of a `Subject` whose test images judge what other images made."""
+
+    examples: Annotated[
+        int, option("--examples", help="Test images that it is judged on, evenly chosen.", min=1)
+    ] = 1000
+
+
 @app.command()
+@grouped
 def universal(
-    data: Data = "mnist5k",
-    data_dir: DataDir = None,
-    weights: Weights = None,
-    published: Published = None,
-    model: ModelName = None,
-    epochs: Epochs = None,
+    subject: Judged,
     epsilon: Annotated[str, option("--epsilon", help="The length: 0.2 or 10/255.")] = "0.2",
     norm: Annotated[str, option("--norm", help="linf or l2.")] = "linf",
     method: Annotated[str, option("--method", help="ascent or aggregation.")] = "ascent",
@@ -58,10 +48,7 @@ def universal(
     given: Annotated[
         int, option("--given", help="Training images that it is made from, evenly chosen.", min=1)
     ] = 500,
-    examples: Annotated[
-        int, option("--examples", help="Test images that it is judged on, evenly chosen.", min=1)
-    ] = 1000,
-    seed: Seed = 0,
+    *,
     output: Output = Path("jaxadv-results"),
     save: Annotated[Path | None, option("--save", help="Save the perturbation as .npz.")] = None,
     json_file: Json = None,
@@ -73,50 +60,21 @@ def universal(
     universal.json.
     """
     radius = parse_number(epsilon)
-    check_outputs(save, json_file, folder=output)
-    with plain_messages():
-        check_page()
-        prepare_jax()
-        import dataclasses
-
-        import jax
-        import numpy as np
-
+    with command(output, json_file, save) as run:
         import jaxadv as ja
-        from jaxadv.core.files import write_atomically
         from jaxadv.report import print_study, write_study
-        from jaxadv.universal.perturbation import (
-            METHODS,
-            check_ball,
-            check_given,
-            check_norm,
-        )
+        from jaxadv.universal.perturbation import check_ball, check_given, check_norm
 
-        if method not in METHODS:
-            raise ValueError(f"--method {method!r} is not known: pass one of {', '.join(METHODS)}")
-        how: Any = METHODS[method]()
-        if rounds is not None:
-            how = dataclasses.replace(how, epochs=rounds)
+        how = _method(method, rounds)
         check_norm(norm)
-        source, _ = split_of(data)
-        train = ja.load_data(source, "train", given, data_dir)
+        source, _ = split_of(subject.data)
+        train = ja.load_data(source, "train", given, subject.data_dir)
 
-        def check(network: Any, images: Any, classes: int) -> None:
-            check_given(network, train.images, images.images, target)
-            check_ball(norm, radius, images.images.shape[1:], network.bounds)
+        def check(model: "Model", data: "Dataset", classes: int) -> None:
+            check_given(model, train.images, data.images, target)
+            check_ball(norm, radius, data.images.shape[1:], model.bounds)
 
-        subject = find_subject(
-            data,
-            data_dir,
-            examples,
-            weights,
-            published,
-            model,
-            epochs,
-            seed,
-            lambda name: output / "state" / f"{name}.safetensors",
-            check,
-        )
+        loaded = run.load(subject, check)
         with Bars() as bars:
 
             def progress(done: int, total: int, rate: float) -> None:
@@ -124,54 +82,67 @@ def universal(
                 bars.interrupts.check()
 
             bars.show(method, 0, how.epochs, "compiling")
-            found = ja.universal_perturbation(
-                subject.model,
+            result = ja.universal_perturbation(
+                loaded.model,
                 train.images,
                 radius,
                 norm,
                 how,
-                key=jax.random.key(seed),
+                key=loaded.key,
                 target=target,
-                held_out=subject.data.images,
+                held_out=loaded.data.images,
                 progress=progress,
             )
-        about = {
-            "model": subject.name,
-            "data": subject.data.name,
-            "seed": seed,
-            "method": method,
-            "given": len(train.labels),
-            "examples": len(subject.data.labels),
-        }
-        written = {**about, **universal_data(found, subject.data.labels, target)}
-        study = as_findings(found, written, subject.data, subject.model.bounds)
-        print_study(study, console())
-        write_json(output / "universal.json", written)
-        write_json(json_file, written)
+        counts = {"given": len(train.labels), "examples": len(loaded.data.labels)}
+        about = {**loaded.about, "method": method, **counts}
+        data = {**about, **universal_data(result, loaded.data.labels, target)}
+        study = as_findings(result, data, loaded.data, loaded.model.bounds)
+        print_study(study, run.console)
+        run.write(data, "universal.json")
         page = write_study([study], output / "universal.html", study.title, about)
         if save is not None:
-            out = io.BytesIO()
-            np.savez_compressed(out, perturbation=found.perturbation, norm=norm, epsilon=radius)
-            write_atomically(save, out.getvalue())
-            print(f"perturbation: {save}")
+            _save_perturbation(save, result)
     print(f"report: {page}\ndata:   {output / 'universal.json'}")
 
 
-def universal_data(found: "Universal", labels: Any, target: int | None) -> dict[str, Any]:
+def _method(name: str, rounds: int | None) -> "Method":
+    """Return the method of this name with this number of rounds; ValueError if it is unknown."""
+    from jaxadv.universal.perturbation import METHODS
+
+    if name not in METHODS:
+        raise ValueError(f"--method {name!r} is not known: pass one of {', '.join(METHODS)}")
+    method = METHODS[name]()
+    return method if rounds is None else dataclasses.replace(method, epochs=rounds)
+
+
+def _save_perturbation(path: Path, result: "Universal") -> None:
+    import numpy as np
+
+    from jaxadv.core.files import write_atomically
+
+    out = io.BytesIO()
+    np.savez_compressed(
+        out, perturbation=result.perturbation, norm=result.norm, epsilon=result.epsilon
+    )
+    write_atomically(path, out.getvalue())
+    print(f"perturbation: {path}")
+
+
+def universal_data(result: "Universal", labels: "np.ndarray", target: int | None) -> dict[str, Any]:
     """Return what `jaxadv universal` prints, as JSON data."""
-    held_out = found.held_out
+    held_out = result.held_out
     assert held_out is not None
     classes = int(max(held_out.before.max(), held_out.after.max(), labels.max())) + 1
     return {
-        "norm": found.norm,
-        "epsilon": found.epsilon,
-        "distance": found.distance,
+        "norm": result.norm,
+        "epsilon": result.epsilon,
+        "distance": result.distance,
         "target": target,
-        "fooling_rate": {"given": found.given.rate, "held_out": held_out.rate},
+        "fooling_rate": {"given": result.given.rate, "held_out": held_out.rate},
         "rate_to_target": None
         if target is None
         else {
-            "given": found.given.rate_to(target),
+            "given": result.given.rate_to(target),
             "held_out": held_out.rate_to(target),
         },
         "accuracy": {
@@ -179,20 +150,20 @@ def universal_data(found: "Universal", labels: Any, target: int | None) -> dict[
             "perturbed": float((held_out.after == labels).mean()),
         },
         "moves": held_out.moves(classes).tolist(),
-        "history": found.history.tolist(),
-        "forward": found.forward,
-        "backward": found.backward,
-        "seconds": found.seconds,
+        "history": result.history.tolist(),
+        "forward": result.forward,
+        "backward": result.backward,
+        "seconds": result.seconds,
     }
 
 
 def as_findings(
-    found: "Universal", data: dict[str, Any], images: "Dataset", bounds: tuple[float, float]
+    result: "Universal", data: dict[str, Any], images: "Dataset", bounds: tuple[float, float]
 ) -> "Findings":
     """Return the table, the pictures and the classes reached, for the console and the page.
 
     Args:
-        found: The perturbation and its fooling rates.
+        result: The perturbation and its fooling rates.
         data: The figures of `universal_data`.
         images: The test images.
         bounds: The least and the largest value of a pixel.
@@ -204,10 +175,10 @@ def as_findings(
 
     from jaxadv.report.table import epsilon_text
     from jaxadv.studies import Findings, Gallery, Table, Text
-    from jaxadv.studies.universal_geometry import dominant
     from jaxadv.studies.universal_paper import picture
+    from jaxadv.universal.geometry import dominant
 
-    assert found.held_out is not None
+    assert result.held_out is not None
     rates = [data["fooling_rate"]["given"], data["fooling_rate"]["held_out"]]
     rows, values = ["fooling rate"], [rates]
     if data["rate_to_target"] is not None:
@@ -215,12 +186,12 @@ def as_findings(
         values.append(list(data["rate_to_target"].values()))
     lower, upper = bounds
     some = images.images[:: max(1, len(images.images) // SHOWN)][:SHOWN]
-    changed = np.clip(some + found.perturbation, lower, upper)
+    changed = np.clip(some + result.perturbation, lower, upper)
     shown = np.full((3, len(some), *some.shape[1:]), np.nan)
-    shown[0, 0] = picture(found.perturbation)
+    shown[0, 0] = picture(result.perturbation)
     shown[1:] = (np.stack([some, changed]) - lower) / (upper - lower)
     step = max(1, len(images.images) // SHOWN)
-    said = [found.held_out.before[::step][:SHOWN], found.held_out.after[::step][:SHOWN]]
+    reached = [result.held_out.before[::step][:SHOWN], result.held_out.after[::step][:SHOWN]]
     moves = np.array(data["moves"])
     few = ", ".join(images.classes[k] for k in dominant(moves, 0.8))
     accuracy = data["accuracy"]
@@ -231,9 +202,10 @@ def as_findings(
             (f"{data['given']:,} given", f"{data['examples']:,} held out"),
             100 * np.array(values),
             formats=".1f",
-            note=f"{found.norm}, ε = {epsilon_text(found.epsilon)} (length {found.distance:.6g}); "
-            f"{found.forward:,} forward and {found.backward:,} backward passes, "
-            f"{found.seconds:.1f} s.",
+            note=f"{result.norm}, ε = {epsilon_text(result.epsilon)} "
+            f"(length {result.distance:.6g}); "
+            f"{result.forward:,} forward and {result.backward:,} backward passes, "
+            f"{result.seconds:.1f} s.",
         ),
         Text(
             f"Accuracy on the images held out: {100 * accuracy['clean']:.1f} %, and "
@@ -246,10 +218,10 @@ def as_findings(
             ("perturbation", "image", "perturbed"),
             captions=(
                 tuple("" for _ in some),
-                *(tuple(images.classes[k] for k in row) for row in said),
+                *(tuple(images.classes[k] for k in row) for row in reached),
             ),
             note="Below each image the network's answer. Of the perturbation grey is no change.",
         ),
     ]
     title = f"One perturbation for {data['model']} on {data['data']}"
-    return Findings("universal", title, parts, found.seconds)
+    return Findings("universal", title, parts, result.seconds)

@@ -76,9 +76,9 @@ class HostFunction:
                 black = self.scores(np.zeros((1, *images.shape[1:]), np.float32))
             known = dataclasses.replace(self, classes=black.shape[1])
         shape = jax.ShapeDtypeStruct((len(images), known.classes), jnp.float32)
-        return jax.pure_callback(known.answer, shape, images)
+        return jax.pure_callback(known.callback, shape, images)
 
-    def answer(self, images: ArrayLike) -> np.ndarray:
+    def callback(self, images: ArrayLike) -> np.ndarray:
         """Return `scores` to a compiled program; errors go to the callers inside `host_errors`."""
         if not any(caller.errors for caller in _callers):
             try:
@@ -95,48 +95,48 @@ class HostFunction:
         # A copy: JAX's arrays are read-only, and many functions normalise in place.
         images = np.array(images, np.float32)
         count = len(images)
-        answer = self._ask(images)
+        output = self._call(images)
         kinds = (np.bool_, np.integer, np.floating)
-        if not any(jnp.issubdtype(answer.dtype, kind) for kind in kinds):
+        if not any(jnp.issubdtype(output.dtype, kind) for kind in kinds):
             raise ValueError(
-                f"function returned dtype {answer.dtype}: return numbers, in place of names of "
+                f"function returned dtype {output.dtype}: return numbers, in place of names of "
                 "classes their places, 0 and up"
             )
-        if answer.shape in ((count,), (count, 1)):
-            return _one_hot(answer.ravel(), self.classes)
-        if answer.ndim != 2 or answer.shape != (count, self.classes or max(2, answer.shape[1])):
+        if output.shape in ((count,), (count, 1)):
+            return _one_hot(output.ravel(), self.classes)
+        if output.ndim != 2 or output.shape != (count, self.classes or max(2, output.shape[1])):
             given = "" if self.classes is None else f", but classes={self.classes}"
             raise ValueError(
-                f"function returned shape {answer.shape} and dtype {answer.dtype} for {count} "
+                f"function returned shape {output.shape} and dtype {output.dtype} for {count} "
                 f"images{given}: return scores [{count}, {self.classes or 'classes'}], or integer "
                 f"labels [{count}] and pass classes"
             )
-        return _in_float32(answer)
+        return _in_float32(output)
 
-    def _ask(self, images: np.ndarray) -> np.ndarray:
+    def _call(self, images: np.ndarray) -> np.ndarray:
         """Return the output of the function as a new array."""
         try:
-            answer = self.function(images)
+            output = self.function(images)
         except Exception as error:
             raise ValueError(
                 f"function raised {type(error).__name__} when called with images of shape "
                 f"{images.shape}: {error}"
             ) from error
         try:
-            return np.array(answer)
+            return np.array(output)
         except Exception as error:
             raise ValueError(
-                f"function returned {type(answer).__name__}, which is no array ({error}): return "
+                f"function returned {type(output).__name__}, which is no array ({error}): return "
                 "scores [N, classes], or labels [N] and pass classes"
             ) from error
 
 
 def _one_hot(labels: np.ndarray, classes: int | None) -> np.ndarray:
     labels = labels.astype(np.float64)
-    whole = labels == np.round(labels)
-    if not whole.all():
+    integer = labels == np.round(labels)
+    if not integer.all():
         raise ValueError(
-            f"function returned one number for each image, such as {labels[~whole][0]}, which is "
+            f"function returned one number for each image, such as {labels[~integer][0]}, which is "
             "no label: return scores [N, classes], for probabilities p of the second of two "
             "classes np.stack([1 - p, p], 1)"
         )
@@ -152,17 +152,17 @@ def _one_hot(labels: np.ndarray, classes: int | None) -> np.ndarray:
     return (labels[:, None] == np.arange(classes)).astype(np.float32)
 
 
-def _in_float32(answer: np.ndarray) -> np.ndarray:
+def _in_float32(output: np.ndarray) -> np.ndarray:
     """Return the scores in float32, with the same largest class in each row."""
     with np.errstate(over="ignore"):
-        scores = answer.astype(np.float32)
+        scores = output.astype(np.float32)
     broken = np.isnan(scores).any(1) | (scores == np.inf).any(1) | (scores == -np.inf).all(1)
     if broken.any():
         raise ValueError(
             f"function returned NaN or infinite scores for {broken.sum()} of {len(scores)} images: "
-            "return finite ones, or minus infinity for a class that is never meant"
+            "return finite ones, or minus infinity for a class that is never predicted"
         )
-    best = answer.argmax(1)
+    best = output.argmax(1)
     tied = scores.argmax(1) != best  # the order changed by rounding alone
     scores[tied, best[tied]] = np.nextafter(scores[tied].max(1), np.float32(np.inf))
     return scores

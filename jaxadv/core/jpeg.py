@@ -132,9 +132,9 @@ def jpeg(
         else:
             planes.append(coded(padded(plane, 8), colour)[:height, :width] - 128)
     cb, cr = planes
-    whole = [
+    rgb = [
         levels(y + 1.402 * cr),
         levels(y - 0.344136286 * cb - 0.714136286 * cr),
         levels(y + 1.772 * cb),
     ]
-    return jnp.stack(whole, -1)
+    return jnp.stack(rgb, -1)

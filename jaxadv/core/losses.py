@@ -52,12 +52,12 @@ def margin(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
 
 def largest_logits(logits: Float[Array, " K"], count: int) -> list[Float[Array, ""]]:
     """Return the `count` largest logits, the largest first."""
-    found = []
+    largest = []
     for _ in range(count):
         best = jnp.argmax(logits)
-        found.append(logits[best])
+        largest.append(logits[best])
         logits = logits.at[best].set(-jnp.inf)
-    return found
+    return largest
 
 
 def spread(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""] | None:

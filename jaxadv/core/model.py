@@ -87,7 +87,7 @@ class Model:
         return dataclasses.replace(self, seed=self.seed + 1, apply=apply)
 
 
-def as_logits(answer: PyTree) -> PyTree:
+def as_logits(output: PyTree) -> PyTree:
     """Return logits [N, K] in floats of 32 bits or more, with logits of minus infinity made finite.
 
     A class with a logit of minus infinity never wins, but it would make gradients and scales NaN:
@@ -95,15 +95,15 @@ def as_logits(answer: PyTree) -> PyTree:
     with plus infinity, or without a finite logit is left unchanged.
 
     Args:
-        answer: The output of a model.
+        output: The output of a model.
 
     Returns:
-        The logits; `answer` itself if it is not an array.
+        The logits; `output` itself if it is not an array.
     """
-    if not hasattr(answer, "dtype") or answer.ndim == 0:
-        return answer
-    wide = jnp.issubdtype(answer.dtype, jnp.floating) and answer.dtype.itemsize >= 4
-    logits = jnp.asarray(answer) if wide else jnp.asarray(answer, jnp.float32)
+    if not hasattr(output, "dtype") or output.ndim == 0:
+        return output
+    wide = jnp.issubdtype(output.dtype, jnp.floating) and output.dtype.itemsize >= 4
+    logits = jnp.asarray(output) if wide else jnp.asarray(output, jnp.float32)
     off = jnp.isneginf(logits)
     least = lax.stop_gradient(jnp.where(off, jnp.inf, logits).min(-1, keepdims=True))
     return jnp.where(off & jnp.isfinite(least), least - SWITCHED_OFF, logits)
@@ -228,14 +228,14 @@ class _Ensemble:
 
     def __call__(self, params: Params, images: Array) -> Array:
         models, weighting = params
-        several = [model(images) for model in models]
-        if len({answer.shape for answer in several}) > 1:
-            classes = [answer.shape[-1] for answer in several]
+        outputs = [model(images) for model in models]
+        if len({output.shape for output in outputs}) > 1:
+            classes = [output.shape[-1] for output in outputs]
             raise ValueError(f"models have {classes} classes: pass models of the same classes")
-        answers = jnp.stack(several)
+        logits = jnp.stack(outputs)
         if self.of == "logits":
-            return jnp.einsum("m,mnk->nk", weighting, answers, precision=lax.Precision.HIGHEST)
-        logs = jax.nn.log_softmax(answers)
+            return jnp.einsum("m,mnk->nk", weighting, logits, precision=lax.Precision.HIGHEST)
+        logs = jax.nn.log_softmax(logits)
         if self.of == "probabilities":
             return jax.nn.logsumexp(logs, 0, b=weighting[:, None, None])
         return jnp.einsum("m,mnk->nk", weighting, logs, precision=lax.Precision.HIGHEST)

@@ -42,7 +42,7 @@ class Norm(Protocol):
         """Return the nearest point (Euclidean) in the intersection of ball and box."""
         ...
 
-    def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
+    def steepest(self, gradient: Image, image: Image, lower, upper, fraction) -> Image:
         """Return the unit-length direction of steepest ascent.
 
         In L1 and L0, entries at the border of the box that cannot follow their gradient are left
@@ -53,7 +53,7 @@ class Norm(Protocol):
             image: The current image.
             lower: The smallest value of the box.
             upper: The largest value of the box.
-            share: The fraction of the entries that a step moves in L1 and L0 (Linf and L2 move
+            fraction: The fraction of the entries that a step moves in L1 and L0 (Linf and L2 move
                 all).
 
         Returns:
@@ -150,7 +150,7 @@ class Linf:
             image, jnp.maximum(centre - reach, lower), jnp.minimum(centre + reach, upper)
         )
 
-    def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
+    def steepest(self, gradient: Image, image: Image, lower, upper, fraction) -> Image:
         return jnp.sign(gradient)
 
     def random(self, key: Array, centre: Image, radius, lower, upper) -> Image:
@@ -184,11 +184,11 @@ class L2:
             grown = jnp.clip(left, 0, None) / jnp.maximum(total, 1e-30)
             return jnp.clip(jnp.maximum(grown, s2), 0.0, 1.0)
 
-        whole = jnp.maximum(square.sum(), 1e-30)
-        s2 = lax.fori_loop(0, 10, fix, jnp.minimum(jnp.square(radius) / whole, 1.0))
+        total = jnp.maximum(square.sum(), 1e-30)
+        s2 = lax.fori_loop(0, 10, fix, jnp.minimum(jnp.square(radius) / total, 1.0))
         return _move(centre, jnp.sqrt(s2) * delta, lower, upper)
 
-    def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
+    def steepest(self, gradient: Image, image: Image, lower, upper, fraction) -> Image:
         # Scaled first: the square of a float32 gradient of 1e-20 would be 0.
         gradient = gradient / jnp.maximum(jnp.abs(gradient).max(), 1e-37)
         return gradient / jnp.maximum(self.distance(gradient), 1e-12)
@@ -227,12 +227,12 @@ class L1:
 
         outside = shrink(0.0).sum() > radius
         _, threshold = lax.fori_loop(0, 30, halve, (jnp.float32(0.0), size.max()))
-        kept = shrink(jnp.where(outside, threshold, 0.0))
-        return _move(centre, jnp.sign(delta) * kept, lower, upper)
+        shrunk = shrink(jnp.where(outside, threshold, 0.0))
+        return _move(centre, jnp.sign(delta) * shrunk, lower, upper)
 
-    def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
+    def steepest(self, gradient: Image, image: Image, lower, upper, fraction) -> Image:
         gradient = _room(gradient, image, lower, upper)
-        count = jnp.maximum(jnp.ceil(share * gradient.size), 1)
+        count = jnp.maximum(jnp.ceil(fraction * gradient.size), 1)
         chosen = jnp.sign(gradient) * largest(jnp.abs(gradient), count)
         return chosen / jnp.maximum(jnp.abs(chosen).sum(), 1.0)
 
@@ -261,9 +261,9 @@ class L0:
         saved = (inside - centre) * (2 * image - inside - centre)
         return jnp.where(largest(saved, jnp.floor(radius)), inside, centre)
 
-    def steepest(self, gradient: Image, image: Image, lower, upper, share) -> Image:
+    def steepest(self, gradient: Image, image: Image, lower, upper, fraction) -> Image:
         gradient = _room(gradient, image, lower, upper)
-        count = jnp.maximum(jnp.ceil(share * gradient.size), 1)
+        count = jnp.maximum(jnp.ceil(fraction * gradient.size), 1)
         return jnp.sign(gradient) * largest(jnp.abs(gradient), count) * (upper - lower)
 
     def random(self, key: Array, centre: Image, radius, lower, upper) -> Image:

@@ -89,8 +89,8 @@ class Result(NamedTuple):
 
     def put(self, index: Index, part: "Result") -> None:
         """Write the rows of `part` in the place of these."""
-        for whole, rows in zip(self[:-1], part[:-1], strict=True):
-            whole[index] = rows
+        for old, new in zip(self[:-1], part[:-1], strict=True):
+            old[index] = new
 
 
 def empty_result(rows: int, shape: tuple[int, ...], epsilon: np.ndarray, ids: np.ndarray) -> Result:

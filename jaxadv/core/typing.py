@@ -1,5 +1,7 @@
 """Types that several layers use in their annotations."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
@@ -7,7 +9,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 Number = float | int | np.number | np.ndarray | jax.Array
 """One number: of Python, of numpy, or an array without axes, which may be traced."""
 
-Numbers = Number | list | tuple
+Numbers = Number | Sequence
 """One number, or one for each image [N]."""
 
 ArrayLike = np.ndarray | jax.Array
@@ -24,3 +26,6 @@ Devices = list[jax.Device] | tuple[jax.Device, ...] | None
 
 Index = int | slice | list | np.integer | np.ndarray | jax.Array
 """Which rows of an array: one, several, or a mask of them."""
+
+ChosenDevices = tuple[jax.Device, ...]
+"""The devices of a run, after None is replaced by all of them."""

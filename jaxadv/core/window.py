@@ -57,8 +57,8 @@ def trimmed_mean(values: Float[Array, "w ..."], trim: int) -> Float[Array, "..."
     >>> trimmed_mean(jnp.array([3.0, 900, 1, 2, -900]), 1), trimmed_mean(jnp.arange(4.0), 1)
     (Array(2., dtype=float32), Array(1.5, dtype=float32))
     """
-    kept = ordered(values)[trim : len(values) - trim]
-    return jnp.stack(kept).mean(0)
+    inner = ordered(values)[trim : len(values) - trim]
+    return jnp.stack(inner).mean(0)
 
 
 def windowed(model: Model, frames: int, defence: str = "majority", trim: int = 1) -> Model:
@@ -134,24 +134,24 @@ class _Windowed:
         if self.defence.endswith("input"):
             fused = trimmed_mean(readings.swapaxes(0, 1), self.trim)
             return self.apply(params, surrogate(fused, readings.mean(1)), *key)
-        answers = self.apply(params, readings.reshape(-1, *readings.shape[2:]), *key)
-        answers = answers.reshape(count, self.frames, -1).swapaxes(0, 1)
+        logits = self.apply(params, readings.reshape(-1, *readings.shape[2:]), *key)
+        logits = logits.reshape(count, self.frames, -1).swapaxes(0, 1)
         if self.defence == "mean":
-            return answers.mean(0)
+            return logits.mean(0)
         if self.defence == "majority":
-            shares = jax.nn.softmax(answers).mean(0)
-            votes = jax.nn.one_hot(answers.argmax(-1), answers.shape[-1]).sum(0)
-            return surrogate(votes + shares / 2, self.frames * shares)
+            probabilities = jax.nn.softmax(logits).mean(0)
+            votes = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0)
+            return surrogate(votes + probabilities / 2, self.frames * probabilities)
         if self.defence == "outliers":
-            return surrogate(_without_outliers(readings, answers), answers.mean(0))
-        return surrogate(trimmed_mean(answers, self.trim), answers.mean(0))
+            return surrogate(_without_outliers(readings, logits), logits.mean(0))
+        return surrogate(trimmed_mean(logits, self.trim), logits.mean(0))
 
 
-def _without_outliers(readings: Array, answers: Array) -> Float[Array, "N K"]:
-    """Return the mean answers [w, N, K] of the readings [N, w, H, W, C] near the median reading."""
+def _without_outliers(readings: Array, logits: Array) -> Float[Array, "N K"]:
+    """Return the mean logits [w, N, K] of the readings [N, w, H, W, C] near the median reading."""
     half = (readings.shape[1] - 1) // 2
     middle = trimmed_mean(readings.swapaxes(0, 1), half)
     apart = jnp.square(readings - middle[:, None]).reshape(*readings.shape[:2], -1).sum(-1).T
-    kept = apart <= FAR**2 * trimmed_mean(apart, half)
-    weights = kept / kept.sum(0)
-    return jnp.einsum("wn,wnk->nk", weights, answers, precision=lax.Precision.HIGHEST)
+    near = apart <= FAR**2 * trimmed_mean(apart, half)
+    weights = near / near.sum(0)
+    return jnp.einsum("wn,wnk->nk", weights, logits, precision=lax.Precision.HIGHEST)

@@ -3,7 +3,6 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -92,10 +91,10 @@ def load_data(
         raise ValueError(f"name={name!r}: pass the name of a data set, or a path")
     if size is not None:
         check_counts(size=size)
-    if found := re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", str(name)):
+    if match := re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", str(name)):
         if split is not None:
             raise ValueError(f"name={name!r} with split={split!r}: pass the split once")
-        name, split = found[1] if isinstance(name, str) else Path(found[1]), found[2]
+        name, split = match[1] if isinstance(name, str) else Path(match[1]), match[2]
     part = parse_split("test" if split is None else split)
     source = _open(name, part, data_dir, size, layout)
     if size is not None and "size" not in source.options:
@@ -131,7 +130,11 @@ def cache_dir() -> Path:
 
 
 def _open(
-    name: str | os.PathLike[str], split: Split, data_dir: Any, size: int | None, layout: str | None
+    name: str | os.PathLike[str],
+    split: Split,
+    data_dir: str | os.PathLike[str] | None,
+    size: int | None,
+    layout: str | None,
 ) -> Source:
     """Open the split without reading it."""
     text = os.fspath(name)
@@ -142,13 +145,13 @@ def _open(
         return _open_embedded(text, split, data_dir)
     folder = Path(data_dir) if data_dir is not None else cache_dir() / text
     if text in _IDX and _has_idx(folder):
-        return _whole(_load_idx(text, split, folder))
+        return _read_source(_load_idx(text, split, folder))
     return _open_prepared(text, split, data_dir, size)
 
 
 def _is_path(text: str) -> bool:
     """Return whether a text is a path and not the name of a data set (which may have a slash)."""
-    marked = any(mark in text for mark in (os.sep, os.altsep, ".") if mark)
+    marked = any(sign in text for sign in (os.sep, os.altsep, ".") if sign)
     there = marked and Path(text).expanduser().exists()
     return there or text.startswith((".", "~", os.sep)) or text.lower().endswith(".npz")
 
@@ -156,7 +159,7 @@ def _is_path(text: str) -> bool:
 def _open_path(path: Path, split: Split, size: int | None, layout: str | None) -> Source:
     if path.suffix.lower() == ".npz":
         find_split(split, ["test"], f"{path} is not split")
-        return _whole(load_npz(path, layout), "layout")
+        return _read_source(load_npz(path, layout), "layout")
     if path.is_file():
         raise ValueError(f"{path} is a file of another form than those that are read: pass {FORMS}")
     if not path.is_dir():
@@ -166,11 +169,13 @@ def _open_path(path: Path, split: Split, size: int | None, layout: str | None) -
 
         return open_builder(find_directory(path), split, size)
     if _has_idx(path):
-        return _whole(_load_idx(path.name, split, path))
+        return _read_source(_load_idx(path.name, split, path))
     return find_folder(path, split, size)
 
 
-def _open_prepared(name: str, split: Split, data_dir: Any, size: int | None) -> Source:
+def _open_prepared(
+    name: str, split: Split, data_dir: str | os.PathLike[str] | None, size: int | None
+) -> Source:
     from jaxadv.data.prepared import find_prepared, open_builder
 
     folders = [Path(data_dir)] if data_dir is not None else [cache_dir(), None]
@@ -190,7 +195,7 @@ def _open_prepared(name: str, split: Split, data_dir: Any, size: int | None) -> 
         ) from None
 
 
-def _open_embedded(name: str, split: Split, data_dir: Any) -> Source:
+def _open_embedded(name: str, split: Split, data_dir: str | os.PathLike[str] | None) -> Source:
     with extra("demo", name):
         import array_record  # noqa: F401 (tfds imports it only when it writes)
 
@@ -212,15 +217,15 @@ def _load_idx(name: str, split: Split, folder: Path) -> Dataset:
         stem = folder / f"{'t10k' if part == 'test' else 'train'}-{kind}"
         dotted = folder / stem.name.replace("-idx", ".idx")  # as some archives write it
         ends = [Path(f"{each}{end}") for each in (stem, dotted) for end in ("", ".gz")]
-        found = [path for path in ends if path.is_file()]
-        if not found:
+        existing = [path for path in ends if path.is_file()]
+        if not existing:
             raise FileNotFoundError(
                 f"{stem}.gz does not exist: pass data_dir=folder, a folder with {name}'s idx files"
             )
-        paths.append(found[0])
+        paths.append(existing[0])
     data = load_idx(*paths, name=name)
     return data._replace(classes=_CLASSES.get(name, data.classes))
 
 
-def _whole(data: Dataset, *options: str) -> Source:
+def _read_source(data: Dataset, *options: str) -> Source:
     return Source(len(data.labels), data.take, options)

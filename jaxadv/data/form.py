@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class Dataset(NamedTuple):
     name: str
     classes: tuple[str, ...]
 
-    def take(self, rows: Any) -> "Dataset":
+    def take(self, rows: Sequence[int] | np.ndarray | slice) -> "Dataset":
         """Return the images at these positions of this data set."""
         return self._replace(images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
 
@@ -145,13 +145,13 @@ class Split(NamedTuple):
 def parse_split(text: str) -> Split:
     """Parse the name of a split or of a slice of it; raise ValueError for any other text."""
     bound = r"(-?\d+%?)?"
-    found = re.fullmatch(rf"([\w.-]+)(?:\[{bound}:{bound}\])?", str(text))
-    if found is None:
+    match = re.fullmatch(rf"([\w.-]+)(?:\[{bound}:{bound}\])?", str(text))
+    if match is None:
         raise ValueError(
             f"split={text!r}: pass a name such as 'test', or a slice of it, 'test[:1000]', "
             "'test[10%:20%]'"
         )
-    return Split(*found.groups())
+    return Split(*match.groups())
 
 
 def usual_name(name: str) -> str:

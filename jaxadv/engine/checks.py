@@ -5,6 +5,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ def check_model(model: object, name: str = "model") -> None:
         )
 
 
-def check_key(key: ArrayLike) -> Array:
+def check_key(key: Array) -> Array:
     """Return the key; ValueError if it is neither a JAX random key nor an array of them."""
     dtype = getattr(key, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
@@ -72,16 +73,17 @@ def check_key(key: ArrayLike) -> Array:
     raise ValueError(f"key={key!r}: pass a JAX random key, such as jax.random.key(0)")
 
 
-def some_images(images: Images, name: str = "images") -> ArrayLike:
+def some_images(images: Images, name: str = "images") -> Any:
     """Return the array, without a copy; ValueError if it does not hold at least one image."""
     if not hasattr(images, "shape"):
         try:
             images = np.asarray(images)
         except ValueError:
             raise ValueError(f"{name} have different shapes: pass one array [N, ...]") from None
-    if len(images.shape) < 2 or images.shape[0] == 0:
+    shape = tuple(np.shape(images))
+    if len(shape) < 2 or shape[0] == 0:
         raise ValueError(
-            f"{name} has shape {tuple(images.shape)}: pass at least one image "
+            f"{name} has shape {shape}: pass at least one image "
             "[N, height, width, channels], or one vector [N, D]"
         )
     return images
@@ -302,7 +304,7 @@ def is_number(value: Number) -> bool:
     return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
 
 
-def check_counts(**numbers: object) -> None:
+def check_counts(**numbers: int) -> None:
     """Raise ValueError unless each of these arguments is an integer from 1 to 2**30 - 1."""
     for name, number in numbers.items():
         integer = isinstance(number, int | np.integer) and not isinstance(number, bool)
@@ -310,7 +312,7 @@ def check_counts(**numbers: object) -> None:
             raise ValueError(f"{name}={number}: pass a whole number from 1 to 2**30 - 1")
 
 
-def check_options(store: str | Path | None = None, **numbers: object) -> None:
+def check_options(store: str | Path | None = None, **numbers: int | None) -> None:
     """Check options that are None by default.
 
     Raises:
@@ -395,7 +397,7 @@ def check_attacks(
     model: Model,
     goal: Goal,
     classes: int,
-    epsilons: Numbers,
+    epsilons: Numbers | None,
     shape: tuple[int, ...],
 ) -> None:
     """Run `prepare_attack` for several attacks before the first is run.
@@ -403,7 +405,7 @@ def check_attacks(
     epsilons: radii; an attack that needs no epsilon is given none.
     """
     for attack in attacks:
-        radii, rows = (epsilons, np.size(epsilons)) if attack.needs_epsilon else (None, 1)
+        radii, rows = (epsilons, np.asarray(epsilons).size) if attack.needs_epsilon else (None, 1)
         prepare_attack(attack, model, goal, classes, radii, rows, shape)
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, PyTree
 
 from jaxadv.core.model import Model
-from jaxadv.core.typing import Devices
+from jaxadv.core.typing import ChosenDevices, Devices
 from jaxadv.engine.compilation import forget_programs
 
 APPLY = jax.jit(lambda model, images: model.raw(images))  # only traced; JAX caches the trace
@@ -102,7 +103,7 @@ class IdleCoresWarning(UserWarning):
     """Some CPU cores are idle; `use_cpu_cores` would use them."""
 
 
-def choose_devices(devices: Devices) -> tuple[jax.Device, ...]:
+def choose_devices(devices: Devices) -> ChosenDevices:
     """Return the devices of a run: those given, else all local ones of the default backend.
 
     Args:
@@ -130,7 +131,7 @@ def choose_devices(devices: Devices) -> tuple[jax.Device, ...]:
     return chosen
 
 
-def memory_of(device: jax.Device) -> float:
+def memory_of(device: Any) -> float:
     """Return the device's total memory in bytes (on CPUs an eighth of the machine's).
 
     Memory in use is not subtracted: equal bits depend on the number of lanes, which must be the
@@ -154,7 +155,7 @@ def _bytes_of(jaxpr: ClosedJaxpr | Jaxpr) -> int:
     for eqn in jaxpr.eqns:
         nested = jax.tree.leaves(eqn.params, is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr))
         inner = [v for v in nested if isinstance(v, ClosedJaxpr | Jaxpr)]
-        outputs = (v.aval for v in eqn.outvars)
+        outputs: list[Any] = [v.aval for v in eqn.outvars]
         own = sum(
             math.prod(a.shape) * a.dtype.itemsize
             for a in outputs
@@ -164,9 +165,7 @@ def _bytes_of(jaxpr: ClosedJaxpr | Jaxpr) -> int:
     return total
 
 
-def choose_lanes(
-    model: Model, queries: int, shape: tuple[int, ...], rows: int, device: jax.Device
-) -> int:
+def choose_lanes(model: Model, queries: int, shape: tuple[int, ...], rows: int, device: Any) -> int:
     """Return the default number of lanes per device, a power of two.
 
     It depends on the number of rows, the model and the memory, but not on the number of devices.
@@ -220,6 +219,6 @@ def compiled_bytes(model: Model, count: int, shape: tuple[int, ...]) -> float:
     return planned.temp_size_in_bytes + planned.output_size_in_bytes
 
 
-def rows_in_memory(shape: tuple[int, ...], device: jax.Device) -> int:
+def rows_in_memory(shape: tuple[int, ...], device: Any) -> int:
     """Return how many rows (image and best image) a chunk on one device may hold."""
     return max(1024, int(memory_of(device) / 8 / (3 * 4 * math.prod(shape))))

@@ -16,6 +16,7 @@ from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status
 from jaxadv.core.shapes import image_shape
+from jaxadv.core.typing import ChosenDevices
 from jaxadv.engine import checks
 from jaxadv.engine.lanes import Ends
 from jaxadv.engine.programs import LoopPrograms, Seen, loop_programs, shrinking
@@ -256,9 +257,7 @@ class _Dealt:
     Images are dealt in turn, rows to the device of their image.
     """
 
-    def __init__(
-        self, batch: Batch, devices: tuple[jax.Device, ...], width: int, room: Room
-    ) -> None:
+    def __init__(self, batch: Batch, devices: ChosenDevices, width: int, room: Room) -> None:
         self.parts, self.place = len(devices), sharded(devices)
         self.image_owner = np.arange(len(batch.images)) % self.parts
         self.row_owner = batch.rows.source % self.parts

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Int
 from jaxadv.core.attack import Attack
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
+from jaxadv.core.typing import ChosenDevices
 from jaxadv.cpu.compiler import compiler_options
 from jaxadv.engine.compilation import Program
 from jaxadv.engine.lanes import Ends, Layouts, LoopState, Mode, init_lanes, run_lanes, shrink_lanes
@@ -60,7 +61,7 @@ class LoopPrograms(NamedTuple):
 
 
 @functools.lru_cache
-def loop_programs(keep: str, halve: bool, devices: tuple[jax.Device, ...]) -> LoopPrograms:
+def loop_programs(keep: str, halve: bool, devices: ChosenDevices) -> LoopPrograms:
     """Return the programs that begin and continue a loop, on one device or on several.
 
     Args:
@@ -121,7 +122,7 @@ def loop_programs(keep: str, halve: bool, devices: tuple[jax.Device, ...]) -> Lo
 
 
 @functools.lru_cache
-def shrinking(width: int, devices: tuple[jax.Device, ...]) -> Program:
+def shrinking(width: int, devices: ChosenDevices) -> Program:
     """Return the program that leaves `width` lanes of a loop state on each device."""
     options, place = compiler_options(devices), sharded(devices)
     shrink = jax.vmap(lambda state: shrink_lanes(state, width))

@@ -8,10 +8,10 @@ import hashlib
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import PyTree
 
 from jaxadv.core.files import write_atomically
@@ -78,7 +78,7 @@ class Store:
         except (OSError, ValueError, KeyError, EOFError):
             return None
 
-    def save_arrays(self, name: str, fingerprint: str, **arrays: npt.ArrayLike) -> None:
+    def save_arrays(self, name: str, fingerprint: str, **arrays: Any) -> None:
         """Save arrays under this name and fingerprint, replacing any others of that name.
 
         Args:

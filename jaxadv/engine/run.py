@@ -102,10 +102,10 @@ def run(
         >>> result.success.all(), result.distance.max() <= 0.1
         (np.True_, np.True_)
     """
-    images = checks.some_images(images)
-    count = len(images)
-    ids = np.arange(count) if ids is None else ids
-    session = Session(model, images, goal, ids, key, devices, lanes, judge=judge, again=again)
+    array = checks.some_images(images)
+    count = len(array)
+    ids = np.arange(count) if ids is None else np.asarray(ids)
+    session = Session(model, array, goal, ids, key, devices, lanes, judge=judge, again=again)
     rows = Rows(np.arange(count), epsilon, start)
     return run_rows(
         session, attack, rows, keep=keep, budget=budget, halve=halve, chunk=chunk, progress=progress

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -40,21 +40,22 @@ class Rows(NamedTuple):
 
     Attributes:
         source: Integers [M], the image that each row attacks.
-        epsilon: Floats [M], one number, or None for an attack without epsilon.
+        epsilon: Floats [M] (before the checks also one number), or None for an attack without
+            epsilon.
         start: Floats [M, H, W, C], the images to begin from, or None.
         seeds: Data [M, ...] of one random key a row, or None for the session's key.
     """
 
     source: np.ndarray
-    epsilon: Numbers | None = None
-    start: np.ndarray | None = None
+    epsilon: Any = None
+    start: ArrayLike | None = None
     seeds: np.ndarray | None = None
 
     def of(self, index: Index) -> "Rows":
         """Return the rows at this index."""
         return Rows(
             self.source[index],
-            np.asarray(self.epsilon)[index] if np.ndim(self.epsilon) else self.epsilon,
+            self.epsilon[index] if np.ndim(self.epsilon) else self.epsilon,
             None if self.start is None else self.start[index],
             None if self.seeds is None else self.seeds[index],
         )
@@ -108,11 +109,11 @@ class Session(NamedTuple):
     """
 
     model: Model
-    images: ArrayLike
+    images: np.ndarray
     goal: Goal
     ids: np.ndarray
     key: Array
-    devices: tuple[jax.Device, ...] | None = None
+    devices: Devices = None
     lanes: int | None = None
     judge: Model | None = None
     again: bool = False

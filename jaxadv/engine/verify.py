@@ -15,7 +15,7 @@ from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
-from jaxadv.core.typing import ArrayLike
+from jaxadv.core.typing import ArrayLike, ChosenDevices, Devices
 from jaxadv.cpu.compiler import compiler_options
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.compilation import Program
@@ -26,18 +26,18 @@ MANY = 64  # batches that one call of the program of `predict` takes, where ther
 
 
 @functools.lru_cache
-def mesh_of(devices: tuple[jax.Device, ...]) -> jax.sharding.Mesh:
+def mesh_of(devices: ChosenDevices) -> jax.sharding.Mesh:
     """Return the mesh of the devices, with the one axis "devices"."""
     return jax.sharding.Mesh(np.array(devices), ("devices",), axis_types=(AxisType.Auto,))
 
 
-def sharded(devices: tuple[jax.Device, ...]) -> NamedSharding:
+def sharded(devices: ChosenDevices) -> NamedSharding:
     """Return the sharding of arrays [D, ...], one part a device."""
     return NamedSharding(mesh_of(devices), PartitionSpec("devices"))
 
 
 @functools.lru_cache
-def _forward(width: int, devices: tuple[jax.Device, ...]) -> Program:
+def _forward(width: int, devices: ChosenDevices) -> Program:
     """Return the program (model, images [D, N, ...]) -> logits [D, N, K], in batches of `width`."""
 
     def one(model: Model, images: Array) -> Array:
@@ -51,9 +51,13 @@ def _forward(width: int, devices: tuple[jax.Device, ...]) -> Program:
         return logits.reshape(1, -1, logits.shape[-1]).astype(jnp.float32)
 
     if len(devices) > 1:
-        split, whole = PartitionSpec("devices"), PartitionSpec()
+        split, replicated = PartitionSpec("devices"), PartitionSpec()
         one = jax.shard_map(
-            one, mesh=mesh_of(devices), in_specs=(whole, split), out_specs=split, check_vma=False
+            one,
+            mesh=mesh_of(devices),
+            in_specs=(replicated, split),
+            out_specs=split,
+            check_vma=False,
         )
     place = sharded(devices)
     options = compiler_options(devices).loop
@@ -67,9 +71,7 @@ def bucket(count: int, unit: int) -> int:
     return unit * step * -(-units // step)
 
 
-def forward_sharded(
-    model: Model, images: ArrayLike, width: int, devices: tuple[jax.Device, ...]
-) -> Array:
+def forward_sharded(model: Model, images: ArrayLike, width: int, devices: ChosenDevices) -> Array:
     """Return logits [D, N, K] of images [D, N, H, W, C]; N is a multiple of `width`."""
     return _forward(width, devices)(model, images)
 
@@ -78,7 +80,7 @@ def forward_sharded(
 def predict(
     model: Model,
     images: ArrayLike,
-    devices: tuple[jax.Device, ...] | None = None,
+    devices: Devices = None,
     width: int = VERIFICATION_BATCH,
 ) -> np.ndarray:
     """Return float32 logits [N, K] of images [N, H, W, C], in batches of `width` on every device.
@@ -103,9 +105,7 @@ def predict(
     return np.concatenate([np.asarray(z).reshape(-1, z.shape[-1])[:own] for z, own in pieces])
 
 
-def compile_predict(
-    model: Model, shape: tuple[int, ...], devices: tuple[jax.Device, ...]
-) -> Future[Any]:
+def compile_predict(model: Model, shape: tuple[int, ...], devices: ChosenDevices) -> Future[Any]:
     """Begin to compile, in another thread, the program of `predict` for a few images [H, W, C]."""
     images = jax.ShapeDtypeStruct(
         (len(devices), VERIFICATION_BATCH, *shape), np.float32, sharding=sharded(devices)
@@ -134,7 +134,7 @@ def verify(
     originals: np.ndarray,
     goal: Goal,
     epsilon: np.ndarray,
-    devices: tuple[jax.Device, ...],
+    devices: ChosenDevices,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return status, distance and margin of each returned image, from the image alone.
 

@@ -236,12 +236,12 @@ class CPPN:
             total, kind = weights[:, node] @ values, genome.kind[node]
             # One exponential serves the bell and the step: half of the cost is in these functions.
             power = jnp.exp(jnp.where(kind == 1, -2 * (total - 0.5), -(total**2)))
-            answer = jnp.select(
+            activation = jnp.select(
                 [kind == 0, kind == 1, kind == 2],
                 [jnp.sin(total), 1 / (1 + power), power],
                 jnp.clip(total, -3, 3) / 3,
             )
-            return values.at[node].set(answer), None
+            return values.at[node].set(activation), None
 
         values, _ = jax.lax.scan(fire, values, jnp.arange(INPUTS, self.nodes))
         out = jnp.minimum(jnp.abs(values[-channels:]), 1.0).T.reshape(self.shape)

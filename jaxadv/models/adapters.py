@@ -6,20 +6,28 @@ architectures share one compiled program, regardless of their weights.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model
 from jaxadv.core.optional_dependency import extra
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import ArrayLike, Params
+
+if TYPE_CHECKING:
+    from flax import linen as nn
+    from flax import nnx
 
 
 def from_linen(
-    module: Any, variables: Any, bounds: tuple[float, float] = (0.0, 1.0), **apply_kwargs: Any
+    module: "nn.Module",
+    variables: Mapping[str, Any],
+    bounds: tuple[float, float] = (0.0, 1.0),
+    **apply_kwargs: object,
 ) -> Model:
     """Convert a Flax linen module and its variables to a `ja.Model`.
 
@@ -70,19 +78,20 @@ def from_linen(
 
 @pytree
 class _Linen:
-    module: Any = static()
+    module: "nn.Module" = static()
     kwargs: tuple[tuple[str, Any], ...] = static(default=())
 
-    def __call__(self, params: Any, images: Array) -> Array:
+    def __call__(self, params: Params, images: Array) -> Array:
         from flax import errors
 
         try:
-            return self.module.apply(params, as_floats(images), **dict(self.kwargs))
+            logits: Any = self.module.apply(params, as_floats(images), **dict(self.kwargs))
+            return logits
         except errors.ModifyScopeVariableError as error:
             if "batch_stats" in str(error):  # training mode, which the engine's check explains
                 raise
             raise ValueError(
-                f"module changes variables when called ({_said(error)}): turn that off, or drop "
+                f"module changes variables when called ({_message(error)}): turn that off, or drop "
                 "the change with ja.Model(lambda v, x: module.apply(v, x, mutable=[...])[0], "
                 "variables)"
             ) from error
@@ -90,17 +99,17 @@ class _Linen:
             if '"dropout"' in str(error):
                 raise
             raise ValueError(
-                f"module draws at random when called ({_said(error)}): turn that off, or write it "
-                "as ja.Model(apply, params, random=True)"
+                f"module draws at random when called ({_message(error)}): turn that off, or write "
+                "it as ja.Model(apply, params, random=True)"
             ) from error
 
 
-def _said(error: Exception) -> str:
-    """Flax's message, without the address that it appends."""
+def _message(error: Exception) -> str:
+    """Return Flax's message, without the address that it appends."""
     return str(error).partition(" (https://")[0].rstrip(".")
 
 
-def from_nnx(module: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
+def from_nnx(module: "nnx.Module", bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
     """Convert a Flax nnx module to a `ja.Model`, in evaluation mode.
 
     The user's module is never changed: dropout is made deterministic and batch normalisation uses
@@ -142,9 +151,9 @@ def from_nnx(module: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
 
 @pytree
 class _Nnx:
-    graphdef: Any = static()
+    graphdef: "nnx.GraphDef[Any]" = static()
 
-    def __call__(self, params: Any, images: Array) -> Array:
+    def __call__(self, params: Params, images: Array) -> Array:
         from flax import nnx
 
         images = as_floats(images)
@@ -166,8 +175,8 @@ class _Nnx:
         return logits
 
 
-def _merged(graphdef: Any, params: Any) -> Any:
-    """The module with a copy of its variables, so that changes made by a call are dropped."""
+def _merged(graphdef: "nnx.GraphDef[Any]", params: "nnx.State") -> Any:
+    """Return the module with a copy of its variables: changes made by a call are dropped."""
     from flax import nnx
 
     try:
@@ -176,8 +185,8 @@ def _merged(graphdef: Any, params: Any) -> Any:
         return nnx.merge(graphdef, params)
 
 
-def _draws(graphdef: Any, params: Any, images: Array) -> bool:
-    """Whether the output depends on a random key.
+def _draws(graphdef: "nnx.GraphDef[Any]", params: "nnx.State", images: Array) -> bool:
+    """Return whether the output depends on a random key.
 
     That a key is drawn is no evidence: a recurrent cell whose carry begins at zero draws one too.
     """
@@ -187,13 +196,13 @@ def _draws(graphdef: Any, params: Any, images: Array) -> bool:
     return _depends(lambda keys: _merged(graphdef, nnx.merge_state(keys, rest))(images), keys)
 
 
-def _depends(answer: Callable[[Any], Any], given: Any) -> bool:
-    """Whether answer(given) depends on any leaf of `given`; nothing is computed."""
-    if not jax.tree.leaves(given):
+def _depends(function: Callable[[PyTree], PyTree], inputs: PyTree) -> bool:
+    """Return whether function(inputs) depends on any leaf of `inputs`; nothing is computed."""
+    if not jax.tree.leaves(inputs):
         return False
-    several = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), given)
+    several = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), inputs)
     try:
-        jax.eval_shape(jax.vmap(answer, out_axes=None), several)
+        jax.eval_shape(jax.vmap(function, out_axes=None), several)
     except ValueError:  # vmap refuses outputs that differ between the two
         return True
     return False
@@ -243,7 +252,7 @@ def from_keras(model: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
 class _Keras:
     model: Any = static()
 
-    def __call__(self, params: Any, images: Array) -> Array:
+    def __call__(self, params: Params, images: Array) -> Array:
         # By variable: their order stays, but which of them are trainable may have changed.
         values = {id(v): value for v, value in zip(self.model.variables, params, strict=True)}
         weights, others = (
@@ -265,11 +274,11 @@ class _Keras:
             if path in changed and "seed_generator_state" in path
         }
 
-        def answer(seeds: Any) -> Any:
+        def logits_of(seeds: Mapping[int, Array]) -> Array:
             other = [seeds.get(place, value) for place, value in enumerate(others)]
             return self.model.stateless_call(weights, other, images, training=False)[0]
 
-        if _depends(answer, seeds):
+        if _depends(logits_of, seeds):
             raise ValueError(
                 f"model {self.model.name!r} draws at random in evaluation mode too: leave "
                 "training=True out of its calls of layers, or write it as "
@@ -279,7 +288,7 @@ class _Keras:
 
 
 def in_bfloat16(model: Model) -> Model:
-    """The same model computed in bfloat16: weights and images are rounded, logits are float32.
+    """Return the model computed in bfloat16: weights and images are rounded, logits are float32.
 
     It is meant for the search where half precision is fast; the model itself should judge:
     `ja.run(attack, in_bfloat16(model), ..., judge=model)`.
@@ -300,21 +309,21 @@ def in_bfloat16(model: Model) -> Model:
     return dataclasses.replace(model, apply=_Rounded(model.apply), params=params)
 
 
-def _rounded(leaf: Any) -> Any:
+def _rounded(leaf: ArrayLike) -> Array:
     leaf = jnp.asarray(leaf)
     return leaf.astype(jnp.bfloat16) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 @pytree
 class _Rounded:
-    apply: Any = static()
+    apply: Callable[..., Array] = static()
 
-    def __call__(self, params: Any, images: Array, *key: Array) -> Array:
+    def __call__(self, params: Params, images: Array, *key: Array) -> Array:
         return self.apply(params, jnp.asarray(images, jnp.bfloat16), *key).astype(jnp.float32)
 
 
 def normalized(model: Model, mean: Sequence[float], std: Sequence[float]) -> Model:
-    """The model applied to `(images - mean) / std`; epsilon and bounds stay in the images' scale.
+    """Return the model of `(images - mean) / std`; epsilon and bounds stay in the images' scale.
 
     Args:
         model: The model.
@@ -341,11 +350,11 @@ def normalized(model: Model, mean: Sequence[float], std: Sequence[float]) -> Mod
 
 @pytree
 class _Normalized:
-    apply: Any = static()
+    apply: Callable[..., Array] = static()
     mean: tuple[float, ...] = static()
     std: tuple[float, ...] = static()
 
-    def __call__(self, params: Any, images: Float[Array, "N H W C"], *key: Array) -> Array:
+    def __call__(self, params: Params, images: Float[Array, "N H W C"], *key: Array) -> Array:
         images = as_floats(images)
         mean, std = jnp.asarray(self.mean, images.dtype), jnp.asarray(self.std, images.dtype)
         return self.apply(params, (images - mean) / std, *key)

@@ -24,8 +24,8 @@ class Published(NamedTuple):
 
     definition: str
     settings: Mapping[str, Any] = {}
-    layers: Mapping[str, str] = {}  # the file's name of a layer: ours, where they differ
-    mean: tuple[float, ...] = ()  # per channel, of pixels in [0, 1]; empty: no normalisation
+    layers: Mapping[str, str] = {}
+    mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
 

@@ -5,7 +5,7 @@ any; scikit-learn itself is not imported.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,12 @@ from jaxadv.certification.exact import linear_classifier, tree_ensemble
 from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model, from_function
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from sklearn.naive_bayes import GaussianNB
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.svm import SVC
 
 ACTIVATIONS = {
     "identity": lambda x: x,
@@ -27,8 +33,17 @@ ACTIVATIONS = {
 Parts = tuple[Any, dict[str, Any]]  # a function (params, inputs [N, D]) -> scores, and its params
 
 
+class Classifier(Protocol):
+    """A fitted classifier with the interface of scikit-learn."""
+
+    @property
+    def classes_(self) -> Any: ...
+
+    def predict(self, rows: Any, /) -> Any: ...
+
+
 def from_sklearn(
-    estimator: Any, bounds: tuple[float, float] = (0.0, 1.0), *, on_host: bool = False
+    estimator: Classifier, bounds: tuple[float, float] = (0.0, 1.0), *, on_host: bool = False
 ) -> Model:
     """Convert a fitted classifier of scikit-learn to a `ja.Model`.
 
@@ -74,26 +89,26 @@ def from_sklearn(
         inputs and np.ndim(estimator.predict(np.zeros((1, inputs)))) != 1
     ):
         raise ValueError(
-            f"estimator: this {name} answers several labels a row, and an attack needs one: fit an "
-            "estimator for each"
+            f"estimator: this {name} predicts several labels a row, and an attack needs one: fit "
+            "an estimator for each"
         )
     if len(classes) < 2:
         raise ValueError(f"estimator: this {name} knows one class only: fit it on two or more")
-    found = None if on_host else _written_out(estimator)
-    if found is None:
-        asked = _asked(estimator)
-        return from_function(asked, bounds, differentiable=False, classes=len(classes))
-    apply, params = found
+    parts = None if on_host else _in_jax(estimator)
+    if parts is None:
+        scores = _on_host(estimator)
+        return from_function(scores, bounds, differentiable=False, classes=len(classes))
+    apply, params = parts
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, _width(leaf)), params)
     return Model(_Rows(apply, inputs), params, bounds)
 
 
-def _inputs(estimator: Any) -> int:
-    """Number of entries of a row; 0 where the estimator does not state it."""
+def _inputs(estimator: Classifier) -> int:
+    """Return the number of entries of a row; 0 where the estimator does not state it."""
     return int(getattr(estimator, "n_features_in_", 0))
 
 
-def _width(leaf: Any) -> Any:
+def _width(leaf: ArrayLike) -> type:
     return np.int32 if np.issubdtype(np.asarray(leaf).dtype, np.integer) else np.float32
 
 
@@ -104,7 +119,7 @@ class _Rows:
     function: Callable[..., Any] = static()
     inputs: int = static()
 
-    def __call__(self, params: Any, images: Array) -> Array:
+    def __call__(self, params: dict[str, Any], images: Array) -> Array:
         images = as_floats(images)
         rows = images.reshape(len(images), -1)
         if self.inputs and rows.shape[1] != self.inputs:
@@ -115,12 +130,12 @@ class _Rows:
         return self.function(params, rows)
 
 
-def _asked(estimator: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """The estimator as a function of images to scores [N, K], largest at its label."""
+def _on_host(estimator: Classifier) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the estimator as a function of images to scores [N, K], largest at its label."""
     classes = np.asarray(estimator.classes_)
     order = np.argsort(classes)
 
-    def ask(images: np.ndarray) -> np.ndarray:
+    def scores_of(images: np.ndarray) -> np.ndarray:
         rows = images.reshape(len(images), -1)
         labels = order[np.searchsorted(classes, estimator.predict(rows), sorter=order)]
         scores = _scores(estimator, rows, len(classes))
@@ -129,18 +144,18 @@ def _asked(estimator: Any) -> Callable[[np.ndarray], np.ndarray]:
         # Where its label is not that of the largest score (thresholds, votes), the two scores
         # are exchanged.
         first = scores.argmax(1)
-        here = np.flatnonzero(first != labels)
-        first, labels = first[here], labels[here]
-        most = scores[here, first]
-        scores[here, first] = scores[here, labels]
-        scores[here, labels] = np.nextafter(most, np.inf)  # above equal scores
+        differ = np.flatnonzero(first != labels)
+        first, labels = first[differ], labels[differ]
+        most = scores[differ, first]
+        scores[differ, first] = scores[differ, labels]
+        scores[differ, labels] = np.nextafter(most, np.inf)  # above equal scores
         return scores
 
-    return ask
+    return scores_of
 
 
-def _scores(estimator: Any, rows: np.ndarray, classes: int) -> np.ndarray | None:
-    """Scores [N, K], of one kind for all rows; None where there is no score for each class."""
+def _scores(estimator: Classifier, rows: np.ndarray, classes: int) -> np.ndarray | None:
+    """Return scores [N, K] of one kind for all rows; None where a class has no score."""
     by_pairs = getattr(estimator, "decision_function_shape", "ovr") == "ovo"
     for method in ("decision_function", "predict_proba"):
         if hasattr(estimator, method) and not (by_pairs and method == "decision_function"):
@@ -152,8 +167,8 @@ def _scores(estimator: Any, rows: np.ndarray, classes: int) -> np.ndarray | None
     return None
 
 
-def _written_out(estimator: Any) -> Parts | None:
-    """The estimator's function and arrays, or None where it is not implemented here."""
+def _in_jax(estimator: Classifier) -> Parts | None:
+    """Return the estimator's function and arrays, or None where it is not implemented here."""
     name = type(estimator).__name__
     if name == "Pipeline":
         return _pipeline(estimator)
@@ -168,11 +183,11 @@ def _written_out(estimator: Any) -> Parts | None:
 
 
 def _pipeline(pipeline: Any) -> Parts | None:
-    """Scalers and PCA before a classifier, as affine maps of the rows."""
+    """Return scalers and PCA before a classifier, as affine maps of the rows."""
     *before, (_, last) = pipeline.steps
-    inner = _written_out(last)
+    inner = _in_jax(last)
     maps = [_affine(step) for _, step in before if step != "passthrough"]
-    if inner is None or any(found is None for found in maps):
+    if inner is None or any(affine is None for affine in maps):
         return None
     function, params = inner
     return _Composed(function), {"maps": maps, "rest": params}
@@ -182,14 +197,14 @@ def _pipeline(pipeline: Any) -> Parts | None:
 class _Composed:
     function: Callable[..., Any] = static()
 
-    def __call__(self, params: Any, x: Array) -> Array:
+    def __call__(self, params: dict[str, Any], x: Array) -> Array:
         for factor, shift in params["maps"]:
             x = x * factor + shift if factor.ndim == 1 else x @ factor + shift
         return self.function(params["rest"], x)
 
 
 def _affine(step: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """(factor [D] or [D, E], shift) of a fitted scaler or PCA; None for any other step."""
+    """Return (factor [D] or [D, E], shift) of a fitted scaler or PCA; None for any other step."""
     name = type(step).__name__
     if name == "StandardScaler":
         size = step.n_features_in_
@@ -206,16 +221,16 @@ def _affine(step: Any) -> tuple[np.ndarray, np.ndarray] | None:
     return None
 
 
-def _linear(estimator: Any) -> Parts:
+def _linear(estimator: Classifier) -> Parts:
     weights, biases = linear_classifier(estimator)
     return _linear_scores, {"weights": weights, "biases": biases}
 
 
-def _linear_scores(params: Any, x: Float[Array, "N D"]) -> Float[Array, "N K"]:
+def _linear_scores(params: dict[str, Any], x: Float[Array, "N D"]) -> Float[Array, "N K"]:
     return x @ params["weights"] + params["biases"]
 
 
-def _trees(estimator: Any) -> Parts:
+def _trees(estimator: Classifier) -> Parts:
     trees = tree_ensemble(estimator)
     arrays = {k: v for k, v in trees._asdict().items() if k not in ("depth", "inputs")}
     return _TreeScores(trees.depth), arrays
@@ -223,23 +238,23 @@ def _trees(estimator: Any) -> Parts:
 
 @jax.custom_jvp
 def _in_steps(scores: Array, x: Array) -> Array:
-    """The scores, a piecewise constant function of x."""
+    """Return the scores, a piecewise constant function of x."""
     return scores
 
 
 @_in_steps.defjvp
-def _no_gradient(primals: Any, tangents: Any) -> Any:
-    raise ValueError("trees and neighbours answer in steps, which have no gradient")
+def _no_gradient(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> NoReturn:
+    raise ValueError("trees and neighbours have piecewise constant outputs, without a gradient")
 
 
 @pytree
 class _TreeScores:
     depth: int = static()
 
-    def __call__(self, params: Any, x: Float[Array, "N D"]) -> Float[Array, "N K"]:
+    def __call__(self, params: dict[str, Any], x: Float[Array, "N D"]) -> Float[Array, "N K"]:
         rows = jnp.arange(len(x))[:, None]
 
-        def descend(_: Any, node: Array) -> Array:
+        def descend(_: int, node: Array) -> Array:
             feature = params["feature"][node]
             goes_left = x[rows, jnp.maximum(feature, 0)] <= params["threshold"][node]
             child = jnp.where(goes_left, params["left"][node], params["right"][node])
@@ -250,7 +265,7 @@ class _TreeScores:
         return _in_steps(params["initial"] + params["leaf_scores"][leaves].sum(1), x)
 
 
-def _gaussian_bayes(estimator: Any) -> Parts:
+def _gaussian_bayes(estimator: "GaussianNB") -> Parts:
     params = {
         "mean": estimator.theta_,
         "variance": estimator.var_,
@@ -259,7 +274,7 @@ def _gaussian_bayes(estimator: Any) -> Parts:
     return _gaussian_scores, params
 
 
-def _gaussian_scores(params: Any, x: Float[Array, "N D"]) -> Float[Array, "N K"]:
+def _gaussian_scores(params: dict[str, Any], x: Float[Array, "N D"]) -> Float[Array, "N K"]:
     away = (x[:, None] - params["mean"]) ** 2 / params["variance"]
     return params["prior"] - 0.5 * (away + jnp.log(params["variance"])).sum(2)
 
@@ -292,7 +307,7 @@ class _NearestPoints:
 
     classes: int = static()
 
-    def __call__(self, params: Any, x: Float[Array, "N D"]) -> Float[Array, "N K"]:
+    def __call__(self, params: dict[str, Any], x: Float[Array, "N D"]) -> Float[Array, "N K"]:
         away = _squared(x, params["points"]).T
         return -jax.ops.segment_min(away, params["own"], num_segments=self.classes).T
 
@@ -302,12 +317,12 @@ class _Votes:
     neighbours: int = static()
     classes: int = static()
 
-    def __call__(self, params: Any, x: Float[Array, "N D"]) -> Float[Array, "N K"]:
+    def __call__(self, params: dict[str, Any], x: Float[Array, "N D"]) -> Float[Array, "N K"]:
         _, nearest = lax.top_k(-_squared(x, params["points"]), self.neighbours)
         return _in_steps(jax.nn.one_hot(params["own"][nearest], self.classes).sum(1), x)
 
 
-def _perceptron(estimator: Any) -> Parts | None:
+def _perceptron(estimator: "MLPClassifier") -> Parts | None:
     params = {"weights": list(estimator.coefs_), "biases": list(estimator.intercepts_)}
     return _PerceptronScores(estimator.activation, len(estimator.classes_) == 2), params
 
@@ -317,7 +332,7 @@ class _PerceptronScores:
     activation: str = static()
     single: bool = static()
 
-    def __call__(self, params: Any, x: Float[Array, "N D"]) -> Float[Array, "N K"]:
+    def __call__(self, params: dict[str, Any], x: Float[Array, "N D"]) -> Float[Array, "N K"]:
         layers = list(zip(params["weights"], params["biases"], strict=True))
         for weights, biases in layers[:-1]:
             x = ACTIVATIONS[self.activation](x @ weights + biases)
@@ -325,7 +340,7 @@ class _PerceptronScores:
         return jnp.concatenate([jnp.zeros_like(x), x], 1) if self.single else x
 
 
-def _support_vectors(estimator: Any) -> Parts | None:
+def _support_vectors(estimator: "SVC") -> Parts | None:
     if callable(estimator.kernel) or estimator.kernel == "precomputed":
         return None
     vectors, dual = (
@@ -366,7 +381,7 @@ class _PairScores:
     degree: int = static()
     classes: int = static()
 
-    def __call__(self, params: Any, x: Float[Array, "N D"]) -> Float[Array, "N K"]:
+    def __call__(self, params: dict[str, Any], x: Float[Array, "N D"]) -> Float[Array, "N K"]:
         inner = x @ params["vectors"].T
         if self.kernel == "rbf":
             values = jnp.exp(-params["gamma"] * _squared(x, params["vectors"]))

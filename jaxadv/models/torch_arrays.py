@@ -15,15 +15,20 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jaxtyping import Array
 
 from jaxadv.core.model import Model
+from jaxadv.core.typing import Params
 from jaxadv.models.weights import unflatten
+
+if TYPE_CHECKING:
+    from flax import linen as nn
 
 _KINDS = ("weight", "bias", "running_mean", "running_var")
 _TORCH_KIND = {
@@ -71,13 +76,13 @@ Layers = dict[str, dict[str, Any]]  # {layer: {torch's kind of array: Given or S
 
 
 def from_torch_arrays(
-    module: Any,
+    module: "nn.Module | str",
     arrays: str | os.PathLike[str] | Mapping[str, Any],
     *,
     image_shape: Sequence[int],
     names: Mapping[str, str] = {},
     bounds: tuple[float, float] = (0.0, 1.0),
-    **apply_kwargs: Any,
+    **apply_kwargs: object,
 ) -> Model:
     """Load the weights of a torch network into a Flax linen module.
 
@@ -140,7 +145,7 @@ def from_torch_arrays(
         if own.shape != slot.shape
     ]
     paired = {entry.name for pair in pairs for entry in pair}
-    left = [_kept(side, lambda entry: entry.name not in paired) for side in (given, slots)]
+    left = [_filtered(side, lambda entry: entry.name not in paired) for side in (given, slots)]
     problems += _table(*left)
     if problems:
         raise ValueError(
@@ -176,7 +181,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _layers(arrays: Mapping[str, Any]) -> Layers:
-    """The arrays by layer and kind; a single parameter is a layer with the kind ""."""
+    """Return the arrays by layer and kind; a single parameter is a layer with the kind ""."""
     layers: Layers = defaultdict(dict)
     for name, array in arrays.items():
         if isinstance(array, Mapping):
@@ -199,9 +204,9 @@ def _array(array: Any) -> np.ndarray:
 
 
 def _slots(
-    module: Any, image_shape: Sequence[int], kwargs: Any
+    module: "nn.Module", image_shape: Sequence[int], kwargs: Mapping[str, Any]
 ) -> tuple[Layers, dict[str, dict[int, int]]]:
-    """The module's arrays by layer and torch's kind, in the order of the calls; and `_flattened`.
+    """Return the module's arrays by layer and torch's kind, in call order; and `_flattened`.
 
     Flax layers are named by their path without the collection.
     """
@@ -210,7 +215,12 @@ def _slots(
     layers: Layers = defaultdict(dict)
     calls: dict[str, int] = {}  # when a module was first called
 
-    def note(function: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    def note(
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> object:
         calls.setdefault("/".join(context.module.path), len(calls))
         if isinstance(context.module, nn.ConvTranspose):
             raise ValueError(
@@ -220,7 +230,7 @@ def _slots(
             )
         return function(*args, **kwargs)
 
-    def visit(tree: Any, path: tuple[str, ...]) -> None:
+    def visit(tree: Mapping[str, Any], path: tuple[str, ...]) -> None:
         for name, leaf in tree.items():
             if hasattr(leaf, "items"):
                 visit(leaf, (*path, name))
@@ -233,7 +243,7 @@ def _slots(
                 shape = (shape[-1], shape[-2], *shape[:-2])
             layers[layer][kind] = Slot("/".join((*path, name)), shape)
 
-    def init(image: Any) -> Any:
+    def init(image: Array) -> Params:
         with nn.intercept_methods(note):
             variables = module.init(jax.random.key(0), image, **kwargs)
         visit(variables, ())  # here, because a dict that leaves a trace has lost its order
@@ -257,7 +267,7 @@ def _slots(
 def _pair(
     given: Layers, slots: Layers, names: Mapping[str, str]
 ) -> tuple[list[tuple[Given, Slot]], list[str]]:
-    """Pairs of torch and Flax arrays, by `names` and then by `_decide`; and the errors in names.
+    """Pair torch and Flax arrays by `names`, then by `_decide`; return the errors in `names` too.
 
     Arrays without a partner are in no pair.
     """
@@ -281,7 +291,7 @@ def _pair(
 
 
 def _joined(given: Layers, slots: Layers, told: bool = True) -> list[tuple[Given, Slot]]:
-    """Pairs of arrays; told: whether `names` pairs the two sides."""
+    """Return pairs of arrays; told: whether `names` pairs the two sides."""
     if told and len(given) == len(slots) == 1:
         (arrays,), (places,) = given.values(), slots.values()
         if len(arrays) == len(places) == 1:  # of whatever kind
@@ -298,7 +308,7 @@ def _joined(given: Layers, slots: Layers, told: bool = True) -> list[tuple[Given
 
 
 def _decide(given: Layers, slots: Layers) -> list[tuple[str, str]]:
-    """Pairs of (torch layer, Flax layer): by name, else among those of equal shapes."""
+    """Return pairs of (torch layer, Flax layer): by name, else among those of equal shapes."""
     pairs = _by_name(given, slots)
     if len(pairs) == min(len(given), len(slots)):
         return pairs
@@ -316,7 +326,7 @@ def _by_shapes(given: Layers, slots: Layers) -> list[tuple[list[str], list[str]]
 
 
 def _match(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of all these layers, which have equal shapes; empty where names do not decide."""
+    """Pair all these layers, which have equal shapes; return [] where names do not decide."""
     if len(theirs) != len(ours):
         return []
     pairs = _by_name(theirs, ours)
@@ -329,7 +339,7 @@ def _match(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _by_name(theirs: Iterable[str], ours: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of layers with one name, regardless of a common prefix of either side."""
+    """Return pairs of layers with one name, regardless of a common prefix of either side."""
     both = itertools.product(_forms(theirs), _forms(ours))
     return max(([(a[n], b[n]) for n in a.keys() & b.keys()] for a, b in both), key=len)
 
@@ -348,13 +358,13 @@ def _parts(name: str) -> list[str]:
 
 
 def _shared(layers: Iterable[str]) -> int:
-    """Number of leading parts common to all names; the last part of a name does not count."""
+    """Return the number of leading parts common to all names, without the last part of each."""
     columns = zip(*(_parts(layer)[:-1] for layer in layers), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def _numbered(layer: str) -> list[tuple[str, int]]:
-    """The words of a name with the number at the end of each, or -1.
+    """Return the words of a name with the number at the end of each, or -1.
 
     Other numbers, as in "branch3x3dbl_1", are sizes and belong to the word.
     """
@@ -364,7 +374,7 @@ def _numbered(layer: str) -> list[tuple[str, int]]:
 
 
 def _precedes(first: str, second: str) -> bool:
-    """Whether the names first differ in the number of a word, smaller in `first`."""
+    """Return whether the names first differ in the number of a word, smaller in `first`."""
     for (word, number), (other, later) in zip(_numbered(first), _numbered(second), strict=False):
         if (word, number) != (other, later):
             return word == other and 0 <= number < later
@@ -372,7 +382,7 @@ def _precedes(first: str, second: str) -> bool:
 
 
 def _split(layers: Layers, name: str, skipped: int) -> tuple[Layers, Layers]:
-    """The arrays of this name, or of the layer or module of this name; and all others.
+    """Return the arrays of this name, or of the layer or module of this name; and all others.
 
     Up to `skipped` leading parts of their names may be left out.
     """
@@ -382,20 +392,20 @@ def _split(layers: Layers, name: str, skipped: int) -> tuple[Layers, Layers]:
         parts = _parts(entry.name)
         return any(parts[skip:][: len(wanted)] == wanted for skip in range(skipped + 1))
 
-    return _kept(layers, fits), _kept(layers, lambda entry: not fits(entry))
+    return _filtered(layers, fits), _filtered(layers, lambda entry: not fits(entry))
 
 
-def _kept(layers: Layers, condition: Callable[[Any], bool]) -> Layers:
-    """The arrays for which the condition holds, and the layers that have any."""
-    kept = {
+def _filtered(layers: Layers, condition: Callable[[Any], bool]) -> Layers:
+    """Return the arrays for which the condition holds, and the layers that have any."""
+    filtered = {
         layer: {kind: entry for kind, entry in arrays.items() if condition(entry)}
         for layer, arrays in layers.items()
     }
-    return {layer: arrays for layer, arrays in kept.items() if arrays}
+    return {layer: arrays for layer, arrays in filtered.items() if arrays}
 
 
 def _table(given: Layers, slots: Layers) -> list[str]:
-    """A table of all these arrays, Flax's beside torch's of equal shapes."""
+    """Return a table of all these arrays, Flax's beside torch's of equal shapes."""
     rows = [("left in Flax, in torch's layout", "left in torch, beside it if of equal shapes")]
     for theirs, ours in _by_shapes(given, slots):
         sides = [
@@ -411,8 +421,8 @@ def _table(given: Layers, slots: Layers) -> list[str]:
     return [f"{ours:{width}} | {theirs}" for ours, theirs in rows] if len(rows) > 1 else []
 
 
-def _convert(array: np.ndarray, slot: Slot, sizes: Any) -> Any:
-    """A torch array as the Flax one; sizes: of the flattened map before it, by its NHWC axis."""
+def _convert(array: np.ndarray, slot: Slot, sizes: dict[int, int] | None) -> Array:
+    """Convert a torch array; sizes: of the flattened map before it, by its NHWC axis."""
     if sizes is not None and array.shape[-1:] == (math.prod(sizes.values()),):
         # The axis that was flattened is the last one: columns of a dense layer, or a vector.
         split = array.reshape(*array.shape[:-1], sizes[3], sizes[1], sizes[2])
@@ -425,7 +435,7 @@ def _convert(array: np.ndarray, slot: Slot, sizes: Any) -> Any:
 
 
 class _Traced(NamedTuple):
-    """What is known of a value of the trace.
+    """Properties of a value of the trace.
 
     Attributes:
         weights: Paths of the weights it is computed from, if from nothing else.
@@ -434,20 +444,23 @@ class _Traced(NamedTuple):
         flat: Of a flattened map: {axis: size} in their order.
     """
 
-    weights: frozenset[str] = frozenset()  # computed from these, if from nothing else
-    image: bool = False  # whether it depends on the images
-    axes: tuple[int, ...] = ()  # of a map: which of N, H, W, C each of its four axes is
-    flat: dict[int, int] | None = None  # of a flattened map: {axis: size} in their order
+    weights: frozenset[str] = frozenset()
+    image: bool = False
+    axes: tuple[int, ...] = ()
+    flat: dict[int, int] | None = None
 
 
-def _flattened(jaxpr: Any, paths: Sequence[str]) -> dict[str, dict[int, int]]:
-    """For each weight applied to a flattened map: the map's sizes, {NHWC axis: size}, in order."""
-    found: dict[str, dict[int, int]] = {}
+def _flattened(jaxpr: core.Jaxpr, paths: Sequence[str]) -> dict[str, dict[int, int]]:
+    """Return for each weight that is applied to a flattened map the sizes of that map.
+
+    The sizes are {NHWC axis: size}, in the order of the flattened axes.
+    """
+    sizes: dict[str, dict[int, int]] = {}
 
     def walk(jaxpr: Any, values: Sequence[_Traced]) -> list[_Traced]:
         known = dict(zip(jaxpr.invars, values, strict=True))
 
-        def read(var: Any) -> _Traced:
+        def read(var: core.Var | core.Literal) -> _Traced:
             return _Traced() if isinstance(var, core.Literal) else known.get(var, _Traced())
 
         for eqn in jaxpr.eqns:
@@ -457,22 +470,24 @@ def _flattened(jaxpr: Any, paths: Sequence[str]) -> dict[str, dict[int, int]]:
             if inner is not None and len(inner.invars) == len(values):
                 outs = walk(inner, values)
             else:
-                outs = [_step(eqn, values, out.aval.shape, found) for out in eqn.outvars]
+                outs = [_step(eqn, values, out.aval.shape, sizes) for out in eqn.outvars]
             known.update(zip(eqn.outvars, outs, strict=True))
         return [read(var) for var in jaxpr.outvars]
 
     walk(jaxpr, [*(_Traced(frozenset([path])) for path in paths), _Traced(image=True)])
-    return found
+    return sizes
 
 
-def _step(eqn: Any, values: Sequence[_Traced], shape: Shape, found: dict[str, Any]) -> _Traced:
-    """The outcome of one equation; weights applied to a flattened map are added to `found`."""
+def _step(
+    eqn: Any, values: Sequence[_Traced], shape: Shape, sizes: dict[str, dict[int, int]]
+) -> _Traced:
+    """Return the outcome of one equation, and add weights applied to a flattened map to `sizes`."""
     kind, weights = eqn.primitive.name, frozenset().union(*(value.weights for value in values))
     if not any(value.image for value in values):
         return _Traced(weights)
     flat = next((value.flat for value in values if value.flat), None)
     if flat is not None:
-        found.update(dict.fromkeys(weights, flat))
+        sizes.update(dict.fromkeys(weights, flat))
     if kind in ("dot_general", "conv_general_dilated"):
         return _Traced(image=True)
     before = eqn.invars[0].aval.shape

@@ -6,12 +6,13 @@ al. 2019, arXiv 1901.08573) minimises the loss of the clean images plus beta tim
 between the outputs on clean and attacked ones.
 """
 
+import dataclasses
 import functools
 import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,14 @@ import numpy as np
 import optax
 from jax import lax
 from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from jaxadv.attacks.common.gradient import GradientState
 from jaxadv.attacks.gradient_based.pgd import PGD
-from jaxadv.core.attack import Attack
+from jaxadv.core.attack import Attack, Problem
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.pytree import pytree
+from jaxadv.core.typing import Devices, Key, Params
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine import checks
 from jaxadv.engine.batch import on_cpu, perturb
@@ -36,11 +39,48 @@ from jaxadv.models.adapters import from_linen
 from jaxadv.models.weights import flatten, read_arrays, unflatten, write_arrays
 
 if TYPE_CHECKING:
+    from flax import linen as nn
+
     from jaxadv.data import Dataset
+
+Variables = dict[str, Any]  # the collections of a linen module, nested dicts of arrays
+State = tuple[Variables, Any]  # the variables, and the `ScaleByAdamState` of optax
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["learning_rate", "attack", "epsilon", "beta", "noise"],
+    meta_fields=["epochs", "batch_size", "penalty"],
+)
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The settings of a training: what is minimised, and in which steps.
+
+    A pytree, whose structure is what the compiled epoch is made for.
+
+    Attributes:
+        epochs: Number of epochs.
+        batch_size: Images per step.
+        learning_rate: Adam's at the first step; it falls to 0 along a cosine.
+        attack: The attack of adversarial training, or None.
+        epsilon: Its radius, or None.
+        beta: Weight of the divergence in TRADES, or None.
+        noise: Standard deviation of Gaussian noise, or None.
+        penalty: params -> scalar, added to the loss, or None.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    learning_rate: float | Array = 2e-3
+    attack: Attack | None = None
+    epsilon: float | Array | None = None
+    beta: float | Array | None = None
+    noise: float | Array | None = None
+    penalty: Callable[[Params], float | Array] | None = None
 
 
 def train(
-    definition: Any,
+    definition: "nn.Module",
     data: "Dataset",
     *,
     epochs: int,
@@ -50,12 +90,12 @@ def train(
     epsilon: float | None = None,
     beta: float | None = None,
     noise: float | None = None,
-    penalty: Callable[[Any], Any] | None = None,
-    key: jax.Array,
-    devices: Any = None,
+    penalty: Callable[[Params], float | Array] | None = None,
+    key: Key,
+    devices: Devices = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[int, float], None] | None = None,
-) -> Any:
+) -> Variables:
     """Train a linen module and return its variables.
 
     Without `attack` the loss is the cross-entropy of the images; with `attack` and `epsilon` that
@@ -106,23 +146,14 @@ def train(
     >>> module.apply(variables, images).argmax(-1).tolist()
     [0, 1, 2, 3]
     """
-    check_training(
-        definition,
-        data,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        attack=attack,
-        epsilon=epsilon,
-        beta=beta,
-        noise=noise,
+    recipe = Recipe(
+        epochs, batch_size, learning_rate, attack, epsilon, beta, noise=noise, penalty=penalty
     )
-    count = len(data.labels)
+    check_training(definition, data, recipe)
     images, labels = jnp.asarray(data.images, jnp.float32), jnp.asarray(data.labels, jnp.int32)
     variables = _initialise(definition, jax.random.fold_in(key, 0), images[:1])
     state = (variables, optax.scale_by_adam().init(variables["params"]))
     done = 0
-    adversary = None if attack is None else (attack, jnp.float32(epsilon), beta)
     if devices is None and (attack is None or batch_size % len(choose_devices(None))):
         devices = choose_devices(None)[:1]
     devices = choose_devices(devices)
@@ -131,54 +162,29 @@ def train(
             f"batch_size={batch_size} cannot be divided among {len(devices)} devices: pass a "
             "multiple, or fewer devices"
         )
-    run = _fingerprint(definition, data, epochs, batch_size, learning_rate, key)
-    if attack is not None:
-        run |= {"attack": repr(attack), "epsilon": float(np.float32(epsilon)), "beta": beta}
-    if noise is not None:
-        run |= {"noise": float(np.float32(noise))}
-    if penalty is not None:
-        run |= {"penalty": repr(penalty)}
+    fingerprint = _fingerprint(definition, data, recipe, key)
     if checkpoint is not None and Path(checkpoint).is_file():
-        state, done = _resume(checkpoint, state, run)
+        state, done = _resume(checkpoint, state, fingerprint)
+    if epsilon is not None:
+        recipe = dataclasses.replace(recipe, epsilon=jnp.float32(epsilon))
+    run_epoch = functools.partial(
+        _epoch, definition=definition, devices=devices, rewrite_cpu=on_cpu()
+    )
     while done < epochs:
-        epoch_key = jax.random.fold_in(key, done + 1)
-        state, loss = _epoch(
-            state,
-            images,
-            labels,
-            epoch_key,
-            learning_rate,
-            adversary,
-            noise,
-            definition=definition,
-            batch_size=batch_size,
-            steps=epochs * (count // batch_size),
-            penalty=penalty,
-            devices=devices,
-            cure=on_cpu(),
-        )
+        state, loss = run_epoch(state, images, labels, jax.random.fold_in(key, done + 1), recipe)
         done += 1
         if checkpoint is not None:
-            write_arrays(checkpoint, _named(state), {"run": run, "epochs_done": done})
+            write_arrays(checkpoint, _named(state), {"run": fingerprint, "epochs_done": done})
         if progress is not None:
             progress(done, float(loss))
     return state[0]
 
 
-def check_training(
-    definition: Any,
-    data: "Dataset",
-    *,
-    epochs: int,
-    batch_size: int = 64,
-    learning_rate: float = 2e-3,
-    attack: Attack | None = None,
-    epsilon: float | None = None,
-    beta: float | None = None,
-    noise: float | None = None,
-) -> None:
+def check_training(definition: "nn.Module", data: "Dataset", recipe: Recipe) -> None:
     """Raise ValueError where `train` cannot take these arguments; nothing is compiled."""
-    checks.check_counts(epochs=epochs, batch_size=batch_size)
+    batch_size, learning_rate = recipe.batch_size, recipe.learning_rate
+    attack, epsilon, beta, noise = recipe.attack, recipe.epsilon, recipe.beta, recipe.noise
+    checks.check_counts(epochs=recipe.epochs, batch_size=batch_size)
     count, shape = len(data.labels), np.shape(data.images)[1:]
     if batch_size > count:
         raise ValueError(f"batch_size={batch_size}: pass 1 to {count}, the number of images")
@@ -205,10 +211,10 @@ def check_training(
         checks.check_epsilon(attack, epsilon, 1, shape, from_linen(definition, variables).bounds)
 
 
-def untrained(definition: Any, shape: tuple[int, ...]) -> tuple[Any, int]:
-    """Zero variables of a linen module for images of one shape, and its number of classes.
+def untrained(definition: "nn.Module", shape: tuple[int, ...]) -> tuple[Variables, int]:
+    """Return zero variables of a linen module for images of one shape, and its number of classes.
 
-    They suffice to check what goes with the network. Nothing is compiled.
+    They suffice to check the arguments that go with the network. Nothing is compiled.
 
     Args:
         definition: The linen module.
@@ -225,69 +231,67 @@ def untrained(definition: Any, shape: tuple[int, ...]) -> tuple[Any, int]:
         logits, variables = jax.eval_shape(definition.init_with_output, jax.random.key(0), images)
         classes = int(logits.shape[1])
     except Exception as error:  # a network may raise anything on a wrong shape
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{type(definition).__name__} cannot be called on images of shape "
-            f"[N, {', '.join(map(str, shape))}]: {said}; pass another network, or other images"
+            f"[N, {', '.join(map(str, shape))}]: {message}; pass another network, or other images"
         ) from error
     return _plain(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)), classes
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _initialise(definition: Any, key: Any, images: Any) -> Any:
+def _initialise(definition: "nn.Module", key: Key, images: Float[Array, "N H W C"]) -> Variables:
     return _plain(definition.init(key, images))
 
 
-@functools.partial(
-    jax.jit, static_argnames=("definition", "batch_size", "steps", "penalty", "devices", "cure")
-)
+@functools.partial(jax.jit, static_argnames=("definition", "devices", "rewrite_cpu"))
 def _epoch(
-    state: Any,
-    images: Any,
-    labels: Any,
-    key: Any,
-    learning_rate: Any,
-    adversary: Any,
-    sigma: Any,
+    state: State,
+    images: Float[Array, "M H W C"],
+    labels: Int[Array, " M"],
+    key: Key,
+    recipe: Recipe,
     *,
-    definition: Any,
-    batch_size: int,
-    steps: int,
-    penalty: Any,
-    devices: Any,
-    cure: bool,
-) -> Any:
-    """One pass over the images: the new (variables, optimiser state) and the mean loss."""
+    definition: "nn.Module",
+    devices: tuple[Any, ...],
+    rewrite_cpu: bool,
+) -> tuple[State, Float[Array, ""]]:
+    """Run one pass over the images; return the new state and the mean loss."""
     shuffle, noise = jax.random.split(key)
-    batches = len(images) // batch_size
-    order = jax.random.permutation(shuffle, len(images))[: batches * batch_size]
-    gradient = functools.partial(_gradient, definition, penalty)
-    gradient = rewrite_for_cpu(gradient) if cure else gradient
+    batches = len(images) // recipe.batch_size
+    order = jax.random.permutation(shuffle, len(images))[: batches * recipe.batch_size]
+    gradient = functools.partial(_gradient, definition)
+    gradient = rewrite_for_cpu(gradient) if rewrite_cpu else gradient
 
-    def step(state: Any, batch: Any) -> Any:
+    def step(
+        state: State, batch: tuple[Int[Array, " N"], Int[Array, " N"], Int[Array, ""]]
+    ) -> tuple[State, Float[Array, ""]]:
         rows, places, number = batch
+        adam: Any
         variables, adam = state
         draw = jax.random.fold_in(noise, number)
-        found = gradient(variables, images[rows], labels[rows], places, draw, adversary, sigma)
-        (loss, updated), slope = lax.pmean(found, "devices") if len(devices) > 1 else found
-        adam: Any
+        results = gradient(recipe, variables, images[rows], labels[rows], places, draw)
+        (loss, updated), slope = lax.pmean(results, "devices") if len(devices) > 1 else results
         direction, adam = optax.scale_by_adam().update(slope, adam)
-        rate = learning_rate * (1 + jnp.cos(jnp.pi * (adam.count - 1) / steps)) / 2
+        angle = jnp.pi * (adam.count - 1) / (recipe.epochs * batches)
+        rate = recipe.learning_rate * (1 + jnp.cos(angle)) / 2
         params = jax.tree.map(lambda p, d: p - rate * d, variables["params"], direction)
         return ({**variables, **updated, "params": params}, adam), loss
 
-    def all_steps(state: Any, rows: Any, places: Any) -> Any:
+    def all_steps(
+        state: State, rows: Int[Array, "B N"], places: Int[Array, " N"]
+    ) -> tuple[State, Float[Array, " B"]]:
         places = jnp.broadcast_to(places, rows.shape)
         return lax.scan(step, state, (rows, places, jnp.arange(batches)))
 
-    rows, places = order.reshape(batches, batch_size), jnp.arange(batch_size)
+    rows, places = order.reshape(batches, recipe.batch_size), jnp.arange(recipe.batch_size)
     if len(devices) > 1:  # the rows of a batch are sharded, all else is replicated
-        whole, split = PartitionSpec(), PartitionSpec(None, "devices")
+        replicated, split = PartitionSpec(), PartitionSpec(None, "devices")
         all_steps = jax.shard_map(
             all_steps,
             mesh=mesh_of(devices),
-            in_specs=(whole, split, PartitionSpec("devices")),
-            out_specs=whole,
+            in_specs=(replicated, split, PartitionSpec("devices")),
+            out_specs=replicated,
             check_vma=False,
         )
     state, losses = all_steps(state, rows, places)
@@ -295,64 +299,64 @@ def _epoch(
 
 
 def _gradient(
-    definition: Any,
-    penalty: Any,
-    variables: Any,
-    images: Any,
-    labels: Any,
-    places: Any,
-    key: Any,
-    adversary: Any,
-    sigma: Any,
-) -> Any:
-    """((loss, updated collections), gradient of the loss in the params).
+    definition: "nn.Module",
+    recipe: Recipe,
+    variables: Variables,
+    images: Float[Array, "N H W C"],
+    labels: Int[Array, " N"],
+    places: Int[Array, " N"],
+    key: Key,
+) -> tuple[tuple[Float[Array, ""], Variables], Params]:
+    """Return ((loss, updated collections), gradient of the loss in the params).
 
     places [N]: indices of the images in the batch, which enter their random keys.
     """
     others = {name: tree for name, tree in variables.items() if name != "params"}
-    knows = "train" in inspect.signature(definition.__call__).parameters
-    mode = {"train": True} if knows else {}
-    attacked, beta = images, None
-    if adversary is not None:
-        attack, epsilon, beta = adversary
-        model = from_linen(definition, variables)
+    has_mode = "train" in inspect.signature(definition.__call__).parameters
+    mode: dict[str, Any] = {"train": True} if has_mode else {}
+    beta, penalty = recipe.beta, recipe.penalty
+    moved_images = images
+    if recipe.attack is not None:
         attacked = perturb(
-            attack,
-            model,
+            recipe.attack,
+            from_linen(definition, variables),
             images,
             Untargeted(labels),
-            epsilon,
+            recipe.epsilon,
             key=jax.random.fold_in(key, 1),
             ids=places,
             keep="last",
         )
-        attacked = lax.stop_gradient(attacked)
-    elif sigma is not None:
+        moved_images = lax.stop_gradient(attacked)
+    elif recipe.noise is not None:
         draws = jax.vmap(lambda place: jax.random.fold_in(jax.random.fold_in(key, 2), place))(
             places
         )
         normal = jax.vmap(lambda draw: jax.random.normal(draw, images.shape[1:]))(draws)
-        attacked = images + sigma * normal
+        moved_images = images + recipe.noise * normal
 
     rngs = {"dropout": jax.random.fold_in(key, places[0])}
 
-    def answer(params: Any, images: Any, others: Any) -> Any:
-        return definition.apply(
+    def apply(
+        params: Params, images: Float[Array, "N H W C"], others: Variables
+    ) -> tuple[Float[Array, "N K"], Variables]:
+        logits, updated = definition.apply(
             {**others, "params": params}, images, mutable=list(others), rngs=rngs, **mode
         )
+        return logits, _plain(updated)
 
-    def loss(params: Any) -> Any:
+    def loss(params: Params) -> tuple[Float[Array, ""], Variables]:
         more = 0.0 if penalty is None else penalty(params)
         if beta is None:
-            logits, updated = answer(params, attacked, others)
+            logits, updated = apply(params, moved_images, others)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return losses.mean() + more, _plain(updated)
-        logits, updated = answer(params, images, others)
-        moved, updated = answer(params, attacked, _plain(updated))
+            return losses.mean() + more, updated
+        logits, updated = apply(params, images, others)
+        moved_logits, updated = apply(params, moved_images, updated)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        log_clean, log_moved = jax.nn.log_softmax(logits), jax.nn.log_softmax(moved)
+        log_clean, log_moved = jax.nn.log_softmax(logits), jax.nn.log_softmax(moved_logits)
         divergence = (jnp.exp(log_clean) * (log_clean - log_moved)).sum(1)
-        return (losses + beta * divergence).mean() + more, _plain(updated)
+        return (losses + beta * divergence).mean() + more, updated
 
     return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 
@@ -366,32 +370,40 @@ class TRADESAscent(PGD):
     gradient at the image itself. The settings are those of `PGD`.
     """
 
-    def init(self, problem: Any, key: Any) -> GradientState:
+    def init(self, problem: Problem, key: Key) -> GradientState:
         noise = 0.001 * jax.random.normal(key, problem.image.shape)
         image = self.project(problem, problem.image + noise)
         return GradientState(image, self.transformation(problem).init(image), jnp.int32(0))
 
-    def cotangents(self, problem: Any, state: GradientState, logits: Any) -> Any:
+    def cotangents(
+        self, problem: Problem, state: GradientState, logits: Float[Array, "1 K"]
+    ) -> Float[Array, "1 1 K"]:
         return (jax.nn.softmax(logits) - jax.nn.softmax(problem.clean_logits))[:, None]
 
 
-def _plain(tree: Any) -> Any:
-    """Nested plain dicts, regardless of the mapping that this version of Flax returns."""
+def _plain(tree: Mapping[str, Any]) -> Variables:
+    """Return nested plain dicts, regardless of the mapping that this version of Flax returns."""
     return {k: _plain(v) if hasattr(v, "items") else v for k, v in tree.items()}
 
 
-def _named(state: Any) -> dict[str, np.ndarray]:
+def _named(state: State) -> dict[str, np.ndarray]:
     variables, adam = state
     trees = {"variables": variables, "mean": adam.mu, "square": adam.nu, "count": adam.count}
     return flatten(trees)
 
 
-def _resume(path: Any, state: Any, run: dict[str, Any]) -> tuple[Any, int]:
+def _resume(
+    path: str | os.PathLike[str], state: State, fingerprint: dict[str, Any]
+) -> tuple[State, int]:
     arrays, metadata = read_arrays(path)
-    found = metadata.get("run")
-    if found is None:
+    stored = metadata.get("run")
+    if stored is None:
         raise ValueError(f"checkpoint={path} is no checkpoint of train: pass another file")
-    differ = [f"{k} was {found.get(k)}, is {run[k]}" for k in run if found.get(k) != run[k]]
+    differ = [
+        f"{k} was {stored.get(k)}, is {value}"
+        for k, value in fingerprint.items()
+        if stored.get(k) != value
+    ]
     if differ:
         raise ValueError(
             f"checkpoint={path} belongs to another run ({'; '.join(differ)}): delete it or pass "
@@ -403,17 +415,25 @@ def _resume(path: Any, state: Any, run: dict[str, Any]) -> tuple[Any, int]:
 
 
 def _fingerprint(
-    definition: Any, data: Any, epochs: int, batch_size: int, learning_rate: float, key: Any
+    definition: "nn.Module", data: "Dataset", recipe: Recipe, key: Key
 ) -> dict[str, Any]:
-    """All that determines the weights, as JSON values."""
+    """Return all that determines the weights, as JSON values."""
     digest = hashlib.sha256(np.ascontiguousarray(data.images, np.float32).tobytes())
     digest.update(np.ascontiguousarray(data.labels, np.int32).tobytes())
     run = {
         "definition": repr(definition),
         "data": digest.hexdigest()[:16],
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": float(learning_rate),
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "learning_rate": float(recipe.learning_rate),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
     }
-    return json.loads(json.dumps(run))
+    run = json.loads(json.dumps(run))
+    if recipe.attack is not None:
+        run |= {"attack": repr(recipe.attack), "epsilon": float(np.float32(recipe.epsilon))}
+        run |= {"beta": recipe.beta}
+    if recipe.noise is not None:
+        run |= {"noise": float(np.float32(recipe.noise))}
+    if recipe.penalty is not None:
+        run |= {"penalty": repr(recipe.penalty)}
+    return run

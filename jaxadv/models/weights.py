@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,10 @@ import numpy as np
 
 from jaxadv.core.files import write_atomically
 from jaxadv.core.model import Model
+from jaxadv.core.typing import ArrayLike, Params
+
+if TYPE_CHECKING:
+    from flax import linen as nn
 
 FORMAT = 1
 _FIELDS = ("definition", "settings", "image_shape", "bounds", "preprocessing")
@@ -25,12 +29,12 @@ def save_weights(
     path: str | os.PathLike[str],
     module_name: str,
     settings: Mapping[str, Any],
-    variables: Any,
+    variables: Params,
     *,
     image_shape: Sequence[int],
     bounds: tuple[float, float] = (0.0, 1.0),
     preprocessing: Mapping[str, Sequence[float]] | None = None,
-    **extra: Any,
+    **extra: object,
 ) -> None:
     """Write a model's weights to a safetensors file.
 
@@ -102,7 +106,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any]]:
     return model, metadata
 
 
-def _make_module(name: str, settings: Mapping[str, Any]) -> Any:
+def _make_module(name: str, settings: Mapping[str, Any]) -> "nn.Module":
     from jaxadv.models.definitions import get_definition
 
     hashable = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
@@ -112,14 +116,19 @@ def _make_module(name: str, settings: Mapping[str, Any]) -> Any:
         raise ValueError(f"settings={dict(settings)} do not fit {name}: {error}") from None
 
 
-def variable_shapes(module: Any, image_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Path and shape of every variable of a linen module for images [H, W, C]."""
+def variable_shapes(module: "nn.Module", image_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Return path and shape of every variable of a linen module for images [H, W, C]."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)
     return {name: leaf.shape for name, leaf in _paths(shapes)}
 
 
-def _check_arrays(path: Any, arrays: Any, module: Any, image_shape: Sequence[int]) -> None:
+def _check_arrays(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray],
+    module: "nn.Module",
+    image_shape: Sequence[int],
+) -> None:
     expected = variable_shapes(module, image_shape)
     name = type(module).__name__
     missing, unexpected = sorted(set(expected) - set(arrays)), sorted(set(arrays) - set(expected))
@@ -136,17 +145,17 @@ def _check_arrays(path: Any, arrays: Any, module: Any, image_shape: Sequence[int
             )
 
 
-def _paths(tree: Any) -> list[tuple[str, Any]]:
+def _paths(tree: Params) -> list[tuple[str, Any]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [("/".join(str(entry.key) for entry in path), leaf) for path, leaf in leaves]
 
 
-def flatten(variables: Any) -> dict[str, np.ndarray]:
+def flatten(variables: Params) -> dict[str, np.ndarray]:
     """Convert nested dicts of arrays to {"params/conv1/kernel": array}, on the host."""
     return {name: np.asarray(leaf) for name, leaf in _paths(variables)}
 
 
-def unflatten(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def unflatten(arrays: Mapping[str, ArrayLike]) -> dict[str, Any]:
     """Invert `flatten`."""
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
@@ -158,16 +167,18 @@ def unflatten(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return tree
 
 
-def write_arrays(path: Any, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+def write_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+) -> None:
     """Write a safetensors file of arrays and JSON metadata atomically."""
     import safetensors.numpy
 
     packed = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = safetensors.numpy.save(packed, {k: json.dumps(v) for k, v in metadata.items()})
-    write_atomically(path, content)
+    write_atomically(Path(path), content)
 
 
-def read_arrays(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read the arrays and the metadata that `write_arrays` wrote."""
     import safetensors
 

@@ -1,1 +1,1 @@
-"""Protocols that run several attacks: evaluation, minimal distances, query curves."""
+"""Protocols that run several attacks: evaluation, distances, query curves, survival, streams."""

@@ -170,8 +170,8 @@ def minimal_distance(
                 f"lower has shape {lower.shape}: pass {count} numbers, NaN for unknown"
             )
     with session.answered().watched(progress) as session:
-        found = run_portfolio(session, members, norm, passes or most)
-    below = [] if lower is None else np.flatnonzero(found.distance < lower * (1 - 1e-4))
+        result = run_portfolio(session, members, norm, passes or most)
+    below = [] if lower is None else np.flatnonzero(result.distance < lower * (1 - 1e-4))
     if len(below):
         warnings.warn(
             f"lower: images {checks.some(ids[below])} were found below their proved bounds: the "
@@ -179,7 +179,7 @@ def minimal_distance(
             checks.CheckWarning,
             stacklevel=2,
         )
-    return dataclasses.replace(found, lower=lower)
+    return dataclasses.replace(result, lower=lower)
 
 
 def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) -> MinimalDistances:

@@ -63,13 +63,13 @@ def standard(norm: str, targeted: bool) -> Portfolio:
 
 def strong(norm: str, targeted: bool) -> Portfolio:
     """Return the same attacks in rounds, with more starts and longer runs."""
-    found: Portfolio = {}
+    members: Portfolio = {}
     for turn in range(1, 5):
         many = 1 if turn == 1 else 2
-        found[f"FMN, {turn}"] = _aimed(FMN(norm=norm, steps=100, restarts=many), targeted)
+        members[f"FMN, {turn}"] = _aimed(FMN(norm=norm, steps=100, restarts=many), targeted)
         if norm in ALMA.norms:
-            found[f"ALMA, {turn}"] = ALMA(norm=norm, steps=500)
-        found |= {
+            members[f"ALMA, {turn}"] = ALMA(norm=norm, steps=500)
+        members |= {
             f"slow, {turn}": _slow(norm, 500),
             f"Brendel-Bethge, {turn}": _walks(norm, 200, 3, decays=20),
             f"Brendel-Bethge, short, {turn}": _walks(
@@ -80,7 +80,7 @@ def strong(norm: str, targeted: bool) -> Portfolio:
             ),
             f"Brendel-Bethge, from the best, {turn}": _refined(norm, 300),
         }
-    return found
+    return members
 
 
 def _walks(

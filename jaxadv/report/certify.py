@@ -1,5 +1,6 @@
 """Certificates as plain data, as tables on the console, and as one self-contained HTML page."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from jaxadv.report.elements import (
     CONTROL,
     INK,
     PROVED,
+    Page,
     picture,
     plain_axes,
     svg,
@@ -20,23 +22,35 @@ from jaxadv.report.elements import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Array
     from rich.console import Console
 
     from jaxadv.certification.smoothadv import AttackedSmoothed
     from jaxadv.certification.smoothing import Certificates
+    from jaxadv.core.typing import Key
     from jaxadv.protocols.minimal_distance import MinimalDistances
 
 COLOURS = (PROVED, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
 
 
-def certified_data(
-    found: "Sequence[Certificates]",
-    radii: Sequence[float],
-    attacked: "MinimalDistances | None" = None,
-    total: int | None = None,
-    smoothed: "Sequence[AttackedSmoothed]" = (),
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class CertifiedRun:
+    """Certificates of the same images, and the attacks that they are compared with.
+
+    Attributes:
+        certificates: One `Certificates` with labels for each sigma.
+        radii: L2 radii at which certified accuracy is stated.
+        attacked: `minimal_distance` of the network itself in L2 on the same images, or None.
+        smoothed: Empty, or an attack on the smoothed classifier for each of the certificates, or
+            for the first of them.
+    """
+
+    certificates: "Sequence[Certificates]"
+    radii: Sequence[float]
+    attacked: "MinimalDistances | None" = None
+    smoothed: "Sequence[AttackedSmoothed]" = ()
+
+
+def certified_data(run: CertifiedRun, total: int | None = None) -> dict[str, Any]:
     """Return all that is printed about certificates of the same images, for `json.dumps`.
 
     Accuracies are fractions of the images reached (under attack, of all images), intervals are
@@ -44,12 +58,8 @@ def certified_data(
     keep their label up to there. A prediction of null abstains, or was not reached.
 
     Args:
-        found: One `Certificates` with labels for each sigma.
-        radii: L2 radii at which certified accuracy is stated.
-        attacked: `minimal_distance` of the network itself in L2 on the same images.
+        run: The certificates, with the attacks.
         total: Number of images of the data set (None: those certified).
-        smoothed: Empty, or an attack on the smoothed classifier for each of `found`, or for the
-            first of them.
 
     Returns:
         The data.
@@ -57,12 +67,14 @@ def certified_data(
     Raises:
         ValueError: The certificates have no labels.
     """
-    labels = found[0].labels
+    certificates, radii = run.certificates, run.radii
+    attacked, smoothed = run.attacked, run.smoothed
+    labels = certificates[0].labels
     if labels is None:
         raise ValueError("labels=None: pass labels to certify")
     count = len(labels)
 
-    tried = [*smoothed, *[None] * (len(found) - len(smoothed))]
+    attacks_on = [*smoothed, *[None] * (len(certificates) - len(smoothed))]
 
     def about(one: "Certificates", attack: "AttackedSmoothed | None") -> dict[str, Any]:
         reached = one.forward > 0
@@ -85,12 +97,12 @@ def certified_data(
 
     def about_attack(one: "Certificates", attack: "AttackedSmoothed") -> dict[str, Any]:
         right = attack.distance > 0
-        share = attack.accuracy(radii)
+        accuracy = attack.accuracy(radii)
         return {
             "attacked": int(right.sum()),
             "broken": int((right & np.isfinite(attack.distance)).sum()),
-            "accuracy": share.tolist(),
-            "interval": [table.wilson(s * count, count) for s in share],
+            "accuracy": accuracy.tolist(),
+            "interval": [table.wilson(s * count, count) for s in accuracy],
             "below_proved": int((right & (attack.distance < one.radius)).sum()),
             "abstained": int(attack.abstained.sum()),
             "rounds": attack.rounds,
@@ -110,21 +122,23 @@ def certified_data(
                 if attack is None or not np.isfinite(attack.distance[i])
                 else float(attack.distance[i]),
             }
-            for one, attack in zip(found, tried, strict=True)
+            for one, attack in zip(certificates, attacks_on, strict=True)
         ]
-        return {"id": int(found[0].ids[i]), "label": int(labels[i]), "answers": answers}
+        return {"id": int(certificates[0].ids[i]), "label": int(labels[i]), "answers": answers}
 
     return {
         "norm": "l2",
         "examples": count,
         "total": count if total is None else int(total),
-        "complete": all(one.complete for one in (*found, *smoothed))
+        "complete": all(one.complete for one in (*certificates, *smoothed))
         and (attacked is None or attacked.complete),
-        "samples0": found[0].samples0,
-        "samples": found[0].samples,
-        "alpha": found[0].alpha,
+        "samples0": certificates[0].samples0,
+        "samples": certificates[0].samples,
+        "alpha": certificates[0].alpha,
         "radii": list(map(float, radii)),
-        "sigmas": [about(one, attack) for one, attack in zip(found, tried, strict=True)],
+        "sigmas": [
+            about(one, attack) for one, attack in zip(certificates, attacks_on, strict=True)
+        ],
         "attacked": None
         if attacked is None
         else {
@@ -200,8 +214,8 @@ def print_certified(data: Mapping[str, Any], console: "Console | None" = None) -
             f"{row['seconds']:.1f}",
         )
     if data["attacked"] is not None:
-        shares = map(table.percent, data["attacked"]["accuracy"])
-        radii.add_row("the network itself, attacked", *shares, style="dim")
+        rates = map(table.percent, data["attacked"]["accuracy"])
+        radii.add_row("the network itself, attacked", *rates, style="dim")
     console.print(radii)
     console.print(cost)
     for row in data["sigmas"]:
@@ -216,36 +230,24 @@ def print_certified(data: Mapping[str, Any], console: "Console | None" = None) -
 
 
 def write_certified(
-    found: "Sequence[Certificates]",
+    run: CertifiedRun,
     images: np.ndarray,
     path: str | Path,
-    radii: Sequence[float],
-    class_names: Sequence[str] | None = None,
-    title: str = "What can be proved about this classifier?",
+    page: Page | None = None,
     *,
-    key: "Array",
-    attacked: "MinimalDistances | None" = None,
-    smoothed: "Sequence[AttackedSmoothed]" = (),
+    key: "Key",
     bounds: tuple[float, float] = (0.0, 1.0),
-    settings: Mapping[str, Any] | None = None,
-    total: int | None = None,
     shown: int = 12,
 ) -> Path:
     """Write certificates as one HTML page (atomically, everything embedded) and return its path.
 
     Args:
-        found: One `Certificates` with labels for each sigma.
+        run: The certificates, with the attacks.
         images: Certified images [N, H, W, C] within `bounds`.
         path: Path of the page.
-        radii: L2 radii at which certified accuracy is stated.
-        class_names: Names of the classes (None: their numbers).
-        title: Title of the page.
+        page: Title, names of the classes, settings and size of the data set.
         key: Key that was passed to `certify`; the noisy images shown are its first samples.
-        attacked: As in `certified_data`.
-        smoothed: As in `certified_data`.
         bounds: Range of the images.
-        settings: Further facts about the run to show on the page.
-        total: Number of images of the data set (None: those certified).
         shown: Number of images in the page's table, from the smallest radius to the largest.
 
     Returns:
@@ -256,35 +258,36 @@ def write_certified(
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxadv as ja, tempfile
-        >>> from jaxadv.report import write_certified
+        >>> from jaxadv.report import CertifiedRun, write_certified
         >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
         >>> images, key = jnp.eye(4).reshape(4, 2, 2, 1), jax.random.key(0)
         >>> found = ja.certify(model, images, jnp.arange(4), sigma=0.25, samples=100, key=key)
-        >>> page = tempfile.mkdtemp() + "/report.html"
-        >>> write_certified([found], images, page, [0, 0.25], key=key).name
+        >>> path = tempfile.mkdtemp() + "/report.html"
+        >>> write_certified(CertifiedRun([found], [0, 0.25]), images, path, key=key).name
         'report.html'
     """
     from jaxadv.core.files import write_atomically
 
-    data = certified_data(found, radii, attacked, total, smoothed)
-    names = class_names if class_names is not None else list(map(str, range(10**4)))
-    page = template("certify.html.j2").render(
-        title=title,
+    page = page or Page()
+    data = certified_data(run, page.total)
+    images = np.asarray(images, np.float32)
+    text = template("certify.html.j2").render(
+        title=page.title or "What can be proved about this classifier?",
         data=data,
         headline=_headline(data),
-        curve=_figure(found, attacked, smoothed),
-        largest=max(_largest_radius(one.sigma, one.samples, one.alpha) for one in found),
-        rows=_rows(data, found, np.asarray(images, np.float32), names, key, bounds, shown),
+        curve=_figure(run),
+        largest=max(_largest_radius(one.sigma, one.samples, one.alpha) for one in run.certificates),
+        rows=_rows(data, run.certificates, images, page.names, key, bounds, shown),
         settings={
             "images": f"{data['examples']:,} of {data['total']:,}",
             "samples that choose, and that certify": f"{data['samples0']:,}, {data['samples']:,}",
             "probability of a wrong certificate": f"{data['alpha']:g} for each image",
             "image range": f"{bounds[0]:g} to {bounds[1]:g}",
-            **(settings or {}),
+            **page.settings,
             **versions(),
         },
     )
-    return write_atomically(path, page)
+    return write_atomically(path, text)
 
 
 def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -292,18 +295,18 @@ def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
     best = max(data["sigmas"], key=lambda row: (row["median_radius"], row["accuracy"]))
     at = min(range(len(data["radii"])), key=lambda i: abs(data["radii"][i] - best["median_radius"]))
     sample = data["examples"] < data["total"]
-    shares = [("accuracy of the smoothed classifier", best["accuracy"], best["interval"])]
+    rates = [("accuracy of the smoothed classifier", best["accuracy"], best["interval"])]
     if data["radii"][at] > 0:
         name = f"certified accuracy at radius {data['radii'][at]:g}"
-        shares.append((name, best["certified_accuracy"][at], best["certified_interval"][at]))
+        rates.append((name, best["certified_accuracy"][at], best["certified_interval"][at]))
     cards = [
         {
-            "value": table.percent(share),
+            "value": table.percent(rate),
             "unit": "%",
             "name": name,
             "note": f"95 % interval {table.interval_text(interval)}" if sample else "",
         }
-        for name, share, interval in shares
+        for name, rate, interval in rates
     ]
     return [
         *cards,
@@ -322,13 +325,10 @@ def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _figure(
-    found: "Sequence[Certificates]",
-    attacked: "MinimalDistances | None",
-    smoothed: "Sequence[AttackedSmoothed]",
-) -> str:
+def _figure(run: CertifiedRun) -> str:
+    certificates, attacked, smoothed = run.certificates, run.attacked, run.smoothed
     figure, axes = plain_axes(7.2, 4.3)
-    reach = max(one.radius.max() for one in found)
+    reach = max(one.radius.max() for one in certificates)
     for one in (*([] if attacked is None else [attacked]), *smoothed):
         finite = one.distance[np.isfinite(one.distance)]
         reach = max(reach, np.quantile(finite, 0.95) if len(finite) else 0.0)
@@ -342,7 +342,7 @@ def _figure(
             linewidth=1.8,
             label="the network itself, under attack",
         )
-    for number, one in enumerate(found):
+    for number, one in enumerate(certificates):
         axes.plot(
             grid,
             100 * one.accuracy(grid),
@@ -368,10 +368,10 @@ def _figure(
 
 def _rows(
     data: Mapping[str, Any],
-    found: "Sequence[Certificates]",
+    certificates: "Sequence[Certificates]",
     images: np.ndarray,
     names: Sequence[str],
-    key: "Array",
+    key: "Key",
     bounds: tuple[float, float],
     shown: int,
 ) -> list[dict[str, Any]]:
@@ -380,7 +380,8 @@ def _rows(
 
     if images.ndim != 4:
         return []
-    order = np.argsort(np.max([np.nan_to_num(one.certified) for one in found], 0), kind="stable")
+    radius = np.max([np.nan_to_num(one.certified) for one in certificates], 0)
+    order = np.argsort(radius, kind="stable")
     places = np.unique(np.linspace(0, len(order) - 1, min(shown, len(order))).round().astype(int))
 
     rows = []
@@ -396,7 +397,7 @@ def _rows(
                 "reached": bool(one.forward[i]),
                 "distance": answer["distance"],
             }
-            for one, answer in zip(found, data["images"][i]["answers"], strict=True)
+            for one, answer in zip(certificates, data["images"][i]["answers"], strict=True)
         ]
         near = None if data["attacked"] is None else data["attacked"]["distances"][i]
         rows.append(

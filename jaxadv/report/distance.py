@@ -16,6 +16,7 @@ from jaxadv.report.elements import (
     CONTROL,
     INK,
     PROVED,
+    Page,
     difference,
     picture,
     plain_axes,
@@ -36,7 +37,7 @@ SHOWN = (0.1, 0.5, 0.9)  # of these, on the console
 
 
 def distance_data(
-    found: "Mapping[str, MinimalDistances]", total: int | None = None
+    results: "Mapping[str, MinimalDistances]", total: int | None = None
 ) -> dict[str, Any]:
     """Return all that is printed about minimal distances of the same images, for `json.dumps`.
 
@@ -45,7 +46,7 @@ def distance_data(
     epsilon it follows from the distances of the images, which are listed.
 
     Args:
-        found: Each `MinimalDistances` under a name (such as its norm, or its model and norm).
+        results: Each `MinimalDistances` under a name (such as its norm, or its model and norm).
         total: Number of images of the data set (None: those attacked).
 
     Returns:
@@ -95,34 +96,36 @@ def distance_data(
             ],
         }
 
-    first = next(iter(found.values()))
+    first = next(iter(results.values()))
     return {
         "examples": len(first.ids),
         "total": len(first.ids) if total is None else int(total),
-        "complete": all(one.complete for one in found.values()),
-        "found": [about(name, one) for name, one in found.items()],
-        "pairs": [{"names": [a, b], **pair_data(found[a], found[b])} for a, b in _pairs(found)],
+        "complete": all(one.complete for one in results.values()),
+        "found": [about(name, one) for name, one in results.items()],
+        "pairs": [
+            {"names": [a, b], **pair_data(results[a], results[b])} for a, b in _pairs(results)
+        ],
     }
 
 
-def _pairs(found: "Mapping[str, MinimalDistances]") -> list[tuple[str, str]]:
+def _pairs(results: "Mapping[str, MinimalDistances]") -> list[tuple[str, str]]:
     """Return the pairs of searches of one norm on the same images."""
     return [
         (a, b)
-        for a, b in combinations(found, 2)
-        if found[a].norm == found[b].norm and np.array_equal(found[a].ids, found[b].ids)
+        for a, b in combinations(results, 2)
+        if results[a].norm == results[b].norm and np.array_equal(results[a].ids, results[b].ids)
     ]
 
 
-def _finite(value: Any) -> float | None:
+def _finite(value: float | np.ndarray) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _quantile(values: np.ndarray, share: float) -> float | None:
+def _quantile(values: np.ndarray, rank: float) -> float | None:
     """Return the quantile of the values without interpolation; None where it is infinite."""
     if len(values) == 0:
         return None
-    return _finite(np.quantile(values, share, method="inverted_cdf"))
+    return _finite(np.quantile(values, rank, method="inverted_cdf"))
 
 
 def print_distances(data: Mapping[str, Any], console: "Console | None" = None) -> None:
@@ -180,14 +183,11 @@ def print_distances(data: Mapping[str, Any], console: "Console | None" = None) -
 
 
 def write_distances(
-    found: "Mapping[str, MinimalDistances]",
+    results: "Mapping[str, MinimalDistances]",
     path: str | Path,
-    class_names: Sequence[str] | None = None,
-    title: str = "How far is the nearest mistake?",
+    page: Page | None = None,
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
-    settings: Mapping[str, Any] | None = None,
-    total: int | None = None,
     gallery: int = 6,
 ) -> Path:
     """Write minimal distances as one HTML page (atomically, everything embedded).
@@ -197,14 +197,11 @@ def write_distances(
     norm.
 
     Args:
-        found: Each `MinimalDistances` of the same images under a name; those of one norm share a
+        results: Each `MinimalDistances` of the same images under a name; those of one norm share a
             figure.
         path: Path of the page.
-        class_names: Names of the classes (None: their numbers).
-        title: Title of the page.
+        page: Title, names of the classes, settings and size of the data set.
         bounds: Range of the images.
-        settings: Further facts about the run to show on the page.
-        total: Number of images of the data set (None: those attacked).
         gallery: Number of images to show.
 
     Returns:
@@ -224,47 +221,47 @@ def write_distances(
     """
     from jaxadv.core.files import write_atomically
 
-    data = distance_data(found, total)
-    names = class_names if class_names is not None else list(map(str, range(10**4)))
-    norms = list(dict.fromkeys(one.norm for one in found.values()))
-    page = template("distance.html.j2").render(
-        title=title,
+    page = page or Page()
+    data = distance_data(results, page.total)
+    norms = list(dict.fromkeys(one.norm for one in results.values()))
+    text = template("distance.html.j2").render(
+        title=page.title or "How far is the nearest mistake?",
         data=data,
         norms=NORMS,
         curves=[
             {
                 "norm": NORMS[norm],
-                "picture": _curves({n: one for n, one in found.items() if one.norm == norm}),
+                "picture": _curves({n: one for n, one in results.items() if one.norm == norm}),
             }
             for norm in norms
         ],
         gains=[
             {"name": name, "picture": gain}
-            for name, one in found.items()
+            for name, one in results.items()
             if (gain := _gain(one)) is not None
         ],
         pairs=[
-            {"names": [a, b], "picture": svg(pair_figure(found[a], found[b], (a, b)))}
-            for a, b in _pairs(found)
+            {"names": [a, b], "picture": svg(pair_figure(results[a], results[b], (a, b)))}
+            for a, b in _pairs(results)
         ],
-        rows=_rows(found, names, bounds, gallery),
+        rows=_rows(results, page.names, bounds, gallery),
         settings={
             "images": f"{data['examples']:,} of {data['total']:,}",
             "image range": f"{bounds[0]:g} to {bounds[1]:g}",
-            **(settings or {}),
+            **page.settings,
             **versions(),
         },
     )
-    return write_atomically(path, page)
+    return write_atomically(path, text)
 
 
-def _curves(found: "Mapping[str, MinimalDistances]") -> str:
+def _curves(results: "Mapping[str, MinimalDistances]") -> str:
     """Plot robust accuracy against epsilon for one norm."""
     figure, axes = plain_axes(5.4, 3.6)
-    finite = [one.distance[np.isfinite(one.distance)] for one in found.values()]
+    finite = [one.distance[np.isfinite(one.distance)] for one in results.values()]
     reach = max([np.quantile(d, 0.98) for d in finite if len(d)], default=1.0)
     grid = np.linspace(0, 1.05 * reach or 1.0, 600)
-    for number, (name, one) in enumerate(found.items()):
+    for number, (name, one) in enumerate(results.items()):
         colour = COLOURS[number % len(COLOURS)]
         axes.plot(grid, 100 * one.robust_accuracy(grid), color=colour, linewidth=2.2, label=name)
         proved = one.certified_accuracy(grid)
@@ -273,7 +270,7 @@ def _curves(found: "Mapping[str, MinimalDistances]") -> str:
                 grid, 100 * proved, "--", color=PROVED, linewidth=1.8, label=f"{name}, proved"
             )
     axes.set(xlim=(0, grid[-1]), ylim=(0, 103))
-    axes.set_xlabel(f"ε ({NORMS[next(iter(found.values())).norm]})", fontsize=12, color=INK)
+    axes.set_xlabel(f"ε ({NORMS[next(iter(results.values())).norm]})", fontsize=12, color=INK)
     axes.set_ylabel("robust accuracy in %", fontsize=12, color=INK)
     if len(axes.lines) > 1:
         axes.legend(frameon=False, fontsize=10.5, loc="best", labelcolor=INK)
@@ -300,18 +297,18 @@ def _gain(one: "MinimalDistances") -> str | None:
 
 
 def _rows(
-    found: "Mapping[str, MinimalDistances]",
+    results: "Mapping[str, MinimalDistances]",
     names: Sequence[str],
     bounds: tuple[float, float],
     count: int,
 ) -> list[dict[str, Any]]:
     """Return some images, one of each class before the second of any, with each search's result."""
-    results = list(found.values())
-    first = results[0]
-    same = all(np.array_equal(one.ids, first.ids) for one in results)
+    runs = list(results.values())
+    first = runs[0]
+    same = all(np.array_equal(one.ids, first.ids) for one in runs)
     if first.originals.ndim != 4 or not same:
         return []
-    rows = np.flatnonzero(np.all([one.success & (one.distance > 0) for one in results], 0))
+    rows = np.flatnonzero(np.all([one.success & (one.distance > 0) for one in runs], 0))
     labels = first.labels[rows]
     rows = rows[np.lexsort((labels, turn_in_class(labels)))][:count]
 
@@ -329,7 +326,7 @@ def _rows(
             "id": int(first.ids[i]),
             "label": names[int(first.labels[i])],
             "original": picture(first.originals[i], bounds),
-            "found": [shown(name, one, i) for name, one in found.items()],
+            "found": [shown(name, one, i) for name, one in results.items()],
         }
         for i in rows
     ]

@@ -1,21 +1,53 @@
 """Common elements of the pages: templates, colours, pictures and version numbers."""
 
 import base64
+import dataclasses
 import io
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxadv.core.optional_dependency import extra
 from jaxadv.report import table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 INK, ACCENT, CONTROL, FAINT = "#1d2733", "#c2410c", "#64748b", "#d8dee6"
 PROVED = "#15803d"
 COLOURS = (ACCENT, "#1d4ed8", "#7e22ce", "#ca8a04", "#0e7490", "#be185d")
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What a page shows beside the results.
+
+    Attributes:
+        title: Title of the page (None: that of its kind).
+        class_names: Names of the K classes (None: their numbers).
+        settings: Further facts about the run, such as {"seed": 0}.
+        total: Number of images of the data set, if the results are of a sample (None: they are of
+            all).
+    """
+
+    title: str | None = None
+    class_names: Sequence[str] | None = None
+    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    total: int | None = None
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the classes, or their numbers."""
+        return names_of(self.class_names)
+
+
+def names_of(given: Sequence[str] | None) -> Sequence[str]:
+    """Return the given names of the classes; for None their numbers."""
+    return given if given is not None else list(map(str, range(10**4)))
 
 
 def template(name: str) -> Any:
@@ -58,22 +90,22 @@ def versions() -> dict[str, str]:
     import jaxadv
 
     devices = jax.local_devices()
-    found = {"jaxadv": jaxadv.__version__}
+    names = {"jaxadv": jaxadv.__version__}
     for package in ("jax", "flax", "optax", "numpy"):
         try:
-            found[package] = metadata.version(package)
+            names[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    found["python"] = platform.python_version()
-    found["devices"] = f"{len(devices)} {devices[0].device_kind}"
-    return found
+    names["python"] = platform.python_version()
+    names["devices"] = f"{len(devices)} {devices[0].device_kind}"
+    return names
 
 
 def _uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def plain_axes(width: float, height: float) -> tuple[Any, Any]:
+def plain_axes(width: float, height: float) -> "tuple[Figure, Any]":
     """Return a matplotlib figure of that size in inches, and its axes in the style of the pages."""
     from matplotlib.figure import Figure
 
@@ -87,7 +119,7 @@ def plain_axes(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def svg(figure: Any) -> str:
+def svg(figure: "Figure") -> str:
     """Return a matplotlib figure as the data URI of an embedded SVG."""
     import matplotlib
 

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import softmax
 
 from jaxadv.core.model import Model
+from jaxadv.core.typing import ArrayLike
 from jaxadv.data.form import turn_in_class
 from jaxadv.report import table
 from jaxadv.report.elements import (
@@ -15,6 +16,7 @@ from jaxadv.report.elements import (
     CONTROL,
     INK,
     PROVED,
+    Page,
     difference,
     picture,
     plain_axes,
@@ -31,13 +33,10 @@ if TYPE_CHECKING:
 def write_html(
     report: "Report",
     path: str | Path,
-    class_names: Sequence[str] | None = None,
-    title: str = "How robust is this classifier?",
+    page: Page | None = None,
     *,
     model: Model | None = None,
-    adversarial_logits: Any = None,
-    settings: Mapping[str, Any] | None = None,
-    total: int | None = None,
+    adversarial_logits: ArrayLike | None = None,
     gallery: int = 6,
     gallery_epsilon: float | None = None,
     pages: str | None = None,
@@ -47,12 +46,9 @@ def write_html(
     Args:
         report: The report.
         path: Path of the file.
-        class_names: Names of the K classes (None: their numbers).
-        title: Title of the page.
+        page: Title, names of the classes, settings and size of the data set.
         model: Model for the predictions and confidences of the adversarial images in the gallery.
         adversarial_logits: Logits [E, N, K] of the adversarial images, in place of `model`.
-        settings: Further facts about the run to show on the page, such as {"seed": 0}.
-        total: Number of images of the data set, if these are a sample.
         gallery: Number of images to show.
         gallery_epsilon: Which of the report's epsilons the gallery shows (None: the smallest at
             which `gallery` images are broken).
@@ -76,12 +72,12 @@ def write_html(
     """
     from jaxadv.core.files import write_atomically
 
-    data = table.as_data(report, total)
-    names = class_names if class_names is not None else list(map(str, range(10**4)))
+    page = page or Page()
+    data = table.as_data(report, page.total)
     shown = _gallery_rows(report, gallery, gallery_epsilon)
     passes = [a["rows"] * (a["forward"] + a["backward"]) for a in data["attacks"]]
-    page = template("report.html.j2").render(
-        title=title,
+    text = template("report.html.j2").render(
+        title=page.title or "How robust is this classifier?",
         data=data,
         norm=NORMS[report.norm],
         pages=pages,
@@ -92,17 +88,17 @@ def write_html(
         curve=_accuracy_figure(report, data),
         distances=_distance_figure(report),
         level=None if shown is None else float(report.epsilons[shown[0]]),
-        gallery=_gallery(report, shown, names, model, adversarial_logits) if shown else [],
-        settings={**_settings(data), **(settings or {}), **versions()},
+        gallery=_gallery(report, shown, page.names, model, adversarial_logits) if shown else [],
+        settings={**_settings(data), **page.settings, **versions()},
     )
-    return write_atomically(path, page)
+    return write_atomically(path, text)
 
 
 def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the key figures at the top: value, unit and name."""
     sample = data["examples"] < data["total"]
 
-    def share(value: float, interval: Sequence[float], name: str, kind: str = "") -> dict[str, str]:
+    def rate(value: float, interval: Sequence[float], name: str, kind: str = "") -> dict[str, str]:
         note = f"95 % interval {table.interval_text(interval)}" if sample else ""
         return {
             "value": table.percent(value),
@@ -112,15 +108,15 @@ def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
             "kind": kind,
         }
 
-    cards = [share(data["clean_accuracy"], data["clean_interval"], "clean accuracy")]
+    cards = [rate(data["clean_accuracy"], data["clean_interval"], "clean accuracy")]
     if data["false_rejections"] is not None:
         refused = table.wilson(data["false_rejections"] * data["examples"], data["examples"])
-        cards.append(share(data["false_rejections"], refused, "clean images refused"))
+        cards.append(rate(data["false_rejections"], refused, "clean images refused"))
     falls = [data["clean_accuracy"] - r for r in data["robust_accuracy"]]
     half = [i for i, fall in enumerate(falls) if fall >= data["clean_accuracy"] / 2]
     for i in sorted({half[0] if half else len(falls) - 1, len(falls) - 1}):
         name = f"robust accuracy at ε = {table.epsilon_text(data['epsilons'][i])}"
-        cards.append(share(data["robust_accuracy"][i], data["robust_interval"][i], name, "bad"))
+        cards.append(rate(data["robust_accuracy"][i], data["robust_interval"][i], name, "bad"))
     cards.append(
         {
             "value": table.number_text(data["median_distance"]),
@@ -189,13 +185,13 @@ def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
 
 def _distance_figure(report: "Report") -> str | None:
     right = report.predictions == report.labels
-    found = report.distance[right & np.isfinite(report.distance)]
-    if len(found) == 0:
+    distances = report.distance[right & np.isfinite(report.distance)]
+    if len(distances) == 0:
         return None
     figure, axes = plain_axes(7.2, 3.3)
     axes.hist(
-        found,
-        bins=min(40, 8 + len(found) // 8),
+        distances,
+        bins=min(40, 8 + len(distances) // 8),
         color=ACCENT,
         alpha=0.85,
         edgecolor="white",
@@ -242,34 +238,34 @@ def _gallery(
     shown: tuple[int, np.ndarray],
     names: Sequence[str],
     model: Model | None,
-    adversarial_logits: Any,
+    adversarial_logits: ArrayLike | None,
 ) -> list[dict[str, Any]]:
     from jaxadv.core.norms import distance64
 
     level, rows = shown
-    original, found = report.images[rows], report.adversarial[level, rows]
+    original, adversarial = report.images[rows], report.adversarial[level, rows]
     logits = None
     if adversarial_logits is not None:
         logits = np.asarray(adversarial_logits)[level, rows]
     elif model is not None:
         from jaxadv.engine.verify import predict
 
-        logits = predict(model, found)
-    distances = distance64(report.norm, found, original)
+        logits = predict(model, adversarial)
+    distances = distance64(report.norm, adversarial, original)
 
-    def said(scores: np.ndarray) -> dict[str, Any]:
+    def predicted(scores: np.ndarray) -> dict[str, Any]:
         best = int(scores.argmax())
-        sure = softmax(scores.astype(np.float64))[best]
-        return {"name": names[best], "confidence": f"{100 * sure:.0f} %"}
+        confidence = softmax(scores.astype(np.float64))[best]
+        return {"name": names[best], "confidence": f"{100 * confidence:.0f} %"}
 
     return [
         {
             "id": int(report.ids[row]),
             "original": picture(original[i], report.bounds),
-            "adversarial": picture(found[i], report.bounds),
-            "difference": difference(original[i], found[i], report.bounds, times=10),
-            "before": said(report.logits[row]),
-            "after": None if logits is None else said(logits[i]),
+            "adversarial": picture(adversarial[i], report.bounds),
+            "difference": difference(original[i], adversarial[i], report.bounds, times=10),
+            "before": predicted(report.logits[row]),
+            "after": None if logits is None else predicted(logits[i]),
             "distance": table.number_text(float(distances[i])),
             "by": report.stages[report.broken_by[level, row]].name,
         }

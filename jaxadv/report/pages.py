@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxadv.core.result import Status
 from jaxadv.report import table
-from jaxadv.report.elements import difference, picture, template
+from jaxadv.report.elements import difference, names_of, picture, template
 from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def write_pages(
 
     folder = Path(folder)
     page = template("image.html.j2")
-    names = class_names if class_names is not None else list(map(str, range(10**4)))
+    names = names_of(class_names)
     rows = table.as_data(report)["images"]
     ids = [row["id"] for row in rows]
     for i, row in enumerate(rows):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from jaxadv.core.result import Status
 from jaxadv.report.elements import ACCENT, CONTROL, FAINT, INK, plain_axes
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from jaxadv.core.result import Result
     from jaxadv.protocols.minimal_distance import MinimalDistances
 
@@ -57,7 +59,9 @@ def pair_data(
     }
 
 
-def _distances(first: Any, second: Any) -> list[np.ndarray]:
+def _distances(
+    first: "Result | MinimalDistances", second: "Result | MinimalDistances"
+) -> list[np.ndarray]:
     """Return both runs' distances in the images compared, infinite where nothing was found."""
     if not np.array_equal(first.ids, second.ids):
         raise ValueError(
@@ -71,7 +75,7 @@ def _distances(first: Any, second: Any) -> list[np.ndarray]:
 
 def pair_figure(
     first: "Result | MinimalDistances", second: "Result | MinimalDistances", names: Sequence[str]
-) -> Any:
+) -> "Figure":
     """Return a matplotlib figure of two attacks: a point for each image, on logarithmic axes.
 
     Below the diagonal the second is nearer. An image that one of the attacks did not find lies at
@@ -105,11 +109,11 @@ def pair_figure(
     axes.set(xscale="log", yscale="log", xlim=(low, edge), ylim=(low, edge), aspect="equal")
     axes.set_xlabel(f"distance, {names[0]}", fontsize=11, color=INK)
     axes.set_ylabel(f"distance, {names[1]}", fontsize=11, color=INK)
-    said = f"{names[0]} nearer: {counts['first']}, {names[1]} nearer: {counts['second']}, "
-    said += f"level: {counts['level']}\n"
-    said += f"found by one alone: {counts['only_first']} and {counts['only_second']}, "
-    said += f"by neither: {counts['neither']}"
-    axes.set_title(said, fontsize=9.5, color=INK, loc="left")
+    title = f"{names[0]} nearer: {counts['first']}, {names[1]} nearer: {counts['second']}, "
+    title += f"level: {counts['level']}\n"
+    title += f"found by one alone: {counts['only_first']} and {counts['only_second']}, "
+    title += f"by neither: {counts['neither']}"
+    axes.set_title(title, fontsize=9.5, color=INK, loc="left")
     return figure
 
 

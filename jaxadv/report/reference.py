@@ -1,15 +1,21 @@
-"""A reference page for every attack, made from its docstring and the registry."""
+"""The list of all attacks, and a page for each, made from the docstrings and the registries."""
 
 import dataclasses
 import inspect
 import re
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jaxadv.attacks import ATTACKS
 from jaxadv.core.attack import Attack
 from jaxadv.core.files import write_atomically
+from jaxadv.fooling import fooling_images
+from jaxadv.protocols import portfolios
+from jaxadv.protocols.cascades import CASCADES
+from jaxadv.universal import data_free_perturbation, universal_patch
+from jaxadv.universal.perturbation import METHODS
 
 SOURCE = re.compile(  # authors, year, arXiv or doi
     r"((?:[A-Z][^\W\d]+(?:-[A-Z]\w+)?(?:,| and| et al\.)? ?)+) ?(\d{4}), "
@@ -35,8 +41,8 @@ RETURNS = {
 }
 
 
-def summary(kind: type[Attack]) -> str:
-    """Return the first paragraph of an attack's docstring, on one line."""
+def summary(kind: Callable[..., object]) -> str:
+    """Return the first paragraph of the docstring of a class or function, on one line."""
     return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
 
 
@@ -153,19 +159,60 @@ def _default(field: Any) -> str:
     return getattr(field.default, "__name__", None) or repr(field.default)
 
 
+def grouped_attacks() -> dict[str, list[type[Attack]]]:
+    """Return all attacks in alphabetical order, under the headings of what they need."""
+    groups: dict[str, list[type[Attack]]] = {heading: [] for heading in HEADINGS.values()}
+    for _, kind in sorted(ATTACKS.items(), key=lambda item: item[0].lower()):
+        groups[HEADINGS[knows(kind)]].append(kind)
+    return groups
+
+
+def protocols() -> dict[str, dict[str, str]]:
+    """Return what is made of several attacks or attacks several images, under headings.
+
+    Returns:
+        For each heading one line on each entry, under the command or function that runs it.
+    """
+
+    def line(function: Callable[..., object]) -> str:
+        text = summary(function)
+        for verb in ("Return ", "Compute "):
+            text = text.removeprefix(verb)
+        return text[0].upper() + text[1:]
+
+    efforts = portfolios.EFFORTS.items()
+    return {
+        "Cascades: several attacks, each on the images that survive those before it": {
+            f"jaxadv evaluate --attacks {name}": line(make) for name, make in CASCADES.items()
+        },
+        "Portfolios: several attacks that look for the minimal distance": {
+            f"jaxadv distance --effort {name}": f"{line(getattr(portfolios, name))} "
+            f"{passes:,} passes per image."
+            for name, passes in efforts
+        },
+        "Universal perturbations: one change for all images": {
+            **{f"jaxadv universal --method {name}": line(kind) for name, kind in METHODS.items()},
+            "ja.data_free_perturbation": line(data_free_perturbation),
+            "ja.universal_patch": line(universal_patch),
+        },
+        "Fooling images: meaningless images that the model classifies with confidence": {
+            "ja.fooling_images": line(fooling_images),
+        },
+    }
+
+
 def attack_index() -> str:
-    """Return the list of all attacks, grouped by what they need of the model, in Markdown."""
+    """Return the list of all attacks and protocols in Markdown."""
     lines = ["# The attacks", "", "Written by `jaxadv attacks --markdown docs/attacks`."]
-    groups: dict[str, list[str]] = {}
-    for name, kind in sorted(ATTACKS.items(), key=lambda item: item[0].lower()):
-        groups.setdefault(knows(kind), []).append(name)
-    for told, heading in HEADINGS.items():
-        if told in groups:
-            lines += ["", f"## {heading}", "", "| attack | norms | radius | |", "|---|---|---|---|"]
-        for name in groups.get(told, []):
-            kind = ATTACKS[name]
-            link, text = f"[{name}]({name}.md)", summary(kind).replace("|", "\\|")
-            lines.append(f"| {link} | {', '.join(kind.norms)} | {radius(kind)} | {text} |")
+    for heading, kinds in grouped_attacks().items():
+        lines += ["", f"## {heading}", "", "| attack | norms | radius | |", "|---|---|---|---|"]
+        for kind in kinds:
+            name, text = kind.__name__, summary(kind).replace("|", "\\|")
+            norms = ", ".join(kind.norms)
+            lines.append(f"| [{name}]({name}.md) | {norms} | {radius(kind)} | {text} |")
+    for heading, entries in protocols().items():
+        lines += ["", f"## {heading}", "", "| how it is run | |", "|---|---|"]
+        lines += [f"| `{call}` | {text} |" for call, text in entries.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -142,8 +142,8 @@ def heat(table: Table) -> list[list[str | None]]:
     def colour(value: float) -> str | None:
         if math.isnan(value):
             return None
-        share = float(np.clip((value - low) / ((high - low) or 1.0), 0, 1))
-        mixed = (round(a + share * (b - a)) for a, b in zip(WHITE, HOT, strict=True))
+        weight = float(np.clip((value - low) / ((high - low) or 1.0), 0, 1))
+        mixed = (round(a + weight * (b - a)) for a, b in zip(WHITE, HOT, strict=True))
         return "#" + "".join(f"{part:02x}" for part in mixed)
 
     return [[colour(float(value)) for value in row] for row in table.values]
@@ -215,7 +215,7 @@ def _curves(curves: Curves) -> dict[str, Any]:
     if "y" in curves.log:
         axes.set_yscale("log", nonpositive="mask")
     axes.grid(axis="x", color=FAINT, linewidth=0.8)
-    if "x" not in curves.log and all(_whole(line[0]) for line in curves.lines.values()):
+    if "x" not in curves.log and all(_are_integers(line[0]) for line in curves.lines.values()):
         axes.xaxis.get_major_locator().set_params(integer=True)  # layers, not halves of them
     axes.set_xlabel(curves.x, fontsize=12, color=INK)
     axes.set_ylabel(curves.y, fontsize=12, color=INK)
@@ -225,7 +225,7 @@ def _curves(curves: Curves) -> dict[str, Any]:
     return {"kind": "curves", "part": curves, "figure": svg(figure), "wide": many}
 
 
-def _whole(values: Any) -> bool:
+def _are_integers(values: Sequence[float] | np.ndarray) -> bool:
     values = np.asarray(values, np.float64)
     return bool((values == np.round(values)).all())
 

@@ -80,16 +80,16 @@ def sweep_data(
         "complete": rows == expected,
         "rows": rows,
         "expected": expected,
-        "failed": {job: said for job, said in failures.items() if job in jobs},
+        "failed": {job: error for job, error in failures.items() if job in jobs},
         "software": software,
         "norms": levels,
         "standings": [_standing_data(one, levels) for one in every.values()],
         "cells": cells,
-        "images": shown.found,
+        "images": shown.images,
     }
 
 
-def _share(share: Share) -> dict[str, Any]:
+def _share_data(share: Share) -> dict[str, Any]:
     low, high = share.interval
     return {
         "count": share.count,
@@ -104,7 +104,7 @@ def _standing_data(one: Standing, levels: Mapping[str, Sequence[float]]) -> dict
         worst = one.worst(norm, epsilon)
         return {
             "epsilon": epsilon,
-            **_share(one.robust(one.of(norm), epsilon)),
+            **_share_data(one.robust(one.of(norm), epsilon)),
             "upper_bound": one.lacks(norm, epsilon),
             "worst_attack": None if worst is None else worst.title,
             "worst_accuracy": None if worst is None else one.robust([worst], epsilon).value,
@@ -112,15 +112,15 @@ def _standing_data(one: Standing, levels: Mapping[str, Sequence[float]]) -> dict
 
     def curve(lines: Sequence[Line], at: Sequence[float]) -> dict[str, Any]:
         if len(lines) == 1:
-            shares = [one.accuracy(lines[0], epsilon) for epsilon in at]
+            rates = [one.accuracy(lines[0], epsilon) for epsilon in at]
         else:
-            shares = [one.clean if e == 0 else one.robust(lines, e) for e in at]
-        kept = [(e, share) for e, share in zip(at, shares, strict=True) if share.images]
+            rates = [one.clean if e == 0 else one.robust(lines, e) for e in at]
+        known = [(e, rate) for e, rate in zip(at, rates, strict=True) if rate.images]
         return {
-            "epsilon": [epsilon for epsilon, _ in kept],
-            "accuracy": [share.value for _, share in kept],
-            "lower": [share.interval[0] for _, share in kept],
-            "upper": [share.interval[1] for _, share in kept],
+            "epsilon": [epsilon for epsilon, _ in known],
+            "accuracy": [rate.value for _, rate in known],
+            "lower": [rate.interval[0] for _, rate in known],
+            "upper": [rate.interval[1] for _, rate in known],
         }
 
     def attack(line: Line, norm: str) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _standing_data(one: Standing, levels: Mapping[str, Sequence[float]]) -> dict
             "cost": [
                 {
                     "epsilon": epsilon,
-                    **_share(one.success(line, epsilon)),
+                    **_share_data(one.success(line, epsilon)),
                     "median_passes": line.median_passes(epsilon),
                 }
                 for epsilon in sorted(line.attacked, key=lambda e: -1 if e is None else e)
@@ -146,7 +146,7 @@ def _standing_data(one: Standing, levels: Mapping[str, Sequence[float]]) -> dict
         "data": one.data,
         "model_hash": one.model_hash,
         "data_hash": one.data_hash,
-        "clean": _share(one.clean),
+        "clean": _share_data(one.clean),
         "norms": {
             norm: {
                 "levels": [level(norm, epsilon) for epsilon in levels[norm]],
@@ -162,7 +162,7 @@ def _cell_data(cell: CellRows, failures: Mapping[str, str]) -> dict[str, Any]:
     about = {
         name: value for name, value in cell.about.items() if name not in ("bounds", "software")
     }
-    kept = {
+    cell_columns = {
         **about,
         "title": title_of(about),
         "rows": cell.count,
@@ -172,7 +172,7 @@ def _cell_data(cell: CellRows, failures: Mapping[str, str]) -> dict[str, Any]:
     if not cell.count:
         nothing = dict.fromkeys(("success", "median_distance", "median_passes", "median_queries"))
         return {
-            **kept,
+            **cell_columns,
             **nothing,
             "right": 0,
             "seconds": 0.0,
@@ -187,7 +187,7 @@ def _cell_data(cell: CellRows, failures: Mapping[str, str]) -> dict[str, Any]:
     rounded = [value for value in cell.column("success_8bit") if value is not None]
     statuses, counts = np.unique(cell.column("status").astype(str), return_counts=True)
     return {
-        **kept,
+        **cell_columns,
         "right": int(right.sum()),
         "success": int((won & right).sum()),
         "median_distance": quantile(distance, 0.5),
@@ -210,7 +210,7 @@ class _Examples:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.found: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
         self.places: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
 
     def add(self, cell: CellRows) -> None:
@@ -257,7 +257,7 @@ class _Examples:
                 )
         if key not in self.places:
             self.places[key] = chosen
-            self.found += chosen.values()
+            self.images += chosen.values()
 
 
 # ---- the console ----------------------------------------------------------------------------
@@ -282,15 +282,15 @@ def leaderboard(data: Mapping[str, Any], norm: str) -> list[dict[str, Any]]:
 
 def problems(data: Mapping[str, Any]) -> list[str]:
     """Return the reasons why a sweep is incomplete, a line each."""
-    found = []
+    lines = []
     if not data["complete"]:
         lacking = [cell for cell in data["cells"] if cell["rows"] < cell["expected"]]
-        found.append(
+        lines.append(
             f"{data['expected'] - data['rows']:,} of {data['expected']:,} rows are missing, in "
             f"{len(lacking):,} of {len(data['cells']):,} cells"
         )
-    found += [f"job {job} failed: {said}" for job, said in data["failed"].items()]
-    return found
+    lines += [f"job {job} failed: {error}" for job, error in data["failed"].items()]
+    return lines
 
 
 def print_sweep(data: Mapping[str, Any], console: "Console | None" = None) -> None:
@@ -314,11 +314,11 @@ def print_sweep(data: Mapping[str, Any], console: "Console | None" = None) -> No
                 *map(accuracy_text, one["norms"][norm]["levels"]),
             )
         console.print(board)
-    found = problems(data)
-    for line in found[:NAMED]:
+    lines = problems(data)
+    for line in lines[:NAMED]:
         console.print(f"[bold yellow]incomplete:[/] {line}", highlight=False, soft_wrap=True)
-    if len(found) > NAMED:
-        console.print(f"[bold yellow]incomplete:[/] {len(found) - NAMED:,} more, in the data")
+    if len(lines) > NAMED:
+        console.print(f"[bold yellow]incomplete:[/] {len(lines) - NAMED:,} more, in the data")
 
 
 # ---- the pages ------------------------------------------------------------------------------
@@ -389,9 +389,9 @@ def write_sweep(
     return write_atomically(folder / "report.html", page)
 
 
-def _short(mark: str) -> str:
+def _short(fingerprint: str) -> str:
     """Return the beginning of a hash."""
-    return mark[:8]
+    return fingerprint[:8]
 
 
 def _named(cells: Iterable[Mapping[str, Any]]) -> bool:

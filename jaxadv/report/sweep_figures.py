@@ -1,12 +1,15 @@
 """Figures of a sweep's page: comparison of models, security curves, cost and strength."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxadv.report import table
 from jaxadv.report.elements import COLOURS, CONTROL, FAINT, INK, plain_axes, svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LINES = 10  # in a figure
 MARKERS = "osD^vPX<>*"
@@ -19,9 +22,9 @@ def sections(data: Mapping[str, Any], parts: Sequence[Part]) -> list[dict[str, A
         {
             "norm": norm,
             "models": [
-                {"data": name, "figure": _models(mine), "left": max(0, len(mine) - LINES)}
+                {"data": name, "figure": _models(own), "left": max(0, len(own) - LINES)}
                 for name in dict.fromkeys(one["data"] for one, n in parts if n == norm)
-                if len(mine := [p for p in parts if p[1] == norm and p[0]["data"] == name]) > 1
+                if len(own := [p for p in parts if p[1] == norm and p[0]["data"] == name]) > 1
             ],
             "standings": [_own(one, norm) for one, n in parts if n == norm],
         }
@@ -81,7 +84,7 @@ def _reach(curves: Sequence[Mapping[str, Any]]) -> float:
     return 1.08 * max(ends) or 1.0
 
 
-def _draw(axes: Any, curve: Mapping[str, Any], colour: str, label: str, **how: Any) -> None:
+def _draw(axes: "Axes", curve: Mapping[str, Any], colour: str, label: str, **how: Any) -> None:
     """Draw a curve and its band: steps where it has a point at every distance, else lines."""
     steps = how.pop("steps")
     x, y, low, high = (np.array(curve[n]) for n in ("epsilon", "accuracy", "lower", "upper"))
@@ -98,7 +101,7 @@ def _draw(axes: Any, curve: Mapping[str, Any], colour: str, label: str, **how: A
     )
 
 
-def _finish(axes: Any, norm: str, reach: float) -> None:
+def _finish(axes: "Axes", norm: str, reach: float) -> None:
     axes.set(xlim=(0, reach), ylim=(0, 103))
     axes.set_xlabel(f"ε ({table.NORMS[norm]})", fontsize=12, color=INK)
     axes.set_ylabel("accuracy in %", fontsize=12, color=INK)
@@ -163,11 +166,13 @@ def _models(parts: Sequence[Part]) -> str:
 
 
 def _priced(
-    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], value: Any, scale: float = 100.0
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    value: Callable[[Mapping[str, Any], Mapping[str, Any]], float | None],
+    scale: float = 100.0,
 ) -> list[tuple[str, float, float]]:
     """Return (attack, passes, value) where both are known, for two or more attacks."""
-    found = [(a["title"], cost["median_passes"], value(a, cost)) for a, cost in pairs]
-    known = [(t, passes, scale * v) for t, passes, v in found if passes and v is not None]
+    priced = [(a["title"], cost["median_passes"], value(a, cost)) for a, cost in pairs]
+    known = [(t, passes, scale * v) for t, passes, v in priced if passes and v is not None]
     return known if len(known) > 1 else []  # one point compares nothing
 
 

@@ -47,7 +47,7 @@ def settings_of(attack: "Attack") -> dict[str, Any]:
     """Return an attack's name and all its settings, as values for JSON."""
     from jaxadv.core.attack import Attack
 
-    found: dict[str, Any] = {"name": attack.name}
+    settings: dict[str, Any] = {"name": attack.name}
     for field in dataclasses.fields(attack):  # type: ignore[arg-type]
         value = getattr(attack, field.name)
         if isinstance(value, Attack):
@@ -56,8 +56,8 @@ def settings_of(attack: "Attack") -> dict[str, Any]:
             value = float(str(value))  # 0.1, not its float32 rounding
         elif not isinstance(value, str | int | float | bool | None):
             value = getattr(value, "__name__", None) or repr(value)
-        found[field.name] = value
-    return found
+        settings[field.name] = value
+    return settings
 
 
 def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
@@ -124,14 +124,14 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
 def _stage_data(report: "Report", number: int) -> dict[str, Any]:
     stage: Stage = report.stages[number]
     result = stage.result
-    found = result.distance[result.success]
+    distances = result.distance[result.success]
     return {
         "name": stage.name,
         "control": number == 0 and stage.name == CONTROL,
         "settings": settings_of(stage.attack),
         **report.cost(number),
         "successes": int(result.success.sum()),
-        "median_distance": _finite(np.median(found) if len(found) else np.inf),
+        "median_distance": _finite(np.median(distances) if len(distances) else np.inf),
         "statuses": {
             s.name: int((result.status == s).sum()) for s in Status if (result.status == s).any()
         },
@@ -141,19 +141,19 @@ def _stage_data(report: "Report", number: int) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> float | None:
+def _finite(value: float | np.ndarray | np.floating) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _list(values: Any) -> list[float] | None:
+def _list(values: np.ndarray | None) -> list[float] | None:
     return None if values is None else values.tolist()
 
 
-def percent(share: float) -> str:
+def percent(fraction: float) -> str:
     """Return a fraction in per cent.
 
     Args:
-        share: The fraction.
+        fraction: The fraction.
 
     Returns:
         The percentage with one decimal.
@@ -163,7 +163,7 @@ def percent(share: float) -> str:
         >>> percent(0.875)
         '87.5'
     """
-    return f"{100 * share:.1f}"
+    return f"{100 * fraction:.1f}"
 
 
 def number_text(value: float | None) -> str:
@@ -259,7 +259,7 @@ def _accuracy_table(data: Mapping[str, Any]) -> "Table":
         name = f"{attack['name']} (control)" if control else attack["name"]
         table.add_row(name, *cells, style="dim" if control else None)
     table.add_section()
-    robust = [f"[bold]{percent(share)}[/]" + " " * 7 for share in data["robust_accuracy"]]
+    robust = [f"[bold]{percent(rate)}[/]" + " " * 7 for rate in data["robust_accuracy"]]
     table.add_row("[bold]robust accuracy[/]", *robust)
     if data["certified_accuracy"] is not None:
         table.add_row("certified", *[percent(s) + " " * 7 for s in data["certified_accuracy"]])

@@ -1,4 +1,4 @@
-"""The experiments: functions of a `Setting` that return `Findings`, also run by name.
+"""The experiments: functions that map a `Setting` to `Findings`, which are also run by name.
 
 `jaxadv reproduce NAME` runs one, or all whose names begin with NAME and a dot.
 """
@@ -59,14 +59,21 @@ NEED_SKLEARN = {"classifiers.distance", "classifiers.topics", "transfer.spam"}
 
 
 def find(name: str) -> list[str]:
-    """Return the experiment of that name, or all of that family.
+    """Return the experiment of a name, or all of a family.
 
-    Raises ValueError if there is none.
+    Args:
+        name: Name of an experiment, or of a family: what stands before the dot.
+
+    Returns:
+        The names of the experiments.
+
+    Raises:
+        ValueError: There is none.
     """
-    found = [known for known in EXPERIMENTS if known == name or known.startswith(f"{name}.")]
-    if not found:
+    names = [known for known in EXPERIMENTS if known == name or known.startswith(f"{name}.")]
+    if not names:
         raise ValueError(f"{name!r} is not known: pass one of {', '.join(EXPERIMENTS)}")
-    return found
+    return names
 
 
 def study(name: str) -> Callable[[Setting], Findings]:
@@ -77,7 +84,7 @@ def study(name: str) -> Callable[[Setting], Findings]:
 
 def conduct(name: str, setting: Setting) -> Findings:
     """Run one experiment, or load its stored findings for the same setting."""
-    mark = fingerprint(
+    digest = fingerprint(
         name,
         setting.seeds,
         setting.examples,
@@ -85,10 +92,10 @@ def conduct(name: str, setting: Setting) -> Findings:
         *((data.images, data.labels) for data in (setting.train, setting.test)),
     )
     path = setting.folder / "findings" / f"{name}.npz"
-    findings = load(path, mark)
+    findings = load(path, digest)
     if findings is None:
         begin = time.perf_counter()
-        made = study(name)(setting)
-        findings = Findings(made.name, made.title, made.parts, time.perf_counter() - begin)
-        save(findings, path, mark)
+        result = study(name)(setting)
+        findings = Findings(result.name, result.title, result.parts, time.perf_counter() - begin)
+        save(findings, path, digest)
     return findings

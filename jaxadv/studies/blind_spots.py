@@ -6,10 +6,9 @@ and controls: noise of the same and of larger distortion, and random search with
 the attack.
 """
 
-from typing import Any
-
 import jax
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float
 
 from jaxadv.attacks.minimum_norm.lbfgs import LBFGS
@@ -33,7 +32,7 @@ PUBLISHED = {  # training error, test error (per cent), average minimal distorti
 NOISES = (0.06, 0.1, 0.3, 1.0)  # standard deviations; at 1 the paper's digits are barely readable
 
 
-def distortion(images: Any, originals: Any) -> Float[np.ndarray, " N"]:
+def distortion(images: npt.ArrayLike, originals: npt.ArrayLike) -> Float[np.ndarray, " N"]:
     """Return the distortion of each image, in float64.
 
     This is the paper's measure sqrt(mean over pixels of the squared difference), that is, the L2
@@ -57,10 +56,18 @@ def distortion(images: Any, originals: Any) -> Float[np.ndarray, " N"]:
 
 
 def gaussian(images: np.ndarray, deviation: float, seed: int = 0) -> np.ndarray:
-    """Return the images with Gaussian noise of that standard deviation, not clipped to the box.
+    """Return the images with Gaussian noise, not clipped to the box.
 
-    Clipped to [0, 1], the noise makes a black background brighter and is no longer noise to a
-    network: at 0.3 softmax regression then errs on half of the digits, and on a fifth otherwise.
+    Clipped to [0, 1], the noise makes a black background brighter and is no longer centred: at 0.3
+    softmax regression then errs on half of the digits, and on a fifth otherwise.
+
+    Args:
+        images: Images [N, H, W, C].
+        deviation: Standard deviation of the noise.
+        seed: Seed of the noise.
+
+    Returns:
+        The noisy images, float32.
     """
     noise = np.random.default_rng(seed).normal(scale=deviation, size=images.shape)
     return (images + noise).astype(np.float32)
@@ -68,16 +75,27 @@ def gaussian(images: np.ndarray, deviation: float, seed: int = 0) -> np.ndarray:
 
 def wrong_classes(labels: np.ndarray, classes: int, seed: int = 0) -> np.ndarray:
     """Return for each label another class, drawn uniformly."""
-    away = np.random.default_rng(seed).integers(1, classes, len(labels))
-    return ((labels + away) % classes).astype(np.int32)
+    offset = np.random.default_rng(seed).integers(1, classes, len(labels))
+    return ((labels + offset) % classes).astype(np.int32)
 
 
 def nearest_mistakes(
     setting: Setting, network: Network, data: Dataset, *, targeted: bool, seed: int = 0
 ) -> Result:
-    """Compute minimal perturbations by L-BFGS, targeted at a random wrong class or untargeted."""
+    """Compute minimal perturbations by L-BFGS, targeted at a random wrong class or untargeted.
+
+    Args:
+        setting: The setting, whose folder stores the result.
+        network: The network.
+        data: The images and labels.
+        targeted: Whether each image has a target, drawn at random.
+        seed: Seed of the network's training, part of the result's name.
+
+    Returns:
+        The result of the attack.
+    """
     labels = data.labels
-    goal: Any = Untargeted(labels)
+    goal = Untargeted(labels)
     if targeted:
         goal = Targeted(labels, wrong_classes(labels, len(data.classes)))
     name = f"{network.name}-{seed}-{data.name}-{'targeted' if targeted else 'untargeted'}"
@@ -156,7 +174,7 @@ def _audit(failures: list[str], attacks: int) -> str:
     if not failures:
         return (
             "The claim that there is an adversarial example for every image of every network: "
-            f"found by all of {attacks:,} attacks, every one verified."
+            f"all {attacks:,} attacks succeeded, and each success was verified."
         )
     names = "; ".join(failures[:20])
     return (
@@ -183,13 +201,13 @@ def _pictures(title: str, data: Dataset, result: Result, rows: np.ndarray) -> Ga
     difference = 0.5 + 5 * (result.images[rows] - data.images[rows])
     images = np.stack([data.images[rows], result.images[rows], np.clip(difference, 0, 1)])
     empty = tuple("" for _ in rows)
-    found = tuple(f"{d:.3f}" for d in distortion(result.images[rows], data.images[rows]))
+    distortions = tuple(f"{d:.3f}" for d in distortion(result.images[rows], data.images[rows]))
     return Gallery(
         title,
         images,
         ("image", "adversarial", "difference x 10"),
         tuple(data.classes[label] for label in data.labels[rows]),
-        captions=(empty, found, empty),
+        captions=(empty, distortions, empty),
         note="Below the adversarial image its distortion; grey is no difference.",
     )
 
@@ -249,7 +267,7 @@ def noise(setting: Setting) -> Findings:
             published,
             ".1f",
             note=f"{len(data.labels)} test images, {setting.seeds} seeds. The noise may leave the "
-            "box, as the paper's must (its distortion is the standard deviation); cut off there, "
+            "box, as the paper's must (its distortion is the standard deviation); clipped to it, "
             "it brightens the background. 'same distance': one Gaussian draw at each image's own "
             "adversarial distance; 'random search': as many draws as the attack had forward and "
             f"backward passes ({budgets.mean():.0f} on average), an error if any one succeeds. "
@@ -257,7 +275,7 @@ def noise(setting: Setting) -> Findings:
         ),
         Text(
             "At the distance at which L-BFGS always succeeds, random noise hardly does more than "
-            "the networks err anyway, and trying it as often as the attack looked changes little: "
+            "the networks err anyway, and as many draws as the attack had passes change little: "
             "the blind spots are there, but a random direction does not find them. Under noise of "
             f"standard deviation 1 the networks still get {100 - best.max():.0f} to "
             f"{100 - best.min():.0f} % right (the paper: 51 %)."

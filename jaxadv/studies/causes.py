@@ -9,16 +9,19 @@ representations revisited", arXiv 1905.00414).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Array, Float
 
 from jaxadv.attacks import PGD, MinimalEpsilon
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
+from jaxadv.core.result import Result
+from jaxadv.core.typing import ArrayLike
 from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
 from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
@@ -78,25 +81,36 @@ def linear_cka(one: Float[Array, "N P"], other: Float[Array, "N Q"]) -> float:
     """
     x, y = (np.asarray(a, np.float64) for a in (one, other))
     x, y = x - x.mean(0), y - y.mean(0)
-    own = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
-    return float(np.square(np.linalg.norm(y.T @ x)) / own)
+    scale = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return float(np.square(np.linalg.norm(y.T @ x)) / scale)
 
 
-def margin_gradients(model: Model, images: Any, labels: Any) -> Float[Array, "N D"]:
-    """Return the gradient in each image of its label's logit minus the largest other logit."""
+def margin_gradients(
+    model: Model, images: npt.ArrayLike, labels: npt.ArrayLike
+) -> Float[Array, "N D"]:
+    """Return the gradient in each image of its label's logit minus the largest other logit.
 
-    def total(images: Any) -> Any:
+    Args:
+        model: The model.
+        images: Images [N, H, W, C].
+        labels: Labels [N].
+
+    Returns:
+        The gradients, flattened.
+    """
+
+    def total(images: Array) -> Float[Array, ""]:
         return jax.vmap(lambda y, z: Untargeted(y).margin(z))(labels, model(images)).sum()
 
-    labels, images = jnp.asarray(labels), jnp.asarray(images)
-    return jax.grad(total)(images).reshape(len(images), -1)
+    labels, inputs = jnp.asarray(labels), jnp.asarray(images)
+    return jax.grad(total)(inputs).reshape(len(inputs), -1)
 
 
-def cosines(one: Any, other: Any) -> np.ndarray:
+def cosines(one: ArrayLike, other: ArrayLike) -> Float[np.ndarray, " N"]:
     """Return the cosine similarities [N] of the rows of two arrays [N, ...]; 0 where a row is 0."""
-    one, other = (np.asarray(a, np.float64).reshape(len(a), -1) for a in (one, other))
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return (one * other).sum(1) / np.maximum(lengths, 1e-30)
+    x, y = (np.asarray(a, np.float64).reshape(len(a), -1) for a in (one, other))
+    lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    return (x * y).sum(1) / np.maximum(lengths, 1e-30)
 
 
 class Fit(NamedTuple):
@@ -147,19 +161,19 @@ def fit_pairs(x: np.ndarray, y: np.ndarray, draws: int = 2000, seed: int = 0) ->
     a, b = x[off], y[off]
     correlation = _pearson(a, b)
     rows = random.integers(len(a), size=(draws, len(a)))
-    again = [_pearson(a[r], b[r]) for r in rows]
+    resampled = [_pearson(a[r], b[r]) for r in rows]
     orders = (random.permutation(len(x)) for _ in range(draws))
     null = np.array([_pearson(x[np.ix_(o, o)][off], b) for o in orders])
     extreme = (np.abs(null) >= abs(correlation) - 1e-12).sum()
     slope, intercept = np.polyfit(a, b, 1)
-    low, high = np.nanpercentile(again, [2.5, 97.5])
+    low, high = np.nanpercentile(resampled, [2.5, 97.5])
     return Fit(*map(float, (correlation, low, high, (1 + extreme) / (1 + draws), slope, intercept)))
 
 
 def causes(setting: Setting) -> Findings:
     """Input dimension, the amount of training data, and explanations of transfer."""
     parts = [*_dimension(setting), *_amount(setting), *_transfer(setting)]
-    return Findings("szegedy.causes", "Why: dimension, data, and likeness of networks", parts)
+    return Findings("szegedy.causes", "Why: dimension, data, and similarity of networks", parts)
 
 
 def _count(setting: Setting) -> int:
@@ -173,7 +187,7 @@ def _correct(setting: Setting, network: Network, test: Dataset) -> Dataset:
     return first.take(np.flatnonzero(right)[: _count(setting)])
 
 
-def _nearest(setting: Setting, name: str, network: Network, test: Dataset) -> Any:
+def _nearest(setting: Setting, name: str, network: Network, test: Dataset) -> Result:
     return setting.run(
         f"causes-{name}",
         MinimalEpsilon(PGD(norm="l2", steps=20, step_size=0.2), rounds=8),
@@ -188,15 +202,16 @@ class _Robustness(NamedTuple):
     """Robustness of networks from several seeds.
 
     Attributes:
-        errors: [seeds], test errors in per cent.
+        errors: Test errors in per cent, [seeds].
         distances: For each network, the distances of the nearest adversarial images.
     """
 
-    errors: np.ndarray
+    errors: Float[np.ndarray, " S"]
     distances: list[np.ndarray]
 
     @property
-    def medians(self) -> np.ndarray:
+    def medians(self) -> Float[np.ndarray, " S"]:
+        """The median distance of each network."""
         return np.array([np.median(d) for d in self.distances])
 
 
@@ -210,21 +225,31 @@ def _robustness(setting: Setting, name: str, train: Dataset, test: Dataset) -> _
     return _Robustness(np.array(errors), distances)
 
 
-def _slope(x: np.ndarray, found: list[_Robustness], scale: Any) -> tuple[float, float, float]:
+def _slope(
+    x: np.ndarray, measured: list[_Robustness], scale: Callable[[list[float]], np.ndarray]
+) -> tuple[float, float, float]:
     """Return the slope of scale(mean of the medians) over x, and its 95 % interval.
 
     The interval is a bootstrap over seeds and over the images of each.
+
+    Args:
+        x: Positions, one for each element of `measured`.
+        measured: Robustness of the networks at these positions.
+        scale: Function that is applied to the means of the medians.
+
+    Returns:
+        The slope and both ends of its interval.
     """
     random = np.random.default_rng(0)
 
-    def again(one: _Robustness) -> Any:
-        chosen = random.integers(len(one.distances), size=len(one.distances))
-        return np.mean(
-            [np.median(random.choice(one.distances[i], len(one.distances[i]))) for i in chosen]
-        )
+    def resampled(robustness: _Robustness) -> float:
+        samples = robustness.distances
+        chosen = random.integers(len(samples), size=len(samples))
+        medians = [np.median(random.choice(samples[i], len(samples[i]))) for i in chosen]
+        return float(np.mean(medians))
 
-    slope = np.polyfit(x, scale([one.medians.mean() for one in found]), 1)[0]
-    draws = [np.polyfit(x, scale([again(one) for one in found]), 1)[0] for _ in range(500)]
+    slope = np.polyfit(x, scale([float(each.medians.mean()) for each in measured]), 1)[0]
+    draws = [np.polyfit(x, scale([resampled(each) for each in measured]), 1)[0] for _ in range(500)]
     return slope, *np.percentile(draws, [2.5, 97.5])
 
 
@@ -233,24 +258,24 @@ def _fixed(setting: Setting, what: str) -> str:
 
 
 def _dimension(setting: Setting) -> list[Part]:
-    train, whole = setting.train.take(slice(5000 if setting.quick else 20000)), setting.test
+    train, full_test = setting.train.take(slice(5000 if setting.quick else 20000)), setting.test
     side = setting.test.images.shape[1]
     factors = [f for f in (1 / 4, 1 / 2, 1, 2) if side * f == int(side * f)]
     factors = factors[1:3] if setting.quick else factors
-    rows, values, spread, every = [], [], [], []
+    rows, values, spread, robustnesses = [], [], [], []
     for factor in factors:
-        small, test = (d._replace(images=resize(d.images, factor)) for d in (train, whole))
-        found = _robustness(setting, f"side-{side * factor:g}", small, test)
+        small, test = (d._replace(images=resize(d.images, factor)) for d in (train, full_test))
+        robustness = _robustness(setting, f"side-{side * factor:g}", small, test)
         other = _nearest_other(test.take(slice(_count(setting))), small.take(slice(5000)))
         dimension = test.images[0].size
-        columns = np.outer(found.medians, [1, dimension**-0.5, 100 / other])
-        columns = np.column_stack([found.errors, columns])
+        columns = np.outer(robustness.medians, [1, dimension**-0.5, 100 / other])
+        columns = np.column_stack([robustness.errors, columns])
         rows.append("x".join(map(str, test.images.shape[1:3])))
         values.append([dimension, *columns.mean(0), other])
         spread.append([0, *columns.std(0), 0])
-        every.append(found)
+        robustnesses.append(robustness)
     values = np.array(values)
-    slope, low, high = _slope(np.log(values[:, 0]), every, np.log)
+    slope, low, high = _slope(np.log(values[:, 0]), robustnesses, np.log)
     ratio = values[:, 4]
     table = Table(
         "Distance to the boundary against the input's dimension",
@@ -270,13 +295,13 @@ def _dimension(setting: Setting) -> list[Part]:
             setting,
             "pixels averaged or repeated. Nearest other class: the median L2 from "
             "a test image to the nearest of 5,000 training images of another class; % of it: how "
-            "far the boundary lies on that way, which no change of scale can alter.",
+            "far the boundary lies on that way, which does not depend on the scale.",
         ),
     )
     text = Text(
         f"The L2 distance grows as the dimension to the power {slope:.2f} (95 % interval "
         f"{low:.2f} to {high:.2f}; 1/2 is what a mere change of scale gives, 0 what a cost of "
-        "dimension of its own would bring it down to). Measured by the distance between classes, "
+        "dimension of its own would bring it down to). Relative to the distance between classes, "
         f"it is {ratio[0]:.1f} % at {rows[0]} and {ratio[-1]:.1f} % at {rows[-1]}."
     )
     return [table, text]
@@ -284,37 +309,41 @@ def _dimension(setting: Setting) -> list[Part]:
 
 def _nearest_other(test: Dataset, train: Dataset) -> float:
     """Return the median L2 distance of test images to the nearest other-class training image."""
-    one, other = (d.images.reshape(len(d.images), -1).astype(np.float64) for d in (test, train))
-    squares = np.square(one).sum(1)[:, None] - 2 * one @ other.T + np.square(other).sum(1)
+    images, others = (d.images.reshape(len(d.images), -1).astype(np.float64) for d in (test, train))
+    squares = np.square(images).sum(1)[:, None] - 2 * images @ others.T + np.square(others).sum(1)
     squares[test.labels[:, None] == train.labels] = np.inf
     return float(np.median(np.sqrt(squares.min(1))))
 
 
 def _amount(setting: Setting) -> list[Part]:
-    whole = len(setting.train.labels)
-    sizes = [n for n in (1000, 5000, 20000, 60000) if n < whole] + [min(whole, 60000)]
+    count = len(setting.train.labels)
+    sizes = [n for n in (1000, 5000, 20000, 60000) if n < count] + [min(count, 60000)]
     sizes = sizes[:2] if setting.quick else sizes
-    found = []
+    measured = []
     for size in sizes:
         # Equally many steps for all sizes: fewer images are each seen more often.
         rows = np.resize(np.arange(size), sizes[-1])
-        found.append(_robustness(setting, f"train-{size}", setting.train.take(rows), setting.test))
-    slope, low, high = _slope(np.log2(sizes), found, np.asarray)
-    found = np.array([np.column_stack([one.errors, one.medians]) for one in found])
+        measured.append(
+            _robustness(setting, f"train-{size}", setting.train.take(rows), setting.test)
+        )
+    slope, low, high = _slope(np.log2(sizes), measured, np.asarray)
+    values = np.array([np.column_stack([each.errors, each.medians]) for each in measured])
     table = Table(
         "Distance to the boundary against the training set",
         tuple(f"{n:,}" for n in sizes),
         ("test error %", "median L2"),
-        found.mean(1),
-        found.std(1),
+        values.mean(1),
+        values.std(1),
         formats=(".2f", ".3f"),
-        note=_fixed(setting, "as many steps for all, the first so many training images repeated."),
+        note=_fixed(
+            setting, "as many steps for all sizes: the first images of the training set, repeated."
+        ),
     )
     text = Text(
         f"From {sizes[0]:,} to {sizes[-1]:,} training images the test error goes from "
-        f"{found[0, :, 0].mean():.2f} to {found[-1, :, 0].mean():.2f} %, the median distance of "
-        f"the nearest adversarial image from {found[0, :, 1].mean():.2f} to "
-        f"{found[-1, :, 1].mean():.2f}: {slope:+.3f} with each doubling (95 % interval "
+        f"{values[0, :, 0].mean():.2f} to {values[-1, :, 0].mean():.2f} %, the median distance of "
+        f"the nearest adversarial image from {values[0, :, 1].mean():.2f} to "
+        f"{values[-1, :, 1].mean():.2f}: {slope:+.3f} with each doubling (95 % interval "
         f"{low:+.3f} to {high:+.3f})."
     )
     return [table, text]
@@ -336,12 +365,12 @@ def features(network: Network, images: np.ndarray) -> Array:
 def transfer_explained(
     networks: list[Network], attacked: np.ndarray, nearest: np.ndarray, test: Dataset
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the transfer rates between networks, and what may explain them.
+    """Return the transfer rates between networks, and the measures that may explain them.
 
     Args:
         networks: The M networks.
-        attacked: [M, N, H, W, C], images made for each network, all of one norm.
-        nearest: [M, N, H, W, C], the nearest adversarial images of each network.
+        attacked: Images made for each network, all of one norm, [M, N, H, W, C].
+        nearest: The nearest adversarial images of each network, [M, N, H, W, C].
         test: The N original images.
 
     Returns:
@@ -350,8 +379,8 @@ def transfer_explained(
         would fool if each network's boundary were the plane through its own nearest adversarial
         image.
     """
-    answers = np.array([[np.asarray(n.model(a)).argmax(1) for n in networks] for a in attacked])
-    rate = (answers != test.labels).mean(2)
+    predicted = np.array([[np.asarray(n.model(a)).argmax(1) for n in networks] for a in attacked])
+    rate = (predicted != test.labels).mean(2)
     slopes = [margin_gradients(n.model, test.images, test.labels) for n in networks]
     seen = [features(n, test.images) for n in networks]
     moved = (attacked - test.images).reshape(*attacked.shape[:2], -1).astype(np.float64)
@@ -365,9 +394,15 @@ def transfer_explained(
 
 
 def amplify(images: np.ndarray, originals: np.ndarray, norm: float) -> np.ndarray:
-    """Return the images [N, ...] moved away from their originals to the L2 distance `norm`.
+    """Return the images moved away from their originals to one L2 distance.
 
-    The distance holds before clipping to [0, 1]; an image equal to its original stays there.
+    Args:
+        images: Images [N, ...].
+        originals: Their originals.
+        norm: The distance, before clipping to [0, 1].
+
+    Returns:
+        The images, float32; an image equal to its original stays there.
     """
     moved = (images - originals).astype(np.float64)
     lengths = np.sqrt(np.square(moved).sum(tuple(range(1, moved.ndim)), keepdims=True))
@@ -389,7 +424,7 @@ def _transfer(setting: Setting, distortion: float = 0.07) -> list[Part]:
     fits = {name: fit_pairs(values, rate) for name, values in reasons.items()}
     off, pairs = ~np.eye(len(rate), dtype=bool), len(rate) * (len(rate) - 1)
     table = Table(
-        f"What goes together with transfer, over {pairs} ordered pairs of networks",
+        f"Correlations with transfer, over {pairs} ordered pairs of networks",
         tuple(fits),
         ("correlation", "95 % from", "to", "p (Mantel)", "slope", "intercept"),
         np.array(list(fits.values())),
@@ -397,7 +432,7 @@ def _transfer(setting: Setting, distortion: float = 0.07) -> list[Part]:
         note="Interval: bootstrap over pairs. p: the networks permuted, as pairs share networks.",
     )
     heat = Table(
-        "Share in % that fools",
+        "Transfer rate in %",
         names,
         names,
         100 * rate,
@@ -416,7 +451,7 @@ def _transfer(setting: Setting, distortion: float = 0.07) -> list[Part]:
             Curves(
                 f"Transfer and {name}",
                 name,
-                "share that fools",
+                "transfer rate",
                 lines,
                 dashed=("fit",),
                 points=("pairs",),
@@ -425,8 +460,8 @@ def _transfer(setting: Setting, distortion: float = 0.07) -> list[Part]:
     best = max(fits, key=lambda name: np.nan_to_num(fits[name].correlation))
     error = np.abs(reasons["flat boundaries"] - rate)[off].mean()
     text = Text(
-        f"Transfer goes best with {best} (r = {fits[best].correlation:.2f}). "
-        "Flat boundaries, a prediction that fits nothing, is off by "
-        f"{100 * error:.0f} percentage points on average, both ways counted."
+        f"Transfer correlates most with {best} (r = {fits[best].correlation:.2f}). "
+        "Flat boundaries, a prediction without fitted parameters, has a mean absolute error of "
+        f"{100 * error:.0f} percentage points."
     )
     return [heat, table, text, *curves]

@@ -26,14 +26,14 @@ from jaxadv.universal import judge, universal_perturbation
 
 SIZES = (4000, 2500, 1500, 1000, 600, 400, 250, 150, 100, 60)  # training images that are tried
 QUERIES = 3000
-EXACT, GRADIENTS, ANSWERS = "proved", "gradients", "answers"
+EXACT, GRADIENTS, PREDICTIONS = "proved", "gradients", "queries"
 
 
 class Family(NamedTuple):
     """A kind of classifier.
 
     Attributes:
-        how: How its nearest mistake is computed: `EXACT`, `GRADIENTS` or `ANSWERS`.
+        how: How its nearest mistake is computed: `EXACT`, `GRADIENTS` or `PREDICTIONS`.
         make: Returns an estimator that is not fitted yet.
     """
 
@@ -61,8 +61,8 @@ def families() -> dict[str, Family]:
         "network, 100-100": Family(
             GRADIENTS, lambda: MLPClassifier((100, 100), max_iter=60, random_state=0)
         ),
-        "three neighbours": Family(ANSWERS, lambda: KNeighborsClassifier(3)),
-        "random forest": Family(ANSWERS, lambda: RandomForestClassifier(50, random_state=0)),
+        "three neighbours": Family(PREDICTIONS, lambda: KNeighborsClassifier(3)),
+        "random forest": Family(PREDICTIONS, lambda: RandomForestClassifier(50, random_state=0)),
     }
 
 
@@ -91,9 +91,8 @@ def at_equal_accuracy(setting: Setting) -> dict[str, Fitted]:
     def fit(family: Family, size: int) -> Fitted:
         estimator = family.make().fit(flat[:size], train.labels[:size])
         model = from_sklearn(estimator)
-        answers = predict(model, test.images).argmax(1)
-        right = estimator.classes_[answers] == test.labels
-        return Fitted(estimator, model, size, 100 * float(right.mean()))
+        predicted = estimator.classes_[predict(model, test.images).argmax(1)]
+        return Fitted(estimator, model, size, 100 * float((predicted == test.labels).mean()))
 
     kinds = families()
     best = {}
@@ -123,20 +122,23 @@ def nearest_mistakes(
         setting: The setting, whose folder stores the results.
         name: Name of the classifier.
         fitted: The classifier.
-        how: `EXACT`, `GRADIENTS` or `ANSWERS`.
+        how: `EXACT`, `GRADIENTS` or `PREDICTIONS`.
         images: Images [N, H, W, C].
         labels: Their labels [N], as indices of the classifier's classes.
 
     Returns:
-        The distances [N] and the images [N, H, W, C] found.
+        The distances [N] and the nearest misclassified images [N, H, W, C].
     """
     if how == EXACT:
         linear = hasattr(fitted.estimator, "coef_")
         classifier = (linear_classifier if linear else tree_ensemble)(fitted.estimator)
         pairs = zip(images, labels, strict=True)
-        found = [exact_distance(classifier, image, int(label), "l2") for image, label in pairs]
-        witness = [images[i] if one.witness is None else one.witness for i, one in enumerate(found)]
-        return np.array([one.distance for one in found]), np.array(witness, np.float32)
+        exact = [exact_distance(classifier, image, int(label), "l2") for image, label in pairs]
+        witness = [
+            image if answer.witness is None else answer.witness
+            for image, answer in zip(images, exact, strict=True)
+        ]
+        return np.array([answer.distance for answer in exact]), np.array(witness, np.float32)
     if how == GRADIENTS:
         nearest = minimal_distance(
             fitted.model,
@@ -198,20 +200,20 @@ def all_classifiers(setting: Setting) -> Findings:
                 "training images",
                 "accuracy, %",
                 "median distance",
-                "share of the way",
+                "fraction of the way",
                 "noise",
                 "noise / mistake",
             ),
             np.array(rows),
             formats=(".0f", ".1f", ".3f", ".3f", ".2f", ".1f"),
             note=f"{len(labels)} test images that all of them get right. Distances: proved, or "
-            "upper bounds found along gradients or by answers alone. The way: from an image to the "
+            "upper bounds from gradients or from queries alone. The way: from an image to the "
             f"nearest training image of another class, {np.median(away):.2f} in the median. Noise: "
             "the least length at which one of ten Gaussian draws is misclassified.",
         ),
         Gallery(
             "The nearest mistakes",
-            np.stack([data.images[:8], *(found[:8] for found in pictures.values())]),
+            np.stack([data.images[:8], *(nearest[:8] for nearest in pictures.values())]),
             ("image", *fitted),
             captions=(
                 tuple(data.classes[k] for k in labels[:8]),
@@ -227,7 +229,7 @@ def all_classifiers(setting: Setting) -> Findings:
                 if (ratio < 2 * network[3]).sum() > 1
                 else "nearest in the network."
             )
-            + " For those asked by answers alone the truth may be nearer."
+            + " For classifiers attacked by queries alone the nearest mistake may be closer."
         ),
         _universal(setting, fitted, data),
         _far_from_all_data(setting, fitted["logistic regression"]),
@@ -247,8 +249,8 @@ def _right_everywhere(setting: Setting, fitted: list[Fitted]) -> Dataset:
     test = setting.test
     right = np.ones(len(test.labels), bool)
     for one in fitted:
-        answers = predict(one.model, test.images).argmax(1)
-        right &= one.estimator.classes_[answers] == test.labels
+        predicted = one.estimator.classes_[predict(one.model, test.images).argmax(1)]
+        right &= predicted == test.labels
     rows = np.flatnonzero(right)
     if not len(rows):
         raise ValueError("no test image is classified right by all classifiers")
@@ -306,8 +308,9 @@ def _far_from_all_data(setting: Setting, fitted: Fitted) -> Text:
         return np.array(far)
 
     return Text(
-        f"Where logistic regression is surest there is no data: at the corner of the box that "
-        f"suits a class best it gives {100 * np.median(sure):.2f} % in the median, at an L2 "
-        f"distance of {np.median(nearest(corners, False)):.1f} from the nearest training image; "
-        f"those have their nearest neighbour at {np.median(nearest(flat[:200], True)):.1f}."
+        f"Logistic regression is most confident where there is no data: at the corner of the "
+        f"box that suits a class best its confidence is {100 * np.median(sure):.2f} % in the "
+        f"median, at an L2 distance of {np.median(nearest(corners, False)):.1f} from the nearest "
+        f"training image; training images have their nearest neighbour at "
+        f"{np.median(nearest(flat[:200], True)):.1f}."
     )

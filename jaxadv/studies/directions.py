@@ -1,6 +1,6 @@
 """Directions of a hidden layer: their top images, what these have in common, and other bases.
 
-Section 3 of Szegedy et al. (2013, arXiv 1312.6199) compares the images that stimulate a unit most,
+Section 3 of Szegedy et al. (2013, arXiv 1312.6199) compares the images that maximise a unit,
 argmax <phi(x), e_i>, with those of a random direction, argmax <phi(x), v>, by eye. This module
 provides measurements for it; the study is `jaxadv.studies.units`.
 """
@@ -13,18 +13,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import optax
+from flax.linen.module import InterceptorContext
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Params
 
 # --- A hidden layer, and the same network in another basis ---
 
 
 def activations(
-    module: Any, variables: Any, images: Float[Array, "N H W C"], layer: str, side: str = "input"
+    module: nn.Module,
+    variables: Params,
+    images: Float[Array, "N H W C"],
+    layer: str,
+    side: str = "input",
 ) -> Float[Array, "N n"]:
     """Return the input or the output of a layer, flattened; one forward pass.
 
@@ -56,25 +63,32 @@ def activations(
     """
     if side not in ("input", "output"):
         raise ValueError(f"side={side!r}: pass 'input' or 'output'")
-    seen: dict[str, list[Array]] = {}
+    recorded: dict[str, list[Array]] = {}
 
-    def look(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    def record(
+        method: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: InterceptorContext,
+    ) -> Any:
         out = method(*args, **kwargs)
         if context.method_name == "__call__":
-            kept = args[0] if side == "input" else out
-            seen.setdefault("/".join(context.module.path), []).append(kept)
+            value = args[0] if side == "input" else out
+            recorded.setdefault("/".join(context.module.path), []).append(value)
         return out
 
-    with nn.intercept_methods(look):
+    with nn.intercept_methods(record):
         module.apply(variables, images)
-    if len(found := seen.get(layer, [])) != 1:
-        known = ", ".join(sorted(name for name, calls in seen.items() if name and len(calls) == 1))
-        raise ValueError(f"layer={layer!r} is called {len(found)} times: pass one of {known}")
-    return found[0].reshape(len(images), -1)
+    if len(values := recorded.get(layer, [])) != 1:
+        single = sorted(name for name, calls in recorded.items() if name and len(calls) == 1)
+        raise ValueError(
+            f"layer={layer!r} is called {len(values)} times: pass one of {', '.join(single)}"
+        )
+    return values[0].reshape(len(images), -1)
 
 
 def counter_rotated(
-    module: Any, variables: Any, layer: str, rotation: Float[Array, "n n"]
+    module: nn.Module, variables: Params, layer: str, rotation: Float[Array, "n n"]
 ) -> Model:
     """Return the same function with other units: phi becomes phi R, and the next W becomes R^T W.
 
@@ -110,26 +124,39 @@ def counter_rotated(
             f"layer={layer!r} has a kernel of shape {shape}: a rotation of {len(rotation)} units "
             "is undone in a dense layer that reads them"
         )
-    undone = {**params[layer], "kernel": rotation.T @ kernel}
-    turned = {**variables, "params": {**params, layer: undone}}
-    return Model(_Rotated(module, layer), (rotation, turned))
+    rotated_back = {**params[layer], "kernel": rotation.T @ kernel}
+    rotated = {**variables, "params": {**params, layer: rotated_back}}
+    return Model(_Rotated(module, layer), (rotation, rotated))
 
 
 @pytree
 class _Rotated:
-    module: Any = static()
+    """Function of a `Model` that rotates the input of one layer.
+
+    Attributes:
+        module: The Flax linen module.
+        layer: Name of the layer.
+    """
+
+    module: nn.Module = static()
     layer: str = static()
 
-    def __call__(self, params: Any, images: Array) -> Array:
+    def __call__(self, params: tuple[Array, Params], images: Array) -> Array:
         rotation, variables = params
 
-        def turn(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        def rotate(
+            method: Callable[..., Any],
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            context: InterceptorContext,
+        ) -> Any:
             if context.method_name == "__call__" and context.module.path == (self.layer,):
                 args = (args[0] @ rotation, *args[1:])
             return method(*args, **kwargs)
 
-        with nn.intercept_methods(turn):
-            return self.module.apply(variables, images)
+        with nn.intercept_methods(rotate):
+            logits: Any = self.module.apply(variables, images)
+        return logits
 
 
 # --- The top images of a direction, and what they have in common ---
@@ -187,8 +214,8 @@ def entropy(labels: Int[np.ndarray, "D k"]) -> Float[np.ndarray, " D"]:
         >>> entropy(np.array([[3, 3, 3, 3], [3, 3, 5, 5]])).tolist()
         [0.0, 1.0]
     """
-    shares = _frequencies(labels)
-    return -(shares * np.log2(np.where(shares > 0, shares, 1))).sum(1) + 0.0
+    frequencies = _frequencies(labels)
+    return -(frequencies * np.log2(np.where(frequencies > 0, frequencies, 1))).sum(1) + 0.0
 
 
 def _frequencies(labels: np.ndarray) -> np.ndarray:
@@ -240,8 +267,8 @@ class Comparison(NamedTuple):
     p: float
 
 
-def compare(x: Any, y: Any) -> Comparison:
-    """Test of Mann and Whitney (1947) of two samples, with ties.
+def compare(x: npt.ArrayLike, y: npt.ArrayLike) -> Comparison:
+    """Compare two samples by the test of Mann and Whitney (1947), with ties.
 
     The effect is Cliff's delta (the rank-biserial correlation): 0 where neither sample tends to be
     larger, 1 where all of x is above all of y. Its interval is that of DeLong et al. (1988), which
@@ -260,12 +287,12 @@ def compare(x: Any, y: Any) -> Comparison:
         >>> compare([1, 2, 3, 4], [3, 4, 5, 6]).effect
         -0.75
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    n, m = len(x), len(y)
-    above = np.sign(x[:, None] - y)
+    first, second = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    n, m = len(first), len(second)
+    above = np.sign(first[:, None] - second)
     effect = float(above.mean())
     error = math.sqrt(above.mean(1).var(ddof=1) / n + above.mean(0).var(ddof=1) / m)
-    ties = np.unique(np.concatenate([x, y]), return_counts=True)[1].astype(np.float64)
+    ties = np.unique(np.concatenate([first, second]), return_counts=True)[1].astype(np.float64)
     variance = n * m / 12 * (n + m + 1 - (ties**3 - ties).sum() / ((n + m) * (n + m - 1)))
     distance = max(0.0, abs(effect) * n * m / 2 - 0.5)  # of U = n m (1 + effect) / 2 from its mean
     p = math.erfc(distance / math.sqrt(2 * variance)) if variance > 0 else 1.0
@@ -274,6 +301,8 @@ def compare(x: Any, y: Any) -> Comparison:
 
 
 # --- The image that maximises a direction ---
+
+Best = tuple[Array, Array]  # an image and its value
 
 
 def synthesize(
@@ -300,21 +329,25 @@ def synthesize(
     Returns:
         The image and its value.
 
-    >>> import jax.numpy as jnp
-    >>> from jaxadv.studies.directions import synthesize
-    >>> weights = jnp.array([[[2.0], [-1.0]]])
-    >>> image, best = synthesize(lambda image: (weights * image).sum(), jnp.full((1, 2, 1), 0.5))
-    >>> image.ravel().tolist(), float(best)
-    ([1.0, 0.0], 2.0)
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxadv.studies.directions import synthesize
+        >>> weights = jnp.array([[[2.0], [-1.0]]])
+        >>> start = jnp.full((1, 2, 1), 0.5)
+        >>> image, best = synthesize(lambda image: (weights * image).sum(), start)
+        >>> image.ravel().tolist(), float(best)
+        ([1.0, 0.0], 2.0)
     """
     adam = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
-    def better(best: Any, image: Array, reached: Array) -> Any:
+    def better(best: Best, image: Array, reached: Array) -> Best:
         return jax.tree.map(
             lambda new, old: jnp.where(reached > best[1], new, old), (image, reached), best
         )
 
-    def step(state: Any, _: None) -> Any:
+    def step(
+        state: tuple[Array, optax.OptState, Best], _: None
+    ) -> tuple[tuple[Array, optax.OptState, Best], None]:
         image, memory, best = state
         reached, slope = jax.value_and_grad(value)(image)
         scaled = slope / jnp.maximum(jnp.abs(slope).max(), 1e-30)

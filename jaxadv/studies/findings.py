@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxadv.core.files import write_atomically
 
@@ -38,9 +39,9 @@ class Table:
     title: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
-    values: np.ndarray
-    spread: np.ndarray | None = None
-    published: np.ndarray | None = None
+    values: Float[np.ndarray, "R C"]
+    spread: Float[np.ndarray, "R C"] | None = None
+    published: Float[np.ndarray, "R C"] | None = None
     formats: str | tuple[str, ...] = ".3g"
     heat: bool = False
     hot: str = "high"
@@ -79,7 +80,7 @@ class Gallery:
     """
 
     title: str
-    images: np.ndarray
+    images: Float[np.ndarray, "R C H W D"]
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     captions: tuple[tuple[str, ...], ...] = ()
@@ -90,13 +91,13 @@ class Gallery:
         if len(shape) != 5:
             raise ValueError(f"images have shape {shape}: pass [rows, columns, H, W, C]")
         captions = tuple(map(len, self.captions))
-        for name, given, wanted in (
+        for name, length, needed in (
             ("rows", len(self.rows), shape[0]),
             ("columns", len(self.columns), shape[1]),
             ("captions", captions, (shape[1],) * shape[0]),
         ):
-            if given and given != wanted:
-                raise ValueError(f"{name} have length {given}, but the images need {wanted}")
+            if length and length != needed:
+                raise ValueError(f"{name} have length {length}, but the images need {needed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Curves:
     title: str
     x: str
     y: str
-    lines: Mapping[str, np.ndarray]
+    lines: Mapping[str, Float[np.ndarray, "2 n"]]
     log: str = ""
     dashed: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
@@ -134,7 +135,7 @@ class Curves:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A paragraph: the findings in words, or why they differ from what was published."""
+    """A paragraph: the findings in words, or why they differ from the published ones."""
 
     text: str
 
@@ -192,7 +193,8 @@ def _fields(part: Part) -> dict[str, Any]:
     return {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
+    """Return a value as JSON data: lists, dicts, strings, numbers and None."""
     if isinstance(value, np.ndarray):
         return _plain(value.tolist())
     if isinstance(value, Mapping):
@@ -204,11 +206,20 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def save(findings: Findings, path: str | Path, mark: str) -> Path:
-    """Store findings, pictures included, as one npz file with the fingerprint `mark`."""
+def save(findings: Findings, path: str | Path, digest: str) -> Path:
+    """Store findings, pictures included, as one npz file.
+
+    Args:
+        findings: The findings.
+        path: Path of the file.
+        digest: Fingerprint of all that the findings depend on.
+
+    Returns:
+        The path.
+    """
     arrays: dict[str, np.ndarray] = {}
 
-    def leave_out(value: Any) -> Any:
+    def leave_out(value: object) -> Any:
         """Return the value for JSON, with arrays replaced by their names."""
         if isinstance(value, np.ndarray):
             arrays[f"array{len(arrays)}"] = value
@@ -221,7 +232,7 @@ def save(findings: Findings, path: str | Path, mark: str) -> Path:
 
     parts = [[type(part).__name__, leave_out(_fields(part))] for part in findings.parts]
     head = {
-        "mark": mark,
+        "mark": digest,
         "name": findings.name,
         "title": findings.title,
         "parts": parts,
@@ -232,17 +243,22 @@ def save(findings: Findings, path: str | Path, mark: str) -> Path:
     return write_atomically(path, out.getvalue())
 
 
-def load(path: str | Path, mark: str) -> Findings | None:
-    """Load what `save` stored.
+def load(path: str | Path, digest: str) -> Findings | None:
+    """Load findings that `save` stored.
 
-    Returns None where the file is missing or unreadable, or has another fingerprint.
+    Args:
+        path: Path of the file.
+        digest: Fingerprint of all that the findings depend on.
+
+    Returns:
+        The findings; None if the file is missing or unreadable, or has another fingerprint.
     """
     kinds = {kind.__name__: kind for kind in (Table, Gallery, Curves, Text)}
 
     try:
         with np.load(path, allow_pickle=False) as file:
 
-            def restore(value: Any) -> Any:
+            def restore(value: object) -> Any:
                 if isinstance(value, dict):
                     if "array" in value:
                         return file[value["array"]]
@@ -250,7 +266,7 @@ def load(path: str | Path, mark: str) -> Findings | None:
                 return tuple(map(restore, value)) if isinstance(value, list) else value
 
             head = json.loads(str(file["head"]))
-            if head["mark"] != mark:
+            if head["mark"] != digest:
                 return None
             parts = [kinds[kind](**restore(fields)) for kind, fields in head["parts"]]
     except (OSError, ValueError, KeyError, EOFError):

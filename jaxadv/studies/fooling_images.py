@@ -1,7 +1,6 @@
 """The experiments of Nguyen, Yosinski and Clune (2014, arXiv 1412.1897) on a LeNet."""
 
 import time
-from typing import Any
 
 import jax
 import numpy as np
@@ -31,8 +30,8 @@ def _probabilities(model: Model, images: np.ndarray) -> np.ndarray:
 
 
 def _error(model: Model, data: Dataset) -> float:
-    answers = predict(model, data.images).argmax(1)
-    return 100 * float((answers != data.labels).mean())
+    predicted = predict(model, data.images).argmax(1)
+    return 100 * float((predicted != data.labels).mean())
 
 
 def images(setting: Setting) -> Findings:
@@ -44,14 +43,14 @@ def images(setting: Setting) -> Findings:
     generations = 60 if setting.quick else 200
     model, other = (_lenet(setting, setting.train, seed) for seed in (0, 1))
     shape = setting.test.images.shape[1:]
-    found: dict[str, FoolingImages] = {}
+    results: dict[str, FoolingImages] = {}
     seconds = {}
     for number, method in enumerate(METHODS):
         setting.progress("fooling images", number, len(METHODS))
         begun = time.perf_counter()
-        found[method] = fooling_images(model, shape, method, generations=generations)
+        results[method] = fooling_images(model, shape, method, generations=generations)
         seconds[method] = time.perf_counter() - begun
-    rows = [_row(found[m], seconds[m], _probabilities(other, found[m].images)) for m in METHODS]
+    rows = [_row(results[m], seconds[m], _probabilities(other, results[m].images)) for m in METHODS]
     published = np.full((len(METHODS), 7), np.nan)
     if generations >= 200:
         published[:2, 0] = 99.99
@@ -68,7 +67,7 @@ def images(setting: Setting) -> Findings:
                 "generations to a median of 99.99 %",
                 "same class on another LeNet",
                 "median confidence there",
-                "images asked",
+                "images classified",
                 "seconds",
             ),
             np.array(rows),
@@ -80,10 +79,10 @@ def images(setting: Setting) -> Findings:
         ),
         Gallery(
             "One image for each class",
-            np.stack([found[m].images for m in METHODS]),
+            np.stack([results[m].images for m in METHODS]),
             METHODS,
             tuple(setting.test.classes),
-            tuple(tuple(f"{100 * c:.2f} %" for c in found[m].confidence) for m in METHODS),
+            tuple(tuple(f"{100 * c:.2f} %" for c in results[m].confidence) for m in METHODS),
             note="below each the network's confidence that this is the class of the column",
         ),
         Curves(
@@ -94,33 +93,33 @@ def images(setting: Setting) -> Findings:
                 method: np.stack(
                     [
                         np.arange(1, generations + 1),
-                        np.maximum(1 - np.median(one.history, 1), 1e-7),
+                        np.maximum(1 - np.median(result.history, 1), 1e-7),
                     ]
                 )
-                for method, one in found.items()
+                for method, result in results.items()
             },
             log="y",
         ),
         Text(
             f"Its median confidence on test images is {100 * np.median(natural):.2f} %, on these "
-            + ", ".join(f"{100 * np.median(found[m].confidence):.2f} ({m})" for m in METHODS)
-            + f". Of uniform noise it is sure (99.99 %) in {100 * sure:.1f} % of 1,000 images."
+            + ", ".join(f"{100 * np.median(results[m].confidence):.2f} ({m})" for m in METHODS)
+            + f". It is above 99.99 % for {100 * sure:.1f} % of 1,000 images of uniform noise."
         ),
     ]
     return Findings("fooling.images", "Images of nothing that a network is sure of", parts)
 
 
-def _row(found: FoolingImages, seconds: float, other: np.ndarray) -> list[float]:
-    median = np.median(found.history, 1)
-    own = np.arange(len(found.images))
+def _row(result: FoolingImages, seconds: float, other: np.ndarray) -> list[float]:
+    median = np.median(result.history, 1)
+    own = np.arange(len(result.images))
     reached = np.flatnonzero(median >= SURE)
     return [
-        100 * float(np.median(found.confidence)),
-        100 * float(found.confidence.min()),
+        100 * float(np.median(result.confidence)),
+        100 * float(result.confidence.min()),
         float(reached[0] + 1) if len(reached) else np.nan,
         float((other.argmax(1) == own).sum()),
         100 * float(np.median(other[own, own])),
-        float(found.forward),
+        float(result.forward),
         seconds,
     ]
 
@@ -211,18 +210,24 @@ def with_negatives(data: Dataset, negatives: np.ndarray) -> Dataset:
     """Return the data set with one more class, which holds the negatives.
 
     The negatives are repeated until they are about as many as the images of one other class.
+
+    Args:
+        data: The data set.
+        negatives: Images [M, H, W, C] of the new class, which may be none.
+
+    Returns:
+        The data set, in random order.
     """
     classes = (*data.classes, "none of these")
     if not len(negatives):
         return data._replace(classes=classes)
-    each = max(1, round(len(data.labels) / len(data.classes) / len(negatives)))
-    more = np.repeat(negatives, each, axis=0)
-    labels = np.full(len(more), len(data.classes), data.labels.dtype)
-    order = np.random.default_rng(0).permutation(len(data.labels) + len(more))
-    joined: dict[str, Any] = {
-        "images": np.concatenate([data.images, more])[order],
-        "labels": np.concatenate([data.labels, labels])[order],
-        "ids": np.arange(len(order), dtype=np.int32),
-        "classes": classes,
-    }
-    return data._replace(**joined)
+    times = max(1, round(len(data.labels) / len(data.classes) / len(negatives)))
+    repeated = np.repeat(negatives, times, axis=0)
+    labels = np.full(len(repeated), len(data.classes), data.labels.dtype)
+    order = np.random.default_rng(0).permutation(len(data.labels) + len(repeated))
+    return data._replace(
+        images=np.concatenate([data.images, repeated])[order],
+        labels=np.concatenate([data.labels, labels])[order],
+        ids=np.arange(len(order), dtype=np.int32),
+        classes=classes,
+    )

@@ -10,26 +10,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float, Int
 from scipy import stats
 
 from jaxadv.attacks.gradient_based.pgd import BIM
 from jaxadv.attacks.wrappers.minimal_epsilon import MinimalEpsilon
-from jaxadv.core.goals import Untargeted
-from jaxadv.core.model import Model
-from jaxadv.models.adapters import normalized
-from jaxadv.models.torch_arrays import from_torch_arrays
-from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
-from jaxadv.studies.lipschitz import (
+from jaxadv.certification.lipschitz import (
     Spectrum,
     certified_distance,
     layer_outputs,
     local_norms,
     spectrum,
 )
+from jaxadv.certification.operator_norms import circular_norm, matrix_norm
+from jaxadv.core.goals import Untargeted
+from jaxadv.core.model import Model
+from jaxadv.models.adapters import normalized
+from jaxadv.models.torch_arrays import from_torch_arrays
+from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
 from jaxadv.studies.networks import plain, trained
 from jaxadv.studies.setting import Setting
-from jaxadv.studies.spectra import circular_norm, matrix_norm
 
 # Table 5: rectified layers of the authors' AlexNet, and the upper bounds of their norms.
 PUBLISHED = {
@@ -70,7 +73,7 @@ def layers(setting: Setting) -> Findings:
     gains = {name: _gains(setting, name, model) for name, model in models.items()}
     certificates, inside = _certificates(models, spectra, gains)
     weights = [setting.folder / f"alexnet.{kind}" for kind in ("safetensors", "npz")]
-    found = next((path for path in weights if path.is_file()), None)
+    alexnet = next((path for path in weights if path.is_file()), None)
     parts: list[Part] = [
         Text(
             "The norm of a layer is the most by which it enlarges a perturbation (L2); of a "
@@ -85,7 +88,7 @@ def layers(setting: Setting) -> Findings:
             "singular values of the whole matrix give s^-1. With s^-2 the bound would be too small "
             "by the factor s, and no bound at all: for AlexNet's first layer, by 4."
         ),
-        table_5(found),
+        table_5(alexnet),
         spectra_table("Norms of the layers", spectra),
         certificates,
         _gain_table(gains, spectra),
@@ -99,23 +102,25 @@ class Gains(NamedTuple):
     """Gains of perturbations for the images with an adversarial example.
 
     Attributes:
-        images: Images for which the attack succeeded.
-        labels: Their labels.
-        distances: L2 distances of their adversarial examples.
+        images: Images [N, H, W, C] for which the attack succeeded.
+        labels: Their labels [N].
+        distances: L2 distances of their adversarial examples, [N].
         adversarial: By layer, |change of its output| / |r| for adversarial perturbations r.
         random: The same for random perturbations of equal L2 size.
-        local: Norms of the logits' Jacobian at the images.
+        local: Norms of the logits' Jacobian at the images, [N].
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    distances: np.ndarray
-    adversarial: Mapping[str, np.ndarray]
-    random: Mapping[str, np.ndarray]
-    local: np.ndarray
+    images: Float[np.ndarray, "N H W C"]
+    labels: Int[np.ndarray, " N"]
+    distances: Float[np.ndarray, " N"]
+    adversarial: Mapping[str, Float[np.ndarray, " N"]]
+    random: Mapping[str, Float[np.ndarray, " N"]]
+    local: Float[np.ndarray, " N"]
 
 
-def amplification(model: Model, images: Any, perturbations: Any) -> dict[str, np.ndarray]:
+def amplification(
+    model: Model, images: npt.ArrayLike, perturbations: npt.ArrayLike
+) -> dict[str, Float[np.ndarray, " N"]]:
     """Return |change of a layer's output| / |perturbation| for each dense layer and convolution.
 
     Outputs are taken before the bias and the activation; the last are the logits. Costs two model
@@ -139,32 +144,41 @@ def amplification(model: Model, images: Any, perturbations: Any) -> dict[str, np
         >>> [float(value.mean()) for value in gain.values()]
         [1.0]
     """
-    images, moves = (np.asarray(array, np.float32) for array in (images, perturbations))
+    originals, moves = (np.asarray(array, np.float32) for array in (images, perturbations))
     sizes = np.linalg.norm(moves.reshape(len(moves), -1), axis=1)
-    if images.shape != moves.shape or not (sizes > 0).all():
+    if originals.shape != moves.shape or not (sizes > 0).all():
         raise ValueError(
             f"perturbations {moves.shape}, {(sizes == 0).sum()} of them 0: pass one that is not 0 "
-            f"for each of the images {images.shape}"
+            f"for each of the images {originals.shape}"
         )
-    before, after = layer_outputs(model, images), layer_outputs(model, images + moves)
+    before, after = layer_outputs(model, originals), layer_outputs(model, originals + moves)
     return {name: np.linalg.norm(after[name] - before[name], axis=1) / sizes for name in before}
 
 
 def spectra_table(title: str, spectra: Mapping[str, Spectrum], note: str = "") -> Table:
-    """Return a table of layer norms for networks, {name: `spectrum(model, image_shape)`}."""
+    """Return a table of the layers' norms.
+
+    Args:
+        title: Title of the table.
+        spectra: For each network by name, the result of `spectrum`.
+        note: Text below the table.
+
+    Returns:
+        The table.
+    """
     rows, values = [], []
-    for network, found in spectra.items():
-        for layer in found.layers:
+    for network, bounds in spectra.items():
+        for layer in bounds.layers:
             rows.append(f"{network} {layer.name} ({layer.size or layer.kind})")
             values.append([layer.lower, layer.norm, layer.through])
-        rows.append(f"{network}: whole")
-        values.append([math.nan, math.nan, found.constant])
+        rows.append(f"{network}: all layers")
+        values.append([math.nan, math.nan, bounds.constant])
     columns = ("power iteration", "upper bound", "from the image on")
     return Table(title, tuple(rows), columns, np.array(values), formats=".4g", note=note)
 
 
 def table_5(
-    weights: str | os.PathLike[str] | Mapping[str, Any] | None, module: Any = "AlexNet"
+    weights: str | os.PathLike[str] | Mapping[str, Any] | None, module: str | nn.Module = "AlexNet"
 ) -> Table:
     """Return Table 5: the published bounds beside those of an AlexNet with given weights.
 
@@ -189,14 +203,14 @@ def table_5(
     )
     if weights is not None:
         model = from_torch_arrays(module, weights, image_shape=(224, 224, 3))
-        found = spectrum(normalized(model, *_IMAGENET), (224, 224, 3), 100)
-        kept = [row for row in found.layers if row.kind in ("dense", "convolution")]
-        bounds, lower = [row.norm for row in kept], [row.lower for row in kept]
+        computed = spectrum(normalized(model, *_IMAGENET), (224, 224, 3), 100)
+        weighted = [row for row in computed.layers if row.kind in ("dense", "convolution")]
+        bounds, lower = [row.norm for row in weighted], [row.lower for row in weighted]
         where = "the given arrays" if isinstance(weights, Mapping) else Path(weights).name
         note = (
-            f"Ours: {where}, in torchvision's layout: {'; '.join(row.size for row in kept)}. The "
-            "product of all steps, with pooling (2 where windows of 3 overlap at stride 2) and the "
-            f"normalisation of the pixels: {found.constant:.3g}; of the published figures: "
+            f"Ours: {where}, in torchvision's layout: {'; '.join(row.size for row in weighted)}. "
+            "The product of all steps, with pooling (2 where windows of 3 overlap at stride 2) and "
+            f"the normalisation of the pixels: {computed.constant:.3g}; of the published figures: "
             f"{math.prod(PUBLISHED.values()):.3g}."
         )
     published = np.array([[math.nan, bound] for bound in PUBLISHED.values()])
@@ -220,9 +234,9 @@ def _gains(setting: Setting, name: str, model: Model) -> Gains:
     steps, rounds = (10, 5) if setting.quick else (20, 8)
     attack = MinimalEpsilon(BIM(norm="l2", steps=steps, step_size=0.2), rounds=rounds, largest=8.0)
     result = setting.run(f"layers-{name}", attack, model, images, Untargeted(labels))
-    fell = np.asarray(result.success) & (np.asarray(result.distance) > 0)
-    images, labels = images[fell], labels[fell]
-    moves = np.asarray(result.images)[fell] - images
+    fooled = np.asarray(result.success) & (np.asarray(result.distance) > 0)
+    images, labels = images[fooled], labels[fooled]
+    moves = np.asarray(result.images)[fooled] - images
     sizes = np.sqrt(np.square(moves).sum((1, 2, 3), keepdims=True))
     noise = np.random.default_rng(0).standard_normal(moves.shape)
     noise *= sizes / np.sqrt(np.square(noise).sum((1, 2, 3), keepdims=True))
@@ -242,19 +256,19 @@ def _certificates(
     """Return the certified beside the attacked distances, and the number of attacks inside them."""
     values, inside = [], 0
     for name, model in models.items():
-        found, constant = gains[name], spectra[name].constant
-        certified = certified_distance(model, found.images, found.labels, constant)
-        broken = int((found.distances < certified).sum())
+        gain, constant = gains[name], spectra[name].constant
+        certified = certified_distance(model, gain.images, gain.labels, constant)
+        broken = int((gain.distances < certified).sum())
         inside += broken
-        share = np.median(certified / found.distances)
+        tightness = np.median(certified / gain.distances)
         values.append(
             [
                 constant,
-                np.median(found.local),
+                np.median(gain.local),
                 np.median(certified),
                 certified.max(),
-                np.median(found.distances),
-                100 * share,
+                np.median(gain.distances),
+                100 * tightness,
                 broken,
                 len(certified),
             ]
@@ -264,8 +278,8 @@ def _certificates(
         "gain at the image (median)",
         "certified distance (median)",
         "largest",
-        "adversarial distance found (median)",
-        "certified of found, %",
+        "adversarial distance (median)",
+        "certified of adversarial, %",
         "adversarial inside",
         "images",
     )
@@ -284,8 +298,8 @@ def _certificates(
 def _gain_table(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum]) -> Table:
     """Return the gains from image to logits of both kinds, with intervals and p-values."""
     values = []
-    for name, found in gains.items():
-        ours, noise = (list(kind.values())[-1] for kind in (found.adversarial, found.random))
+    for name, gain in gains.items():
+        ours, noise = (list(kind.values())[-1] for kind in (gain.adversarial, gain.random))
         ratio = np.log(ours / np.maximum(noise, 1e-12))
         low, high = _interval(ratio)
         p = float(np.asarray(stats.wilcoxon(ratio))[1]) if len(ratio) > 5 else math.nan
@@ -297,7 +311,7 @@ def _gain_table(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum]) -> 
                 low,
                 high,
                 p,
-                np.median(ours / found.local),
+                np.median(ours / gain.local),
                 100 * np.median(ours) / spectra[name].constant,
             ]
         )
@@ -327,11 +341,11 @@ def _interval(logs: np.ndarray) -> tuple[float, float]:
     return math.exp(low), math.exp(high)
 
 
-def _curves(name: str, gains: Gains, found: Spectrum) -> Curves:
+def _curves(name: str, gains: Gains, norms: Spectrum) -> Curves:
     """Return the gain from the image to each layer: measured, and the bound."""
     names = list(gains.adversarial)
     number = np.arange(1, len(names) + 1)
-    bounds = {layer.name: layer.through for layer in found.layers}
+    bounds = {layer.name: layer.through for layer in norms.layers}
     middle = {
         "adversarial": [np.median(gains.adversarial[layer]) for layer in names],
         "random": [np.median(gains.random[layer]) for layer in names],
@@ -382,23 +396,24 @@ def _conclusion(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum], ins
         return list(kind.values())[-1]
 
     ratios = {
-        name: float(np.median(last(found.adversarial) / np.maximum(last(found.random), 1e-12)))
-        for name, found in gains.items()
+        name: float(np.median(last(gain.adversarial) / np.maximum(last(gain.random), 1e-12)))
+        for name, gain in gains.items()
     }
-    shares = {
-        name: float(np.median(last(found.adversarial)) / spectra[name].constant)
-        for name, found in gains.items()
+    attained = {
+        name: float(np.median(last(gain.adversarial)) / spectra[name].constant)
+        for name, gain in gains.items()
     }
     least, most = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
-    loose, tight = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
+    loose, tight = min(attained, key=attained.__getitem__), max(attained, key=attained.__getitem__)
     grows = _grows(gains)
     return (
         "The paper asks whether the instability is visible in the layers' norms, and notes that "
         "large bounds do not prove that adversarial examples exist. Measured: an adversarial "
         f"perturbation reaches the logits {ratios[least]:.1f} ({least}) to {ratios[most]:.1f} "
         f"({most}) times stronger than a random one of its size; {grows}. The product of norms is "
-        f"attained to {100 * shares[tight]:.2g} % in {tight} and {100 * shares[loose]:.2g} % in "
-        f"{loose}: the deeper the network, the less it says. It certifies the distances above, and "
+        f"attained to {100 * attained[tight]:.2g} % in {tight} and "
+        f"{100 * attained[loose]:.2g} % in {loose}: the deeper the network, the looser the bound. "
+        "It certifies the distances above, and "
         f"{'no' if inside == 0 else inside} adversarial image was found inside one"
         + ("." if inside == 0 else ", which contradicts the bound: please report it.")
     )
@@ -407,11 +422,11 @@ def _conclusion(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum], ins
 def _grows(gains: Mapping[str, Gains]) -> str:
     """Describe at which layer the two kinds of perturbation diverge."""
     words = []
-    for name, found in gains.items():
-        names: Sequence[str] = list(found.adversarial)
+    for name, gain in gains.items():
+        names: Sequence[str] = list(gain.adversarial)
         if len(names) < 2:
             continue
-        ratios = [np.median(found.adversarial[n]) / np.median(found.random[n]) for n in names]
+        ratios = [np.median(gain.adversarial[n]) / np.median(gain.random[n]) for n in names]
         steps = " to ".join(f"{ratio:.1f}" for ratio in (ratios[0], ratios[-1]))
         words.append(f"{name} {steps}")
     return f"the ratio goes from the first layer to the last from {', '.join(words)}"

@@ -8,15 +8,18 @@ autoencoder that was trained without labels.
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jaxtyping import Array, Float
 
 from jaxadv.core.model import Model
+from jaxadv.core.typing import ArrayLike, Key, Params
 from jaxadv.data import Dataset
 from jaxadv.engine.result_store import fingerprint
 from jaxadv.engine.verify import predict
@@ -37,12 +40,10 @@ class WeightDecay:
 
     strengths: tuple[float, ...]
 
-    def __call__(self, params: Any) -> Any:
+    def __call__(self, params: Params) -> Float[Array, ""]:
         kernels = [params[f"fc{i + 1}"]["kernel"] for i in range(len(self.strengths))]
-        return sum(
-            s * jnp.square(k).sum() / k.shape[1]
-            for s, k in zip(self.strengths, kernels, strict=True)
-        )
+        pairs = zip(self.strengths, kernels, strict=True)
+        return sum((s * jnp.square(k).sum() / k.shape[1] for s, k in pairs), jnp.zeros(()))
 
 
 class Recipe(NamedTuple):
@@ -70,6 +71,7 @@ RECIPES = {
     "AE400-10": Recipe((400,), (1e-6, 1e-6), autoencoder=True),
     "FC123-456-10": Recipe((123, 456), (1e-5, 1e-5, 1e-6), epochs=40),
 }
+State = tuple[Params, optax.OptState]  # of the autoencoder's training
 SIX = tuple(RECIPES)[:6]  # those of the paper's first two tables
 
 
@@ -84,8 +86,8 @@ class Network(NamedTuple):
     """
 
     name: str
-    module: Any
-    variables: Any
+    module: nn.Module
+    variables: Params
     model: Model
 
     def error(self, data: Dataset) -> float:
@@ -94,8 +96,13 @@ class Network(NamedTuple):
         return float((logits.argmax(1) != data.labels).mean())
 
 
-def kept(
-    setting: Setting, name: str, module: Any, seed: int, mark: str, fit: Callable[[Path], Any]
+def load_or_fit(
+    setting: Setting,
+    name: str,
+    module: nn.Module,
+    seed: int,
+    digest: str,
+    fit: Callable[[Path], Params],
 ) -> Network:
     """Load a network from the setting's folder, or make it by `fit` and store it.
 
@@ -104,13 +111,14 @@ def kept(
         name: Name of the network.
         module: The linen module.
         seed: Seed of the training.
-        mark: Hash of all that the variables depend on.
-        fit: From a path for its checkpoint, which is removed in the end, to the variables.
+        digest: Fingerprint of all that the variables depend on.
+        fit: Function that returns the variables, given a path for checkpoints. The file there is
+            removed at the end.
 
     Returns:
         The network.
     """
-    file = setting.folder / "networks" / f"{name}-{seed}-{mark[:8]}.safetensors"
+    file = setting.folder / "networks" / f"{name}-{seed}-{digest[:8]}.safetensors"
     if file.is_file():
         arrays, _ = read_arrays(file)
         variables = jax.tree.map(jnp.asarray, unflatten(arrays))
@@ -132,11 +140,23 @@ def plain(
     batch_size: int = 100,
     kind: str = "LeNet",
 ) -> Network:
-    """Train a network of `models.definitions` by Adam alone, or load it if it is stored."""
-    module = get_definition(kind)(classes=len(data.classes))
-    mark = fingerprint(data.images, data.labels, data.classes, seed, epochs, batch_size)
+    """Train a network of `models.definitions` by Adam alone, or load it if it is stored.
 
-    def fit(checkpoint: Path) -> Any:
+    Args:
+        setting: The setting, whose folder stores the network.
+        data: Training set.
+        seed: Seed of the training.
+        epochs: Epochs of Adam.
+        batch_size: Images in a batch.
+        kind: Name of the definition.
+
+    Returns:
+        The network.
+    """
+    module = get_definition(kind)(classes=len(data.classes))
+    digest = fingerprint(data.images, data.labels, data.classes, seed, epochs, batch_size)
+
+    def fit(checkpoint: Path) -> Params:
         return train(
             module,
             data,
@@ -147,13 +167,23 @@ def plain(
             progress=lambda done, _: setting.progress(f"train {kind}", done, epochs),
         )
 
-    return kept(setting, kind, module, seed, mark, fit)
+    return load_or_fit(setting, kind, module, seed, digest, fit)
 
 
 def trained(setting: Setting, name: str, seed: int = 0, data: Dataset | None = None) -> Network:
     """Train one of `RECIPES`, or load it from the setting's folder.
 
-    The training set is the setting's, or `data`. Raises ValueError for another name.
+    Args:
+        setting: The setting, whose folder stores the network.
+        name: Name of the recipe.
+        seed: Seed of the training.
+        data: Training set (None: the setting's).
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: There is no recipe of that name.
     """
     if name not in RECIPES:
         raise ValueError(f"name={name!r} is not known: pass one of {', '.join(RECIPES)}")
@@ -161,47 +191,49 @@ def trained(setting: Setting, name: str, seed: int = 0, data: Dataset | None = N
     module = get_definition("FC")(
         widths=recipe.widths, classes=len(data.classes), activation="sigmoid"
     )
-    mark = fingerprint(repr(recipe), data.images, data.labels, seed, setting.quick)
+    digest = fingerprint(repr(recipe), data.images, data.labels, seed, setting.quick)
 
-    def fit(checkpoint: Path) -> Any:
+    def fit(checkpoint: Path) -> Params:
         return _fit(setting, recipe, module, name, data, jax.random.key(seed), checkpoint)
 
-    return kept(setting, name, module, seed, mark, fit)
+    return load_or_fit(setting, name, module, seed, digest, fit)
 
 
 def _fit(
     setting: Setting,
     recipe: Recipe,
-    module: Any,
+    module: nn.Module,
     name: str,
     data: Dataset,
-    key: Any,
+    key: Key,
     checkpoint: Path,
-) -> Any:
+) -> Params:
     epochs = max(2, recipe.epochs // 2) if setting.quick else recipe.epochs
-    how = {
+    settings = {
         "epochs": epochs,
         "batch_size": min(100, len(data.labels)),
         "learning_rate": 2e-3,
         "key": key,
         "checkpoint": checkpoint,
-        "progress": lambda done, _: setting.progress(f"train {name}", done, how["epochs"]),
+        "progress": lambda done, _: setting.progress(f"train {name}", done, settings["epochs"]),
     }
     if not recipe.autoencoder:
-        variables = train(module, data, penalty=WeightDecay(recipe.decay), **how)
+        variables = train(module, data, penalty=WeightDecay(recipe.decay), **settings)
     else:
         encoder = autoencoder(data.images, recipe.widths[0], recipe.decay[0], epochs, key)
         flat = data.images.reshape(len(data.images), -1)
         codes = np.asarray(jax.nn.sigmoid(flat @ encoder["kernel"] + encoder["bias"]))
-        top = get_definition("FC")(widths=(), classes=len(data.classes))
+        classifier = get_definition("FC")(widths=(), classes=len(data.classes))
         coded = data._replace(images=codes.reshape(len(codes), 1, 1, -1))
-        how |= {"epochs": 2 * epochs, "learning_rate": 1e-2}  # convex, and cheap
-        softmax = train(top, coded, penalty=WeightDecay(recipe.decay[1:]), **how)
+        settings |= {"epochs": 2 * epochs, "learning_rate": 1e-2}  # convex, and cheap
+        softmax = train(classifier, coded, penalty=WeightDecay(recipe.decay[1:]), **settings)
         variables = {"params": {"fc1": encoder, "fc2": softmax["params"]["fc1"]}}
     return variables
 
 
-def autoencoder(images: Any, width: int, decay: float, epochs: int, key: Any) -> dict[str, Any]:
+def autoencoder(
+    images: ArrayLike, width: int, decay: float, epochs: int, key: Key
+) -> dict[str, Array]:
     """Train a sigmoid autoencoder by Adam without labels, and return its encoder.
 
     The loss is the cross-entropy of the pixels with their reconstruction (a sigmoid too) from
@@ -219,35 +251,35 @@ def autoencoder(images: Any, width: int, decay: float, epochs: int, key: Any) ->
     Returns:
         {"kernel": [n, width], "bias": [width]}.
     """
-    images = jnp.asarray(images).reshape(len(images), -1)
+    inputs = jnp.asarray(images).reshape(len(images), -1)
     draw, shuffle = jax.random.split(key)
     one, two = jax.random.split(draw)
-    size = images.shape[1]
+    size = inputs.shape[1]
     init = jax.nn.initializers.lecun_normal()
     params = {
         "encode": {"kernel": init(one, (size, width)), "bias": jnp.zeros(width)},
         "decode": {"kernel": init(two, (width, size)), "bias": jnp.zeros(size)},
     }
-    batch = min(100, len(images))
-    batches = len(images) // batch
+    batch = min(100, len(inputs))
+    batches = len(inputs) // batch
     adam = optax.adam(optax.cosine_decay_schedule(3e-3, epochs * batches))
 
-    def loss(params: Any, x: Any, key: Any) -> Any:
+    def loss(params: Params, x: Array, key: Key) -> Float[Array, ""]:
         noisy = x + 0.5 * jax.random.normal(key, x.shape)
         code = jax.nn.sigmoid(noisy @ params["encode"]["kernel"] + params["encode"]["bias"])
-        again = code @ params["decode"]["kernel"] + params["decode"]["bias"]
+        reconstruction = code @ params["decode"]["kernel"] + params["decode"]["bias"]
         weights = [layer["kernel"] for layer in params.values()]
         penalty = sum(decay * jnp.square(w).sum() / w.shape[1] for w in weights)
-        return optax.sigmoid_binary_cross_entropy(again, x).sum(1).mean() + penalty
+        return optax.sigmoid_binary_cross_entropy(reconstruction, x).sum(1).mean() + penalty
 
-    def step(state: Any, draw: Any) -> Any:
+    def step(state: State, draw: tuple[Array, Key]) -> tuple[State, None]:
         (params, memory), (rows, key) = state, draw
-        updates, memory = adam.update(jax.grad(loss)(params, images[rows], key), memory)
+        updates, memory = adam.update(jax.grad(loss)(params, inputs[rows], key), memory)
         return (optax.apply_updates(params, updates), memory), None
 
     @jax.jit
-    def epoch(state: Any, key: Any) -> Any:
-        order = jax.random.permutation(key, len(images))[: batches * batch]
+    def epoch(state: State, key: Key) -> State:
+        order = jax.random.permutation(key, len(inputs))[: batches * batch]
         keys = jax.random.split(jax.random.fold_in(key, 0), batches)
         return lax.scan(step, state, (order.reshape(batches, batch), keys))[0]
 

@@ -8,8 +8,9 @@ and mixes them into the clean batches, one layer after the other.
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,15 +22,18 @@ from jaxadv.attacks.gradient_based.pgd import PGD
 from jaxadv.attacks.minimum_norm.lbfgs import LBFGS
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
+from jaxadv.core.typing import Key, Params
 from jaxadv.data import Dataset
 from jaxadv.engine.batch import perturb
 from jaxadv.engine.result_store import fingerprint
 from jaxadv.models.definitions import get_definition
 from jaxadv.studies.blind_spots import distortion, examples_of, nearest_mistakes
 from jaxadv.studies.findings import Findings, Part, Table, Text
-from jaxadv.studies.networks import Network, WeightDecay, kept, trained
+from jaxadv.studies.networks import Network, WeightDecay, load_or_fit, trained
 from jaxadv.studies.setting import Setting
 
+State = tuple[Params, optax.OptState]  # of the training
+Pools = dict[int, tuple[Array, Array]]  # activations and labels, by layer
 WIDTHS, DECAY = (100, 100), WeightDecay((1e-5, 1e-5, 1e-6))
 BATCH, STEPS_A_ROUND = 100, 100
 POOL, REFRESHED = 6_000, 500  # examples of each layer, and how many are replaced in a round
@@ -71,7 +75,9 @@ METHODS = (
 PUBLISHED = {"weight decay": 1.6, "dropout 0.5": 1.3, "pools, all layers": 1.2}  # test error, %
 
 
-def body(params: Any, images: Array, layer: int, drop: Any = None) -> Float[Array, "N n"]:
+def body(
+    params: Params, images: Array, layer: int, drop: tuple[Key, float] | None = None
+) -> Float[Array, "N n"]:
     """Return the activations of a sigmoid `FC` after `layer` hidden layers (0: the pixels).
 
     Args:
@@ -87,14 +93,23 @@ def body(params: Any, images: Array, layer: int, drop: Any = None) -> Float[Arra
     for number in range(1, layer + 1):
         x = jax.nn.sigmoid(x @ params[f"fc{number}"]["kernel"] + params[f"fc{number}"]["bias"])
         if drop is not None:
-            key, share = drop
-            kept = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - share, x.shape)
-            x = jnp.where(kept, x / (1 - share), 0)
+            key, fraction = drop
+            is_active = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - fraction, x.shape)
+            x = jnp.where(is_active, x / (1 - fraction), 0)
     return x
 
 
-def head(params: Any, activations: Float[Array, "N ..."], layer: int) -> Float[Array, "N K"]:
-    """Return the logits of the rest of the network from the activations of a layer (0: pixels)."""
+def head(params: Params, activations: Float[Array, "N ..."], layer: int) -> Float[Array, "N K"]:
+    """Return the logits of the rest of the network from the activations of a layer.
+
+    Args:
+        params: Parameters of the network.
+        activations: Activations [N, ...].
+        layer: The layer (0: the pixels).
+
+    Returns:
+        The logits [N, K].
+    """
     x, last = activations.reshape(len(activations), -1), len(params)
     for number in range(layer + 1, last):
         x = jax.nn.sigmoid(x @ params[f"fc{number}"]["kernel"] + params[f"fc{number}"]["bias"])
@@ -102,11 +117,11 @@ def head(params: Any, activations: Float[Array, "N ..."], layer: int) -> Float[A
 
 
 @functools.cache
-def _head_at(layer: int) -> Any:
+def _head_at(layer: int) -> Callable[[Params, Array], Array]:
     return lambda params, activations: head(params, activations, layer)
 
 
-def head_model(params: Any, layer: int) -> Model:
+def head_model(params: Params, layer: int) -> Model:
     """Return the head as a model for any attack.
 
     Args:
@@ -131,11 +146,22 @@ def head_model(params: Any, layer: int) -> Model:
 
 
 def attack_layer(
-    params: Any, images: Array, labels: Array, layer: int, key: Array
+    params: Params, images: Array, labels: Array, layer: int, key: Key
 ) -> Float[Array, "N n"]:
-    """Compute nearly minimal perturbations of a layer's activations by a short L-BFGS. Pure."""
+    """Compute nearly minimal perturbations of a layer's activations by a short L-BFGS. Pure.
+
+    Args:
+        params: Parameters of the network.
+        images: Images [N, H, W, C].
+        labels: Labels [N].
+        layer: The layer (0: the pixels).
+        key: Random key.
+
+    Returns:
+        The perturbed activations [N, n].
+    """
     inside = body(params, images, layer)
-    found = perturb(
+    perturbed = perturb(
         QUICKLY,
         head_model(params, layer),
         inside[:, None, None],
@@ -143,22 +169,29 @@ def attack_layer(
         key=key,
         keep="distance",
     )
-    return found.reshape(inside.shape)
+    return perturbed.reshape(inside.shape)
 
 
-def _losses(params: Any, x: Array, labels: Array, layer: int = 0) -> Float[Array, " N"]:
+def _losses(params: Params, x: Array, labels: Array, layer: int = 0) -> Float[Array, " N"]:
     logits = head(params, x, layer)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "total"))
 def _round(
-    state: Any, pools: Any, images: Array, labels: Array, key: Array, *, method: Method, total: int
-) -> Any:
+    state: State,
+    pools: Pools,
+    images: Array,
+    labels: Array,
+    key: Key,
+    *,
+    method: Method,
+    total: int,
+) -> State:
     """Run STEPS_A_ROUND steps of Adam on clean batches and the pools, one layer after the other."""
     adam = optax.adam(optax.cosine_decay_schedule(2e-3, total))
 
-    def batch_of(params: Any, key: Array) -> tuple[Array, Array]:
+    def batch_of(params: Params, key: Key) -> tuple[Array, Array]:
         draw, other = jax.random.split(key)
         rows = jax.random.randint(draw, (BATCH * (1 + method.mining),), 0, len(labels))
         x, y = images[rows], labels[rows]
@@ -180,15 +213,15 @@ def _round(
             )
         return x, y
 
-    def step(carry: Any, number: Any) -> Any:
-        params, memory = carry
+    def step(state: State, number: Array) -> tuple[State, None]:
+        params, memory = state
         draw = jax.random.fold_in(key, number)
         x, y = batch_of(params, draw)
         turn = number % max(len(method.layers), 1)
         rows = jax.random.randint(jax.random.fold_in(draw, 1), (BATCH,), 0, POOL)
-        picked = [jax.tree.map(lambda array: array[rows], pools[at]) for at in method.layers]
+        batches = [jax.tree.map(lambda array: array[rows], pools[at]) for at in method.layers]
 
-        def loss(params: Any) -> Any:
+        def loss(params: Params) -> Float[Array, ""]:
             if method.dropout:
                 inside = body(params, x, len(params) - 1, (draw, method.dropout))
                 clean = _losses(params, inside, y, len(params) - 1)
@@ -199,7 +232,7 @@ def _round(
                 return value
             mixed = [
                 lambda p, at=at, batch=batch: _losses(p, batch[0], batch[1], at).mean()
-                for at, batch in zip(method.layers, picked, strict=True)
+                for at, batch in zip(method.layers, batches, strict=True)
             ]
             return value + lax.switch(turn, mixed, params)
 
@@ -211,31 +244,31 @@ def _round(
 
 @functools.partial(jax.jit, static_argnames=("layer", "count"))
 def _fresh(
-    params: Any, images: Array, labels: Array, key: Array, *, layer: int, count: int
+    params: Params, images: Array, labels: Array, key: Key, *, layer: int, count: int
 ) -> tuple[Array, Array]:
     """Return adversarial activations of a layer for `count` random training images."""
     rows = jax.random.randint(key, (count,), 0, len(labels))
 
-    def some(rows: Array) -> Array:  # the memory of L-BFGS stays in the cache
+    def attack_batch(rows: Array) -> Array:  # the memory of L-BFGS stays in the cache
         return attack_layer(params, images[rows], labels[rows], layer, key)
 
-    found = lax.map(some, rows.reshape(-1, BATCH))
-    return found.reshape(count, -1), labels[rows]
+    activations = lax.map(attack_batch, rows.reshape(-1, BATCH))
+    return activations.reshape(count, -1), labels[rows]
 
 
 def train_with(setting: Setting, method: Method, seed: int = 0) -> Network:
     """Train a 100-100-10 sigmoid network by a method, or load it from the setting's folder."""
     data = setting.train
     epochs = 4 if setting.quick else 30
-    mark = fingerprint(repr(method), data.images, data.labels, seed, epochs)
+    digest = fingerprint(repr(method), data.images, data.labels, seed, epochs)
     name = f"FC100-100-10, {method.name}"
     module = get_definition("FC")(widths=WIDTHS, classes=len(data.classes), activation="sigmoid")
-    return kept(
-        setting, name, module, seed, mark, lambda _: _fit(setting, method, module, seed, epochs)
+    return load_or_fit(
+        setting, name, module, seed, digest, lambda _: _fit(setting, method, module, seed, epochs)
     )
 
 
-def _fit(setting: Setting, method: Method, module: Any, seed: int, epochs: int) -> Any:
+def _fit(setting: Setting, method: Method, module: nn.Module, seed: int, epochs: int) -> Params:
     """Return the variables after `epochs` epochs; the pools are refreshed between rounds."""
     data = setting.train
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels, jnp.int32)
@@ -244,21 +277,21 @@ def _fit(setting: Setting, method: Method, module: Any, seed: int, epochs: int) 
     params = {layer: dict(leaves) for layer, leaves in params.items()}
     rounds = max(1, epochs * len(labels) // (BATCH * STEPS_A_ROUND))
     total = rounds * STEPS_A_ROUND
-    state: Any = (params, optax.adam(optax.cosine_decay_schedule(2e-3, total)).init(params))
-    pools: dict[int, Any] = {}
+    state: State = (params, optax.adam(optax.cosine_decay_schedule(2e-3, total)).init(params))
+    pools: Pools = {}
     for number in range(rounds):
         draw = jax.random.fold_in(key, number + 1)
         for layer in method.layers:
-            # The whole pool at first, then a random part of it.
+            # The full pool at first, then a random part of it.
             count = REFRESHED if layer in pools else POOL
-            mine = jax.random.fold_in(draw, layer)
-            found = _fresh(state[0], images, labels, mine, layer=layer, count=count)
+            layer_key = jax.random.fold_in(draw, layer)
+            fresh, targets = _fresh(state[0], images, labels, layer_key, layer=layer, count=count)
             if layer in pools:
-                place = jax.random.permutation(mine, POOL)[:count]
-                found = [
-                    old.at[place].set(new) for old, new in zip(pools[layer], found, strict=True)
-                ]
-            pools[layer] = tuple(found)
+                replaced = jax.random.permutation(layer_key, POOL)[:count]
+                inside, classes = pools[layer]
+                fresh = inside.at[replaced].set(fresh)
+                targets = classes.at[replaced].set(targets)
+            pools[layer] = fresh, targets
         state = _round(state, pools, images, labels, draw, method=method, total=total)
         setting.progress(f"train {method.name}", number + 1, rounds)
     return {"params": state[0]}
@@ -275,11 +308,11 @@ def training(setting: Setting) -> Findings:
         for row, method in enumerate(METHODS):
             network = train_with(setting, method, seed)
             result = nearest_mistakes(setting, network, data, targeted=False, seed=seed)
-            away = distortion(result.images, data.images)
+            distances = distortion(result.images, data.images)
             values[seed, row] = (
                 100 * network.error(setting.train),
                 100 * network.error(setting.test),
-                np.median(away[away > 0]),
+                np.median(distances[distances > 0]),
             )
     mean, spread = values.mean(0), values.std(0)
     published = np.full(mean.shape, np.nan)
@@ -289,7 +322,7 @@ def training(setting: Setting) -> Findings:
     pools = mean[[i for i, method in enumerate(METHODS) if method.layers], 1]
     parts: list[Part] = [
         Table(
-            "A sigmoid network 100-100-10, trained in nine ways",
+            "A sigmoid network 100-100-10, trained by nine methods",
             names,
             ("training error %", "test error %", "median distortion"),
             mean,
@@ -329,14 +362,14 @@ def _by_layer(setting: Setting, network: Network, data: Dataset) -> Table:
             inside.reshape(len(inside), 1, 1, -1),
             Untargeted(data.labels),
         )
-        found = result.distance[result.success & (result.distance > 0)]
+        distances = result.distance[result.success & (result.distance > 0)]
         length = np.linalg.norm(inside, axis=1)
         rows.append(
             (
                 100 * result.success.mean(),
-                np.median(found),
+                np.median(distances),
                 np.median(length),
-                np.median(found) / np.median(length),
+                np.median(distances) / np.median(length),
             )
         )
     return Table(

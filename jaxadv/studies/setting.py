@@ -22,7 +22,7 @@ class Setting(NamedTuple):
     Attributes:
         train: Training set, images [N, H, W, C] in [0, 1].
         test: Test set, images of the same shape.
-        folder: Folder in which networks and results are stored and found again.
+        folder: Folder in which networks and results are stored.
         seeds: Number of networks of each kind, trained from different seeds.
         examples: Number of images to attack.
         quick: Reduce every study to a few minutes.
@@ -39,18 +39,20 @@ class Setting(NamedTuple):
 
     @property
     def store(self) -> Path:
-        """The folder in which the results of attacks are kept."""
+        """The folder in which the results of attacks are stored."""
         return self.folder / "runs"
 
     def report(self, name: str, done: int, total: int, successes: int) -> None:
-        """The progress of one attack."""
+        """Report the progress of one attack, without its successes."""
         self.progress(name, done, total)
 
     @property
-    def kept(self) -> Runs:
-        """Runs of attacks that are kept in the store."""
+    def runs(self) -> Runs:
+        """Runs of attacks whose results are stored in `store`."""
         return Runs(Store(self.store), self.report)
 
-    def run(self, name: str, attack: Attack, model: Model, *arguments: Any, **how: Any) -> Result:
-        """`Runs.run`, of those that are kept in the store."""
-        return self.kept.run(name, attack, model, *arguments, **how)
+    def run(
+        self, name: str, attack: Attack, model: Model, *arguments: Any, **settings: Any
+    ) -> Result:
+        """Run an attack or load its stored result: `Runs.run` of `runs`."""
+        return self.runs.run(name, attack, model, *arguments, **settings)

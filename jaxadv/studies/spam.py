@@ -1,7 +1,7 @@
 """A label-only spam filter, fooled by added words through a surrogate (Papernot et al. 2016).
 
 The filter is scikit-learn's naive Bayes on a synthetic corpus. The attacker queries the filter with
-messages of his own, trains a network on the labels (arXiv 1602.02697), and adds the words that this
+its own messages, trains a network on the labels (arXiv 1602.02697), and adds the words that this
 network classifies as innocent. Success is measured on the filter.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32, Int32
 
 from jaxadv.attacks.common.gradient import GradientState
 from jaxadv.attacks.transfer import MIFGSM
@@ -19,6 +19,7 @@ from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model, from_function
 from jaxadv.core.optional_dependency import extra
 from jaxadv.core.pytree import pytree
+from jaxadv.core.typing import Number
 from jaxadv.data import Dataset
 from jaxadv.engine.run import run
 from jaxadv.engine.verify import predict
@@ -31,19 +32,19 @@ from jaxadv.studies.setting import Setting
 SPAM = 1
 LENGTH = 300  # size of the vocabulary
 ADDED = (1, 2, 4, 8, 16)  # words added to a message
-ASKED = (50, 200, 800)  # queries of the attacker
+QUERIES = (50, 200, 800)  # queries of the attacker
 
 
 class Corpus(NamedTuple):
     """Messages with labels.
 
     Attributes:
-        messages: float32 [N, 1, V, 1], 1 where a word occurs.
-        labels: int32 [N], 1 for spam.
+        messages: Messages, float32 [N, 1, V, 1], 1 where a word occurs.
+        labels: Labels, int32 [N], 1 for spam.
     """
 
-    messages: np.ndarray
-    labels: np.ndarray
+    messages: Float32[np.ndarray, "N 1 V 1"]
+    labels: Int32[np.ndarray, " N"]
 
 
 def corpus(count: int, seed: int, words: int = LENGTH) -> Corpus:
@@ -79,7 +80,14 @@ def corpus(count: int, seed: int, words: int = LENGTH) -> Corpus:
 def fitted_filter(data: Corpus) -> Model:
     """Return a naive Bayes filter that outputs labels only.
 
-    Raises ImportError without scikit-learn.
+    Args:
+        data: Messages to train on.
+
+    Returns:
+        The filter.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
     """
     with extra("sklearn", "the spam filter"):
         from sklearn.naive_bayes import BernoulliNB
@@ -88,6 +96,8 @@ def fitted_filter(data: Corpus) -> Model:
 
 
 class _Labels(NamedTuple):
+    """Function from messages to the labels that a classifier of scikit-learn predicts."""
+
     model: Any
 
     def __call__(self, messages: np.ndarray) -> np.ndarray:
@@ -98,10 +108,12 @@ class _Labels(NamedTuple):
 class AddWords(MIFGSM):
     """Momentum ascent that only adds words, one a step: a message keeps all its words."""
 
-    def climb(self, problem: Problem, state: Any, gradient: Float[Array, "..."]) -> GradientState:
+    def climb(
+        self, problem: Problem, state: GradientState, gradient: Float[Array, "..."]
+    ) -> GradientState:
         return super().climb(problem, state, jnp.maximum(gradient, 0))
 
-    def project(self, problem: Problem, image: Array, radius: Any = None) -> Array:
+    def project(self, problem: Problem, image: Array, radius: Number | None = None) -> Array:
         return super().project(problem, jnp.maximum(image, problem.image), radius)
 
 
@@ -110,9 +122,9 @@ def add_words(count: int) -> AddWords:
     return AddWords(norm="l0", steps=count, step_size=1.0, sparsity=1 / (2 * LENGTH))
 
 
-def surrogate_of(asked: Model, messages: np.ndarray, seed: int) -> Model:
-    """Train a network on the filter's labels of these messages: one query each."""
-    labels = predict(asked, messages).argmax(1).astype(np.int32)
+def surrogate_of(target: Model, messages: np.ndarray, seed: int) -> Model:
+    """Train a network on the labels that the filter gives these messages: one query each."""
+    labels = predict(target, messages).argmax(1).astype(np.int32)
     data = Dataset(messages, labels, np.arange(len(labels)), "asked", ("ham", "spam"))
     module = get_definition("FC")(widths=(32,), classes=2)
     epochs = max(20, 10_000 // len(labels))
@@ -148,23 +160,23 @@ def with_words(
 
 def spam_filter(setting: Setting) -> Findings:
     """A label-only spam filter, fooled by words that a surrogate chose."""
-    asked = fitted_filter(corpus(4_000, seed=0))
-    own, test = corpus(max(ASKED), seed=1), corpus(2_000, seed=2)
-    answers = predict(asked, test.messages).argmax(1)
+    target = fitted_filter(corpus(4_000, seed=0))
+    attacker, test = corpus(max(QUERIES), seed=1), corpus(2_000, seed=2)
+    answers = predict(target, test.messages).argmax(1)
     error = 100 * float((answers != test.labels).mean())
     spam = test.messages[(test.labels == SPAM) & (answers == SPAM)][: setting.examples]
     goal = Untargeted(np.full(len(spam), SPAM, np.int32))
-    through = np.zeros((setting.seeds, len(ASKED), len(ADDED)))
-    agreement = np.zeros((setting.seeds, len(ASKED)))
+    through = np.zeros((setting.seeds, len(QUERIES), len(ADDED)))
+    agreement = np.zeros((setting.seeds, len(QUERIES)))
     random = np.zeros((setting.seeds, len(ADDED)))
 
     def passes(messages: np.ndarray) -> float:
-        verdict = predict(asked, messages).argmax(1)
+        verdict = predict(target, messages).argmax(1)
         return 100 * float((verdict != SPAM).mean())
 
     for seed in range(setting.seeds):
-        for row, queries in enumerate(ASKED):
-            surrogate = surrogate_of(asked, own.messages[:queries], seed)
+        for row, queries in enumerate(QUERIES):
+            surrogate = surrogate_of(target, attacker.messages[:queries], seed)
             guessed = predict(surrogate, test.messages).argmax(1)
             agreement[seed, row] = 100 * (guessed == answers).mean()
             for column, count in enumerate(ADDED):
@@ -176,18 +188,18 @@ def spam_filter(setting: Setting) -> Findings:
                     goal,
                     float(count),
                     key=jax.random.key(seed),
-                    judge=asked,
+                    judge=target,
                 )
                 assert (result.images >= spam).all()
                 through[seed, row, column] = 100 * result.success.mean()
         drawn = np.random.default_rng(seed).random(spam.shape)
         random[seed] = [passes(with_words(spam, drawn, count)) for count in ADDED]
-    labels = predict(asked, own.messages).argmax(1)
-    innocent, stopped = (own.messages[labels == kind].mean(0) for kind in (1 - SPAM, SPAM))
+    labels = predict(target, attacker.messages).argmax(1)
+    innocent, stopped = (attacker.messages[labels == kind].mean(0) for kind in (1 - SPAM, SPAM))
     common = np.array([passes(with_words(spam, (innocent - stopped)[None], n)) for n in ADDED])
     rows = (
-        *(f"surrogate, {n} queries" for n in ASKED),
-        f"words counted, {max(ASKED)} queries",
+        *(f"surrogate, {n} queries" for n in QUERIES),
+        f"word frequencies, {max(QUERIES)} queries",
         "random words",
     )
     values = np.concatenate([through.mean(0), common[None], random.mean(0)[None]])
@@ -213,15 +225,13 @@ def spam_filter(setting: Setting) -> Findings:
             dashed=rows[-2:],
         ),
         Text(
-            "The filter gave its labels and nothing else. The surrogates agree with it on "
+            "The attacker sees only the filter's labels. The surrogates agree with it on "
             + ", ".join(
-                f"{a:.1f} % ({n} queries)" for a, n in zip(agreement.mean(0), ASKED, strict=True)
+                f"{a:.1f} % ({n} queries)" for a, n in zip(agreement.mean(0), QUERIES, strict=True)
             )
-            + " of new messages. The corpus is drawn, its words independent of each other: that is "
-            "the world in which naive Bayes is right, and in which counting words does as well as "
-            "a gradient. Real filters see order, senders and links."
+            + " of new messages. The words of the synthetic corpus are independent of each other: "
+            "the assumption of naive Bayes holds, and word frequencies do as well as a gradient. "
+            "Real filters see order, senders and links."
         ),
     ]
-    return Findings(
-        "transfer.spam", "A spam filter that only answers, fooled by added words", parts
-    )
+    return Findings("transfer.spam", "A label-only spam filter, fooled by added words", parts)

@@ -1,271 +1,36 @@
-"""Attacks on votes over repeated readings of a scene, of which an attacker controls some.
+"""The study of votes over readings under attack: `jaxadv.protocols.streams` on digits."""
 
-Ordinary attacks on each reading are compared with adaptive attacks through the vote.
-"""
-
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
-from jaxadv.attacks import PGD, Masked, Repeated
-from jaxadv.core.attack import Attack
 from jaxadv.core.confidence import wilson
-from jaxadv.core.goals import Untargeted
-from jaxadv.core.model import Model
-from jaxadv.core.transforms import Noise, Shifting
-from jaxadv.core.window import DEFENCES, windowed
-from jaxadv.engine.checks import check_goal, check_images, check_model, count_classes
-from jaxadv.engine.result_store import Store
-from jaxadv.engine.session import StageProgress
-from jaxadv.engine.verify import predict
-from jaxadv.protocols.runs import Runs
+from jaxadv.core.window import DEFENCES
+from jaxadv.protocols.streams import ATTACKS, FRAMES, Streams, streams
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.networks import trained
 from jaxadv.studies.setting import Setting
 
-ATTACKS = ("ordinary", "adaptive", "same, ordinary", "same, adaptive")
-FRAMES, EPSILON, SIGMA, SHIFT = 5, 0.1, 0.1, 1
 
-
-class Streams(NamedTuple):
-    """Accuracy of D defences of a window of w readings, of which an attacker controls k.
-
-    All accuracies are fractions.
-
-    Attributes:
-        frames: Number w of readings.
-        controlled: The C numbers k of controlled readings.
-        defences: Names of the D defences.
-        count: Number N of windows.
-        epsilon: Radius of the attacker's perturbations, in Linf.
-        single: Accuracy on one reading.
-        clean: Accuracy on whole windows, [D].
-        accuracy: Accuracy under the attacks `ATTACKS`, in this order, [4, D, C].
-        readings: Readings of the sensor, [N, w, H, W, C].
-        windows: Windows after each attack, for the last defence and the last k, [4, N, w, H, W, C].
-    """
-
-    frames: int
-    controlled: tuple[int, ...]
-    defences: tuple[str, ...]
-    count: int
-    epsilon: float
-    single: float
-    clean: np.ndarray
-    accuracy: np.ndarray
-    readings: np.ndarray
-    windows: np.ndarray
-
-
-def sensor(
-    images: Any, frames: int, sigma: float = SIGMA, shift: int = SHIFT, *, key: Array
-) -> Float[np.ndarray, "N w H W C"]:
-    """Draw readings of each image, independently shifted and noisy.
-
-    Args:
-        images: Images [N, H, W, C] with values in [0, 1].
-        frames: Number w of readings of each image.
-        sigma: Standard deviation of the Gaussian noise.
-        shift: Largest shift, in pixels.
-        key: Random key.
-
-    Returns:
-        The readings [N, w, H, W, C].
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from jaxadv.studies.streams import sensor
-        >>> readings = sensor(jnp.full((2, 4, 4, 1), 0.5), 3, key=jax.random.key(0))
-        >>> readings.shape, bool(0.05 < readings.std() < 0.15)
-        ((2, 3, 4, 4, 1), True)
-    """
-    images = jnp.asarray(images)
-
-    @jax.jit
-    def read(images: Array, key: Array) -> Array:
-        def one(image: Array, key: Array) -> Array:
-            move, disturb = jax.random.split(key)
-            return Noise(sigma)(Shifting(shift)(image, move), disturb)
-
-        keys = jax.random.split(key, (len(images), frames))
-        return jax.vmap(lambda image, own: jax.vmap(lambda k: one(image, k))(own))(images, keys)
-
-    return np.asarray(read(images, key))
-
-
-def streams(
-    model: Model,
-    images: Any,
-    labels: Any,
-    epsilon: float = EPSILON,
-    *,
-    frames: int = FRAMES,
-    controlled: Sequence[int] | None = None,
-    defences: Sequence[str] = DEFENCES,
-    trim: int = 1,
-    sigma: float = SIGMA,
-    shift: int = SHIFT,
-    attack: Attack | None = None,
-    key: Any = None,
-    ids: Any = None,
-    lanes: int | None = None,
-    store: str | Path | None = None,
-    progress: StageProgress | None = None,
-) -> Streams:
-    """Measure the accuracy of median, vote and trimmed mean over readings under attack.
-
-    The ordinary attack attacks every reading alone, on the undefended model. The adaptive attack
-    goes through the defence, on the controlled frames only. Each is also run with one perturbation
-    for all controlled frames ("same"; for the ordinary attack, the perturbation made for the first
-    frame). If the adaptive attack fails, the ordinary window is used. All windows are evaluated by
-    the defence as it is.
-
-    Args:
-        model: The undefended model, with bounds (0, 1).
-        images: Images [N, H, W, C] with values in [0, 1], from which `sensor` makes the readings.
-        labels: Classes, integers [N].
-        epsilon: Radius of every perturbed reading in Linf (1: arbitrary readings).
-        frames: Number w of readings in a window.
-        controlled: Numbers of frames that the attacker controls (default: 1 to all). Which frames
-            does not matter, as no defence depends on their order.
-        defences: Names of the defences, as in `ja.windowed`.
-        trim: Trimming of the mean, as in `ja.windowed`.
-        sigma: Standard deviation of the sensor's noise.
-        shift: Largest shift of a reading, in pixels.
-        attack: An attack in Linf (default: PGD on the margin, 40 steps).
-        key: Random key (default: key 0).
-        ids: Example ids [N] (default: 0 to N - 1).
-        lanes: Lanes per device (default: chosen by the engine).
-        store: Folder in which results are kept (None: none).
-        progress: As in `ja.survival`.
-
-    Returns:
-        The accuracies, the readings and some attacked windows.
-
-    Raises:
-        ValueError: `model` has other bounds than (0, 1); `controlled` is empty or holds a number
-            outside 1 to `frames`; `defences` is empty or holds an unknown name; `trim` leaves
-            nothing; `images` or `labels` do not fit the model; or `attack` is in another norm than
-            Linf.
-
-    Example:
-        >>> import jax.numpy as jnp, jaxadv as ja
-        >>> model = ja.Model(lambda w, x: x.mean((1, 2, 3))[:, None] @ w + jnp.array([0.5, 0.0]),
-        ...                  jnp.array([[-1.0, 0.0]]))  # is it darker than a half?
-        >>> found = ja.streams(model, jnp.full((2, 2, 2, 1), 0.3), jnp.zeros(2, int), 1.0, frames=3,
-        ...                    defences=["majority"], attack=ja.PGD(steps=10), shift=0)
-        >>> found.accuracy[1]  # one, two, and three frames of three
-        array([[1., 0., 0.]])
-    """
-    if model.bounds != (0.0, 1.0):
-        raise ValueError(f"model has bounds {model.bounds}: the sensor gives values of 0 to 1")
-    controlled = tuple(range(1, frames + 1)) if controlled is None else tuple(controlled)
-    if not controlled or not all(1 <= k <= frames for k in controlled):
-        raise ValueError(f"controlled={controlled}: pass numbers from 1 to frames={frames}")
-    if not defences:
-        raise ValueError("defences is empty: pass one or more")
-    check_model(model)
-    images = check_images(images, model.bounds)
-    shape, count = images.shape[1:], len(images)
-    labels = check_goal(Untargeted(np.asarray(labels)), count, count_classes(model, shape)).labels
-    attack = PGD(loss="margin") if attack is None else attack
-    inside = Repeated(attack, frames)  # refuses an attack in another norm
-    key = jax.random.key(0) if key is None else key
-    seed, draw = jax.random.split(key)
-    ids = np.arange(count) if ids is None else np.asarray(ids)
-    runs = Runs(Store.or_none(store), progress)
-    readings = sensor(images, frames, sigma, shift, key=seed)
-    flat = readings.reshape(count * frames, *shape)
-    each = np.repeat(labels, frames)
-    single = float((predict(model, flat).argmax(1) == each).mean())
-    alone = runs.run(
-        "each reading alone",
-        attack,
-        model,
-        flat,
-        Untargeted(each),
-        epsilon,
-        key=draw,
-        ids=(ids[:, None] * frames + np.arange(frames)).ravel(),
-        lanes=lanes,
-    )
-    made = np.where(alone.success.reshape(-1, 1, 1, 1), alone.images, flat).reshape(readings.shape)
-    first = np.clip(readings + (made[:, :1] - readings[:, :1]), 0, 1)
-    clean = np.zeros(len(defences))
-    accuracy = np.zeros((4, len(defences), len(controlled)))
-    windows = np.zeros((4, *readings.shape), np.float32)
-    tall = (count, frames * shape[0], *shape[1:])
-    for d, defence in enumerate(defences):
-        defended = windowed(model, frames, defence, trim)
-
-        def right(some: np.ndarray) -> np.ndarray:
-            return predict(defended, some.reshape(tall)).argmax(1) == labels
-
-        clean[d] = right(readings).mean()
-        for c, k in enumerate(controlled):
-            mine = np.arange(frames) < k
-            mask = np.repeat(mine, shape[0]).reshape(-1, 1, 1)
-            for kind, around, ordinary in ((0, attack, made), (2, inside, first)):
-                title = f"{defence}, {k} of {frames}{', same' if kind else ''}"
-                windows[kind] = np.where(mine.reshape(-1, 1, 1, 1), ordinary, readings)
-                kept = right(windows[kind])
-                found = runs.run(
-                    title,
-                    Masked(around, mask),
-                    defended,
-                    readings.reshape(tall),
-                    Untargeted(labels),
-                    epsilon,
-                    key=draw,
-                    ids=ids,
-                    lanes=lanes,
-                )
-                better = found.success.reshape(-1, 1, 1, 1, 1)
-                windows[kind + 1] = np.where(
-                    better, found.images.reshape(readings.shape), windows[kind]
-                )
-                accuracy[kind, d, c] = kept.mean()
-                accuracy[kind + 1, d, c] = (kept & ~found.success).mean()
-    return Streams(
-        frames,
-        controlled,
-        tuple(defences),
-        count,
-        float(epsilon),
-        single,
-        clean,
-        accuracy,
-        readings,
-        windows,
-    )
-
-
-def streams_findings(found: Streams, trim: int = 1) -> Findings:
+def streams_findings(rates: Streams, trim: int = 1) -> Findings:
     """Return the tables, curves and pictures of `Streams`."""
-    w, count = found.frames, found.count
-    columns = tuple(f"{k} of {w}" for k in found.controlled)
-    robust = [d for d in found.defences if d != "mean"]
-    least = [k for k in found.controlled if 2 * k < w]
+    w, count = rates.frames, rates.count
+    columns = tuple(f"{k} of {w}" for k in rates.controlled)
+    robust = [d for d in rates.defences if d != "mean"]
+    least = [k for k in rates.controlled if 2 * k < w]
     parts: list[Part] = [
         Text(
             f"{count} scenes, {w} readings of each with sensor noise, moved by a pixel or so; the "
-            f"attacker changes k of the {w} by at most {found.epsilon:g} (Linf). One reading alone "
-            f"is classified right in {100 * found.single:.1f} %. With k below half the readings "
+            f"attacker changes k of the {w} by at most {rates.epsilon:g} (Linf). One reading alone "
+            f"is classified right in {100 * rates.single:.1f} %. With k below half the readings "
             "median and majority cannot be carried anywhere, however large the change; with more "
             f"than half they can. A mean trimmed by {trim} holds up to k = {trim}."
         )
     ]
     if robust and least:
-        d = int(np.argmax([found.accuracy[0, found.defences.index(r), 0] for r in robust]))
-        row = found.defences.index(robust[d])
-        c = found.controlled.index(least[-1])
-        values = [100 * found.accuracy[kind, row, c] for kind in (0, 1)]
+        d = int(np.argmax([rates.accuracy[0, rates.defences.index(r), 0] for r in robust]))
+        row = rates.defences.index(robust[d])
+        c = rates.controlled.index(least[-1])
+        values = [100 * rates.accuracy[kind, row, c] for kind in (0, 1)]
         low, high = (100 * bound for bound in wilson(values[1] * count / 100, count))
         parts.append(
             Text(
@@ -276,11 +41,11 @@ def streams_findings(found: Streams, trim: int = 1) -> Findings:
             )
         )
     for kind, title in enumerate(ATTACKS):
-        values = 100 * np.column_stack([found.clean, found.accuracy[kind]])
+        values = 100 * np.column_stack([rates.clean, rates.accuracy[kind]])
         parts.append(
             Table(
                 f"Accuracy in per cent, k readings attacked: {title}",
-                found.defences,
+                rates.defences,
                 ("no attack", *columns),
                 values,
                 formats=".1f",
@@ -294,12 +59,12 @@ def streams_findings(found: Streams, trim: int = 1) -> Findings:
                 }[kind],
             )
         )
-    x = np.array([0, *found.controlled], float)
+    x = np.array([0, *rates.controlled], float)
     for kind in (0, 2):
         lines, dashed = {}, []
-        for d, defence in enumerate(found.defences):
+        for d, defence in enumerate(rates.defences):
             for shift, name in ((0, "ordinary"), (1, "adaptive")):
-                y = 100 * np.r_[found.clean[d], found.accuracy[kind + shift, d]]
+                y = 100 * np.r_[rates.clean[d], rates.accuracy[kind + shift, d]]
                 lines[f"{defence}, {name}"] = np.stack([x, y])
             dashed.append(f"{defence}, ordinary")
         also = ", one perturbation for all" if kind else ""
@@ -312,12 +77,12 @@ def streams_findings(found: Streams, trim: int = 1) -> Findings:
                 dashed=tuple(dashed),
             )
         )
-    if found.readings.ndim == 5:
+    if rates.readings.ndim == 5:
         parts.append(
             Gallery(
-                f"A window of {w} readings, {found.controlled[-1]} of them attacked "
-                f"({found.defences[-1]})",
-                np.stack([found.readings[0], *found.windows[:, 0]]),
+                f"A window of {w} readings, {rates.controlled[-1]} of them attacked "
+                f"({rates.defences[-1]})",
+                np.stack([rates.readings[0], *rates.windows[:, 0]]),
                 ("sensor", *ATTACKS),
                 tuple(f"reading {i + 1}" for i in range(w)),
             )
@@ -332,7 +97,7 @@ def windows_of_digits(setting: Setting) -> Findings:
     Linf with epsilon 0.1.
     """
     data = examples_of(setting.test, min(setting.examples, 50 if setting.quick else 200))
-    found = streams(
+    rates = streams(
         trained(setting, "FC100-100-10").model,
         data.images,
         data.labels,
@@ -342,4 +107,4 @@ def windows_of_digits(setting: Setting) -> Findings:
         store=setting.store,
         progress=setting.report,
     )
-    return streams_findings(found)
+    return streams_findings(rates)

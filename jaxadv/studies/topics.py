@@ -6,9 +6,10 @@ fooling images. The texts are Python's own help, which ships with it.
 """
 
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from jaxtyping import Float
 from scipy.optimize import nnls
 
 from jaxadv.core.optional_dependency import extra
@@ -23,29 +24,43 @@ class Mixture(NamedTuple):
     """A nonsense mixture of words.
 
     Attributes:
-        counts: [V], count of each word in the nonsense.
-        topics: [T], topic proportions that the model infers of it.
-        wanted: [T], topic proportions that the model infers of the document.
+        counts: Count of each word in the nonsense, [V].
+        topics: Topic proportions that the model infers from it, [T].
+        wanted: Topic proportions that the model infers from the document, [T].
         error: Half of the sum of their absolute differences, 0 to 1.
     """
 
-    counts: np.ndarray
-    topics: np.ndarray
-    wanted: np.ndarray
+    counts: Float[np.ndarray, " V"]
+    topics: Float[np.ndarray, " T"]
+    wanted: Float[np.ndarray, " T"]
     error: float
 
 
-def shares(model: Any, counts: np.ndarray) -> np.ndarray:
-    """Return the topic proportions [N, T] that a fitted topic model infers of counts [N, V]."""
+class TopicModel(Protocol):
+    """A fitted topic model, as scikit-learn's NMF and LatentDirichletAllocation.
+
+    Attributes:
+        components_: Weights of the words in each topic, [T, V].
+    """
+
+    components_: Any
+
+    def transform(self, X: Any) -> Any:
+        """Return topic weights [N, T] for counts [N, V]."""
+        ...
+
+
+def topic_proportions(model: TopicModel, counts: np.ndarray) -> Float[np.ndarray, "N T"]:
+    """Return the topic proportions [N, T] that a topic model infers from counts [N, V]."""
     weights = model.transform(np.atleast_2d(counts).astype(np.float64))
     return weights / np.maximum(weights.sum(1, keepdims=True), 1e-12)
 
 
-def nonsense(model: Any, document: np.ndarray, words: int = WORDS) -> Mixture:
+def nonsense(model: TopicModel, document: np.ndarray, words: int = WORDS) -> Mixture:
     """Compute counts of words that the document does not have, with its topics.
 
     Takes the words with the largest weight in the wanted topics, in amounts whose sum in the space
-    of topics matches the document (least squares without negative counts), rounded to whole words.
+    of topics matches the document (least squares without negative counts), rounded to integers.
 
     Args:
         model: Fitted topic model of scikit-learn (NMF or LatentDirichletAllocation), with
@@ -63,7 +78,7 @@ def nonsense(model: Any, document: np.ndarray, words: int = WORDS) -> Mixture:
     absent = np.flatnonzero(document == 0)
     if len(absent) < words:
         raise ValueError(f"words={words}: the document lacks only {len(absent)} of the vocabulary")
-    wanted = shares(model, document)[0]
+    wanted = topic_proportions(model, document)[0]
     topics = model.components_ / np.maximum(model.components_.sum(0), 1e-12)  # of each word
     weight = model.components_[:, absent].sum(0)
     # The heaviest words of each wanted topic, in proportion; words of two topics count too.
@@ -76,16 +91,16 @@ def nonsense(model: Any, document: np.ndarray, words: int = WORDS) -> Mixture:
         amounts, _ = nnls(alone, np.maximum(target, 0))
         counts = np.zeros_like(document)
         counts[chosen] = np.rint(size * amounts / max(amounts.sum(), 1e-12))
-        have = shares(model, counts)[0]
-        error = 0.5 * float(np.abs(have - wanted).sum())
+        inferred = topic_proportions(model, counts)[0]
+        error = 0.5 * float(np.abs(inferred - wanted).sum())
         if best is None or error < best.error:
-            best = Mixture(counts, have, wanted, error)
-        target = target + 0.5 * (wanted - have)
+            best = Mixture(counts, inferred, wanted, error)
+        target = target + 0.5 * (wanted - inferred)
     assert best is not None
     return best
 
 
-def _inferred(model: Any, chosen: np.ndarray, size: int) -> np.ndarray:
+def _inferred(model: TopicModel, chosen: np.ndarray, size: int) -> np.ndarray:
     """Return the topic weights [T, W] that the model infers of each of these words alone."""
     return model.transform(np.eye(size)[chosen]).T
 
@@ -117,27 +132,30 @@ def topics(setting: Setting) -> Findings:
     ):
         setting.progress(f"topics of {name}", 0, 1)
         model.fit(counts)
-        found = [nonsense(model, counts[i]) for i in chosen]
-        other = shares(model, counts[rng.permutation(len(counts))[: len(chosen)]])
+        mixtures = [nonsense(model, counts[i]) for i in chosen]
+        other = topic_proportions(model, counts[rng.permutation(len(counts))[: len(chosen)]])
         random = np.zeros((len(chosen), counts.shape[1]))
         for row in random:
             row[rng.choice(counts.shape[1], WORDS, replace=False)] = 1
-        wanted = np.array([one.wanted for one in found])
-        apart = [0.5 * np.abs(given - wanted).sum(1) for given in (other, shares(model, random))]
-        errors = np.array([one.error for one in found])
+        wanted = np.array([one.wanted for one in mixtures])
+        distances = [
+            0.5 * np.abs(proportions - wanted).sum(1)
+            for proportions in (other, topic_proportions(model, random))
+        ]
+        errors = np.array([one.error for one in mixtures])
         rows.append(
             [
                 np.median(errors),
                 errors.max(),
-                np.median(apart[0]),
-                np.median(apart[1]),
-                float(np.mean([(one.counts > 0).sum() for one in found])),
+                np.median(distances[0]),
+                np.median(distances[1]),
+                float(np.mean([(one.counts > 0).sum() for one in mixtures])),
             ]
         )
         names.append(name)
         best = int(errors.argmin())
-        most = np.argsort(-found[best].counts)[:12]
-        words = vocabulary[most[found[best].counts[most] > 0]]
+        most = np.argsort(-mixtures[best].counts)[:12]
+        words = vocabulary[most[mixtures[best].counts[most] > 0]]
         first = " ".join(texts[chosen[best]].split())[:160]
         parts.append(
             Text(

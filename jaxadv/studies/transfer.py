@@ -5,9 +5,9 @@ another training set. The same is done with transfer attacks, from one network o
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float
 
 from jaxadv.attacks.transfer import (
@@ -70,7 +70,9 @@ PUBLISHED_TRANSFER = np.array(
 )
 
 
-def amplify(images: Any, originals: Any, deviation: float) -> Float[np.ndarray, "N H W C"]:
+def amplify(
+    images: npt.ArrayLike, originals: npt.ArrayLike, deviation: float
+) -> Float[np.ndarray, "N H W C"]:
     """Return perturbations scaled until their distortion in the box is `deviation`.
 
     Args:
@@ -87,32 +89,40 @@ def amplify(images: Any, originals: Any, deviation: float) -> Float[np.ndarray, 
         >>> amplify(np.full((1, 2, 2, 1), 0.55), np.full((1, 2, 2, 1), 0.5), 0.1).ravel().round(4)
         array([0.6, 0.6, 0.6, 0.6], dtype=float32)
     """
-    originals = np.asarray(originals, np.float64)
-    r = np.asarray(images, np.float64) - originals
+    clean = np.asarray(originals, np.float64)
+    r = np.asarray(images, np.float64) - clean
     low, high = np.zeros(len(r)), np.full(len(r), 1e4)
 
-    def at(share: np.ndarray) -> np.ndarray:
-        return np.clip(originals + share.reshape(-1, 1, 1, 1) * r, 0, 1)
+    def scaled(factor: np.ndarray) -> np.ndarray:
+        return np.clip(clean + factor.reshape(-1, 1, 1, 1) * r, 0, 1)
 
     for _ in range(60):  # distortion grows with the factor: bisect
         middle = np.sqrt((low + 1e-6) * high)
-        beyond = distortion(at(middle), originals) > deviation
+        beyond = distortion(scaled(middle), clean) > deviation
         low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
-    return at(low).astype(np.float32)
+    return scaled(low).astype(np.float32)
 
 
 def cross_errors(
     networks: Sequence[Network], sets: Sequence[np.ndarray], labels: np.ndarray
 ) -> Float[np.ndarray, "S M"]:
-    """Return the error of each network on each set of images [N, H, W, C], in per cent.
+    """Return the error of each network on each set of images, in per cent.
 
     All sets are classified in one batch, one call for each network.
+
+    Args:
+        networks: The M networks.
+        sets: The S sets of images, each [N, H, W, C].
+        labels: Labels [N] of the images in every set.
+
+    Returns:
+        The errors [S, M].
     """
     together = np.concatenate(sets)
     columns = []
     for network in networks:
-        answers = predict(network.model, together).argmax(1)
-        columns.append((answers.reshape(len(sets), -1) != labels).mean(1))
+        predicted = predict(network.model, together).argmax(1)
+        columns.append((predicted.reshape(len(sets), -1) != labels).mean(1))
     return 100 * np.stack(columns, 1)
 
 
@@ -249,8 +259,8 @@ def attacks_for(data: Dataset) -> dict[str, Attack]:
 
 def success_on(network: Network, images: np.ndarray, labels: np.ndarray, both: np.ndarray) -> float:
     """Return the percentage of images [N, H, W, C] in the mask `both` that are misclassified."""
-    answers = predict(network.model, images).argmax(1)
-    return 100 * float((answers != labels)[both].mean())
+    predicted = predict(network.model, images).argmax(1)
+    return 100 * float((predicted != labels)[both].mean())
 
 
 def attacks_between_networks(setting: Setting) -> Findings:

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
+from jaxadv.core.typing import Params
 from jaxadv.studies.directions import (
     Comparison,
     activations,
@@ -63,27 +65,33 @@ class Hidden(NamedTuple):
         writer: Layer whose output the units are, before the nonlinearity.
         reader: Layer whose input the units are.
         bases: By kind, the directions [n, D]: the units, Gaussian draws and a rotation.
-        values: By kind [N, D], for all `KINDS`.
+        values: By kind, for all `KINDS`, the values [N, D] of the images along the directions.
     """
 
     name: str
     network: Network
     writer: str
     reader: str
-    bases: Mapping[str, Array]
-    values: Mapping[str, Array]
+    bases: Mapping[str, Float[Array, "n D"]]
+    values: Mapping[str, Float[Array, "N D"]]
 
     def reading(self, kind: str) -> tuple[str, str]:
-        """Return the layer and side of `activations` at which directions of that kind are taken.
+        """Return the layer and side of `activations` at which directions of a kind are taken.
 
         Units are taken before the sigmoid: the order of the images is the same, without the ties
         where float32 rounds it to one.
+
+        Args:
+            kind: A key of `bases`.
+
+        Returns:
+            The layer, and "input" or "output".
         """
         return (self.writer, "output") if kind == "units" else (self.reader, "input")
 
 
 def units(setting: Setting) -> Findings:
-    """Section 3: do single units mean more than random directions of their layer?"""
+    """Section 3: are single units more meaningful than random directions of their layer?"""
     images, labels = jnp.asarray(setting.test.images), np.asarray(setting.test.labels)
     counts = [k for k in (2, 4, 8, 16, 32, 64, 128, 256) if k <= len(labels) // 4]
     names = NETWORKS[:1] if setting.quick else NETWORKS
@@ -103,9 +111,9 @@ def units(setting: Setting) -> Findings:
                 tops = {kind: top_images(v, counts[-1]) for kind, v in hidden.values.items()}
                 for kind, top in tops.items():
                     few = top[:, :TOP]
-                    found = [purity(labels[few]), entropy(labels[few])]
-                    found += [similarity(space, few) for space in spaces]
-                    common.setdefault((hidden.name, kind), []).append(np.stack(found))
+                    statistics = [purity(labels[few]), entropy(labels[few])]
+                    statistics += [similarity(space, few) for space in spaces]
+                    common.setdefault((hidden.name, kind), []).append(np.stack(statistics))
                     if hidden.name == SHOWN:
                         deep = [purity(labels[top[:, :k]]).mean() for k in counts]
                         curves.setdefault(kind, []).append(np.array(deep))
@@ -142,8 +150,8 @@ def _hidden_layers(setting: Setting, name: str, seed: int) -> Iterator[Hidden]:
     images = jnp.asarray(setting.test.images)
     start = network.module.init(jax.random.key(1000 + seed), images[:1])
     for layer in range(1, len(network.variables["params"])):
-        mark = jax.random.fold_in(jax.random.key(seed), 10 * NETWORKS.index(name) + layer)
-        keys = jax.random.split(mark, 4)
+        layer_key = jax.random.fold_in(jax.random.key(seed), 10 * NETWORKS.index(name) + layer)
+        keys = jax.random.split(layer_key, 4)
         count = 100 if setting.quick else 200
         writer, reader = f"fc{layer}", f"fc{layer + 1}"
         phi = activations(network.module, network.variables, images, reader)
@@ -165,20 +173,24 @@ def _hidden_layers(setting: Setting, name: str, seed: int) -> Iterator[Hidden]:
         yield Hidden(f"{name} layer {layer}", network, writer, reader, bases, values)
 
 
-def _tests(common: Any, place: str, one: str, two: str) -> list[Comparison]:
+def _tests(
+    common: Mapping[tuple[str, str], list[np.ndarray]], place: str, one: str, two: str
+) -> list[Comparison]:
     """Return one comparison for each statistic, over the directions of all seeds."""
     pooled = (np.concatenate(common[place, kind], 1) for kind in (one, two))
     return [compare(x, y) for x, y in zip(*pooled, strict=True)]
 
 
 def _coherence(common: Mapping[tuple[str, str], list[np.ndarray]]) -> Table:
-    each = np.array([[s.mean(1) for s in found] for found in common.values()])  # [row, seed, 4]
+    means = np.array(
+        [[s.mean(1) for s in samples] for samples in common.values()]
+    )  # [row, seed, 4]
     return Table(
         f"What the {TOP} top images of a direction have in common",
         tuple(f"{place}: {kind}" for place, kind in common),
         STATISTICS,
-        each.mean(1),
-        spread=each.std(1, ddof=1) if each.shape[1] > 1 else None,
+        means.mean(1),
+        spread=means.std(1, ddof=1) if means.shape[1] > 1 else None,
         formats=".3f",
         note=f"Means over directions and seeds, entropy in bits. Cosines are means over pairs, "
         f"after the mean of all held-out images is subtracted; features are those of the last "
@@ -193,8 +205,8 @@ def _test_table(pair: tuple[str, str], tests: Mapping[str, list[Comparison]]) ->
         ("effect", "95 % from", "to", "p"),
         np.array([test for place in tests.values() for test in place]),
         formats=("+.2f", "+.2f", "+.2f", ".1e"),
-        note="Mann-Whitney, two-sided, directions of all seeds together. Effect: the share of "
-        "pairs in which the first is larger, less the share in which it is smaller.",
+        note="Mann-Whitney, two-sided, directions of all seeds together. Effect: the "
+        "fraction of pairs in which the first is larger, less that in which it is smaller.",
     )
 
 
@@ -225,7 +237,7 @@ def _turn_table(turned: Mapping[str, list[tuple[float, ...]]]) -> Table:
             "decisions changed, %",
             "test error, %",
             "after, %",
-            "largest share of one old unit in a new one, %",
+            "largest fraction of one old unit in a new one, %",
         ),
         np.array([np.mean(rows, 0) for rows in turned.values()]),
         formats=(".1e", ".1f", ".2f", ".2f", ".2f", ".1f"),
@@ -238,11 +250,11 @@ def _gallery(
     setting: Setting, hidden: Hidden, tops: Mapping[str, np.ndarray], kind: str
 ) -> Gallery:
     few = tops[kind][:ROWS, :TOP]
-    shares = purity(np.asarray(setting.test.labels)[few])
+    purities = purity(np.asarray(setting.test.labels)[few])
     return Gallery(
         f"Top images: {kind}, {hidden.name}",
         np.asarray(setting.test.images)[few],
-        tuple(f"{i + 1}: purity {share:.2f}" for i, share in enumerate(shares)),
+        tuple(f"{i + 1}: purity {value:.2f}" for i, value in enumerate(purities)),
         note=f"Held-out images, one direction a row: the first {len(few)}, not chosen.",
     )
 
@@ -268,7 +280,7 @@ def _synthesised(
                 module,
                 *hidden.reading(kind),
                 variables,
-                (basis.T, mean, deviation),
+                (basis.T, jnp.asarray(mean), jnp.asarray(deviation)),
                 mean_image,
                 likely,
             )
@@ -279,7 +291,7 @@ def _synthesised(
             numbers[f"{kind}: {name}"] = [held_out, float(reached.mean()), *agree]
     return [
         Gallery(
-            f"The image that a direction likes best, {hidden.name}",
+            f"The image that maximises a direction, {hidden.name}",
             np.array(list(pictures.values())),
             tuple(pictures),
             note="The best of the held-out images; the best in the whole box; the best within "
@@ -301,21 +313,32 @@ def _synthesised(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _ascend(
-    module: Any,
+    module: nn.Module,
     layer: str,
     side: str,
-    variables: Any,
-    directions: Any,
+    variables: Params,
+    directions: tuple[Array, Array, Array],
     start: Array,
     components: Array | None,
 ) -> tuple[Array, Array]:
     """Return for each direction the image that maximises it, and <phi(x), v> for that image.
 
-    The values are in standard deviations from their mean. With `components` the images are
-    restricted to the likely ones.
+    Args:
+        module: The Flax linen module.
+        layer: Name of the layer.
+        side: "input" or "output" of the layer.
+        variables: Variables of the module.
+        directions: The directions [D, n], and for each the mean and the standard deviation [D] of
+            the values of the images.
+        start: Image at which the ascent begins.
+        components: Principal components, to whose box the images are restricted (None: the box of
+            all images).
+
+    Returns:
+        The images and their values, in standard deviations from the mean.
     """
 
-    def one(direction: Any) -> tuple[Array, Array]:
+    def ascend(direction: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         v, mean, deviation = direction
 
         def score(image: Array) -> Array:
@@ -337,7 +360,7 @@ def _ascend(
         )
         return likely(z), reached
 
-    return jax.vmap(one)(directions)
+    return jax.vmap(ascend)(directions)
 
 
 def _verdict(tests: Mapping[tuple[str, str], Mapping[str, list[Comparison]]]) -> list[str]:
@@ -356,20 +379,20 @@ def _verdict(tests: Mapping[tuple[str, str], Mapping[str, list[Comparison]]]) ->
         }
         counts = []
         for kind, sign in ((one, 1), (two, -1)):
-            found = {where: gain for where, gain in gains.items() if sign * gain > 0}
-            if found:
-                layers = list(dict.fromkeys(place for place, _ in found))
+            larger = {where: gain for where, gain in gains.items() if sign * gain > 0}
+            if larger:
+                layers = list(dict.fromkeys(place for place, _ in larger))
                 where = "every layer" if len(layers) == len(places) else ", ".join(layers)
                 counts.append(
-                    f"those of {kind} have more in common in {len(found)} "
-                    f"(effect up to {max(map(abs, found.values())):.2f}; {where})"
+                    f"those of {kind} have more in common in {len(larger)} "
+                    f"(effect up to {max(map(abs, larger.values())):.2f}; {where})"
                 )
         rest = len(places) * len(STATISTICS) - len(gains)
         counts += [f"no difference is shown in {rest}"] if rest else []
         paragraphs.append(f"Top images of {one} and {two}: {', '.join(counts)}.")
     paragraphs.append(
         "What the images of untrained units and of random directions of the pixels have in common "
-        "owes nothing to learning; only the difference from them does. The directions of one "
-        "network are no independent draws: p may be too small."
+        "is not learned; only the difference from them is. The directions of one network are not "
+        "independent draws: p may be too small."
     )
     return paragraphs

@@ -12,7 +12,18 @@ from jaxadv.data import Dataset
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.networks import Network
 from jaxadv.studies.setting import Setting
-from jaxadv.studies.universal_geometry import (
+from jaxadv.studies.universal_paper import (
+    EPSILON,
+    METHODS,
+    NETWORKS,
+    network_of,
+    perturbation_of,
+    picture,
+    split,
+)
+from jaxadv.universal.data_free import data_free_perturbation
+from jaxadv.universal.fooling import judge
+from jaxadv.universal.geometry import (
     controls,
     dominant,
     in_subspace,
@@ -23,17 +34,6 @@ from jaxadv.studies.universal_geometry import (
     similarity,
     singular_values,
 )
-from jaxadv.studies.universal_paper import (
-    EPSILON,
-    METHODS,
-    NETWORKS,
-    found,
-    network_of,
-    picture,
-    split,
-)
-from jaxadv.universal.data_free import data_free_perturbation
-from jaxadv.universal.fooling import judge
 
 
 def diversity(setting: Setting) -> Findings:
@@ -44,7 +44,7 @@ def diversity(setting: Setting) -> Findings:
     for how in ("gradient ascent", "in batches"):
         several = np.stack(
             [
-                found(setting, network, data.images, method=METHODS[how], seed=seed)
+                perturbation_of(setting, network, data.images, method=METHODS[how], seed=seed)
                 for seed in range(size)
             ]
         )
@@ -99,9 +99,9 @@ def labels(setting: Setting) -> Findings:
     classes, parts = setting.train.classes, []
     for name in NETWORKS[:2]:
         network = network_of(setting, name, 0)
-        v = found(setting, network, data.images)
+        v = perturbation_of(setting, network, data.images)
         moves = judge(network.model, held_out.images, v).moves(len(classes))
-        shares = 100 * moves / np.maximum(moves.sum(1, keepdims=True), 1)
+        percentages = 100 * moves / np.maximum(moves.sum(1, keepdims=True), 1)
         few = [classes[k] for k in dominant(moves, 0.8)]
         fooled = 100 * (1 - np.trace(moves) / moves.sum())
         parts += [
@@ -109,7 +109,7 @@ def labels(setting: Setting) -> Findings:
                 f"{name}: where images of each class go, in %",
                 classes,
                 classes,
-                shares,
+                percentages,
                 None,
                 None,
                 ".0f",
@@ -198,7 +198,7 @@ def lengths(setting: Setting) -> Findings:
     for radius in radii:
         vectors = controls(data.images, changes, radius)
         vectors = {
-            "universal": found(setting, network, data.images, "l2", epsilon=float(radius))
+            "universal": perturbation_of(setting, network, data.images, "l2", epsilon=float(radius))
         } | vectors
         for name, v in vectors.items():
             rate = judge(network.model, held_out.images, v).rate
@@ -253,7 +253,7 @@ def data_free(setting: Setting) -> Findings:
                         background=0.0,
                     )
                 )
-            vectors.append(found(setting, network, data.images, seed=seed))
+            vectors.append(perturbation_of(setting, network, data.images, seed=seed))
             for column, v in enumerate(vectors):
                 values[seed, row, column] = 100 * judge(network.model, held_out.images, v).rate
             if seed == 0:

@@ -61,7 +61,7 @@ def split(setting: Setting) -> tuple[Dataset, Dataset]:
     return examples_of(setting.train, setting.examples), examples_of(setting.test, 1000)
 
 
-def found(
+def perturbation_of(
     setting: Setting,
     network: Network,
     images: np.ndarray,
@@ -75,9 +75,9 @@ def found(
     method = UniversalAscent() if method is None else method
     store, name = Store(setting.folder / "universal"), f"{network.name}-{seed}-{norm}"
     name += f"-{len(images)}-{type(method).__name__}-{method.batch_size}-{epsilon:g}"
-    mark = fingerprint(repr(method), network.model.params, images, norm, epsilon, seed)
-    kept = store.load_arrays(name, mark)
-    if kept is None:
+    digest = fingerprint(repr(method), network.model.params, images, norm, epsilon, seed)
+    arrays = store.load_arrays(name, digest)
+    if arrays is None:
         made = universal_perturbation(
             network.model,
             images,
@@ -87,9 +87,9 @@ def found(
             key=jax.random.key(seed),
             progress=lambda done, total, _: setting.progress(name, done, total),
         )
-        kept = {"perturbation": made.perturbation}
-        store.save_arrays(name, mark, **kept)
-    return kept["perturbation"]
+        arrays = {"perturbation": made.perturbation}
+        store.save_arrays(name, digest, **arrays)
+    return arrays["perturbation"]
 
 
 def picture(perturbation: np.ndarray) -> np.ndarray:
@@ -112,9 +112,9 @@ def rates(setting: Setting) -> Findings:
         for row, (name, how) in enumerate(pairs):
             network = network_of(setting, name, seed)
             for place, norm in enumerate(("l2", "linf")):
-                v = found(setting, network, data.images, norm, METHODS[how], seed)
-                for part, some in enumerate((data, held_out)):
-                    rate = judge(network.model, some.images, v, norm, EPSILON[norm]).rate
+                v = perturbation_of(setting, network, data.images, norm, METHODS[how], seed)
+                for part, images_of_part in enumerate((data, held_out)):
+                    rate = judge(network.model, images_of_part.images, v, norm, EPSILON[norm]).rate
                     values[seed, row, 2 * place + part] = 100 * rate
                 shown.setdefault((name, how, norm), v)
     published = np.full(values.shape[1:], np.nan)
@@ -161,7 +161,7 @@ def across(setting: Setting) -> Findings:
     for seed in range(setting.seeds):
         networks = [network_of(setting, name, seed) for name in NETWORKS]
         for row, maker in enumerate(networks):
-            v = found(setting, maker, data.images, seed=seed)
+            v = perturbation_of(setting, maker, data.images, seed=seed)
             for column, network in enumerate(networks):
                 values[seed, row, column] = 100 * judge(network.model, held_out.images, v).rate
     empty = np.full((len(PAPER), len(PAPER)), np.nan)
@@ -213,10 +213,10 @@ def images_needed(setting: Setting) -> Findings:
         for row, name in enumerate(names):
             network = network_of(setting, name, seed)
             for column, number in enumerate(numbers):
-                some = setting.train.images[order[:number]]
+                images = setting.train.images[order[:number]]
                 epochs = max(20, 3000 // number)
                 method = UniversalAscent(epochs=epochs)
-                v = found(setting, network, some, method=method, seed=seed)
+                v = perturbation_of(setting, network, images, method=method, seed=seed)
                 values[seed, row, column] = 100 * judge(network.model, held_out.images, v).rate
     mean = values.mean(0)
     parts: list[Part] = [

@@ -9,7 +9,7 @@ each worker.
 import dataclasses
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,40 +130,40 @@ class RayExecutor:
         retry_failed: bool,
         progress: SweepProgress | None,
     ) -> Ran:
-        def task(function: Any) -> Any:
+        def task(function: Callable[..., Any]) -> Any:
             return ray.remote(
                 num_cpus=self.cpus_per_job,
                 num_gpus=self.gpus_per_job,
                 max_retries=self.max_retries,
             )(function)
 
-        jobs, titles, ran = _answer(ray, task(_plan).remote(order))
+        jobs, titles, ran = _result(ray, task(_plan).remote(order))
         todo = open_jobs(store, jobs, retry_failed)
         total, computed = sum(job.rows for job in jobs), 0
         done, kept = total - sum(job.rows for job in todo), len(jobs) - len(todo)
         work = task(_work)
-        flying = {work.remote(order, ran, job): job for job in todo}
+        running = {work.remote(order, ran, job): job for job in todo}
         try:
             with interruptible() as interrupted:
-                while flying and not interrupted():
-                    ready, _ = ray.wait(list(flying), timeout=LOOK_SECONDS)
+                while running and not interrupted():
+                    ready, _ = ray.wait(list(running), timeout=LOOK_SECONDS)
                     for reference in ready:
-                        job = flying.pop(reference)
-                        computed += self._settle(ray, store, job, reference)
+                        job = running.pop(reference)
+                        computed += self._record(ray, store, job, reference)
                         done += job.rows
                         if progress is not None:
                             progress(titles[job.group], done, total, 0)
         finally:
-            for reference in flying:
+            for reference in running:
                 ray.cancel(reference)
-            if flying:
-                ray.wait(list(flying), num_returns=len(flying), timeout=GRACE_SECONDS)
-        return Ran(jobs, kept, computed, not flying)
+            if running:
+                ray.wait(list(running), num_returns=len(running), timeout=GRACE_SECONDS)
+        return Ran(jobs, kept, computed, not running)
 
-    def _settle(self, ray: Any, store: SweepStore, job: Job, reference: Any) -> int:
+    def _record(self, ray: Any, store: SweepStore, job: Job, reference: Any) -> int:
         """Return the number of jobs a task computed; the death of its workers is a failure."""
         try:
-            return _answer(ray, reference)
+            return _result(ray, reference)
         except ray.exceptions.RayError as error:
             store.fail(job, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
             return 0
@@ -175,7 +175,7 @@ def _import_ray() -> Any:
     return ray
 
 
-def _answer(ray: Any, reference: Any) -> Any:
+def _result(ray: Any, reference: Any) -> Any:
     """Return the result of a task; its exception is raised unchanged."""
     try:
         return ray.get(reference)
@@ -194,8 +194,8 @@ def _plan_of(order: Order) -> Plan:
         import ray  # pyright: ignore[reportMissingImports]
 
         if 0 < order.gpus < 1:  # several workers share a GPU, and each takes its part of the memory
-            share = str(0.9 * order.gpus)
-            os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", share)
+            fraction = str(0.9 * order.gpus)
+            os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", fraction)
         with suppress(RuntimeError):  # JAX runs already, in a worker that served another sweep
             use_cpu_cores(order.cpus)
         for name, value in order.settings.items():
@@ -209,7 +209,11 @@ def _plan_of(order: Order) -> Plan:
 def _plan(order: Order) -> tuple[list[Job], dict[str, str], dict[str, str]]:
     """Task: return the jobs of a sweep, its groups' titles by name, and this node's software."""
     plan = _plan_of(order)
-    return plan.jobs, {mark: group.title() for mark, group in plan.groups.items()}, software()
+    return (
+        plan.jobs,
+        {fingerprint: group.title() for fingerprint, group in plan.groups.items()},
+        software(),
+    )
 
 
 def _work(order: Order, planned_by: Mapping[str, str], job: Job) -> int:

@@ -129,19 +129,29 @@ def compare_stores(
     where, left, right = where or {}, left or {}, right or {}
     check_columns(where, left, right)
     key = [name for name in KEY if not (name in left and name in right)]
-    ours, theirs = CellReader(a), CellReader(b)
-    mine = _named(ours, {**where, **left}, key, a)
-    yours = _named(theirs, {**where, **right}, key, b)
+    reader_a, reader_b = CellReader(a), CellReader(b)
+    cells_a = _named(reader_a, {**where, **left}, key, a)
+    cells_b = _named(reader_b, {**where, **right}, key, b)
     cells = []
-    for number, (name, mark) in enumerate(mine.items(), 1):
-        if name in yours:
-            cells.append(_compare(ours.read(mark), theirs.read(yours[name]), tolerance))
+    for number, (name, fingerprint) in enumerate(cells_a.items(), 1):
+        if name in cells_b:
+            cells.append(
+                _compare(reader_a.read(fingerprint), reader_b.read(cells_b[name]), tolerance)
+            )
         if progress is not None:
-            progress(number, len(mine))
+            progress(number, len(cells_a))
     return Changes(
         cells,
-        [ours.about[mark] for name, mark in mine.items() if name not in yours],
-        [theirs.about[mark] for name, mark in yours.items() if name not in mine],
+        [
+            reader_a.about[fingerprint]
+            for name, fingerprint in cells_a.items()
+            if name not in cells_b
+        ],
+        [
+            reader_b.about[fingerprint]
+            for name, fingerprint in cells_b.items()
+            if name not in cells_a
+        ],
     )
 
 
@@ -155,19 +165,19 @@ def _named(
     reader: CellReader, patterns: Mapping[str, str], key: list[str], store: SweepStore
 ) -> dict[tuple[Any, ...], str]:
     """Return the cells that match the patterns, by the values of their key columns."""
-    found: dict[tuple[Any, ...], str] = {}
-    for mark, about in reader.about.items():
+    named: dict[tuple[Any, ...], str] = {}
+    for fingerprint, about in reader.about.items():
         if all(fnmatchcase(_text(about[c]), pattern) for c, pattern in patterns.items()):
             name = tuple(about[column] for column in key)
-            if name in found:
-                differs = [c for c in COLUMNS[1:] if about[c] != reader.about[found[name]][c]]
+            if name in named:
+                differs = [c for c in COLUMNS[1:] if about[c] != reader.about[named[name]][c]]
                 raise ValueError(
                     f"{store.folder} has two cells {title_of(about)!r} that differ in "
                     f"{', '.join(differs)}: choose one, as in {differs[0]}="
                     f"{_text(about[differs[0]])[:60]}"
                 )
-            found[name] = mark
-    return found
+            named[name] = fingerprint
+    return named
 
 
 def _text(value: Any) -> str:

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from jaxadv.core.model import Model
 from jaxadv.cpu.rewrite import rewrite_for_cpu
@@ -51,14 +52,14 @@ def estimate(grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...] 
     costs = []
     for group in groups:
         count = group.images.source.count
-        held = sum(done.get(cell.mark, 0) for cell in group.cells)
+        held = sum(done.get(cell.fingerprint, 0) for cell in group.cells)
         rows = count * len(group.cells)
         seconds = 0.0
         if held < rows:
-            if group.subject.mark not in speed:
-                speed[group.subject.mark] = _seconds_per_pass(group)
+            if group.subject.fingerprint not in speed:
+                speed[group.subject.fingerprint] = _seconds_per_pass(group)
             devices = jax.local_device_count()
-            seconds = (rows - held) * group.passes * speed[group.subject.mark] / devices
+            seconds = (rows - held) * group.passes * speed[group.subject.fingerprint] / devices
         costs.append(Cost(group, len(group.cells), rows, held, group.passes, seconds))
     return costs
 
@@ -66,8 +67,8 @@ def estimate(grid: Grid, store: SweepStore, given: Given, only: tuple[str, ...] 
 def _rows_done(store: SweepStore) -> Mapping[str, int]:
     """Return the number of rows of each cell that the store holds."""
     done: dict[str, int] = {}
-    for mark, about in store.manifest["jobs"].items():
-        job = job_of(mark, about)
+    for fingerprint, about in store.manifest["jobs"].items():
+        job = job_of(fingerprint, about)
         if store.load(job) is not None:
             for cell in job.cells:
                 done[cell] = done.get(cell, 0) + job.end - job.begin
@@ -78,7 +79,7 @@ def _seconds_per_pass(group: Group) -> float:
     """Measure the seconds of one forward or backward pass of one image on one device."""
     on_cpu = jax.default_backend() == "cpu"
 
-    def gradient(model: Model, images: Any) -> Any:
+    def gradient(model: Model, images: Array) -> Array:
         return jax.grad(lambda x: jax.nn.logsumexp(model(x), -1).sum())(images)
 
     step = jax.jit(rewrite_for_cpu(gradient) if on_cpu else gradient)

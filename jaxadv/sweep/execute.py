@@ -10,6 +10,7 @@ import jax
 
 from jaxadv.core.files import check_folder
 from jaxadv.core.model import Model
+from jaxadv.core.typing import Devices
 from jaxadv.data.form import Dataset, Source
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.interrupt import interruptible
@@ -96,14 +97,16 @@ def prepare(
     )
     manifest = store.manifest
     cells = {
-        mark: Cell(mark, about["epsilon"], about["seed"])
-        for mark, about in manifest["cells"].items()
+        fingerprint: Cell(fingerprint, about["epsilon"], about["seed"])
+        for fingerprint, about in manifest["cells"].items()
     }
-    kept = {  # lanes decide about the last bits: those of the first run
-        group.mark: dataclasses.replace(group, lanes=manifest["groups"][group.mark]["lanes"])
+    planned = {  # lanes decide about the last bits: those of the first run
+        group.fingerprint: dataclasses.replace(
+            group, lanes=manifest["groups"][group.fingerprint]["lanes"]
+        )
         for group in groups
     }
-    return Plan(store, kept, cells, jobs, grid.images, {})
+    return Plan(store, planned, cells, jobs, grid.images, {})
 
 
 def run_sweep(
@@ -114,7 +117,7 @@ def run_sweep(
     data: Mapping[str, Dataset | Source] | None = None,
     only: Iterable[str] = (),
     retry_failed: bool = False,
-    devices: Any = None,
+    devices: Devices = None,
     executor: Executor | None = None,
     progress: SweepProgress | None = None,
 ) -> Summary:
@@ -166,13 +169,13 @@ def run_sweep(
     began = time.perf_counter()
     if not isinstance(grid, Grid):
         grid = read_grid(grid)
-    here = SweepStore(store)
+    results = SweepStore(store)
     given = Given(models or {}, data or {})
-    how = Here(devices) if executor is None else executor
-    ran = how.run(grid, here, given, tuple(only), retry_failed, progress)
-    marks = {job.mark for job in ran.jobs}
-    failed = {mark: said for mark, said in here.failures().items() if mark in marks}
-    rows = sum(job.rows for job in ran.jobs if here.path(job).is_file())
+    executor = Here(devices) if executor is None else executor
+    ran = executor.run(grid, results, given, tuple(only), retry_failed, progress)
+    fingerprints = {job.fingerprint for job in ran.jobs}
+    failed = {name: error for name, error in results.failures().items() if name in fingerprints}
+    rows = sum(job.rows for job in ran.jobs if results.path(job).is_file())
     seconds = time.perf_counter() - began
     return Summary(
         len(ran.jobs), ran.kept, ran.computed, failed, rows, seconds, ran.complete and not failed
@@ -182,7 +185,7 @@ def run_sweep(
 def open_jobs(store: SweepStore, jobs: Sequence[Job], retry_failed: bool) -> list[Job]:
     """Return the jobs that the store does not hold; failed jobs only with `retry_failed`."""
     failed = {} if retry_failed else store.failures()
-    return [job for job in jobs if job.mark not in failed and store.load(job) is None]
+    return [job for job in jobs if job.fingerprint not in failed and store.load(job) is None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +199,7 @@ class Here:
         devices: Devices to run on, or None for all local devices.
     """
 
-    devices: Any = None
+    devices: Devices = None
 
     def run(
         self,
@@ -209,14 +212,14 @@ class Here:
     ) -> Ran:
         plan = prepare(grid, store, given, only, progress)
         todo = open_jobs(store, plan.jobs, retry_failed)
-        ours = {job.mark for job in plan.jobs[jax.process_index() :: jax.process_count()]}
-        ours_first = sorted(todo, key=lambda job: job.mark not in ours)
-        complete, computed = run_jobs(plan, ours_first, self.devices, progress)
+        own = {job.fingerprint for job in plan.jobs[jax.process_index() :: jax.process_count()]}
+        own_first = sorted(todo, key=lambda job: job.fingerprint not in own)
+        complete, computed = run_jobs(plan, own_first, self.devices, progress)
         return Ran(plan.jobs, len(plan.jobs) - len(todo), computed, complete)
 
 
 def run_jobs(
-    plan: Plan, todo: Sequence[Job], devices: Any = None, progress: SweepProgress | None = None
+    plan: Plan, todo: Sequence[Job], devices: Devices = None, progress: SweepProgress | None = None
 ) -> tuple[bool, int]:
     """Run jobs in this process; return whether all are done and how many were done here."""
     chosen = choose_devices(tuple(jax.local_devices()) if devices is None else devices)
@@ -229,8 +232,8 @@ def run_jobs(
             for job in waiting:
                 if interrupted():
                     return False, computed
-                with plan.store.claimed(job) as ours:
-                    if not ours:
+                with plan.store.claimed(job) as claimed:
+                    if not claimed:
                         left.append(job)
                         continue
                     if plan.store.path(job).is_file() and plan.store.load(job) is not None:
@@ -242,14 +245,14 @@ def run_jobs(
             if len(left) == len(waiting):
                 time.sleep(WAIT_SECONDS)
             failed = plan.store.failures()
-            waiting = [job for job in left if job.mark not in failed]
+            waiting = [job for job in left if job.fingerprint not in failed]
     return True, computed
 
 
 def _attempt(
     plan: Plan,
     job: Job,
-    devices: Any,
+    devices: tuple[Any, ...],
     done: int,
     total: int,
     progress: SweepProgress | None,
@@ -258,9 +261,9 @@ def _attempt(
     """Run one job and record its failure, if any; return False if it was interrupted."""
     group = plan.groups[job.group]
 
-    def report(rows: int, found: int) -> None:
+    def report(rows: int, successes: int) -> None:
         if progress is not None:
-            progress(group.title(), done + rows, total, found)
+            progress(group.title(), done + rows, total, successes)
 
     report(0, 0)
     try:

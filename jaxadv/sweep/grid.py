@@ -188,10 +188,10 @@ def parse_grid(text: str, name: str = "sweep file", folder: Path | None = None) 
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = [part for part in first["loc"] if part in _keys(raw) or isinstance(part, int)]
-        said = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            said = "is not known here"
-        raise GridError(_at(name, text, where, said)) from None
+            message = "is not known here"
+        raise GridError(_at(name, text, where, message)) from None
     _check(grid, name, text)
     return grid if folder is None else placed_in(grid, folder)
 
@@ -218,13 +218,20 @@ def placed_in(grid: Grid, folder: Path) -> Grid:
     )
 
 
-def _at(name: str, text: str, where: Sequence[str | int], said: str) -> str:
+def _at(name: str, text: str, where: Sequence[str | int], message: str) -> str:
     dotted = ".".join(part for part in where if isinstance(part, str))
-    return f"{name}, line {line_of(text, where)}: {dotted + ': ' if dotted else ''}{said}"
+    return f"{name}, line {line_of(text, where)}: {dotted + ': ' if dotted else ''}{message}"
 
 
 def line_of(text: str, where: Sequence[str | int]) -> int:
     """Return the line (from 1) of a key of a TOML text, or of the table that it belongs in.
+
+    Args:
+        text: The TOML text.
+        where: Path of the key: names of tables and keys, and indices of arrays.
+
+    Returns:
+        The number of the line.
 
     Example:
         >>> from jaxadv.sweep.grid import line_of
@@ -255,8 +262,8 @@ def _check(grid: Grid, name: str, text: str) -> None:
     """Check what pydantic cannot: names of data sets, attacks and norms, numbers and settings."""
     from jaxadv.sweep.runners import build_entry
 
-    def refuse(where: Sequence[str | int], said: str) -> None:
-        raise GridError(_at(name, text, where, said)) from None
+    def refuse(where: Sequence[str | int], message: str) -> None:
+        raise GridError(_at(name, text, where, message)) from None
 
     if not grid.seeds:
         refuse(["seeds"], "is empty: pass one or more")

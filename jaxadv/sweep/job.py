@@ -45,7 +45,7 @@ class Plan(NamedTuple):
 def run_job(
     plan: Plan,
     job: Job,
-    devices: Any,
+    devices: tuple[Any, ...] | None,
     progress: Callable[[int, int], None] = lambda *_: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> bool:
@@ -56,7 +56,7 @@ def run_job(
     began = time.perf_counter()
     group = plan.groups[job.group]
     part = group.images.source.read(range(job.begin, job.end))
-    count, cells = len(part.labels), [plan.cells[mark] for mark in job.cells]
+    count, cells = len(part.labels), [plan.cells[fingerprint] for fingerprint in job.cells]
     epsilon = [np.nan if cell.epsilon is None else cell.epsilon for cell in cells]
     judge = group.subject.judge
     goal = goal_of(group.goal, part.labels, group.images.classes)
@@ -69,7 +69,7 @@ def run_job(
         devices,
         judge=judge,
         again=judge is not None,
-        progress=lambda _, done, __, found: progress(done, found),
+        progress=lambda _, done, __, successes: progress(done, successes),
         interrupted=interrupted,
     )
     seeds = np.repeat([cell.seed for cell in cells], count)
@@ -91,17 +91,17 @@ def run_job(
         lanes //= 2
     if (result.status == Status.NOT_RUN).any():
         return False
-    columns, kept = _columns(plan, job, session, rows, result)
+    columns, images = _columns(plan, job, session, rows, result)
     columns |= {
         "broken_by": [name or None for name in broken_by],
         "seed": seeds.astype(np.int64),
         "label": part.labels[rows.source].astype(np.int32),
     }
     columns["seconds"] = np.full(job.rows, (time.perf_counter() - began) / job.rows)
-    if kept is not None:
-        whole = range(job.begin, job.end)
-        plan.store.keep_originals(group.about["data_hash"], whole, group.images.source)
-    plan.store.save(job, {name: columns[name] for name in SCHEMA.names}, kept)
+    if images is not None:
+        rows_of_job = range(job.begin, job.end)
+        plan.store.keep_originals(group.about["data_hash"], rows_of_job, group.images.source)
+    plan.store.save(job, {name: columns[name] for name in SCHEMA.names}, images)
     return True
 
 
@@ -110,9 +110,9 @@ def _columns(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
     """Return the columns of a job, and the images to keep."""
     judge, source, won = session.judge or session.model, rows.source, result.success
-    group, found = plan.groups[job.group], np.flatnonzero(won)
-    originals = session.images[source[found]]
-    clean = group.subject.mark, group.images.mark, job.begin, job.end
+    group, successes = plan.groups[job.group], np.flatnonzero(won)
+    originals = session.images[source[successes]]
+    clean = group.subject.fingerprint, group.images.fingerprint, job.begin, job.end
     if clean not in plan.clean:
         plan.clean.clear()
         plan.clean[clean] = predict(judge, session.images, session.devices).argmax(1)
@@ -130,12 +130,12 @@ def _columns(
         "success": won,
         "status": [Status(code).name for code in result.status],
         "margin": result.margin,
-        "distance": _filled(result.distance[found], found, job.rows),
+        "distance": _filled(result.distance[successes], successes, job.rows),
         "lanes": np.full(job.rows, session.lanes, np.int32),
         "success_8bit": [None] * job.rows,
         **{
-            norm: _filled(lengths, found, job.rows)
-            for norm, lengths in distances64(result.images[found], originals).items()
+            norm: _filled(lengths, successes, job.rows)
+            for norm, lengths in distances64(result.images[successes], originals).items()
         },
         **{
             name: [None if n == UNKNOWN else int(n) for n in getattr(result, name)]
@@ -146,17 +146,17 @@ def _columns(
         columns["target"] = np.asarray(session.goal.targets)[source].astype(np.int32)
     if plan.images == "none":
         return columns, None
-    images = result.images[found]
+    images = result.images[successes]
     if plan.images == "uint8":
         lower, upper = judge.bounds
         images = np.round(255 * (images - lower) / (upper - lower)).astype(np.uint8)
         rounded = (images / np.float32(255) * (upper - lower) + lower).astype(np.float32)
         still = np.zeros(job.rows, bool)
-        if len(found):
+        if len(successes):
             logits = predict(judge, rounded, session.devices)
-            still[found] = margins(take(session.goal, source[found]), logits) < 0
+            still[successes] = margins(take(session.goal, source[successes]), logits) < 0
         columns["success_8bit"] = still
-    return columns, {"images": images, "rows": found.astype(np.int32)}
+    return columns, {"images": images, "rows": successes.astype(np.int32)}
 
 
 def _filled(values: np.ndarray, rows: np.ndarray, count: int) -> list[float | None]:

@@ -113,8 +113,8 @@ class Standing:
         np.logical_and.at(self.right, rows, right)
         line = self._line(about["norm"], about["attack"], about["goal"])
         won = cell.column("success").astype(bool)
-        found = cell.column("distance") if epsilon is None else np.full(len(won), epsilon)
-        np.minimum.at(line.reach, rows[won], found[won])
+        reach = cell.column("distance") if epsilon is None else np.full(len(won), epsilon)
+        np.minimum.at(line.reach, rows[won], reach[won])
         line.attacked.setdefault(epsilon, np.zeros(len(self.ids), bool))[rows] = True
         passes = cell.column("forward") + cell.column("backward")
         known, counts = np.unique(passes[right & np.isfinite(passes)], return_counts=True)
@@ -131,7 +131,7 @@ class Standing:
         if len(every) > len(self.ids):
             old = np.searchsorted(every, self.ids)
 
-            def placed(values: np.ndarray, fill: Any) -> np.ndarray:
+            def placed(values: np.ndarray, fill: float) -> np.ndarray:
                 larger = np.full(len(every), fill, values.dtype)
                 larger[old] = values
                 return larger
@@ -151,8 +151,8 @@ class Standing:
     @property
     def norms(self) -> list[str]:
         """Norms of the attacks, including attacks without a row."""
-        asked = [line[0] for line in self.lines] + [norm for norm, *_ in self.missing]
-        return list(dict.fromkeys(asked))
+        norms = [line[0] for line in self.lines] + [norm for norm, *_ in self.missing]
+        return list(dict.fromkeys(norms))
 
     def of(self, norm: str) -> list[Line]:
         """Return the attacks of one norm."""
@@ -163,11 +163,11 @@ class Standing:
 
         It counts the images that any of these attacks was run on, at this epsilon or without one.
         """
-        asked, standing = np.zeros(len(self.ids), bool), self.right.copy()
+        counted, standing = np.zeros(len(self.ids), bool), self.right.copy()
         for line in lines:
-            asked |= line.at(epsilon)
+            counted |= line.at(epsilon)
             standing &= ~(line.reach <= epsilon)
-        return Share(int((standing & asked).sum()), int(asked.sum()))
+        return Share(int((standing & counted).sum()), int(counted.sum()))
 
     def lacks(self, norm: str, epsilon: float) -> bool:
         """Return whether rows are missing that could lower the robust accuracy at epsilon."""
@@ -175,13 +175,13 @@ class Standing:
 
     def worst(self, norm: str, epsilon: float) -> Line | None:
         """Return the attack with the lowest robust accuracy; among equal ones the cheapest."""
-        found = []
+        candidates = []
         for number, line in enumerate(self.of(norm)):
-            share = self.robust([line], epsilon).value
-            if share is not None:
+            accuracy = self.robust([line], epsilon).value
+            if accuracy is not None:
                 cost = line.median_passes(None if line.minimal else epsilon)
-                found.append((share, np.inf if cost is None else cost, number, line))
-        return min(found)[-1] if found else None
+                candidates.append((accuracy, np.inf if cost is None else cost, number, line))
+        return min(candidates)[-1] if candidates else None
 
     def points(self, lines: Iterable[Line], levels: Iterable[float]) -> list[float]:
         """Return the epsilons at which a curve of these attacks has points.
@@ -204,31 +204,37 @@ class Standing:
         """Robust accuracy against one attack; at 0 the clean accuracy on its images."""
         if epsilon > 0 or line.minimal:
             return self.robust([line], epsilon)
-        asked = np.any(list(line.attacked.values()), 0)
-        return Share(int((self.right & asked).sum()), int(asked.sum()))
+        attacked = np.any(list(line.attacked.values()), 0)
+        return Share(int((self.right & attacked).sum()), int(attacked.sum()))
 
     def success(self, line: Line, epsilon: float | None) -> Share:
         """Success rate of the attack on images classified correctly (None: at any distance)."""
-        asked = self.right & line.attacked[epsilon]
+        attacked = self.right & line.attacked[epsilon]
         broken = line.reach <= (np.inf if epsilon is None else epsilon)
         broken &= np.isfinite(line.reach)
-        return Share(int((asked & broken).sum()), int(asked.sum()))
+        return Share(int((attacked & broken).sum()), int(attacked.sum()))
 
     def median_distance(self, line: Line) -> float | None:
         """Median distance of a minimum-norm attack on images classified correctly."""
         return quantile(line.reach[self.right & line.attacked[None]], 0.5)
 
 
-def quantile(values: np.ndarray, share: float) -> float | None:
-    """Return the smallest value that a fraction `share` does not exceed; None if infinite."""
+def quantile(values: np.ndarray, rank: float) -> float | None:
+    """Return the smallest value that a fraction `rank` does not exceed; None if infinite."""
     if len(values) == 0:
         return None
-    found = float(np.quantile(values, share, method="inverted_cdf"))
-    return found if np.isfinite(found) else None
+    value = float(np.quantile(values, rank, method="inverted_cdf"))
+    return value if np.isfinite(value) else None
 
 
 def median_of(counts: Mapping[int, int]) -> float | None:
     """Return the median of a frequency table, or None if the table is empty.
+
+    Args:
+        counts: Number of occurrences of each value.
+
+    Returns:
+        The median.
 
     Example:
         >>> from jaxadv.sweep.leaderboard import median_of
@@ -252,10 +258,10 @@ def median_of(counts: Mapping[int, int]) -> float | None:
 
 def standings(cells: Iterable[CellRows]) -> Iterator[tuple[CellRows, Standing]]:
     """Yield each cell with the `Standing` of its model and data set, to which it was added."""
-    found: dict[tuple[str, ...], Standing] = {}
+    known: dict[tuple[str, ...], Standing] = {}
     for cell in cells:
         key = tuple(cell.about[name] for name in ("model", "model_hash", "data", "data_hash"))
-        standing = found.setdefault(key, Standing(cell.about))
+        standing = known.setdefault(key, Standing(cell.about))
         standing.add(cell)
         yield cell, standing
 
@@ -272,8 +278,8 @@ def levels_of(standings: Iterable[Standing], norm: str) -> list[float]:
     radii |= {e for one in everyone for n, e, _ in one.missing if n == norm and e is not None}
     if radii:
         return sorted(radii)
-    found = [line.reach[standing.right] for standing in everyone for line in standing.of(norm)]
-    pooled = np.concatenate([*found, np.zeros(0)])
+    reached = [line.reach[standing.right] for standing in everyone for line in standing.of(norm)]
+    pooled = np.concatenate([*reached, np.zeros(0)])
     pooled = pooled[np.isfinite(pooled) & (pooled > 0)]
     if len(pooled) == 0:
         return []

@@ -8,14 +8,14 @@ class Job(NamedTuple):
     """Some rows of a group, which become one file of the store.
 
     Attributes:
-        mark: Name of the file.
+        fingerprint: Name of the file.
         group: Name of the group.
         cells: Names of the cells.
         begin: First image.
         end: End of the images, exclusive.
     """
 
-    mark: str
+    fingerprint: str
     group: str
     cells: tuple[str, ...]
     begin: int
@@ -27,9 +27,9 @@ class Job(NamedTuple):
         return len(self.cells) * (self.end - self.begin)
 
 
-def job_of(mark: str, data: Mapping[str, Any]) -> Job:
+def job_of(fingerprint: str, data: Mapping[str, Any]) -> Job:
     """Make a job from its entry in the manifest."""
-    return Job(mark, data["group"], tuple(data["cells"]), data["begin"], data["end"])
+    return Job(fingerprint, data["group"], tuple(data["cells"]), data["begin"], data["end"])
 
 
 def data_of(job: Job) -> dict[str, Any]:
@@ -41,6 +41,12 @@ def title_of(about: Mapping[str, Any]) -> str:
     """Return the title of a cell, or of a group of cells, which has neither epsilon nor seed.
 
     The goal follows the attack unless it is "untargeted".
+
+    Args:
+        about: The columns that are constant over the cell or group.
+
+    Returns:
+        The title.
 
     Example:
         >>> from jaxadv.sweep.names import title_of

@@ -31,12 +31,12 @@ class Cell(NamedTuple):
     """One epsilon and seed of a group.
 
     Attributes:
-        mark: Name of the cell in the store.
+        fingerprint: Name of the cell in the store.
         epsilon: Radius, or None if the attack takes none.
         seed: Seed of the attack.
     """
 
-    mark: str
+    fingerprint: str
     epsilon: float | None
     seed: int
 
@@ -46,7 +46,7 @@ class Group:
     """Cells that share model, data and attack.
 
     Attributes:
-        mark: Name of the group in the store.
+        fingerprint: Name of the group in the store.
         about: Columns that are constant over its rows: model, data, attack, settings, norm, goal
             and the fingerprints.
         entry: Runner of the attack.
@@ -57,7 +57,7 @@ class Group:
         cells: Its cells.
     """
 
-    mark: str
+    fingerprint: str
     about: Mapping[str, Any]
     entry: Entry
     subject: Subject
@@ -152,9 +152,9 @@ def _wanted(groups: list[Group], patterns: tuple[str, ...]) -> list[Group]:
             raise ValueError(f"--only {', '.join(patterns)}: matches no cell")
     seen: set[str] = set()
     for group in groups:
-        if again := seen & {cell.mark for cell in group.cells}:
+        if again := seen & {cell.fingerprint for cell in group.cells}:
             raise ValueError(f"{group.title()}: {len(again)} cells are in the grid twice")
-        seen |= {cell.mark for cell in group.cells}
+        seen |= {cell.fingerprint for cell in group.cells}
     return groups
 
 
@@ -186,8 +186,8 @@ def _group(
         "attack": title,
         "norm": entry.norm,
         "goal": goal,
-        "model_hash": subject.mark,
-        "data_hash": images.mark,
+        "model_hash": subject.fingerprint,
+        "data_hash": images.fingerprint,
         "attack_hash": described,
         "software_hash": fingerprint(ran),
         "software": " ".join(map(" ".join, ran.items())),
@@ -199,7 +199,7 @@ def _group(
         min(grid.shard, images.source.count * len(grid.seeds)),
         jax.local_devices()[0],
     )
-    same = [subject.mark, images.mark, described, about["software_hash"]]
+    same = [subject.fingerprint, images.fingerprint, described, about["software_hash"]]
     cells = tuple(
         Cell(fingerprint(same, epsilon, seed)[:20], epsilon, seed)
         for epsilon in radii
@@ -228,6 +228,6 @@ def make_jobs(group: Group, cells: tuple[str, ...], shard: int) -> list[Job]:
         mine = cells[first : first + per]
         for begin in range(0, count, most):
             end = min(begin + most, count)
-            mark = fingerprint(group.mark, list(mine), begin, end)[:20]
-            jobs.append(Job(mark, group.mark, mine, begin, end))
+            digest = fingerprint(group.fingerprint, list(mine), begin, end)[:20]
+            jobs.append(Job(digest, group.fingerprint, mine, begin, end))
     return jobs

@@ -35,14 +35,14 @@ class CellRows(NamedTuple):
     """One cell of a store.
 
     Attributes:
-        mark: Name of the cell.
+        fingerprint: Name of the cell.
         about: Columns of `CONSTANT`, and the bounds of the images.
         expected: Number of rows when all jobs are done.
         jobs: Names of the jobs.
         parts: Rows that the store holds, by job.
     """
 
-    mark: str
+    fingerprint: str
     about: Mapping[str, Any]
     expected: int
     jobs: tuple[str, ...]
@@ -78,11 +78,11 @@ class CellReader:
         manifest = store.manifest
         self.store = store
         self.jobs: dict[str, list[Job]] = {}
-        for mark, data in manifest["jobs"].items():
+        for fingerprint, data in manifest["jobs"].items():
             for cell in data["cells"]:
-                self.jobs.setdefault(cell, []).append(job_of(mark, data))
+                self.jobs.setdefault(cell, []).append(job_of(fingerprint, data))
         try:
-            self.about = {mark: _about(manifest, mark) for mark in self.jobs}
+            self.about = {fingerprint: _about(manifest, fingerprint) for fingerprint in self.jobs}
         except (KeyError, TypeError):
             raise ValueError(
                 f"{store.folder / 'manifest.json'} does not say what all its cells are: restore it"
@@ -91,23 +91,23 @@ class CellReader:
             store.load
         )  # cells of one job follow each other
 
-    def read(self, mark: str) -> CellRows:
+    def read(self, fingerprint: str) -> CellRows:
         """Return one cell with the rows that the store holds and that pass the checksum."""
-        jobs = self.jobs[mark]
-        parts = [_part(self._load(job.mark), job, mark) for job in jobs]
+        jobs = self.jobs[fingerprint]
+        parts = [_part(self._load(job.fingerprint), job, fingerprint) for job in jobs]
         return CellRows(
-            mark,
-            self.about[mark],
+            fingerprint,
+            self.about[fingerprint],
             sum(job.end - job.begin for job in jobs),
-            tuple(job.mark for job in jobs),
+            tuple(job.fingerprint for job in jobs),
             tuple(part for part in parts if part is not None),
         )
 
 
-def _about(manifest: Mapping[str, Any], mark: str) -> dict[str, Any]:
-    cell = manifest["cells"][mark]
+def _about(manifest: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
+    cell = manifest["cells"][fingerprint]
     group = {"bounds": (0.0, 1.0), **manifest["groups"][cell["group"]]}
-    about = {**group, "cell": mark, "epsilon": cell["epsilon"], "seed": cell["seed"]}
+    about = {**group, "cell": fingerprint, "epsilon": cell["epsilon"], "seed": cell["seed"]}
     return {name: about[name] for name in (*CONSTANT, "bounds")}
 
 
@@ -133,18 +133,18 @@ def read_cells(
         []
     """
     reader = CellReader(store)
-    for number, mark in enumerate(reader.about, 1):
-        yield reader.read(mark)
+    for number, fingerprint in enumerate(reader.about, 1):
+        yield reader.read(fingerprint)
         if progress is not None:
             progress(number, len(reader.about))
 
 
-def _part(table: pa.Table | None, job: Job, mark: str) -> Part | None:
+def _part(table: pa.Table | None, job: Job, fingerprint: str) -> Part | None:
     if table is None:
         return None
     count = job.end - job.begin
-    first = job.cells.index(mark) * count
+    first = job.cells.index(fingerprint) * count
     rows = table.slice(first, count)
-    if rows.num_rows != count or rows["cell"].unique().to_pylist() != [mark]:
+    if rows.num_rows != count or rows["cell"].unique().to_pylist() != [fingerprint]:
         return None  # not the rows that the manifest describes
-    return Part(job.mark, first, job.begin, rows.drop_columns(list(CONSTANT)))
+    return Part(job.fingerprint, first, job.begin, rows.drop_columns(list(CONSTANT)))

@@ -28,12 +28,12 @@ class Subject(NamedTuple):
     Attributes:
         model: The model that is attacked.
         judge: The model that judges the adversarial images, or None for the same.
-        mark: Fingerprint of the model.
+        fingerprint: Fingerprint of the model.
     """
 
     model: Model
     judge: Model | None
-    mark: str
+    fingerprint: str
 
 
 class Images(NamedTuple):
@@ -41,13 +41,13 @@ class Images(NamedTuple):
 
     Attributes:
         source: Number of images, and a function from a range to a `Dataset`.
-        mark: Fingerprint of all images, labels and ids.
+        fingerprint: Fingerprint of all images, labels and ids.
         shape: Shape of an image.
         classes: Number of classes.
     """
 
     source: Source
-    mark: str
+    fingerprint: str
     shape: tuple[int, ...]
     classes: int
 
@@ -152,12 +152,12 @@ def open_model(
         )
     traced = APPLY.trace(model, jax.ShapeDtypeStruct((1, *images.shape), jnp.float32))
     program = _without_addresses(str(traced.jaxpr))
-    mark = fingerprint(model.params, list(model.bounds), program, entry.dtype)
+    digest = fingerprint(model.params, list(model.bounds), program, entry.dtype)
     if entry.dtype == "bfloat16":
         from jaxadv.models.adapters import in_bfloat16
 
-        return Subject(in_bfloat16(model), model, mark)
-    return Subject(model, None, mark)
+        return Subject(in_bfloat16(model), model, digest)
+    return Subject(model, None, digest)
 
 
 def _without_addresses(program: str) -> str:

@@ -98,14 +98,17 @@ def checksum(table: pa.Table) -> str:
             digest.update(np.ascontiguousarray(column.is_null().to_numpy()).tobytes())
             zero = False if pa.types.is_boolean(column.type) else 0
             digest.update(column.fill_null(zero).to_numpy().tobytes())
-    said = table.schema.metadata or {}
+    metadata = table.schema.metadata or {}
     for name in (b"job", b"images"):
-        digest.update(said.get(name, b""))
+        digest.update(metadata.get(name, b""))
     return digest.hexdigest()
 
 
 class SweepStore:
     """The folder of a sweep; it is created if it does not exist.
+
+    Attributes:
+        folder: Path of the folder.
 
     Example:
         >>> import tempfile
@@ -147,21 +150,26 @@ class SweepStore:
         Returns:
             The jobs planned before, and the new ones for new cells.
         """
-        wanted = {cell.mark for group in groups for cell in group.cells}
+        wanted = {cell.fingerprint for group in groups for cell in group.cells}
         with self._lock("manifest"):
             manifest = self.manifest
             before = json.dumps(manifest, sort_keys=True)
-            jobs = {mark: job_of(mark, data) for mark, data in manifest["jobs"].items()}
+            jobs = {
+                fingerprint: job_of(fingerprint, data)
+                for fingerprint, data in manifest["jobs"].items()
+            }
             planned = {cell for job in jobs.values() for cell in job.cells}
             for group in groups:
-                new = tuple(cell.mark for cell in group.cells if cell.mark not in planned)
-                jobs |= {job.mark: job for job in plan_jobs(group, new)}
+                new = tuple(
+                    cell.fingerprint for cell in group.cells if cell.fingerprint not in planned
+                )
+                jobs |= {job.fingerprint: job for job in plan_jobs(group, new)}
                 about = {"lanes": group.lanes, "bounds": list(map(float, group.bounds))}
-                manifest["groups"].setdefault(group.mark, {**group.about, **about})
+                manifest["groups"].setdefault(group.fingerprint, {**group.about, **about})
                 for cell in group.cells:
-                    about = {"group": group.mark, "epsilon": cell.epsilon, "seed": cell.seed}
-                    manifest["cells"].setdefault(cell.mark, about)
-            manifest["jobs"] = {mark: data_of(job) for mark, job in jobs.items()}
+                    about = {"group": group.fingerprint, "epsilon": cell.epsilon, "seed": cell.seed}
+                    manifest["cells"].setdefault(cell.fingerprint, about)
+            manifest["jobs"] = {fingerprint: data_of(job) for fingerprint, job in jobs.items()}
             if text not in manifest["sweeps"]:
                 manifest["sweeps"].append(text)
             if json.dumps(manifest, sort_keys=True) != before:
@@ -172,21 +180,23 @@ class SweepStore:
 
     def path(self, job: Job | str) -> Path:
         """Return the file of a job's rows."""
-        return self.folder / "rows" / f"{job if isinstance(job, str) else job.mark}.parquet"
+        return self.folder / "rows" / f"{job if isinstance(job, str) else job.fingerprint}.parquet"
 
     def load(self, job: Job | str) -> pa.Table | None:
         """Return a job's rows; None if they are absent, torn or altered."""
-        mark = job if isinstance(job, str) else job.mark
+        fingerprint = job if isinstance(job, str) else job.fingerprint
         try:
-            with self.path(mark).open("rb") as file:
+            with self.path(fingerprint).open("rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:  # which the reader does not check
                     return None
-            table = pq.ParquetFile(self.path(mark)).read()
-            said = table.schema.metadata or {}
-            if said.get(b"job") != mark.encode() or said[b"checksum"].decode() != checksum(table):
+            table = pq.ParquetFile(self.path(fingerprint)).read()
+            metadata = table.schema.metadata or {}
+            if metadata.get(b"job") != fingerprint.encode():
                 return None
-            images = said[b"images"].decode()
-            if images and _crc32(self.folder / "images" / f"{mark}.npz") != images:
+            if metadata[b"checksum"].decode() != checksum(table):
+                return None
+            images = metadata[b"images"].decode()
+            if images and _crc32(self.folder / "images" / f"{fingerprint}.npz") != images:
                 return None
             return table.replace_schema_metadata(None).cast(SCHEMA)
         except (OSError, KeyError, ValueError, pa.ArrowException, UnicodeDecodeError):
@@ -199,21 +209,24 @@ class SweepStore:
         digest = ""
         if images is not None:
             out = io.BytesIO()
-            whole = images["images"].dtype == np.uint8  # the last bits of floats do not compress
-            (np.savez_compressed if whole else np.savez)(out, **images)
-            path = self.folder / "images" / f"{job.mark}.npz"
+            integers = images["images"].dtype == np.uint8  # last bits of floats do not compress
+            (np.savez_compressed if integers else np.savez)(out, **images)
+            path = self.folder / "images" / f"{job.fingerprint}.npz"
             self._write(path, out.getbuffer())
             digest = f"{zlib.crc32(out.getbuffer()):08x}"
         table = pa.table(dict(columns), schema=SCHEMA)
-        said = {"job": job.mark, "images": digest}
-        said["checksum"] = checksum(table.replace_schema_metadata(said))
+        metadata = {"job": job.fingerprint, "images": digest}
+        metadata["checksum"] = checksum(table.replace_schema_metadata(metadata))
         sink = pa.BufferOutputStream()
         # No statistics: a reader would trust them, and no checksum covers them.
         pq.write_table(
-            table.replace_schema_metadata(said), sink, compression="zstd", write_statistics=False
+            table.replace_schema_metadata(metadata),
+            sink,
+            compression="zstd",
+            write_statistics=False,
         )
         self._write(self.path(job), sink.getvalue())
-        (self.folder / "failed" / f"{job.mark}.json").unlink(missing_ok=True)
+        (self.folder / "failed" / f"{job.fingerprint}.json").unlink(missing_ok=True)
 
     def rows(self) -> pa.Table:
         """Return the rows of all finished jobs, in the order of the manifest."""
@@ -222,7 +235,9 @@ class SweepStore:
 
     def images(self, job: Job | str) -> dict[str, np.ndarray] | None:
         """Return a job's `images` and the `rows` they belong to, or None if there are none."""
-        return _arrays(self.folder / "images" / f"{job if isinstance(job, str) else job.mark}.npz")
+        return _arrays(
+            self.folder / "images" / f"{job if isinstance(job, str) else job.fingerprint}.npz"
+        )
 
     def keep_originals(self, data_hash: str, rows: range, source: "Source") -> None:
         """Save the clean images of those rows of a data set, unless they are saved already.
@@ -259,8 +274,8 @@ class SweepStore:
 
     def fail(self, job: Job, message: str) -> None:
         """Record that a job failed; it is run again only on request."""
-        path = self.folder / "failed" / f"{job.mark}.json"
-        self._write(path, json.dumps({"job": job.mark, "error": message}) + "\n")
+        path = self.folder / "failed" / f"{job.fingerprint}.json"
+        self._write(path, json.dumps({"job": job.fingerprint, "error": message}) + "\n")
 
     def failures(self) -> dict[str, str]:
         """Return the error messages of failed jobs."""
@@ -275,7 +290,7 @@ class SweepStore:
     @contextmanager
     def claimed(self, job: Job) -> Iterator[bool]:
         """Lock a job while the context lasts; yield whether this process holds the lock."""
-        lock = self._lock(job.mark)
+        lock = self._lock(job.fingerprint)
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -291,7 +306,7 @@ class SweepStore:
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{name}.lock")
 
-    def _write(self, path: Path, content: Any) -> None:
+    def _write(self, path: Path, content: str | bytes | memoryview) -> None:
         try:
             write_atomically(path, content)
         except OSError as error:

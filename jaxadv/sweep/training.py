@@ -12,7 +12,7 @@ from jaxadv.data.dataset import load_data
 from jaxadv.data.form import Dataset
 from jaxadv.models.adapters import from_linen
 from jaxadv.models.definitions import get_definition
-from jaxadv.models.train import check_training, train
+from jaxadv.models.train import Recipe, check_training, train
 from jaxadv.models.train import untrained as zeros
 from jaxadv.models.weights import load_weights, save_weights
 from jaxadv.sweep.grid import DataEntry, ModelEntry
@@ -80,7 +80,7 @@ def untrained(folder: Path, entry: ModelEntry, data: DataEntry, given: Given) ->
         return load_weights(path)[0]
     examples = _examples(entry, data, given)
     module = get_definition(str(entry.train))(classes=len(examples.classes))
-    check_training(module, examples, epochs=entry.epochs)
+    check_training(module, examples, Recipe(entry.epochs))
     return from_linen(module, zeros(module, examples.images.shape[1:])[0])
 
 

@@ -198,7 +198,7 @@ def data_free_perturbation(
         0.1 * float(np.max(task.radius)) / (np.prod(shape) ** 0.5 if norm == "l2" else 1)
     )
     start, key = jax.random.split(key)
-    v = task.project(task.radius * jax.random.uniform(start, task.shape, minval=-1, maxval=1))
+    v = task.project(jax.random.uniform(start, task.shape, minval=-1, maxval=1) * task.radius)
     memory, before = optax.adam(rate).init(v), 0.0
     pieces = -(-steps // PIECE)
     for number in range(pieces):

@@ -22,7 +22,7 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static, take
-from jaxadv.core.typing import ArrayLike, Numbers
+from jaxadv.core.typing import ChosenDevices, Number, Numbers
 from jaxadv.engine.verify import mesh_of
 
 NORMS = ("linf", "l2")
@@ -40,7 +40,7 @@ class Task:
     """
 
     model: Model
-    radius: Float[ArrayLike, ""]
+    radius: Number
     norm: str = static(default="linf")
     shape: tuple[int, ...] = static(default=())
 
@@ -65,9 +65,9 @@ class Rows(NamedTuple):
         keys: Random keys [N].
     """
 
-    images: Float[ArrayLike, "N H W C"]
+    images: Float[Array, "N H W C"]
     goal: Goal
-    weights: Float[ArrayLike, " N"]
+    weights: Float[Array, " N"]
     keys: Shaped[Array, "N ..."]
 
 
@@ -172,7 +172,7 @@ class Method:
         raise NotImplementedError
 
 
-def lanes_for(batch: int, devices: tuple[jax.Device, ...]) -> int:
+def lanes_for(batch: int, devices: ChosenDevices) -> int:
     """Return the width of a part of a batch.
 
     It is the same for up to eight CPUs; other devices get equal parts of the batch.
@@ -181,7 +181,7 @@ def lanes_for(batch: int, devices: tuple[jax.Device, ...]) -> int:
 
 
 @functools.lru_cache
-def epoch_program(batch: int, width: int, devices: tuple[jax.Device, ...]) -> Any:
+def epoch_program(batch: int, width: int, devices: ChosenDevices) -> Any:
     """Return the jitted (method, task, state, rows, key) -> (state, tallies).
 
     The program runs one epoch over the rows [N] in a new order, as a scan over the batches. The
@@ -223,12 +223,12 @@ def epoch_program(batch: int, width: int, devices: tuple[jax.Device, ...]) -> An
             return lax.scan(step, now, order)
 
         if len(devices) > 1:
-            whole, split = PartitionSpec(), PartitionSpec(None, "devices")
+            replicated, split = PartitionSpec(), PartitionSpec(None, "devices")
             walk = jax.shard_map(
                 walk,
                 mesh=mesh_of(devices),
-                in_specs=(whole,) * 4 + (split,),
-                out_specs=whole,
+                in_specs=(replicated,) * 4 + (split,),
+                out_specs=replicated,
                 check_vma=False,
             )
         now, tallies = walk(method, task, now, rows, order)

@@ -16,7 +16,7 @@ from jaxadv.core.attack import safe_epsilon
 from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
-from jaxadv.core.typing import ArrayLike, Devices, Numbers
+from jaxadv.core.typing import ArrayLike, ChosenDevices, Devices, Numbers
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import mesh_of, predict
@@ -193,7 +193,7 @@ def fit_variable(
     aim: Aim,
     *,
     key: Array,
-    devices: tuple[jax.Device, ...],
+    devices: ChosenDevices,
     lanes: int | None = None,
     progress: Callable[[int, int, float], None] | None = None,
     rate: Callable[[Array], float] | None = None,
@@ -217,8 +217,8 @@ def fit_variable(
     steps = method.epochs * -(-len(images) // batch)
     now = MethodState(variable, memory, jnp.int32(0), jnp.float32(steps))
     names = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
-    rows = Rows(images, goal, weights, names)
-    rows = jax.device_put(rows, NamedSharding(mesh_of(devices), PartitionSpec()))
+    everywhere = NamedSharding(mesh_of(devices), PartitionSpec())
+    rows = Rows(*jax.device_put((images, goal, weights, names), everywhere))
     history, passes, best = [], np.zeros(2), (-1.0, variable)
     for number in range(method.epochs):
         now, tallies = program(one, task, now, rows, jax.random.fold_in(key, number))
@@ -245,7 +245,7 @@ def length(norm: str, perturbation: np.ndarray) -> float:
 def aim_of(
     model: Model,
     images: np.ndarray,
-    devices: tuple[jax.Device, ...],
+    devices: ChosenDevices,
     target: int | None = None,
     classes: Sequence[int] | None = None,
 ) -> Aim:

@@ -128,7 +128,7 @@ def _epoch(
     definition, norm, batch_size, steps, free, rewrite = recipe
 
     def loss(variables: Params, v: Array, x: Array, y: Array) -> Array:
-        logits = definition.apply(variables, jnp.clip(x + v, 0.0, 1.0))
+        logits: Any = definition.apply(variables, jnp.clip(x + v, 0.0, 1.0))
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     slopes = jax.grad(loss, argnums=(0, 1))

@@ -8,29 +8,29 @@ and <b, z> does not decrease in s. Two nested one-dimensional searches therefore
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from jaxadv.attacks.common.hyperplane import hyperplane_step, smallest
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import where
+from jaxadv.core.typing import Number
 
 Scalar = Float[Array, ""]
 DOUBLINGS = -30.0, 24.0  # the range of s in powers of two, in units of the box's side
 
 
 def falsi(
-    f: Callable[[Array], tuple[Array, Any]],
-    low: Any,
-    high: Any,
-    at_low: Any,
-    at_high: Any,
+    f: Callable[[Array], tuple[Array, PyTree]],
+    low: Number,
+    high: Number,
+    at_low: Number,
+    at_high: Number,
     rounds: int,
-    extra: Any = (),
-) -> tuple[Scalar, Any]:
+    extra: PyTree = (),
+) -> tuple[Scalar, PyTree]:
     """Run `rounds` Illinois iterations (regula falsi) on a bracket [low, high] with a sign change.
 
     Args:
@@ -46,11 +46,11 @@ def falsi(
         The argument with the least |f|, and the auxiliary pytree of the last `low`.
     """
 
-    def turn(_: Any, carry: Any) -> Any:
+    def turn(_: Number, carry: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
         low, high, at_low, at_high, side, best, least, extra = carry
         fall = at_high - at_low
-        share = jnp.where(fall == 0, 0.5, -at_low / jnp.where(fall == 0, 1.0, fall))
-        middle = low + jnp.clip(share, 0.01, 0.99) * (high - low)
+        fraction = jnp.where(fall == 0, 0.5, -at_low / jnp.where(fall == 0, 1.0, fall))
+        middle = low + jnp.clip(fraction, 0.01, 0.99) * (high - low)
         value, more = f(middle)
         below = (value > 0) == (at_high <= 0)  # on the side of `low`
         at_high = jnp.where(below & (side < 0), at_high / 2, at_high)
@@ -68,7 +68,7 @@ def falsi(
     return best, extra
 
 
-def multiplier(gap: Callable[[Array], Array], unit: Any) -> Scalar:
+def multiplier(gap: Callable[[Array], Array], unit: Number) -> Scalar:
     """Return the s at which the non-decreasing `gap` is (nearly) 0; `unit` is the scale of s."""
     at_zero = gap(jnp.float32(0))
     way = -jnp.sign(at_zero)
@@ -76,7 +76,7 @@ def multiplier(gap: Callable[[Array], Array], unit: Any) -> Scalar:
     def at(power: Array) -> Array:
         return way * unit * jnp.exp2(power)
 
-    def halve(_: Any, carry: Any) -> Any:
+    def halve(_: Number, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         low, high, at_low, at_high = carry
         middle = (low + high) / 2
         value = gap(at(middle))
@@ -97,10 +97,10 @@ def boundary_step(
     image: Float[Array, "..."],
     original: Float[Array, "..."],
     normal: Float[Array, "..."],
-    change: Any,
-    radius: Any,
-    lower: Any,
-    upper: Any,
+    change: Number,
+    radius: Number,
+    lower: Number,
+    upper: Number,
 ) -> Float[Array, "..."]:
     """Return the point nearest to `original` among those that one step from `image` can reach.
 
@@ -171,7 +171,7 @@ def boundary_step(
         epsilon = nearest + (1 - weight) * (farthest - nearest) if norm == "linf" else infinite
         least, most = jnp.maximum(low, -epsilon), jnp.minimum(high, epsilon)
 
-        def kept(s: Array) -> Array:
+        def changes(s: Array) -> Array:
             # L0: entries whose change saves more length than it costs.
             free = jnp.clip(s * normal - back, low, high)
             return jnp.square(s * normal - back) - jnp.square(s * normal - back - free) > (
@@ -185,11 +185,11 @@ def boundary_step(
             elif norm == "l1":
                 moved = jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - threshold, 0.0)
             elif norm == "l0":
-                moved = jnp.where(kept(s), moved, 0.0)
+                moved = jnp.where(changes(s), moved, 0.0)
             return jnp.clip(moved, least, most)
 
         s = multiplier(lambda s: gap(point(s)), span + threshold)
-        return on(kept(s)) if norm == "l0" else point(s)
+        return on(changes(s)) if norm == "l0" else point(s)
 
     def excess(e: Array) -> Array:
         """Return a value above 0 if the step is too long or off the plane (L0: too few entries)."""

@@ -5,13 +5,13 @@ adversarial, or the gradients are used up), the line between the image and the n
 point is halved `search` times; these ticks need logits only.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.common.gradient_iteration import MinimumNorm
-from jaxadv.core.attack import Answer, Needs, Problem, across
+from jaxadv.core.attack import Answer, Needs, Problem, State, across
 from jaxadv.core.pytree import pytree, static
 
 
@@ -23,14 +23,14 @@ class Line(NamedTuple):
         distance: float32 scalar, its distance from the image (infinite: none yet).
         low: float32 scalar, fraction of the way from the image to `closest` that failed.
         high: float32 scalar, fraction of that way that succeeded.
-        asked: int32 scalar, queries of the search so far (-1: the walk is not over).
+        queried: int32 scalar, queries of the search so far (-1: the walk is not over).
     """
 
-    closest: Any
-    distance: Any
-    low: Any
-    high: Any
-    asked: Any
+    closest: Float[Array, "H W C"]
+    distance: Float[Array, ""]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    queried: Int[Array, ""]
 
     @classmethod
     def begin(cls, problem: Problem) -> "Line":
@@ -64,7 +64,7 @@ class Crossing(MinimumNorm):
     def ticks(self) -> int:
         return self.gradients + 1 + self.search
 
-    def walk(self, problem: Problem, state: Any, answer: Answer, across: Array) -> Any:
+    def walk(self, problem: Problem, state: State, answer: Answer, across: Array) -> State:
         """Return the state with the next iterate; the caller clips it to the box.
 
         Args:
@@ -75,35 +75,35 @@ class Crossing(MinimumNorm):
         """
         raise NotImplementedError
 
-    def ends(self, problem: Problem, state: Any, across: Bool[Array, ""]) -> Bool[Array, ""]:
+    def ends(self, problem: Problem, state: State, across: Bool[Array, ""]) -> Bool[Array, ""]:
         """Return whether the iterate is the last one of the walk."""
         return across
 
-    def needs(self, problem: Problem, state: Any) -> Needs:
-        walking = (state.line.asked < 0) & (state.step < self.gradients)
+    def needs(self, problem: Problem, state: State) -> Needs:
+        walking = (state.line.queried < 0) & (state.step < self.gradients)
         return Needs(jnp.ones(1, bool), walking[None])
 
-    def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
-        line, searching = state.line, state.line.asked >= 0
+    def tell(self, problem: Problem, state: State, answer: Answer) -> State:
+        line, searching = state.line, state.line.queried >= 0
         beyond = across(problem.goal, answer.logits[0])
         over = searching | self.ends(problem, state, beyond) | (state.step >= self.gradients)
         walked = self.walk(problem, state, answer, beyond)
 
         distance = self.geometry.distance(state.image - problem.image)
         closer = beyond & ~searching & (distance < line.distance)
-        share = (line.low + line.high) / 2
+        fraction = (line.low + line.high) / 2
         line = Line(
             closest=jnp.where(closer, state.image, line.closest),
             distance=jnp.where(closer, distance, line.distance),
-            low=jnp.where(searching & ~beyond, share, line.low),
-            high=jnp.where(searching & beyond, share, line.high),
-            asked=jnp.where(over, line.asked + 1, -1),
+            low=jnp.where(searching & ~beyond, fraction, line.low),
+            high=jnp.where(searching & beyond, fraction, line.high),
+            queried=jnp.where(over, line.queried + 1, -1),
         )
         between = problem.image + (line.low + line.high) / 2 * (line.closest - problem.image)
         image = jnp.where(over, between, walked.image)
         image = jnp.clip(image, problem.lower, problem.upper)
         return walked._replace(image=image, step=state.step + 1, line=line)
 
-    def done(self, problem: Problem, state: Any) -> Bool[Array, ""]:
+    def done(self, problem: Problem, state: State) -> Bool[Array, ""]:
         nothing = state.line.distance == jnp.inf
-        return (state.line.asked >= 0) & (nothing | (state.line.asked >= self.search))
+        return (state.line.queried >= 0) & (nothing | (state.line.queried >= self.search))

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxadv.attacks.common.registry import ATTACKS
 from jaxadv.core.attack import Attack
 from jaxadv.core.losses import get_loss
 from jaxadv.core.norms import get_norm
@@ -11,7 +12,7 @@ from jaxadv.core.norms import get_norm
 KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 
 
-def build_attack(name: str, settings: Mapping[str, Any]) -> Any:
+def build_attack(name: str, settings: Mapping[str, Any]) -> Attack:
     """Build the attack of this name with these settings.
 
     The settings of a wrapper attack, such as MinimalEpsilon, that are not its own fields go to the
@@ -33,8 +34,6 @@ def build_attack(name: str, settings: Mapping[str, Any]) -> Any:
     >>> build_attack("pgd", {"steps": 10}).steps
     10
     """
-    from jaxadv.attacks import ATTACKS
-
     get_loss(settings.get("loss", "margin"))
     get_norm(settings.get("norm", "linf"))
     known = {key.lower(): value for key, value in ATTACKS.items()}
@@ -61,7 +60,7 @@ def build_attack(name: str, settings: Mapping[str, Any]) -> Any:
         raise ValueError(f"{kind.__name__}: {error}") from None
 
 
-def _check_type(attack: str, field: Any, value: Any) -> None:
+def _check_type(attack: str, field: dataclasses.Field, value: object) -> None:
     """Raise ValueError if a setting does not have the type of its default.
 
     Integers are accepted for numbers; the default of a pytree leaf may be written as an integer and

@@ -7,14 +7,16 @@ default optimizer is steepest ascent in the norm of the attack.
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
 
-from jaxadv.attacks.common.gradient_iteration import Iterate
-from jaxadv.core.attack import Answer, Problem
+from jaxadv.attacks.common.gradient_iteration import Iterate, check_numbers
+from jaxadv.core.attack import Answer, Problem, State
 from jaxadv.core.goals import Goal
-from jaxadv.core.losses import get_loss
+from jaxadv.core.losses import Loss, get_loss
 from jaxadv.core.optimizer import Optimizer
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 if TYPE_CHECKING:  # optax is imported where it is used: it would be a third of `import jaxadv`
     import optax
@@ -29,9 +31,9 @@ class GradientState(NamedTuple):
         step: int32 scalar, gradients taken so far.
     """
 
-    image: Any
-    optimizer: Any
-    step: Any
+    image: Float[Array, "H W C"]
+    optimizer: PyTree
+    step: Int[Array, ""]
 
 
 def steepest_ascent(attack: "GradientAttack", problem: Problem) -> "optax.GradientTransformation":
@@ -49,7 +51,7 @@ def steepest_ascent(attack: "GradientAttack", problem: Problem) -> "optax.Gradie
     """
     import optax
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         direction = attack.geometry.steepest(
             -updates, params, problem.lower, problem.upper, attack.sparsity
         )
@@ -62,15 +64,16 @@ def steepest_ascent(attack: "GradientAttack", problem: Problem) -> "optax.Gradie
 class GradientAttack(Iterate):
     """Base of the gradient attacks; see `PGD` for the fields."""
 
-    step_size: Any = 0.1
-    loss: Any = static(default="cross_entropy")
+    step_size: Number = 0.1
+    loss: str | Loss = static(default="cross_entropy")
     random_start: bool = static(default=False)
     optimizer: Optimizer | None = None
-    sparsity: Any = 0.01
+    sparsity: Number = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
         get_loss(self.loss)
+        check_numbers(self, step_size=np.inf)
 
     def transformation(self, problem: Problem) -> "optax.GradientTransformation":
         """Return the optax transformation from the gradient of the negated loss to the update."""
@@ -78,7 +81,7 @@ class GradientAttack(Iterate):
             return self.optimizer.build()
         return steepest_ascent(self, problem)
 
-    def init(self, problem: Problem, key: Array) -> Any:
+    def init(self, problem: Problem, key: Array) -> State:
         image = problem.image if problem.start is None else problem.start
         if self.random_start:
             image = self.geometry.random(key, image, problem.epsilon, problem.lower, problem.upper)
@@ -89,7 +92,7 @@ class GradientAttack(Iterate):
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         return get_loss(self.loss)(goal, logits)
 
-    def climb(self, problem: Problem, state: Any, gradient: Float[Array, "..."]) -> GradientState:
+    def climb(self, problem: Problem, state: State, gradient: Float[Array, "..."]) -> GradientState:
         """Take one optimizer step along this gradient of the loss, and project."""
         import optax
 
@@ -99,5 +102,5 @@ class GradientAttack(Iterate):
         moved: Any = optax.apply_updates(state.image, updates)
         return GradientState(self.project(problem, moved), memory, state.step + 1)
 
-    def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
+    def tell(self, problem: Problem, state: State, answer: Answer) -> State:
         return self.climb(problem, state, answer.gradients[0, 0])

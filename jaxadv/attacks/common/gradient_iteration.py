@@ -4,16 +4,17 @@ Every tick queries the iterate; the gradient there is used for `steps` ticks. A 
 the final iterate for its logits only, so that it is evaluated too.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxadv.core.attack import Attack, Needs, Problem
+from jaxadv.core.attack import Attack, Needs, Problem, State
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 @pytree
@@ -53,13 +54,13 @@ class Iterate(Attack):
     def passes(self) -> int:
         return self.entries * (self.ticks + self.gradients * self.pullbacks)
 
-    def ask(self, problem: Problem, state: Any) -> Float[Array, "Q ..."]:
+    def ask(self, problem: Problem, state: State) -> Float[Array, "Q ..."]:
         return state.image[None]
 
-    def needs(self, problem: Problem, state: Any) -> Needs:
+    def needs(self, problem: Problem, state: State) -> Needs:
         return Needs(jnp.ones(1, bool), (state.step < self.steps)[None])
 
-    def done(self, problem: Problem, state: Any) -> Bool[Array, ""]:
+    def done(self, problem: Problem, state: State) -> Bool[Array, ""]:
         return state.step > self.steps
 
 
@@ -90,14 +91,14 @@ def noise(key: Array, image: Float[Array, "..."]) -> Float[Array, "..."]:
     return jax.random.normal(jax.random.fold_in(key, 1), image.shape, image.dtype)
 
 
-def direction(gradient: Float[Array, "..."], noise: Any) -> Float[Array, "..."]:
+def direction(gradient: Float[Array, "..."], noise: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return the gradient scaled to unit L2 length, or the direction of `noise` where it is 0."""
     gradient = jnp.where((gradient != 0).any(), gradient, noise)
     return get_norm("l2").steepest(gradient, gradient, 0, 0, 0)
 
 
 def on_sphere(
-    attack: MinimumNorm, problem: Problem, image: Float[Array, "..."], radius: Any
+    attack: MinimumNorm, problem: Problem, image: Float[Array, "..."], radius: Number
 ) -> Float[Array, "..."]:
     """Return the point at distance `radius` on the ray through `image`, clipped to the box.
 
@@ -119,7 +120,7 @@ def on_sphere(
     return attack.project(problem, problem.image + stretched, radius)
 
 
-def begin(attack: MinimumNorm, problem: Problem, key: Array, radius: Any) -> Float[Array, "..."]:
+def begin(attack: MinimumNorm, problem: Problem, key: Array, radius: Number) -> Float[Array, "..."]:
     """Return the start of this run: with restarts, all but the first start at random points.
 
     Args:
@@ -145,9 +146,13 @@ def farthest(attack: MinimumNorm, problem: Problem) -> Float[Array, ""]:
     return jnp.minimum(attack.geometry.distance(room), problem.epsilon)
 
 
-def check_numbers(attack: MinimumNorm, **most: Any) -> None:
-    """Raise ValueError unless each of these settings is a finite number in (0, limit]."""
+def check_numbers(attack: Attack, **most: Number) -> None:
+    """Raise ValueError unless each of these settings is a finite number in (0, limit].
+
+    None and arrays, which may be traced, are not checked.
+    """
     for field, limit in most.items():
         value = getattr(attack, field)
         if isinstance(value, np.floating) and not (0 < value <= limit and value < np.inf):
-            raise ValueError(f"{field}={value}: pass a number above 0, at most {limit}")
+            bound = "" if limit == np.inf else f", at most {limit}"
+            raise ValueError(f"{field}={value}: pass a number above 0{bound}")

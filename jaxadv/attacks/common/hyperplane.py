@@ -8,7 +8,6 @@ by bisection; nothing is sorted, and 31 halvings leave neighbouring floats.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.norms import flat, get_norm
+from jaxadv.core.typing import Number
 
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 LARGEST = int(np.finfo(np.float32).max.view(np.int32))
@@ -34,17 +34,17 @@ def smallest(holds: Callable[[Array], Bool[Array, ""]]) -> Float[Array, ""]:
         float32 scalar; the largest finite float32 if the predicate is never true.
     """
 
-    def halve(_: Any, interval: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Number, interval: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = interval
         middle = jnp.maximum(low + (high - low) // 2, 0)  # the bits of -1 are a NaN
         enough = holds(lax.bitcast_convert_type(middle, jnp.float32))
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
-    _, found = lax.fori_loop(0, 31, halve, (jnp.int32(-1), jnp.int32(LARGEST)))
-    return lax.bitcast_convert_type(found, jnp.float32)
+    _, bits = lax.fori_loop(0, 31, halve, (jnp.int32(-1), jnp.int32(LARGEST)))
+    return lax.bitcast_convert_type(bits, jnp.float32)
 
 
-def _scaled(normal: Float[Array, "..."], gap: Any) -> tuple[Array, Array, Array]:
+def _scaled(normal: Float[Array, "..."], gap: Number) -> tuple[Array, Array, Array]:
     """Return the weights (at most 1), their required sum, and the sign of each entry's move."""
     scale = jnp.maximum(jnp.abs(normal).max(), 1e-37)  # keeps squares and sums finite
     return jnp.abs(normal) / scale, jnp.abs(gap) / scale, jnp.sign(normal) * jnp.sign(gap)
@@ -55,9 +55,9 @@ def hyperplane_step(
     norm: str,
     image: Float[Array, "..."],
     normal: Float[Array, "..."],
-    gap: Any,
-    lower: Any,
-    upper: Any,
+    gap: Number,
+    lower: Number,
+    upper: Number,
 ) -> Float[Array, "..."]:
     """Return the shortest d with <normal, d> = gap such that image + d stays in the box.
 
@@ -91,10 +91,10 @@ def hyperplane_step(
 
     if norm == "l1":
         least = smallest(lambda w: jnp.where(weight > w, weight * room, 0).sum() <= wanted)
-        whole = jnp.where(weight > least, room, 0)
+        full = jnp.where(weight > least, room, 0)
         last = jnp.where(weight == least, room, 0)
-        left = (wanted - (weight * whole).sum()) / jnp.maximum((weight * last).sum(), 1e-37)
-        return way * (whole + jnp.clip(left, 0, 1) * last)
+        left = (wanted - (weight * full).sum()) / jnp.maximum((weight * last).sum(), 1e-37)
+        return way * (full + jnp.clip(left, 0, 1) * last)
 
     def moved(length: Array) -> Array:
         return jnp.minimum(length if norm == "linf" else length * weight, room)
@@ -102,7 +102,7 @@ def hyperplane_step(
     return way * moved(smallest(lambda length: (weight * moved(length)).sum() >= wanted))
 
 
-def free_step(norm: str, normal: Float[Array, "..."], gap: Any) -> Float[Array, "..."]:
+def free_step(norm: str, normal: Float[Array, "..."], gap: Number) -> Float[Array, "..."]:
     """Return the shortest d with <normal, d> = gap without a box; 0 if the normal is 0.
 
     In L1 the entries of largest weight move equally. (Moosavi-Dezfooli et al. 2015, section 3.3.)

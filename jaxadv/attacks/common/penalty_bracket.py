@@ -1,9 +1,11 @@
 """Search for the weight c of a distance penalty: the largest c whose minimiser is adversarial."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxadv.core.typing import Number
 
 
 class Bracket(NamedTuple):
@@ -21,15 +23,15 @@ class Bracket(NamedTuple):
         round: Number of values of c that are done.
     """
 
-    c: Any
-    low: Any
-    high: Any
-    margin_low: Any
-    margin_high: Any
-    distance_low: Any
-    distance_high: Any
-    run: Any
-    round: Any
+    c: Float[Array, ""]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    margin_low: Float[Array, ""]
+    margin_high: Float[Array, ""]
+    distance_low: Float[Array, ""]
+    distance_high: Float[Array, ""]
+    run: Int[Array, ""]
+    round: Int[Array, ""]
 
     @classmethod
     def begin(cls, c: Float[Array, ""]) -> "Bracket":
@@ -37,7 +39,9 @@ class Bracket(NamedTuple):
         zero, infinite, none = jnp.zeros_like(c), jnp.full_like(c, jnp.inf), jnp.int32(0)
         return cls(c, zero, infinite, zero, zero, infinite, zero, none, none)
 
-    def after(self, success: Any, margin: Any, distance: Any) -> "Bracket":
+    def after(
+        self, success: Bool[Array, ""], margin: Float[Array, ""], distance: Float[Array, ""]
+    ) -> "Bracket":
         """Return the bracket after the trial of c, with the next c.
 
         c is doubled or halved until both ends are known. After that it is the point at which the
@@ -56,8 +60,8 @@ class Bracket(NamedTuple):
         low, high = jnp.where(success, self.c, self.low), jnp.where(success, self.high, self.c)
         margin_low = jnp.where(success, margin, self.margin_low / jnp.where(run < -1, 2, 1))
         margin_high = jnp.where(success, self.margin_high / jnp.where(run > 1, 2, 1), margin)
-        share = margin_high / jnp.maximum(margin_high - margin_low, 1e-30)
-        between = high * (low / high) ** jnp.clip(share, 0.05, 0.95)
+        fraction = margin_high / jnp.maximum(margin_high - margin_low, 1e-30)
+        between = high * (low / high) ** jnp.clip(fraction, 0.05, 0.95)
         beyond = jnp.where(success, 2 * self.c, self.c / 2)
         return Bracket(
             c=jnp.where((low > 0) & (high < jnp.inf), between, beyond),
@@ -71,7 +75,7 @@ class Bracket(NamedTuple):
             round=self.round + 1,
         )
 
-    def settled(self, tolerance: Any) -> Bool[Array, ""]:
+    def converged(self, tolerance: Number) -> Bool[Array, ""]:
         """Return whether the ends agree to a relative `tolerance` in distance (at a jump, in c)."""
         agree = self.distance_low <= self.distance_high * (1 + tolerance)
         return (self.low > 0) & (agree | (self.high <= self.low * (1 + tolerance)))

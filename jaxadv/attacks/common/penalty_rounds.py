@@ -4,15 +4,16 @@ Shared by the Carlini-Wagner attacks and the elastic-net attack: the end of a ro
 of success, and the search for c. Each image has its own c and its own end of a round.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxadv.core.attack import Attack, Needs, Problem
+from jaxadv.core.attack import Attack, Needs, Problem, State
 from jaxadv.core.goals import Goal
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 CHECKS = 10  # number of checks of the loss in a round
 FALLEN = 0.9999  # a loss above this fraction of the last one checked has stopped falling
@@ -27,12 +28,12 @@ class Weight(NamedTuple):
         high: Smallest c that succeeded (infinite: none yet).
     """
 
-    c: Any
-    low: Any
-    high: Any
+    c: Float[Array, ""]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
 
     @classmethod
-    def begin(cls, c: Any) -> "Weight":
+    def begin(cls, c: Number) -> "Weight":
         """Return the search before the first round."""
         c = jnp.asarray(c, jnp.float32)
         return cls(c, jnp.float32(0), jnp.float32(jnp.inf))
@@ -44,8 +45,8 @@ class Weight(NamedTuple):
         return Weight(jnp.where(high < jnp.inf, (low + high) / 2, 10 * self.c), low, high)
 
 
-class Progress(NamedTuple):
-    """Progress of the rounds of one run.
+class RoundsState(NamedTuple):
+    """State of the rounds of one run: the counts, and the best success so far.
 
     Attributes:
         step: int32 scalar, gradients taken in this round.
@@ -58,18 +59,18 @@ class Progress(NamedTuple):
         done: bool scalar, whether `best` was queried.
     """
 
-    step: Any
-    round: Any
-    checked: Any
-    reached: Any
-    best: Any
-    length: Any
-    last: Any
-    done: Any
+    step: Int[Array, ""]
+    round: Int[Array, ""]
+    checked: Float[Array, ""]
+    reached: Bool[Array, ""]
+    best: Float[Array, "H W C"]
+    length: Float[Array, ""]
+    last: Bool[Array, ""]
+    done: Bool[Array, ""]
 
     @classmethod
-    def begin(cls, image: Any) -> "Progress":
-        """Return the progress before the first round."""
+    def begin(cls, image: Float[Array, "..."]) -> "RoundsState":
+        """Return the state before the first round."""
         none, infinite, no = jnp.int32(0), jnp.float32(jnp.inf), jnp.bool_(False)
         return cls(none, none, infinite, no, image, infinite, no, no)
 
@@ -93,9 +94,9 @@ class Rounds(Attack):
 
     steps: int = static(default=1000)
     rounds: int = static(default=9)
-    learning_rate: Any = 0.01
-    initial_c: Any = 1e-3
-    confidence: Any = 0.0
+    learning_rate: Number = 0.01
+    initial_c: Number = 1e-3
+    confidence: Number = 0.0
     abort_early: bool = static(default=True)
     needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
@@ -120,19 +121,27 @@ class Rounds(Attack):
     def ticks(self) -> int:
         return self.rounds * self.steps + 1
 
-    def needs(self, problem: Problem, state: Any) -> Needs:
+    def needs(self, problem: Problem, state: State) -> Needs:
         first = jnp.arange(self.queries) == 0
         return Needs(first | ~state.progress.last, first & ~state.progress.last)
 
-    def done(self, problem: Problem, state: Any) -> Bool[Array, ""]:
+    def done(self, problem: Problem, state: State) -> Bool[Array, ""]:
         return state.progress.done
 
-    def shortfall(self, goal: Goal, logits: Float[Array, " K"]) -> tuple[Any, Any]:
+    def shortfall(
+        self, goal: Goal, logits: Float[Array, " K"]
+    ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
         """Return max(margin + confidence, 0), and whether the image is a success."""
         margin = goal.margin(logits)
         return jnp.maximum(margin + self.confidence, 0), margin < -self.confidence
 
-    def seen(self, progress: Progress, success: Any, image: Any, length: Any) -> Progress:
+    def seen(
+        self,
+        progress: RoundsState,
+        success: Bool[Array, ""],
+        image: Float[Array, "..."],
+        length: Float[Array, ""],
+    ) -> RoundsState:
         """Return the progress after one more image; `best` has the least `length`."""
         better = success & (length < progress.length)
         return progress._replace(
@@ -141,7 +150,9 @@ class Rounds(Attack):
             length=jnp.where(better, length, progress.length),
         )
 
-    def stepped(self, progress: Progress, loss: Any, ends: Any = False) -> tuple[Progress, Any]:
+    def stepped(
+        self, progress: RoundsState, loss: Float[Array, ""], ends: Bool[Array, ""] | bool = False
+    ) -> tuple[RoundsState, Bool[Array, ""]]:
         """Count one gradient step; return the progress and whether this round has ended.
 
         Args:

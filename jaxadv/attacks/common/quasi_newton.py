@@ -6,11 +6,13 @@ the inverse Hessian without pairs, 1 / curvature, is exact wherever the loss is 
 cross-entropy of a network of rectifiers and K classes is curved in at most K - 1 directions).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxadv.core.typing import Number
 
 LEAST_CURVATURE = 0.1  # of the quadratic's: a pair with less gives no descent or too long a step
 
@@ -24,9 +26,9 @@ class Memory(NamedTuple):
         count: int32 scalar, number of pairs ever written.
     """
 
-    steps: Any
-    changes: Any
-    count: Any
+    steps: Float[Array, "M n"]
+    changes: Float[Array, "M n"]
+    count: Int[Array, ""]
 
     @classmethod
     def empty(cls, pairs: int, like: Float[Array, " n"]) -> "Memory":
@@ -46,7 +48,7 @@ class Memory(NamedTuple):
         )
 
     def newton(
-        self, gradient: Float[Array, " n"], free: Bool[Array, " n"], curvature: Any
+        self, gradient: Float[Array, " n"], free: Bool[Array, " n"], curvature: Number
     ) -> Float[Array, " n"]:
         """Return the inverse Hessian on the free variables times the gradient (0 for the others).
 
@@ -70,12 +72,12 @@ class Memory(NamedTuple):
         enough &= back < self.count
         inverses = jnp.where(enough, 1 / jnp.where(enough, bends, 1), 0)
 
-        def backward(vector: Array, pair: Any) -> tuple[Array, Array]:
+        def backward(vector: Array, pair: tuple[Array, ...]) -> tuple[Array, Array]:
             step, change, inverse = pair
             along = inverse * (step @ vector)
             return vector - along * change, along
 
-        def forward(vector: Array, pair: Any) -> tuple[Array, None]:
+        def forward(vector: Array, pair: tuple[Array, ...]) -> tuple[Array, None]:
             step, change, inverse, along = pair
             return vector + (along - inverse * (change @ vector)) * step, None
 

@@ -1,11 +1,10 @@
 """Base class of attacks that wrap another attack."""
 
 import dataclasses
-from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
-from jaxadv.core.attack import Answer, Attack, Needs, Problem
+from jaxadv.core.attack import Answer, Attack, Needs, Problem, State
 from jaxadv.core.goals import Goal
 from jaxadv.core.pytree import pytree
 
@@ -75,21 +74,21 @@ class Around(Attack):
     def specialize(self, goal: Goal, classes: int) -> "Around":
         return dataclasses.replace(self, attack=self.attack.specialize(goal, classes))
 
-    def seen(self, problem: Problem, state: Any) -> tuple[Problem, Any]:
+    def seen(self, problem: Problem, state: State) -> tuple[Problem, State]:
         """Return the problem and the state of the wrapped attack."""
         return problem, state
 
-    def init(self, problem: Problem, key: Array) -> Any:
+    def init(self, problem: Problem, key: Array) -> State:
         return self.attack.init(self.seen(problem, None)[0], key)
 
-    def ask(self, problem: Problem, state: Any) -> Float[Array, "Q ..."]:
+    def ask(self, problem: Problem, state: State) -> Float[Array, "Q ..."]:
         return self.attack.ask(*self.seen(problem, state))
 
-    def needs(self, problem: Problem, state: Any) -> Needs:
+    def needs(self, problem: Problem, state: State) -> Needs:
         return self.attack.needs(*self.seen(problem, state))
 
     def used(
-        self, problem: Problem, state: Any, logits: Float[Array, "Q K"], read: Bool[Array, " Q"]
+        self, problem: Problem, state: State, logits: Float[Array, "Q K"], read: Bool[Array, " Q"]
     ) -> Bool[Array, " Q"]:
         return self.attack.used(*self.seen(problem, state), logits, read)
 
@@ -97,12 +96,12 @@ class Around(Attack):
         return self.attack.objective(goal, logits)
 
     def cotangents(
-        self, problem: Problem, state: Any, logits: Float[Array, "Q K"]
+        self, problem: Problem, state: State, logits: Float[Array, "Q K"]
     ) -> Float[Array, "Q P K"]:
         return self.attack.cotangents(*self.seen(problem, state), logits)
 
-    def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
+    def tell(self, problem: Problem, state: State, answer: Answer) -> State:
         return self.attack.tell(*self.seen(problem, state), answer)
 
-    def done(self, problem: Problem, state: Any) -> Bool[Array, ""]:
+    def done(self, problem: Problem, state: State) -> Bool[Array, ""]:
         return self.attack.done(*self.seen(problem, state))

@@ -6,23 +6,24 @@ then the attack's own phases begin, and may return to bisection. A tick queries 
 holds the midpoints of all bisections that could follow, and only those on the path are counted.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxadv.core.attack import Answer, Attack, Needs, Problem, across
 from jaxadv.core.dct import cosines
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Key, Number
 
 START, HALVE, OWN = 0, 1, 2  # phases; an attack's own are from OWN on
 FINEST = 4e-7  # fraction of the line: float32 cannot bisect further
 
 
-class Asking(NamedTuple):
+class DecisionState(NamedTuple):
     """State of a decision-based attack on one image.
 
     Attributes:
@@ -39,17 +40,17 @@ class Asking(NamedTuple):
         own: The attack's own part of the state, any pytree.
     """
 
-    trial: Any
-    point: Any
-    distance: Any
-    far: Any
-    low: Any
-    high: Any
-    phase: Any
-    spent: Any
-    tick: Any
-    key: Any
-    own: Any
+    trial: Float[Array, "Q H W C"]
+    point: Float[Array, "H W C"]
+    distance: Float[Array, ""]
+    far: Float[Array, "H W C"]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    phase: Int[Array, ""]
+    spent: Int[Array, ""]
+    tick: Int[Array, ""]
+    key: Key
+    own: PyTree
 
 
 @pytree
@@ -88,19 +89,19 @@ class LabelOnly(Attack):
     def ticks(self) -> int:
         return self.budget + 1  # the first uses no output, every other at least one
 
-    def tolerance(self, problem: Problem) -> Any:
+    def tolerance(self, problem: Problem) -> Number:
         """The fraction of the line, from image to start, to which the boundary is bisected."""
         return 1e-3
 
-    def first(self, problem: Problem) -> Any:
+    def first(self, problem: Problem) -> PyTree:
         """Return the attack's own part of the state, as it is before a start is found."""
         raise NotImplementedError
 
-    def arrived(self, problem: Problem, state: Asking) -> Asking:
+    def arrived(self, problem: Problem, state: DecisionState) -> DecisionState:
         """Begin a phase of the attack's own, now that `point` lies at the boundary."""
         return state._replace(phase=jnp.int32(OWN))
 
-    def images(self, problem: Problem, state: Asking, noise: Array) -> Float[Array, "Q ..."]:
+    def images(self, problem: Problem, state: DecisionState, noise: Array) -> Float[Array, "Q ..."]:
         """Return the queries of a phase of the attack's own.
 
         Args:
@@ -113,37 +114,41 @@ class LabelOnly(Attack):
         """
         raise NotImplementedError
 
-    def wanted(self, problem: Problem, state: Asking) -> Any:
+    def wanted(self, problem: Problem, state: DecisionState) -> Number:
         """Number of images, from the first, that a phase of the attack's own queries."""
         return self.batch
 
-    def listens(self, state: Asking, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
+    def counted(self, state: DecisionState, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
         """Mask of the outputs that a phase of the attack's own uses; default: all of them."""
         return jnp.ones(self.batch, bool)
 
-    def told(
-        self, problem: Problem, state: Asking, wrong: Bool[Array, " Q"], heard: Bool[Array, " Q"]
-    ) -> Asking:
+    def updated(
+        self,
+        problem: Problem,
+        state: DecisionState,
+        wrong: Bool[Array, " Q"],
+        used: Bool[Array, " Q"],
+    ) -> DecisionState:
         """Return the state after the outputs of a phase of the attack's own.
 
         Args:
             problem: The problem of this image.
             state: The state before these outputs.
             wrong: [Q], whether each image is adversarial; false where the output is not used.
-            heard: [Q], whether each output is used.
+            used: [Q], whether each output is used.
 
         Returns:
             The next state.
         """
         raise NotImplementedError
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: DecisionState) -> Bool[Array, ""] | bool:
         """Whether the attack ends before its budget is spent."""
         return False
 
-    def init(self, problem: Problem, key: Array) -> Asking:
+    def init(self, problem: Problem, key: Array) -> DecisionState:
         one, none = jnp.float32(1), jnp.int32(0)
-        state = Asking(
+        state = DecisionState(
             trial=jnp.broadcast_to(problem.image, (self.batch, *problem.image.shape)),
             point=problem.image,
             distance=one * jnp.inf,
@@ -161,10 +166,10 @@ class LabelOnly(Attack):
         start = jnp.clip(problem.start, problem.lower, problem.upper)
         return state._replace(trial=jnp.broadcast_to(start, state.trial.shape))
 
-    def ask(self, problem: Problem, state: Asking) -> Float[Array, "Q ..."]:
+    def ask(self, problem: Problem, state: DecisionState) -> Float[Array, "Q ..."]:
         return state.trial
 
-    def needs(self, problem: Problem, state: Asking) -> Needs:
+    def needs(self, problem: Problem, state: DecisionState) -> Needs:
         given = 0 if problem.start is None else 1
         start = jnp.minimum(self.batch, self.draws - state.spent)
         start = jnp.where(state.tick == 0, given, start)
@@ -177,42 +182,48 @@ class LabelOnly(Attack):
         return Needs(read, jnp.zeros(self.batch, bool))
 
     def used(
-        self, problem: Problem, state: Asking, logits: Float[Array, "Q K"], read: Bool[Array, " Q"]
+        self,
+        problem: Problem,
+        state: DecisionState,
+        logits: Float[Array, "Q K"],
+        read: Bool[Array, " Q"],
     ) -> Bool[Array, " Q"]:
         wrong = jax.vmap(lambda label: across(problem.goal, label))(logits) & read
-        heard = jnp.where(state.phase >= OWN, self.listens(state, wrong), read)
+        used = jnp.where(state.phase >= OWN, self.counted(state, wrong), read)
         halved = self._path(state, wrong, self._finest(problem))
-        return jnp.where(state.phase == HALVE, halved, heard) & read
+        return jnp.where(state.phase == HALVE, halved, used) & read
 
-    def tell(self, problem: Problem, state: Asking, answer: Answer) -> Asking:
+    def tell(self, problem: Problem, state: DecisionState, answer: Answer) -> DecisionState:
         wrong = jax.vmap(lambda label: across(problem.goal, label))(answer.logits) & answer.used
         spent = state.spent + answer.used.sum(dtype=jnp.int32)
-        told = self.told(problem, state, wrong, answer.used)
-        told = where(state.phase == START, self.started(problem, state, wrong), told)
-        told = where(state.phase == HALVE, self._halved(problem, state, wrong, answer.used), told)
-        told = told._replace(spent=spent, tick=state.tick + 1)
-        ready = (told.phase == HALVE) & (told.high - told.low <= self._finest(problem))
-        told = where(ready, self.arrived(problem, told), told)
-        return self._aim(problem, told)
+        updated = self.updated(problem, state, wrong, answer.used)
+        updated = where(state.phase == START, self.started(problem, state, wrong), updated)
+        updated = where(
+            state.phase == HALVE, self._halved(problem, state, wrong, answer.used), updated
+        )
+        updated = updated._replace(spent=spent, tick=state.tick + 1)
+        ready = (updated.phase == HALVE) & (updated.high - updated.low <= self._finest(problem))
+        updated = where(ready, self.arrived(problem, updated), updated)
+        return self._aim(problem, updated)
 
-    def done(self, problem: Problem, state: Asking) -> Bool[Array, ""]:
+    def done(self, problem: Problem, state: DecisionState) -> Bool[Array, ""]:
         spent = (state.spent >= self.budget) | ((state.phase >= OWN) & self.over(problem, state))
         given_up = (state.phase == START) & (state.spent >= self.draws)
         return spent | given_up
 
-    def _aim(self, problem: Problem, state: Asking) -> Asking:
+    def _aim(self, problem: Problem, state: DecisionState) -> DecisionState:
         """The state with the next queries of its phase in `trial`."""
         key = jax.random.fold_in(state.key, state.tick)
         noise = jax.random.uniform(key, (state.trial.size,), jnp.float32, 1e-7, 1.0)
         noise = lax.optimization_barrier(noise)  # without it every use draws the noise again
         noise = noise.reshape(state.trial.shape)
         starts = jnp.where(state.phase == START, self.starts(problem, state, noise), state.trial)
-        line = self.along(problem, state, self._shares(state))
+        line = self.along(problem, state, self._fractions(state))
         own = self.images(problem, state, noise)
         trial = jnp.where(state.phase == HALVE, line, jnp.where(state.phase >= OWN, own, starts))
         return state._replace(trial=jnp.clip(trial, problem.lower, problem.upper))
 
-    def starts(self, problem: Problem, state: Asking, noise: Array) -> Array:
+    def starts(self, problem: Problem, state: DecisionState, noise: Array) -> Array:
         """Noise of several grains and densities, blended with the image by growing fractions."""
         number = state.spent + jnp.arange(self.batch)
         number = number.reshape(-1, *(1,) * problem.image.ndim)
@@ -224,17 +235,17 @@ class LabelOnly(Attack):
         drawn = jnp.stack([coarse[n % 4][n] for n in range(self.batch)])
         threshold = 0.2 + 0.6 * noise[:, -1:, -1:, -1:]
         drawn = jnp.where(number % 8 < 4, drawn, drawn > threshold)
-        share = jnp.minimum(0.5 + number // 8 / 8, 1.0)
+        fraction = jnp.minimum(0.5 + number // 8 / 8, 1.0)
         drawn = problem.lower + drawn * (problem.upper - problem.lower)
-        return problem.image + share * (drawn - problem.image)
+        return problem.image + fraction * (drawn - problem.image)
 
-    def started(self, problem: Problem, state: Asking, wrong: Array) -> Asking:
+    def started(self, problem: Problem, state: DecisionState, wrong: Array) -> DecisionState:
         """Bisect from the nearest adversarial start, if there is one; else return `state`."""
         distance = jax.vmap(lambda x: self.geometry.distance(x - problem.image))(state.trial)
         nearest = jnp.argmin(jnp.where(wrong, distance, jnp.inf))
         return where(wrong.any(), self.halve_from(problem, state, state.trial[nearest]), state)
 
-    def halve_from(self, problem: Problem, state: Asking, far: Array) -> Asking:
+    def halve_from(self, problem: Problem, state: DecisionState, far: Array) -> DecisionState:
         """Start bisecting the line from the adversarial image `far` to the image."""
         return state._replace(
             far=far,
@@ -245,44 +256,46 @@ class LabelOnly(Attack):
             phase=jnp.int32(HALVE),
         )
 
-    def _finest(self, problem: Problem) -> Any:
+    def _finest(self, problem: Problem) -> Float[Array, ""]:
         return jnp.maximum(self.tolerance(problem), FINEST)
 
-    def _shares(self, state: Asking) -> Array:
+    def _fractions(self, state: DecisionState) -> Array:
         """Fractions of the line [Q]: the midpoints of all bisections that can follow, in order."""
         parts = 2 ** int(np.log2(self.batch))
         return state.low + (state.high - state.low) * (jnp.arange(self.batch) + 1.0) / parts
 
-    def along(self, problem: Problem, state: Asking, shares: Array) -> Array:
+    def along(self, problem: Problem, state: DecisionState, fractions: Array) -> Array:
         """Points between the image and `far`: of the segment; Linf: projections of `far`."""
-        shares = shares.reshape(-1, *(1,) * problem.image.ndim)
-        whole = state.far - problem.image
+        fractions = fractions.reshape(-1, *(1,) * problem.image.ndim)
+        offset = state.far - problem.image
         if self.norm == "linf":
-            radius = shares * jnp.abs(whole).max()
-            return problem.image + jnp.clip(whole, -radius, radius)
-        return problem.image + shares * whole
+            radius = fractions * jnp.abs(offset).max()
+            return problem.image + jnp.clip(offset, -radius, radius)
+        return problem.image + fractions * offset
 
-    def _path(self, state: Asking, wrong: Array, finest: Any) -> Bool[Array, " Q"]:
+    def _path(self, state: DecisionState, wrong: Array, finest: Number) -> Bool[Array, " Q"]:
         """Mask of the midpoints on the path; midpoint i of 2^n parts is image i - 1."""
         rounds = int(np.log2(self.batch))
 
-        def halve(number: Any, carry: Any) -> Any:
-            heard, low, high = carry
+        def halve(number: Number, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            used, low, high = carry
             middle = (low + high) // 2
             wide = (state.high - state.low) * (high - low) > finest * 2**rounds
             here = (jnp.arange(self.batch) == middle - 1) & wide
             here &= state.spent + number < self.budget
             success = (here & wrong).any()
-            return heard | here, jnp.where(success, low, middle), jnp.where(success, middle, high)
+            return used | here, jnp.where(success, low, middle), jnp.where(success, middle, high)
 
         begin = jnp.zeros(self.batch, bool), jnp.int32(0), jnp.int32(2**rounds)
         return lax.fori_loop(0, rounds, halve, begin)[0]
 
-    def _halved(self, problem: Problem, state: Asking, wrong: Array, heard: Array) -> Asking:
-        shares = self._shares(state)
-        low = jnp.where(heard & ~wrong, shares, state.low).max()
-        high = jnp.where(wrong, shares, state.high).min()
-        nearest = state.trial[jnp.argmin(jnp.where(wrong, shares, jnp.inf))]
+    def _halved(
+        self, problem: Problem, state: DecisionState, wrong: Array, used: Array
+    ) -> DecisionState:
+        fractions = self._fractions(state)
+        low = jnp.where(used & ~wrong, fractions, state.low).max()
+        high = jnp.where(wrong, fractions, state.high).min()
+        nearest = state.trial[jnp.argmin(jnp.where(wrong, fractions, jnp.inf))]
         point = jnp.where(wrong.any(), nearest, state.point)
         distance = self.geometry.distance(point - problem.image)
         return state._replace(point=point, distance=distance, low=low, high=high)

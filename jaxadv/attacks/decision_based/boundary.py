@@ -1,18 +1,19 @@
 """Boundary attack: a random walk along the decision boundary that drifts towards the image."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxadv.attacks.decision_based.base import Asking, LabelOnly, directions, until_first
+from jaxadv.attacks.decision_based.base import DecisionState, LabelOnly, directions, until_first
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 CHECK = 4  # ticks between two measurements of the step on the sphere alone
-RATES = 0.5, 0.25  # target success rates of steps on the sphere and of whole steps
+RATES = 0.5, 0.25  # target success rates of steps on the sphere and of full steps
 LEAST, MOST = 1e-7, 1.0  # bounds of the step lengths
 
 
@@ -24,12 +25,12 @@ class Steps(NamedTuple):
             distance.
         source: Scalar, length of the step towards the image, as a fraction of the distance.
         check: Boolean scalar: whether the queries of this tick come in pairs, of the step on the
-            sphere alone and of the whole step.
+            sphere alone and of the full step.
     """
 
-    sphere: Any
-    source: Any
-    check: Any
+    sphere: Float[Array, ""]
+    source: Float[Array, ""]
+    check: Bool[Array, ""]
 
 
 @pytree
@@ -39,7 +40,7 @@ class Boundary(LabelOnly):
     From an adversarial point the attack takes a random step on the sphere about the image, then a
     step towards the image; the first candidate that is still adversarial is the next point. The
     length of the first step is adapted so that half of these steps stay adversarial, that of the
-    second so that a quarter of the whole steps do. Each output changes a length a little; the paper
+    second so that a quarter of the full steps do. Each output changes a length a little; the paper
     adapts after a window of outputs. A tick queries `batch` candidates at one point and uses them
     up to the first success. The walk begins at `problem.start` (`ja.run(..., start=)`; a targeted
     attack needs it), or at noise. One forward pass a query.
@@ -65,9 +66,9 @@ class Boundary(LabelOnly):
 
     norm: str = static(default="l2")
     batch: int = static(default=4)
-    sphere: Any = 0.05
-    source: Any = 0.05
-    rate: Any = 0.1
+    sphere: Number = 0.05
+    source: Number = 0.05
+    rate: Number = 0.1
     norms: ClassVar[tuple[str, ...]] = ("l2",)
 
     def __post_init__(self) -> None:
@@ -81,14 +82,14 @@ class Boundary(LabelOnly):
         one = jnp.float32(1)
         return Steps(one * self.sphere, one * self.source, jnp.bool_(True))
 
-    def images(self, problem: Problem, state: Asking, noise: Array) -> Float[Array, "Q ..."]:
-        steps, whole = state.own, state.point - problem.image
+    def images(self, problem: Problem, state: DecisionState, noise: Array) -> Float[Array, "Q ..."]:
+        steps, offset = state.own, state.point - problem.image
         radius = jnp.maximum(state.distance, 1e-12)
 
         def candidates(along: Array) -> tuple[Array, Array]:
-            along = along - (along * whole).sum() / radius**2 * whole
+            along = along - (along * offset).sum() / radius**2 * offset
             along = along * (steps.sphere * radius / _length(along))
-            moved = (whole + along) / jnp.sqrt(1 + steps.sphere**2)  # back on the sphere
+            moved = (offset + along) / jnp.sqrt(1 + steps.sphere**2)  # back on the sphere
             moved = jnp.clip(problem.image + moved, problem.lower, problem.upper)
             # Clipping to the box has already changed the distance.
             shorter = (1 - steps.source) * radius / _length(moved - problem.image)
@@ -104,29 +105,33 @@ class Boundary(LabelOnly):
         )
         return jnp.where(steps.check, paired, nearer)
 
-    def listens(self, state: Asking, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
-        whole = ~state.own.check | (jnp.arange(self.batch) % 2 == 1)
-        success = wrong & whole
-        # Of a pair, the whole step counts only where the step on the sphere was adversarial.
-        follows = ~state.own.check | ~whole | jnp.roll(wrong, 1)
+    def counted(self, state: DecisionState, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
+        full = ~state.own.check | (jnp.arange(self.batch) % 2 == 1)
+        success = wrong & full
+        # Of a pair, the full step counts only where the step on the sphere was adversarial.
+        follows = ~state.own.check | ~full | jnp.roll(wrong, 1)
         success &= follows
         return until_first(success) & follows
 
-    def told(
-        self, problem: Problem, state: Asking, wrong: Bool[Array, " Q"], heard: Bool[Array, " Q"]
-    ) -> Asking:
+    def updated(
+        self,
+        problem: Problem,
+        state: DecisionState,
+        wrong: Bool[Array, " Q"],
+        used: Bool[Array, " Q"],
+    ) -> DecisionState:
         steps, number = state.own, jnp.arange(self.batch)
         alone = steps.check & (number % 2 == 0)
-        whole = ~alone
+        full = ~alone
 
-        def steered(length: Array, asked: Array, success: Array, target: float) -> Array:
-            surplus = jnp.where(asked, success - target, 0.0).sum()
+        def steered(length: Array, counted: Array, success: Array, target: float) -> Array:
+            surplus = jnp.where(counted, success - target, 0.0).sum()
             return jnp.clip(length * jnp.exp(self.rate * surplus), LEAST, MOST)
 
-        sphere = steered(steps.sphere, heard & alone, wrong, RATES[0])
-        source = steered(steps.source, heard & whole, wrong, RATES[1])
-        found = wrong & whole
-        point = jnp.where(found.any(), state.trial[jnp.argmax(found)], state.point)
+        sphere = steered(steps.sphere, used & alone, wrong, RATES[0])
+        source = steered(steps.source, used & full, wrong, RATES[1])
+        successes = wrong & full
+        point = jnp.where(successes.any(), state.trial[jnp.argmax(successes)], state.point)
         check = (state.tick + 1) % CHECK == 0
         return state._replace(
             point=point, distance=_length(point - problem.image), own=Steps(sphere, source, check)

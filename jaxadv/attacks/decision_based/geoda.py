@@ -1,14 +1,21 @@
 """GeoDA: the normal of the boundary from labels, and the nearest point of the plane it defines."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxadv.attacks.decision_based.base import OWN, Asking, LabelOnly, directions, until_first
+from jaxadv.attacks.decision_based.base import (
+    OWN,
+    DecisionState,
+    LabelOnly,
+    directions,
+    until_first,
+)
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 ESTIMATE, MARCH = OWN, OWN + 1
 GROWTH = 1.25  # of the distance, from one image along the normal to the next
@@ -19,15 +26,15 @@ class Plane(NamedTuple):
 
     Attributes:
         normal: [H, W, C], sum of the signed directions of all iterations.
-        asked: Integer scalar, directions queried in this iteration.
+        queried: Integer scalar, directions queried in this iteration.
         wanted: Integer scalar, directions to be queried in this iteration.
         round: Integer scalar, iterations begun so far.
     """
 
-    normal: Any
-    asked: Any
-    wanted: Any
-    round: Any
+    normal: Float[Array, "H W C"]
+    queried: Int[Array, ""]
+    wanted: Int[Array, ""]
+    round: Int[Array, ""]
 
 
 @pytree
@@ -64,8 +71,8 @@ class GeoDA(LabelOnly):
 
     norm: str = static(default="l2")
     rounds: int = static(default=10)
-    ratio: Any = 0.6
-    sigma: Any = 2e-4
+    ratio: Number = 0.6
+    sigma: Number = 2e-4
     side: int | None = static(default=None)
     norms: ClassVar[tuple[str, ...]] = ("l2", "linf")
 
@@ -80,7 +87,7 @@ class GeoDA(LabelOnly):
             if isinstance(value, np.floating) and not 0 < value <= 1:
                 raise ValueError(f"{field}={value:g}: pass a number above 0 and at most 1")
 
-    def tolerance(self, problem: Problem) -> Any:
+    def tolerance(self, problem: Problem) -> Number:
         # A quarter of a direction's component along the normal: else most have the same label.
         return self.sigma / (4 * problem.image.size**0.5)
 
@@ -88,20 +95,20 @@ class GeoDA(LabelOnly):
         none = jnp.int32(0)
         return Plane(0 * problem.image, none, none, none)
 
-    def arrived(self, problem: Problem, state: Asking) -> Asking:
+    def arrived(self, problem: Problem, state: DecisionState) -> DecisionState:
         plane = state.own
         # The rest of the budget, less the bisections of the rounds to come, in growing parts.
         to_come = self.rounds - plane.round
         left = self.budget - state.spent - 24 * to_come
         growth = self.ratio ** (-2 / 3)
-        share = (growth - 1) / (growth ** jnp.maximum(to_come, 1) - 1 + 1e-6)
-        share = jnp.where(to_come <= 1, 1.0, share)
+        fraction = (growth - 1) / (growth ** jnp.maximum(to_come, 1) - 1 + 1e-6)
+        fraction = jnp.where(to_come <= 1, 1.0, fraction)
         own = plane._replace(
-            asked=jnp.int32(0), wanted=(left * share).astype(jnp.int32), round=plane.round + 1
+            queried=jnp.int32(0), wanted=(left * fraction).astype(jnp.int32), round=plane.round + 1
         )
         return state._replace(own=own, phase=jnp.int32(ESTIMATE))
 
-    def images(self, problem: Problem, state: Asking, noise: Array) -> Float[Array, "Q ..."]:
+    def images(self, problem: Problem, state: DecisionState, noise: Array) -> Float[Array, "Q ..."]:
         diagonal = jnp.max(problem.upper - problem.lower) * problem.image.size**0.5
         around = state.point + self.sigma * diagonal * directions(noise, self.side)
         normal = state.own.normal
@@ -113,26 +120,30 @@ class GeoDA(LabelOnly):
         lengths = lengths.reshape(-1, *(1,) * problem.image.ndim)
         return jnp.where(state.phase == ESTIMATE, around, problem.image + lengths * unit)
 
-    def wanted(self, problem: Problem, state: Asking) -> Any:
-        left = jnp.maximum(state.own.wanted - state.own.asked, 1)
+    def wanted(self, problem: Problem, state: DecisionState) -> Number:
+        left = jnp.maximum(state.own.wanted - state.own.queried, 1)
         return jnp.where(state.phase == ESTIMATE, left, self.batch)
 
-    def listens(self, state: Asking, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
+    def counted(self, state: DecisionState, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
         return (state.phase == ESTIMATE) | until_first(wrong)
 
-    def told(
-        self, problem: Problem, state: Asking, wrong: Bool[Array, " Q"], heard: Bool[Array, " Q"]
-    ) -> Asking:
+    def updated(
+        self,
+        problem: Problem,
+        state: DecisionState,
+        wrong: Bool[Array, " Q"],
+        used: Bool[Array, " Q"],
+    ) -> DecisionState:
         plane = state.own
-        sign = jnp.where(heard, jnp.where(wrong, 1.0, -1.0), 0.0)
+        sign = jnp.where(used, jnp.where(wrong, 1.0, -1.0), 0.0)
         turned = jnp.einsum("q,q...->...", sign, state.trial - state.point)
-        asked = plane.asked + heard.sum(dtype=jnp.int32)
-        own = plane._replace(normal=plane.normal + turned, asked=asked)
-        phase = jnp.where(asked >= plane.wanted, MARCH, ESTIMATE).astype(jnp.int32)
+        queried = plane.queried + used.sum(dtype=jnp.int32)
+        own = plane._replace(normal=plane.normal + turned, queried=queried)
+        phase = jnp.where(queried >= plane.wanted, MARCH, ESTIMATE).astype(jnp.int32)
         estimated = state._replace(own=own, phase=phase)
         marched = self.halve_from(problem, state, state.trial[jnp.argmax(wrong)])
         marched = where(wrong.any(), marched, self.arrived(problem, state))
         return where(state.phase == ESTIMATE, estimated, marched)
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: DecisionState) -> Bool[Array, ""] | bool:
         return (state.phase == ESTIMATE) & (state.own.round > self.rounds)

@@ -1,21 +1,22 @@
 """HopSkipJump: the boundary's normal from nearby labels, a step along it, and bisection."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.decision_based.base import (
     FINEST,
     OWN,
-    Asking,
+    DecisionState,
     LabelOnly,
     directions,
     until_first,
 )
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 ESTIMATE, STEP = OWN, OWN + 1
 COARSEST = 1e-3  # fraction of the line: on small images gamma alone would be coarser
@@ -28,7 +29,7 @@ class Normal(NamedTuple):
         plain: [H, W, C], sum of the queried directions.
         signed: [H, W, C], sum of the queried directions times +1 (adversarial) or -1.
         signs: Scalar, the sum of these signs.
-        asked: Integer scalar, directions queried in this iteration.
+        queried: Integer scalar, directions queried in this iteration.
         wanted: Integer scalar, directions to be queried in this iteration.
         radius: Scalar, the length of a queried direction.
         past: [H, W, C], the decayed sum that earlier iterations left.
@@ -37,16 +38,16 @@ class Normal(NamedTuple):
         round: Integer scalar, iterations begun so far.
     """
 
-    plain: Any
-    signed: Any
-    signs: Any
-    asked: Any
-    wanted: Any
-    radius: Any
-    past: Any
-    normal: Any
-    direction: Any
-    round: Any
+    plain: Float[Array, "H W C"]
+    signed: Float[Array, "H W C"]
+    signs: Float[Array, ""]
+    queried: Int[Array, ""]
+    wanted: Int[Array, ""]
+    radius: Float[Array, ""]
+    past: Float[Array, "H W C"]
+    normal: Float[Array, "H W C"]
+    direction: Float[Array, "H W C"]
+    round: Int[Array, ""]
 
 
 @pytree
@@ -91,8 +92,8 @@ class HopSkipJump(LabelOnly):
     batch: int = static(default=8)
     initial: int = static(default=100)
     most: int = static(default=10_000)
-    gamma: Any = 8.0
-    memory: Any = 0.5
+    gamma: Number = 8.0
+    memory: Number = 0.5
     side: int | None = static(default=None)
     norms: ClassVar[tuple[str, ...]] = ("l2", "linf")
 
@@ -106,10 +107,10 @@ class HopSkipJump(LabelOnly):
         if isinstance(self.memory, np.floating) and not 0 <= self.memory < 1:
             raise ValueError(f"memory={self.memory}: pass a number from 0 to below 1")
 
-    def tolerance(self, problem: Problem) -> Any:
+    def tolerance(self, problem: Problem) -> Number:
         size = problem.image.size
-        share = self.gamma / size ** (2 if self.norm == "linf" else 1.5)
-        return jnp.minimum(share, COARSEST)
+        fraction = self.gamma / size ** (2 if self.norm == "linf" else 1.5)
+        return jnp.minimum(fraction, COARSEST)
 
     def first(self, problem: Problem) -> Normal:
         zero, none = 0 * problem.image, jnp.int32(0)
@@ -117,72 +118,77 @@ class HopSkipJump(LabelOnly):
             zero, zero, jnp.float32(0), none, none, jnp.float32(0), zero, zero, zero, none
         )
 
-    def reserve(self, problem: Problem) -> Any:
-        """Number of queries kept for a step and the bisection after it."""
+    def reserve(self, problem: Problem) -> Number:
+        """Number of queries reserved for a step and the bisection after it."""
         halvings = jnp.ceil(-jnp.log2(jnp.clip(self.tolerance(problem), FINEST, 0.5)))
         return 4 + halvings.astype(jnp.int32)
 
-    def arrived(self, problem: Problem, state: Asking) -> Asking:
-        known, size = state.own, problem.image.size
-        count = jnp.minimum(self.initial * jnp.sqrt(known.round + 1.0), self.most)
+    def arrived(self, problem: Problem, state: DecisionState) -> DecisionState:
+        estimate, size = state.own, problem.image.size
+        count = jnp.minimum(self.initial * jnp.sqrt(estimate.round + 1.0), self.most)
         left = self.budget - state.spent - self.reserve(problem)
         first = 0.1 * jnp.max(problem.upper - problem.lower)
-        radius = jnp.where(known.round == 0, first, self.gamma * state.distance / size)
+        radius = jnp.where(estimate.round == 0, first, self.gamma * state.distance / size)
         own = self.first(problem)._replace(
             wanted=jnp.minimum(count.astype(jnp.int32), left),
             radius=radius,
-            past=self.memory * known.normal,
-            round=known.round + 1,
+            past=self.memory * estimate.normal,
+            round=estimate.round + 1,
         )
         return state._replace(own=own, phase=jnp.int32(ESTIMATE))
 
-    def images(self, problem: Problem, state: Asking, noise: Array) -> Float[Array, "Q ..."]:
-        known = state.own
-        around = state.point + known.radius * directions(noise, self.side)
-        length = state.distance / jnp.sqrt(jnp.maximum(known.round, 1.0))
+    def images(self, problem: Problem, state: DecisionState, noise: Array) -> Float[Array, "Q ..."]:
+        estimate = state.own
+        around = state.point + estimate.radius * directions(noise, self.side)
+        length = state.distance / jnp.sqrt(jnp.maximum(estimate.round, 1.0))
         halves = jnp.exp2(-jnp.arange(self.batch, dtype=jnp.float32))
         halves = halves.reshape(-1, *(1,) * problem.image.ndim)
-        beyond = state.point + length * halves * known.direction
+        beyond = state.point + length * halves * estimate.direction
         return jnp.where(state.phase == ESTIMATE, around, beyond)
 
-    def wanted(self, problem: Problem, state: Asking) -> Any:
-        known = state.own
-        return jnp.where(state.phase == ESTIMATE, known.wanted - known.asked, self.batch)
+    def wanted(self, problem: Problem, state: DecisionState) -> Number:
+        estimate = state.own
+        return jnp.where(state.phase == ESTIMATE, estimate.wanted - estimate.queried, self.batch)
 
-    def listens(self, state: Asking, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
+    def counted(self, state: DecisionState, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
         return (state.phase == ESTIMATE) | until_first(wrong)
 
-    def told(
-        self, problem: Problem, state: Asking, wrong: Bool[Array, " Q"], heard: Bool[Array, " Q"]
-    ) -> Asking:
-        estimated = state._replace(own=self._learn(state, wrong, heard))
-        known = estimated.own.asked >= estimated.own.wanted
-        estimated = estimated._replace(phase=jnp.where(known, STEP, ESTIMATE).astype(jnp.int32))
+    def updated(
+        self,
+        problem: Problem,
+        state: DecisionState,
+        wrong: Bool[Array, " Q"],
+        used: Bool[Array, " Q"],
+    ) -> DecisionState:
+        estimated = state._replace(own=self._learn(state, wrong, used))
+        complete = estimated.own.queried >= estimated.own.wanted
+        estimated = estimated._replace(phase=jnp.where(complete, STEP, ESTIMATE).astype(jnp.int32))
         stepped = self.halve_from(problem, state, state.trial[jnp.argmax(wrong)])
         stepped = where(wrong.any(), stepped, self.arrived(problem, state))
         return where(state.phase == ESTIMATE, estimated, stepped)
 
-    def _learn(self, state: Asking, wrong: Array, heard: Array) -> Normal:
+    def _learn(self, state: DecisionState, wrong: Array, used: Array) -> Normal:
         """Add these outputs to the estimate of the normal."""
-        known = state.own
-        moved = (state.trial - state.point) / jnp.maximum(known.radius, 1e-30)  # clipped to the box
-        sign = jnp.where(heard, jnp.where(wrong, 1.0, -1.0), 0.0)
-        plain = known.plain + jnp.einsum("q,q...->...", heard.astype(jnp.float32), moved)
-        signed = known.signed + jnp.einsum("q,q...->...", sign, moved)
-        signs, asked = known.signs + sign.sum(), known.asked + heard.sum(dtype=jnp.int32)
-        mean = signs / jnp.maximum(asked, 1)
+        estimate = state.own
+        # The queries were clipped to the box.
+        moved = (state.trial - state.point) / jnp.maximum(estimate.radius, 1e-30)
+        sign = jnp.where(used, jnp.where(wrong, 1.0, -1.0), 0.0)
+        plain = estimate.plain + jnp.einsum("q,q...->...", used.astype(jnp.float32), moved)
+        signed = estimate.signed + jnp.einsum("q,q...->...", sign, moved)
+        signs, queried = estimate.signs + sign.sum(), estimate.queried + used.sum(dtype=jnp.int32)
+        mean = signs / jnp.maximum(queried, 1)
         normal = jnp.where(jnp.abs(mean) == 1, mean * plain, signed - mean * plain)
-        normal = known.past + normal
+        normal = estimate.past + normal
         length = jnp.maximum(jnp.sqrt(jnp.square(normal).sum()), 1e-12)
         direction = jnp.sign(normal) if self.norm == "linf" else normal / length
-        return known._replace(
+        return estimate._replace(
             plain=plain,
             signed=signed,
             signs=signs,
-            asked=asked,
+            queried=queried,
             normal=normal,
             direction=direction,
         )
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: DecisionState) -> Bool[Array, ""] | bool:
         return (state.phase == ESTIMATE) & (state.own.wanted < 1)

@@ -1,14 +1,15 @@
 """Decision-based noise attacks: noise blended with the image, and salt and pepper."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxadv.attacks.decision_based.base import OWN, Asking, LabelOnly
+from jaxadv.attacks.decision_based.base import OWN, DecisionState, LabelOnly
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 LEAST = 0.2  # smallest fraction of the last success's entries that is tried
 
@@ -37,24 +38,28 @@ class BlendedNoise(LabelOnly):
     """
 
     norm: str = static(default="l2")
-    finest: Any = 1e-3
+    finest: Number = 1e-3
     norms: ClassVar[tuple[str, ...]] = ("l2", "linf", "l1")
 
-    def tolerance(self, problem: Problem) -> Any:
+    def tolerance(self, problem: Problem) -> Number:
         return self.finest
 
-    def first(self, problem: Problem) -> Any:
+    def first(self, problem: Problem) -> PyTree:
         return ()
 
-    def images(self, problem: Problem, state: Asking, noise: Array) -> Float[Array, "Q ..."]:
+    def images(self, problem: Problem, state: DecisionState, noise: Array) -> Float[Array, "Q ..."]:
         return state.trial
 
-    def told(
-        self, problem: Problem, state: Asking, wrong: Bool[Array, " Q"], heard: Bool[Array, " Q"]
-    ) -> Asking:
+    def updated(
+        self,
+        problem: Problem,
+        state: DecisionState,
+        wrong: Bool[Array, " Q"],
+        used: Bool[Array, " Q"],
+    ) -> DecisionState:
         return state
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: DecisionState) -> Bool[Array, ""] | bool:
         return True
 
 
@@ -83,27 +88,31 @@ class SaltAndPepper(LabelOnly):
     norm: str = static(default="l0")
     norms: ClassVar[tuple[str, ...]] = ("l0", "l1", "l2")
 
-    def first(self, problem: Problem) -> Any:
+    def first(self, problem: Problem) -> PyTree:
         return jnp.float32(1)  # fraction of the entries that the last success changed
 
-    def init(self, problem: Problem, key: Array) -> Asking:
+    def init(self, problem: Problem, key: Array) -> DecisionState:
         state = super().init(problem, key)
         return state._replace(phase=jnp.int32(OWN))
 
-    def wanted(self, problem: Problem, state: Asking) -> Any:
+    def wanted(self, problem: Problem, state: DecisionState) -> Number:
         # Before the first success every tick counts as drawing a start.
         return jnp.where(state.tick == 0, 0, self.batch)
 
-    def images(self, problem: Problem, state: Asking, noise: Array) -> Float[Array, "Q ..."]:
+    def images(self, problem: Problem, state: DecisionState, noise: Array) -> Float[Array, "Q ..."]:
         spread = jnp.linspace(LEAST, 1.0, self.batch).reshape(-1, *(1,) * problem.image.ndim)
-        share = jnp.clip(state.own * spread, 0.0, 1.0)
+        fraction = jnp.clip(state.own * spread, 0.0, 1.0)
         # The smaller half of what is changed becomes pepper, the larger salt.
-        changed = jnp.where(noise < share / 2, problem.lower, problem.upper)
-        return jnp.where(noise < share, changed, problem.image)
+        changed = jnp.where(noise < fraction / 2, problem.lower, problem.upper)
+        return jnp.where(noise < fraction, changed, problem.image)
 
-    def told(
-        self, problem: Problem, state: Asking, wrong: Bool[Array, " Q"], heard: Bool[Array, " Q"]
-    ) -> Asking:
+    def updated(
+        self,
+        problem: Problem,
+        state: DecisionState,
+        wrong: Bool[Array, " Q"],
+        used: Bool[Array, " Q"],
+    ) -> DecisionState:
         distance = jax.vmap(lambda x: self.geometry.distance(x - problem.image))(state.trial)
         distance = jnp.where(wrong, distance, jnp.inf)
         nearest = jnp.argmin(distance)
@@ -115,5 +124,5 @@ class SaltAndPepper(LabelOnly):
             distance=jnp.minimum(distance[nearest], state.distance),
         )
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: DecisionState) -> Bool[Array, ""] | bool:
         return (state.distance == jnp.inf) & (state.spent >= self.draws)

@@ -1,14 +1,15 @@
 """Pointwise attack: resets single entries of an adversarial image while it stays adversarial."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxadv.attacks.decision_based.base import OWN, Asking, LabelOnly, until_first
+from jaxadv.attacks.decision_based.base import OWN, DecisionState, LabelOnly, until_first
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 class Round(NamedTuple):
@@ -22,11 +23,11 @@ class Round(NamedTuple):
         ends: Boolean scalar: whether a whole round has reset none, which ends the attack.
     """
 
-    order: Any
-    place: Any
-    next: Any
-    won: Any
-    ends: Any
+    order: Int[Array, " n"]
+    place: Int[Array, " n"]
+    next: Int[Array, ""]
+    won: Bool[Array, ""]
+    ends: Bool[Array, ""]
 
 
 @pytree
@@ -62,20 +63,20 @@ class Pointwise(LabelOnly):
         none = jnp.arange(problem.image.size)
         return Round(none, none, jnp.int32(0), jnp.bool_(False), jnp.bool_(False))
 
-    def init(self, problem: Problem, key: Array) -> Asking:
+    def init(self, problem: Problem, key: Array) -> DecisionState:
         state = super().init(problem, key)
         order = jax.random.permutation(key, problem.image.size)
         place = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
         return state._replace(own=state.own._replace(order=order, place=place))
 
-    def starts(self, problem: Problem, state: Asking, noise: Array) -> Array:
+    def starts(self, problem: Problem, state: DecisionState, noise: Array) -> Array:
         # A growing fraction of the entries: the lower half of the draws black, the upper white.
-        share = (jnp.arange(self.batch) + 1.0) / self.batch
-        share = share.reshape(-1, *(1,) * problem.image.ndim)
-        ends = jnp.where(noise < share / 2, problem.lower, problem.upper)
-        return jnp.where(noise < share, ends, problem.image)
+        fraction = (jnp.arange(self.batch) + 1.0) / self.batch
+        fraction = fraction.reshape(-1, *(1,) * problem.image.ndim)
+        ends = jnp.where(noise < fraction / 2, problem.lower, problem.upper)
+        return jnp.where(noise < fraction, ends, problem.image)
 
-    def halve_from(self, problem: Problem, state: Asking, far: Array) -> Asking:
+    def halve_from(self, problem: Problem, state: DecisionState, far: Array) -> DecisionState:
         # Bisection would move every entry towards the image and reset none.
         distance = self.geometry.distance(far - problem.image)
         return state._replace(point=far, distance=distance, phase=jnp.int32(OWN))
@@ -85,7 +86,7 @@ class Pointwise(LabelOnly):
         differs = (point != problem.image).ravel()
         return differs[own.order] & (jnp.arange(differs.size) >= own.next)
 
-    def images(self, problem: Problem, state: Asking, noise: Array) -> Float[Array, "Q ..."]:
+    def images(self, problem: Problem, state: DecisionState, noise: Array) -> Float[Array, "Q ..."]:
         waiting = self._waiting(problem, state.own, state.point)
         rank = jnp.where(waiting, jnp.cumsum(waiting) - 1, -1)
         rank = rank[state.own.place].reshape(problem.image.shape)
@@ -98,26 +99,30 @@ class Pointwise(LabelOnly):
 
         return jax.vmap(back)(jnp.arange(self.batch))
 
-    def wanted(self, problem: Problem, state: Asking) -> Any:
+    def wanted(self, problem: Problem, state: DecisionState) -> Number:
         return 2 * self._waiting(problem, state.own, state.point).sum() - 1
 
-    def listens(self, state: Asking, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
+    def counted(self, state: DecisionState, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
         slot = jnp.arange(self.batch)
         chain, alone = slot % 2 == 1, (slot % 2 == 0) & (slot > 0)
         on_success = chain & until_first(chain & ~wrong)
         on_failure = alone & until_first(alone & wrong)
         return (slot == 0) | jnp.where(wrong[0], on_success, on_failure)
 
-    def told(
-        self, problem: Problem, state: Asking, wrong: Bool[Array, " Q"], heard: Bool[Array, " Q"]
-    ) -> Asking:
+    def updated(
+        self,
+        problem: Problem,
+        state: DecisionState,
+        wrong: Bool[Array, " Q"],
+        used: Bool[Array, " Q"],
+    ) -> DecisionState:
         own, slot = state.own, jnp.arange(self.batch)
-        found = wrong & heard  # the last of them is the farthest on the way
+        successes = wrong & used  # the last of them is the farthest on the way
         point = jnp.where(
-            found.any(), state.trial[jnp.where(found, slot, -1).argmax()], state.point
+            successes.any(), state.trial[jnp.where(successes, slot, -1).argmax()], state.point
         )
-        tried = jnp.cumsum(self._waiting(problem, own, state.point)) >= heard.sum()
-        own = own._replace(next=jnp.argmax(tried) + 1, won=own.won | found.any())
+        tried = jnp.cumsum(self._waiting(problem, own, state.point)) >= used.sum()
+        own = own._replace(next=jnp.argmax(tried) + 1, won=own.won | successes.any())
         over = ~self._waiting(problem, own, point).any()
         own = own._replace(
             next=jnp.where(over, 0, own.next), won=own.won & ~over, ends=over & ~own.won
@@ -125,5 +130,5 @@ class Pointwise(LabelOnly):
         distance = self.geometry.distance(point - problem.image)
         return state._replace(own=own, point=point, distance=distance)
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: DecisionState) -> Bool[Array, ""] | bool:
         return state.own.ends

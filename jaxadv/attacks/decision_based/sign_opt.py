@@ -1,14 +1,21 @@
 """Sign-OPT: sign-based descent on the distance to the boundary as a function of the direction."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxadv.attacks.decision_based.base import OWN, Asking, LabelOnly, directions, until_first
+from jaxadv.attacks.decision_based.base import (
+    OWN,
+    DecisionState,
+    LabelOnly,
+    directions,
+    until_first,
+)
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 ESTIMATE, SEARCH = OWN, OWN + 1
 ALPHAS = 1e-4, 1e4  # bounds of alpha: below the first beta falls, above the second nothing changes
@@ -20,7 +27,7 @@ class Descent(NamedTuple):
 
     Attributes:
         signed: [H, W, C], sum of the directions times the sign of the change of g.
-        asked: Integer scalar, directions queried in this iteration.
+        queried: Integer scalar, directions queried in this iteration.
         theta: [H, W, C], the direction from which the step begins.
         g: Scalar, the distance to the boundary in the direction `theta`.
         alpha: Scalar, length of the step.
@@ -31,16 +38,16 @@ class Descent(NamedTuple):
         length: Scalar, the distance to the boundary in the direction `trial`.
     """
 
-    signed: Any
-    asked: Any
-    theta: Any
-    g: Any
-    alpha: Any
-    beta: Any
-    tries: Any
-    better: Any
-    trial: Any
-    length: Any
+    signed: Float[Array, "H W C"]
+    queried: Int[Array, ""]
+    theta: Float[Array, "H W C"]
+    g: Float[Array, ""]
+    alpha: Float[Array, ""]
+    beta: Float[Array, ""]
+    tries: Int[Array, ""]
+    better: Bool[Array, ""]
+    trial: Float[Array, "H W C"]
+    length: Float[Array, ""]
 
 
 @pytree
@@ -76,8 +83,8 @@ class SignOPT(LabelOnly):
 
     norm: str = static(default="l2")
     directions: int = static(default=200)
-    alpha: Any = 0.2
-    beta: Any = 1e-3
+    alpha: Number = 0.2
+    beta: Number = 1e-3
     norms: ClassVar[tuple[str, ...]] = ("l2",)
 
     def __post_init__(self) -> None:
@@ -88,7 +95,7 @@ class SignOPT(LabelOnly):
             if isinstance(value, np.floating) and not 0 < value <= 1:
                 raise ValueError(f"{field}={value:g}: pass a number above 0 and at most 1")
 
-    def tolerance(self, problem: Problem) -> Any:
+    def tolerance(self, problem: Problem) -> Number:
         return self.beta / 500  # the authors'
 
     def first(self, problem: Problem) -> Descent:
@@ -106,21 +113,21 @@ class SignOPT(LabelOnly):
             one * jnp.inf,
         )
 
-    def arrived(self, problem: Problem, state: Asking) -> Asking:
+    def arrived(self, problem: Problem, state: DecisionState) -> DecisionState:
         """Use a new distance to the boundary: that of the start, or of a step that lowered it."""
-        own, whole = state.own, state.point - problem.image
-        length = jnp.sqrt(jnp.square(whole).sum())
-        found = own._replace(trial=whole / length, length=length)
-        started = self._estimate(state, found)
-        following = self._step(state, found._replace(alpha=2 * own.alpha, better=jnp.bool_(True)))
+        own, offset = state.own, state.point - problem.image
+        length = jnp.sqrt(jnp.square(offset).sum())
+        reached = own._replace(trial=offset / length, length=length)
+        started = self._estimate(state, reached)
+        following = self._step(state, reached._replace(alpha=2 * own.alpha, better=jnp.bool_(True)))
         return where(own.g == jnp.inf, started, following)
 
-    def _estimate(self, state: Asking, own: Descent) -> Asking:
+    def _estimate(self, state: DecisionState, own: Descent) -> DecisionState:
         """Begin an iteration at the best direction of the last one."""
         small = own.alpha < ALPHAS[0]
         own = own._replace(
             signed=0 * own.signed,
-            asked=jnp.int32(0),
+            queried=jnp.int32(0),
             theta=own.trial,
             g=own.length,
             alpha=jnp.where(small, 1.0, jnp.minimum(own.alpha, ALPHAS[1])),
@@ -130,70 +137,76 @@ class SignOPT(LabelOnly):
         )
         return state._replace(own=own, phase=jnp.int32(ESTIMATE))
 
-    def _step(self, state: Asking, own: Descent) -> Asking:
+    def _step(self, state: DecisionState, own: Descent) -> DecisionState:
         """Try the next step of this iteration, or begin the next iteration."""
         own = own._replace(tries=own.tries + 1)
         state = state._replace(own=own, phase=jnp.int32(SEARCH))
         return where(own.tries < TRIES, state, self._estimate(state, own))
 
-    def images(self, problem: Problem, state: Asking, noise: Array) -> Float[Array, "Q ..."]:
+    def images(self, problem: Problem, state: DecisionState, noise: Array) -> Float[Array, "Q ..."]:
         own, column = state.own, (-1, *(1,) * problem.image.ndim)
         around = own.theta + own.beta * directions(noise)
         around = problem.image + own.g * around / _lengths(around)
-        lengths = own.length * self._shares_left()[:-1].reshape(column)
+        lengths = own.length * self._fractions_left()[:-1].reshape(column)
         nearer = lengths * self._aimed(own)
         return jnp.where(state.phase == ESTIMATE, around, problem.image + nearer)
 
-    def _shares_left(self) -> Array:
+    def _fractions_left(self) -> Array:
         """Fractions of the distance [Q + 1]: just below 1, then 1, 3, 7, ... hundredths less."""
         less = 0.01 * (jnp.exp2(jnp.arange(self.batch + 1, dtype=jnp.float32)) - 1)
         return 1 - jnp.clip(less, self.beta / 500, 1.0)
 
     def _aimed(self, own: Descent) -> Array:
         """The unit direction [H, W, C] after the step that is being tried."""
-        gradient = own.signed / jnp.maximum(own.asked, 1)
+        gradient = own.signed / jnp.maximum(own.queried, 1)
         theta = own.theta - own.alpha * gradient
         return theta / _lengths(theta[None])[0]
 
-    def wanted(self, problem: Problem, state: Asking) -> Any:
-        left = self.directions - state.own.asked
+    def wanted(self, problem: Problem, state: DecisionState) -> Number:
+        left = self.directions - state.own.queried
         return jnp.where(state.phase == ESTIMATE, left, self.batch)
 
-    def listens(self, state: Asking, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
+    def counted(self, state: DecisionState, wrong: Bool[Array, " Q"]) -> Bool[Array, " Q"]:
         return (state.phase == ESTIMATE) | until_first(~wrong)
 
-    def told(
-        self, problem: Problem, state: Asking, wrong: Bool[Array, " Q"], heard: Bool[Array, " Q"]
-    ) -> Asking:
+    def updated(
+        self,
+        problem: Problem,
+        state: DecisionState,
+        wrong: Bool[Array, " Q"],
+        used: Bool[Array, " Q"],
+    ) -> DecisionState:
         return where(
             state.phase == ESTIMATE,
-            self._learn(problem, state, wrong, heard),
+            self._learn(problem, state, wrong, used),
             self._search(problem, state, wrong),
         )
 
-    def _learn(self, problem: Problem, state: Asking, wrong: Array, heard: Array) -> Asking:
+    def _learn(
+        self, problem: Problem, state: DecisionState, wrong: Array, used: Array
+    ) -> DecisionState:
         own = state.own
         u = (state.trial - problem.image) / own.g - own.theta  # beta u after clipping to the box
-        sign = jnp.where(heard, jnp.where(wrong, -1.0, 1.0), 0.0)
+        sign = jnp.where(used, jnp.where(wrong, -1.0, 1.0), 0.0)
         signed = own.signed + jnp.einsum("q,q...->...", sign, u / own.beta)
-        own = own._replace(signed=signed, asked=own.asked + heard.sum(dtype=jnp.int32))
+        own = own._replace(signed=signed, queried=own.queried + used.sum(dtype=jnp.int32))
         learnt = state._replace(own=own)
-        return where(own.asked >= self.directions, self._step(learnt, own), learnt)
+        return where(own.queried >= self.directions, self._step(learnt, own), learnt)
 
-    def _search(self, problem: Problem, state: Asking, wrong: Array) -> Asking:
+    def _search(self, problem: Problem, state: DecisionState, wrong: Array) -> DecisionState:
         own = state.own
         # If the first is adversarial, the boundary lies between the last success and first failure.
         failed = jnp.where(wrong.all(), self.batch, jnp.argmin(wrong))
-        last, shares = jnp.maximum(failed - 1, 0), self._shares_left()
+        last, fractions = jnp.maximum(failed - 1, 0), self._fractions_left()
         nearer = self.halve_from(problem, state, state.trial[last])
-        nearer = nearer._replace(low=shares[last + 1] / jnp.maximum(shares[last], 1e-6))
+        nearer = nearer._replace(low=fractions[last + 1] / jnp.maximum(fractions[last], 1e-6))
         # A doubled step without improvement ends the iteration, and so does one that is too small.
         smaller = own._replace(alpha=own.alpha * jnp.where(own.better, 0.5, 0.25))
         ends = own.better | (smaller.alpha < ALPHAS[0])
         further = where(ends, self._estimate(state, smaller), self._step(state, smaller))
         return where(wrong[0], nearer, further)
 
-    def over(self, problem: Problem, state: Asking) -> Any:
+    def over(self, problem: Problem, state: DecisionState) -> Bool[Array, ""] | bool:
         return state.own.beta < 1e-8
 
 

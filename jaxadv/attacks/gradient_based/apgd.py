@@ -5,23 +5,24 @@ The queries, the radius and the checkpoints of every tick are known beforehand: 
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.attack import Answer, Attack, Needs, Problem, check_targets, runner_up_class
 from jaxadv.core.goals import Goal
-from jaxadv.core.losses import get_loss
+from jaxadv.core.losses import Loss, get_loss
 from jaxadv.core.norms import L0
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import ArrayLike
 
 IMPROVING = 0.75  # fraction of steps that must raise the loss for a step size to be kept
 MOMENTUM = 0.75  # weight of the new step; the rest is the last movement
 SPARSER = 0.95  # L1: the support still shrinks below this fraction of the last one
-FIRST_SHARE = 0.2  # L1: fraction of the entries that the first steps move
+FIRST_SPARSITY = 0.2  # L1: fraction of the entries that the first steps move
 WIDE = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # L1: (radius in epsilons, fraction of steps)
 
 
@@ -37,11 +38,11 @@ class Plan(NamedTuple):
             checkpoint).
     """
 
-    radius: Any
-    ahead: Any
-    begins: Any
-    ends: Any
-    window: Any
+    radius: Float[ArrayLike, " ticks"]
+    ahead: Float[ArrayLike, " ticks"]
+    begins: Bool[ArrayLike, " ticks"]
+    ends: Bool[ArrayLike, " ticks"]
+    window: Int[ArrayLike, " ticks"]
 
 
 def checkpoints(steps: int, norm: str) -> np.ndarray:
@@ -85,25 +86,25 @@ class APGDState(NamedTuple):
         seen: float32 scalar, the best loss at the last checkpoint.
         support: float32 scalar, entries of `best` that differed from the image at the last
             checkpoint.
-        share: float32 scalar, the fraction of the entries that a step in L1 moves.
+        fraction: float32 scalar, the fraction of the entries that a step in L1 moves.
         target: int32 scalar, the target class of this run.
         step: int32 scalar, ticks so far.
     """
 
-    image: Any
-    previous: Any
-    loss: Any
-    best: Any
-    best_loss: Any
-    gradient: Any
-    length: Any
-    improved: Any
-    reduced: Any
-    seen: Any
-    support: Any
-    share: Any
-    target: Any
-    step: Any
+    image: Float[Array, "H W C"]
+    previous: Float[Array, "H W C"]
+    loss: Float[Array, ""]
+    best: Float[Array, "H W C"]
+    best_loss: Float[Array, ""]
+    gradient: Float[Array, "H W C"]
+    length: Float[Array, ""]
+    improved: Int[Array, ""]
+    reduced: Bool[Array, ""]
+    seen: Float[Array, ""]
+    support: Float[Array, ""]
+    fraction: Float[Array, ""]
+    target: Int[Array, ""]
+    step: Int[Array, ""]
 
 
 @pytree
@@ -141,7 +142,7 @@ class APGD(Attack):
 
     norm: str = static(default="linf")
     steps: int = static(default=100)
-    loss: Any = static(default="cross_entropy")
+    loss: str | Loss = static(default="cross_entropy")
     restarts: int = static(default=1)
     targets: int = static(default=0)
     wide: bool = static(default=True)
@@ -161,7 +162,7 @@ class APGD(Attack):
         """Radius in epsilons and number of steps of each stage."""
         if self.norm != "l1" or not self.wide or self.steps < 10:
             return [(1.0, self.steps)]
-        early = [(radius, int(share * self.steps)) for radius, share in WIDE[:-1]]
+        early = [(radius, int(fraction * self.steps)) for radius, fraction in WIDE[:-1]]
         return [*early, (1.0, self.steps - sum(steps for _, steps in early))]
 
     @property
@@ -184,7 +185,7 @@ class APGD(Attack):
         check_targets(self.targets, goal)
         return dataclasses.replace(self, targets=min(self.targets, goal.ways(classes)))
 
-    def goal(self, problem: Problem, target: Any) -> Goal:
+    def goal(self, problem: Problem, target: Int[Array, ""]) -> Goal:
         """Return the goal of this run: targeted at `target` if the attack chooses its targets."""
         return problem.goal.towards(target) if self.targets else problem.goal
 
@@ -215,7 +216,7 @@ class APGD(Attack):
             reduced=no,
             seen=zero,
             support=zero,
-            share=zero,
+            fraction=zero,
             target=target,
             step=jnp.int32(0),
         )
@@ -258,14 +259,16 @@ class APGD(Attack):
 
         # A step, with momentum from the second on; the last of a stage enters the next ball.
         direction = self.geometry.steepest(
-            gradient, image, problem.lower, problem.upper, state.share
+            gradient, image, problem.lower, problem.upper, state.fraction
         )
         move = state.length * now.radius * problem.epsilon * direction
         radius = now.radius * problem.epsilon
         following = self.project(problem, image + move, radius)
         if self.norm != "l1":
-            share = jnp.where(now.begins, 1.0, MOMENTUM)
-            mixed = image + share * (following - image) + (1 - share) * (image - state.previous)
+            fraction = jnp.where(now.begins, 1.0, MOMENTUM)
+            mixed = (
+                image + fraction * (following - image) + (1 - fraction) * (image - state.previous)
+            )
             following = self.project(problem, mixed, radius)
         if len(self.stages) > 1:
             entered = self.project(problem, best, now.ahead * problem.epsilon)
@@ -274,25 +277,27 @@ class APGD(Attack):
 
     def _begin(self, problem: Problem, state: APGDState) -> APGDState:
         """Set the first step size of a stage and, in L1, how many entries a step moves."""
-        whole = jnp.float32(1.0 if self.norm == "l1" else 2.0)
-        state = state._replace(length=whole, reduced=jnp.bool_(True), seen=state.best_loss)
+        length = jnp.float32(1.0 if self.norm == "l1" else 2.0)
+        state = state._replace(length=length, reduced=jnp.bool_(True), seen=state.best_loss)
         if self.norm != "l1":
             return state
         support = L0().distance(state.image - problem.image)
-        share = _share(support, state.image)
+        fraction = _sparsity(support, state.image)
         if problem.start is None:  # a random start has no meaningful support
             support = jnp.where(state.step == 0, float(state.image.size), support)
-            share = jnp.where(state.step == 0, FIRST_SHARE, share)
-        return state._replace(support=support, share=share)
+            fraction = jnp.where(state.step == 0, FIRST_SPARSITY, fraction)
+        return state._replace(support=support, fraction=fraction)
 
-    def _judge(self, problem: Problem, state: APGDState, window: Any) -> tuple[APGDState, Any]:
+    def _judge(
+        self, problem: Problem, state: APGDState, window: Int[Array, ""]
+    ) -> tuple[APGDState, Bool[Array, ""]]:
         """Return the state after a checkpoint, and whether to return to the best point."""
         if self.norm == "l1":
             support = L0().distance(state.best - problem.image)
             back = support < SPARSER * state.support
             length = jnp.where(back, 1.0, jnp.maximum(state.length / 1.5, 0.1))
-            share = _share(support, state.image)
-            return state._replace(length=length, support=support, share=share), back
+            fraction = _sparsity(support, state.image)
+            return state._replace(length=length, support=support, fraction=fraction), back
         stuck = ~state.reduced & (state.seen >= state.best_loss)
         back = (state.improved <= IMPROVING * window) | stuck
         length = jnp.where(back, state.length / 2, state.length)
@@ -304,6 +309,6 @@ class APGD(Attack):
         return state.step >= self.ticks
 
 
-def _share(support: Array, image: Array) -> Array:
+def _sparsity(support: Array, image: Array) -> Array:
     """Return the L1 sparsity: two thirds of the moved entries, rounded down (2 can become 1)."""
     return (support // 1.5 - 0.5) / image.size

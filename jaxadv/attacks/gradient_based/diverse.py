@@ -1,16 +1,17 @@
 """Margin descent from diverse starts: many short runs that begin far from each other."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxadv.attacks.common.gradient_iteration import Iterate
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
-from jaxadv.core.losses import get_loss
+from jaxadv.core.losses import Loss, get_loss
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 STARTS = ("stripes", "corner", "ball")
 
@@ -24,9 +25,9 @@ class DiverseState(NamedTuple):
         step: int32 scalar, gradients taken so far.
     """
 
-    image: Any
-    direction: Any
-    step: Any
+    image: Float[Array, "H W C"]
+    direction: Float[Array, " K"]
+    step: Int[Array, ""]
 
 
 @pytree
@@ -65,10 +66,10 @@ class Diverse(Iterate):
     restarts: int = static(default=10)
     spread: int = static(default=5)
     begin: str = static(default="stripes")
-    loss: Any = static(default="margin")
-    first: Any = 1.0
-    final: Any = 0.1
-    sparsity: Any = 0.01
+    loss: str | Loss = static(default="margin")
+    first: Number = 1.0
+    final: Number = 0.1
+    sparsity: Number = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()

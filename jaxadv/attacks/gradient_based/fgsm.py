@@ -1,9 +1,10 @@
 """Fast gradient (sign) method: a single step of length epsilon."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxadv.attacks.common.gradient import GradientAttack
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 @pytree
@@ -24,14 +25,15 @@ class FGSM(GradientAttack):
         sparsity: Not used in Linf.
 
     Raises:
-        ValueError: If `norm` is not "linf", `loss` is unknown, or `steps` or `restarts` is below 1.
+        ValueError: If `norm` is not "linf", `loss` is unknown, `steps` or `restarts` is below 1, or
+            `step_size` is not a finite number above 0.
 
     >>> import jaxadv as ja
     >>> attack = ja.FGSM()
     """
 
     steps: int = static(default=1)
-    step_size: Any = 1.0
+    step_size: Number = 1.0
     norms: ClassVar[tuple[str, ...]] = ("linf",)
 
 
@@ -52,7 +54,8 @@ class FGM(GradientAttack):
         sparsity: As in `PGD`.
 
     Raises:
-        ValueError: If `norm` or `loss` is unknown, or `steps` or `restarts` is below 1.
+        ValueError: If `norm` or `loss` is unknown, `steps` or `restarts` is below 1, or
+            `step_size` is not a finite number above 0.
 
     >>> import jaxadv as ja
     >>> attack = ja.FGM(norm="l2")
@@ -60,4 +63,4 @@ class FGM(GradientAttack):
 
     norm: str = static(default="l2")
     steps: int = static(default=1)
-    step_size: Any = 1.0
+    step_size: Number = 1.0

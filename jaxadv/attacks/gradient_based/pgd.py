@@ -1,9 +1,8 @@
 """Projected gradient descent, with and without a random start."""
 
-from typing import Any
-
 from jaxadv.attacks.common.gradient import GradientAttack
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 @pytree
@@ -27,7 +26,8 @@ class PGD(GradientAttack):
             arXiv 1904.13000).
 
     Raises:
-        ValueError: If `norm` or `loss` is unknown, or `steps` or `restarts` is below 1.
+        ValueError: If `norm` or `loss` is unknown, `steps` or `restarts` is below 1, or
+            `step_size` is not a finite number above 0.
 
     >>> import jaxadv as ja
     >>> attack = ja.PGD(norm="linf", steps=40, step_size=0.1)
@@ -54,11 +54,12 @@ class BIM(GradientAttack):
         sparsity: As in `PGD`.
 
     Raises:
-        ValueError: If `norm` or `loss` is unknown, or `steps` or `restarts` is below 1.
+        ValueError: If `norm` or `loss` is unknown, `steps` or `restarts` is below 1, or
+            `step_size` is not a finite number above 0.
 
     >>> import jaxadv as ja
     >>> attack = ja.BIM(steps=10)
     """
 
     steps: int = static(default=10)
-    step_size: Any = 0.1
+    step_size: Number = 0.1

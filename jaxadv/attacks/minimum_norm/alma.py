@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxadv.attacks.common.gradient_iteration import (
     MinimumNorm,
@@ -23,6 +23,7 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.losses import spread
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 FIRST = {"l2": 0.1, "l1": 0.5}
 TOLERANCE = 1e-4  # added to the constraint: at 0 float32 rounding decides the class
@@ -39,20 +40,21 @@ class ALMAState(NamedTuple):
         rho: float32 scalar, the weight of the penalty.
         constraint: float32 scalar, the value of the constraint at the last check.
         rate: float32 scalar, the step size.
-        found: int32 scalar, the step of the first adversarial iterate (`steps + 1`: none yet).
+        first_success: int32 scalar, the step of the first adversarial iterate (`steps + 1`: none
+            yet).
         step: int32 scalar, gradients taken so far.
         noise: [H, W, C] float32, the direction of the first step where the first gradient is 0.
     """
 
-    image: Any
-    optimizer: Any
-    mu: Any
-    rho: Any
-    constraint: Any
-    rate: Any
-    found: Any
-    step: Any
-    noise: Any
+    image: Float[Array, "H W C"]
+    optimizer: PyTree
+    mu: Float[Array, ""]
+    rho: Float[Array, ""]
+    constraint: Float[Array, ""]
+    rate: Float[Array, ""]
+    first_success: Int[Array, ""]
+    step: Int[Array, ""]
+    noise: Float[Array, "H W C"]
 
 
 @pytree
@@ -102,12 +104,12 @@ class ALMA(MinimumNorm):
 
     norm: str = static(default="l2")
     steps: int = static(default=1000)
-    smoothing: Any = 0.9
-    first_distance: Any = None
-    last_step: Any = 0.01
+    smoothing: Number = 0.9
+    first_distance: Number | None = None
+    last_step: Number = 0.01
     check: int = static(default=10)
-    growth: Any = 1.2
-    improvement: Any = 0.95
+    growth: Number = 1.2
+    improvement: Number = 0.95
     norms: ClassVar[tuple[str, ...]] = ("l2", "l1")
     needs_box: ClassVar[bool] = True
 
@@ -127,7 +129,7 @@ class ALMA(MinimumNorm):
             optax.trace(self.smoothing),
         )
 
-    def reach(self) -> Any:
+    def reach(self) -> Number:
         """Return the length of the first step in sides of the box."""
         return FIRST[self.norm] if self.first_distance is None else self.first_distance
 
@@ -152,11 +154,15 @@ class ALMA(MinimumNorm):
         delta = (state.image - problem.image) / span
         uphill = -span * answer.gradients[0, 0]  # ascent direction of the constraint
         value = self.constraint(problem.goal, answer.logits[0])
-        found = jnp.where(value < 0, jnp.minimum(state.found, state.step), state.found)
+        first_success = jnp.where(
+            value < 0, jnp.minimum(state.first_success, state.step), state.first_success
+        )
 
         # Check every few steps whether the constraint decreases.
         checked = (state.step + 1) % self.check == 0
-        stuck = checked & (found > self.steps) & (value >= self.improvement * state.constraint)
+        stuck = (
+            checked & (first_success > self.steps) & (value >= self.improvement * state.constraint)
+        )
         rho = jnp.where(stuck, self.growth * state.rho, state.rho)
         constraint = jnp.where(checked | first, value, state.constraint)
 
@@ -171,13 +177,13 @@ class ALMA(MinimumNorm):
         rate = jnp.where(first, self.first_rate(problem, gradient), state.rate)
         gradient = gradient + jnp.where(first, 0.0, self.shortest(delta))
 
-        share = (state.step - found) / jnp.maximum(self.steps - found, 1)
-        pace = rate * self.last_step ** jnp.where(found <= state.step, share, 0.0)
+        fraction = (state.step - first_success) / jnp.maximum(self.steps - first_success, 1)
+        pace = rate * self.last_step ** jnp.where(first_success <= state.step, fraction, 0.0)
         update, optimizer = self.optimizer().update(gradient, state.optimizer)
         moved = state.image - span * pace * jnp.asarray(update)
         image = jnp.clip(moved, problem.lower, problem.upper)
         return ALMAState(
-            image, optimizer, mu, rho, constraint, rate, found, state.step + 1, state.noise
+            image, optimizer, mu, rho, constraint, rate, first_success, state.step + 1, state.noise
         )
 
     def shortest(self, delta: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -204,7 +210,7 @@ class ALMA(MinimumNorm):
         outwards |= jnp.where(gradient < 0, problem.image >= problem.upper, False)
         free = jnp.where(outwards, 0.0, gradient)
 
-        def longer(_: Any, rate: Array) -> Array:
+        def longer(_: Number, rate: Array) -> Array:
             moved = jnp.clip(problem.image - span * rate * free, problem.lower, problem.upper)
             length = self.geometry.distance(moved - problem.image) / span
             return rate * jnp.clip(wanted / jnp.maximum(length, 1e-30), 1, 10)
@@ -213,7 +219,7 @@ class ALMA(MinimumNorm):
         return lax.fori_loop(0, 4, longer, rate)
 
 
-def slope(value: Any, rho: Any, mu: Any) -> Float[Array, ""]:
+def slope(value: Float[Array, ""], rho: Float[Array, ""], mu: Float[Array, ""]) -> Float[Array, ""]:
     """Return the derivative of the penalty P2 with respect to the value of the constraint."""
     outside = mu + 2 * mu * rho * value + jnp.square(rho * value) / 2
     return jnp.where(value >= 0, outside, mu / jnp.square(1 - rho * jnp.minimum(value, 0)))

@@ -1,17 +1,18 @@
 """Brendel-Bethge attack: from an adversarial start along the decision boundary to the image."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.common.boundary_step import boundary_step
 from jaxadv.attacks.common.gradient_iteration import MinimumNorm
 from jaxadv.core.attack import Answer, Needs, Problem, across
 from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Key, Number
 
 RADIUS = {"linf": 0.3, "l2": 0.5, "l1": 0.1, "l0": 1.0}
 CLEAR = 4e-6  # of the largest logit: a smaller margin is within rounding
@@ -35,17 +36,17 @@ class BrendelBethgeState(NamedTuple):
         key: Random key of the draws.
     """
 
-    image: Any
-    phase: Any
-    drawn: Any
-    halved: Any
-    step: Any
-    since: Any
-    far: Any
-    low: Any
-    high: Any
-    normal: Any
-    key: Any
+    image: Float[Array, "H W C"]
+    phase: Int[Array, ""]
+    drawn: Int[Array, ""]
+    halved: Int[Array, ""]
+    step: Int[Array, ""]
+    since: Int[Array, ""]
+    far: Float[Array, "H W C"]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    normal: Float[Array, "H W C"]
+    key: Key
 
 
 @pytree
@@ -99,11 +100,11 @@ class BrendelBethge(MinimumNorm):
     """
 
     steps: int = static(default=1000)
-    learning_rate: Any = None
-    decay: Any = 0.5
+    learning_rate: Number | None = None
+    decay: Number = 0.5
     decays: int = static(default=20)
-    momentum: Any = 0.8
-    overshoot: Any = 1.1
+    momentum: Number = 0.8
+    overshoot: Number = 1.1
     draws: int = static(default=20)
     search: int = static(default=10)
     SEEK: ClassVar[int] = 0
@@ -170,9 +171,9 @@ class BrendelBethge(MinimumNorm):
     def tell(
         self, problem: Problem, state: BrendelBethgeState, answer: Answer
     ) -> BrendelBethgeState:
-        found = across(problem.goal, answer.logits[0])  # also beyond epsilon
+        adversarial = across(problem.goal, answer.logits[0])  # also beyond epsilon
         sought = where(
-            found,
+            adversarial,
             self._between(problem, state._replace(far=state.image, phase=jnp.int32(self.SEARCH))),
             self._another(problem, state),
         )
@@ -180,29 +181,33 @@ class BrendelBethge(MinimumNorm):
         halved = self._between(
             problem,
             state._replace(
-                low=jnp.where(found, state.low, middle),
-                high=jnp.where(found, middle, state.high),
+                low=jnp.where(adversarial, state.low, middle),
+                high=jnp.where(adversarial, middle, state.high),
                 halved=state.halved + 1,
             ),
         )
-        followed = self._follow(problem, state, answer, found)
+        followed = self._follow(problem, state, answer, adversarial)
         begun = where(state.phase == self.SEARCH, halved, followed)
         return where(state.phase == self.SEEK, sought, begun)
 
     def _between(self, problem: Problem, state: BrendelBethgeState) -> BrendelBethgeState:
         """Return the state with the next query of the binary search, or with its last success."""
         over = state.halved >= self.search
-        share = jnp.where(over, state.high, (state.low + state.high) / 2)
-        whole = self.geometry.distance(state.far - problem.image)
-        nearer = self.project(problem, state.far, share * whole)
-        image = jnp.where(share < 1, nearer, state.far)
+        fraction = jnp.where(over, state.high, (state.low + state.high) / 2)
+        distance = self.geometry.distance(state.far - problem.image)
+        nearer = self.project(problem, state.far, fraction * distance)
+        image = jnp.where(fraction < 1, nearer, state.far)
         phase = jnp.where(over, self.FOLLOW, self.SEARCH)
         return state._replace(
             image=jnp.clip(image, problem.lower, problem.upper), phase=phase.astype(jnp.int32)
         )
 
     def _follow(
-        self, problem: Problem, state: BrendelBethgeState, answer: Answer, found: Any
+        self,
+        problem: Problem,
+        state: BrendelBethgeState,
+        answer: Answer,
+        adversarial: Bool[Array, ""],
     ) -> BrendelBethgeState:
         """Return the state after one step within the trust region.
 
@@ -212,7 +217,7 @@ class BrendelBethge(MinimumNorm):
             problem: The problem of this image.
             state: The state before the step.
             answer: Logits and gradient at the iterate.
-            found: bool scalar, whether the iterate is adversarial.
+            adversarial: bool scalar, whether the iterate is adversarial.
 
         Returns:
             The state with the next iterate.
@@ -227,7 +232,7 @@ class BrendelBethge(MinimumNorm):
         every = max(self.steps // self.decays, 1)
         first = RADIUS[self.norm] if self.learning_rate is None else self.learning_rate
         radius = first * diameter("l2", state.image.size, upper - lower)
-        since = state.since + (found | (state.since > 0))
+        since = state.since + (adversarial | (state.since > 0))
         radius = radius * self.decay ** (since // every).astype(jnp.float32)
         image = boundary_step(
             self.norm, state.image, problem.image, normal, -beyond - margin, radius, lower, upper

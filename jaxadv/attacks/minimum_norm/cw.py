@@ -1,16 +1,17 @@
 """Carlini-Wagner attacks: the least perturbation in tanh space by Adam, in L2, Linf and L0."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxadv.attacks.common.penalty_rounds import Progress, Rounds, Weight
+from jaxadv.attacks.common.penalty_rounds import Rounds, RoundsState, Weight
 from jaxadv.attacks.common.tanh_space import TanhSpace
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.norms import largest
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 if TYPE_CHECKING:  # optax is imported where it is used: it would be a third of `import jaxadv`
     import optax
@@ -24,7 +25,7 @@ TINY = (
     1e-12  # Adam's epsilon: with the usual 1e-8 a small c would not move pixels where tanh is flat
 )
 WITHIN = 1e-4  # Linf: an excess over tau below this fraction of c counts as 0
-SHARE = 0.3  # L0: of n changed entries SHARE * sqrt(n) are fixed at a time, at least one
+FRACTION = 0.3  # L0: of n changed entries FRACTION * sqrt(n) are fixed at a time, at least one
 
 
 class Task(NamedTuple):
@@ -39,12 +40,12 @@ class Task(NamedTuple):
         free: [H, W, C] bool, the entries that may change in L0.
     """
 
-    begin: Any
+    begin: Float[Array, "H W C"]
     weight: Weight
-    tau: Any
-    factor: Any
-    refined: Any
-    free: Any
+    tau: Float[Array, ""]
+    factor: Float[Array, ""]
+    refined: Int[Array, ""]
+    free: Bool[Array, "H W C"]
 
 
 class CWState(NamedTuple):
@@ -57,10 +58,10 @@ class CWState(NamedTuple):
         progress: Progress of the rounds and the best image so far.
     """
 
-    w: Any
-    adam: Any
+    w: Float[Array, "H W C"]
+    adam: PyTree
     task: Task
-    progress: Progress
+    progress: RoundsState
 
 
 @pytree
@@ -124,11 +125,11 @@ class CW(Rounds):
     """
 
     norm: str = static(default="l2")
-    rounds: Any = static(default=None)
-    learning_rate: Any = None
-    initial_c: Any = None
-    largest_c: Any = None
-    decrease: Any = 0.9
+    rounds: int | None = static(default=None)
+    learning_rate: Number | None = None
+    initial_c: Number | None = None
+    largest_c: Number | None = None
+    decrease: Number = 0.9
     refinements: int = static(default=3)
     norms: ClassVar[tuple[str, ...]] = tuple(PAPER)
 
@@ -149,15 +150,17 @@ class CW(Rounds):
         """Return the optimizer of a round."""
         import optax
 
-        return optax.adam(self.learning_rate, eps=TINY)
+        assert self.learning_rate is not None
+        return optax.adam(jnp.asarray(self.learning_rate), eps=TINY)
 
     def init(self, problem: Problem, key: Array) -> CWState:
+        assert self.initial_c is not None
         start = problem.image if problem.start is None else problem.start
         w = TanhSpace.around(problem).enter(start)
         one, weight = jnp.float32(1), Weight.begin(self.initial_c)
         factor = one * self.decrease
         task = Task(w, weight, one, factor, jnp.int32(0), jnp.ones(w.shape, bool))
-        return CWState(w, self.adam().init(w), task, Progress.begin(problem.image))
+        return CWState(w, self.adam().init(w), task, RoundsState.begin(problem.image))
 
     def iterate(self, problem: Problem, state: CWState) -> Float[Array, "..."]:
         """Return the image of w; fixed entries are exactly those of the original."""
@@ -195,19 +198,36 @@ class CW(Rounds):
         )
         return CWState(w, adam, task, progress)
 
-    def penalty(self, delta: Float[Array, "..."], task: Task) -> tuple[Any, Any]:
+    def penalty(
+        self, delta: Float[Array, "..."], task: Task
+    ) -> tuple[Float[Array, ""], Float[Array, "..."]]:
         """Return the penalty that stands for the distance, and its gradient [H, W, C]."""
         if self.norm == "linf":
             excess = jnp.abs(delta) - task.tau
             return jnp.maximum(excess, 0).sum(), jnp.sign(delta) * (excess > 0)
         return jnp.square(delta).sum(), 2 * delta
 
-    def after_l2(self, task: Task, reached: Any, w: Any, delta: Any, slope: Any) -> Task:
+    def after_l2(
+        self,
+        task: Task,
+        reached: Bool[Array, ""],
+        w: Float[Array, "..."],
+        delta: Float[Array, "..."],
+        slope: Float[Array, "..."],
+    ) -> Task:
         """Return the task of the next round in L2: the next c of the search."""
         return task._replace(weight=task.weight.after(reached))
 
-    def after_linf(self, task: Task, reached: Any, w: Any, delta: Any, slope: Any) -> Task:
+    def after_linf(
+        self,
+        task: Task,
+        reached: Bool[Array, ""],
+        w: Float[Array, "..."],
+        delta: Float[Array, "..."],
+        slope: Float[Array, "..."],
+    ) -> Task:
         """Return the task of the next round in Linf: a smaller tau, twice c, or another factor."""
+        assert self.largest_c is not None
         c, low = task.weight.c, task.weight.low
         weight = task.weight._replace(
             c=jnp.where(reached, c, 2 * c), low=jnp.where(reached, c, low)
@@ -224,15 +244,22 @@ class CW(Rounds):
             refined=task.refined + again,
         )
 
-    def after_l0(self, task: Task, reached: Any, w: Any, delta: Any, slope: Any) -> Task:
+    def after_l0(
+        self,
+        task: Task,
+        reached: Bool[Array, ""],
+        w: Float[Array, "..."],
+        delta: Float[Array, "..."],
+        slope: Float[Array, "..."],
+    ) -> Task:
         """Return the task of the next round in L0: fewer free entries, or twice the c."""
         changed = task.free & (delta != 0)
         count = changed.sum()
-        fixed = jnp.maximum(jnp.floor(SHARE * jnp.sqrt(count)), 1)
-        kept = largest(jnp.where(changed, jnp.abs(slope * delta), 0), count - fixed) & changed
+        fixed = jnp.maximum(jnp.floor(FRACTION * jnp.sqrt(count)), 1)
+        free = largest(jnp.where(changed, jnp.abs(slope * delta), 0), count - fixed) & changed
         c = task.weight.c
         return task._replace(
             begin=jnp.where(reached, w, task.begin),
             weight=task.weight._replace(c=jnp.where(reached, c, 2 * c)),
-            free=jnp.where(reached, kept, task.free),
+            free=jnp.where(reached, free, task.free),
         )

@@ -4,11 +4,11 @@ Each step adds a normalised gradient to the perturbation and projects the sum on
 the image. The sphere shrinks after an adversarial iterate and grows after any other.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxadv.attacks.common.gradient_iteration import (
     MinimumNorm,
@@ -23,6 +23,7 @@ from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import log_odds
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 class DDNState(NamedTuple):
@@ -36,10 +37,10 @@ class DDNState(NamedTuple):
             run, since a draw at every tick would cost as much as a small network.
     """
 
-    image: Any
-    radius: Any
-    step: Any
-    noise: Any
+    image: Float[Array, "H W C"]
+    radius: Float[Array, ""]
+    step: Int[Array, ""]
+    noise: Float[Array, "H W C"]
 
 
 @pytree
@@ -85,10 +86,10 @@ class DDN(MinimumNorm):
 
     norm: str = static(default="l2")
     steps: int = static(default=100)
-    radius: Any = 1.0
-    gamma: Any = 0.05
-    step_size: Any = 1.0
-    last_step: Any = 0.01
+    radius: Number = 1.0
+    gamma: Number = 0.05
+    step_size: Number = 1.0
+    last_step: Number = 0.01
     levels: int = static(default=0)
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     needs_box: ClassVar[bool] = True

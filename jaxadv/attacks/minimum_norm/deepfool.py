@@ -1,7 +1,7 @@
 """DeepFool: steps to the boundary of the linearised classifier until the class has changed."""
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.common.boundary_walk import Crossing, Line
 from jaxadv.attacks.common.hyperplane import free_step, hyperplane_step, nearest_hyperplane
-from jaxadv.core.attack import CLEAR, Answer, Problem, across, runner_up_class
+from jaxadv.core.attack import CLEAR, Answer, Problem, State, across, runner_up_class
 from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 class DeepFoolState(NamedTuple):
@@ -24,8 +25,8 @@ class DeepFoolState(NamedTuple):
         line: State of the line search at the end.
     """
 
-    image: Any
-    step: Any
+    image: Float[Array, "H W C"]
+    step: Int[Array, ""]
     line: Line
 
 
@@ -73,7 +74,7 @@ class DeepFool(Crossing):
     norm: str = static(default="l2")
     steps: int = static(default=50)
     classes: int = static(default=10)
-    overshoot: Any = 0.02
+    overshoot: Number = 0.02
     boxed: bool = static(default=False)
     pullbacks: int = static(default=1)
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
@@ -88,7 +89,7 @@ class DeepFool(Crossing):
     def specialize(self, goal: Goal, classes: int) -> "DeepFool":
         return dataclasses.replace(self, pullbacks=min(self.classes - 1, goal.ways(classes)))
 
-    def init(self, problem: Problem, key: Array) -> Any:
+    def init(self, problem: Problem, key: Array) -> State:
         return DeepFoolState(self.begin(problem), jnp.int32(0), Line.begin(problem))
 
     def pairs(
@@ -107,16 +108,20 @@ class DeepFool(Crossing):
         return towards.at[0].set(reached), goal.left(logits)
 
     def cotangents(
-        self, problem: Problem, state: Any, logits: Float[Array, "Q K"]
+        self, problem: Problem, state: State, logits: Float[Array, "Q K"]
     ) -> Float[Array, "Q P K"]:
         towards, away = self.pairs(problem, logits[0])
         unit = jnp.eye(logits.shape[-1])
         return (unit[towards] - unit[away])[None]
 
-    def walk(self, problem: Problem, state: Any, answer: Answer, across: Bool[Array, ""]) -> Any:
+    def walk(
+        self, problem: Problem, state: State, answer: Answer, across: Bool[Array, ""]
+    ) -> State:
         return state._replace(image=state.image + self.step(self.norm, problem, state, answer))
 
-    def step(self, norm: str, problem: Problem, state: Any, answer: Answer) -> Float[Array, "..."]:
+    def step(
+        self, norm: str, problem: Problem, state: State, answer: Answer
+    ) -> Float[Array, "..."]:
         """Return the step from the iterate across the nearest hyperplane.
 
         Args:
@@ -137,7 +142,7 @@ class DeepFool(Crossing):
         if self.boxed:
             return hyperplane_step(norm, state.image, normal, gap, *box)
         step = free_step(norm, normal, gap)
-        kept = (normal * (jnp.clip(state.image + step, *box) - state.image)).sum()
+        clipped_gap = (normal * (jnp.clip(state.image + step, *box) - state.image)).sum()
         free = jnp.where(normal > 0, state.image < box[1], state.image > box[0])
         freed = free_step(norm, jnp.where(free, normal, 0), gap)
-        return jnp.where(kept < gap / 2, freed, step)
+        return jnp.where(clipped_gap < gap / 2, freed, step)

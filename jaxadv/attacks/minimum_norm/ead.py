@@ -1,14 +1,15 @@
 """EAD, the elastic-net attack: Carlini and Wagner's loss with an L1 penalty, by FISTA."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxadv.attacks.common.penalty_rounds import Progress, Rounds, Weight
+from jaxadv.attacks.common.penalty_rounds import Rounds, RoundsState, Weight
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 
 class EADState(NamedTuple):
@@ -21,10 +22,10 @@ class EADState(NamedTuple):
         progress: Progress of the rounds and the best image so far.
     """
 
-    x: Any
-    y: Any
+    x: Float[Array, "H W C"]
+    y: Float[Array, "H W C"]
     weight: Weight
-    progress: Progress
+    progress: RoundsState
 
 
 @pytree
@@ -70,7 +71,7 @@ class EAD(Rounds):
     array([0.2])
     """
 
-    beta: Any = 1e-2
+    beta: Number = 1e-2
     rule: str = static(default="l1")
     norm: ClassVar[str] = "l1"
     norms: ClassVar[tuple[str, ...]] = ("l1",)
@@ -89,7 +90,9 @@ class EAD(Rounds):
 
     def init(self, problem: Problem, key: Array) -> EADState:
         start = problem.image if problem.start is None else problem.start
-        return EADState(start, start, Weight.begin(self.initial_c), Progress.begin(problem.image))
+        return EADState(
+            start, start, Weight.begin(self.initial_c), RoundsState.begin(problem.image)
+        )
 
     def ask(self, problem: Problem, state: EADState) -> Float[Array, "Q ..."]:
         both = jnp.stack([state.y, state.x])

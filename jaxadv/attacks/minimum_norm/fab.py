@@ -5,7 +5,7 @@ the class would change, within the box, and goes to a point between the two proj
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +15,7 @@ from jaxadv.attacks.common.hyperplane import DUAL, hyperplane_step, nearest_hype
 from jaxadv.core.attack import Answer, Attack, Needs, Problem, check_targets, runner_up_class
 from jaxadv.core.goals import Evading, Goal, Targeted
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 WITHIN = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # box sides: epsilon of starts if none is given
 BEYOND = 0.01  # fraction of the margin at which the final search aims, short of the boundary
@@ -35,15 +36,15 @@ class FABState(NamedTuple):
         margin_high: float32 scalar, the margin at `high`.
     """
 
-    image: Any
-    tick: Any
-    target: Any
-    closest: Any
-    distance: Any
-    low: Any
-    high: Any
-    margin_low: Any
-    margin_high: Any
+    image: Float[Array, "H W C"]
+    tick: Int[Array, ""]
+    target: Int[Array, ""]
+    closest: Float[Array, "H W C"]
+    distance: Float[Array, ""]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    margin_low: Float[Array, ""]
+    margin_high: Float[Array, ""]
 
 
 @pytree
@@ -97,9 +98,9 @@ class FAB(Attack):
     restarts: int = static(default=1)
     targets: int = static(default=0)
     search: int = static(default=3)
-    alpha_max: Any = 0.1
-    eta: Any = 1.05
-    beta: Any = 0.9
+    alpha_max: Number = 0.1
+    eta: Number = 1.05
+    beta: Number = 0.9
     bounded: bool = static(default=False)
     pullbacks: int = static(default=1)
     asks_inside: ClassVar[bool] = False
@@ -204,9 +205,11 @@ class FAB(Attack):
         iterate = jnp.where(linearised, self.step(problem, state, answer), iterate)
 
         # The final search: interpolate the margin linearly between the two ends.
-        share = self._share(state)
-        low, margin_low = where(searching & ~across, (share, margin), (state.low, state.margin_low))
-        high = jnp.where(searching & across, share, state.high)
+        fraction = self._next_fraction(state)
+        low, margin_low = where(
+            searching & ~across, (fraction, margin), (state.low, state.margin_low)
+        )
+        high = jnp.where(searching & across, fraction, state.high)
         margin_high = jnp.where(closer | (searching & across), margin, state.margin_high)
         state = FABState(
             image=iterate,
@@ -219,7 +222,7 @@ class FAB(Attack):
             margin_low=margin_low,
             margin_high=margin_high,
         )
-        between = problem.image + self._share(state) * (closest - problem.image)
+        between = problem.image + self._next_fraction(state) * (closest - problem.image)
         last = state.tick >= 2 * self.steps
         following = jnp.clip(jnp.where(last, between, iterate), problem.lower, problem.upper)
         return state._replace(image=following)
@@ -243,7 +246,7 @@ class FAB(Attack):
         mixed = (1 - alpha) * (image + self.eta * here) + alpha * (original + self.eta * there)
         return jnp.clip(mixed, *box)
 
-    def _share(self, state: FABState) -> Float[Array, ""]:
+    def _next_fraction(self, state: FABState) -> Float[Array, ""]:
         aim = BEYOND * state.margin_high
         fall = jnp.maximum(state.margin_low - state.margin_high, 1e-30)
         part = jnp.clip((state.margin_low - aim) / fall, 0, 1)

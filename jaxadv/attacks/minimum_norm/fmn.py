@@ -5,11 +5,11 @@ crossed; then it shrinks after each adversarial iterate and grows after any othe
 fraction.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.common.gradient_iteration import (
     MinimumNorm,
@@ -25,6 +25,7 @@ from jaxadv.attacks.minimum_norm.fab import DUAL, WITHIN
 from jaxadv.core.attack import Answer, Needs, Problem
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 STEP_SIZE = {"linf": 10.0, "l2": 1.0, "l1": 1.0, "l0": 1.0}
 
@@ -44,14 +45,14 @@ class FMNState(NamedTuple):
         searched: int32 scalar, queries of that search so far.
     """
 
-    image: Any
-    radius: Any
-    closest: Any
-    step: Any
-    noise: Any
-    low: Any
-    high: Any
-    searched: Any
+    image: Float[Array, "H W C"]
+    radius: Float[Array, ""]
+    closest: Float[Array, ""]
+    step: Int[Array, ""]
+    noise: Float[Array, "H W C"]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    searched: Int[Array, ""]
 
 
 @pytree
@@ -100,10 +101,10 @@ class FMN(MinimumNorm):
     """
 
     steps: int = static(default=100)
-    step_size: Any = None
-    last_step: Any = 0.01
-    gamma: Any = 0.05
-    last_gamma: Any = 0.001
+    step_size: Number | None = None
+    last_step: Number = 0.01
+    gamma: Number = 0.05
+    last_gamma: Number = 0.001
     search: int = static(default=10)
     sphere: bool = static(default=True)
 
@@ -153,15 +154,20 @@ class FMN(MinimumNorm):
     def bisect(self, problem: Problem, state: FMNState, across: Bool[Array, ""]) -> FMNState:
         """Return the next point between image and start; at the end, the nearest success."""
         assert problem.start is not None
-        asked = self._between(state)
-        low, high = where(across, (state.low, asked), (asked, state.high))
+        queried = self._between(state)
+        low, high = where(across, (state.low, queried), (queried, state.high))
         state = state._replace(low=low, high=high, searched=state.searched + 1)
         following = jnp.where(state.searched == self.search, high, self._between(state))
         image = self.project(problem, problem.start, following)
         return state._replace(image=image, radius=jnp.minimum(high, farthest(self, problem)))
 
     def step(
-        self, problem: Problem, state: FMNState, answer: Answer, across: Any, distance: Any
+        self,
+        problem: Problem,
+        state: FMNState,
+        answer: Answer,
+        across: Bool[Array, ""],
+        distance: Float[Array, ""],
     ) -> FMNState:
         """Update the radius, take a gradient step and project."""
         import optax
@@ -191,7 +197,13 @@ class FMN(MinimumNorm):
             image = self.project(problem, image, radius)
         return state._replace(image=image, radius=radius, step=state.step + 1)
 
-    def linear(self, problem: Problem, image: Any, gradient: Any, loss: Any) -> Float[Array, ""]:
+    def linear(
+        self,
+        problem: Problem,
+        image: Float[Array, "..."],
+        gradient: Float[Array, "..."],
+        loss: Float[Array, ""],
+    ) -> Float[Array, ""]:
         """Return the distance from `image` at which a linear model would be crossed."""
         scale = jnp.maximum(jnp.abs(gradient).max(), 1e-37)  # keeps squares finite
         gradient, loss = gradient / scale, loss / scale

@@ -1,7 +1,7 @@
 """JSMA: each step moves the two entries that best raise the target and lower the other classes."""
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,7 @@ from jaxadv.attacks.common.gradient_iteration import MinimumNorm
 from jaxadv.core.attack import Answer, Needs, Problem, check_targets, runner_up_class
 from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 DIRECTIONS = {"up": (1.0,), "down": (-1.0,), "both": (1.0, -1.0)}
 HAIR = 0.01  # box sides: entries with less slack are not moved, since that would gain nothing
@@ -28,11 +29,11 @@ class JSMAState(NamedTuple):
         over: bool scalar, whether the run has ended.
     """
 
-    image: Any
-    target: Any
-    way: Any
-    step: Any
-    over: Any
+    image: Float[Array, "H W C"]
+    target: Int[Array, ""]
+    way: Float[Array, ""]
+    step: Int[Array, ""]
+    over: Bool[Array, ""]
 
 
 def salient_pair(
@@ -58,8 +59,8 @@ def salient_pair(
     target = jnp.where(free, target, -jnp.inf)  # a sum with it is never above 0
     targets, rest = jnp.tile(target, 2), jnp.tile(others, 2)
 
-    def compare(distance: Any, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        most, where = found
+    def compare(distance: Number, best: tuple[Array, Array]) -> tuple[Array, Array]:
+        most, where = best
         alpha = target + lax.dynamic_slice(targets, (distance,), (size,))
         beta = others + lax.dynamic_slice(rest, (distance,), (size,))
         score = jnp.maximum(alpha, 0.0) * jnp.maximum(-beta, 0.0)
@@ -118,8 +119,8 @@ class JSMA(MinimumNorm):
 
     norm: str = static(default="l0")
     steps: int = static(default=1000)
-    theta: Any = 1.0
-    gamma: Any = 0.145
+    theta: Number = 1.0
+    gamma: Number = 0.145
     direction: str = static(default="up")
     targets: int = static(default=0)
     pullbacks: ClassVar[int] = 2
@@ -172,15 +173,15 @@ class JSMA(MinimumNorm):
         room = jnp.where(way > 0, problem.upper - image, image - problem.lower)
         free = room > hair
         target, others = way * answer.gradients[0].reshape(2, -1)
-        p, q, found = salient_pair(target, others, free.ravel())
+        p, q, exists = salient_pair(target, others, free.ravel())
         pair = (jnp.arange(image.size) == p) | (jnp.arange(image.size) == q)
         moved = image.ravel() + way * self.theta * (problem.upper - problem.lower)
         moved = jnp.clip(moved, problem.lower, problem.upper)
-        moved = jnp.where(pair & found, moved, image.ravel()).reshape(image.shape)
+        moved = jnp.where(pair & exists, moved, image.ravel()).reshape(image.shape)
         # Epsilon is a distance that was already reached: farther images need no query.
         farther = self.geometry.distance(moved - problem.image) > problem.epsilon
         last = state.step >= self._most(problem)
-        over = answer.adversarial[0] | ~found | farther | last
+        over = answer.adversarial[0] | ~exists | farther | last
         # Pass a non-finite gradient on to the next query, where the engine checks for it.
         moved = jnp.where(last, image, moved + 0 * answer.gradients[0, 0])
         return JSMAState(moved, state.target, way, state.step + 1, over)

@@ -5,12 +5,12 @@ looks for the largest c whose minimiser is adversarial. Both are state: a tick q
 one gradient, and no image waits for the line search of another.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.common.penalty_bracket import Bracket
 from jaxadv.attacks.common.quasi_newton import Memory
@@ -18,6 +18,7 @@ from jaxadv.core.attack import Answer, Attack, Needs, Problem, across
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import log_odds
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 DECREASE = 1e-4  # Armijo: fraction of the linear model's decrease that a step must give
 FLATTER = 0.8  # if rounding hides the decrease: fraction of the slope that may remain
@@ -35,7 +36,7 @@ class LBFGSState(NamedTuple):
         margin: Scalar, the margin at `iterate`.
         adversarial: bool scalar, whether `iterate` is adversarial.
         trial: [n], the next query.
-        found: [n], the minimiser of the largest c that succeeded.
+        result: [n], the minimiser of the largest c that succeeded.
         memory: Curvature pairs of L-BFGS.
         bracket: The search for c.
         reach: Scalar, the distance of the boundary in a linear model.
@@ -46,21 +47,21 @@ class LBFGSState(NamedTuple):
         done: bool scalar, whether that result was queried too.
     """
 
-    iterate: Any
-    loss: Any
-    gradient: Any
-    margin: Any
-    adversarial: Any
-    trial: Any
-    found: Any
+    iterate: Float[Array, " n"]
+    loss: Float[Array, ""]
+    gradient: Float[Array, " n"]
+    margin: Float[Array, ""]
+    adversarial: Bool[Array, ""]
+    trial: Float[Array, " n"]
+    result: Float[Array, " n"]
     memory: Memory
     bracket: Bracket
-    reach: Any
-    steps: Any
-    rejected: Any
-    stalled: Any
-    last: Any
-    done: Any
+    reach: Float[Array, ""]
+    steps: Int[Array, ""]
+    rejected: Int[Array, ""]
+    stalled: Int[Array, ""]
+    last: Bool[Array, ""]
+    done: Bool[Array, ""]
 
 
 @pytree
@@ -120,8 +121,8 @@ class LBFGS(Attack):
     memory: int = static(default=10)
     rounds: int = static(default=30)
     iterations: int = static(default=50)
-    tolerance: Any = 1e-3
-    initial_c: Any = None
+    tolerance: Number = 1e-3
+    initial_c: Number | None = None
     precision: str = static(default="float32")
     norm: ClassVar[str] = "l2"
     norms: ClassVar[tuple[str, ...]] = ("l2",)
@@ -173,7 +174,7 @@ class LBFGS(Attack):
             margin=zero,
             adversarial=no,
             trial=start,
-            found=start,
+            result=start,
             memory=Memory.empty(self.memory, start),
             bracket=Bracket.begin(zero + 1),
             reach=zero,
@@ -236,10 +237,10 @@ class LBFGS(Attack):
         over = residual <= jnp.clip(plain, exact, ROUGHEST) * distance
         over = ~first & (over | (stalled >= STALLED) | (steps >= self.iterations))
         turned = bracket.after(adversarial, margin, distance)
-        found = jnp.where(over & (adversarial | (turned.low == 0)), iterate, state.found)
+        result = jnp.where(over & (adversarial | (turned.low == 0)), iterate, state.result)
         bracket = where(over, turned, bracket)
-        last = over & (bracket.settled(self.tolerance) | (bracket.round >= self.rounds))
-        rejected, stalled, steps = where(over, (0, 0, 0), (rejected, stalled, steps))
+        last = over & (bracket.converged(self.tolerance) | (bracket.round >= self.rounds))
+        rejected, stalled, steps = where(over, (jnp.int32(0),) * 3, (rejected, stalled, steps))
 
         # A rejection changes the next direction; from the second in a row it halves the step.
         longest = reach * 0.5 ** jnp.maximum(rejected - 1, 0).astype(reach.dtype)
@@ -251,8 +252,8 @@ class LBFGS(Attack):
             gradient=gradient,
             margin=margin,
             adversarial=adversarial,
-            trial=jnp.where(last, found, trial),
-            found=found,
+            trial=jnp.where(last, result, trial),
+            result=result,
             memory=memory,
             bracket=bracket,
             reach=reach,
@@ -266,7 +267,9 @@ class LBFGS(Attack):
     def done(self, problem: Problem, state: LBFGSState) -> Bool[Array, ""]:
         return state.done
 
-    def linear(self, problem: Problem, slope: Float[Array, " n"], margin: Any) -> tuple[Any, Any]:
+    def linear(
+        self, problem: Problem, slope: Float[Array, " n"], margin: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Return the first c and the distance of the boundary, both according to a linear model.
 
         At the boundary the gradient of the loss is half of `slope`, so that 2 c distance = |slope|
@@ -308,8 +311,8 @@ class LBFGS(Attack):
         free = ~_blocked(iterate, total, problem)
 
         def reached(step: Array) -> Array:
-            share = jnp.minimum(longest / jnp.maximum(_length(step), 1e-30), 1)
-            return self._clip(problem, iterate - share * step)
+            fraction = jnp.minimum(longest / jnp.maximum(_length(step), 1e-30), 1)
+            return self._clip(problem, iterate - fraction * step)
 
         trial = reached(memory.newton(total, free, curvature))
         uphill = total @ (trial - iterate) >= 0  # the box has reversed the step

@@ -1,6 +1,6 @@
 """NewtonFool: Newton steps that lower the label's probability to that of a random guess."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.losses import log_odds
 from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 @pytree
@@ -54,7 +55,7 @@ class NewtonFool(Crossing):
 
     norm: str = static(default="l2")
     steps: int = static(default=100)
-    eta: Any = 0.01
+    eta: Number = 0.01
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     needs_box: ClassVar[bool] = True
 
@@ -93,7 +94,7 @@ class NewtonFool(Crossing):
             probability * rest * slope * scale, 1e-37
         )
         size = self.geometry.distance(problem.image - problem.lower)
-        whole = diameter(self.norm, problem.image.size, problem.upper - problem.lower)
-        longest = self.eta * jnp.where(size > 0, size, whole)
+        diagonal = diameter(self.norm, problem.image.size, problem.upper - problem.lower)
+        longest = self.eta * jnp.where(size > 0, size, diagonal)
         length = jnp.clip(newton, 0, longest)
         return state._replace(image=state.image - length * direction)

@@ -10,13 +10,14 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxadv.attacks.common.gradient_iteration import MinimumNorm
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 DECAY = 0.9, 0.999, 1e-8  # decay rates and epsilon of Adam
 
@@ -32,11 +33,11 @@ class PrimalDualState(NamedTuple):
         step: int32 scalar, gradients taken so far.
     """
 
-    image: Any
-    adam: Any
-    dual: Any
-    weights: Any
-    step: Any
+    image: Float[Array, "H W C"]
+    adam: PyTree
+    dual: Float[Array, ""]
+    weights: Float[Array, " 2"]
+    step: Int[Array, ""]
 
 
 @pytree
@@ -80,14 +81,14 @@ class PDGD(MinimumNorm):
 
     norm: str = static(default="l2")
     steps: int = static(default=500)
-    step_size: Any = 0.1
-    final_step: Any = 0.01
-    dual_step: Any = 0.1
-    final_dual_step: Any = 0.1
-    ratio: Any = 0.01
-    least_ratio: Any = 1e-6
-    average: Any = 0.9
-    noise: Any = 0.1
+    step_size: Number = 0.1
+    final_step: Number = 0.01
+    dual_step: Number = 0.1
+    final_dual_step: Number = 0.1
+    ratio: Number = 0.01
+    least_ratio: Number = 1e-6
+    average: Number = 0.9
+    noise: Number = 0.1
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     needs_box: ClassVar[bool] = True
 
@@ -139,7 +140,7 @@ class PDGD(MinimumNorm):
         dual = state.dual + rate * jnp.sign(problem.goal.margin(answer.logits[0]))
         most = -jnp.log(self.least_ratio)
         dual = jnp.clip(dual, -most, most)
-        weights = self.average * state.weights + (1 - self.average) * _weights(dual)
+        weights = state.weights * self.average + _weights(dual) * (1 - self.average)
         return PrimalDualState(image, adam, dual, weights, state.step + 1)
 
     def primal(
@@ -147,10 +148,10 @@ class PDGD(MinimumNorm):
         state: PrimalDualState,
         moved: Array,
         gradient: Array,
-        rate: Array,
+        rate: Number,
         low: Array,
         high: Array,
-    ) -> tuple[Float[Array, "..."], Any]:
+    ) -> tuple[Float[Array, "..."], PyTree]:
         """Return r after one step in sides of the box, and the moments of Adam.
 
         Args:

@@ -5,27 +5,28 @@ Norms without a gradient where it matters have a proximal operator: the z that m
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from jaxadv.attacks.minimum_norm.pdgd import DECAY, PDGD, PrimalDualState
 from jaxadv.core.norms import NORMS, flat, get_norm
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 NEWTON = 6  # iterations: from 1 to a root not below 0.79 they reach float32's accuracy
 
 CLIMB = 12  # Newton iterations for Linf: 3,072 entries took at most 11 to reach 1e-6
 
 
-def proximal_l0(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
+def proximal_l0(r: Float[Array, "..."], weight: Number) -> Float[Array, "..."]:
     """Return r where keeping an entry is worth `weight`, else 0."""
     return jnp.where(jnp.square(r) > 2 * weight, r, 0.0)
 
 
-def proximal_l23(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
+def proximal_l23(r: Float[Array, "..."], weight: Number) -> Float[Array, "..."]:
     """Return the proximal operator of sum |z|^(2/3), which lies between those of L0 and L1.
 
     With z = r v^3 the derivative vanishes where v^4 - v + k = 0. The larger root is the minimum as
@@ -41,28 +42,28 @@ def proximal_l23(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
     """
     size = jnp.abs(r)
     k = weight * (2 / 3) / jnp.maximum(size, 1e-20) ** (4 / 3)
-    kept = k < 2 ** (-4 / 3)
-    k = jnp.where(kept, k, 0.0)
+    nonzero = k < 2 ** (-4 / 3)
+    k = jnp.where(nonzero, k, 0.0)
 
-    def newton(_: Any, v: Array) -> Array:
+    def newton(_: Number, v: Array) -> Array:
         return v - (v**4 - v + k) / (4 * v**3 - 1)
 
     v = lax.fori_loop(0, NEWTON, newton, jnp.ones_like(size))
-    return jnp.where(kept, r * v**3, 0.0)
+    return jnp.where(nonzero, r * v**3, 0.0)
 
 
-def proximal_l1(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
+def proximal_l1(r: Float[Array, "..."], weight: Number) -> Float[Array, "..."]:
     """Return r after soft thresholding."""
     return jnp.sign(r) * jnp.maximum(jnp.abs(r) - weight, 0.0)
 
 
-def proximal_l2(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
+def proximal_l2(r: Float[Array, "..."], weight: Number) -> Float[Array, "..."]:
     """Return r shortened by `weight` in L2."""
     return r * jnp.maximum(1 - weight / jnp.maximum(get_norm("l2").distance(r), 1e-18), 0.0)
 
 
 @flat
-def proximal_linf(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
+def proximal_linf(r: Float[Array, "..."], weight: Number) -> Float[Array, "..."]:
     """Return r clipped at the height above which its absolute values sum to `weight`.
 
     The sum falls along a convex piecewise linear function: Newton's method ascends to the height
@@ -77,7 +78,7 @@ def proximal_linf(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
     """
     size = jnp.abs(r)
 
-    def newton(_: Any, height: Array) -> Array:
+    def newton(_: Number, height: Array) -> Array:
         above = size > height
         left = jnp.where(above, size, 0.0).sum() - weight
         return jnp.maximum(height, left / jnp.maximum(above.sum(), 1))
@@ -86,7 +87,7 @@ def proximal_linf(r: Float[Array, "..."], weight: Any) -> Float[Array, "..."]:
     return jnp.clip(r, -height, height)
 
 
-OPERATORS: dict[str, Callable[[Array, Any], Array]] = {
+OPERATORS: dict[str, Callable[[Array, Number], Array]] = {
     "l0": proximal_l0,
     "l2/3": proximal_l23,
     "l1": proximal_l1,
@@ -153,10 +154,10 @@ class PDPGD(PDGD):
         state: PrimalDualState,
         moved: Array,
         gradient: Array,
-        rate: Array,
+        rate: Number,
         low: Array,
         high: Array,
-    ) -> tuple[Float[Array, "..."], Any]:
+    ) -> tuple[Float[Array, "..."], PyTree]:
         update, adam = self.adam().update(gradient, state.adam)
         target = jnp.clip(moved - rate * update, low, high)
 
@@ -166,7 +167,7 @@ class PDPGD(PDGD):
         weight = state.weights[0] / state.weights[1] * rate / largest
         operator = OPERATORS[self.operator or ("l2/3" if self.norm == "l0" else self.norm)]
 
-        def descend(_: Any, z: Array) -> Array:
+        def descend(_: Number, z: Array) -> Array:
             return jnp.clip(operator(z - metric / largest * (z - target), weight), low, high)
 
         return lax.fori_loop(0, self.inner, descend, target), adam

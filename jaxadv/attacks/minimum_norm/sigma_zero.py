@@ -4,16 +4,17 @@ After each step the changes below a threshold are undone. The threshold rises af
 iterate and falls after any other, for each image on its own.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxadv.attacks.common.gradient_iteration import MinimumNorm, begin, check_numbers
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 class SigmaZeroState(NamedTuple):
@@ -26,10 +27,10 @@ class SigmaZeroState(NamedTuple):
         step: int32 scalar, gradients taken so far.
     """
 
-    image: Any
-    adam: Any
-    threshold: Any
-    step: Any
+    image: Float[Array, "H W C"]
+    adam: PyTree
+    threshold: Float[Array, ""]
+    step: Int[Array, ""]
 
 
 @pytree
@@ -69,10 +70,10 @@ class SigmaZero(MinimumNorm):
 
     norm: str = static(default="l0")
     steps: int = static(default=1000)
-    step_size: Any = 1.0
-    sigma: Any = 1e-3
-    threshold: Any = 0.3
-    threshold_step: Any = 0.01
+    step_size: Number = 1.0
+    sigma: Number = 1e-3
+    threshold: Number = 0.3
+    threshold_step: Number = 0.01
     norms: ClassVar[tuple[str, ...]] = ("l0",)
     needs_box: ClassVar[bool] = True
 
@@ -109,6 +110,6 @@ class SigmaZero(MinimumNorm):
         )
         change = self.threshold_step * step_size
         threshold = jnp.clip(state.threshold + jnp.where(across, change, -change), 0, 1)
-        kept = jnp.abs(moved - problem.image) >= threshold * span
-        image = jnp.where(kept, moved, problem.image)
+        changed = jnp.abs(moved - problem.image) >= threshold * span
+        image = jnp.where(changed, moved, problem.image)
         return SigmaZeroState(image, adam, threshold, state.step + 1)

@@ -1,16 +1,17 @@
 """SparseFool: changes the fewest entries that cross a boundary found by DeepFool."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.common.boundary_walk import Line
 from jaxadv.attacks.common.hyperplane import hyperplane_step
 from jaxadv.attacks.minimum_norm.deepfool import DeepFool
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 
 class SparseFoolState(NamedTuple):
@@ -25,10 +26,10 @@ class SparseFoolState(NamedTuple):
         line: State of the line search at the end.
     """
 
-    image: Any
-    base: Any
-    sparse: Any
-    step: Any
+    image: Float[Array, "H W C"]
+    base: Float[Array, "H W C"]
+    sparse: Bool[Array, ""]
+    step: Int[Array, ""]
     line: Line
 
 
@@ -72,7 +73,7 @@ class SparseFool(DeepFool):
 
     norm: str = static(default="l1")
     steps: int = static(default=100)
-    reach: Any = 3.0
+    reach: Number = 3.0
     norms: ClassVar[tuple[str, ...]] = ("l1", "l0")
 
     def __post_init__(self) -> None:

@@ -1,9 +1,9 @@
 """SuperDeepFool: DeepFool whose result is turned until it is orthogonal to the boundary."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.common.boundary_walk import Line
 from jaxadv.attacks.common.hyperplane import hyperplane_step
@@ -22,9 +22,9 @@ class SuperDeepFoolState(NamedTuple):
         line: State of the line search at the end.
     """
 
-    image: Any
-    turned: Any
-    step: Any
+    image: Float[Array, "H W C"]
+    turned: Bool[Array, ""]
+    step: Int[Array, ""]
     line: Line
 
 

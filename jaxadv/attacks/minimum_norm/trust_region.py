@@ -1,7 +1,7 @@
 """Trust region attack: short steps towards one class as long as its linear model holds."""
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,7 @@ from jaxadv.attacks.common.hyperplane import free_step, nearest_hyperplane
 from jaxadv.core.attack import CLEAR, Answer, Problem, runner_up_class
 from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Number
 
 BOUNDS = {"l2": (5e-4, 0.05), "linf": (1e-4, 0.01)}  # of the radius, in box sides
 
@@ -31,14 +32,14 @@ class TrustRegionState(NamedTuple):
         line: State of the line search at the end.
     """
 
-    image: Any
-    target: Any
-    target_gap: Any
-    normal: Any
-    radius: Any
-    gap: Any
-    expected: Any
-    step: Any
+    image: Float[Array, "H W C"]
+    target: Int[Array, ""]
+    target_gap: Float[Array, ""]
+    normal: Float[Array, "H W C"]
+    radius: Float[Array, ""]
+    gap: Float[Array, ""]
+    expected: Float[Array, ""]
+    step: Int[Array, ""]
     line: Line
 
 
@@ -89,11 +90,11 @@ class TrustRegion(Crossing):
     norm: str = static(default="l2")
     steps: int = static(default=100)
     classes: int = static(default=10)
-    radius: Any = 0.001
-    smallest: Any = None
-    largest: Any = None
-    rate: Any = 1.2
-    overshoot: Any = 0.02
+    radius: Number = 0.001
+    smallest: Number | None = None
+    largest: Number | None = None
+    rate: Number = 1.2
+    overshoot: Number = 0.02
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     needs_box: ClassVar[bool] = True
 
@@ -183,10 +184,10 @@ class TrustRegion(Crossing):
         # Step to the hyperplane, or as far as the radius allows.
         free = jnp.where(normal > 0, state.image < problem.upper, state.image > problem.lower)
         wanted = (1 + self.overshoot) * jnp.abs(gap) + 10 * CLEAR * jnp.abs(logits).max()
-        whole = free_step(self.norm, jnp.where(free, normal, 0), wanted)
+        full = free_step(self.norm, jnp.where(free, normal, 0), wanted)
         longest = (1 + self.overshoot) * radius
-        length = self.geometry.distance(whole)
-        moved = state.image + whole * jnp.minimum(longest / jnp.maximum(length, 1e-30), 1)
+        length = self.geometry.distance(full)
+        moved = state.image + full * jnp.minimum(longest / jnp.maximum(length, 1e-30), 1)
         moved = jnp.clip(moved, problem.lower, problem.upper)
         goes = state.step >= self.classes - 2
         return state._replace(

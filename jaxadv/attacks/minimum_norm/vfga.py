@@ -4,17 +4,18 @@ The gradient times the slack that the box leaves determines the entry. The lengt
 folded Gaussian whose width is the slack, and the logits of the network choose among the draws.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.common.gradient_iteration import MinimumNorm
 from jaxadv.core.attack import Answer, Needs, Problem
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import log_odds
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Key, Number
 
 
 class FoldedState(NamedTuple):
@@ -33,16 +34,16 @@ class FoldedState(NamedTuple):
         over: bool scalar, whether the run has ended.
     """
 
-    image: Any
-    current: Any
-    best: Any
-    gain: Any
-    up: Any
-    down: Any
-    draw: Any
-    step: Any
-    key: Any
-    over: Any
+    image: Float[Array, "H W C"]
+    current: Float[Array, "H W C"]
+    best: Float[Array, "H W C"]
+    gain: Float[Array, ""]
+    up: Int[Array, ""]
+    down: Int[Array, ""]
+    draw: Int[Array, ""]
+    step: Int[Array, ""]
+    key: Key
+    over: Bool[Array, ""]
 
 
 @pytree
@@ -164,7 +165,7 @@ class VFGA(MinimumNorm):
     def done(self, problem: Problem, state: FoldedState) -> Bool[Array, ""]:
         return state.over | (state.step >= self.steps)
 
-    def _movable(self, problem: Problem, current: Array, way: Any) -> Bool[Array, "..."]:
+    def _movable(self, problem: Problem, current: Array, way: Number) -> Bool[Array, "..."]:
         """Return the mask of entries that have not moved yet and have slack in this direction."""
         room = jnp.where(jnp.int32(way) > 0, current < problem.upper, current > problem.lower)
         return room & (current == problem.image)

@@ -4,15 +4,17 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxadv.attacks.common.gradient_iteration import Iterate, direction, noise
+from jaxadv.attacks.common.gradient_iteration import Iterate, check_numbers, direction, noise
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
-from jaxadv.core.losses import get_loss
+from jaxadv.core.losses import Loss, get_loss
 from jaxadv.core.optimizer import Optimizer
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Key, Number
 
 PLACES = ("searched", "random")
 
@@ -28,11 +30,11 @@ class PatchState(NamedTuple):
         step: int32 scalar, gradients taken so far.
     """
 
-    image: Any
-    mask: Any
-    optimizer: Any
-    key: Any
-    step: Any
+    image: Float[Array, "H W C"]
+    mask: Bool[Array, "H W"]
+    optimizer: PyTree
+    key: Key
+    step: Int[Array, ""]
 
 
 def place_gains(gain: Float[Array, "H W"], size: int) -> Float[Array, "h w"]:
@@ -87,8 +89,8 @@ class AdversarialPatch(Iterate):
             step; `step_size` is then not used.
 
     Raises:
-        ValueError: If `place` or `loss` is unknown, `size`, `steps` or `restarts` is below 1, or
-            the patch does not fit into the image.
+        ValueError: If `place` or `loss` is unknown, `size`, `steps` or `restarts` is below 1,
+            `step_size` is not a finite number above 0, or the patch does not fit into the image.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> weights = jnp.zeros((16, 2)).at[15].set(jnp.array([-1.0, 1.0]))
@@ -103,8 +105,8 @@ class AdversarialPatch(Iterate):
     size: int = static(default=5)
     place: str | tuple[int, int] = static(default="searched")
     steps: int = static(default=40)
-    step_size: Any = 0.1
-    loss: Any = static(default="cross_entropy")
+    step_size: Number = 0.1
+    loss: str | Loss = static(default="cross_entropy")
     optimizer: Optimizer | None = None
     norms: ClassVar[tuple[str, ...]] = ("l0",)
     needs_box: ClassVar[bool] = True
@@ -115,6 +117,7 @@ class AdversarialPatch(Iterate):
         super().__post_init__()
         self.check_least(size=1)
         get_loss(self.loss)
+        check_numbers(self, step_size=np.inf)
         corner = isinstance(self.place, tuple) and len(self.place) == 2
         if self.place not in PLACES and not (corner and min(self.place) >= 0):  # type: ignore[type-var]
             raise ValueError(f"place={self.place!r}: pass one of {PLACES}, or (row, column)")
@@ -147,7 +150,7 @@ class AdversarialPatch(Iterate):
         moved = moved + 0 * answer.gradients[0, 0]
         return PatchState(moved, mask, memory, state.key, state.step + 1)
 
-    def climb(self, problem: Problem, state: PatchState, gradient: Array) -> tuple[Array, Any]:
+    def climb(self, problem: Problem, state: PatchState, gradient: Array) -> tuple[Array, PyTree]:
         """Take one gradient step inside the box; return the iterate and the optax state."""
         if self.optimizer is None:
             step = self.step_size * (problem.upper - problem.lower) * jnp.sign(gradient)
@@ -174,7 +177,7 @@ class AdversarialPatch(Iterate):
             row, column = at[0], at[1]
         else:
 
-            def strike(_: Any, gains: Array) -> Array:
+            def strike(_: Number, gains: Array) -> Array:
                 """Exclude the squares whose corner lies less than half a side from the best one."""
                 row, column = jnp.unravel_index(gains.argmax(), gains.shape)
                 near = jnp.maximum(jnp.abs(rows - row)[:, None], jnp.abs(columns - column))

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
-from jaxadv.attacks.common.gradient_iteration import Iterate
+from jaxadv.attacks.common.gradient_iteration import Iterate, check_numbers
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
-from jaxadv.core.losses import get_loss
+from jaxadv.core.losses import Loss, get_loss
 from jaxadv.core.optimizer import Optimizer
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 if TYPE_CHECKING:  # optax is imported where it is used: it would be a third of `import jaxadv`
     import optax
@@ -27,9 +28,9 @@ class FunctionalState(NamedTuple):
         step: Integer scalar, gradients taken so far.
     """
 
-    shape: Any
-    optimizer: Any
-    step: Any
+    shape: Float[Array, "..."]
+    optimizer: PyTree
+    step: Int[Array, ""]
 
 
 @pytree
@@ -53,10 +54,10 @@ class Functional(Iterate):
 
     norm: str = static(default="l2")
     steps: int = static(default=100)
-    bound: Any = 1.0
-    smoothness: Any = 0.05
-    step_size: Any = 0.1
-    loss: Any = static(default="margin")
+    bound: Number = 1.0
+    smoothness: Number = 0.05
+    step_size: Number = 0.1
+    loss: str | Loss = static(default="margin")
     optimizer: Optimizer | None = None
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     needs_epsilon: ClassVar[bool] = False
@@ -64,9 +65,10 @@ class Functional(Iterate):
     def __post_init__(self) -> None:
         super().__post_init__()
         get_loss(self.loss)
-        for field, least in (("bound", 0), ("smoothness", 0), ("step_size", 1e-30)):
+        check_numbers(self, step_size=np.inf)
+        for field in ("bound", "smoothness"):
             value = getattr(self, field)
-            if isinstance(value, np.floating) and not least <= value < np.inf:
+            if isinstance(value, np.floating) and not 0 <= value < np.inf:
                 raise ValueError(f"{field}={value}: pass a number that is not negative")
 
     def untouched(self, problem: Problem) -> Float[Array, "..."]:
@@ -87,7 +89,7 @@ class Functional(Iterate):
 
         if self.optimizer is not None:
             return self.optimizer.build()
-        return optax.adam(self.step_size * self.bound)
+        return optax.adam(jnp.asarray(self.step_size * self.bound))
 
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         return get_loss(self.loss)(goal, logits)

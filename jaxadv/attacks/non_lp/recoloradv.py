@@ -1,6 +1,6 @@
 """ReColorAdv: one map of colours for the whole image, so that equal colours stay equal."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxadv.attacks.non_lp.colours import from_luv, to_luv
 from jaxadv.attacks.non_lp.functional import Functional, differences
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 SPACES = ("cieluv", "rgb")
 SPAN = np.array([100, 200, 200], np.float32)  # ranges of L*, u*, v*, and where their 0 lies
@@ -44,8 +45,8 @@ class ReColorAdv(Functional):
 
     Raises:
         ValueError: If the loss, the norm or the space is unknown, resolution is not three integers
-            of 2 or more, a number is negative or steps or restarts is below 1; in a run, for images
-            of other than 1 or 3 channels and for a start.
+            of 2 or more, bound or smoothness is negative, step_size is not above 0, or steps or
+            restarts is below 1; in a run, for images of other than 1 or 3 channels and for a start.
 
     >>> import jax, numpy as np, jaxadv as ja
     >>> warm = ja.Model(lambda w, x: x.mean((1, 2)) @ w, np.array([[1.0, -1], [0, 0], [-1, 1]]))
@@ -56,7 +57,7 @@ class ReColorAdv(Functional):
     (array([ True]), np.float32(0.0))
     """
 
-    bound: Any = 0.06
+    bound: Number = 0.06
     space: str = static(default="cieluv")
     resolution: tuple[int, ...] = static(default=(16, 32, 32))
     bounded_by: ClassVar[str] = "change of colours"

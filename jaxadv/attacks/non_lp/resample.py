@@ -1,18 +1,18 @@
 """Bilinear interpolation of an image between its pixels."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
+
+from jaxadv.core.typing import Number
 
 
 def resample(
     image: Float[Array, "H W C"],
     rows: Float[Array, "H W"],
     columns: Float[Array, "H W"],
-    outside: Any = None,
+    outside: Number | None = None,
 ) -> Float[Array, "H W C"]:
     """Interpolate an image bilinearly at given positions.
 

@@ -4,12 +4,14 @@ A plan [O, H, W, C] is the mass that goes from each pixel by each of the O offse
 Channels exchange no mass, and none leaves the image.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+
+from jaxadv.core.typing import Number
 
 BACKTRACKS = 6  # halvings of a Newton step on the fare, which may not fall below 0
 FITTINGS = 12  # rounds in which inflows are reduced to the capacity
@@ -22,13 +24,13 @@ def offsets(window: int) -> np.ndarray:
     return np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
 
 
-def costs(window: int, power: Any) -> Float[Array, "O 1 1 1"]:
+def costs(window: int, power: Number) -> Float[Array, "O 1 1 1"]:
     """Cost of moving one unit of mass by each offset: its length in pixels, to this power."""
     length = np.sqrt(np.square(offsets(window)).sum(1)).reshape(-1, 1, 1, 1)
     return jnp.where(length > 0, jnp.asarray(length, jnp.float32) ** power, 0.0)
 
 
-def gathered(values: Float[Array, "H W C"], window: int, beyond: float) -> Float[Array, "O H W C"]:
+def windows(values: Float[Array, "H W C"], window: int, beyond: float) -> Float[Array, "O H W C"]:
     """At each pixel the values of those within its window; outside the image: `beyond`."""
     height, width, _ = values.shape
     half = window // 2
@@ -60,13 +62,13 @@ class Prices(NamedTuple):
         fare: Scalar, price of a unit of cost, not negative.
     """
 
-    worth: Any
-    fare: Any
+    worth: Float[Array, "H W C"]
+    fare: Float[Array, ""]
 
 
 def plan_of(mass: Array, prices: Prices, cost: Array, window: int) -> Float[Array, "O H W C"]:
     """The plan of these dual variables; exactly `mass` leaves each pixel."""
-    gain = gathered(prices.worth, window, -jnp.inf) - prices.fare * cost
+    gain = windows(prices.worth, window, -jnp.inf) - prices.fare * cost
     odds = jnp.exp(gain - gain.max(0))
     return mass * odds / odds.sum(0)
 
@@ -76,7 +78,7 @@ def lambert(log: Float[Array, "..."]) -> Float[Array, "..."]:
     small = jnp.minimum(log, 0.0)  # there v is nearly exp(log)
     start = jnp.where(log > 1, jnp.log(jnp.maximum(log, 1.0)), small - jnp.exp(small) / 2)
 
-    def newton(_: Any, logv: Array) -> Array:
+    def newton(_: Number, logv: Array) -> Array:
         v = jnp.exp(logv)
         return logv - (logv + v - log) / (1 + v)
 
@@ -86,11 +88,11 @@ def lambert(log: Float[Array, "..."]) -> Float[Array, "..."]:
 def sinkhorn(
     mass: Float[Array, "H W C"],
     wanted: Float[Array, "H W C"],
-    radius: Any,
+    radius: Number,
     prices: Prices,
     cost: Float[Array, "O 1 1 1"],
     window: int,
-    sharpness: Any,
+    sharpness: Number,
     iterations: int,
 ) -> Prices:
     """Run Sinkhorn iterations towards the projection onto the Wasserstein ball.
@@ -114,22 +116,22 @@ def sinkhorn(
         The dual variables after these steps; `plan_of` gives their plan.
     """
 
-    def step(_: Any, prices: Prices) -> Prices:
-        gain = gathered(prices.worth, window, -jnp.inf) - prices.fare * cost
+    def step(_: Number, prices: Prices) -> Prices:
+        gain = windows(prices.worth, window, -jnp.inf) - prices.fare * cost
         most = gain.max(0)
         total = jnp.log(jnp.exp(gain - most).sum(0)) + most
         # log of sum_i mass_i exp(-fare cost - total_i), that is, of what arrives per exp(worth).
         left = jnp.where(mass > 0, jnp.log(jnp.maximum(mass, 1e-30)) - total, -jnp.inf)
-        coming = gathered(left, window, -jnp.inf) - prices.fare * cost
+        coming = windows(left, window, -jnp.inf) - prices.fare * cost
         peak = jnp.maximum(coming.max(0), -1e4)
         inflow = jnp.log(jnp.maximum(jnp.exp(coming - peak).sum(0), 1e-30)) + peak
-        aim = sharpness * wanted
+        aim = wanted * sharpness
         worth = aim - lambert(jnp.log(sharpness) + aim + inflow)
         plan = plan_of(mass, Prices(worth, prices.fare), cost, window)
         slope, bend = (plan * cost).sum() - radius, (plan * jnp.square(cost)).sum()
         move = slope / jnp.maximum(bend, 1e-30)
-        share = jnp.exp2(-jnp.arange(BACKTRACKS, dtype=jnp.float32))
-        fares = prices.fare + share * move
+        factors = jnp.exp2(-jnp.arange(BACKTRACKS, dtype=jnp.float32))
+        fares = prices.fare + factors * move
         fare = jnp.where((fares >= 0).any(), fares[jnp.argmax(fares >= 0)], 0.0)
         return Prices(worth, fare)
 
@@ -137,9 +139,13 @@ def sinkhorn(
 
 
 def affordable(
-    plan: Float[Array, "O H W C"], room: Float[Array, "H W C"], radius: Any, cost: Any, window: int
+    plan: Float[Array, "O H W C"],
+    room: Float[Array, "H W C"],
+    radius: Number,
+    cost: Float[Array, "O 1 1 1"],
+    window: int,
 ) -> Float[Array, "H W C"]:
-    """The mass that arrives by as much of a plan as the radius and the pixels' capacity allow.
+    """The mass that arrives by the part of a plan that the radius and the capacities allow.
 
     All inflows of one pixel are reduced by the same factor, until no pixel overflows; then all
     moves by the same factor, until their cost is at most the radius.
@@ -161,10 +167,10 @@ def affordable(
         return arrived(moves, window), moves.sum(0)
 
     def cut(moves: Array, allowed: Array, coming: Array) -> Array:
-        kept = jnp.where(coming > allowed, allowed / jnp.maximum(coming, 1e-30), 1.0)
-        return moves * gathered(kept, window, 0.0)
+        fraction = jnp.where(coming > allowed, allowed / jnp.maximum(coming, 1e-30), 1.0)
+        return moves * windows(fraction, window, 0.0)
 
-    def fit(number: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def fit(number: Number, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         # Outflow makes room too; a pixel that overflows again later may not rely on it.
         moves, wary = carry
         coming, leaving = overflow(moves)
@@ -179,6 +185,6 @@ def affordable(
     careful = cut(moves, room, coming_all)
     fits = (coming <= room + leaving + 1e-6 * (room + mass)).all()
     moves = jnp.where(fits, fitted, careful)
-    share = jnp.minimum(radius / jnp.maximum((moves * cost).sum(), 1e-30), 1.0)
-    moves = share * moves
+    fraction = jnp.minimum(radius / jnp.maximum((moves * cost).sum(), 1e-30), 1.0)
+    moves = fraction * moves
     return mass - moves.sum(0) + arrived(moves, window)

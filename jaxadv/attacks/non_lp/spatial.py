@@ -1,15 +1,16 @@
 """Rotations and translations: the worst of a grid of them, or of a few random ones."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.non_lp.resample import places, resample
 from jaxadv.core.attack import Answer, Attack, Needs, Problem
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 class SpatialState(NamedTuple):
@@ -17,15 +18,15 @@ class SpatialState(NamedTuple):
 
     Attributes:
         drawn: [draws, 3], random transformations in the units of `grid` (None: the grid).
-        asked: Integer scalar, transformations queried so far.
+        queried: Integer scalar, transformations queried so far.
     """
 
-    drawn: Any
-    asked: Any
+    drawn: Float[Array, "draws 3"] | None
+    queried: Int[Array, ""]
 
 
 def turned(
-    image: Float[Array, "H W C"], degrees: Any, down: Any, right: Any, outside: Any
+    image: Float[Array, "H W C"], degrees: Number, down: Number, right: Number, outside: Number
 ) -> Float[Array, "H W C"]:
     """Rotate an image anticlockwise about its centre, then translate it (bilinearly).
 
@@ -95,8 +96,8 @@ class Spatial(Attack):
     """
 
     norm: str = static(default="l2")
-    rotation: Any = 30.0
-    translation: Any = 3.0
+    rotation: Number = 30.0
+    translation: Number = 3.0
     angles: int = static(default=31)
     shifts: int = static(default=5)
     draws: int = static(default=0)
@@ -144,27 +145,27 @@ class Spatial(Attack):
 
     def numbers(self, state: SpatialState) -> Array:
         """Indices [Q] of the transformations of the next queries."""
-        return state.asked + jnp.arange(self.queries)
+        return state.queried + jnp.arange(self.queries)
 
     def ask(self, problem: Problem, state: SpatialState) -> Float[Array, "Q ..."]:
         every = jnp.asarray(grid(self.angles, self.shifts)) if state.drawn is None else state.drawn
-        shares = every[jnp.minimum(self.numbers(state), self.count - 1)]
+        fractions = every[jnp.minimum(self.numbers(state), self.count - 1)]
 
-        def one(share: Array) -> Array:
-            moves = self.translation * share[1:]
+        def one(fraction: Array) -> Array:
+            moves = self.translation * fraction[1:]
             image = turned(
-                problem.image, self.rotation * share[0], moves[0], moves[1], problem.lower
+                problem.image, self.rotation * fraction[0], moves[0], moves[1], problem.lower
             )
             return jnp.clip(image, problem.lower, problem.upper)
 
-        return jax.vmap(one)(shares)
+        return jax.vmap(one)(fractions)
 
     def needs(self, problem: Problem, state: SpatialState) -> Needs:
         wanted = self.numbers(state) < self.count
         return Needs(wanted, jnp.zeros_like(wanted))
 
     def tell(self, problem: Problem, state: SpatialState, answer: Answer) -> SpatialState:
-        return state._replace(asked=state.asked + self.queries)
+        return state._replace(queried=state.queried + self.queries)
 
     def done(self, problem: Problem, state: SpatialState) -> Bool[Array, ""]:
-        return state.asked >= self.count
+        return state.queried >= self.count

@@ -1,6 +1,6 @@
 """StAdv: a flow field moves the pixels."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -9,6 +9,7 @@ from jaxadv.attacks.non_lp.functional import Functional, differences
 from jaxadv.attacks.non_lp.resample import places, resample
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree
+from jaxadv.core.typing import Number
 
 
 @pytree
@@ -36,8 +37,8 @@ class StAdv(Functional):
         optimizer: A `ja.Optimizer` in place of Adam, or None (the paper uses L-BFGS).
 
     Raises:
-        ValueError: If the loss or the norm is unknown, a number is negative, or steps or restarts
-            is below 1; in a run, for a start.
+        ValueError: If the loss or the norm is unknown, bound or smoothness is negative, step_size
+            is not above 0, or steps or restarts is below 1; in a run, for a start.
 
     >>> import jax, numpy as np, jaxadv as ja
     >>> lit = ja.Model(lambda side, x: x.mean((1, 3)) @ side, np.eye(8)[:, [3, 2]])
@@ -49,8 +50,8 @@ class StAdv(Functional):
     (array([ True]), np.True_)
     """
 
-    bound: Any = 0.8
-    smoothness: Any = 0.003
+    bound: Number = 0.8
+    smoothness: Number = 0.003
     bounded_by: ClassVar[str] = "flow"
 
     def untouched(self, problem: Problem) -> Float[Array, "H W 2"]:

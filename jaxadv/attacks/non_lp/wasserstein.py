@@ -1,17 +1,18 @@
 """Wasserstein attack: brightness moves to neighbouring pixels at a transport cost."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxadv.attacks.common.gradient_iteration import Iterate
 from jaxadv.attacks.non_lp.sinkhorn import Prices, affordable, costs, plan_of, sinkhorn
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
-from jaxadv.core.losses import get_loss
+from jaxadv.core.losses import Loss, get_loss
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 class WassersteinState(NamedTuple):
@@ -23,9 +24,9 @@ class WassersteinState(NamedTuple):
         step: Integer scalar, gradients taken so far.
     """
 
-    image: Any
-    prices: Any
-    step: Any
+    image: Float[Array, "H W C"]
+    prices: Prices
+    step: Int[Array, ""]
 
 
 @pytree
@@ -74,13 +75,13 @@ class Wasserstein(Iterate):
 
     norm: str = static(default="l2")
     steps: int = static(default=50)
-    radius: Any = 0.1
-    power: Any = 2.0
+    radius: Number = 0.1
+    power: Number = 2.0
     window: int = static(default=5)
     iterations: int = static(default=20)
-    sharpness: Any = 3000.0
-    step_size: Any = 1.0
-    loss: Any = static(default="cross_entropy")
+    sharpness: Number = 3000.0
+    step_size: Number = 1.0
+    loss: str | Loss = static(default="cross_entropy")
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False

@@ -5,16 +5,18 @@ mean of (f(x + width * v) - f(x - width * v)) / (2 * width) * v; they differ in 
 v. A tick queries the iterate, so that it is judged, and all pairs.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxadv.attacks.common.gradient import GradientAttack
 from jaxadv.core.attack import Answer, Needs, Problem
+from jaxadv.core.losses import Loss
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Key, Number
 
 if TYPE_CHECKING:
     import optax
@@ -30,10 +32,10 @@ class EstimateState(NamedTuple):
         key: The random key of this run.
     """
 
-    image: Any
-    optimizer: Any
-    step: Any
-    key: Any
+    image: Float[Array, "H W C"]
+    optimizer: PyTree
+    step: Int[Array, ""]
+    key: Key
 
 
 @pytree
@@ -41,9 +43,9 @@ class Estimate(GradientAttack):
     """Base of NES and SPSA: projected ascent along an estimated gradient (settings: see `NES`)."""
 
     steps: int = static(default=100)
-    loss: Any = static(default="log_odds")
+    loss: str | Loss = static(default="log_odds")
     samples: int = static(default=50)
-    width: Any = 0.001
+    width: Number = 0.001
     pullbacks = 0
     asks_inside: ClassVar[bool] = False  # the samples may leave the ball
 
@@ -123,14 +125,14 @@ class NES(Estimate):
 
     Raises:
         ValueError: If the norm or the loss is unknown, steps or restarts is below 1, samples is odd
-            or below 2, or width is not positive.
+            or below 2, or step_size or width is not a finite number above 0.
 
     >>> import jaxadv as ja
     >>> attack = ja.NES(steps=100, samples=50)
     """
 
-    step_size: Any = 0.2
-    momentum: Any = 0.9
+    step_size: Number = 0.2
+    momentum: Number = 0.9
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
@@ -166,16 +168,16 @@ class SPSA(Estimate):
 
     Raises:
         ValueError: If the norm is not "linf", the loss is unknown, steps or restarts is below 1,
-            samples is odd or below 2, or width is not positive.
+            samples is odd or below 2, or step_size or width is not a finite number above 0.
 
     >>> import jaxadv as ja
     >>> attack = ja.SPSA(steps=100, samples=128)
     """
 
     samples: int = static(default=128)
-    width: Any = 0.01
-    step_size: Any = 0.3
-    loss: Any = static(default="margin")
+    width: Number = 0.01
+    step_size: Number = 0.3
+    loss: str | Loss = static(default="margin")
     norms: ClassVar[tuple[str, ...]] = ("linf",)
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:

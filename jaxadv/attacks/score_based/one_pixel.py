@@ -1,6 +1,6 @@
 """One-pixel attack: few-pixel changes by differential evolution."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.attack import Answer, Attack, Problem
 from jaxadv.core.goals import Goal
-from jaxadv.core.losses import get_loss
+from jaxadv.core.losses import Loss, get_loss
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Key, Number
 
 
 class OnePixelState(NamedTuple):
@@ -25,11 +26,11 @@ class OnePixelState(NamedTuple):
         step: Integer scalar, generations so far.
     """
 
-    parents: Any
-    values: Any
-    children: Any
-    key: Any
-    step: Any
+    parents: Float[Array, "P pixels 2+C"]
+    values: Float[Array, " P"]
+    children: Float[Array, "P pixels 2+C"]
+    key: Key
+    step: Int[Array, ""]
 
 
 @pytree
@@ -67,8 +68,8 @@ class OnePixel(Attack):
     pixels: int = static(default=1)
     steps: int = static(default=100)
     population: int = static(default=400)
-    scale: Any = 0.5
-    loss: Any = static(default="log_odds")
+    scale: Number = 0.5
+    loss: str | Loss = static(default="log_odds")
     restarts: int = static(default=1)
     pullbacks = 0
     needs_epsilon: ClassVar[bool] = False
@@ -134,7 +135,7 @@ class OnePixel(Attack):
         return state.step > self.steps
 
 
-def evolved(key: Array, parents: Float[Array, "P ..."], scale: Any) -> Float[Array, "P ..."]:
+def evolved(key: Array, parents: Float[Array, "P ..."], scale: Number) -> Float[Array, "P ..."]:
     """A child for each parent: b + scale * (c - d) of three different other parents."""
     b, c, d = others(key, len(parents))
     return parents[b] + scale * (parents[c] - parents[d])

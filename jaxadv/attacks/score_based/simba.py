@@ -1,6 +1,6 @@
 """SimBA: steps up or down single directions, kept where the loss rises."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxadv.core.attack import Answer, Attack, Problem
 from jaxadv.core.dct import cosines
 from jaxadv.core.goals import Goal
-from jaxadv.core.losses import get_loss
+from jaxadv.core.losses import Loss, get_loss
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 BASES = ("pixel", "dct")
 
@@ -29,13 +30,13 @@ class SimBAState(NamedTuple):
         step: Integer scalar, queries so far.
     """
 
-    image: Any
-    value: Any
-    trial: Any
-    order: Any
-    number: Any
-    up: Any
-    step: Any
+    image: Float[Array, "H W C"]
+    value: Float[Array, ""]
+    trial: Float[Array, "H W C"]
+    order: Int[Array, " H*W*C"]
+    number: Int[Array, ""]
+    up: Bool[Array, ""]
+    step: Int[Array, ""]
 
 
 @pytree
@@ -69,10 +70,10 @@ class SimBA(Attack):
 
     norm: str = static(default="l2")
     steps: int = static(default=10_000)
-    step_size: Any = 0.2
+    step_size: Number = 0.2
     basis: str = static(default="pixel")
-    frequencies: Any = 0.125
-    loss: Any = static(default="log_odds")
+    frequencies: Number = 0.125
+    loss: str | Loss = static(default="log_odds")
     restarts: int = static(default=1)
     pullbacks = 0
     norms: ClassVar[tuple[str, ...]] = ("l2", "linf")
@@ -86,7 +87,9 @@ class SimBA(Attack):
         if isinstance(self.step_size, np.floating) and not 0 < self.step_size < np.inf:
             raise ValueError(f"step_size={self.step_size:g}: pass a number above 0")
         if isinstance(self.frequencies, np.floating) and not 0 < self.frequencies <= 1:
-            raise ValueError(f"frequencies={self.frequencies:g}: pass a share, above 0 and up to 1")
+            raise ValueError(
+                f"frequencies={self.frequencies:g}: pass a fraction, above 0 and up to 1"
+            )
 
     @property
     def ticks(self) -> int:

@@ -1,6 +1,6 @@
 """Sparse-RS: random search over the few pixels that are changed, and over their colours."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxadv.attacks.score_based.square import CLOCK, search_loss
 from jaxadv.core.attack import Answer, Attack, Problem
 from jaxadv.core.norms import largest
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Key, Number
 
 SHRINKS = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which alpha is divided
 BY = (1, 2, 4, 5, 6, 8, 10, 12, 15, 20)  # by this
@@ -29,13 +30,13 @@ class SparseRSState(NamedTuple):
         step: Integer scalar, queries so far.
     """
 
-    best: Any
-    pixels: Any
-    loss: Any
-    trial: Any
-    trial_pixels: Any
-    key: Any
-    step: Any
+    best: Float[Array, "H W C"]
+    pixels: Bool[Array, "H W"]
+    loss: Float[Array, ""]
+    trial: Float[Array, "H W C"]
+    trial_pixels: Bool[Array, "H W"]
+    key: Key
+    step: Int[Array, ""]
 
 
 @pytree
@@ -66,7 +67,7 @@ class SparseRS(Attack):
 
     norm: str = static(default="l0")
     steps: int = static(default=10_000)
-    alpha: Any = 0.3
+    alpha: Number = 0.3
     rescale: bool = static(default=True)
     restarts: int = static(default=1)
     pullbacks = 0
@@ -76,7 +77,9 @@ class SparseRS(Attack):
         self.check_norm()
         self.check_least(steps=1, restarts=1)
         if isinstance(self.alpha, np.floating) and not 0 < self.alpha <= 1:
-            raise ValueError(f"alpha={self.alpha:g}: pass a share of the pixels, above 0, up to 1")
+            raise ValueError(
+                f"alpha={self.alpha:g}: pass a fraction of the pixels, above 0, up to 1"
+            )
 
     @property
     def ticks(self) -> int:
@@ -134,7 +137,7 @@ def _allowed(problem: Problem) -> Int[Array, ""]:
     return jnp.minimum(jnp.floor(problem.epsilon / channels), height * width).astype(jnp.int32)
 
 
-def _draw(key: Array, among: Bool[Array, "H W"], count: Any) -> Bool[Array, "H W"]:
+def _draw(key: Array, among: Bool[Array, "H W"], count: Number) -> Bool[Array, "H W"]:
     """`count` random pixels of these (all of them, if there are fewer)."""
     weight = 1 + jax.random.uniform(key, among.shape)
     return largest(jnp.where(among, weight, 0.0), count) & among

@@ -1,20 +1,21 @@
 """Square attack: a score-based random search with shrinking squares.
 
 The images are chosen one tick ahead, so that a tick is one forward pass and no more. The side of
-the squares changes from tick to tick, so a square is a mask over the whole image.
+the squares changes from tick to tick, so a square is a mask over the full image.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.attack import Answer, Attack, Problem
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import cross_entropy
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Key, Number
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which p is halved
 CLOCK = 10_000  # queries of the run for which these were chosen
@@ -31,11 +32,11 @@ class SquareState(NamedTuple):
         step: Integer scalar, squares tried so far.
     """
 
-    best: Any
-    loss: Any
-    trial: Any
-    key: Any
-    step: Any
+    best: Float[Array, "H W C"]
+    loss: Float[Array, ""]
+    trial: Float[Array, "H W C"]
+    key: Key
+    step: Int[Array, ""]
 
 
 @pytree
@@ -68,7 +69,7 @@ class Square(Attack):
 
     norm: str = static(default="linf")
     steps: int = static(default=5000)
-    p: Any = 0.8
+    p: Number = 0.8
     rescale: bool = static(default=False)
     restarts: int = static(default=1)
     pullbacks = 0
@@ -78,7 +79,7 @@ class Square(Attack):
         self.check_norm()
         self.check_least(steps=1, restarts=1)
         if isinstance(self.p, np.floating) and not 0 < self.p <= 1:
-            raise ValueError(f"p={self.p:g}: pass a share of the image, above 0 and at most 1")
+            raise ValueError(f"p={self.p:g}: pass a fraction of the image, above 0 and at most 1")
 
     @property
     def ticks(self) -> int:
@@ -113,12 +114,12 @@ class Square(Attack):
     def done(self, problem: Problem, state: SquareState) -> Bool[Array, ""]:
         return state.step > self.steps
 
-    def _side(self, problem: Problem, step: Array) -> Any:
+    def _side(self, problem: Problem, step: Array) -> Int[Array, ""]:
         """The side of the squares after `step` trials (int32)."""
         height, width, _ = problem.image.shape
         clock = step * CLOCK // self.steps if self.rescale else step
-        share = self.p / 2.0 ** (clock > jnp.asarray(HALVINGS)).sum()
-        side = jnp.round(jnp.sqrt(share * height * width)).astype(jnp.int32)
+        fraction = self.p / 2.0 ** (clock > jnp.asarray(HALVINGS)).sum()
+        side = jnp.round(jnp.sqrt(fraction * height * width)).astype(jnp.int32)
         least = 1 if self.norm == "linf" else 3
         side = jnp.maximum(side, least)
         if self.norm != "linf":
@@ -142,7 +143,7 @@ class Square(Attack):
         bump = _bump(best.shape, side, corner, jax.random.bernoulli(turn), order)
         signs = jax.random.rademacher(sign, (best.shape[2],), best.dtype)
 
-        def length(mask: Any) -> Array:  # of each channel
+        def length(mask: Bool[Array, "H W 1"]) -> Array:  # of each channel
             return (jnp.where(mask, jnp.abs(delta), 0.0) ** order).sum((0, 1)) ** (1 / order)
 
         left = jnp.maximum(problem.epsilon**order - (jnp.abs(delta) ** order).sum(), 0.0)
@@ -169,11 +170,11 @@ class Square(Attack):
             return _bump((side, side, channels), side, corner, turn, self.geometry.order) * sign
 
         tiles = jax.vmap(jax.vmap(tile))(turned, sign)
-        whole = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, channels)
+        pattern = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, channels)
         above, left = (height - rows * side) // 2, (width - columns * side) // 2
         below, right = height - rows * side - above, width - columns * side - left
-        whole = jnp.pad(whole, ((above, below), (left, right), (0, 0)))
-        return problem.epsilon * whole / self.geometry.distance(whole)
+        pattern = jnp.pad(pattern, ((above, below), (left, right), (0, 0)))
+        return problem.epsilon * pattern / self.geometry.distance(pattern)
 
 
 def search_loss(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
@@ -204,7 +205,7 @@ def _window(shape: tuple[int, ...], side: Array, key: Array) -> Bool[Array, "H W
 
 
 def _bump(
-    shape: tuple[int, ...], side: Any, corner: Array, turn: Array, order: float
+    shape: tuple[int, ...], side: Number, corner: Array, turn: Array, order: float
 ) -> Float[Array, "H W 1"]:
     """Two pyramids side by side, of opposite signs, of length 1 in the norm of this order.
 

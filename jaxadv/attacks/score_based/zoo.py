@@ -1,15 +1,16 @@
 """ZOO: the objective of Carlini and Wagner by coordinate descent, without gradients."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxadv.attacks.common.penalty_rounds import Progress, Rounds, Weight
+from jaxadv.attacks.common.penalty_rounds import Rounds, RoundsState, Weight
 from jaxadv.core.attack import Answer, Needs, Problem
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.typing import Key, Number
 
 FIRST, SECOND, TINY = 0.9, 0.999, 1e-8  # Adam's
 
@@ -23,16 +24,18 @@ class Adam(NamedTuple):
         count: [H, W, C], steps so far of each entry.
     """
 
-    mean: Any
-    square: Any
-    count: Any
+    mean: Float[Array, "H W C"]
+    square: Float[Array, "H W C"]
+    count: Float[Array, "H W C"]
 
     @classmethod
-    def begin(cls, image: Any) -> "Adam":
+    def begin(cls, image: Float[Array, "..."]) -> "Adam":
         """The state before the first step."""
         return cls(jnp.zeros_like(image), jnp.zeros_like(image), jnp.zeros_like(image))
 
-    def step(self, gradient: Any, chosen: Any) -> tuple["Adam", Any]:
+    def step(
+        self, gradient: Float[Array, "..."], chosen: Bool[Array, "..."]
+    ) -> tuple["Adam", Float[Array, "..."]]:
         """The state after a gradient known where `chosen`, and the direction to subtract."""
         mean = FIRST * self.mean + (1 - FIRST) * gradient
         square = SECOND * self.square + (1 - SECOND) * gradient**2
@@ -54,12 +57,12 @@ class ZOOState(NamedTuple):
         tick: Integer scalar, ticks so far.
     """
 
-    image: Any
+    image: Float[Array, "H W C"]
     adam: Adam
     weight: Weight
-    progress: Progress
-    key: Any
-    tick: Any
+    progress: RoundsState
+    key: Key
+    tick: Int[Array, ""]
 
 
 @pytree
@@ -69,7 +72,7 @@ class ZOO(Rounds):
     Minimises the L2 distance by coordinate descent with Adam on |delta|^2 + c * max(margin +
     confidence, 0). Every step draws `batch` entries of the image and estimates their slopes by the
     symmetric difference quotient between x - width and x + width. Each round of `steps` steps
-    begins at the image and has another c: `initial_c`, ten times as much until a round succeeds,
+    begins at the image and has another c: `initial_c`, multiplied by ten until a round succeeds,
     then bisection. The difference of the paper's log-probabilities is the margin of the logits.
 
     Iterates are clipped to the box, as the paper does on ImageNet (elsewhere it uses tanh space);
@@ -97,9 +100,9 @@ class ZOO(Rounds):
     """
 
     norm: str = static(default="l2")
-    initial_c: Any = 0.01
+    initial_c: Number = 0.01
     batch: int = static(default=128)
-    width: Any = 1e-4
+    width: Number = 1e-4
     pullbacks = 0
     norms: ClassVar[tuple[str, ...]] = ("l2",)
 
@@ -120,7 +123,7 @@ class ZOO(Rounds):
             image,
             Adam.begin(image),
             Weight.begin(self.initial_c),
-            Progress.begin(problem.image),
+            RoundsState.begin(problem.image),
             key,
             jnp.int32(0),
         )
@@ -131,7 +134,9 @@ class ZOO(Rounds):
         drawn = jax.random.permutation(jax.random.fold_in(state.key, state.tick), size)
         return jnp.pad(drawn[: self.batch], (0, max(self.batch - size, 0)), constant_values=size)
 
-    def pairs(self, problem: Problem, state: ZOOState) -> tuple[Any, Any]:
+    def pairs(
+        self, problem: Problem, state: ZOOState
+    ) -> tuple[Float[Array, "2 B ..."], Float[Array, " B"]]:
         """The images [2, batch, H, W, C] below and above, and their differences [batch]."""
         flat, size = state.image.ravel(), problem.image.size
         entry = self.entries_of(problem, state)

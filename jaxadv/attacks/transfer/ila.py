@@ -1,9 +1,9 @@
 """The intermediate level attack, which amplifies another attack's change of a hidden layer."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxadv.attacks.common.gradient import GradientAttack, GradientState
 from jaxadv.core.attack import Answer, Problem
@@ -20,10 +20,10 @@ class ILAState(NamedTuple):
         direction: [K + 1 + F], the direction in the model's outputs, zero except at the features.
     """
 
-    image: Any
-    optimizer: Any
-    step: Any
-    direction: Any
+    image: Float[Array, "H W C"]
+    optimizer: PyTree
+    step: Int[Array, ""]
+    direction: Float[Array, " K+1+F"]
 
 
 @pytree
@@ -52,8 +52,8 @@ class ILA(GradientAttack):
         classes: Number of logits that the model outputs before its features.
 
     Raises:
-        ValueError: If classes is below 2, steps or restarts is below 1, or the norm is unknown; in
-            a run, if no start is given.
+        ValueError: If classes is below 2, steps or restarts is below 1, step_size is not a finite
+            number above 0, or the norm is unknown; in a run, if no start is given.
 
     >>> import jaxadv as ja
     >>> attack = ja.ILA(classes=10, steps=10)
@@ -74,11 +74,11 @@ class ILA(GradientAttack):
         return ILAState(*start, jnp.zeros_like(problem.clean_logits))
 
     def direction(
-        self, problem: Problem, state: ILAState, answer: Float[Array, " K"]
+        self, problem: Problem, state: ILAState, logits: Float[Array, " K"]
     ) -> Float[Array, " K"]:
         """The change of the features from the image to the start, which the first tick queries."""
         clean = problem.clean_logits
-        change = (answer - answer[self.classes]) - (clean - clean[self.classes])
+        change = (logits - logits[self.classes]) - (clean - clean[self.classes])
         change = jnp.where(jnp.arange(len(clean)) > self.classes, change, 0.0)
         return jnp.where(state.step == 0, change, state.direction)
 

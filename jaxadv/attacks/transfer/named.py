@@ -1,9 +1,8 @@
 """The published transfer attacks: settings of `Transfer`, with the defaults of their papers."""
 
-from typing import Any
-
 from jaxadv.attacks.transfer.transfer import Transfer
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Number
 
 
 @pytree
@@ -20,7 +19,7 @@ class MIFGSM(Transfer):
     >>> attack = ja.MIFGSM(steps=10, decay=1.0)
     """
 
-    decay: Any = 1.0
+    decay: Number = 1.0
 
 
 @pytree
@@ -88,7 +87,7 @@ class DIFGSM(MIFGSM):
     >>> attack = ja.DIFGSM(diversity=0.5, resize=0.9, decay=None)
     """
 
-    diversity: Any = 0.5
+    diversity: Number = 0.5
 
 
 @pytree

@@ -4,17 +4,18 @@ Projected gradient ascent along the gradient of several views of the iterate, pu
 the views. Each published attack is one choice of these settings; they can be combined freely.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxadv.attacks.common.gradient import GradientAttack, GradientState
 from jaxadv.attacks.transfer.views import FORMS, profile, resize_and_pad, smooth
 from jaxadv.core.attack import Answer, Needs, Problem
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import ArrayLike, Key, Number
 
 
 class TransferState(NamedTuple):
@@ -29,12 +30,12 @@ class TransferState(NamedTuple):
         variance: [H, W, C], the variance term v of the last step (None where not used).
     """
 
-    image: Any
-    optimizer: Any
-    step: Any
-    key: Any
-    momentum: Any
-    variance: Any
+    image: Float[Array, "H W C"]
+    optimizer: PyTree
+    step: Int[Array, ""]
+    key: Key
+    momentum: Float[Array, "H W C"] | None
+    variance: Float[Array, "H W C"] | None
 
 
 @pytree
@@ -81,8 +82,8 @@ class Transfer(GradientAttack):
 
     Raises:
         ValueError: If the norm, the loss or kernel_form is unknown, steps, restarts or scales is
-            below 1, kernel is even, resize or diversity is out of range, nesterov is set without
-            decay, or mixed without mixed_images.
+            below 1, step_size is not a finite number above 0, kernel is even, resize or diversity
+            is out of range, nesterov is set without decay, or mixed without mixed_images.
 
     >>> import jaxadv as ja
     >>> attack = ja.Transfer(decay=1.0, diversity=0.5, kernel=5, scales=5)
@@ -91,19 +92,19 @@ class Transfer(GradientAttack):
     """
 
     steps: int = static(default=10)
-    decay: Any = None
+    decay: Number | None = None
     nesterov: bool = static(default=False)
-    diversity: Any = None
+    diversity: Number | None = None
     resize: float = static(default=0.9)
     kernel: int = static(default=0)
     kernel_form: str = static(default="gaussian")
     scales: int = static(default=1)
     neighbours: int = static(default=0)
-    neighbourhood: Any = 1.5
+    neighbourhood: Number = 1.5
     mixed: int = static(default=0)
-    portion: Any = 0.2
-    mixed_images: Any = None
-    mixed_labels: Any = None
+    portion: Number = 0.2
+    mixed_images: ArrayLike | None = None
+    mixed_labels: ArrayLike | None = None
     keep: ClassVar[str] = "last"
 
     def __post_init__(self) -> None:
@@ -114,7 +115,7 @@ class Transfer(GradientAttack):
         if self.kernel_form not in FORMS:
             raise ValueError(f"kernel_form={self.kernel_form!r}: pass one of {FORMS}")
         if not 0 < self.resize < 1:
-            raise ValueError(f"resize={self.resize}: pass a share between 0 and 1")
+            raise ValueError(f"resize={self.resize}: pass a fraction between 0 and 1")
         if isinstance(self.diversity, np.floating) and not 0 <= self.diversity <= 1:
             raise ValueError(f"diversity={self.diversity}: pass a probability, or None")
         if self.nesterov and self.decay is None:
@@ -198,7 +199,7 @@ class Transfer(GradientAttack):
     def choose(self, problem: Problem, key: Array, shape: tuple[int, ...]) -> Array:
         """Indices of the images that are mixed in, drawn independently."""
         if self.mixed_labels is None:
-            return jax.random.randint(key, shape, 0, len(self.mixed_images))
+            return jax.random.randint(key, shape, 0, jnp.asarray(self.mixed_images).shape[0])
         other = jnp.asarray(self.mixed_labels) != problem.goal.labels
         return jax.random.categorical(key, jnp.where(other, 0.0, -jnp.inf), shape=shape)
 
@@ -214,6 +215,7 @@ class Transfer(GradientAttack):
             gradient = smooth(gradient, profile(self.kernel, self.kernel_form))
         if self.decay is not None:
             step = jnp.abs(gradient).mean() * self.geometry.distance(jnp.ones_like(gradient))
-            gradient = momentum = self.decay * state.momentum + gradient / jnp.maximum(step, 1e-30)
+            assert state.momentum is not None
+            gradient = momentum = state.momentum * self.decay + gradient / jnp.maximum(step, 1e-30)
         moved = self.climb(problem, state, gradient)
         return TransferState(*moved, state.key, momentum, variance)

@@ -1,12 +1,11 @@
 """Wrapper that runs an attack against one target class after the other."""
 
 import dataclasses
-from typing import Any
 
 import jax
 
 from jaxadv.attacks.common.wrapper import Around
-from jaxadv.core.attack import Answer, Problem, check_targets, runner_up_class
+from jaxadv.core.attack import Answer, Problem, State, check_targets, runner_up_class
 from jaxadv.core.goals import Goal, Targeted
 from jaxadv.core.pytree import pytree, static
 
@@ -50,13 +49,13 @@ class EachTarget(Around):
         targets = min(self.targets, goal.ways(classes))
         return dataclasses.replace(self, attack=inner, targets=targets)
 
-    def seen(self, problem: Problem, state: Any) -> tuple[Problem, Any]:
+    def seen(self, problem: Problem, state: State) -> tuple[Problem, State]:
         each = self.attack.entries
         target = runner_up_class(problem, problem.rank // each, self.targets)
         goal = problem.goal.towards(target)
         return dataclasses.replace(problem, goal=goal, rank=problem.rank % each), state
 
-    def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
+    def tell(self, problem: Problem, state: State, answer: Answer) -> State:
         inner, _ = self.seen(problem, state)
         reached = jax.vmap(inner.goal.margin)(answer.logits) < 0
         return self.attack.tell(inner, state, answer._replace(adversarial=reached))

@@ -1,7 +1,5 @@
 """Wrapper that confines an attack to a region of the image."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +7,9 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from jaxadv.attacks.common.wrapper import Around
-from jaxadv.core.attack import Answer, Problem
+from jaxadv.core.attack import Answer, Problem, State
 from jaxadv.core.pytree import pytree
+from jaxadv.core.typing import ArrayLike
 
 
 @pytree
@@ -40,7 +39,7 @@ class Masked(Around):
     array([0.5, 0.5, 0.5, 1. ], dtype=float32)
     """
 
-    mask: Any = True
+    mask: ArrayLike | bool = True
 
     def __post_init__(self) -> None:
         given = isinstance(self.mask, np.ndarray | jax.Array)
@@ -52,10 +51,10 @@ class Masked(Around):
         mask = jnp.asarray(self.mask)
         return mask.reshape(problem.image.shape) if mask.size == problem.image.size else mask
 
-    def ask(self, problem: Problem, state: Any) -> Float[Array, "Q ..."]:
+    def ask(self, problem: Problem, state: State) -> Float[Array, "Q ..."]:
         return jnp.where(self.within(problem), self.attack.ask(problem, state), problem.image)
 
-    def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
+    def tell(self, problem: Problem, state: State, answer: Answer) -> State:
         if answer.gradients is not None:
             gradients = jnp.where(self.within(problem), answer.gradients, 0.0)
             answer = answer._replace(gradients=gradients)

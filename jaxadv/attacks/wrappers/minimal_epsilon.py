@@ -1,16 +1,17 @@
 """Wrapper that finds the smallest epsilon at which an attack succeeds."""
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.common.wrapper import Around
-from jaxadv.core.attack import Answer, Attack, Problem
+from jaxadv.core.attack import Answer, Attack, Problem, State
 from jaxadv.core.norms import diameter
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import Key, Number
 
 
 class BisectionState(NamedTuple):
@@ -25,12 +26,12 @@ class BisectionState(NamedTuple):
         key: Random key of this run.
     """
 
-    low: Any
-    high: Any
-    trial: Any
-    round: Any
-    inner: Any
-    key: Any
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    trial: Float[Array, ""]
+    round: Int[Array, ""]
+    inner: State
+    key: Key
 
 
 @pytree
@@ -55,7 +56,7 @@ class MinimalEpsilon(Around):
     """
 
     rounds: int = static(default=10)
-    largest: Any = None
+    largest: Number | None = None
     needs_box: ClassVar[bool] = True
     needs_epsilon: ClassVar[bool] = False
     keep: ClassVar[str] = "distance"
@@ -75,31 +76,31 @@ class MinimalEpsilon(Around):
     def passes(self) -> int:
         return (self.rounds + 1) * self.attack.passes
 
-    def _at(self, problem: Problem, epsilon: Any) -> Problem:
+    def _at(self, problem: Problem, epsilon: Number) -> Problem:
         return dataclasses.replace(problem, epsilon=epsilon)
 
     def init(self, problem: Problem, key: Array) -> BisectionState:
-        whole = diameter(self.norm, problem.image.size, problem.upper - problem.lower)
-        largest = whole if self.largest is None else self.largest
+        longest = diameter(self.norm, problem.image.size, problem.upper - problem.lower)
+        largest = longest if self.largest is None else self.largest
         largest = jnp.minimum(jnp.float32(largest), problem.epsilon)
         first = jax.random.fold_in(key, 0)
         inner = self.attack.init(self._at(problem, largest), first)
         return BisectionState(jnp.float32(0), largest, largest, jnp.int32(0), inner, key)
 
-    def seen(self, problem: Problem, state: BisectionState) -> tuple[Problem, Any]:
+    def seen(self, problem: Problem, state: BisectionState) -> tuple[Problem, State]:
         return self._at(problem, state.trial), state.inner
 
     def tell(self, problem: Problem, state: BisectionState, answer: Answer) -> BisectionState:
         trying = self._at(problem, state.trial)
-        asked = self.attack.ask(trying, state.inner)
-        distances = jax.vmap(lambda image: self.geometry.distance(image - problem.image))(asked)
+        queries = self.attack.ask(trying, state.inner)
+        distances = jax.vmap(lambda image: self.geometry.distance(image - problem.image))(queries)
         reached = jnp.where(answer.adversarial & answer.used, distances, jnp.inf).min()
-        found = reached < jnp.inf
+        success = reached < jnp.inf
 
         inner = self.attack.tell(trying, state.inner, answer)
-        over = found | self.attack.done(trying, inner)
-        high = jnp.where(found, jnp.minimum(state.high, reached), state.high)
-        low = jnp.where(over & ~found, state.trial, state.low)
+        over = success | self.attack.done(trying, inner)
+        high = jnp.where(success, jnp.minimum(state.high, reached), state.high)
+        low = jnp.where(over & ~success, state.trial, state.low)
         trial = jnp.where(over, (low + high) / 2, state.trial)
         turn = state.round + over
         fresh = self.attack.init(self._at(problem, trial), jax.random.fold_in(state.key, turn))

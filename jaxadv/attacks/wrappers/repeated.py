@@ -1,13 +1,13 @@
 """Wrapper that applies one perturbation to all frames of a window, for attacks in Linf."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxadv.attacks.common.wrapper import Around
-from jaxadv.core.attack import Answer, Problem
+from jaxadv.core.attack import Answer, Problem, State
 from jaxadv.core.pytree import pytree, static
 
 
@@ -52,7 +52,7 @@ class Repeated(Around):
                 "length in all of them in linf alone; pass an attack in linf"
             )
 
-    def seen(self, problem: Problem, state: Any) -> tuple[Problem, Any]:
+    def seen(self, problem: Problem, state: State) -> tuple[Problem, State]:
         height, *rest = problem.image.shape
         if height % self.frames:
             raise ValueError(f"frames={self.frames}: the image has {height} rows; pass a divisor")
@@ -61,12 +61,12 @@ class Repeated(Around):
         seen = dataclasses.replace(problem, image=change, lower=-span, upper=span, start=None)
         return seen, state
 
-    def ask(self, problem: Problem, state: Any) -> Float[Array, "Q ..."]:
+    def ask(self, problem: Problem, state: State) -> Float[Array, "Q ..."]:
         change = self.attack.ask(*self.seen(problem, state))
         repeats = (1, self.frames, *(1,) * (change.ndim - 2))
         return jnp.clip(problem.image + jnp.tile(change, repeats), problem.lower, problem.upper)
 
-    def tell(self, problem: Problem, state: Any, answer: Answer) -> Any:
+    def tell(self, problem: Problem, state: State, answer: Answer) -> State:
         if answer.gradients is not None:
             queries, pullbacks, height, *rest = answer.gradients.shape
             each = (queries, pullbacks, self.frames, height // self.frames, *rest)

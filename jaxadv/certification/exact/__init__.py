@@ -110,8 +110,8 @@ def exact_distance(
     question = Question(x, label, norm, low, high, limit, whole, seconds, gap)
     scores = classifier.scores(x[None])[0]
     if np.delete(scores, label).max() > scores[label]:
-        found = question.answer(0.0, x, 0.0)
+        result = question.answer(0.0, x, 0.0)
     else:
-        found = method.nearest(classifier, question)
-    witness = None if found.witness is None else found.witness.reshape(np.shape(image))
-    return found._replace(witness=witness, seconds=time.monotonic() - begun)
+        result = method.nearest(classifier, question)
+    witness = None if result.witness is None else result.witness.reshape(np.shape(image))
+    return result._replace(witness=witness, seconds=time.monotonic() - begun)

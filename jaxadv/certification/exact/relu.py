@@ -137,9 +137,9 @@ def nearest(network: ReLUNetwork, question: Question) -> ExactDistance:
                 if on is None:
                     break
             assert on is not None
-            found = program.nearest(on, seconds - (time.monotonic() - begun))
-            if found is not None and (distance := length(norm, found - x)) < best:
-                best, witness = distance, found
+            solution = program.nearest(on, seconds - (time.monotonic() - begun))
+            if solution is not None and (distance := length(norm, solution - x)) < best:
+                best, witness = distance, solution
             elif not guess:
                 break  # the solution meets the program only to its tolerance, or time is up
             guess = False

@@ -137,12 +137,14 @@ def verified(results: list[Result]) -> Finding:
 def reject_class(labels: np.ndarray, logits: np.ndarray) -> Finding:
     """Check whether most adversarial images, with logits [n, K], get a class that is no label."""
     message = ""
-    named, classes, answers = np.unique(labels), logits.shape[1], logits.argmax(1)
-    if len(answers) and len(named) >= min(classes - 1, 3):
-        votes = np.bincount(answers, minlength=classes)
+    named, classes, predictions = np.unique(labels), logits.shape[1], logits.argmax(1)
+    if len(predictions) and len(named) >= min(classes - 1, 3):
+        votes = np.bincount(predictions, minlength=classes)
         most = int(votes.argmax())
-        if most in (0, classes - 1) and most not in named and votes[most] > len(answers) / 2:
-            message = f"{votes[most]} of {len(answers)} adversarial images are answered by class "
+        if most in (0, classes - 1) and most not in named and votes[most] > len(predictions) / 2:
+            message = (
+                f"{votes[most]} of {len(predictions)} adversarial images are assigned to class "
+            )
             message += f"{most}, which is no image's label: if it means 'rejected', they are "
             message += "detected, not missed, yet count as broken; pass ja.Evading(labels, "
             message += f"rejected={most}) to count those that are missed"

@@ -85,9 +85,9 @@ def plant(labels: np.ndarray, clean: np.ndarray, drawn: np.ndarray) -> tuple[Pla
     return goal, gap.max(0) > 1e-4 * scale
 
 
-def planted_problems(goal: Planted, answers: np.ndarray, posed: np.ndarray) -> Finding:
+def planted_problems(goal: Planted, logits: np.ndarray, posed: np.ndarray) -> Finding:
     """Check whether the attack's images, with logits [N, K], solve the problems `posed` [N]."""
-    margin = np.asarray(goal.threshold) - (np.asarray(goal.readout) * answers).sum(1)
+    margin = np.asarray(goal.threshold) - (np.asarray(goal.readout) * logits).sum(1)
     solved = float((margin < 0)[posed].mean()) if posed.any() else 1.0
     return verdict(
         "planted problems",

@@ -1,11 +1,10 @@
 """Linear models of the domain ai.onnx.ml, whose weights are attributes and not parameters."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadv.core.typing import ArrayLike
 from jaxadv.models.onnx.node import Node, Operator
 from jaxadv.models.onnx.normalization import vector_length
 
@@ -17,7 +16,7 @@ LENGTHS = {
 }
 
 
-def _linear_classifier(node: Node, x: Any) -> Any:
+def _linear_classifier(node: Node, x: ArrayLike) -> tuple[None, ArrayLike]:
     """Scores; the labels, its first output, are omitted."""
     classes = len(node.get("classlabels_ints", ()) or node.get("classlabels_strings", ()))
     weights = np.float32(node.get("coefficients")).reshape(-1, x.shape[-1])
@@ -29,12 +28,12 @@ def _linear_classifier(node: Node, x: Any) -> Any:
     return None, TRANSFORMS[transform](scores)
 
 
-def _normalizer(node: Node, x: Any) -> Any:
+def _normalizer(node: Node, x: ArrayLike) -> ArrayLike:
     length = LENGTHS[node.get("norm", "MAX")](x)
     return x / jnp.where(length == 0, 1, length)
 
 
-def _scaler(node: Node, x: Any) -> Any:
+def _scaler(node: Node, x: ArrayLike) -> ArrayLike:
     return (x - np.float32(node.get("offset", 0.0))) * np.float32(node.get("scale", 1.0))
 
 

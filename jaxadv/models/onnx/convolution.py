@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array
 
 from jaxadv.models.onnx.node import Node, Operator, integers, per_channel
 
@@ -18,7 +19,7 @@ class _Windows(NamedTuple):
 
 
 def _reach(kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
-    """Number of pixels that each side of a kernel spans."""
+    """Return the number of pixels that each side of a kernel spans."""
     return [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
 
 
@@ -42,14 +43,21 @@ def _windows(node: Node, space: Sequence[int], kernel: Sequence[int]) -> _Window
     return _Windows(strides, dilations, padding)
 
 
-def _convolve(x: Any, weight: Any, bias: Any, strides: Any, padding: Any, **options: Any) -> Any:
+def _convolve(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **options: Any,
+) -> Array:
     space = "DHW"[5 - x.ndim :]
     numbers = (f"NC{space}", f"OI{space}", f"NC{space}")
     y = lax.conv_general_dilated(x, weight, strides, padding, dimension_numbers=numbers, **options)
     return y if bias is None else y + per_channel(bias, x.ndim)
 
 
-def _convolution(node: Node, x: Any, weight: Any, bias: Any = None) -> Any:
+def _convolution(node: Node, x: Array, weight: Array, bias: Array | None = None) -> Array:
     strides, dilations, padding = _windows(node, x.shape[2:], weight.shape[2:])
     return _convolve(
         x,
@@ -62,7 +70,7 @@ def _convolution(node: Node, x: Any, weight: Any, bias: Any = None) -> Any:
     )
 
 
-def _transposed(node: Node, x: Any, weight: Any, bias: Any = None) -> Any:
+def _transposed(node: Node, x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Convolution with a flipped kernel over an image whose pixels are spread by the strides."""
     space, groups = x.shape[2:], node.get("group", 1)
     strides, dilations, padding = _windows(node, space, weight.shape[2:])
@@ -97,7 +105,7 @@ def _transposed(node: Node, x: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def _pooling(node: Node, space: Sequence[int]) -> _Windows:
-    """The windows, padded at the end as ceil_mode requires."""
+    """Return the windows, padded at the end as ceil_mode requires."""
     kernel = node.get("kernel_shape")
     windows = _windows(node, space, kernel)
     if not node.get("ceil_mode", 0):
@@ -111,7 +119,7 @@ def _pooling(node: Node, space: Sequence[int]) -> _Windows:
     return windows._replace(padding=padding)
 
 
-def _sum(node: Node, x: Any, windows: _Windows) -> Any:
+def _sum(node: Node, x: Array, windows: _Windows) -> Array:
     return lax.reduce_window(
         x,
         0.0,
@@ -123,7 +131,7 @@ def _sum(node: Node, x: Any, windows: _Windows) -> Any:
     )
 
 
-def _max_pool(node: Node, x: Any) -> Any:
+def _max_pool(node: Node, x: Array) -> Array:
     kernel = node.get("kernel_shape")
     strides, dilations, padding = _pooling(node, x.shape[2:])
     edges = [(0, 0), (0, 0), *padding]
@@ -141,7 +149,7 @@ def _max_pool(node: Node, x: Any) -> Any:
     return functools.reduce(jnp.maximum, slices)
 
 
-def _average_pool(node: Node, x: Any) -> Any:
+def _average_pool(node: Node, x: Array) -> Array:
     windows = _pooling(node, x.shape[2:])
     counted = jnp.ones((1, 1, *x.shape[2:]), x.dtype)
     if node.get("count_include_pad", 0):  # padding added by ceil_mode is never counted
@@ -158,7 +166,7 @@ def _global_pool(name: str) -> Operator:
     return lambda node, x: getattr(jnp, name)(x, axis=tuple(range(2, x.ndim)), keepdims=True)
 
 
-def _depth_to_space(node: Node, x: Any) -> Any:
+def _depth_to_space(node: Node, x: Array) -> Array:
     n, c, h, w = x.shape
     size = node.get("blocksize")
     if node.get("mode", "DCR") == "DCR":
@@ -168,7 +176,7 @@ def _depth_to_space(node: Node, x: Any) -> Any:
     return blocks.reshape(n, c // size**2, h * size, w * size)
 
 
-def _space_to_depth(node: Node, x: Any) -> Any:
+def _space_to_depth(node: Node, x: Array) -> Array:
     n, c, h, w = x.shape
     size = node.get("blocksize")
     blocks = x.reshape(n, c, h // size, size, w // size, size).transpose(0, 3, 5, 1, 2, 4)

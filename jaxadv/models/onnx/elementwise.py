@@ -2,56 +2,58 @@
 
 import functools
 import operator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxadv.core.typing import ArrayLike
 from jaxadv.models.onnx.node import Node, Operator, either, fold, library, plain
 
 
-def _divide(node: Node, a: Any, b: Any) -> Any:
+def _divide(node: Node, a: ArrayLike, b: ArrayLike) -> ArrayLike:
     if jnp.issubdtype(a.dtype, jnp.integer):  # towards zero, as in C
         return (a - library(a, b).fmod(a, b)) // b
     return a / b
 
 
-def _modulo(node: Node, a: Any, b: Any) -> Any:
+def _modulo(node: Node, a: ArrayLike, b: ArrayLike) -> ArrayLike:
     """Remainder: with fmod=1 it has the sign of a; else that of b."""
     return getattr(library(a, b), "fmod" if node.get("fmod", 0) else "mod")(a, b)
 
 
-def _power(node: Node, a: Any, b: Any) -> Any:
+def _power(node: Node, a: ArrayLike, b: ArrayLike) -> ArrayLike:
     return library(a, b).power(a, b).astype(a.dtype)
 
 
-def _clip(node: Node, x: Any, least: Any = None, greatest: Any = None) -> Any:
+def _clip(
+    node: Node, x: ArrayLike, least: ArrayLike | None = None, greatest: ArrayLike | None = None
+) -> ArrayLike:
     least = node.get("min") if least is None else least
     greatest = node.get("max") if greatest is None else greatest
     return library(x, least, greatest).clip(x, least, greatest)
 
 
-def _leaky_relu(node: Node, x: Any) -> Any:
+def _leaky_relu(node: Node, x: ArrayLike) -> ArrayLike:
     return jnp.where(x >= 0, x, node.get("alpha", 0.01) * x)
 
 
-def _hard_sigmoid(node: Node, x: Any) -> Any:
+def _hard_sigmoid(node: Node, x: ArrayLike) -> ArrayLike:
     return jnp.clip(node.get("alpha", 0.2) * x + node.get("beta", 0.5), 0, 1)
 
 
-def _selu(node: Node, x: Any) -> Any:
+def _selu(node: Node, x: ArrayLike) -> ArrayLike:
     alpha, gamma = node.get("alpha", 1.6732632423543772), node.get("gamma", 1.0507009873554805)
     return gamma * jax.nn.elu(x, alpha)
 
 
-def _shrink(node: Node, x: Any) -> Any:
+def _shrink(node: Node, x: ArrayLike) -> ArrayLike:
     limit, bias = node.get("lambd", 0.5), node.get("bias", 0.0)
     return jnp.where(x < -limit, x + bias, jnp.where(x > limit, x - bias, 0))
 
 
-def _cast(node: Node, x: Any, like: Any = None) -> Any:
+def _cast(node: Node, x: ArrayLike, like: ArrayLike | None = None) -> ArrayLike:
     to = node.get("to") if like is None else like.dtype
     return x.astype(to if isinstance(x, np.ndarray) else jax.dtypes.canonicalize_dtype(to))
 

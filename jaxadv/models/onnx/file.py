@@ -1,7 +1,7 @@
 """Reading an ONNX file: the nodes and tensors that the output needs, and the graph's input."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,11 @@ import numpy as np
 from jaxadv.core.optional_dependency import extra
 from jaxadv.models.onnx.node import Node
 from jaxadv.models.onnx.operators import DECIDING, DOMAINS, OPERATORS
+
+if TYPE_CHECKING:
+    import os
+
+    from onnx import GraphProto, ModelProto, NodeProto
 
 TYPES = ("to", "output_dtype")  # attributes that name a type of tensor
 OLDEST = 7  # earlier opsets broadcast by other rules
@@ -63,7 +68,9 @@ class Graph(NamedTuple):
     output: str
 
 
-def read(file: Any, output: str | None) -> tuple[Graph, dict[str, jax.Array]]:
+def read(
+    file: "str | os.PathLike[str] | bytes | ModelProto", output: str | None
+) -> tuple[Graph, dict[str, jax.Array]]:
     """Return the graph that computes the output (None: the only one), and its weights by name."""
     proto = _load(file)
     opset = _opset(proto)
@@ -84,8 +91,8 @@ def read(file: Any, output: str | None) -> tuple[Graph, dict[str, jax.Array]]:
     return Graph(nodes, tuple(constants), entrance, output), weights
 
 
-def _load(file: Any) -> Any:
-    """The `onnx.ModelProto`, with its functions inlined."""
+def _load(file: "str | os.PathLike[str] | bytes | ModelProto") -> "ModelProto":
+    """Return the `onnx.ModelProto`, with its functions inlined."""
     with extra("onnx", "from_onnx"):
         import onnx
         import onnx.inliner
@@ -99,7 +106,7 @@ def _load(file: Any) -> Any:
     return onnx.inliner.inline_local_functions(proto) if proto.functions else proto
 
 
-def _opset(proto: Any) -> int:
+def _opset(proto: "ModelProto") -> int:
     version = max((o.version for o in proto.opset_import if o.domain in STANDARD), default=0)
     version = version or OLDEST * any(o.domain in DOMAINS for o in proto.opset_import)
     if not proto.graph.output or not version:
@@ -112,7 +119,7 @@ def _opset(proto: Any) -> int:
     return version
 
 
-def _entrance(graph: Any) -> Entrance:
+def _entrance(graph: "GraphProto") -> Entrance:
     from onnx import TensorProto
 
     stored = {tensor.name for tensor in graph.initializer}  # old files list weights as inputs too
@@ -139,7 +146,7 @@ def _entrance(graph: Any) -> Entrance:
     return Entrance(name, sizes[1:], sizes[0])
 
 
-def _exit(graph: Any, output: str | None) -> str:
+def _exit(graph: "GraphProto", output: str | None) -> str:
     names = [value.name for value in graph.output]
     if output is None:
         if len(names) != 1:
@@ -156,8 +163,8 @@ def _exit(graph: Any, output: str | None) -> str:
     return output
 
 
-def _needed(graph: Any, output: str) -> list[Any]:
-    """The nodes on which the output depends, in order."""
+def _needed(graph: "GraphProto", output: str) -> "list[NodeProto]":
+    """Return the nodes on which the output depends, in order."""
     wanted, nodes = {output}, []
     for node in reversed(graph.node):  # ONNX lists them sorted: makers come before users
         if wanted.intersection(node.output):
@@ -166,24 +173,24 @@ def _needed(graph: Any, output: str) -> list[Any]:
     return nodes[::-1]
 
 
-def _arrays(graph: Any, nodes: Sequence[Any]) -> dict[str, np.ndarray]:
-    """The initialisers and constants that the nodes read, by name."""
+def _arrays(graph: "GraphProto", nodes: "Sequence[NodeProto]") -> dict[str, np.ndarray]:
+    """Return the initialisers and constants that the nodes read, by name."""
     from onnx import TensorProto, helper, numpy_helper
 
-    def array(name: str, value: Any) -> np.ndarray:
+    def array(name: str, value: object) -> np.ndarray:
         if isinstance(value, TensorProto):
             if value.data_location == TensorProto.EXTERNAL:
                 raise ValueError(
                     f"the weights {name!r} are in a file beside the model: pass the model's path"
                 )
-            found = numpy_helper.to_array(value)
-            if found.dtype.kind in "OSU":
+            stored = numpy_helper.to_array(value)
+            if stored.dtype.kind in "OSU":
                 raise ValueError(f"the tensor {name!r} holds text: export it as numbers")
-            return found
-        found = np.asarray(value)
-        if found.dtype.kind not in "fi":
+            return stored
+        given = np.asarray(value)
+        if given.dtype.kind not in "fi":
             raise ValueError(f"constant {name!r} is sparse or text: export it as numbers")
-        return found.astype(np.float32 if found.dtype.kind == "f" else np.int64)
+        return given.astype(np.float32 if given.dtype.kind == "f" else np.int64)
 
     read = {name for node in nodes for name in node.input}
     arrays = {t.name: array(t.name, t) for t in graph.initializer if t.name in read}
@@ -197,8 +204,8 @@ def _arrays(graph: Any, nodes: Sequence[Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _deciding(nodes: Sequence[Any]) -> set[str]:
-    """The tensors from which shapes are computed, which must be known before the program runs."""
+def _deciding(nodes: "Sequence[NodeProto]") -> set[str]:
+    """Return the tensors that determine shapes, which must be known before the program runs."""
     names: set[str] = set()
     for node in reversed(nodes):
         names.update(node.input[i] for i in DECIDING.get(node.op_type, ()) if i < len(node.input))
@@ -207,7 +214,7 @@ def _deciding(nodes: Sequence[Any]) -> set[str]:
     return names - {""}
 
 
-def _node(proto: Any, opset: int, entrance: Entrance) -> Node:
+def _node(proto: "NodeProto", opset: int, entrance: Entrance) -> Node:
     """Convert the node to a value; ValueError for an operator that is not supported."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -235,7 +242,7 @@ def _node(proto: Any, opset: int, entrance: Entrance) -> Node:
 
 
 def _type(node: Node, kind: int) -> str:
-    """The numpy name of an ONNX type; for floats, that in which they are computed."""
+    """Return the numpy name of an ONNX type; for floats, that in which they are computed."""
     from onnx import TensorProto, helper
 
     name = TensorProto.DataType.Name(kind)

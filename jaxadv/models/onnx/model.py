@@ -8,8 +8,8 @@ for a larger batch is accepted if an image alone has the same logits as in the b
 import contextlib
 import math
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,19 @@ from jaxtyping import Array, Float
 
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.typing import ArrayLike
 from jaxadv.models.onnx.file import Graph, read
 from jaxadv.models.onnx.node import Node
 from jaxadv.models.onnx.operators import OPERATORS
 
+if TYPE_CHECKING:
+    import onnx
+
+Weights = Mapping[str, Array]  # the float tensors of a graph by their names
+
 
 def from_onnx(
-    file: str | os.PathLike[str] | bytes | Any,
+    file: "str | os.PathLike[str] | bytes | onnx.ModelProto",
     layout: str | None = None,
     *,
     output: str | None = None,
@@ -97,8 +103,8 @@ def _check(classifier: "_Classifier", weights: dict[str, Array]) -> None:
         alone = jax.jit(jax.vmap(classifier.classify, (None, 0)))(weights, images[[0, -1]])
         # Unchanged: a node without a batch does not rewrite shapes for one image.
         nodes = tuple(node._replace(batch=None) for node in graph.nodes)
-        whole = jax.jit(_compute, static_argnums=0)(graph._replace(nodes=nodes), weights, images)
-        rows = whole.reshape(batch, -1)[np.array([0, -1])]
+        logits = jax.jit(_compute, static_argnums=0)(graph._replace(nodes=nodes), weights, images)
+        rows = logits.reshape(batch, -1)[np.array([0, -1])]
         tolerance = 1e-3 * float(jnp.abs(rows).max())
         np.testing.assert_allclose(alone, rows, 1e-3, tolerance, err_msg="one image in the batch")
     except (AssertionError, ValueError, TypeError) as error:
@@ -113,14 +119,14 @@ class _Classifier:
     graph: Graph = static()
     layout: str = static()
 
-    def __call__(self, params: Any, images: Float[Array, "N ..."]) -> Float[Array, "N K"]:
+    def __call__(self, params: Weights, images: Float[Array, "N ..."]) -> Float[Array, "N K"]:
         if images.ndim == 4 and self.layout == "NCHW":
             images = images.transpose(0, 3, 1, 2)
         shape = _fit(self.graph.entrance.shape, images.shape[1:], self.layout)
         inputs = images.reshape(len(images), *shape).astype(jnp.float32)
         return jax.vmap(lambda image: self.classify(params, image))(inputs)
 
-    def classify(self, params: Any, image: Array) -> Float[Array, " K"]:
+    def classify(self, params: Weights, image: Array) -> Float[Array, " K"]:
         """Logits of one image in the shape and layout of the graph."""
         graph = self.graph
         batch = graph.entrance.batch
@@ -136,17 +142,17 @@ class _Classifier:
         return logits.reshape(-1).astype(jnp.float32)
 
 
-def _compute(graph: Graph, params: Any, inputs: Array) -> Any:
-    """The graph's output for an input of the declared shape."""
-    values = {name: tensor.array() for name, tensor in graph.constants} | params
+def _compute(graph: Graph, params: Weights, inputs: Array) -> Array:
+    """Return the graph's output for an input of the declared shape."""
+    values = {**{name: tensor.array() for name, tensor in graph.constants}, **params}
     values[graph.entrance.name] = inputs
     for node in graph.nodes:
         values |= _evaluate(node, values)
     return values[graph.output]
 
 
-def _evaluate(node: Node, values: dict[str, Any]) -> dict[str, Any]:
-    """The node's outputs by name; those computed from known inputs alone are known too."""
+def _evaluate(node: Node, values: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
+    """Return the node's outputs by name; those computed from known inputs alone are known too."""
     inputs = [values.get(name) for name in node.inputs]
     shapes = ["none" if value is None else str(list(value.shape)) for value in inputs]
     known = not any(isinstance(value, jax.Array) for value in inputs)
@@ -161,16 +167,16 @@ def _evaluate(node: Node, values: dict[str, Any]) -> dict[str, Any]:
             f"{node} failed on inputs of shape {', '.join(shapes)} (one image): {error}"
         ) from error
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    kept = Tracer if known else jax.Array
+    allowed = Tracer if known else jax.Array
     return {
-        name: value if isinstance(value, kept) else np.asarray(value)
+        name: value if isinstance(value, allowed) else np.asarray(value)
         for name, value in zip(node.outputs, outputs, strict=False)
         if value is not None
     }
 
 
 def _fit(declared: Sequence[int | None], given: Sequence[int], layout: str) -> tuple[int, ...]:
-    """The shape that the graph declares for an image of shape `given`, which is in its layout."""
+    """Return the shape that the graph declares for an image of shape `given` in its layout."""
     colour = 0 if layout == "NCHW" else -1
     if len(declared) == len(given) - 1 and given[colour] == 1:  # gray, without an axis for it
         given = given[1:] if layout == "NCHW" else given[:-1]

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadv.core.typing import ArrayLike
+
 Operator = Callable[..., Any]
 
 
@@ -41,7 +43,7 @@ class Node(NamedTuple):
         """Return the attribute of this name."""
         return dict(self.attributes).get(name, default)
 
-    def only(self, **values: Any) -> None:
+    def only(self, **values: object) -> None:
         """Raise ValueError where an attribute has another value than the supported one."""
         for name, value in values.items():
             if (given := self.get(name, value)) != value:
@@ -51,13 +53,13 @@ class Node(NamedTuple):
         return f"node {self.name or self.outputs[0]!r} ({self.operator}, opset {self.opset})"
 
 
-def library(*values: Any) -> Any:
-    """numpy where all values are known before the program runs, else jax.numpy."""
+def library(*values: object) -> Any:
+    """Return numpy where all values are known before the program runs, else jax.numpy."""
     return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
 
-def known(node: Node, name: str, given: Any = None) -> np.ndarray | None:
-    """Values of an input that must be known before the program runs.
+def known(node: Node, name: str, given: ArrayLike | None = None) -> np.ndarray | None:
+    """Return the values of an input that must be known before the program runs.
 
     Args:
         node: The node.
@@ -79,27 +81,27 @@ def known(node: Node, name: str, given: Any = None) -> np.ndarray | None:
     return None if value is None else np.ravel(value)
 
 
-def integers(node: Node, name: str, given: Any = None) -> list[int] | None:
-    """The integers of an input or attribute that is known."""
+def integers(node: Node, name: str, given: ArrayLike | None = None) -> list[int] | None:
+    """Return the integers of an input or attribute that is known."""
     values = known(node, name, given)
     return None if values is None else [int(v) for v in values]
 
 
-def per_channel(values: Any, rank: int, axis: int = 1) -> Any:
-    """A vector reshaped to run along one axis of an array of this rank."""
+def per_channel(values: ArrayLike, rank: int, axis: int = 1) -> ArrayLike:
+    """Return a vector reshaped to run along one axis of an array of this rank."""
     return values.reshape(-1, *(1,) * (rank - 1 - axis % rank))
 
 
 def plain(function: Operator) -> Operator:
-    """An operator that is a function of the inputs alone."""
+    """Return an operator that is a function of the inputs alone."""
     return lambda node, *inputs: function(*inputs)
 
 
 def either(name: str) -> Operator:
-    """An operator that is the function of this name in numpy and in jax.numpy."""
+    """Return an operator that is the function of this name in numpy and in jax.numpy."""
     return lambda node, *inputs: getattr(library(*inputs), name)(*inputs)
 
 
 def fold(name: str) -> Operator:
-    """An operator that applies a binary function of this name over any number of inputs."""
+    """Return an operator that applies a binary function of this name over any number of inputs."""
     return lambda node, *inputs: functools.reduce(getattr(library(*inputs), name), inputs)

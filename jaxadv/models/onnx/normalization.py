@@ -1,25 +1,30 @@
 """Normalisation layers and softmax."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxadv.core.typing import ArrayLike
 from jaxadv.models.onnx.node import Node, Operator, per_channel
 
 TRAINING = "it is in training mode: export the model in evaluation mode"
 
 
-def _standardized(x: Any, axes: Sequence[int], epsilon: float) -> Any:
+def _standardized(x: ArrayLike, axes: Sequence[int], epsilon: float) -> ArrayLike:
     centred = x - x.mean(axes, keepdims=True)
     return centred / jnp.sqrt((centred**2).mean(axes, keepdims=True) + epsilon)
 
 
 def _batch_normalization(
-    node: Node, x: Any, scale: Any, bias: Any, mean: Any, variance: Any
-) -> Any:
+    node: Node,
+    x: ArrayLike,
+    scale: ArrayLike,
+    bias: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+) -> ArrayLike:
     # Before opset 14 further outputs mean training mode.
     if node.get("training_mode", 0) or any(node.outputs[1:]):
         raise ValueError(TRAINING)
@@ -29,12 +34,14 @@ def _batch_normalization(
     return x * per_channel(slope, x.ndim) + per_channel(shift, x.ndim)
 
 
-def _instance_normalization(node: Node, x: Any, scale: Any, bias: Any) -> Any:
+def _instance_normalization(
+    node: Node, x: ArrayLike, scale: ArrayLike, bias: ArrayLike
+) -> ArrayLike:
     y = _standardized(x, range(2, x.ndim), node.get("epsilon", 1e-5))
     return y * per_channel(scale, x.ndim) + per_channel(bias, x.ndim)
 
 
-def _group_normalization(node: Node, x: Any, scale: Any, bias: Any) -> Any:
+def _group_normalization(node: Node, x: ArrayLike, scale: ArrayLike, bias: ArrayLike) -> ArrayLike:
     groups = x.reshape(x.shape[0], node.get("num_groups"), -1, *x.shape[2:])
     y = _standardized(groups, range(2, groups.ndim), node.get("epsilon", 1e-5))
     if node.opset < 21:  # one scale for each group, not for each channel
@@ -43,19 +50,21 @@ def _group_normalization(node: Node, x: Any, scale: Any, bias: Any) -> Any:
     return y.reshape(x.shape) * per_channel(scale, x.ndim) + per_channel(bias, x.ndim)
 
 
-def _layer_normalization(node: Node, x: Any, scale: Any, bias: Any = None) -> Any:
+def _layer_normalization(
+    node: Node, x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None
+) -> ArrayLike:
     axes = range(node.get("axis", -1) % x.ndim, x.ndim)
     y = _standardized(x, axes, node.get("epsilon", 1e-5)) * scale
     return y if bias is None else y + bias
 
 
-def _rms_normalization(node: Node, x: Any, scale: Any) -> Any:
+def _rms_normalization(node: Node, x: ArrayLike, scale: ArrayLike) -> ArrayLike:
     axes = range(node.get("axis", -1) % x.ndim, x.ndim)
     square = (x**2).mean(axes, keepdims=True)
     return x / jnp.sqrt(square + node.get("epsilon", 1e-5)) * scale
 
 
-def _local_response(node: Node, x: Any) -> Any:
+def _local_response(node: Node, x: ArrayLike) -> ArrayLike:
     size = node.get("size")
     before = (size - 1) // 2
     edges = [(0, 0), (before, size - 1 - before), *[(0, 0)] * (x.ndim - 2)]
@@ -65,26 +74,28 @@ def _local_response(node: Node, x: Any) -> Any:
     return x * scale ** -node.get("beta", 0.75)
 
 
-def vector_length(x: Any, axis: Any, keepdims: bool) -> Any:
+def vector_length(x: ArrayLike, axis: int | tuple[int, ...] | None, keepdims: bool) -> ArrayLike:
     """The L2 norm, with a gradient of zero where it is zero."""
     squares = (x * x).sum(axis, keepdims=keepdims)
     return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
 
 
-def _lp_normalization(node: Node, x: Any) -> Any:
+def _lp_normalization(node: Node, x: ArrayLike) -> ArrayLike:
     axis, p = node.get("axis", -1), node.get("p", 2)
     length = jnp.abs(x).sum(axis, keepdims=True) if p == 1 else vector_length(x, axis, True)
     return x / jnp.where(length > 0, length, 1)
 
 
-def _dropout(node: Node, x: Any, ratio: Any = None, training: Any = None) -> Any:
+def _dropout(
+    node: Node, x: ArrayLike, ratio: ArrayLike | None = None, training: ArrayLike | None = None
+) -> ArrayLike:
     if training is not None and (isinstance(training, jax.Array) or training.any()):
         raise ValueError(TRAINING)
     return x
 
 
 def _softmax(function: Operator) -> Operator:
-    def apply(node: Node, x: Any) -> Any:
+    def apply(node: Node, x: ArrayLike) -> ArrayLike:
         if node.opset >= 13:
             return function(x, axis=node.get("axis", -1))
         axis = node.get("axis", 1) % x.ndim  # older opsets: over this and all later axes together

@@ -1,15 +1,18 @@
 """Recurrent layers over sequences [T, N, D]."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array
 
+from jaxadv.core.typing import ArrayLike
 from jaxadv.models.onnx.node import Node, Operator, integers
 
-ACTIVATIONS: dict[str, Callable[..., Any]] = {
+State = tuple[Array, ...]
+Activations = Sequence[Callable[[Array], Array]]
+ACTIVATIONS: dict[str, Callable[..., Array]] = {
     "sigmoid": jax.nn.sigmoid,
     "tanh": jnp.tanh,
     "relu": jax.nn.relu,
@@ -22,7 +25,9 @@ DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, 
 # [gates * H, H], their bias and the activations; it returns the state, the output first.
 
 
-def _lstm_step(node: Node, state: Any, entered: Any, weight: Any, bias: Any, acts: Any) -> Any:
+def _lstm_step(
+    node: Node, state: State, entered: Array, weight: Array, bias: Array, acts: Activations
+) -> State:
     hidden, cell = state
     f, g, h = acts
     into, out, forget, new = jnp.split(entered + hidden @ weight.T + bias, 4, -1)
@@ -30,7 +35,9 @@ def _lstm_step(node: Node, state: Any, entered: Any, weight: Any, bias: Any, act
     return f(out) * h(cell), cell
 
 
-def _gru_step(node: Node, state: Any, entered: Any, weight: Any, bias: Any, acts: Any) -> Any:
+def _gru_step(
+    node: Node, state: State, entered: Array, weight: Array, bias: Array, acts: Activations
+) -> State:
     (hidden,) = state
     f, g = acts
     size = hidden.shape[-1]
@@ -45,12 +52,14 @@ def _gru_step(node: Node, state: Any, entered: Any, weight: Any, bias: Any, acts
     return ((1 - update) * new + update * hidden,)
 
 
-def _rnn_step(node: Node, state: Any, entered: Any, weight: Any, bias: Any, acts: Any) -> Any:
+def _rnn_step(
+    node: Node, state: State, entered: Array, weight: Array, bias: Array, acts: Activations
+) -> State:
     (hidden,) = state
     return (acts[0](entered + hidden @ weight.T + bias),)
 
 
-def _activations(node: Node, default: tuple[str, ...], direction: int) -> list[Any]:
+def _activations(node: Node, default: tuple[str, ...], direction: int) -> Activations:
     count = len(default)
     names = node.get("activations", default * (direction + 1))
     chosen = [name.lower() for name in names[direction * count :][:count]]
@@ -60,21 +69,21 @@ def _activations(node: Node, default: tuple[str, ...], direction: int) -> list[A
 
 
 def _layer(step: Operator, default: tuple[str, ...], states: int) -> Operator:
-    """A recurrent layer; default: its activations; states: number of arrays [N, H] it carries."""
+    """Return a recurrent layer with activations `default` and `states` arrays [N, H] of state."""
 
     def apply(
         node: Node,
-        x: Any,
-        weights: Any,
-        recurrent: Any,
-        biases: Any = None,
-        lengths: Any = None,
-        *initial: Any,
-    ) -> Any:
+        x: Array,
+        weights: Array,
+        recurrent: Array,
+        biases: Array | None = None,
+        lengths: ArrayLike | None = None,
+        *initial: ArrayLike | None,
+    ) -> tuple[Array, ...]:
         node.only(layout=0, clip=0.0, input_forget=0)
-        lengths = integers(node, "sequence_lens", lengths)
-        if lengths is not None and set(lengths) != {len(x)}:
-            raise ValueError(f"sequence_lens={lengths}: only whole sequences, of {len(x)}")
+        stated = integers(node, "sequence_lens", lengths)
+        if stated is not None and set(stated) != {len(x)}:
+            raise ValueError(f"sequence_lens={stated}: only whole sequences, of {len(x)}")
         if any(value is not None for value in initial[states:]):
             raise ValueError("peepholes are not supported: export without the input P")
         outputs, last = [], []
@@ -87,7 +96,9 @@ def _layer(step: Operator, default: tuple[str, ...], states: int) -> Operator:
             before, after = jnp.split(bias, 2)
             acts = _activations(node, default, d)
 
-            def advance(state: Any, entered: Any, d=d, after=after, acts=acts) -> Any:
+            def advance(
+                state: State, entered: Array, d=d, after=after, acts=acts
+            ) -> tuple[State, Array]:
                 state = step(node, state, entered, recurrent[d], after, acts)
                 return state, state[0]
 

@@ -1,16 +1,15 @@
 """Matrix products, and reductions along axes."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxadv.core.typing import ArrayLike
 from jaxadv.models.onnx.node import Node, Operator, integers, library, plain
 from jaxadv.models.onnx.normalization import vector_length
 
 
-def _gemm(node: Node, a: Any, b: Any, c: Any = None) -> Any:
+def _gemm(node: Node, a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> ArrayLike:
     y = (a.T if node.get("transA", 0) else a) @ (b.T if node.get("transB", 0) else b)
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
     y = y if alpha == 1 else alpha * y
@@ -18,9 +17,9 @@ def _gemm(node: Node, a: Any, b: Any, c: Any = None) -> Any:
 
 
 def _reduce(function: Operator | str) -> Operator:
-    """A reduction by a function of x, axis and keepdims, or by one named in numpy and jax.numpy."""
+    """Return a reduction by a function of x, axis and keepdims; a name is one of (jax.)numpy."""
 
-    def apply(node: Node, x: Any, axes: Any = None) -> Any:
+    def apply(node: Node, x: ArrayLike, axes: ArrayLike | None = None) -> ArrayLike:
         along = integers(node, "axes", axes)
         reduce = getattr(library(x), function) if isinstance(function, str) else function
         # Over no axes the entries are still squared, or their logarithms taken.
@@ -31,20 +30,20 @@ def _reduce(function: Operator | str) -> Operator:
 
 
 def _argument(name: str) -> Operator:
-    """The index of the largest or smallest entry; of several, the first or the last."""
+    """Return the index of the largest or smallest entry; of several, the first or the last."""
 
-    def apply(node: Node, x: Any) -> Any:
+    def apply(node: Node, x: ArrayLike) -> ArrayLike:
         axis, numpy = node.get("axis", 0), library(x)
         keep = bool(node.get("keepdims", 1))
         if not node.get("select_last_index", 0):
             return getattr(numpy, name)(x, axis=axis, keepdims=keep)
-        found = getattr(numpy, name)(numpy.flip(x, axis), axis=axis, keepdims=keep)
-        return x.shape[axis] - 1 - found
+        last = getattr(numpy, name)(numpy.flip(x, axis), axis=axis, keepdims=keep)
+        return x.shape[axis] - 1 - last
 
     return apply
 
 
-def _top_k(node: Node, x: Any, k: Any = None) -> Any:
+def _top_k(node: Node, x: ArrayLike, k: ArrayLike | None = None) -> tuple[ArrayLike, ArrayLike]:
     (count,) = integers(node, "k", k) or (1,)
     axis = node.get("axis", -1)
     last = jnp.moveaxis(x, axis, -1)
@@ -56,7 +55,7 @@ def _top_k(node: Node, x: Any, k: Any = None) -> Any:
     return jnp.moveaxis(values, -1, axis), jnp.moveaxis(indices, -1, axis)
 
 
-def _cumulative_sum(node: Node, x: Any, axis: Any) -> Any:
+def _cumulative_sum(node: Node, x: ArrayLike, axis: ArrayLike) -> ArrayLike:
     numpy = library(x)
     (along,) = integers(node, "axis", axis) or (0,)
     turned = numpy.flip(x, along) if node.get("reverse", 0) else x

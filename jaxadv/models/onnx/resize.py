@@ -1,23 +1,26 @@
 """Resizing of images: along each axis, the product with a matrix that is known beforehand."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadv.core.typing import ArrayLike
 from jaxadv.models.onnx.node import Node, Operator, integers, known
+
+T = TypeVar("T")
 
 ONE, HALF = np.float32(1), np.float32(0.5)  # coordinates are rounded as onnxruntime rounds them
 
 
-def _symmetric(i: Any, scale: Any, size: int, new: int) -> Any:
+def _symmetric(i: np.ndarray, scale: float | np.float32, size: int, new: int) -> np.ndarray:
     offset = np.float32(size / 2) * (ONE - np.float32(new) / (scale * np.float32(size)))
     return offset + (i + HALF) / scale - HALF
 
 
 # Positions of the new pixels i among the old ones; scale: new size by old.
-COORDINATES: dict[str, Callable[..., Any]] = {
+COORDINATES: dict[str, Callable[..., np.ndarray]] = {
     "asymmetric": lambda i, scale, size, new: i / scale,
     "half_pixel": lambda i, scale, size, new: (i + HALF) / scale - HALF,
     "half_pixel_symmetric": _symmetric,
@@ -26,7 +29,7 @@ COORDINATES: dict[str, Callable[..., Any]] = {
         i * np.float32(size - 1) / np.float32(max(new - 1, 1))
     ),
 }
-ROUNDING: dict[str, Callable[..., Any]] = {
+ROUNDING: dict[str, Callable[..., np.ndarray]] = {
     "round_prefer_floor": lambda c: np.ceil(c - HALF),
     "round_prefer_ceil": lambda c: np.floor(c + HALF),
     "floor": np.floor,
@@ -34,25 +37,29 @@ ROUNDING: dict[str, Callable[..., Any]] = {
 }
 
 
-def _choice(table: dict[str, Any], name: str, given: str) -> Any:
+def _choice(table: dict[str, T], name: str, given: str) -> T:
     if given not in table:
         raise ValueError(f"{name}={given!r} is not supported: export with one of {list(table)}")
     return table[given]
 
 
-def _nearest(node: Node, coordinates: Any, size: int, scale: Any) -> Any:
+def _nearest(
+    node: Node, coordinates: np.ndarray, size: int, scale: float | np.float32
+) -> np.ndarray:
     old = "ceil" if scale < 1 else "floor"  # before opset 11 there is no attribute for it
     mode = node.get("nearest_mode", "round_prefer_floor") if node.opset >= 11 else old
     near = _choice(ROUNDING, "nearest_mode", mode)(coordinates)
     return np.eye(size, dtype=np.float32)[np.clip(near.astype(int), 0, size - 1)]
 
 
-def _linear(node: Node, coordinates: Any, size: int, scale: Any) -> Any:
+def _linear(
+    node: Node, coordinates: np.ndarray, size: int, scale: float | np.float32
+) -> np.ndarray:
     inside = np.clip(coordinates, 0, size - 1)
     return np.maximum(ONE - np.abs(inside[:, None] - np.arange(size, dtype=np.float32)), 0)
 
 
-def _cubic(node: Node, coordinates: Any, size: int, scale: Any) -> Any:
+def _cubic(node: Node, coordinates: np.ndarray, size: int, scale: float | np.float32) -> np.ndarray:
     a = node.get("cubic_coeff_a", -0.75)
     places = np.floor(coordinates)[:, None] + np.arange(-1, 3)
     d = np.abs(coordinates[:, None] - places)
@@ -69,7 +76,7 @@ def _cubic(node: Node, coordinates: Any, size: int, scale: Any) -> Any:
 MODES = {"nearest": _nearest, "linear": _linear, "bilinear": _linear, "cubic": _cubic}
 
 
-def _resize(node: Node, x: Any, *given: Any) -> Any:
+def _resize(node: Node, x: ArrayLike, *given: ArrayLike | None) -> ArrayLike:
     node.only(antialias=0, keep_aspect_ratio_policy="stretch")
     given = (None, *given) if node.opset < 11 else given  # without the region of interest
     _, scales, sizes = (*given, None, None, None)[:3]

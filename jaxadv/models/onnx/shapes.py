@@ -2,16 +2,16 @@
 
 import itertools
 import math
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxadv.core.typing import ArrayLike
 from jaxadv.models.onnx.node import Node, Operator, either, integers, known, library, plain
 
 
-def _reshape(node: Node, x: Any, shape: Any = None) -> Any:
+def _reshape(node: Node, x: ArrayLike, shape: ArrayLike | None = None) -> ArrayLike:
     wanted = integers(node, "shape", shape) or []
     if not node.get("allowzero", 0):
         wanted = [x.shape[axis] if n == 0 else n for axis, n in enumerate(wanted)]
@@ -25,8 +25,8 @@ def _reshape(node: Node, x: Any, shape: Any = None) -> Any:
     return x.reshape(wanted)
 
 
-def _one_image(node: Node, x: Any, wanted: list[int]) -> list[int]:
-    """The shape for one image, where `wanted` begins with the batch of the export."""
+def _one_image(node: Node, x: ArrayLike, wanted: list[int]) -> list[int]:
+    """Return the shape for one image, where `wanted` begins with the batch of the export."""
     if not wanted or wanted[0] < 2 or not x.ndim or x.shape[0] != 1:
         return wanted
     sizes = math.prod(wanted), x.size
@@ -35,12 +35,12 @@ def _one_image(node: Node, x: Any, wanted: list[int]) -> list[int]:
     return wanted
 
 
-def _flatten(node: Node, x: Any) -> Any:
+def _flatten(node: Node, x: ArrayLike) -> ArrayLike:
     axis = node.get("axis", 1)
     return x.reshape(math.prod(x.shape[:axis]), -1)
 
 
-def _squeeze(node: Node, x: Any, axes: Any = None) -> Any:
+def _squeeze(node: Node, x: ArrayLike, axes: ArrayLike | None = None) -> ArrayLike:
     chosen = integers(node, "axes", axes)
     if chosen is None:  # every axis of length 1, but not a batch axis that may be longer
         first = int(node.batch not in (0, 1))
@@ -48,15 +48,15 @@ def _squeeze(node: Node, x: Any, axes: Any = None) -> Any:
     return x.squeeze(tuple(chosen))
 
 
-def _unsqueeze(node: Node, x: Any, axes: Any = None) -> Any:
+def _unsqueeze(node: Node, x: ArrayLike, axes: ArrayLike | None = None) -> ArrayLike:
     return library(x).expand_dims(x, tuple(integers(node, "axes", axes) or ()))
 
 
-def _concat(node: Node, *parts: Any) -> Any:
+def _concat(node: Node, *parts: ArrayLike) -> ArrayLike:
     return library(*parts).concatenate(parts, node.get("axis"))
 
 
-def _split(node: Node, x: Any, sizes: Any = None) -> Any:
+def _split(node: Node, x: ArrayLike, sizes: ArrayLike | None = None) -> tuple[ArrayLike, ...]:
     axis = node.get("axis", 0)
     given = integers(node, "split", sizes)
     if given is None:
@@ -67,8 +67,13 @@ def _split(node: Node, x: Any, sizes: Any = None) -> Any:
 
 
 def _slice(
-    node: Node, x: Any, starts: Any = None, ends: Any = None, axes: Any = None, steps: Any = None
-) -> Any:
+    node: Node,
+    x: ArrayLike,
+    starts: ArrayLike | None = None,
+    ends: ArrayLike | None = None,
+    axes: ArrayLike | None = None,
+    steps: ArrayLike | None = None,
+) -> ArrayLike:
     first, last = integers(node, "starts", starts) or [], integers(node, "ends", ends) or []
     along = integers(node, "axes", axes) or range(len(first))
     step = integers(node, "steps", steps) or [1] * len(first)
@@ -78,11 +83,11 @@ def _slice(
     return x[tuple(index)]
 
 
-def _shape(node: Node, x: Any) -> Any:
+def _shape(node: Node, x: ArrayLike) -> ArrayLike:
     return np.array(x.shape[node.get("start", 0) : node.get("end")], np.int64)
 
 
-def _expand(node: Node, x: Any, shape: Any) -> Any:
+def _expand(node: Node, x: ArrayLike, shape: ArrayLike) -> ArrayLike:
     given = integers(node, "shape", shape) or []
     if node.batch and len(given) == x.ndim and x.shape[:1] == (1,) and given[0] == node.batch:
         given[0] = 1  # the batch of the export
@@ -90,7 +95,13 @@ def _expand(node: Node, x: Any, shape: Any) -> Any:
     return library(x).broadcast_to(x, wanted)
 
 
-def _pad(node: Node, x: Any, pads: Any = None, value: Any = None, axes: Any = None) -> Any:
+def _pad(
+    node: Node,
+    x: ArrayLike,
+    pads: ArrayLike | None = None,
+    value: ArrayLike | None = None,
+    axes: ArrayLike | None = None,
+) -> ArrayLike:
     given = integers(node, "pads", pads) or []
     along = integers(node, "axes", axes) or range(len(given) // 2)
     edges = [(0, 0)] * x.ndim
@@ -113,12 +124,12 @@ def _pad(node: Node, x: Any, pads: Any = None, value: Any = None, axes: Any = No
     return lax.pad(x, jnp.asarray(fill, x.dtype).reshape(()), [(*edge, 0) for edge in edges])
 
 
-def _constant_of_shape(node: Node, shape: Any) -> Any:
+def _constant_of_shape(node: Node, shape: ArrayLike) -> ArrayLike:
     value = node.get("value", np.zeros(1, np.float32))
     return np.full(integers(node, "shape", shape) or (), np.ravel(value)[0])
 
 
-def _range(node: Node, start: Any, limit: Any, delta: Any) -> Any:
+def _range(node: Node, start: ArrayLike, limit: ArrayLike, delta: ArrayLike) -> ArrayLike:
     ends = [
         known(node, name, value)
         for name, value in (("start", start), ("limit", limit), ("delta", delta))
@@ -126,11 +137,11 @@ def _range(node: Node, start: Any, limit: Any, delta: Any) -> Any:
     return np.arange(*(end[0] for end in ends if end is not None), dtype=start.dtype)
 
 
-def _tile(node: Node, x: Any, repeats: Any) -> Any:
+def _tile(node: Node, x: ArrayLike, repeats: ArrayLike) -> ArrayLike:
     return library(x).tile(x, integers(node, "repeats", repeats))
 
 
-def _triangle(node: Node, x: Any, k: Any = None) -> Any:
+def _triangle(node: Node, x: ArrayLike, k: ArrayLike | None = None) -> ArrayLike:
     (offset,) = integers(node, "k", k) or (0,)
     return getattr(library(x), "triu" if node.get("upper", 1) else "tril")(x, offset)
 

@@ -9,13 +9,14 @@ from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Bool, Float, Int
 
 from jaxadv.core.attack import Attack, safe_epsilon
 from jaxadv.core.goals import Evading, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
+from jaxadv.core.typing import Key
 from jaxadv.data import Dataset
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.result_store import fingerprint
@@ -31,17 +32,17 @@ class Made(NamedTuple):
     """Images that a family made for one model.
 
     Attributes:
-        images: float32 [N, H, W, C].
-        labels: int [N]. For natural images, the class to be misclassified; for others, the class
-            that the image is made for (-1: any).
-        distance: float64 [N], distance from the natural image; 0 where there is none.
-        allowed: bool [N], whether the image counts, that is, lies within the family's radius.
+        images: Images, float32 [N, H, W, C].
+        labels: Integers [N]. For natural images, the class to be misclassified; for others, the
+            class that the image is made for (-1: any).
+        distance: Distance from the natural image, float64 [N]; 0 where there is none.
+        allowed: Whether the image counts, that is, lies within the family's radius, [N].
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    distance: np.ndarray
-    allowed: np.ndarray
+    images: Float[np.ndarray, "N H W C"]
+    labels: Int[np.ndarray, " N"]
+    distance: Float[np.ndarray, " N"]
+    allowed: Bool[np.ndarray, " N"]
 
 
 class Family(Protocol):
@@ -59,7 +60,7 @@ class Family(Protocol):
     def natural(self) -> bool: ...
 
     def make(
-        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Array
+        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Key
     ) -> Made:
         """Make images for a model, evading its class `rejected` if there is one.
 
@@ -76,16 +77,25 @@ class Family(Protocol):
         ...
 
 
-def fools(family: Family, model: Model, made: Made, rejected: int | None) -> np.ndarray:
-    """Return the mask [N] of images that reach their goal on the model and are not rejected.
+def fools(family: Family, model: Model, made: Made, rejected: int | None) -> Bool[np.ndarray, " N"]:
+    """Return whether images reach their goal on a model and are not rejected.
 
     A natural image must be assigned to another natural class, another image to the class that it
     was made for. The model is evaluated anew, one forward pass an image.
+
+    Args:
+        family: The family of the images.
+        model: The model.
+        made: The images.
+        rejected: Index of the rejection class (None: there is none).
+
+    Returns:
+        The mask [N].
     """
-    answers = predict(model, made.images).argmax(1)
-    met = answers != made.labels if family.natural else answers == made.labels
-    met |= made.labels < 0
-    return met & made.allowed & (True if rejected is None else answers != rejected)
+    predicted = predict(model, made.images).argmax(1)
+    reached = predicted != made.labels if family.natural else predicted == made.labels
+    reached |= made.labels < 0
+    return reached & made.allowed & (True if rejected is None else predicted != rejected)
 
 
 def _goal(labels: np.ndarray, rejected: int | None) -> Untargeted:
@@ -111,15 +121,15 @@ class Perturbed:
     natural = True
 
     def make(
-        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Array
+        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Key
     ) -> Made:
         radius = self.epsilon if self.attack.needs_epsilon else None
         goal = _goal(data.labels, rejected)
         name = f"tampered-{self.attack.name}-{fingerprint(model.params, data.images)[:8]}"
-        found = self.runs.run(name, self.attack, model, data.images, goal, radius, key=key)
-        if (found.status == Status.NOT_RUN).any():
+        result = self.runs.run(name, self.attack, model, data.images, goal, radius, key=key)
+        if (result.status == Status.NOT_RUN).any():
             raise KeyboardInterrupt  # a partial result must not be taken for a complete one
-        return Made(found.images, data.labels, found.distance, found.distance <= self.epsilon)
+        return Made(result.images, data.labels, result.distance, result.distance <= self.epsilon)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +152,7 @@ class Universal:
     natural = True
 
     def make(
-        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Array
+        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Key
     ) -> Made:
         shape, (lower, upper) = tuple(data.images.shape[1:]), model.bounds
         check_ball(self.norm, self.epsilon, shape, model.bounds)
@@ -180,7 +190,7 @@ class Noise:
     natural = False
 
     def make(
-        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Array
+        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Key
     ) -> Made:
         lower, upper = model.bounds
         count, rng = len(data.labels), np.random.default_rng(np.asarray(jax.random.key_data(key)))
@@ -223,7 +233,7 @@ class Fooling:
     natural = False
 
     def make(
-        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Array
+        self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Key
     ) -> Made:
         classes, shape = len(data.classes), data.images.shape[1:]
         images = np.concatenate(

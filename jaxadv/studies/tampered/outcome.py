@@ -8,9 +8,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Bool
 
 from jaxadv.core.model import Model
+from jaxadv.core.typing import Key
 from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
 from jaxadv.studies.tampered.defences import Defence
@@ -56,8 +57,8 @@ class Outcome:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(
-                    f"{name}={value}: an outcome holds the share that succeeded against the plain "
-                    "network and that of the adaptive attack on the defence; run `confront`"
+                    f"{name}={value}: an outcome holds the fraction that succeeded against the "
+                    "plain network and that of the adaptive attack on the defence; run `confront`"
                 )
 
 
@@ -67,13 +68,13 @@ class Confrontation:
 
     Attributes:
         outcomes: One outcome for each defence.
-        right: bool [N], natural images that the plain network classifies correctly.
+        right: Mask [N] of the natural images that the plain network classifies correctly.
         ordinary: Images made for the plain network.
         adaptive: Images made for each defence.
     """
 
     outcomes: tuple[Outcome, ...]
-    right: np.ndarray
+    right: Bool[np.ndarray, " N"]
     ordinary: Made
     adaptive: tuple[Made, ...]
 
@@ -85,7 +86,7 @@ def confront(
     given: Dataset,
     data: Dataset,
     *,
-    key: Array,
+    key: Key,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Confrontation:
     """Attack the plain network with a family, then each defence adaptively.
@@ -138,8 +139,8 @@ def confront(
         evaded = counted(fools(family, defence.model, made, defence.rejected))
         distance = np.where(evaded, counted(made.distance), np.inf)
         distance = np.minimum(distance, np.where(missed, near, np.inf))
-        answers = predict(defence.model, ordinary.images).argmax(1)
-        refused = counted(answers == defence.rejected)
+        predicted = predict(defence.model, ordinary.images).argmax(1)
+        refused = counted(predicted == defence.rejected)
         outcomes.append(
             Outcome(
                 family.name,

@@ -33,17 +33,22 @@ KINDS = {"class": "class", "detector": "detector"}
 
 
 def families(setting: Setting, training: bool = False) -> tuple[Family, ...]:
-    """Return the families of attacks, those of natural images last.
+    """Return the families of attacks, those that start at natural images last.
 
-    `quick` leaves out one family. With `training` there are as many images as a defence learns
-    from, else as many as are evaluated.
+    Args:
+        setting: The setting; `quick` leaves out one family.
+        training: Whether the images are for the training of a defence, which takes more of them
+            than its evaluation.
+
+    Returns:
+        The families.
     """
     quick = setting.quick
     runs = (3 if quick else 20) if training else (1 if quick else 5)
     generations = 20 if quick else 200
 
     pgd = PGD(loss="margin", steps=40 if quick else 100, restarts=1 if quick else 3)
-    found: tuple[Family, ...] = (
+    every: tuple[Family, ...] = (
         Noise(draws=10 if quick else 50),
         Fooling("CPPN", "cppn", generations, runs),
         Fooling("direct encoding", "direct", generations, runs),
@@ -51,10 +56,10 @@ def families(setting: Setting, training: bool = False) -> tuple[Family, ...]:
         Universal(
             f"universal, Linf {LINF:g}", LINF, epochs=5 if quick else 10, count=3 if training else 1
         ),
-        Perturbed(f"PGD, Linf {LINF:g}", pgd, LINF, setting.kept),
-        Perturbed(f"minimal (DDN), L2 {L2:g}", DDN(steps=60 if quick else 300), L2, setting.kept),
+        Perturbed(f"PGD, Linf {LINF:g}", pgd, LINF, setting.runs),
+        Perturbed(f"minimal (DDN), L2 {L2:g}", DDN(steps=60 if quick else 300), L2, setting.runs),
     )
-    return tuple(one for one in found if not quick or one.name != "direct encoding")
+    return tuple(one for one in every if not quick or one.name != "direct encoding")
 
 
 def _parts(setting: Setting) -> tuple[Dataset, Dataset]:
@@ -68,17 +73,17 @@ def _parts(setting: Setting) -> tuple[Dataset, Dataset]:
 def _negatives(setting: Setting, plain: Model) -> dict[str, np.ndarray]:
     """Return training images [M, H, W, C] that each family made for the plain network."""
     given, _ = _parts(setting)
-    store, found = Store(setting.folder / "tampered"), {}
+    store, negatives = Store(setting.folder / "tampered"), {}
     for number, family in enumerate(every := families(setting, training=True)):
         setting.progress("negatives", number, len(every))
-        mark = fingerprint(repr(family), plain.params, given.images)
-        kept = store.load_arrays(f"negatives-{number}", mark)
-        if kept is None:
+        digest = fingerprint(repr(family), plain.params, given.images)
+        arrays = store.load_arrays(f"negatives-{number}", digest)
+        if arrays is None:
             made = family.make(plain, given, given, None, jax.random.key(1000 + number))
-            kept = {"images": made.images}
-            store.save_arrays(f"negatives-{number}", mark, **kept)
-        found[family.name] = kept["images"]
-    return found
+            arrays = {"images": made.images}
+            store.save_arrays(f"negatives-{number}", digest, **arrays)
+        negatives[family.name] = arrays["images"]
+    return negatives
 
 
 def _both_kinds(setting: Setting, name: str, plain: Model, negatives: np.ndarray) -> list[Defence]:
@@ -105,9 +110,9 @@ def defences(setting: Setting) -> Findings:
     for number, (name, images) in enumerate(sets.items()):
         setting.progress("defences", number, len(sets))
         made += _both_kinds(setting, name, plain, images)
-    found = []
+    confrontations = []
     for number, family in enumerate(every := families(setting)):
-        found.append(
+        confrontations.append(
             confront(
                 family,
                 plain,
@@ -122,10 +127,16 @@ def defences(setting: Setting) -> Findings:
         )
     parts: list[Part] = [
         _natural(setting, plain, made, sets),
-        *(_table(one.outcomes) for one in found),
-        _gallery(found, made, data),
-        _over_distance(found[-1], plain, made),
-        Text(verdict([outcome for one in found for outcome in one.outcomes]) + " " + PUBLISHED),
+        *(_table(confrontation.outcomes) for confrontation in confrontations),
+        _gallery(confrontations, made, data),
+        _over_distance(confrontations[-1], plain, made),
+        Text(
+            verdict(
+                [outcome for confrontation in confrontations for outcome in confrontation.outcomes]
+            )
+            + " "
+            + PUBLISHED
+        ),
     ]
     title = "A class for tampered or non-natural input, and who knows of it"
     return Findings("tampered.defences", title, parts)
@@ -139,7 +150,7 @@ def _natural(
     rows: list[list[float]] = []
     for name, images in sets.items():
         both = [one.on_natural(setting.test) for one in made if one.name == name]
-        rows.append([len(images), *(100 * share for pair in both for share in pair)])
+        rows.append([len(images), *(100 * fraction for pair in both for fraction in pair)])
     plainly = 100 * float((right == setting.test.labels).mean())
     return Table(
         "On natural test images",
@@ -189,28 +200,30 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
     )
 
 
-def _gallery(found: Sequence[Confrontation], made: Sequence[Defence], data: Dataset) -> Gallery:
+def _gallery(
+    confrontations: Sequence[Confrontation], made: Sequence[Defence], data: Dataset
+) -> Gallery:
     """Return one image of each family: natural, unaware, and adaptive.
 
     The adaptive images evade the defences that were trained on all families.
     """
     shown = [place for place, one in enumerate(made) if one.name == ALL]
     rows, captions = [], []
-    for number, one in enumerate(found):
+    for number, one in enumerate(confrontations):
         begun = np.isfinite(one.outcomes[0].plain_distance)
         place = int(np.flatnonzero(one.right)[number]) if begun else number
         blank = np.full(one.ordinary.images.shape[1:], np.nan, np.float32)
         images = [data.images[place] if begun else blank, one.ordinary.images[place]]
-        said = ["", *(_answer(made[i], one.ordinary.images[place], data) for i in shown[:1])]
+        answers = ["", *(_answer(made[i], one.ordinary.images[place], data) for i in shown[:1])]
         for i in shown:
             images.append(one.adaptive[i].images[place])
-            said.append(_answer(made[i], images[-1], data))
+            answers.append(_answer(made[i], images[-1], data))
         rows.append(images)
-        captions.append(tuple(said))
+        captions.append(tuple(answers))
     return Gallery(
         "One image of each family",
         np.stack(rows).clip(0, 1),
-        tuple(one.outcomes[0].family for one in found),
+        tuple(one.outcomes[0].family for one in confrontations),
         ("natural", "made for the plain network", "to evade the class", "to evade the detector"),
         tuple(captions),
         note="against the defences that were trained on all families; below each the defence's "
@@ -264,12 +277,12 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
         >>> verdict([one]).split(". ")[0]
         'The class rejects 99 % of PGD images that do not know of it; 90 % evade it on purpose'
     """
-    said = []
+    sentences = []
     for kind, label in KINDS.items():
-        mine = [one for one in outcomes if one.kind == kind]
-        mine = [one for one in mine if one.defence == mine[-1].defence]
-        natural = [one for one in mine if np.isfinite(one.plain_distance)]
-        others = [one for one in mine if one not in natural]
+        of_kind = [one for one in outcomes if one.kind == kind]
+        of_kind = [one for one in of_kind if one.defence == of_kind[-1].defence]
+        natural = [one for one in of_kind if np.isfinite(one.plain_distance)]
+        others = [one for one in of_kind if one not in natural]
         for group, of in ((natural, "changed natural images"), (others, "images of nothing")):
             if not group:
                 continue
@@ -277,7 +290,7 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
             adaptive = float(np.mean([one.adaptive for one in group]))
             of = f"{group[0].family} images" if len(group) == 1 else of
             means = f" (means over {', '.join(o.family for o in group)})" if len(group) > 1 else ""
-            said.append(
+            sentences.append(
                 f"The {label} rejects {100 * rejected:.0f} % of {of} that do not know of it; "
                 f"{100 * adaptive:.0f} % evade it on purpose{means}."
             )
@@ -288,12 +301,12 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
     ]
     best = min(worst, key=lambda one: one.adaptive)
     low, _ = wilson(round(best.adaptive * best.count), best.count)
-    said.append(
+    sentences.append(
         f"Of {len(worst)} defences none is evaded by less than {100 * best.adaptive:.0f} % of the "
         f"attacks of its worst family ({KINDS[best.kind]} trained on {best.defence}: "
         f"{best.family}, at least {100 * low:.0f} % by a Wilson interval of 95 %)."
     )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def retraining(setting: Setting) -> Findings:
@@ -304,7 +317,7 @@ def retraining(setting: Setting) -> Findings:
     first = np.concatenate(
         [one.make(plain, given, given, None, jax.random.key(0)).images for one in every]
     )
-    rounds, parts, said = (3 if setting.quick else 6), [], []
+    rounds, parts, sentences = (3 if setting.quick else 6), [], []
     lines: dict[str, np.ndarray] = {}
     for turn, (kind, label) in enumerate(KINDS.items()):
         pool, rows = first, []
@@ -320,9 +333,13 @@ def retraining(setting: Setting) -> Findings:
             rows.append(
                 [
                     len(pool),
-                    *(100 * share for share in defence.on_natural(setting.test)),
+                    *(100 * fraction for fraction in defence.on_natural(setting.test)),
                     100 * float((answers == defence.rejected).mean()),
-                    *(100 * share for one in outcomes for share in (one.rejected, one.adaptive)),
+                    *(
+                        100 * fraction
+                        for one in outcomes
+                        for fraction in (one.rejected, one.adaptive)
+                    ),
                     outcomes[-1].adaptive_distance,
                 ]
             )
@@ -331,7 +348,7 @@ def retraining(setting: Setting) -> Findings:
             pool = np.concatenate([pool, *(one.images for one in made)])
         parts.append(_rounds(label, rows, outcomes))
         lines[label] = np.stack([np.arange(1, rounds + 1), np.array(rows)[:, -1]])
-        said.append(_helped(label, np.array(rows), outcomes))
+        sentences.append(_helped(label, np.array(rows), outcomes))
         lines["plain network"] = np.stack(
             [np.arange(1, rounds + 1), np.full(rounds, outcomes[-1].plain_distance)]
         )
@@ -345,7 +362,7 @@ def retraining(setting: Setting) -> Findings:
             note="medians over the images that evade within the largest distance counted",
         )
     )
-    parts.append(Text(" ".join(said) + " " + PUBLISHED))
+    parts.append(Text(" ".join(sentences) + " " + PUBLISHED))
     title = "Does it help to retrain on what evaded?"
     return Findings("tampered.retraining", title, parts)
 

@@ -7,19 +7,20 @@ give upper bounds, in float64.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import lax
+from jaxtyping import Array, Float
 
 
 def operator_norm(
-    layer: Callable[[Any], Any],
+    layer: Callable[[Array], Array],
     shape: Sequence[int],
     *,
-    at: Any = None,
+    at: npt.ArrayLike | None = None,
     iterations: int = 300,
     tolerance: float = 1e-6,
 ) -> float:
@@ -55,7 +56,9 @@ def operator_norm(
     out, pull = jax.vjp(layer, at)
 
     @jax.jit
-    def step(pull: Any, vector: Any) -> Any:
+    def step(
+        pull: Callable[[Array], tuple[Array]], vector: Array
+    ) -> tuple[Float[Array, ""], Array]:
         vector = vector / jnp.maximum(jnp.linalg.norm(vector), 1e-30)
         (image,) = jax.linear_transpose(lambda y: pull(y)[0], out)(vector)
         return jnp.linalg.norm(image), pull(image)[0]
@@ -71,7 +74,7 @@ def operator_norm(
     return largest
 
 
-def matrix_norm(matrices: Any) -> float:
+def matrix_norm(matrices: npt.ArrayLike) -> float:
     """Return the largest singular value of a matrix, or of any of a stack, in float64.
 
     Args:
@@ -92,7 +95,9 @@ def matrix_norm(matrices: Any) -> float:
     return math.sqrt(max(float(np.linalg.eigvalsh(gram).max()), 0.0))
 
 
-def circular_norm(kernel: Any, size: Sequence[int], stride: Sequence[int] | int = 1) -> float:
+def circular_norm(
+    kernel: npt.ArrayLike, size: Sequence[int], stride: Sequence[int] | int = 1
+) -> float:
     """Return the norm of a circular convolution with a stride, by the Fourier transform.
 
     For stride s, in two dimensions, it is the largest norm over the frequencies xi in [0, N / s)^2
@@ -144,7 +149,7 @@ def circular_norm(kernel: Any, size: Sequence[int], stride: Sequence[int] | int 
 
 
 def convolution_bound(
-    kernel: Any,
+    kernel: npt.ArrayLike,
     size: Sequence[int],
     stride: Sequence[int] | int = 1,
     padding: Sequence[tuple[int, int]] | None = None,
@@ -182,7 +187,7 @@ def convolution_bound(
     return min(circular_norm(kernel, torus, strides), patches * shared)
 
 
-def sum_bound(layer: Callable[[Any], Any], shape: Sequence[int]) -> float:
+def sum_bound(layer: Callable[[Array], Array], shape: Sequence[int]) -> float:
     """Return an upper bound of the norm of an affine layer with nonnegative coefficients.
 
     This is sqrt(largest row sum * largest column sum) of its matrix (Schur's test), which is exact
@@ -233,7 +238,7 @@ def pooling_norm(
     """
     edges = [(0, 0)] * len(size) if padding is None else list(padding)
 
-    def windows(x: Any) -> Any:
+    def windows(x: Array) -> Array:
         return lax.reduce_window(
             x, 0.0, lax.add, tuple(window), tuple(stride), edges, None, dilation
         )

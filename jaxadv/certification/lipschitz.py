@@ -10,22 +10,25 @@ attention or layer normalisation, raises ValueError. Szegedy et al. 2013 (arXiv 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
+import numpy.typing as npt
+from jax.core import ShapedArray
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from jaxtyping import Array, Float
 
-from jaxadv.core.model import Model
-from jaxadv.engine.verify import predict
-from jaxadv.studies.spectra import (
+from jaxadv.certification.operator_norms import (
     convolution_bound,
     matrix_norm,
     operator_norm,
     pooling_norm,
     sum_bound,
 )
+from jaxadv.core.model import Model
+from jaxadv.engine.verify import predict
 
 _WEIGHTED = ("dot_general", "conv_general_dilated")
 _SLOPES = {  # of functions of one number
@@ -53,8 +56,6 @@ _MOVES = (
     "dynamic_slice",
     "cumsum",
 )
-
-
 _PLAIN = (
     "add",
     "sub",
@@ -71,6 +72,9 @@ _PLAIN = (
     "expand_dims",
     "rev",
 )
+DotNumbers = tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]
+"""Contracted and batch axes of both sides of a `dot_general`."""
+
 _CALLS = (  # of a jaxpr, once, with the same arguments
     "jit",
     "pjit",
@@ -115,7 +119,7 @@ class Spectrum(NamedTuple):
 
 
 class _Moving(NamedTuple):
-    """A value that depends on the image."""
+    """A value that depends on the image: the bound of its changes, or the value itself."""
 
     value: Any
 
@@ -148,14 +152,14 @@ def spectrum(model: Model, image_shape: Sequence[int], iterations: int = 300) ->
     traced = jax.make_jaxpr(model.raw)(image)
     layers: list[Layer] = []
 
-    def rule(eqn: Any, values: list[Any], name: str) -> Any:
+    def rule(eqn: JaxprEqn, values: list[Any], name: str) -> Any:
         gain, kind, size = _gain(eqn, values, name)
         through = _combined(eqn, values, name) * gain
         if kind in ("dense", "convolution", "pooling") or gain != 1:
             lower = math.nan
             if kind in ("dense", "convolution") and iterations:
                 place = next(i for i, v in enumerate(values) if isinstance(v, _Moving))
-                shape = eqn.invars[place].aval.shape
+                shape = _shape(eqn.invars[place])
                 lower = operator_norm(_alone(eqn, values), shape, iterations=iterations)
             layers.append(Layer(name, kind, size, lower, gain, through))
         return [through] * len(eqn.outvars) if eqn.primitive.multiple_results else through
@@ -164,7 +168,7 @@ def spectrum(model: Model, image_shape: Sequence[int], iterations: int = 300) ->
     return Spectrum(_distinct(layers), out.value if isinstance(out, _Moving) else 0.0)
 
 
-def layer_outputs(model: Model, images: Any) -> dict[str, np.ndarray]:
+def layer_outputs(model: Model, images: npt.ArrayLike) -> dict[str, Float[np.ndarray, "N n"]]:
     """Return the output of every dense layer and convolution, before its bias.
 
     Costs one model call.
@@ -186,7 +190,7 @@ def layer_outputs(model: Model, images: Any) -> dict[str, np.ndarray]:
     traced = jax.make_jaxpr(model.raw)(images)
     found: list[tuple[str, np.ndarray]] = []
 
-    def rule(eqn: Any, values: list[Any], name: str) -> Any:
+    def rule(eqn: JaxprEqn, values: list[Any], name: str) -> Any:
         out = _bind(eqn, [v.value if isinstance(v, _Moving) else v for v in values])
         if eqn.primitive.name in _WEIGHTED:
             found.append((name, np.asarray(out).reshape(len(images), -1)))
@@ -197,7 +201,9 @@ def layer_outputs(model: Model, images: Any) -> dict[str, np.ndarray]:
     return {layer.name: value for layer, (_, value) in zip(names, found, strict=True)}
 
 
-def certified_distance(model: Model, images: Any, labels: Any, constant: float) -> np.ndarray:
+def certified_distance(
+    model: Model, images: npt.ArrayLike, labels: npt.ArrayLike, constant: float
+) -> Float[np.ndarray, " N"]:
     """Return L2 distances [N] within which no image changes its class: margin / (sqrt(2) L).
 
     The difference of two logits moves by at most sqrt(2) L |r|. Margins are of float32 logits.
@@ -224,7 +230,7 @@ def certified_distance(model: Model, images: Any, labels: Any, constant: float) 
     return np.maximum(own - logits.max(1), 0) / (math.sqrt(2) * constant)
 
 
-def local_norms(model: Model, images: Any) -> np.ndarray:
+def local_norms(model: Model, images: npt.ArrayLike) -> Float[np.ndarray, " N"]:
     """Return the norm [N] of the logits' Jacobian at each image [N, H, W, C].
 
     This is the gain that no small perturbation there exceeds. Costs as many backward passes for
@@ -232,7 +238,7 @@ def local_norms(model: Model, images: Any) -> np.ndarray:
     """
 
     @jax.jit
-    def jacobian(image: Any) -> Any:
+    def jacobian(image: Array) -> Float[Array, "K D"]:
         rows = jax.jacrev(lambda x: model(x[None])[0])(image)
         return rows.reshape(len(rows), -1)
 
@@ -240,7 +246,7 @@ def local_norms(model: Model, images: Any) -> np.ndarray:
 
 
 def _interpret(
-    jaxpr: Any,
+    jaxpr: Jaxpr,
     consts: Sequence[Any],
     inputs: Sequence[Any],
     rule: Callable[..., Any],
@@ -249,14 +255,14 @@ def _interpret(
     """Evaluate a jaxpr; equations that depend on the image are left to rule(eqn, values, name)."""
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
 
-    def read(atom: Any) -> Any:
+    def read(atom: Var | Literal) -> Any:
         return atom.val if isinstance(atom, Literal) else known[atom]
 
     for eqn in jaxpr.eqns:
         values = [read(atom) for atom in eqn.invars]
         name = "/".join(part for part in (scope, str(eqn.source_info.name_stack)) if part)
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-        body = getattr(inner, "jaxpr", inner)
+        body: Any = getattr(inner, "jaxpr", inner)
         if not any(isinstance(value, _Moving) for value in values):
             outs = _bind(eqn, values)
             outs = outs if eqn.primitive.multiple_results else [outs]
@@ -269,16 +275,20 @@ def _interpret(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _bind(eqn: Any, values: Sequence[Any]) -> Any:
+def _shape(atom: Var | Literal) -> tuple[int, ...]:
+    return cast(ShapedArray, atom.aval).shape
+
+
+def _bind(eqn: JaxprEqn, values: Sequence[Any]) -> Any:
     return eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
 
 
-def _alone(eqn: Any, values: Sequence[Any]) -> Callable[[Any], Any]:
+def _alone(eqn: JaxprEqn, values: Sequence[Any]) -> Callable[[Any], Any]:
     """Return the equation as a function of its one value that depends on the image."""
     return lambda x: _bind(eqn, [x if isinstance(v, _Moving) else v for v in values])
 
 
-def _combined(eqn: Any, values: Sequence[Any], name: str) -> float:
+def _combined(eqn: JaxprEqn, values: Sequence[Any], name: str) -> float:
     """Return the bound of the inputs of an equation."""
     bounds = [value.value for value in values if isinstance(value, _Moving)]
     if len(bounds) == 1:
@@ -292,12 +302,12 @@ def _combined(eqn: Any, values: Sequence[Any], name: str) -> float:
     raise _unbounded(eqn, name)
 
 
-def _gain(eqn: Any, values: Sequence[Any], name: str) -> tuple[float, str, str]:
+def _gain(eqn: JaxprEqn, values: Sequence[Any], name: str) -> tuple[float, str, str]:
     """Return the gain of an equation, its kind and its size."""
     kind, params = eqn.primitive.name, eqn.params
     place = next(i for i, value in enumerate(values) if isinstance(value, _Moving))
     others = [value for value in values if not isinstance(value, _Moving)]
-    shape = eqn.invars[place].aval.shape
+    shape = _shape(eqn.invars[place])
     alone = len(others) == len(values) - 1
     if kind == "dot_general" and alone:
         weight, axes = _matrices(others[0], params["dimension_numbers"], 1 - place)
@@ -325,7 +335,9 @@ def _gain(eqn: Any, values: Sequence[Any], name: str) -> tuple[float, str, str]:
     raise _unbounded(eqn, name)
 
 
-def _matrices(weight: Any, numbers: Any, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+def _matrices(
+    weight: npt.ArrayLike, numbers: DotNumbers, side: int
+) -> tuple[np.ndarray, tuple[int, int]]:
     """Return the weight of a dot_general as [batch, in, out], and its (in, out)."""
     weight = np.asarray(weight, np.float64)
     contract, batch = numbers[0][side], numbers[1][side]
@@ -335,7 +347,7 @@ def _matrices(weight: Any, numbers: Any, side: int) -> tuple[np.ndarray, tuple[i
 
 
 def _convolution(
-    kernel: np.ndarray, shape: Sequence[int], eqn: Any, name: str
+    kernel: np.ndarray, shape: Sequence[int], eqn: JaxprEqn, name: str
 ) -> tuple[float, str, str]:
     params = eqn.params
     image, weight, _ = params["dimension_numbers"]
@@ -369,7 +381,7 @@ def _distinct(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     return tuple(out)
 
 
-def _unbounded(eqn: Any, name: str) -> ValueError:
+def _unbounded(eqn: JaxprEqn, name: str) -> ValueError:
     return ValueError(
         f"model: its step {eqn.primitive.name!r} ({name or 'outside any layer'}) has no bound here "
         "that holds everywhere (attention, layer normalisation, products of activations): use "

@@ -1,0 +1,30 @@
+"""The public names of `jaxadv.report`, which `__init__.py` reads."""
+
+from .certify import CertifiedRun as CertifiedRun
+from .certify import certified_data as certified_data
+from .certify import print_certified as print_certified
+from .certify import write_certified as write_certified
+from .distance import distance_data as distance_data
+from .distance import print_distances as print_distances
+from .distance import write_distances as write_distances
+from .elements import Page as Page
+from .export import as_robustbench as as_robustbench
+from .export import sweep_as_robustbench as sweep_as_robustbench
+from .export import write_csv as write_csv
+from .export import write_robustbench as write_robustbench
+from .export import write_sweep_csv as write_sweep_csv
+from .html import write_html as write_html
+from .pages import write_pages as write_pages
+from .pairs import pair_data as pair_data
+from .pairs import pair_figure as pair_figure
+from .pairs import write_pair as write_pair
+from .queries import print_queries as print_queries
+from .queries import queries_data as queries_data
+from .queries import write_queries as write_queries
+from .study import print_study as print_study
+from .study import write_study as write_study
+from .sweep import print_sweep as print_sweep
+from .sweep import sweep_data as sweep_data
+from .sweep import write_sweep as write_sweep
+from .table import as_data as as_data
+from .table import print_report as print_report
