@@ -1,17 +1,50 @@
-"""Eight simulated devices, types checked while the tests run, and where the shared data lies."""
+"""How the tests compile, eight simulated devices, checked types, and where the shared data lies.
 
+Most of the time of a test is the compiler's. `JAXADV_OPTIMIZED=1` makes it optimise as for users;
+without it, programs are compiled in a third of the time and run more slowly. The workers of one run
+share what they have compiled, and a test sees one device unless it is marked `devices`.
+"""
+
+import atexit
 import os
+import shutil
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jaxlib
 import pytest
 from jaxtyping import install_import_hook
+
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+EMITTERS = "--xla_cpu_use_fusion_emitters=false"  # known to the versions below, else it aborts
 
 install_import_hook("jaxadv.core", "beartype.beartype")
 install_import_hook("jaxadv.attacks", "beartype.beartype")
 jax.config.update("jax_num_cpu_devices", 8)
+if not os.environ.get("JAXADV_OPTIMIZED"):
+    known = (0, 7) <= jaxlib.version.__version_info__[:2] < (0, 11)
+    flags = (os.environ.get("XLA_FLAGS", ""), QUICK, EMITTERS if known else "")
+    os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
+if "JAXADV_TEST_CACHE" not in os.environ:
+    os.environ["JAXADV_TEST_CACHE"] = tempfile.mkdtemp(prefix="jaxadv-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAXADV_TEST_CACHE"], ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAXADV_TEST_CACHE"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+COMPILER: Counter[str] = Counter()
+
+
+def _note(name: str, seconds: float, **_: object) -> None:
+    if name.endswith("backend_compile_duration"):
+        COMPILER["programs"] += 1
+        COMPILER["seconds"] += seconds
+
+
+jax.monitoring.register_event_duration_secs_listener(_note)
 
 
 SLOW_EXAMPLES = {  # docstrings cannot carry a mark: examples of more than about six seconds
@@ -51,6 +84,32 @@ def shared() -> Path:
     if not (root / "data").is_dir():
         pytest.skip(f"no shared data at {root}: set JAXADV_SHARED to its folder")
     return root
+
+
+@pytest.fixture(autouse=True)
+def _one_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight devices are eight partitions to compile for and eight threads on few cores."""
+    if "devices" not in request.keywords:
+        one = jax.local_devices()[:1]
+        monkeypatch.setattr(jax, "local_devices", lambda *_, **__: one)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Add up what the workers report of the compiler."""
+    COMPILER.update(getattr(node, "workeroutput", {}).get("compiler", {}))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Report what this worker has compiled."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["compiler"] = dict(COMPILER)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the compiler took."""
+    programs, seconds = COMPILER["programs"], COMPILER["seconds"]
+    terminalreporter.write_line(f"compiler: {programs:.0f} programs, {seconds:.0f} s in all threads")
 
 
 @pytest.fixture(autouse=True)

@@ -155,8 +155,6 @@ def test_for_two_linear_classes_flat_boundaries_explain_all():
 
 @pytest.mark.slow
 def test_the_study_runs(tmp_path: Path, monkeypatch):
-    one = jax.local_devices()[:1]  # eight take eight times as long to compile
-    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: one)
     train, test = (ja.load_data("digits", split) for split in ("train", "test"))
     findings = conduct("szegedy.causes", Setting(train, test, tmp_path, 1, 20, quick=True))
     titles = [part.title for part in findings.parts if hasattr(part, "title")]

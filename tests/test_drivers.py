@@ -61,10 +61,7 @@ def rows(table, index):
     )
 
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
-@functools.partial(jax.jit, static_argnames=("keep", "lanes"), compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnames=("keep", "lanes"))
 def drive(attack, model, table, key, keep, lanes=None):
     if lanes is None:
         gathered = drive_batch(attack, model, table, key, keep=keep)

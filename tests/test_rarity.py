@@ -189,8 +189,6 @@ def test_unusable_arguments_are_named(wrong, named):
 
 @pytest.mark.slow
 def test_the_study_finds_chance_far_behind_the_worst_case(tmp_path: Path, monkeypatch):
-    one = jax.local_devices()[:1]  # eight take eight times as long to compile
-    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: one)
     train, test = (ja.load_data("digits", split) for split in ("train", "test"))
     findings = conduct("szegedy.rarity", Setting(train, test, tmp_path, 1, 20, quick=True))
     table, _, curves = findings.parts
