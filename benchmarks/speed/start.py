@@ -38,7 +38,7 @@ def note(name, seconds, **_):
 module = ja.models.get_definition(network)()
 images = np.random.default_rng(0).random((count, *shape), np.float32)
 model = ja.from_linen(module, jax.jit(module.init)(jax.random.key(0), images[:1]))
-labels = np.asarray(jax.jit(model)(images)).argmax(1)
+labels = np.asarray(jax.jit(lambda model, images: model(images))(model, images)).argmax(1)
 key = jax.random.key(0)
 monitoring.register_event_duration_secs_listener(note)
 seconds = []

@@ -1,7 +1,6 @@
 """`run`: run one attack on images, on all devices, and verify the returned images."""
 
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -236,32 +235,27 @@ class Plan(NamedTuple):
     start: bool
 
 
-def compile_ahead(session: Session, plans: Sequence[Plan]) -> list[Compilation]:
-    """Begin to compile the programs of attacks in other threads, in the order of their runs.
+def compile_ahead(session: Session, plan: Plan) -> Compilation:
+    """Begin to compile the programs of an attack in other threads.
 
     Tables larger than the session's room have sizes that are not known ahead; then nothing is
     compiled.
 
     Args:
         session: What all attacks have in common; its room is set.
-        plans: The attacks.
+        plan: The attack.
 
     Returns:
-        The compilation of each attack.
+        The compilation.
     """
     if session.room == Room():
-        return [Compilation() for _ in plans]
-    forward = [
-        compile_predict(model, tuple(session.images.shape[1:]), choose_devices(session.devices))
-        for model in {id(one): one for one in (session.model, session.judge) if one}.values()
-    ]
-    out = []
-    for plan in plans:
-        setup, given, rows = _set_up(
-            session._replace(lanes=plan.lanes), plan.attack, plan.rows, plan.keep, Budget(), False
-        )
-        out.append(Compilation((*forward, *compile_loop(setup, given, plan.start, rows.seeds))))
-    return out
+        return Compilation()
+    shape, devices = tuple(session.images.shape[1:]), choose_devices(session.devices)
+    models = {id(one): one for one in (session.model, session.judge) if one is not None}
+    forward = [compile_predict(model, shape, devices) for model in models.values()]
+    session = session._replace(lanes=plan.lanes)
+    setup, given, rows = _set_up(session, plan.attack, plan.rows, plan.keep, Budget(), False)
+    return Compilation((*forward, *compile_loop(setup, given, plan.start, rows.seeds)))
 
 
 def _run_chunks(

@@ -72,43 +72,65 @@ def file_of(number: int, name: str) -> str:
     return slug(f"{number:02d}-{name}".lower())
 
 
-def compile_stages(
-    session: Session, entries: Mapping[str, Any], given: Mapping[str, Rows], needed: bool
-) -> tuple[Session, dict[str, Compilation]]:
-    """Begin to compile the attacks of a cascade or portfolio in other threads.
+class Compiler:
+    """Compiles the attacks of a cascade or portfolio in other threads, some stages ahead."""
 
-    Those that the store holds already are left out.
+    def __init__(self, session: Session, plans: Mapping[str, Plan]) -> None:
+        """Remember what is to be compiled.
+
+        Args:
+            session: What all attacks have in common; its room is set.
+            plans: The attacks that are not in the store, by name, in the order of their runs.
+        """
+        self.session, self.plans = session, plans
+        self.begun: dict[str, Compilation] = {}
+
+    def begin(self, name: str) -> None:
+        """Begin to compile an attack, if it is not begun yet."""
+        if name in self.plans and name not in self.begun:
+            self.begun[name] = compile_ahead(self.session, self.plans[name])
+
+    def wait(self, name: str) -> None:
+        """Wait until an attack is compiled; the one after it is begun meanwhile."""
+        names = list(self.plans)
+        if name not in names:
+            return
+        self.begin(name)
+        for following in names[names.index(name) + 1 :][:1]:
+            self.begin(following)
+        self.begun[name].wait(self.session.named("compiling"))
+
+    def cancel(self) -> None:
+        """Give up what is not needed any more."""
+        for compilation in self.begun.values():
+            compilation.cancel()
+
+
+def open_compiler(
+    session: Session, entries: Mapping[str, Any], given: Mapping[str, Rows]
+) -> tuple[Session, Compiler]:
+    """Return the session with room for the tables of all its attacks, and their compiler.
 
     Args:
         session: What all attacks on the images have in common.
         entries: The cascade or portfolio.
         given: For each of its names, all rows that the attack may be given.
-        needed: Whether any row is to be attacked.
 
     Returns:
-        The session, with room for the tables of all attacks, and the compilations by name.
+        The session and the compiler, which has begun nothing.
     """
     rows = max(len(own.source) for own in given.values())
     levels = max(1, rows // max(1, len(session.images)))
-    session = session._replace(
-        room=Room.of(session.images, levels, len(choose_devices(session.devices)))
-    )
-    compiled = dict.fromkeys(entries, Compilation())
+    devices = len(choose_devices(session.devices))
+    session = session._replace(room=Room.of(session.images, levels, devices))
     plans = {}
     for number, (name, entry) in enumerate(entries.items()):
-        attack, own = attack_of(entry), given[name]
-        kept = session.store is not None and session.store.holds(file_of(number, name))
-        if needed and not kept:
-            plans[name] = Plan(
-                attack,
-                own,
-                keep_of(attack, session.model),
-                session.width(attack.queries, len(own.source)),
-                refines(entry),
-            )
-    return session, compiled | dict(
-        zip(plans, compile_ahead(session, list(plans.values())), strict=True)
-    )
+        if session.store is None or not session.store.holds(file_of(number, name)):
+            attack, own = attack_of(entry), given[name]
+            lanes = session.width(attack.queries, len(own.source))
+            keep = keep_of(attack, session.model)
+            plans[name] = Plan(attack, own, keep, lanes, refines(entry))
+    return session, Compiler(session, plans)
 
 
 def run_stage(

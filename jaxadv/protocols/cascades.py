@@ -22,7 +22,7 @@ from jaxadv.engine.verify import margins, predict
 from jaxadv.protocols.cached_run import (
     Refine,
     attack_of,
-    compile_stages,
+    open_compiler,
     describe,
     file_of,
     refines,
@@ -268,7 +268,7 @@ def run_cascade(
         name: rows if attack_of(entry).needs_epsilon else unbounded
         for name, entry in cascade.items()
     }
-    session, compiled = compile_stages(session, cascade, given, standing.any())
+    session, compiler = open_compiler(session, cascade, given)
     for number, (name, entry) in enumerate(cascade.items()):
         attack = attack_of(entry)
         if attack.needs_epsilon:
@@ -280,8 +280,13 @@ def run_cascade(
         if refines(entry):
             own = own._replace(start=least.starts(places))
         width = session.width(attack.queries, len(rows.source))
+        if number == 0 and len(own.source):
+            compiler.begin(name)
+            for certain, other in cascade.items():
+                if not attack_of(other).needs_epsilon:  # no attack before it makes it superfluous
+                    compiler.begin(certain)
         if len(own.source):
-            compiled[name].wait(session.named("compiling"))
+            compiler.wait(name)
         result = run_stage(
             session._replace(lanes=width),
             name,
@@ -302,8 +307,7 @@ def run_cascade(
         yield CascadeStage(number, name, attack, places, result, broken, by, distance)
         if (result.status == Status.NOT_RUN).any() or session.stopped():
             break
-    for compilation in compiled.values():
-        compilation.cancel()
+    compiler.cancel()
 
 
 def _clean_margins(session: Session, cascade: Cascade, rows: Rows) -> Margins:

@@ -22,7 +22,7 @@ from jaxadv.engine.session import Rows, Session, StageProgress
 from jaxadv.engine.verify import margins
 from jaxadv.protocols.cached_run import (
     attack_of,
-    compile_stages,
+    open_compiler,
     describe,
     file_of,
     refines,
@@ -210,7 +210,7 @@ def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) 
     forward, backward = np.ones(count, int), np.zeros(count, int)
     path, seconds, ticks, complete = [], 0.0, 0, True
     given = {name: Rows(np.arange(count), distance) for name in members}
-    session, compiled = compile_stages(
+    session, compiled = open_compiler(
         session._replace(lanes=width), members, given, not wrong.all()
     )
     for number, (name, entry) in enumerate(members.items()):
@@ -222,7 +222,7 @@ def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) 
             path.append(distance.copy())
             continue
         own = session._replace(key=jax.random.fold_in(session.key, number))
-        compiled[name].wait(session.named("compiling"))
+        compiler.wait(name)
         start = nearest[rows] if refining else None
         result = run_stage(
             own,
@@ -248,8 +248,7 @@ def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) 
         if (result.status == Status.NOT_RUN).any() or session.stopped():
             complete = False
             break
-    for compilation in compiled.values():
-        compilation.cancel()
+    compiler.cancel()
     status[~tried] = Status.NOT_RUN
     return MinimalDistances(
         norm=norm,
