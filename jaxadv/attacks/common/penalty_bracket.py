@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.typing import Number
@@ -40,7 +41,10 @@ class Bracket(NamedTuple):
         return cls(c, zero, infinite, zero, zero, infinite, zero, none, none)
 
     def after(
-        self, success: Bool[Array, ""], margin: Float[Array, ""], distance: Float[Array, ""]
+        self,
+        success: Bool[Array, ""] | np.bool_ | bool,
+        margin: Number,
+        distance: Number,
     ) -> "Bracket":
         """Return the bracket after the trial of c, with the next c.
 
