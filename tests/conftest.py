@@ -109,7 +109,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what the compiler took."""
     programs, seconds = COMPILER["programs"], COMPILER["seconds"]
-    terminalreporter.write_line(f"compiler: {programs:.0f} programs, {seconds:.0f} s in all threads")
+    terminalreporter.write_line(
+        f"compiler: {programs:.0f} programs, {seconds:.0f} s in all threads"
+    )
 
 
 @pytest.fixture(autouse=True)

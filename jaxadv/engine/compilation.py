@@ -31,7 +31,7 @@ class Program:
             static: The place of its static argument, if it has one; it must be the last.
         """
         self.function, self.static = function, static
-        self.pending: dict[Any, Future[Any]] = {}
+        self.pending: dict[Any, tuple[Future[Any], PyTree]] = {}
         _PROGRAMS.append(self)
 
     def compile(self, *args: Any) -> tuple[Future[Any], PyTree]:
@@ -43,14 +43,15 @@ class Program:
         Returns:
             The compilation, and the shapes of what the program returns.
         """
-        lowered, key = self.function.lower(*args), self._key(args)
-        if key not in self.pending or self.pending[key].cancelled():
-            self.pending[key] = _compilers().submit(lowered.compile)
-        return self.pending[key], lowered.out_info
+        key = self._key(args)
+        if key not in self.pending or self.pending[key][0].cancelled():
+            lowered = self.function.lower(*args)
+            self.pending[key] = _compilers().submit(lowered.compile), lowered.out_info
+        return self.pending[key]
 
     def __call__(self, *args: Any) -> Any:
         """Call the program, once it is compiled."""
-        pending = self.pending.get(self._key(args)) if self.pending else None
+        pending, _ = self.pending.get(self._key(args), (None, None))
         if pending is None or pending.cancelled():
             return self.function(*args)
         return pending.result()(*(args if self.static is None else args[: self.static]))

@@ -22,9 +22,9 @@ from jaxadv.engine.verify import margins, predict
 from jaxadv.protocols.cached_run import (
     Refine,
     attack_of,
-    open_compiler,
     describe,
     file_of,
+    open_compiler,
     refines,
     run_stage,
 )

@@ -22,9 +22,9 @@ from jaxadv.engine.session import Rows, Session, StageProgress
 from jaxadv.engine.verify import margins
 from jaxadv.protocols.cached_run import (
     attack_of,
-    open_compiler,
     describe,
     file_of,
+    open_compiler,
     refines,
     run_stage,
 )
@@ -209,9 +209,9 @@ def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) 
     member, idle, tried = np.full(count, -1), np.zeros(count, int), wrong.copy()
     forward, backward = np.ones(count, int), np.zeros(count, int)
     path, seconds, ticks, complete = [], 0.0, 0, True
-    given = {name: Rows(np.arange(count), distance) for name in members}
-    session, compiled = open_compiler(
-        session._replace(lanes=width), members, given, not wrong.all()
+    every = Rows(np.arange(count), np.full(count, np.inf))
+    session, compiler = open_compiler(
+        session._replace(lanes=width), members, dict.fromkeys(members, every)
     )
     for number, (name, entry) in enumerate(members.items()):
         attack, refining = attack_of(entry), refines(entry)
