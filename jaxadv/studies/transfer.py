@@ -226,8 +226,8 @@ def between_training_sets(setting: Setting) -> Findings:
         Text(
             f"Between networks {mean[:3][off_diagonal].mean():.1f} % of the examples transfer as "
             f"they are and {mean[4:7][off_diagonal].mean():.1f} % amplified; noise of the same "
-            f"size makes {mean[3].mean():.1f} and {mean[7].mean():.1f} % wrong. To a network that has "
-            f"seen none of the same images: {mean[[0, 1], 2].mean():.1f} % and "
+            f"size makes {mean[3].mean():.1f} and {mean[7].mean():.1f} % wrong. To a network that "
+            f"has seen none of the same images: {mean[[0, 1], 2].mean():.1f} % and "
             f"{mean[[4, 5], 2].mean():.1f} %."
         ),
     ]
