@@ -183,16 +183,18 @@ def _audit(failures: list[str], attacks: int) -> str:
     )
 
 
-def _order(ours: np.ndarray) -> str:
-    theirs = np.array([PUBLISHED[name][2] for name in SIX])
-    apart = np.argsort(np.argsort(ours)) - np.argsort(np.argsort(theirs))
-    same = 1 - 6 * np.square(apart).sum() / (len(SIX) * (len(SIX) ** 2 - 1))  # Spearman's
-    order = ", ".join(f"{SIX[i]} {ours[i]:.3f}" for i in np.argsort(ours))
-    paper = ", ".join(f"{SIX[i]} {theirs[i]:.3f}" for i in np.argsort(theirs))
+def _order(measured: np.ndarray) -> str:
+    published = np.array([PUBLISHED[name][2] for name in SIX])
+    rank_differences = np.argsort(np.argsort(measured)) - np.argsort(np.argsort(published))
+    count = len(SIX)
+    squares = np.square(rank_differences).sum()
+    correlation = 1 - 6 * squares / (count * (count**2 - 1))  # Spearman's
+    order = ", ".join(f"{SIX[i]} {measured[i]:.3f}" for i in np.argsort(measured))
+    paper = ", ".join(f"{SIX[i]} {published[i]:.3f}" for i in np.argsort(published))
     return (
         f"From the nearest to the furthest: {order}. In the paper: {paper}. Rank correlation "
-        f"{same:.2f}. Each of ours is the nearest adversarial image met in a search for c that "
-        "ends within 0.1 %; the paper does not say how finely it searched."
+        f"{correlation:.2f}. Each of ours is the nearest adversarial image met in a search for c "
+        "that ends within 0.1 %; the paper does not say how finely it searched."
     )
 
 

@@ -26,14 +26,14 @@ from jaxadv.universal import judge, universal_perturbation
 
 SIZES = (4000, 2500, 1500, 1000, 600, 400, 250, 150, 100, 60)  # training images that are tried
 QUERIES = 3000
-EXACT, GRADIENTS, PREDICTIONS = "proved", "gradients", "queries"
+EXACT, GRADIENTS, QUERY_BASED = "proved", "gradients", "queries"
 
 
 class Family(NamedTuple):
     """A kind of classifier.
 
     Attributes:
-        how: How its nearest mistake is computed: `EXACT`, `GRADIENTS` or `PREDICTIONS`.
+        how: How its nearest mistake is computed: `EXACT`, `GRADIENTS` or `QUERY_BASED`.
         make: Returns an estimator that is not fitted yet.
     """
 
@@ -61,8 +61,8 @@ def families() -> dict[str, Family]:
         "network, 100-100": Family(
             GRADIENTS, lambda: MLPClassifier((100, 100), max_iter=60, random_state=0)
         ),
-        "three neighbours": Family(PREDICTIONS, lambda: KNeighborsClassifier(3)),
-        "random forest": Family(PREDICTIONS, lambda: RandomForestClassifier(50, random_state=0)),
+        "three neighbours": Family(QUERY_BASED, lambda: KNeighborsClassifier(3)),
+        "random forest": Family(QUERY_BASED, lambda: RandomForestClassifier(50, random_state=0)),
     }
 
 
@@ -122,7 +122,7 @@ def nearest_mistakes(
         setting: The setting, whose folder stores the results.
         name: Name of the classifier.
         fitted: The classifier.
-        how: `EXACT`, `GRADIENTS` or `PREDICTIONS`.
+        how: `EXACT`, `GRADIENTS` or `QUERY_BASED`.
         images: Images [N, H, W, C].
         labels: Their labels [N], as indices of the classifier's classes.
 

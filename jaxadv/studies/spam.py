@@ -162,9 +162,9 @@ def spam_filter(setting: Setting) -> Findings:
     """A label-only spam filter, fooled by words that a surrogate chose."""
     target = fitted_filter(corpus(4_000, seed=0))
     attacker, test = corpus(max(QUERIES), seed=1), corpus(2_000, seed=2)
-    answers = predict(target, test.messages).argmax(1)
-    error = 100 * float((answers != test.labels).mean())
-    spam = test.messages[(test.labels == SPAM) & (answers == SPAM)][: setting.examples]
+    predicted = predict(target, test.messages).argmax(1)
+    error = 100 * float((predicted != test.labels).mean())
+    spam = test.messages[(test.labels == SPAM) & (predicted == SPAM)][: setting.examples]
     goal = Untargeted(np.full(len(spam), SPAM, np.int32))
     through = np.zeros((setting.seeds, len(QUERIES), len(ADDED)))
     agreement = np.zeros((setting.seeds, len(QUERIES)))
@@ -178,7 +178,7 @@ def spam_filter(setting: Setting) -> Findings:
         for row, queries in enumerate(QUERIES):
             surrogate = surrogate_of(target, attacker.messages[:queries], seed)
             guessed = predict(surrogate, test.messages).argmax(1)
-            agreement[seed, row] = 100 * (guessed == answers).mean()
+            agreement[seed, row] = 100 * (guessed == predicted).mean()
             for column, count in enumerate(ADDED):
                 setting.progress("add words", column, len(ADDED))
                 result = run(

@@ -12,18 +12,26 @@ from jaxadv.studies.setting import Setting
 
 
 def streams_findings(rates: Streams, trim: int = 1) -> Findings:
-    """Return the tables, curves and pictures of `Streams`."""
+    """Return the tables, curves and pictures of `streams`.
+
+    Args:
+        rates: The result of `streams`.
+        trim: Trimming of the mean in that run.
+
+    Returns:
+        The findings.
+    """
     w, count = rates.frames, rates.count
     columns = tuple(f"{k} of {w}" for k in rates.controlled)
     robust = [d for d in rates.defences if d != "mean"]
     least = [k for k in rates.controlled if 2 * k < w]
     parts: list[Part] = [
         Text(
-            f"{count} scenes, {w} readings of each with sensor noise, moved by a pixel or so; the "
-            f"attacker changes k of the {w} by at most {rates.epsilon:g} (Linf). One reading alone "
-            f"is classified right in {100 * rates.single:.1f} %. With k below half the readings "
-            "median and majority cannot be carried anywhere, however large the change; with more "
-            f"than half they can. A mean trimmed by {trim} holds up to k = {trim}."
+            f"{count} scenes, {w} readings of each with sensor noise and small shifts; the "
+            f"attacker changes k of the {w} by at most {rates.epsilon:g} (Linf). The accuracy on "
+            f"one reading alone is {100 * rates.single:.1f} %. With k below half the readings, the "
+            "effect on median and majority is bounded, however large the change; with more than "
+            f"half it is not. A mean trimmed by {trim} holds up to k = {trim}."
         )
     ]
     if robust and least:

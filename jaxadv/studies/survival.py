@@ -35,11 +35,11 @@ def survival_findings(
     at = "" if epsilon is None else f" (ε = {epsilon:.3g} where one is needed)"
     parts: list[Part] = [
         Text(
-            f"{rates.count} images, {100 * rates.plain:.1f} % of them classified right as they "
-            f"are{at}. A transform that an attack does not know of can look like a defence; the "
-            f"widest gap: {rates.attacks[best[0]]}, {rows[best[1]]}, accuracy "
-            f"{100 * gap[0]:.1f} % on what was made without it and {100 * gap[1]:.1f} % (95 % "
-            f"interval {low:.1f} to {high:.1f}) on what was made through it."
+            f"{rates.count} images, {100 * rates.plain:.1f} % of them classified right "
+            f"without a transform{at}. A transform that an attack does not take into account can "
+            f"look like a defence; the widest gap: {rates.attacks[best[0]]}, {rows[best[1]]}, "
+            f"accuracy {100 * gap[0]:.1f} % under the attack without it and {100 * gap[1]:.1f} % "
+            f"(95 % interval {low:.1f} to {high:.1f}) under the attack through it."
         )
     ]
     for a, name in enumerate(rates.attacks):

@@ -141,8 +141,8 @@ def between_networks(setting: Setting) -> Findings:
         values[seed, :, :-1] = cross_errors(networks, sets, data.labels)
         values[seed, :, -1] = [distortion(images, data.images).mean() for images in sets]
     mean = values.mean(0)
-    apart = ~np.eye(len(SIX), dtype=bool)
-    transfer, noise = mean[: len(SIX), :-1][apart].mean(), mean[len(SIX), :-1].mean()
+    off_diagonal = ~np.eye(len(SIX), dtype=bool)
+    transfer, noise = mean[: len(SIX), :-1][off_diagonal].mean(), mean[len(SIX), :-1].mean()
     parts: list[Part] = [
         Table(
             "Table 2: error in per cent of networks (columns) on examples made for others (rows)",
@@ -200,7 +200,7 @@ def between_training_sets(setting: Setting) -> Findings:
         "Gaussian noise 0.1",
     )
     mean = crossed.mean(0)
-    apart = ~np.eye(3, dtype=bool)
+    off_diagonal = ~np.eye(3, dtype=bool)
     parts: list[Part] = [
         Table(
             "Table 3: networks trained on disjoint halves of the training set",
@@ -224,10 +224,10 @@ def between_training_sets(setting: Setting) -> Findings:
             "Amplified: each perturbation enlarged to standard deviation 0.1 within the box.",
         ),
         Text(
-            f"Between networks {mean[:3][apart].mean():.1f} % of the examples carry over as they "
-            f"are and {mean[4:7][apart].mean():.1f} % amplified; noise of the same size makes "
-            f"{mean[3].mean():.1f} and {mean[7].mean():.1f} % wrong. To a network that has seen "
-            f"none of the same images: {mean[[0, 1], 2].mean():.1f} % and "
+            f"Between networks {mean[:3][off_diagonal].mean():.1f} % of the examples transfer as "
+            f"they are and {mean[4:7][off_diagonal].mean():.1f} % amplified; noise of the same "
+            f"size makes {mean[3].mean():.1f} and {mean[7].mean():.1f} % wrong. To a network that "
+            f"has seen none of the same images: {mean[[0, 1], 2].mean():.1f} % and "
             f"{mean[[4, 5], 2].mean():.1f} %."
         ),
     ]
@@ -305,9 +305,9 @@ def attacks_between_networks(setting: Setting) -> Findings:
                 result = made(name, attack, f"all but {target.name}", model)
                 both = np.logical_and.reduce(right)
                 joint[seed, row, j] = success_on(target, result.images, data.labels, both)
-    apart = ~np.eye(count, dtype=bool)
-    white = single[:, :, ~apart].mean(2)
-    black = single[:, :, apart].mean(2)
+    off_diagonal = ~np.eye(count, dtype=bool)
+    white = single[:, :, ~off_diagonal].mean(2)
+    black = single[:, :, off_diagonal].mean(2)
     values = np.stack([white, black, joint.mean(2)], 2)
     names, best = tuple(attacks), int(black.mean(0).argmax())
     mean = values.mean(0)
@@ -336,7 +336,7 @@ def attacks_between_networks(setting: Setting) -> Findings:
         ),
         Text(
             f"From one network to another {mean[0, 1]:.1f} % of the examples of plain iteration "
-            f"carry over, and {mean[best, 1]:.1f} % of {names[best]}'s; from an ensemble "
+            f"transfer, and {mean[best, 1]:.1f} % of {names[best]}'s; from an ensemble "
             f"{mean[0, 2]:.1f} and {mean[best, 2]:.1f} %. These networks are fully connected: what "
             "smooths or moves an image was made for convolutional ones on natural images."
         ),

@@ -35,8 +35,8 @@ class Defence:
 
     def on_natural(self, data: Dataset) -> tuple[float, float]:
         """Return the accuracy and the fraction of false rejections on natural images."""
-        answers = predict(self.model, data.images).argmax(1)
-        return float((answers == data.labels).mean()), float((answers == self.rejected).mean())
+        predicted = predict(self.model, data.images).argmax(1)
+        return float((predicted == data.labels).mean()), float((predicted == self.rejected).mean())
 
 
 def extra_class(setting: Setting, name: str, negatives: np.ndarray, seed: int = 0) -> Defence:

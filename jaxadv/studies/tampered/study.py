@@ -232,8 +232,8 @@ def _gallery(
 
 
 def _answer(defence: Defence, image: np.ndarray, data: Dataset) -> str:
-    answer = int(predict(defence.model, image[None])[0].argmax())
-    return "rejected" if answer == defence.rejected else str(data.classes[answer])
+    predicted = int(predict(defence.model, image[None])[0].argmax())
+    return "rejected" if predicted == defence.rejected else str(data.classes[predicted])
 
 
 def _over_distance(last: Confrontation, plain: Model, made: Sequence[Defence]) -> Curves:
@@ -241,9 +241,11 @@ def _over_distance(last: Confrontation, plain: Model, made: Sequence[Defence]) -
     grid = np.linspace(0, L2, 61)
 
     def line(model: Model, images: Made, rejected: int | None) -> np.ndarray:
-        answers = predict(model, images.images).argmax(1)
-        met = (answers != images.labels) & (True if rejected is None else answers != rejected)
-        reached = np.where(met, images.distance, np.inf)[last.right]
+        predicted = predict(model, images.images).argmax(1)
+        evaded = predicted != images.labels
+        if rejected is not None:
+            evaded &= predicted != rejected
+        reached = np.where(evaded, images.distance, np.inf)[last.right]
         return np.stack([grid, 100 * (reached[:, None] <= grid).mean(0)])
 
     lines = {"plain network": line(plain, last.ordinary, None)}
@@ -325,7 +327,7 @@ def retraining(setting: Setting) -> Findings:
         for number in range(rounds):
             setting.progress("rounds of retraining", turn * rounds + number, 2 * rounds)
             defence = _retrained(setting, kind, plain, pool, number)
-            answers = predict(defence.model, pool).argmax(1)
+            predicted = predict(defence.model, pool).argmax(1)
             outcomes = [
                 confront(one, plain, [defence], given, data, key=jax.random.key(1)).outcomes[0]
                 for one in every
@@ -334,7 +336,7 @@ def retraining(setting: Setting) -> Findings:
                 [
                     len(pool),
                     *(100 * fraction for fraction in defence.on_natural(setting.test)),
-                    100 * float((answers == defence.rejected).mean()),
+                    100 * float((predicted == defence.rejected).mean()),
                     *(
                         100 * fraction
                         for one in outcomes
