@@ -353,7 +353,7 @@ def works_with_64_bit_types(trial: _Trial) -> None:
         table = make_table(attack, model, images, goal, trial.epsilon, keep=trial.keep)
         table = table._replace(start=start)
         return drive_lanes(
-            attack, model, table, trial.key, keep=trial.keep, lanes=LANES, cure=False
+            attack, model, table, trial.key, keep=trial.keep, lanes=LANES, rewrite=False
         ).best.image
 
     with (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64(True):  # type: ignore[attr-defined]

@@ -223,7 +223,7 @@ def certified_distance(
     """
     if not constant > 0:
         raise ValueError(f"constant={constant}: pass spectrum(model, image_shape).constant")
-    logits = predict(model, images).astype(np.float64)
+    logits = predict(model, np.asarray(images)).astype(np.float64)
     rows, labels = np.arange(len(logits)), np.asarray(labels)
     own = logits[rows, labels].copy()
     logits[rows, labels] = -np.inf

@@ -75,11 +75,11 @@ class Compilation(NamedTuple):
 
     pending: tuple[Future[Any], ...] = ()
 
-    def wait(self, report: Callable[[int, int], object] | None = None) -> None:
-        """Wait until all are compiled; `report` is called with (compiled, all) before each."""
+    def wait(self, report: Callable[[int, int, int], object] | None = None) -> None:
+        """Wait until all are compiled; `report` is called with (compiled, all, 0) before each."""
         for number, one in enumerate(self.pending):
             if report is not None and not one.done():
-                report(number, len(self.pending))
+                report(number, len(self.pending), 0)
             one.result()
 
     def cancel(self) -> None:

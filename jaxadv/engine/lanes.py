@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxadv.core.attack import Attack
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take, where
+from jaxadv.core.typing import Number
 from jaxadv.engine.batch import tick_function
 from jaxadv.engine.packing import Layout, Packed, put_rows, take_rows
 from jaxadv.engine.queue import EntryResult, Results, RowResult, Table, improves, success_rank
@@ -69,9 +70,9 @@ class Ends(NamedTuple):
         most: The most model outputs that an entry may use (None: no limit).
     """
 
-    until: Int[Array, ""]
-    limit: Int[Array, ""]
-    most: Int[Array, ""] | None = None
+    until: Number
+    limit: Number
+    most: Number | None = None
 
 
 class Mode(NamedTuple):

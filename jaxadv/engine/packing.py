@@ -44,7 +44,7 @@ class Layout:
         self.key = key
 
     def _is_key(self, leaf: jax.ShapeDtypeStruct) -> bool:
-        typed = jax.dtypes.issubdtype(self.key.dtype, jax.dtypes.prng_key)
+        typed = jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key)
         return typed and leaf.dtype == self.key.dtype
 
     def _width(self, leaf: jax.ShapeDtypeStruct) -> int:

@@ -12,7 +12,7 @@ from jaxadv.core.attack import Attack
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.typing import ChosenDevices
-from jaxadv.cpu.compiler import compiler_options
+from jaxadv.cpu.compiler import brief_options
 from jaxadv.engine.compilation import Program
 from jaxadv.engine.lanes import Ends, Layouts, LoopState, Mode, init_lanes, run_lanes, shrink_lanes
 from jaxadv.engine.queue import Table
@@ -72,7 +72,8 @@ def loop_programs(keep: str, halve: bool, devices: ChosenDevices) -> LoopProgram
     Returns:
         The programs.
     """
-    mode = Mode(keep, halve, rewrite=devices[0].platform == "cpu")
+    platform = mesh_of(devices).devices.flat[0].platform
+    mode = Mode(keep, halve, rewrite=platform == "cpu")
 
     def begin(
         attack: Attack, model: Model, table: Table, key: Array, width: int
@@ -107,23 +108,20 @@ def loop_programs(keep: str, halve: bool, devices: ChosenDevices) -> LoopProgram
     go_on_all = go_on
     if len(devices) > 1:
         go_on_all = several(go_on, in_specs=(one, one, split, split, one))
-    options, place = compiler_options(devices), sharded(devices)
+    options, place = brief_options(platform), sharded(devices)
     return LoopPrograms(
         Program(
-            jax.jit(
-                begin_all, static_argnums=4, out_shardings=place, compiler_options=options.brief
-            ),
+            jax.jit(begin_all, static_argnums=4, out_shardings=place, compiler_options=options),
             static=4,
         ),
-        Program(
-            jax.jit(go_on_all, donate_argnums=3, out_shardings=place, compiler_options=options.loop)
-        ),
+        Program(jax.jit(go_on_all, donate_argnums=3, out_shardings=place)),
     )
 
 
 @functools.lru_cache
 def shrinking(width: int, devices: ChosenDevices) -> Program:
     """Return the program that leaves `width` lanes of a loop state on each device."""
-    options, place = compiler_options(devices), sharded(devices)
+    platform = mesh_of(devices).devices.flat[0].platform
+    options, place = brief_options(platform), sharded(devices)
     shrink = jax.vmap(lambda state: shrink_lanes(state, width))
-    return Program(jax.jit(shrink, out_shardings=place, compiler_options=options.brief))
+    return Program(jax.jit(shrink, out_shardings=place, compiler_options=options))

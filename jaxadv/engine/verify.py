@@ -16,7 +16,6 @@ from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
 from jaxadv.core.typing import ArrayLike, ChosenDevices, Devices
-from jaxadv.cpu.compiler import compiler_options
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.compilation import Program
 from jaxadv.engine.devices import choose_devices
@@ -60,8 +59,7 @@ def _forward(width: int, devices: ChosenDevices) -> Program:
             check_vma=False,
         )
     place = sharded(devices)
-    options = compiler_options(devices).loop
-    return Program(jax.jit(one, out_shardings=place, compiler_options=options))
+    return Program(jax.jit(one, out_shardings=place))
 
 
 def bucket(count: int, unit: int) -> int:

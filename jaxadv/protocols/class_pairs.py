@@ -3,11 +3,11 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Float, Int
 
 from jaxadv.core.goals import Targeted
 from jaxadv.core.model import Model
+from jaxadv.core.typing import ArrayLike, Numbers
 from jaxadv.engine.checks import check_problem
 from jaxadv.engine.verify import predict
 from jaxadv.protocols.minimal_distance import minimal_distance
@@ -65,12 +65,12 @@ class ClassPairs(NamedTuple):
 
 def class_pairs(
     model: Model,
-    images: npt.ArrayLike,
-    labels: npt.ArrayLike,
+    images: ArrayLike,
+    labels: Numbers,
     norm: str = "l2",
     *,
     each: int = 5,
-    ids: npt.ArrayLike | None = None,
+    ids: Numbers | None = None,
     effort: str | Portfolio = "fast",
     **search: Any,
 ) -> ClassPairs:

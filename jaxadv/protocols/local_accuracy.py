@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Array, Float
 
 from jaxadv.core.model import Model
 from jaxadv.core.norms import get_norm
-from jaxadv.core.typing import Key, Number
+from jaxadv.core.typing import ArrayLike, Key, Number, Numbers
 from jaxadv.engine.verify import predict
 
 DRAWS = 50
@@ -18,8 +17,8 @@ DRAWS = 50
 
 def local_accuracy(
     model: Model,
-    images: npt.ArrayLike,
-    labels: npt.ArrayLike,
+    images: ArrayLike,
+    labels: Numbers,
     norm: str,
     epsilons: Sequence[float],
     draws: int = DRAWS,

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Array, Bool, Float
 
 from jaxadv.attacks import PGD, Masked, Repeated
@@ -18,7 +17,7 @@ from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.transforms import Noise, Shifting
-from jaxadv.core.typing import Key
+from jaxadv.core.typing import ArrayLike, Key, Numbers
 from jaxadv.core.window import DEFENCES, windowed
 from jaxadv.engine.checks import check_goal, check_images, check_model, count_classes
 from jaxadv.engine.result_store import Store
@@ -61,7 +60,7 @@ class Streams(NamedTuple):
 
 
 def sensor(
-    images: npt.ArrayLike, frames: int, sigma: float = SIGMA, shift: int = SHIFT, *, key: Key
+    images: ArrayLike, frames: int, sigma: float = SIGMA, shift: int = SHIFT, *, key: Key
 ) -> Float[np.ndarray, "N w H W C"]:
     """Draw readings of each image, independently shifted and noisy.
 
@@ -97,8 +96,8 @@ def sensor(
 
 def streams(
     model: Model,
-    images: npt.ArrayLike,
-    labels: npt.ArrayLike,
+    images: ArrayLike,
+    labels: Numbers,
     epsilon: float = EPSILON,
     *,
     frames: int = FRAMES,
@@ -109,7 +108,7 @@ def streams(
     shift: int = SHIFT,
     attack: Attack | None = None,
     key: Key | None = None,
-    ids: npt.ArrayLike | None = None,
+    ids: Numbers | None = None,
     lanes: int | None = None,
     store: str | Path | None = None,
     progress: StageProgress | None = None,

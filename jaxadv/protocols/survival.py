@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Float, Float32
 
 from jaxadv.attacks import DDN, PGD
@@ -30,7 +29,7 @@ from jaxadv.core.transforms import (
     Transform,
     transformed,
 )
-from jaxadv.core.typing import Key
+from jaxadv.core.typing import ArrayLike, Key, Numbers
 from jaxadv.engine.checks import check_attacks, check_named, check_problem
 from jaxadv.engine.result_store import Store
 from jaxadv.engine.session import StageProgress
@@ -112,15 +111,15 @@ def fraction_correct(
 
 def survival(
     model: Model,
-    images: npt.ArrayLike,
-    labels: npt.ArrayLike,
+    images: ArrayLike,
+    labels: Numbers,
     attacks: Mapping[str, Attack] | None = None,
     epsilon: float | None = None,
     *,
     transforms: Mapping[str, Mapping[float, Transform]] | None = None,
     samples: int = 10,
     key: Key | None = None,
-    ids: npt.ArrayLike | None = None,
+    ids: Numbers | None = None,
     lanes: int | None = None,
     store: str | Path | None = None,
     progress: StageProgress | None = None,

@@ -188,4 +188,5 @@ class SPSA(Estimate):
 
         if self.optimizer is not None:
             return self.optimizer.build()
-        return optax.adam(self.step_size * problem.epsilon)
+        rate: Any = self.step_size * problem.epsilon  # a traced number, which optax takes
+        return optax.adam(rate)

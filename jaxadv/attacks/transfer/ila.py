@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxadv.attacks.common.gradient import GradientAttack, GradientState
+from jaxadv.attacks.common.gradient import GradientAttack
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.pytree import pytree, static
 
@@ -71,7 +71,8 @@ class ILA(GradientAttack):
         if problem.start is None:
             raise ValueError("start: pass the images that another attack made; ILA goes on there")
         start: GradientState = super().init(problem, key)
-        return ILAState(*start, jnp.zeros_like(problem.clean_logits))
+        features = jnp.zeros_like(problem.clean_logits)
+        return ILAState(start.image, start.optimizer, start.step, features)
 
     def direction(
         self, problem: Problem, state: ILAState, logits: Float[Array, " K"]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxadv.attacks.common.gradient import GradientAttack, GradientState
+from jaxadv.attacks.common.gradient import GradientAttack
 from jaxadv.attacks.transfer.views import FORMS, profile, resize_and_pad, smooth
 from jaxadv.core.attack import Answer, Needs, Problem
 from jaxadv.core.pytree import pytree, static
@@ -147,7 +147,8 @@ class Transfer(GradientAttack):
         zero = jnp.zeros_like(start.image)
         momentum = None if self.decay is None else zero
         variance = zero if self.neighbours else None
-        return TransferState(*start, jax.random.fold_in(key, 1), momentum, variance)
+        ahead = jax.random.fold_in(key, 1)
+        return TransferState(start.image, start.optimizer, start.step, ahead, momentum, variance)
 
     def ask(self, problem: Problem, state: TransferState) -> Float[Array, "Q ..."]:
         # The first query of the last tick is the iterate itself, which is kept and judged.
@@ -163,6 +164,7 @@ class Transfer(GradientAttack):
         """Points at which gradients are taken: the iterate or a step ahead, then neighbours."""
         centre = state.image
         if self.nesterov:
+            assert self.decay is not None and state.momentum is not None  # checked on construction
             centre = centre + self.step_size * problem.epsilon * self.decay * state.momentum
         if not self.neighbours:
             return centre[None]
