@@ -5,7 +5,7 @@ mean of (f(x + width * v) - f(x - width * v)) / (2 * width) * v; they differ in 
 v. A tick queries the iterate, so that it is judged, and all pairs.
 """
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp

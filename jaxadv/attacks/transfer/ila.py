@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxadv.attacks.common.gradient import GradientAttack
+from jaxadv.attacks.common.gradient import GradientAttack, GradientState
 from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.pytree import pytree, static
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxadv.attacks.common.gradient import GradientAttack
+from jaxadv.attacks.common.gradient import GradientAttack, GradientState
 from jaxadv.attacks.transfer.views import FORMS, profile, resize_and_pad, smooth
 from jaxadv.core.attack import Answer, Needs, Problem
 from jaxadv.core.pytree import pytree, static
@@ -164,7 +164,8 @@ class Transfer(GradientAttack):
         """Points at which gradients are taken: the iterate or a step ahead, then neighbours."""
         centre = state.image
         if self.nesterov:
-            assert self.decay is not None and state.momentum is not None  # checked on construction
+            assert self.decay is not None  # checked on construction
+            assert state.momentum is not None
             centre = centre + self.step_size * problem.epsilon * self.decay * state.momentum
         if not self.neighbours:
             return centre[None]
