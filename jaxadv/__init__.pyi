@@ -129,6 +129,7 @@ from .engine.batch import drive_batch as drive_batch
 from .engine.batch import make_table as make_table
 from .engine.batch import perturb as perturb
 from .engine.checks import CheckWarning as CheckWarning
+from .engine.compilation import keep_compiled as keep_compiled
 from .engine.devices import use_cpu_cores as use_cpu_cores
 from .engine.diagnose import Finding as Finding
 from .engine.diagnose import check as check

@@ -48,10 +48,13 @@ class Run:
         return console()
 
     def load(self, subject: Subject, *checks: Check, **more: Any) -> Loaded:
-        """Return model and images, as `find_subject` does; if fresh, remove what is kept first."""
-        if self.fresh:
-            forget(self.state)
-        return find_subject(subject, self.state, *checks, **more)
+        """Return model and images, as `find_subject` does; if fresh, without what is kept."""
+
+        def start_over(*_: object) -> None:  # only once nothing else can be refused
+            if self.fresh:
+                forget(self.state)
+
+        return find_subject(subject, self.state, *checks, start_over, **more)
 
     def print(self, text: str, markup: bool = True) -> None:
         """Print a line that is neither wrapped nor highlighted."""

@@ -15,15 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def _compilation_cache() -> str | None:
-    import jax
-
-    return getattr(jax.config, "jax_compilation_cache_dir", None)
-
-
 def prepare_jax() -> None:
     """Use every core and cache compiled programs on disk, unless the user chose otherwise."""
-    import jax
 
     import jaxadv as ja
 
@@ -31,12 +24,7 @@ def prepare_jax() -> None:
     if "JAX_NUM_CPU_DEVICES" not in os.environ and "host_platform_device_count" not in flags:
         with suppress(RuntimeError):  # JAX already runs: called from Python
             ja.use_cpu_cores()
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not _compilation_cache():
-        from jaxadv.data.dataset import cache_dir
-
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    ja.keep_compiled()
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:

@@ -13,6 +13,15 @@ def slug(name: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in name)
 
 
+def cache_dir() -> Path:
+    """Return the cache directory: the environment's JAXADV_CACHE, else that of the user."""
+    if os.environ.get("JAXADV_CACHE"):
+        return Path(os.environ["JAXADV_CACHE"])
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("jaxadv"))
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a temporary binary file that replaces `path` when the context ends without an exception.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxadv.core.files import cache_dir
 from jaxadv.core.optional_dependency import extra
 from jaxadv.data.folders import find_folder
 from jaxadv.data.form import FORMS, Dataset, Source, Split, find_split, parse_split
@@ -118,15 +119,6 @@ def some_of(data: Dataset, count: int) -> Dataset:
     count = min(count, total)
     in_classes = (np.diff(data.labels) >= 0).all()
     return data.take(np.arange(count) * (total if in_classes else count) // count)
-
-
-def cache_dir() -> Path:
-    """Return the cache directory: the environment's JAXADV_CACHE, else that of the user."""
-    if os.environ.get("JAXADV_CACHE"):
-        return Path(os.environ["JAXADV_CACHE"])
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("jaxadv"))
 
 
 def _open(

@@ -8,11 +8,14 @@ import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
+
+from jaxadv.core.files import cache_dir
 
 
 @functools.cache
@@ -64,6 +67,39 @@ class Program:
             for leaf in leaves
         )
         return static, structure, kinds
+
+
+def keep_compiled(folder: str | os.PathLike[str] | None = None) -> Path:
+    """Keep compiled programs on disk, so that another process need not compile them again.
+
+    The folder may be shared by processes that run at the same time. A program is found again for
+    the same version of jaxlib, the same kind of device, and arrays of the same shapes. Folders that
+    JAX was given before (`jax_compilation_cache_dir`) stay in use. The commands of `jaxadv` do
+    this by themselves.
+
+    Args:
+        folder: The folder (default: "compiled" in the cache directory of jaxadv).
+
+    Returns:
+        The folder in use.
+
+    Raises:
+        OSError: If the folder cannot be made.
+
+    Example:
+        >>> import jaxadv as ja
+        >>> ja.keep_compiled()  # doctest: +SKIP
+        PosixPath('/home/user/.cache/jaxadv/compiled')
+    """
+    used = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if folder is None and used:
+        return Path(used)
+    chosen = cache_dir() / "compiled" if folder is None else Path(folder)
+    chosen.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(chosen))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return chosen
 
 
 class Compilation(NamedTuple):

@@ -21,7 +21,7 @@ from jaxadv.engine.compilation import Program
 from jaxadv.engine.devices import choose_devices
 
 VERIFICATION_BATCH = 100  # no power of two, so never the batch size of the attack
-MANY = 64  # batches that one call of the program of `predict` takes, where there are so many
+MANY = 64  # batches that one call of `predict`'s program takes, where at least 64 are left
 
 
 @functools.lru_cache

@@ -131,7 +131,8 @@ def _words(name: str, free: _Measured, boxed: _Measured) -> Part:
     return Text(
         f"{name}: the nearest adversarial image found lies at L2 {np.median(boxed.nearest):.2f} "
         f"in the box, at {np.median(free.nearest):.2f} without it (medians). Random perturbations "
-        f"of so many times (in brackets) that norm fool with a probability of less than {FLOOR:g}: "
+        "of the stated multiple (in brackets) of that norm fool with a probability of less than "
+        f"{FLOOR:g}: "
         f"{rare(free)}; clipped to the box {rare(boxed)}. "
         + (
             "Clipped noise fools more often, as it is no longer centred: on a black background it "

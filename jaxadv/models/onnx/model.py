@@ -51,7 +51,7 @@ def from_onnx(
     Args:
         file: A path, the file's bytes, or an `onnx.ModelProto`, of opset 7 or later.
         layout: "NCHW" or "NHWC", the order of the pixels in the graph's input, also where that is a
-            vector ([N, 784], [1, 784, 1], ...: any images with so many pixels are accepted).
+            vector ([N, 784], [1, 784, 1], ...: any images with that number of pixels are accepted).
             Default: "NHWC" if the declared image ends in 1 or 3 channels and does not begin with
             them, else "NCHW". The images are transposed and reshaped once, at the input.
         output: Name of the tensor with the logits (default: the graph's only output), such as the
