@@ -248,7 +248,7 @@ def compile_ahead(session: Session, plan: Plan) -> Compilation:
     Returns:
         The compilation.
     """
-    if session.room == Room():
+    if session.room == Room() or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
         return Compilation()
     shape, devices = tuple(session.images.shape[1:]), choose_devices(session.devices)
     models = {id(one): one for one in (session.model, session.judge) if one is not None}
