@@ -160,10 +160,10 @@ def straight(x):
 straight.defjvp(lambda primals, tangents: (jnp.round(primals[0]), tangents[0]))
 CUT = [
     (through(lambda x: jnp.round(x * 8)), "round (test_diagnose.py:", "lies between image and"),
-    (through(jax.lax.stop_gradient), "stop_gradient (test_diagnose.py:", "pass attacks that only"),
+    (through(jax.lax.stop_gradient), "stop_gradient (test_diagnose.py:", "pass attacks without"),
     (through(jax.jit(jnp.sign)), "sign", "has no gradient"),
     (through(lambda x: 1.0 * (x > 0.5)), "a comparison", "has no gradient"),
-    (leaves, "leaves JAX by pure_callback (test_diagnose.py:", "pass attacks that only"),
+    (leaves, "leaves JAX by pure_callback (test_diagnose.py:", "pass attacks without"),
 ]
 
 

@@ -398,7 +398,7 @@ def perturbed(model, images, goal, epsilon, ids, keep="loss", key=KEY):
     return perturb(SMOOTH, model, images, goal, epsilon, key=key, ids=ids, keep=keep)
 
 
-compiled = jax.jit(perturbed, static_argnames="keep", compiler_options=QUICK)
+compiled = jax.jit(perturbed, static_argnames="keep")
 
 
 def inputs(count=16):

@@ -402,7 +402,7 @@ def test_steps_fit_the_budget() -> None:
         most = 4000 // attack.queries
         assert fitted.ticks == most
     assert fit_steps(ja.ZOO(), 4000).steps == 1000  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="budget=100: OnePixel asks 400"):
+    with pytest.raises(ValueError, match="budget=100: OnePixel makes 400"):
         fit_steps(ja.OnePixel(), 100)
 
 

@@ -77,6 +77,7 @@ def alone(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.devices
 def test_one_device_gives_the_rows_of_eight(tmp_path):
     assert len(jax.local_devices()) == 8
     assert sweep(tmp_path / "eight").complete
@@ -92,6 +93,7 @@ def test_a_job_in_which_nothing_succeeds_is_kept(tmp_path):
     assert all(row["linf"] is None and row["status"] == "FAILED" for row in rows)
 
 
+@pytest.mark.devices
 def test_no_device_waits_for_another():
     """The compiled loop of several devices has no collective in it."""
     from jaxadv.engine.lanes import Ends, init_lanes

@@ -2,8 +2,10 @@
 
 import math
 
+from jaxadv.core.typing import Number
 
-def wilson(successes: float, count: float, z: float = 1.959964) -> tuple[float, float]:
+
+def wilson(successes: Number, count: Number, z: float = 1.959964) -> tuple[float, float]:
     """Return the Wilson confidence interval of a proportion.
 
     Args:

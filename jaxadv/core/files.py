@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 def slug(name: str) -> str:
@@ -45,7 +45,7 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_atomically(path: str | Path, content: str | bytes | memoryview) -> Path:
+def write_atomically(path: str | Path, content: str | Any) -> Path:
     """Write `content` (text or any buffer) so that all of it or nothing is found at `path`.
 
     Args:

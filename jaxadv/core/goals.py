@@ -85,7 +85,7 @@ class Evading(Untargeted):
     [False, True, False]
     """
 
-    rejected: int | np.integer = static()
+    rejected: Number = static()  # an integer, which `check_goal` checks
 
     def margin(self, logits: Float[Array, " K"]) -> Float[Array, ""]:
         """Return the margin of the goal.

@@ -112,11 +112,15 @@ class Compilation(NamedTuple):
     pending: tuple[Future[Any], ...] = ()
 
     def wait(self, report: Callable[[int, int, int], object] | None = None) -> None:
-        """Wait until all are compiled; `report` is called with (compiled, all, 0) before each."""
+        """Wait until all are compiled; `report` is called with (compiled, all, 0) meanwhile."""
+        waited, count = False, len(self.pending)
         for number, one in enumerate(self.pending):
             if report is not None and not one.done():
-                report(number, len(self.pending), 0)
+                report(number, count, 0)
+                waited = True
             one.result()
+        if report is not None and waited:
+            report(count, count, 0)
 
     def cancel(self) -> None:
         """Give up those that have not begun."""

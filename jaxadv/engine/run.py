@@ -143,7 +143,6 @@ def run_rows(
     """
     began = time.perf_counter()
     setup, given, wanted = _set_up(session, attack, rows, keep, budget or Budget(), halve)
-    _check_contract(setup, given, wanted)
     with host_errors() as failed, given.watched() as given:
         watch = Watch(began, lambda: given.stopped() or failed(), progress)
         outcome, spent = _run_chunks(setup, given, wanted, watch, chunk)
@@ -167,9 +166,18 @@ def run_rows(
 
 
 def _set_up(
-    session: Session, attack: Attack, rows: Rows, keep: str | None, budget: Budget, halve: bool
+    session: Session,
+    attack: Attack,
+    rows: Rows,
+    keep: str | None,
+    budget: Budget,
+    halve: bool,
+    contract: bool = True,
 ) -> tuple[Setup, Session, Rows]:
-    """Check the setup, the session and the rows, and choose what the caller did not set."""
+    """Check the setup, the session and the rows, and choose what the caller did not set.
+
+    contract: whether what the methods of the attack return is checked, too.
+    """
     model, judge, count = session.model, session.judge, len(rows.source)
     if session.again and judge is None:
         raise ValueError("again=True without a judge: pass judge, the model that decides")
@@ -194,6 +202,8 @@ def _set_up(
         key, seeds = key[0], np.asarray(jax.random.key_data(key))
     if seeds is not None and len(seeds) != count:
         raise ValueError(f"key has {len(seeds)} keys: pass one, or one for each of {count} rows")
+    if contract:
+        check_contract(attack, goal, image_shape(shape), classes, key, rows.start is not None)
     viewed, lanes = on_images(model, shape), session.lanes
     if lanes is None:
         lanes = choose_lanes(viewed, attack.queries, image_shape(shape), count, devices[0])
@@ -208,13 +218,6 @@ def _set_up(
         session._replace(goal=goal, ids=ids, key=key, devices=devices, lanes=lanes),
         rows._replace(epsilon=epsilon, seeds=seeds),
     )
-
-
-def _check_contract(setup: Setup, session: Session, rows: Rows) -> None:
-    shape = tuple(session.images.shape[1:])
-    classes = checks.count_classes(session.model, shape)
-    started = rows.start is not None
-    check_contract(setup.attack, session.goal, image_shape(shape), classes, setup.key, started)
 
 
 class Plan(NamedTuple):
@@ -254,7 +257,9 @@ def compile_ahead(session: Session, plan: Plan) -> Compilation:
     models = {id(one): one for one in (session.model, session.judge) if one is not None}
     forward = [compile_predict(model, shape, devices) for model in models.values()]
     session = session._replace(lanes=plan.lanes)
-    setup, given, rows = _set_up(session, plan.attack, plan.rows, plan.keep, Budget(), False)
+    setup, given, rows = _set_up(
+        session, plan.attack, plan.rows, plan.keep, Budget(), halve=False, contract=False
+    )
     return Compilation((*forward, *compile_loop(setup, given, plan.start, rows.seeds)))
 
 
