@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxadv.core.pytree import pytree, static
-from jaxadv.core.typing import ArrayLike
+from jaxadv.core.typing import ArrayLike, Number
 
 Classes = PyTree[int | np.integer | ArrayLike]
 """The number of one class, or those of N images in a list or an array [N]."""
@@ -19,9 +19,7 @@ def others(logits: Float[Array, " K"], label: Classes) -> Float[Array, " K"]:
     return jnp.where(jnp.arange(logits.shape[-1]) == label, -jnp.inf, logits)
 
 
-def _merged(
-    logits: Float[Array, " K"], label: Classes, rejected: int | np.integer
-) -> Float[Array, " K"]:
+def _merged(logits: Float[Array, " K"], label: Classes, rejected: Number) -> Float[Array, " K"]:
     """Give the label the larger of its own and the rejection logit; mask the rejection class."""
     either = jnp.maximum(logits[label], logits[rejected])
     return others(jnp.where(jnp.arange(logits.shape[-1]) == label, either, logits), rejected)
@@ -123,7 +121,7 @@ class Targeted:
 
     labels: Classes
     targets: Classes
-    rejected: int | np.integer | None = static(default=None)
+    rejected: Number | None = static(default=None)
     targeted = True
 
     def margin(self, logits: Float[Array, " K"]) -> Float[Array, ""]:

@@ -19,7 +19,7 @@ class MIFGSM(Transfer):
     >>> attack = ja.MIFGSM(steps=10, decay=1.0)
     """
 
-    decay: Number = 1.0
+    decay: Number | None = 1.0
 
 
 @pytree
@@ -87,7 +87,7 @@ class DIFGSM(MIFGSM):
     >>> attack = ja.DIFGSM(diversity=0.5, resize=0.9, decay=None)
     """
 
-    diversity: Number = 0.5
+    diversity: Number | None = 0.5
 
 
 @pytree
