@@ -119,7 +119,7 @@ def open_compiler(
     Returns:
         The session and the compiler, which has begun nothing.
     """
-    rows = max(len(own.source) for own in given.values())
+    rows = max((len(own.source) for own in given.values()), default=0)
     levels = max(1, rows // max(1, len(session.images)))
     devices = len(choose_devices(session.devices))
     session = session._replace(room=Room.of(session.images, levels, devices))
