@@ -2,10 +2,12 @@
 
 import math
 
-from jaxadv.core.typing import Number
+import numpy as np
+
+Count = float | int | np.integer  # without jax, which a report does not load
 
 
-def wilson(successes: Number, count: Number, z: float = 1.959964) -> tuple[float, float]:
+def wilson(successes: Count, count: Count, z: float = 1.959964) -> tuple[float, float]:
     """Return the Wilson confidence interval of a proportion.
 
     Args:
@@ -22,6 +24,7 @@ def wilson(successes: Number, count: Number, z: float = 1.959964) -> tuple[float
     """
     if count == 0:
         return 0.0, 1.0
+    successes, count = float(successes), float(count)
     rate, spread = successes / count, z * z / count
     centre = rate + spread / 2
     half = z * math.sqrt(rate * (1 - rate) / count + spread / (4 * count))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxadv.core.typing import Index
+Places = int | slice | list | np.integer | np.ndarray  # without jax, which a report does not load
 
 
 class Status(enum.IntEnum):
@@ -83,11 +83,11 @@ class Result(NamedTuple):
             if status.name.startswith("REJECTED") and (self.status == status).any()
         }
 
-    def rows(self, index: Index) -> "Result":
+    def rows(self, index: Places) -> "Result":
         """Return the result of the images at `index`."""
         return Result(*(leaf[index] for leaf in self[:-1]), cost=self.cost)
 
-    def put(self, index: Index, part: "Result") -> None:
+    def put(self, index: Places, part: "Result") -> None:
         """Write the rows of `part` in the place of these."""
         for old, new in zip(self[:-1], part[:-1], strict=True):
             old[index] = new

@@ -67,7 +67,7 @@ def within(image: Array) -> Array:
 class Identity(Transform):
     """No change: the control."""
 
-    def __call__(self, image: ArrayLike, key: Array | None = None) -> ArrayLike:
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
         return image
 
 
@@ -80,7 +80,7 @@ class Rounding(Transform):
     def __post_init__(self) -> None:
         self.check(2, levels=self.levels)
 
-    def __call__(self, image: ArrayLike, key: Array | None = None) -> ArrayLike:
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
         top = self.levels - 1
         return through(lambda x: jnp.clip(jnp.floor(x * top + 0.5), 0, top) / top, image)
 
@@ -100,7 +100,7 @@ class JPEG(Transform):
     def __post_init__(self) -> None:
         self.check(1, 100, quality=self.quality)
 
-    def __call__(self, image: ArrayLike, key: Array | None = None) -> ArrayLike:
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
         if image.shape[-1] not in (1, 3):
             raise ValueError(f"images have {image.shape[-1]} channels: JPEG takes 1 or 3")
         return jpeg(255 * image, self.quality, self.subsampling) / 255
@@ -121,7 +121,7 @@ class GaussianBlur(Transform):
     def __post_init__(self) -> None:
         self.check(0, sigma=self.sigma)
 
-    def __call__(self, image: ArrayLike, key: Array | None = None) -> ArrayLike:
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
         rows, columns = self.band(image.shape[0]), self.band(image.shape[1])
         return jnp.einsum("hi,wj,ijc->hwc", rows, columns, image, precision=EXACT)
 
@@ -149,7 +149,7 @@ class Noise(Transform):
     def __post_init__(self) -> None:
         self.check(0, sigma=self.sigma)
 
-    def __call__(self, image: ArrayLike, key: Array | None = None) -> ArrayLike:
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
         assert key is not None
         return within(image + self.sigma * jax.random.normal(key, image.shape))
 
@@ -163,7 +163,7 @@ class Brightness(Transform):
     def __post_init__(self) -> None:
         self.check(0, factor=self.factor)
 
-    def __call__(self, image: ArrayLike, key: Array | None = None) -> ArrayLike:
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
         return within(image * self.factor)
 
 
@@ -176,7 +176,7 @@ class Contrast(Transform):
     def __post_init__(self) -> None:
         self.check(0, factor=self.factor)
 
-    def __call__(self, image: ArrayLike, key: Array | None = None) -> ArrayLike:
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
         grey = image @ jnp.asarray(GREY) if image.shape[-1] == 3 else image
         return within(grey.mean() + self.factor * (image - grey.mean()))
 
@@ -197,7 +197,7 @@ class Rescaling(Transform):
         if not 0 < self.factor <= 1:
             raise ValueError(f"factor={self.factor:g}: pass a number above 0, at most 1")
 
-    def __call__(self, image: ArrayLike, key: Array | None = None) -> ArrayLike:
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
         height, width, channels = image.shape
         small = max(1, round(self.factor * height)), max(1, round(self.factor * width)), channels
         return jax.image.resize(jax.image.resize(image, small, "linear"), image.shape, "linear")
@@ -212,7 +212,7 @@ class Cropping(Transform):
     def __post_init__(self) -> None:
         self.check(0, margin=self.margin)
 
-    def __call__(self, image: ArrayLike, key: Array | None = None) -> ArrayLike:
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
         sides = jnp.asarray(image.shape[:2], jnp.float32)
         scale = sides / jnp.maximum(sides - 2 * self.margin, 1)
         rows = self.band(image.shape[0], scale[0])
@@ -242,7 +242,7 @@ class Shifting(Transform):
     def __post_init__(self) -> None:
         self.check(0, most=self.most)
 
-    def __call__(self, image: ArrayLike, key: Array | None = None) -> ArrayLike:
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
         assert key is not None
         size = self.most
         wide = jnp.pad(image, ((size, size), (size, size), (0, 0)), mode="edge")
@@ -293,7 +293,7 @@ class _Transformed:
     def __call__(self, params: Params, images: ArrayLike, *key: Array) -> Array:
         transform, own = params
         lower, upper = self.bounds
-        unit = (images - lower) / (upper - lower)
+        unit = (jnp.asarray(images) - lower) / (upper - lower)
         inside = ()
         if transform.random:
             keys = jax.random.split(jax.random.fold_in(key[0], 1), len(images))

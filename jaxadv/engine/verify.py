@@ -119,8 +119,9 @@ def margins(goal: Goal, logits: np.ndarray) -> np.ndarray:
     others = logits.astype(np.float64).copy()
     others[rows, wanted] = -np.inf
     if isinstance(goal, Evading):
-        own = np.maximum(own, logits[:, goal.rejected])
-        others[:, goal.rejected] = -np.inf
+        rejected = int(goal.rejected)
+        own = np.maximum(own, logits[:, rejected])
+        others[:, rejected] = -np.inf
     gap = own - others.max(1)
     return (-gap if goal.targeted else gap).astype(np.float32)
 
