@@ -155,7 +155,7 @@ class _Mean:
     apply: Callable[..., Any] = static()
     samples: int = static()
 
-    def __call__(self, params: Params, images: Array, key: Array) -> Array:
+    def __call__(self, params: Params, images: ArrayLike, key: Array) -> Array:
         draws = jax.vmap(lambda k: self.apply(params, images, k))
         return draws(jax.random.split(key, self.samples)).mean(0)
 
@@ -164,7 +164,7 @@ class _Mean:
 class _Tenfold:
     apply: Callable[..., Any] = static()
 
-    def __call__(self, params: Params, images: Array, key: Array) -> Array:
+    def __call__(self, params: Params, images: ArrayLike, key: Array) -> Array:
         # One after the other, because all draws at once may not fit into memory.
         draws = lax.map(lambda k: self.apply(params, images, k), jax.random.split(key, 10))
         return draws.mean(0)
@@ -226,7 +226,7 @@ def ensemble(models: Sequence[Model], weights: Numbers | None = None, of: str = 
 class _Ensemble:
     of: str = static()
 
-    def __call__(self, params: Params, images: Array) -> Array:
+    def __call__(self, params: Params, images: ArrayLike) -> Array:
         models, weighting = params
         outputs = [model(images) for model in models]
         if len({output.shape for output in outputs}) > 1:
@@ -279,7 +279,7 @@ class _Shown:
     features: Callable[..., Any] = static()
     head: Callable[..., Any] = static()
 
-    def __call__(self, params: Params, images: Array) -> Array:
+    def __call__(self, params: Params, images: ArrayLike) -> Array:
         features = self.features(params, images)
         logits = self.head(params, features)
         shown = jnp.pad(features.reshape(len(images), -1), ((0, 0), (1, 0)))
@@ -330,7 +330,7 @@ def with_detector(model: Model, detector: Model, threshold: float = 0.0) -> Mode
 
 @pytree
 class _Guarded:
-    def __call__(self, params: Params, images: Array) -> Array:
+    def __call__(self, params: Params, images: ArrayLike) -> Array:
         model, detector, threshold = params
         logits, odds = model(images), detector(images)
         if odds.shape[-1] != 2:
@@ -417,5 +417,5 @@ def _has_hash(value: object) -> bool:
 class _Closed:
     function: Callable[..., Any] = static()
 
-    def __call__(self, params: Params, images: Array) -> Array:
+    def __call__(self, params: Params, images: ArrayLike) -> Array:
         return self.function(as_floats(images))

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from jaxadv.core.model import Model, _Mean
 from jaxadv.core.pytree import pytree, static
-from jaxadv.core.typing import Params
+from jaxadv.core.typing import ArrayLike, Params
 
 
 def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -42,5 +42,5 @@ class _Reshaped:
     apply: Callable[..., Any] = static()
     shape: tuple[int, ...] = static()
 
-    def __call__(self, params: Params, images: Array, *key: Array) -> Any:
+    def __call__(self, params: Params, images: ArrayLike, *key: Array) -> Any:
         return self.apply(params, images.reshape(len(images), *self.shape), *key)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from jaxadv.core.bpda import surrogate
 from jaxadv.core.model import Model, check_no_mean
 from jaxadv.core.pytree import pytree, static
-from jaxadv.core.typing import Params
+from jaxadv.core.typing import ArrayLike, Params
 
 DEFENCES = (
     "mean",
@@ -124,7 +124,7 @@ class _Windowed:
     defence: str = static()
     trim: int = static()
 
-    def __call__(self, params: Params, windows: Array, *key: Array) -> Float[Array, "N K"]:
+    def __call__(self, params: Params, windows: ArrayLike, *key: Array) -> Float[Array, "N K"]:
         count, height, *rest = windows.shape
         if height % self.frames:
             raise ValueError(
