@@ -67,16 +67,20 @@ def compiled() -> list[str]:
 
 def test_what_was_compiled_ahead_is_not_compiled_again(compiled):
     program = Program(jax.jit(lambda x, scale: x * scale, static_argnums=1), static=1)
-    shape = jax.ShapeDtypeStruct((3,), jnp.float32)
+    x = jnp.ones(3)
+    shape = jax.ShapeDtypeStruct((3,), jnp.float32, sharding=x.sharding)
     pending, out = program.compile(shape, 2)
     assert out.shape == (3,)
     pending.result()
-    x = jnp.ones(3)
     before = len(compiled)
     np.testing.assert_array_equal(program(x, 2), [2, 2, 2])
     assert program.compile(x, 2)[0] is pending
     assert len(compiled) == before
     np.testing.assert_array_equal(program(x, 3), [3, 3, 3])  # another static argument
+    assert len(compiled) > before
+    before = len(compiled)
+    with jax.default_matmul_precision("float32"):  # another program, as for `jax.jit`
+        np.testing.assert_array_equal(program(x, 2), [2, 2, 2])
     assert len(compiled) > before
     forget_programs()
     assert not program.pending

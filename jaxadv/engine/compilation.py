@@ -17,6 +17,19 @@ from jaxtyping import PyTree
 
 from jaxadv.core.files import cache_dir
 
+SETTINGS = (  # of `jax.config`, those that change what is compiled
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_device",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_debug_nans",
+    "jax_debug_infs",
+    "jax_softmax_custom_jvp",
+)
+
 
 @functools.cache
 def _compilers() -> ThreadPoolExecutor:
@@ -54,19 +67,26 @@ class Program:
 
     def __call__(self, *args: Any) -> Any:
         """Call the program, once it is compiled."""
-        pending, _ = self.pending.get(self._key(args), (None, None))
+        pending = self.pending.get(self._key(args), (None, None))[0] if self.pending else None
         if pending is None or pending.cancelled():
             return self.function(*args)
         return pending.result()(*(args if self.static is None else args[: self.static]))
 
     def _key(self, args: tuple[Any, ...]) -> Any:
+        # What `jax.jit` compares, too: under other settings the same function is another program.
+        settings = tuple(getattr(jax.config, name, None) for name in SETTINGS)
         static = None if self.static is None else args[self.static]
         leaves, structure = jax.tree.flatten(args if static is None else args[: self.static])
         kinds = tuple(
-            (np.shape(leaf), getattr(leaf, "dtype", type(leaf)), getattr(leaf, "weak_type", False))
+            (
+                np.shape(leaf),
+                getattr(leaf, "dtype", type(leaf)),
+                getattr(leaf, "weak_type", False),
+                getattr(leaf, "sharding", None),
+            )
             for leaf in leaves
         )
-        return static, structure, kinds
+        return settings, static, structure, kinds
 
 
 def keep_compiled(folder: str | os.PathLike[str] | None = None) -> Path:
