@@ -2,8 +2,7 @@
 
 import shlex
 
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from jaxadv.cli import app
 
