@@ -146,6 +146,7 @@ from .models import from_sklearn as from_sklearn
 from .models import from_torch_arrays as from_torch_arrays
 from .models import load_weights as load_weights
 from .models import save_weights as save_weights
+from .models.train import train as train
 from .protocols.cached_run import Refine as Refine
 from .protocols.cascades import Hardest as Hardest
 from .protocols.cascades import Nearly as Nearly

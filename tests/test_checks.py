@@ -121,6 +121,7 @@ def test_a_model_bound_to_one_batch_size_is_told_so(size):
         (lambda *p: JA.evaluate(*p, epsilons=[0.1, 8]), "did you mean 8/255"),
         (lambda *p: JA.evaluate(*p, epsilons=[-0.1]), "not negative"),
         (lambda *p: JA.evaluate(*p, epsilons=["x"]), "pass a number"),
+        (lambda *p: ja.compare_queries(*p, 0.03), "attacks=0.03: pass a dict"),
         (lambda *p: JA.evaluate(*p, epsilons=[]), "at least one"),
         (lambda *p: JA.evaluate(*p, attacks=["fast"]), "is not known"),
         (lambda *p: JA.evaluate(*p, attacks={"PGD": "PGD"}), "pass an attack"),

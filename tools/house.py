@@ -18,7 +18,7 @@ MANY = 8  # parameters that a function outside the public API may have
 LONG = 100  # lines of a function
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 SECTION = re.compile(
-    r"^\s*(Args|Arguments|\*\*Arguments|Parameters|Attributes|Returns|\*\*Returns)"
+    r"^\s*(Args|Arguments|\*\*Arguments|Parameters|Attributes|Returns|\*\*Returns|Yields)"
     r"\b.*",
     re.MULTILINE,
 )

@@ -71,6 +71,9 @@ ATTACKS |= {  # all that are imported above
 def list_attacks() -> list[str]:
     """Return the names of all attacks, sorted.
 
+    Returns:
+        The names, as `ja.ATTACKS` and `jaxadv attack` take them.
+
     Example:
         >>> import jaxadv as ja
         >>> "PGD" in ja.list_attacks()

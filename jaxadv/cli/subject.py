@@ -325,7 +325,11 @@ def goal_of(data: "Dataset", targeted: bool) -> "Goal":
 def split_of(data: str) -> tuple[str, str]:
     """Return the name or path of the data set and the split to attack.
 
-    The split follows the name, as in "cifar10:test[:100]"; by default it is "test".
+    Args:
+        data: What `--data` was given; the split follows the name, as in "cifar10:test[:100]".
+
+    Returns:
+        The name or path, and the split, by default "test".
 
     Example:
         >>> from jaxadv.cli.subject import split_of

@@ -127,6 +127,12 @@ def _shown(bars: Bars) -> Callable[[str, int, int, int], None]:
 def duration(seconds: float) -> str:
     """Return a duration as text, in seconds, minutes or hours.
 
+    Args:
+        seconds: The duration in seconds.
+
+    Returns:
+        A number and its unit.
+
     Example:
         >>> from jaxadv.cli.sweep import duration
         >>> duration(45), duration(600), duration(20_000)

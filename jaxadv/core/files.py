@@ -63,6 +63,9 @@ def write_atomically(path: str | Path, content: str | Any) -> Path:
 def check_file(path: str | Path) -> None:
     """Check, before any work, that this file can be written later.
 
+    Args:
+        path: The file; its folders need not exist yet.
+
     Raises:
         ValueError: If `path` is a folder.
         NotADirectoryError: If a file stands where one of its folders should be.
@@ -76,7 +79,8 @@ def check_file(path: str | Path) -> None:
 def check_folder(path: str | Path) -> None:
     """Check, before any work, that files can be written into this folder later.
 
-    A folder that does not exist yet is made when something is written.
+    Args:
+        path: The folder; where it does not exist yet, it is made when something is written.
 
     Raises:
         NotADirectoryError: If a file stands in its place, or in that of a folder above it.

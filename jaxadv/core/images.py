@@ -7,6 +7,12 @@ from jaxtyping import Array
 def as_floats(images: object) -> Array:
     """Return a JAX array of floats; numbers of another kind become float32 and keep their values.
 
+    Args:
+        images: An array of any kind of numbers, or nested lists of them.
+
+    Returns:
+        An array of the same shape, in its own type where that is one of floats.
+
     Raises:
         ValueError: If `images` is a sparse matrix.
 

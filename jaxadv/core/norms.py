@@ -278,7 +278,7 @@ NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2(), L1(), L0())
 
 def get_norm(norm: str) -> Norm:
     """Return the norm of that name: "linf", "l2", "l1" or "l0"."""
-    if norm not in NORMS:
+    if not isinstance(norm, str) or norm not in NORMS:
         raise ValueError(f"norm={norm!r} is not known: pass one of {sorted(NORMS)}")
     return NORMS[norm]
 

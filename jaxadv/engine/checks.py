@@ -214,7 +214,9 @@ def warn_about_rounding(images: np.ndarray, epsilon: np.ndarray) -> None:
 
 
 def check_named(attacks: Mapping[str, Attack], argument: str) -> None:
-    """Raise ValueError if an entry of this argument is no attack."""
+    """Raise ValueError if this argument is no dict, or one of its entries is no attack."""
+    if not isinstance(attacks, Mapping):
+        raise ValueError(f"{argument}={attacks!r}: pass a dict of attacks by name")
     for name, attack in attacks.items():
         check_attack(attack, f"{argument}[{name!r}]")
 
@@ -314,6 +316,10 @@ def check_counts(**numbers: int) -> None:
 
 def check_options(store: str | Path | None = None, **numbers: int | None) -> None:
     """Check options that are None by default.
+
+    Args:
+        store: A folder for results, or None.
+        numbers: Counts by name, each an integer or None.
 
     Raises:
         OSError: If the store's folder cannot be written to.

@@ -134,15 +134,14 @@ def train(
         ValueError: If an argument is out of range, arguments do not fit each other, the module or
             the data, or the checkpoint belongs to another run.
 
-    >>> import jax, numpy as np
+    >>> import jax, jaxadv as ja, numpy as np
     >>> from jaxadv.data import Dataset
     >>> from jaxadv.models import get_definition
-    >>> from jaxadv.models.train import train
     >>> images, labels = np.eye(4, dtype="float32").reshape(4, 2, 2, 1), np.arange(4)
     >>> data = Dataset(images, labels, labels, "corners", tuple("abcd"))
     >>> module = get_definition("FC")(widths=(16,), classes=4)
     >>> how = {"epochs": 60, "batch_size": 4, "learning_rate": 0.05}
-    >>> variables = train(module, data, key=jax.random.key(0), **how)
+    >>> variables = ja.train(module, data, key=jax.random.key(0), **how)
     >>> module.apply(variables, images).argmax(-1).tolist()
     [0, 1, 2, 3]
     """
@@ -367,7 +366,10 @@ class TRADESAscent(PGD):
 
     It maximises KL(clean || perturbed) of the softmax outputs in place of a loss of the label. It
     begins at the image plus normal noise of standard deviation 0.001, since the divergence has no
-    gradient at the image itself. The settings are those of `PGD`.
+    gradient at the image itself.
+
+    Attributes:
+        steps: Number of steps, and the other settings of `PGD`.
     """
 
     def init(self, problem: Problem, key: Key) -> GradientState:

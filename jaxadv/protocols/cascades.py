@@ -153,6 +153,12 @@ def fast(norm: str) -> Cascade:
     and two targeted ones show which of the others are nearly broken; those get ten more runs.
     Images that are still nearly broken are refined from their best image, by gradients and by
     random squares.
+
+    Args:
+        norm: "linf", "l2" or "l1".
+
+    Returns:
+        The stages by name, in their order.
     """
     few = Diverse(norm=norm, steps=30, restarts=4, final=0.02)
     longer = Refine(APGD(norm=norm, loss="dlr"))
