@@ -1,4 +1,4 @@
-"""The command line as tests call it: `run_command("attack PGD --weights", path, "--steps 3")`."""
+"""The command line as tests call it: `run_command("attack PGD --model", path, "--steps 3")`."""
 
 import shlex
 

@@ -394,7 +394,7 @@ def test_command_writes_everything_and_then_only_reads(call, network, tmp_path):
     weights = tmp_path / "fc.safetensors"
     save_weights(weights, "FC", {"widths": [32]}, network[1], image_shape=(8, 8, 1))
     args = (
-        "certify --weights",
+        "certify --model",
         weights,
         "--data digits --examples 10 --sigma 0.25,0.5 --samples 200 --radius 0,0.25 --rounds 2",
         "--draws 4 --json out.json",
@@ -450,7 +450,7 @@ def test_command_trains_under_noise(call, tmp_path):
         "--alpha 1",
         "--samples 0",
         "--radius -1",
-        "--noise 0.1 --weights a",
+        "--noise 0.1 --model a",
         "--json .",
     ],
     ids=str,

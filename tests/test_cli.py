@@ -143,9 +143,8 @@ def test_help_is_fast_and_imports_no_jax(flag, tmp_path):
         "evaluate --examples 0",
         "evaluate --nonsense",
         "evaluate --data imagenet",
-        "evaluate --data digits --weights missing.safetensors",
-        "evaluate --data digits --published missing",
-        "evaluate --data digits --weights a --published b",
+        "evaluate --data digits --model missing.safetensors",
+        "evaluate --data digits --model missing",
         "evaluate --data digits --model gpt",
         "evaluate --json .",
         "evaluate --data mnist --data-dir nowhere",
@@ -169,12 +168,12 @@ def test_mistakes_are_one_line_and_exit_2(call, line):
 
 @pytest.mark.slow
 def test_mistakes_found_late_are_one_line_too(call, weights):
-    wrong = call("evaluate --weights", weights, "--data mnist5k")
+    wrong = call("evaluate --model", weights, "--data mnist5k")
     assert wrong.exit_code == 2
     assert "pass the --data" in wrong.stderr
-    unknown = call("evaluate --weights", weights, "--data digits --attacks best")
+    unknown = call("evaluate --model", weights, "--data digits --attacks best")
     assert unknown.exit_code == 2
-    large = call("attack FGSM --weights", weights, "--data digits --epsilon 8")
+    large = call("attack FGSM --model", weights, "--data digits --epsilon 8")
     assert "8/255" in large.stderr
     for result in (wrong, unknown, large):
         assert re.fullmatch(r"error: [^\n]+\n", result.stderr.splitlines(True)[-1])
@@ -183,7 +182,7 @@ def test_mistakes_found_late_are_one_line_too(call, weights):
 
 def test_evaluate_writes_everything_and_then_only_reads(call, weights, tmp_path):
     args = (
-        "evaluate --weights",
+        "evaluate --model",
         weights,
         "--data digits --examples 20 --epsilon 8/255,0.2 --json out.json --lanes 8",
     )
@@ -208,7 +207,7 @@ def test_evaluate_writes_everything_and_then_only_reads(call, weights, tmp_path)
 
 def test_attack_prints_and_saves(call, weights, tmp_path):
     result = call(
-        "attack bim --weights",
+        "attack bim --model",
         weights,
         "--data digits --examples 12 --epsilon 16/255 --steps 3 --loss margin --step-size 1/2",
         "--targeted --save a.npz --json a.json",
@@ -230,15 +229,13 @@ def test_attack_prints_and_saves(call, weights, tmp_path):
 
 
 def test_minimum_norm_attacks_need_no_epsilon(call, weights):
-    result = call(
-        "attack MinimalEpsilon --weights", weights, "--data digits --examples 4 --steps 2"
-    )
+    result = call("attack MinimalEpsilon --model", weights, "--data digits --examples 4 --steps 2")
     assert result.exit_code == 0, result.output
     assert "100.0 %" in result.stdout
 
 
 def test_attacks_beyond_a_ball_run_with_settings_of_their_own(call, weights, tmp_path):
-    common = ("--weights", weights, "--data digits --examples 8")
+    common = ("--model", weights, "--data digits --examples 8")
     result = call(
         "attack spatial",
         *common,
@@ -267,7 +264,7 @@ def test_train_writes_weights_that_attack_reads(call, tmp_path):
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "fc.json").read_text())["accuracy"] > 0.5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fc.json", "fc.safetensors"]
-    result = call("attack FGSM --weights fc.safetensors --data digits --examples 4 --epsilon 0.1")
+    result = call("attack FGSM --model fc.safetensors --data digits --examples 4 --epsilon 0.1")
     assert result.exit_code == 0, result.output
 
 
@@ -326,7 +323,7 @@ def test_interrupted_it_goes_on_to_the_same_result(cache, tmp_path):
 @pytest.mark.slow
 def test_distance_prints_writes_and_goes_on(call, weights, tmp_path):
     args = (
-        "distance --data digits --weights",
+        "distance --data digits --model",
         weights,
         "--examples 12 --norm l1 --effort fast --lanes 4 --json found.json",
     )
@@ -353,7 +350,7 @@ def test_distance_prints_writes_and_goes_on(call, weights, tmp_path):
 @pytest.mark.slow
 def test_two_efforts_are_set_against_one_another(call, weights, tmp_path):
     result = call(
-        "distance --data digits --weights",
+        "distance --data digits --model",
         weights,
         "--examples 6 --norm l2 --effort fast,standard --json found.json",
     )
@@ -376,7 +373,7 @@ SWEEP = """
 examples = 20
 epsilons = {linf = [0.05, 0.1]}
 data = [{name = "digits"}]
-models = [{weights = "fc.safetensors"}]
+models = [{load = "fc.safetensors"}]
 attacks = [{name = "FGSM"}]
 """
 
@@ -444,10 +441,14 @@ def untrained(monkeypatch):
         ("evaluate --json file/out.json", "file is a file"),
         ("evaluate --seed 99999999999999999999", "--seed"),
         ("evaluate --model vit", "do not divide into patches"),
-        ("evaluate --weights file", "not a safetensors file"),
-        ("evaluate --weights fc.safetensors --model fc", "--model fc is for"),
-        ("evaluate --weights fc.safetensors --epochs 2", "--epochs 2 is for"),
-        ("evaluate --weights fc.safetensors --epsilon 8", "did you mean 8/255?"),
+        ("evaluate --model ./file", "file is a file of another form"),
+        ("evaluate --model fc --mean 0.5 --std 0.5", "--mean is for a model of yours"),
+        ("evaluate --model fc.safetensors --bounds 1", "--bounds 1: pass the least"),
+        ("evaluate --model fc.safetensors --mean 0.5", "pass both"),
+        ("evaluate --model there.py:net", "there.py does not exist"),
+        ("evaluate --model net.txt", "net.txt does not exist: pass a file"),
+        ("evaluate --model fc.safetensors --epochs 2", "--epochs 2 is for"),
+        ("evaluate --model fc.safetensors --epsilon 8", "did you mean 8/255?"),
         ("evaluate --data none/none.npz", "does not exist"),
         ("attack PGD --epsilon -0.1", "'-0.1' is negative"),
         ("attack PGD --epsilon=-8/255", "'-8/255' is negative"),
@@ -473,7 +474,7 @@ def untrained(monkeypatch):
         ("check --epsilon 8", "did you mean 8/255?"),
         ("certify --sigma -1", "is negative"),
         ("certify --alpha 2", "--alpha 2"),
-        ("certify --noise 0.5 --weights fc.safetensors", "--noise is for"),
+        ("certify --noise 0.5 --model fc.safetensors", "--noise is for"),
         ("certify --output file", "file is a file"),
         ("queries --epsilon 8", "did you mean 8/255?"),
         ("queries --attack PGD", "needs gradients"),
@@ -530,9 +531,9 @@ def test_arguments_are_checked_before_the_work(call, weights, untrained, tmp_pat
             "takes none",
         ),
         ('{train = "fc"}', '{name = "PGD", steps = [3, 3]}', "twice"),
-        ('{train = "fc"}, {weights = "none.safetensors"}', '{name = "FGSM"}', "does not exist"),
+        ('{train = "fc"}, {load = "none.safetensors"}', '{name = "FGSM"}', "does not exist"),
         ('{train = "fc"}, {train = "vit"}', '{name = "FGSM"}', "do not divide into patches"),
-        ('{train = "fc"}, {published = "none"}', '{name = "FGSM"}', "'none' is not known"),
+        ('{train = "fc"}, {load = "none"}', '{name = "FGSM"}', "none does not exist: pass a file"),
         ('{train = "fc", train_seed = 9999999999}', '{name = "FGSM"}', "train_seed"),
     ],
 )
@@ -552,7 +553,7 @@ def test_a_sweep_is_refused_before_its_first_training(
 def test_a_pattern_that_matches_no_cell_is_refused_before_the_first_training(
     call, untrained, tmp_path
 ):
-    grid = SWEEP.replace('weights = "fc.safetensors"', 'train = "fc"')
+    grid = SWEEP.replace('load = "fc.safetensors"', 'train = "fc"')
     (tmp_path / "grid.toml").write_text(grid)
     assert "matches no cell" in call("sweep grid.toml --only none").stderr
 
@@ -616,7 +617,7 @@ def test_no_table_cuts_a_heading_or_a_number(width):
 @pytest.mark.slow
 def test_survival_prints_what_it_writes(call, weights, tmp_path):
     args = (
-        "survival --weights",
+        "survival --model",
         weights,
         "--data digits --examples 12 --attack FGSM --epsilon 0.3 --transform jpeg",
         "--json copy.json",
@@ -647,7 +648,7 @@ def test_survival_prints_what_it_writes(call, weights, tmp_path):
 
 def test_queries_prints_what_it_counted(call, weights, tmp_path):
     args = (
-        "queries --data digits --weights",
+        "queries --data digits --model",
         weights,
         "--attack Square --budget 60 --examples 20 --epsilon 0.2 --json found.json",
     )
@@ -668,7 +669,7 @@ def test_queries_prints_what_it_counted(call, weights, tmp_path):
 
 @pytest.mark.slow
 def test_safety_says_how_near_the_classes_are(call, weights, tmp_path):
-    result = call("safety --data digits --weights", weights, "--each 1 --json found.json")
+    result = call("safety --data digits --model", weights, "--each 1 --json found.json")
     assert result.exit_code == 0, result.output
     _, matrix, _, _, _, local = json.loads((tmp_path / "found.json").read_text())["parts"]
     near = np.array(matrix["values"], float)

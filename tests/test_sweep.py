@@ -264,7 +264,7 @@ def test_every_mistake_names_its_line(old, new, line, said):
 
 
 def test_models_are_called_as_their_folders_and_files():
-    models = '[{published = "nets/linf0.1"}, {published = "nets/linf0.3"}, {weights = "a.b.npz"}]'
+    models = '[{load = "nets/linf0.1"}, {load = "nets/linf0.3"}, {load = "a.b.safetensors"}]'
     grid = parse_grid(GRID.replace('[{given = "smooth"}]', models))
     assert [model.title for model in grid.models] == ["linf0.1", "linf0.3", "a.b"]
 

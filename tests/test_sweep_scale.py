@@ -27,7 +27,7 @@ lanes = 8
 images = "none"
 epsilons = {linf = [0.02, 0.1]}
 data = [{name = "digits"}]
-models = [{weights = "fc.safetensors"}]
+models = [{load = "fc.safetensors"}]
 attacks = [{name = "PGD", steps = 5}]
 """
 

@@ -307,7 +307,7 @@ def test_the_command(digits, tmp_path, monkeypatch):
         network.variables,
         image_shape=(8, 8, 1),
     )
-    line = "universal --data digits --weights fc.safetensors --epsilon 1/5 --target 3 --rounds 5"
+    line = "universal --data digits --model fc.safetensors --epsilon 1/5 --target 3 --rounds 5"
     line += " --json a.json --save v.npz"
     result = run_command(line)
     assert result.exit_code == 0, result.output

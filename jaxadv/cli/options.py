@@ -133,15 +133,24 @@ Data = Annotated[
 DataDir = Annotated[
     Path | None, option("--data-dir", help="Folder of idx files, or the cache of prepared data.")
 ]
-Weights = Annotated[
-    Path | None, option("--weights", help="A .safetensors file that `jaxadv train` wrote.")
-]
-Published = Annotated[
-    Path | None, option("--published", help="Folder of a published network (weights.npz).")
-]
-ModelName = Annotated[
+ModelSpec = Annotated[
     str | None,
-    option("--model", help=f"The network to train here, if none is given: fc, ... ({MODEL})."),
+    option(
+        "--model",
+        help="A file (.safetensors, .onnx, .keras, .pt2), a published folder, file.py:name, or the "
+        f"name of a network to train here: fc, ... ({MODEL}).",
+    ),
+]
+ModelName = Annotated[str, option("--model", help="The network to train: fc, lenet, ...")]
+Bounds = Annotated[
+    str | None, option("--bounds", help="Least and largest value of an image (0,1).")
+]
+Mean = Annotated[
+    str | None, option("--mean", help="Subtracted before your model, one number a channel: 0.5,...")
+]
+Std = Annotated[str | None, option("--std", help="What it is divided by then, one a channel.")]
+LogitsOf = Annotated[
+    str | None, option("--logits-of", help="Key or index of the logits in your model's output.")
 ]
 Epochs = Annotated[
     int | None, option("--epochs", help=f"Epochs of its training ({EPOCHS}).", min=1, max=MOST)

@@ -1,5 +1,6 @@
 """The model and the images that the options select."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -9,14 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxadv.cli.options import (
     EPOCHS,
     MODEL,
+    Bounds,
     Data,
     DataDir,
     Epochs,
     Examples,
-    ModelName,
-    Published,
+    LogitsOf,
+    Mean,
+    ModelSpec,
     Seed,
-    Weights,
+    Std,
+    parse_number,
 )
 from jaxadv.cli.progress import Bars
 
@@ -39,28 +43,52 @@ class Subject:
     Attributes:
         data: Name or path of the data set.
         data_dir: Folder of the data, or None.
-        weights: File of a trained network, or None.
-        published: Folder of a published network, or None.
-        model: Name of the definition to train, or None for `MODEL`.
+        model: A model as `ja.load_model` takes it, the name of the definition to train, or None
+            for `MODEL`.
         epochs: Number of epochs of the training, or None for `EPOCHS`.
+        bounds: Least and largest value of an image, as text, or None.
+        mean: What is subtracted in each channel before the model, as text, or None.
+        std: What it is divided by then, as text, or None.
+        logits_of: Key or index of the logits in the model's output, or None.
         examples: Number of test images, evenly chosen, or None for all.
         seed: Seed of the training and of the attacks.
     """
 
     data: Data = "mnist5k"
     data_dir: DataDir = None
-    weights: Weights = None
-    published: Published = None
-    model: ModelName = None
+    model: ModelSpec = None
     epochs: Epochs = None
     _: KW_ONLY
+    bounds: Bounds = None
+    mean: Mean = None
+    std: Std = None
+    logits_of: LogitsOf = None
     examples: Examples = 100
     seed: Seed = 0
 
     @property
     def is_trained_here(self) -> bool:
-        """Whether the options name no trained network."""
-        return self.weights is None and self.published is None
+        """Whether the options name no model that exists."""
+        from jaxadv.models.named import is_loaded
+
+        return self.model is None or not is_loaded(self.model)
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """What the options say about a model that exists: arguments of `load_model`."""
+
+        def numbers(text: str | None, name: str) -> tuple[float, ...] | None:
+            return text and tuple(parse_number(one, name) for one in text.split(","))  # type: ignore
+
+        bounds, part = numbers(self.bounds, "--bounds"), self.logits_of
+        if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):
+            raise ValueError(f"--bounds {self.bounds}: pass the least and the largest, as 0,1")
+        return {
+            "bounds": bounds,
+            "mean": numbers(self.mean, "--mean"),
+            "std": numbers(self.std, "--std"),
+            "logits_of": int(part) if part is not None and part.isdecimal() else part,
+        }
 
 
 class Loaded(NamedTuple):
@@ -178,7 +206,7 @@ def plan_training(subject: Subject, **how: Any) -> Training:
     except ValueError as error:
         raise ValueError(
             f"--data {subject.data} has no images to train a network on ({error}): pass other "
-            "data, or a network with --weights or --published"
+            "data, or a trained network with --model"
         ) from None
     module = definition(classes=len(images.classes))
     epochs = subject.epochs or EPOCHS
@@ -212,20 +240,16 @@ def find_subject(
     from jaxadv.engine.checks import check_problem
     from jaxadv.models import from_linen
 
-    given = _given_model(subject)
+    trained_here = _is_trained_here(subject)
     set_name, split = split_of(subject.data)
     test = load_data(set_name, split, data_dir=subject.data_dir)
     images = some_of(test, subject.examples or len(test.labels))
     training = None
-    if given is None:
+    if trained_here:
         training = plan_training(subject, **how)
-        given = training.untrained, training.name, None
-    network, name, shape = given
-    if shape not in (None, images.images.shape[1:]):
-        raise ValueError(
-            f"--weights {subject.weights} takes images {shape}, {subject.data} has "
-            f"{images.images.shape[1:]}: pass the --data that it was trained on"
-        )
+        network, name = training.untrained, training.name
+    else:
+        network, name = _loaded_model(subject, images.images.shape[1:])
     *_, classes = check_problem(network, images.images, images.labels, images.ids)
     for check in checks:
         check(network, images, classes)
@@ -235,31 +259,50 @@ def find_subject(
     return Loaded(network, name, images, len(test.labels), subject.seed)
 
 
-def _given_model(subject: Subject) -> tuple["Model", str, tuple[int, ...] | None] | None:
-    """Return the model of a file or a folder, or None if the options name neither.
+def _is_trained_here(subject: Subject) -> bool:
+    """Return whether a network is trained, after a check of the options that go with it or not."""
+    from jaxadv.models import get_definition
+    from jaxadv.models.named import FORMS
 
-    Returns:
-        The model, its name, and the shape of its images if the file holds it.
-    """
-    from jaxadv.models import get_definition, load_published, load_weights
-
-    weights, published = subject.weights, subject.published
-    if subject.is_trained_here:
+    form = {"--" + name.replace("_", "-"): value for name, value in subject.form.items()}
+    if not subject.is_trained_here:
+        if subject.epochs is not None:
+            raise ValueError(
+                f"--epochs {subject.epochs} is for a network trained here, --model {subject.model} "
+                "is one that exists: leave --epochs out"
+            )
+        return False
+    try:
         get_definition(subject.model or MODEL)  # refuses an unknown name before any data are read
-        return None
-    if weights is not None and published is not None:
-        raise ValueError("--weights and --published exclude each other: pass one")
-    for option, value in (("--model", subject.model), ("--epochs", subject.epochs)):
+    except ValueError as error:
+        raise ValueError(f"--model: {error}; or {FORMS}") from None
+    for option, value in form.items():
         if value is not None:
             raise ValueError(
-                f"{option} {value} is for a network trained here, "
-                f"{'--published' if weights is None else '--weights'} brings its own: pass one"
+                f"{option} is for a model of yours, and a network is trained here: leave it out, "
+                f"or pass --model {FORMS}"
             )
-    if published is not None:
-        return load_published(published), published.name, None
-    assert weights is not None
-    loaded, about = load_weights(weights)
-    return loaded, f"{about['definition']} ({weights.name})", tuple(about["image_shape"])
+    return True
+
+
+def _loaded_model(subject: Subject, shape: tuple[int, ...]) -> tuple["Model", str]:
+    """Return the model that exists, and its name in reports."""
+    from jaxadv.models import load_model
+    from jaxadv.models.named import name_of
+    from jaxadv.models.weights import read_arrays
+
+    spec = str(subject.model)
+    os.environ.setdefault("KERAS_BACKEND", "jax")  # read where Keras is imported, if at all
+    if not spec.endswith(".safetensors"):
+        return load_model(spec, shape, **subject.form), name_of(spec)
+    about = read_arrays(spec)[1]
+    trained_on = tuple(about.get("image_shape", shape))
+    if trained_on != tuple(shape):
+        raise ValueError(
+            f"--model {spec} takes images {trained_on}, {subject.data} has {tuple(shape)}: pass "
+            "the --data that it was trained on"
+        )
+    return load_model(spec, shape, **subject.form), f"{about['definition']} ({Path(spec).name})"
 
 
 def check_entries(
@@ -336,8 +379,10 @@ def split_of(data: str) -> tuple[str, str]:
         >>> split_of("mnist5k"), split_of("cifar10:test[:100]")
         (('mnist5k', 'test'), ('cifar10', 'test[:100]'))
     """
-    match = re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", data)
-    return (match[1], match[2]) if match else (data, "test")
+    from jaxadv.data.form import part_of_name
+
+    name, split = part_of_name(data)
+    return name, split or "test"
 
 
 def folder_name(data: str) -> str:

@@ -1,17 +1,26 @@
 """`load_data`: a data set by its name or its path."""
 
+import inspect
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 
 from jaxadv.core.files import cache_dir
 from jaxadv.core.optional_dependency import extra
+from jaxadv.core.python_objects import called, load_object, names_object
 from jaxadv.data.folders import find_folder
-from jaxadv.data.form import FORMS, Dataset, Source, Split, find_split, parse_split
+from jaxadv.data.form import (
+    FORMS,
+    Dataset,
+    Source,
+    Split,
+    find_split,
+    parse_split,
+    part_of_name,
+)
 from jaxadv.data.idx import load_idx
-from jaxadv.data.npz import load_npz
+from jaxadv.data.npz import from_arrays, load_npz
 from jaxadv.engine.checks import check_counts
 
 _EMBEDDED = ("mnist5k", "digits")
@@ -57,7 +66,9 @@ def load_data(
     Args:
         name: The name of a data set, or a path (with a separator, or ending in .npz): an npz file
             (see `load_npz`), or a folder with one folder of pictures per class, with idx files, or
-            with a prepared set of tfds. "name:split" gives the split, too.
+            with a prepared set of tfds; or "file.py:name", a pair (images, labels), a `Dataset`, or
+            a function that returns one of these (the file is run). "name:split" gives the split,
+            too.
         split: "test" (the default), "train", ..., in lower or upper case, or a synonym ("training",
             "testing", and "valid", "validation" or "dev" for "val"); or a slice of a split, such as
             "test[:1000]" or "test[10%:20%]", in the order in which the source stores the images
@@ -92,10 +103,11 @@ def load_data(
         raise ValueError(f"name={name!r}: pass the name of a data set, or a path")
     if size is not None:
         check_counts(size=size)
-    if match := re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", str(name)):
+    whole, own = part_of_name(str(name))
+    if own is not None:
         if split is not None:
             raise ValueError(f"name={name!r} with split={split!r}: pass the split once")
-        name, split = match[1] if isinstance(name, str) else Path(match[1]), match[2]
+        name, split = whole if isinstance(name, str) else Path(whole), own
     part = parse_split("test" if split is None else split)
     source = _open(name, part, data_dir, size, layout)
     if size is not None and "size" not in source.options:
@@ -131,6 +143,8 @@ def _open(
     """Open the split without reading it."""
     text = os.fspath(name)
     path = Path(text).expanduser()
+    if names_object(text) and ".py:" in text:
+        return _open_object(text, split, layout)
     if isinstance(name, os.PathLike) or _is_path(text):
         return _open_path(path, split, size, layout)
     if text in _EMBEDDED:
@@ -139,6 +153,24 @@ def _open(
     if text in _IDX and _has_idx(folder):
         return _read_source(_load_idx(text, split, folder))
     return _open_prepared(text, split, data_dir, size)
+
+
+def _open_object(text: str, split: Split, layout: str | None) -> Source:
+    """Open what Python code names: a Dataset, a pair (images, labels), or a function of the split
+    or of nothing that returns one of these."""
+    value = load_object(text)
+    whole = called(value, split.name)
+    if whole is value or not inspect.signature(value).parameters:  # type: ignore[arg-type]
+        find_split(split, ["test"], f"{text} is not split")
+    if isinstance(whole, Dataset):
+        return _read_source(whole)
+    if not isinstance(whole, tuple | list) or len(whole) != 2:
+        raise ValueError(
+            f"{text} is {type(whole).__name__}: name a pair (images [N, H, W, C], labels [N]), a "
+            "ja.data.Dataset, or a function that returns one of these"
+        )
+    images, labels = map(np.asarray, whole)
+    return _read_source(from_arrays(text, {"x": images, "y": labels}, layout), "layout")
 
 
 def _is_path(text: str) -> bool:

@@ -107,6 +107,25 @@ def turn_in_class(labels: np.ndarray) -> np.ndarray:
     return turn
 
 
+def part_of_name(name: str) -> tuple[str, str | None]:
+    """Return the name or path of a data set, and the split that follows it after a colon.
+
+    Args:
+        name: The name, such as "cifar10:test[:100]" or "file.py:images:train".
+
+    Returns:
+        The name alone, and the split or None.
+
+    >>> from jaxadv.data.form import part_of_name
+    >>> part_of_name("cifar10:test[:100]"), part_of_name("file.py:digits")
+    (('cifar10', 'test[:100]'), ('file.py:digits', None))
+    """
+    match = re.fullmatch(r"(.+):([A-Za-z_]\w*(?:\[.*\])?)", name)
+    if match is None or match[1].endswith(".py"):
+        return name, None
+    return match[1], match[2]
+
+
 class Split(NamedTuple):
     """A split, or a slice of it, as tensorflow-datasets writes it: "test[:100]", "train[10%:20%]".
 

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,26 @@ def load_npz(path: str | os.PathLike[str], layout: str | None = None) -> Dataset
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: pass an npz file")
-    arrays = _read(path)
+    return from_arrays(path, _read(path), layout)
+
+
+def from_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, Any], layout: str | None = None
+) -> Dataset:
+    """Make a data set of arrays as `load_npz` finds them.
+
+    Args:
+        path: Where they come from, for errors and the set's name.
+        arrays: The arrays by name.
+        layout: As for `load_npz`.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: If arrays are missing or have another form.
+    """
+    path = Path(path)
     images, labels = (
         next((arrays[name] for name in names if arrays.get(name) is not None), None)
         for names in (("x", "images"), ("y", "labels"))

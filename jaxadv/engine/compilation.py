@@ -36,6 +36,11 @@ def _compilers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="jaxadv-compile")
 
 
+def compiles() -> bool:
+    """Return whether jitted functions are compiled, and not run step by step to find a fault."""
+    return not jax.config.jax_disable_jit  # type: ignore[attr-defined]
+
+
 class Program:
     """A jitted function of arrays whose programs can be compiled before they are called."""
 
@@ -67,10 +72,10 @@ class Program:
 
     def __call__(self, *args: Any) -> Any:
         """Call the program, once it is compiled."""
-        pending = self.pending.get(self._key(args), (None, None))[0] if self.pending else None
-        if pending is None or pending.cancelled():
+        if not compiles():
             return self.function(*args)
-        return pending.result()(*(args if self.static is None else args[: self.static]))
+        program = self.compile(*args)[0].result()
+        return program(*(args if self.static is None else args[: self.static]))
 
     def _key(self, args: tuple[Any, ...]) -> Any:
         # What `jax.jit` compares, too: under other settings the same function is another program.

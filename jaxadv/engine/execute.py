@@ -18,11 +18,20 @@ from jaxadv.core.result import Result, Status
 from jaxadv.core.shapes import image_shape
 from jaxadv.core.typing import ChosenDevices
 from jaxadv.engine import checks
+from jaxadv.engine.compilation import compiles
 from jaxadv.engine.lanes import Ends
 from jaxadv.engine.programs import LoopPrograms, Seen, loop_programs, shrinking
 from jaxadv.engine.queue import Table
 from jaxadv.engine.session import Room, RowProgress, Rows, Session
-from jaxadv.engine.verify import forward_sharded, margins, predict, sharded, verify
+from jaxadv.engine.verify import (
+    compile_forward,
+    compile_predict,
+    forward_sharded,
+    margins,
+    predict,
+    sharded,
+    verify,
+)
 
 PIECE_SECONDS = 2.0  # time between two checks by the host
 
@@ -128,49 +137,61 @@ def _deal(values: np.ndarray, owner: np.ndarray, parts: int, size: int) -> np.nd
     return dealt
 
 
-def compile_loop(
-    setup: Setup, session: Session, start: bool, seeds: np.ndarray | None
-) -> list[Future[Any]]:
-    """Begin to compile, in other threads, the programs of `run_chunk` for tables of least size.
+def compile_loop(setup: Setup, table: Table) -> list[Future[Any]]:
+    """Begin to compile, in other threads, the programs of the loop.
 
     Args:
         setup: How the rows are attacked.
-        session: The images and their goal.
-        start: Whether the rows bring images to begin from.
-        seeds: Data of one random key a row, or None.
+        table: The rows; arrays may be `jax.ShapeDtypeStruct`.
 
     Returns:
         The compilations.
     """
-    devices, width = setup.devices, setup.lanes
-    images, each = setup.room.bucket(setup.room, width)
-    shape = image_shape(tuple(session.images.shape[1:]))
-    classes = checks.count_classes(session.model, tuple(session.images.shape[1:]))
+    attack, model, programs = setup.attack, setup.model, setup.programs
+    first, shapes = programs.begin.compile(attack, model, table, setup.key, setup.lanes)
+    place = sharded(setup.devices)
+    keys, state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes
+    )
+    one = np.int32(1)
+    table = table._replace(keys=keys)
+    second, _ = programs.go_on.compile(attack, model, table, state, Ends(one, one, one))
+    return [first, second]
+
+
+def compile_room(setup: Setup, session: Session, rows: Rows, start: bool) -> list[Future[Any]]:
+    """Begin to compile, in other threads, what `run_chunk` calls for tables of least size.
+
+    Args:
+        setup: How the rows are attacked.
+        session: The images and their goal.
+        rows: The rows.
+        start: Whether the rows will bring images to begin from.
+
+    Returns:
+        The compilations.
+    """
+    devices, shape = setup.devices, tuple(session.images.shape[1:])
+    images, each = setup.room.bucket(setup.room, setup.lanes)
+    classes, seeds = checks.count_classes(session.model, shape), rows.seeds
+    judge = setup.judge or setup.model.fresh()
 
     def many(count: int, shape: tuple[int, ...] = (), dtype: Any = np.float32) -> Any:
         whole = (len(devices), count, *shape)
         return jax.ShapeDtypeStruct(whole, dtype, sharding=sharded(devices))
 
     table = Table(
-        images=many(images, shape),
+        images=many(images, image_shape(shape)),
         clean_logits=many(images, (classes,)),
         source=many(each, dtype=np.int32),
         goal=jax.tree.map(lambda leaf: many(each, dtype=np.asarray(leaf).dtype), session.goal),
         radius=many(each),
         ids=many(each, dtype=np.int32),
         active=many(each, dtype=bool),
-        start=many(each, shape) if start else None,
+        start=many(each, image_shape(shape)) if start else None,
         seeds=None if seeds is None else many(each, seeds.shape[1:], seeds.dtype),
     )
-    attack, model, programs = setup.attack, setup.model, setup.programs
-    first, shapes = programs.begin.compile(attack, model, table, setup.key, width)
-    keys, state = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharded(devices)), shapes
-    )
-    one = np.int32(1)
-    table = table._replace(keys=keys)
-    second, _ = programs.go_on.compile(attack, model, table, state, Ends(one, one, one))
-    return [first, second]
+    return [compile_predict(judge, image_shape(shape), devices), *compile_loop(setup, table)]
 
 
 def run_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Result | None, int]:
@@ -187,35 +208,39 @@ def run_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Res
     """
     attack, model, devices = setup.attack, setup.model, setup.devices
     width, budget, parts = setup.lanes, setup.budget, len(setup.devices)
-    dealt = _Dealt(batch, devices, width, setup.room)
-    images = dealt.images(batch.images)
+    dealt, rows = _Dealt(batch, devices, width, setup.room), batch.rows
+    table = Table(
+        images=dealt.images(batch.images),
+        clean_logits=dealt.logits(batch.clean_logits, model),
+        source=dealt.rows((rows.source // parts).astype(np.int32)),
+        goal=dealt.rows(take(batch.goal, rows.source)),
+        radius=dealt.rows(safe_epsilon(attack.norm, rows.epsilon)),
+        ids=dealt.rows(batch.ids[rows.source].astype(np.int32)),
+        active=dealt.rows(np.ones(len(rows.source), bool)),
+        start=None if rows.start is None else dealt.rows(rows.start),
+        seeds=None if rows.seeds is None else dealt.rows(rows.seeds),
+    )
+    if compiles():  # all programs at once; each is waited for where it is called
+        if batch.clean_logits is None:
+            compile_forward(model, table.images, width, devices)
+        compile_loop(setup, table)
+        compile_predict(setup.judge or model.fresh(), batch.images.shape[1:], devices)
     if batch.clean_logits is None:
-        clean = forward_sharded(model, images, width, devices)
+        clean = forward_sharded(model, table.images, width, devices)
         logits = np.asarray(clean).swapaxes(0, 1).reshape(-1, clean.shape[-1])[: len(batch.images)]
+        table = table._replace(clean_logits=clean)
     else:
         logits = np.asarray(batch.clean_logits, np.float32)
-        clean = dealt.images(logits)
     if watch.interrupted():
         return None, 0
     if batch.clean_logits is None:
         checks.warn_about_logits(logits)
-    rows = batch.rows
     clean_margin = margins(batch.goal, logits)
     checks.warn_about_targets(batch.goal, clean_margin)
     active = np.ones(len(rows.source), bool)
     if setup.keep in ("first", "distance"):
         active = ~(clean_margin[rows.source] < 0)
-    table = Table(
-        images=images,
-        clean_logits=clean,
-        source=dealt.rows((rows.source // parts).astype(np.int32)),
-        goal=dealt.rows(take(batch.goal, rows.source)),
-        radius=dealt.rows(safe_epsilon(attack.norm, rows.epsilon)),
-        ids=dealt.rows(batch.ids[rows.source].astype(np.int32)),
-        active=dealt.rows(active),
-        start=None if rows.start is None else dealt.rows(rows.start),
-        seeds=None if rows.seeds is None else dealt.rows(rows.seeds),
-    )
+        table = table._replace(active=dealt.rows(active))
     begin, go_on = setup.programs
     limit = attack.ticks if budget.steps is None else min(budget.steps, attack.ticks)
     most = np.iinfo(np.int32).max if budget.queries is None else budget.queries
@@ -259,6 +284,7 @@ class _Dealt:
 
     def __init__(self, batch: Batch, devices: ChosenDevices, width: int, room: Room) -> None:
         self.parts, self.place = len(devices), sharded(devices)
+        self.shape = batch.images.shape[1:]
         self.image_owner = np.arange(len(batch.images)) % self.parts
         self.row_owner = batch.rows.source % self.parts
         most = Room(
@@ -270,6 +296,14 @@ class _Dealt:
     def images(self, values: Any) -> Any:
         """Distribute values [N, ...] of the images to the devices."""
         return self._deal(values, self.image_owner, self.per_image)
+
+    def logits(self, values: np.ndarray | None, model: Model) -> Any:
+        """Distribute logits [N, K] to the devices; where they are unknown, only their shape."""
+        if values is not None:
+            return self.images(np.asarray(values, np.float32))
+        classes = checks.count_classes(model, self.shape)
+        shape = (self.parts, self.per_image, classes)
+        return jax.ShapeDtypeStruct(shape, np.float32, sharding=self.place)
 
     def rows(self, values: Any) -> Any:
         """Distribute values [M, ...] of the rows, or a pytree of them, to the devices."""

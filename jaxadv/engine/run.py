@@ -17,16 +17,15 @@ from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.core.shapes import image_shape, on_images
 from jaxadv.core.typing import ArrayLike, Devices, Numbers
 from jaxadv.engine import checks
-from jaxadv.engine.compilation import Compilation
+from jaxadv.engine.compilation import Compilation, compiles
 from jaxadv.engine.devices import (
     choose_devices,
     choose_lanes,
     rows_in_memory,
     spare_memory_maps,
 )
-from jaxadv.engine.execute import Batch, Budget, Setup, Watch, compile_loop, run_chunk
+from jaxadv.engine.execute import Batch, Budget, Setup, Watch, compile_room, run_chunk
 from jaxadv.engine.session import Room, RowProgress, Rows, Session
-from jaxadv.engine.verify import compile_predict
 
 
 def run(
@@ -251,16 +250,13 @@ def compile_ahead(session: Session, plan: Plan) -> Compilation:
     Returns:
         The compilation.
     """
-    if session.room == Room() or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+    if session.room == Room() or not compiles():
         return Compilation()
-    shape, devices = tuple(session.images.shape[1:]), choose_devices(session.devices)
-    models = {id(one): one for one in (session.model, session.judge) if one is not None}
-    forward = [compile_predict(model, shape, devices) for model in models.values()]
     session = session._replace(lanes=plan.lanes)
     setup, given, rows = _set_up(
         session, plan.attack, plan.rows, plan.keep, Budget(), halve=False, contract=False
     )
-    return Compilation((*forward, *compile_loop(setup, given, plan.start, rows.seeds)))
+    return Compilation(tuple(compile_room(setup, given, rows, plan.start)))
 
 
 def _run_chunks(

@@ -103,12 +103,18 @@ def predict(
     return np.concatenate([np.asarray(z).reshape(-1, z.shape[-1])[:own] for z, own in pieces])
 
 
+def compile_forward(
+    model: Model, images: ArrayLike | jax.ShapeDtypeStruct, width: int, devices: ChosenDevices
+) -> Future[Any]:
+    """Begin to compile, in another thread, the program of `forward_sharded` for such images."""
+    return _forward(width, devices).compile(model, images)[0]
+
+
 def compile_predict(model: Model, shape: tuple[int, ...], devices: ChosenDevices) -> Future[Any]:
     """Begin to compile, in another thread, the program of `predict` for a few images [H, W, C]."""
-    images = jax.ShapeDtypeStruct(
-        (len(devices), VERIFICATION_BATCH, *shape), np.float32, sharding=sharded(devices)
-    )
-    return _forward(VERIFICATION_BATCH, devices).compile(model, images)[0]
+    whole = (len(devices), VERIFICATION_BATCH, *shape)
+    images = jax.ShapeDtypeStruct(whole, np.float32, sharding=sharded(devices))
+    return compile_forward(model, images, VERIFICATION_BATCH, devices)
 
 
 def margins(goal: Goal, logits: np.ndarray) -> np.ndarray:

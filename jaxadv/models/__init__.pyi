@@ -5,8 +5,10 @@ from .adapters import from_linen as from_linen
 from .adapters import from_nnx as from_nnx
 from .adapters import in_bfloat16 as in_bfloat16
 from .adapters import normalized as normalized
+from .adapters import selected as selected
 from .definitions import DEFINITIONS as DEFINITIONS
 from .definitions import get_definition as get_definition
+from .named import load_model as load_model
 from .onnx import from_onnx as from_onnx
 from .published import PUBLISHED as PUBLISHED
 from .published import load_published as load_published

@@ -358,3 +358,44 @@ class _Normalized:
         images = as_floats(images)
         mean, std = jnp.asarray(self.mean, images.dtype), jnp.asarray(self.std, images.dtype)
         return self.apply(params, (images - mean) / std, *key)
+
+
+def selected(model: Model, logits_of: str | int) -> Model:
+    """Return the model whose logits are one part of what the given one returns.
+
+    Args:
+        model: A model that returns a dict, a tuple or an object with attributes.
+        logits_of: The key, the index or the attribute of the logits.
+
+    Returns:
+        The model of that part.
+
+    Raises:
+        ValueError: When the model is called, if its output has no such part.
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> from jaxadv.models import selected
+    >>> both = ja.from_function(lambda x: {"logits": x.mean((1, 2)), "features": x})
+    >>> selected(both, "logits")(jnp.ones((1, 2, 2, 3))).shape
+    (1, 3)
+    """
+    return dataclasses.replace(model, apply=_Part(model.apply, logits_of))
+
+
+@pytree
+class _Part:
+    apply: Callable[..., Any] = static()
+    name: str | int = static(default=0)
+
+    def __call__(self, params: Params, images: Array, *key: Array) -> Array:
+        output = self.apply(params, images, *key)
+        try:
+            return output[self.name]
+        except (KeyError, IndexError, TypeError):
+            if isinstance(self.name, str) and hasattr(output, self.name):
+                return getattr(output, self.name)
+        there = sorted(map(str, output)) if isinstance(output, Mapping) else type(output).__name__
+        raise ValueError(
+            f"logits_of={self.name!r} is no part of the model's output, which is {there}: pass its "
+            "key or index"
+        )

@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from jaxadv.core.norms import NORMS
 from jaxadv.core.parse import parse_number
+from jaxadv.core.python_objects import names_object
 from jaxadv.models.definitions import get_definition
+from jaxadv.models.named import name_of
 
 Number = float | str  # a string may be a quotient such as "8/255"
 SEEDS = 2**32  # `Work` holds them in 32 bits
@@ -39,14 +41,17 @@ class DataEntry(_Strict):
 
 
 class ModelEntry(_Strict):
-    """One `[[models]]` entry of a sweep file: one of train, weights, published and given.
+    """One `[[models]]` entry of a sweep file: one of train, load and given.
 
     Attributes:
         train: Name of a definition that is trained, and kept in the store.
         epochs: Number of epochs of that training.
         train_seed: Seed of that training.
-        weights: A .safetensors file that `jaxadv train` wrote.
-        published: Folder of a published network.
+        load: A model as `ja.load_model` takes it: a file, a folder, "file.py:name", ...
+        bounds: Least and largest value of an image, for `load`.
+        mean: One number a channel that is subtracted before the model, for `load`.
+        std: One number a channel by which it is divided then, for `load`.
+        logits_of: Key or index of the logits in the model's output, for `load`.
         given: Name of a model handed in.
         name: Name of the model in results, or None.
         data: Names of the data sets that the model is attacked on, or None for all.
@@ -56,8 +61,11 @@ class ModelEntry(_Strict):
     train: str | None = None
     epochs: Annotated[int, Field(ge=1)] = 8
     train_seed: Annotated[int, Field(ge=0, lt=SEEDS)] = 0
-    weights: Path | None = None
-    published: Path | None = None
+    load: str | None = None
+    bounds: tuple[float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    logits_of: str | int | None = None
     given: str | None = None
     name: str | None = None
     data: tuple[str, ...] | None = None
@@ -65,17 +73,23 @@ class ModelEntry(_Strict):
 
     @model_validator(mode="after")
     def _one(self) -> "ModelEntry":
-        ways = ("train", "weights", "published", "given")
+        ways = ("train", "load", "given")
         if sum(getattr(self, way) is not None for way in ways) != 1:
             raise ValueError(f"pass one of {', '.join(ways)}")
+        for name, value in self.form.items():
+            if self.load is None and value is not None:
+                raise ValueError(f"{name} is for load: leave it out")
         return self
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """What the entry says about a model that exists: arguments of `load_model`."""
+        return {name: getattr(self, name) for name in ("bounds", "mean", "std", "logits_of")}
 
     @property
     def title(self) -> str:
         """Name of the model in results."""
-        folder = self.published.name if self.published else ""  # may end in ".3"
-        file = self.weights.stem if self.weights else ""
-        return self.name or self.train or self.given or folder or file
+        return self.name or self.train or self.given or name_of(str(self.load))
 
 
 class AttackEntry(BaseModel):
@@ -206,14 +220,21 @@ def _keys(raw: Any) -> set[str]:
 def placed_in(grid: Grid, folder: Path) -> Grid:
     """Return the grid with its relative paths taken from that folder."""
 
-    def placed(entry: Any, *names: str) -> Any:
-        paths = {name: getattr(entry, name) for name in names if getattr(entry, name) is not None}
-        return entry.model_copy(update={name: folder / path for name, path in paths.items()})
+    def with_model(entry: ModelEntry) -> ModelEntry:
+        load = entry.load
+        if load is None or (names_object(load) and ".py:" not in load):
+            return entry
+        return entry.model_copy(update={"load": str(folder / load)})
+
+    def with_data(entry: DataEntry) -> DataEntry:
+        if entry.data_dir is None:
+            return entry
+        return entry.model_copy(update={"data_dir": folder / entry.data_dir})
 
     return grid.model_copy(
         update={
-            "models": tuple(placed(model, "weights", "published") for model in grid.models),
-            "data": tuple(placed(data, "data_dir") for data in grid.data),
+            "models": tuple(map(with_model, grid.models)),
+            "data": tuple(map(with_data, grid.data)),
         }
     )
 

@@ -128,14 +128,10 @@ def open_model(
                 f"models: {entry.given!r} was not handed in: pass models={{{entry.given!r}: model}}"
             )
         model = given.models[entry.given]
-    elif entry.published is not None:
-        from jaxadv.models import load_published
+    elif entry.load is not None:
+        from jaxadv.models import load_model
 
-        model = load_published(entry.published)
-    elif entry.weights is not None:
-        from jaxadv.models import load_weights
-
-        model, _ = load_weights(entry.weights)
+        model = load_model(entry.load, images.shape, **entry.form)
     else:
         model = train(entry, data)
     try:

@@ -9,7 +9,7 @@ from filelock import FileLock
 from jaxadv.core.files import slug
 from jaxadv.core.model import Model
 from jaxadv.data.dataset import load_data
-from jaxadv.data.form import Dataset
+from jaxadv.data.form import Dataset, part_of_name
 from jaxadv.models.adapters import from_linen
 from jaxadv.models.definitions import get_definition
 from jaxadv.models.train import Recipe, check_training, train
@@ -26,7 +26,7 @@ class SweepProgress(Protocol):
 
 
 def weights_of(folder: Path, entry: ModelEntry, data: DataEntry) -> Path:
-    """Return the file of a model that a sweep trained; `jaxadv --weights` reads it too."""
+    """Return the file of a model that a sweep trained; `jaxadv --model` reads it too."""
     name = slug(f"{entry.train}-{data.name}")
     return folder / "models" / f"{name}-{entry.epochs}-{entry.train_seed}.safetensors"
 
@@ -91,4 +91,4 @@ def _examples(entry: ModelEntry, data: DataEntry, given: Given) -> Dataset:
             f"models: {entry.train!r} is to be trained, but {data.name!r} was handed "
             "in: hand in the model too, given = ..."
         )
-    return load_data(data.name.partition(":")[0], "train", data_dir=data.data_dir)
+    return load_data(part_of_name(data.name)[0], "train", data_dir=data.data_dir)
