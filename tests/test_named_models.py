@@ -98,10 +98,10 @@ def test_each_kind_of_object_is_converted(file, name):
 
 @pytest.mark.parametrize(("name", "part"), [("parts", "scores"), ("pair", 1), ("output", "logits")])
 def test_a_part_of_the_output_holds_the_logits(file, name, part):
-    model = ja.load_model(f"{file}:{name}", logits_of=part)
+    model = ja.load_model(f"{file}:{name}", output=part)
     np.testing.assert_allclose(model(IMAGES), LOGITS, atol=1e-6)
-    with pytest.raises(ValueError, match="logits_of='no' is no part"):
-        ja.load_model(f"{file}:{name}", logits_of="no")(IMAGES)
+    with pytest.raises(ValueError, match="output='no' is no part"):
+        ja.load_model(f"{file}:{name}", output="no")(IMAGES)
 
 
 def test_normalisation_and_bounds_in_the_scale_of_the_images(file):
@@ -199,7 +199,7 @@ def test_a_sweep_loads_the_code_of_a_user(file, tmp_path):
         epsilons = {{linf = [0.05]}}
         data = [{{name = "{file}:images"}}]
         models = [
-            {{load = "net.py:linen"}}, {{load = "net.py:parts", logits_of = "scores"}}
+            {{load = "net.py:linen"}}, {{load = "net.py:parts", output = "scores"}}
         ]
         attacks = [{{name = "FGSM"}}]
         """,

@@ -87,7 +87,7 @@ class Subject:
             "bounds": bounds,
             "mean": numbers(self.mean, "--mean"),
             "std": numbers(self.std, "--std"),
-            "logits_of": int(part) if part is not None and part.isdecimal() else part,
+            "output": int(part) if part is not None and part.isdecimal() else part,
         }
 
 
@@ -264,7 +264,8 @@ def _is_trained_here(subject: Subject) -> bool:
     from jaxadv.models import get_definition
     from jaxadv.models.named import FORMS
 
-    form = {"--" + name.replace("_", "-"): value for name, value in subject.form.items()}
+    form = {f"--{name}": value for name, value in subject.form.items()}
+    form["--logits-of"] = form.pop("--output")
     if not subject.is_trained_here:
         if subject.epochs is not None:
             raise ValueError(

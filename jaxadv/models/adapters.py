@@ -360,12 +360,12 @@ class _Normalized:
         return self.apply(params, (images - mean) / std, *key)
 
 
-def selected(model: Model, logits_of: str | int) -> Model:
+def selected(model: Model, output: str | int) -> Model:
     """Return the model whose logits are one part of what the given one returns.
 
     Args:
         model: A model that returns a dict, a tuple or an object with attributes.
-        logits_of: The key, the index or the attribute of the logits.
+        output: The key, the index or the attribute of the logits.
 
     Returns:
         The model of that part.
@@ -379,7 +379,7 @@ def selected(model: Model, logits_of: str | int) -> Model:
     >>> selected(both, "logits")(jnp.ones((1, 2, 2, 3))).shape
     (1, 3)
     """
-    return dataclasses.replace(model, apply=_Part(model.apply, logits_of))
+    return dataclasses.replace(model, apply=_Part(model.apply, output))
 
 
 @pytree
@@ -388,14 +388,14 @@ class _Part:
     name: str | int = static(default=0)
 
     def __call__(self, params: Params, images: Array, *key: Array) -> Array:
-        output = self.apply(params, images, *key)
+        whole = self.apply(params, images, *key)
         try:
-            return output[self.name]
+            return whole[self.name]
         except (KeyError, IndexError, TypeError):
-            if isinstance(self.name, str) and hasattr(output, self.name):
-                return getattr(output, self.name)
-        there = sorted(map(str, output)) if isinstance(output, Mapping) else type(output).__name__
+            if isinstance(self.name, str) and hasattr(whole, self.name):
+                return getattr(whole, self.name)
+        there = sorted(map(str, whole)) if isinstance(whole, Mapping) else type(whole).__name__
         raise ValueError(
-            f"logits_of={self.name!r} is no part of the model's output, which is {there}: pass its "
+            f"output={self.name!r} is no part of the model's output, which is {there}: pass its "
             "key or index"
         )

@@ -79,7 +79,7 @@ def load_model(
     bounds: tuple[float, float] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    logits_of: str | int | None = None,
+    output: str | int | None = None,
 ) -> Model:
     """Load a model from a file, a folder or Python code, of whichever library it is.
 
@@ -96,7 +96,7 @@ def load_model(
             and 1 where it says nothing).
         mean: One number a channel that is subtracted from the images before the model sees them.
         std: One number a channel by which they are divided then.
-        logits_of: Which part of the model's output holds the logits, where it returns a dict or a
+        output: Which part of the model's output holds the logits, where it returns a dict or a
             tuple: the key or the index.
 
     Returns:
@@ -116,7 +116,7 @@ def load_model(
         ...     rows = images.mean((2, 3))
         ...     return {"scores": rows}
         ... ''')
-        >>> model = ja.load_model(f"{file}:halves", logits_of="scores")
+        >>> model = ja.load_model(f"{file}:halves", output="scores")
         >>> model(jnp.ones((3, 2, 2, 1))).shape
         (3, 2)
     """
@@ -125,31 +125,31 @@ def load_model(
         raise ValueError(f"mean={mean} with std={std}: pass both, or none of them")
     shape = None if image_shape is None else tuple(image_shape)
     if not names_object(text):
-        model = _read(Path(text).expanduser(), shape, logits_of)
+        model = _read(Path(text).expanduser(), shape, output)
     else:
-        model = convert(load_object(text), text, shape, logits_of)
+        model = convert(load_object(text), text, shape, output)
     if bounds is not None:
         model = dataclasses.replace(model, bounds=(float(bounds[0]), float(bounds[1])))
     return model if mean is None or std is None else normalized(model, mean, std)
 
 
-def _read(path: Path, shape: tuple[int, ...] | None, logits_of: str | int | None) -> Model:
+def _read(path: Path, shape: tuple[int, ...] | None, output: str | int | None) -> Model:
     """Read the model of a file or folder."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: pass {FORMS}")
     if path.suffix == ".onnx":
         from jaxadv.models.onnx import from_onnx
 
-        return from_onnx(path, output=None if logits_of is None else str(logits_of))
+        return from_onnx(path, output=None if output is None else str(output))
     if path.suffix == ".keras":
-        return _select(from_keras(_read_keras(path)), logits_of)
+        return _select(from_keras(_read_keras(path)), output)
     if path.suffix == ".pt2":
-        return convert(path, str(path), shape, logits_of)
+        return convert(path, str(path), shape, output)
     if path.is_dir():
-        return _select(load_published(path), logits_of)
+        return _select(load_published(path), output)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} is a file of another form: pass {FORMS}")
-    return _select(load_weights(path)[0], logits_of)
+    return _select(load_weights(path)[0], output)
 
 
 def _read_keras(path: Path) -> Any:
@@ -161,7 +161,7 @@ def _read_keras(path: Path) -> Any:
 
 
 def convert(
-    value: object, title: str, shape: tuple[int, ...] | None, logits_of: str | int | None = None
+    value: object, title: str, shape: tuple[int, ...] | None, output: str | int | None = None
 ) -> Model:
     """Convert an object of any library to a `ja.Model`.
 
@@ -169,7 +169,7 @@ def convert(
         value: What `load_model` lists.
         title: How errors name it.
         shape: [H, W, C] of one image, or None.
-        logits_of: As for `load_model`.
+        output: As for `load_model`.
 
     Returns:
         The model.
@@ -181,30 +181,30 @@ def convert(
         value = called(value)
     libraries = {kind.__module__.partition(".")[0] for kind in type(value).__mro__}
     if isinstance(value, Model):
-        return _select(value, logits_of)
+        return _select(value, output)
     if isinstance(value, Path) or "torch" in libraries:
         if shape is None:
             raise ValueError(f"{title} is a network of PyTorch: pass image_shape, as (32, 32, 3)")
         from jaxadv.models.torch import from_torch
 
-        return from_torch(value, shape, logits_of=logits_of)
+        return from_torch(value, shape, output=output)
     if "keras" in libraries:
-        return _select(from_keras(value), logits_of)
+        return _select(from_keras(value), output)
     if "sklearn" in libraries:
         from jaxadv.models.scikit_learn import from_sklearn
 
-        return _select(from_sklearn(value), logits_of)  # type: ignore[arg-type]
+        return _select(from_sklearn(value), output)  # type: ignore[arg-type]
     if "flax" in libraries:
         if any(kind.__module__.startswith("flax.nnx") for kind in type(value).__mro__):
-            return _select(from_nnx(value), logits_of)  # type: ignore[arg-type]
+            return _select(from_nnx(value), output)  # type: ignore[arg-type]
         raise ValueError(
             f"{title} is a Flax module without its weights: name a function that returns "
             "(module, variables)"
         )
     if isinstance(value, tuple) and len(value) == 2 and hasattr(value[0], "apply"):
-        return _select(from_linen(*value), logits_of)
+        return _select(from_linen(*value), output)
     if callable(value) and not isinstance(value, type):
-        return _select(from_function(value), logits_of)
+        return _select(from_function(value), output)
     raise ValueError(
         f"{title} is {type(value).__name__}, and no model: name a ja.Model, a network of PyTorch, "
         "Keras or Flax, a classifier of scikit-learn, a function of images, or a function that "
@@ -212,5 +212,5 @@ def convert(
     )
 
 
-def _select(model: Model, logits_of: str | int | None) -> Model:
-    return model if logits_of is None else selected(model, logits_of)
+def _select(model: Model, output: str | int | None) -> Model:
+    return model if output is None else selected(model, output)

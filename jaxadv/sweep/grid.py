@@ -51,7 +51,7 @@ class ModelEntry(_Strict):
         bounds: Least and largest value of an image, for `load`.
         mean: One number a channel that is subtracted before the model, for `load`.
         std: One number a channel by which it is divided then, for `load`.
-        logits_of: Key or index of the logits in the model's output, for `load`.
+        output: Key or index of the logits in the model's output, for `load`.
         given: Name of a model handed in.
         name: Name of the model in results, or None.
         data: Names of the data sets that the model is attacked on, or None for all.
@@ -65,7 +65,7 @@ class ModelEntry(_Strict):
     bounds: tuple[float, float] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    logits_of: str | int | None = None
+    output: str | int | None = None
     given: str | None = None
     name: str | None = None
     data: tuple[str, ...] | None = None
@@ -84,7 +84,7 @@ class ModelEntry(_Strict):
     @property
     def form(self) -> dict[str, Any]:
         """What the entry says about a model that exists: arguments of `load_model`."""
-        return {name: getattr(self, name) for name in ("bounds", "mean", "std", "logits_of")}
+        return {name: getattr(self, name) for name in ("bounds", "mean", "std", "output")}
 
     @property
     def title(self) -> str:
