@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from griffe import Extension, Module, Object
@@ -101,5 +102,5 @@ class PublicNames(Extension):
     def on_object(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring and ">>> " in obj.docstring.value:
             obj.docstring.value = DOCTEST.sub(
-                lambda found: f"```pycon\n{found.group()}\n```", obj.docstring.value
-            )
+                lambda found: fenced(dedent(found.group()), "pycon"), obj.docstring.value
+            ).replace("\nExample:\n", "\n**Example:**\n\n")
