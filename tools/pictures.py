@@ -123,7 +123,6 @@ PICTURES: dict[str, Callable[[Findings], Figure]] = {
     "tampered.defences": Lines("Minimal perturbations"),
     "classifiers.distance": Pictures(3, 10, turned=True),
     "transfer.attacks": HeatMap("Success in per cent, by attack", 3),
-    "survival": HeatMap("PGD", 4),
     "streams": Lines("Accuracy against"),
 }
 
