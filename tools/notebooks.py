@@ -6,7 +6,7 @@ NAME: notebooks without their ending, such as verdict (default: all of the folde
 nbclient and ipykernel, and the extras demo and sweep.
 """
 
-import json
+import copy
 import sys
 from pathlib import Path
 
@@ -19,12 +19,12 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 def run(path: Path) -> None:
     """Execute a notebook in its folder, without what differs from one machine to another."""
     book = nbformat.read(path, as_version=4)
-    kept = json.loads(json.dumps(book.metadata))
+    kept = copy.deepcopy(book.metadata)
     nbclient.NotebookClient(book, kernel_name="python3", record_timing=False).execute(
         cwd=str(FOLDER)
     )
     book.metadata = kept
-    path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+    nbformat.write(book, path)
 
 
 if __name__ == "__main__":
