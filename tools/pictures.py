@@ -10,7 +10,6 @@ shown. Needs the extras demo and sklearn.
 
 import io
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -43,8 +42,8 @@ class HeatMap(NamedTuple):
 
     title: str
     columns: int
-    of_rows: str = ""
-    of_columns: str = ""
+    of_rows: str
+    of_columns: str
 
     def __call__(self, findings: Findings) -> Figure:
         table = part(findings, Table, self.title)
@@ -59,11 +58,8 @@ class HeatMap(NamedTuple):
         for (row, column), value in np.ndenumerate(values):
             text = "" if np.isnan(value) else f"{value:.0f}"
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=INK)
-        names = [textwrap.fill(name, 16) for name in table.columns[: self.columns]]
-        slanted = {"rotation": 30, "ha": "left", "rotation_mode": "anchor"}
-        axes.set_xticks(
-            np.arange(self.columns) + 0.5, names, fontsize=10, **slanted if len(names) > 4 else {}
-        )
+        names, slanted = table.columns[: self.columns], {"rotation": 30, "rotation_mode": "anchor"}
+        axes.set_xticks(np.arange(self.columns) + 0.5, names, fontsize=10, ha="left", **slanted)
         axes.set_yticks(np.arange(len(values)) + 0.5, table.rows, fontsize=10)
         axes.xaxis.tick_top()
         axes.xaxis.set_label_position("top")
@@ -84,34 +80,24 @@ class Lines(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """The first images of the gallery; turned: its rows become columns."""
+    """The first rows and columns of the gallery."""
 
     rows: int
     columns: int
-    turned: bool = False
 
     def __call__(self, findings: Findings) -> Figure:
         gallery = part(findings, Gallery)
-        images, rows, columns = gallery.images, gallery.rows, gallery.columns
-        captions = np.array(gallery.captions)
-        if self.turned:
-            images, rows, columns = images.swapaxes(0, 1), columns, rows
-            captions = captions.T
-        shape = (self.rows, self.columns)
-        size = 9.5 if self.columns < 8 else 7.5
+        shape, size = (self.rows, self.columns), 9.5
         figure = Figure(figsize=(WIDTH, 1.25 * WIDTH * self.rows / self.columns))
         every = figure.subplots(*shape, squeeze=False)
         for (i, j), axes in np.ndenumerate(every):
-            axes.imshow(
-                images[i, j].clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
-            )
+            axes.imshow(gallery.images[i, j], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
-            axes.set_xlabel(captions[i, j], fontsize=size, labelpad=2, color=INK)
-        for axes, name in zip(every[0], columns, strict=False):
-            slanted = {"rotation": 30, "ha": "left"} if len(name) > 9 else {}
-            axes.set_title(name, fontsize=size, color=INK, **slanted)
-        for axes, name in zip(every[:, 0], rows, strict=False):
+            axes.set_xlabel(gallery.captions[i][j], fontsize=size, labelpad=2, color=INK)
+        for axes, name in zip(every[0], gallery.columns, strict=False):
+            axes.set_title(name, fontsize=size, color=INK)
+        for axes, name in zip(every[:, 0], gallery.rows, strict=False):
             axes.set_ylabel(name, fontsize=size, color=INK)
         return figure
 
@@ -121,8 +107,7 @@ PICTURES: dict[str, Callable[[Findings], Figure]] = {
     "universal.controls": Lines("Fooling rate against the length"),
     "fooling.images": Pictures(3, 6),
     "tampered.defences": Lines("Minimal perturbations"),
-    "classifiers.distance": Pictures(3, 10, turned=True),
-    "transfer.attacks": HeatMap("Success in per cent, by attack", 3),
+    "transfer.spam": Lines("Spam that passes"),
     "streams": Lines("Accuracy against"),
 }
 
