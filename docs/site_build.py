@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from griffe import Extension, Module, Object
@@ -26,7 +27,7 @@ def fenced(text: str, language: str = "") -> str:
 
 def outputs(cell: dict[str, Any], name: str, number: int, pictures: dict[str, bytes]) -> list[str]:
     """What a notebook's cell printed and drew, as Markdown; its pictures go into `pictures`."""
-    lines = []
+    printed, lines = "", []
     for output in cell.get("outputs", []):
         data = output.get("data", {})
         if "image/png" in data:
@@ -34,8 +35,8 @@ def outputs(cell: dict[str, Any], name: str, number: int, pictures: dict[str, by
             pictures[picture] = base64.b64decode("".join(data["image/png"]))
             lines.append(f"![Figure drawn by the cell above]({picture})\n")
         else:
-            lines.append(fenced("".join(output.get("text") or data.get("text/plain", "")), "text"))
-    return lines
+            printed += "".join(output.get("text") or data.get("text/plain", ""))
+    return [fenced(printed, "text"), *lines] if printed else lines
 
 
 def notebook_page(path: Path, pictures: dict[str, bytes]) -> str:
@@ -101,5 +102,5 @@ class PublicNames(Extension):
     def on_object(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring and ">>> " in obj.docstring.value:
             obj.docstring.value = DOCTEST.sub(
-                lambda found: f"```pycon\n{found.group()}\n```", obj.docstring.value
-            )
+                lambda found: fenced(dedent(found.group()), "pycon"), obj.docstring.value
+            ).replace("\nExample:\n", "\n**Example:**\n\n")

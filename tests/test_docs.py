@@ -52,5 +52,14 @@ def test_every_page_is_in_the_navigation():
     assert navigation == pages - hidden
 
 
+def test_a_tool_draws_each_picture_of_an_experiment_and_the_page_shows_it():
+    pictures = list((DOCS / "assets" / "papers").iterdir())
+    tool, page = (ROOT / "tools" / "pictures.py").read_text(), (DOCS / "papers.md").read_text()
+    drawn = set(re.findall(r'^    "([\w.]+)": \w+\(', tool, re.MULTILINE))
+    shown = set(re.findall(r"\]\(assets/papers/([\w.]+)\.(?:svg|png)\)", page))
+    assert {picture.stem for picture in pictures} == drawn == shown
+    assert max(picture.stat().st_size for picture in pictures) < 80_000
+
+
 def test_the_readme_is_short():
     assert 5_000 < len((ROOT / "README.md").read_bytes()) < 8_192

@@ -121,13 +121,18 @@ def plain_axes(width: float, height: float) -> "tuple[Figure, Any]":
 
 def svg(figure: "Figure") -> str:
     """Return a matplotlib figure as the data URI of an embedded SVG."""
+    return _uri(svg_bytes(figure), "svg+xml")
+
+
+def svg_bytes(figure: "Figure", transparent: bool = True) -> bytes:
+    """Return a matplotlib figure as an SVG: equal figures give equal bytes."""
     import matplotlib
 
     out = io.BytesIO()
     # Equal reports give equal files: no date, and no random names.
     with matplotlib.rc_context({"svg.hashsalt": "jaxadv", "svg.fonttype": "path"}):
-        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
-    return _uri(out.getvalue(), "svg+xml")
+        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=transparent)
+    return out.getvalue()
 
 
 def scaled(image: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:

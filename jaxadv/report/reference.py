@@ -26,6 +26,10 @@ SECTION = re.compile(
 )
 ENTRY = re.compile(r"^(\w+): (.*(?:\n[ \n].*)*)", re.MULTILINE)
 WHERE = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
+INTRODUCTION = (
+    "All attacks, grouped by what the attacker sees of the model. "
+    "`jaxadv attacks --markdown docs/attacks` writes these pages from the docstrings."
+)
 INSIDE = "as the attack inside"
 HEADINGS = {
     "gradients": "White-box: the attacker has gradients",
@@ -203,15 +207,16 @@ def protocols() -> dict[str, dict[str, str]]:
 
 def attack_index() -> str:
     """Return the list of all attacks and protocols in Markdown."""
-    lines = ["# The attacks", "", "Written by `jaxadv attacks --markdown docs/attacks`."]
+    lines = ["# The attacks", "", INTRODUCTION]
     for heading, kinds in grouped_attacks().items():
-        lines += ["", f"## {heading}", "", "| attack | norms | radius | |", "|---|---|---|---|"]
+        lines += ["", f"## {heading}", "", "| attack | norms | radius | what it does |"]
+        lines.append("|---|---|---|---|")
         for kind in kinds:
             name, text = kind.__name__, summary(kind).replace("|", "\\|")
             norms = ", ".join(kind.norms)
             lines.append(f"| [{name}]({name}.md) | {norms} | {radius(kind)} | {text} |")
     for heading, entries in protocols().items():
-        lines += ["", f"## {heading}", "", "| how it is run | |", "|---|---|"]
+        lines += ["", f"## {heading}", "", "| call | what it does |", "|---|---|"]
         lines += [f"| `{call}` | {text} |" for call, text in entries.items()]
     return "\n".join(lines) + "\n"
 

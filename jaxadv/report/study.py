@@ -21,6 +21,7 @@ from jaxadv.report.elements import (
 from jaxadv.studies.findings import Curves, Findings, Gallery, Table, Text
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
     from rich.table import Table as Grid
 
@@ -178,9 +179,28 @@ def _text(text: Text) -> dict[str, Any]:
     return {"kind": "text", "paragraphs": [p for p in text.text.split("\n\n") if p.strip()]}
 
 
-def _curves(curves: Curves) -> dict[str, Any]:
-    many = len(curves.lines) > 6  # a long legend stands beside the axes
-    figure, axes = plain_axes(9.4 if many else 7.2, 4.3)
+def draw(curves: Curves, width: float = 7.2, height: float = 4.3) -> "Figure":
+    """Draw curves as a figure of matplotlib: controls grey and dashed, the others in colours.
+
+    Args:
+        curves: The curves.
+        width: Width of the figure in inches; if there are more than six lines, the legend beside
+            the axes takes 2.2 inches more.
+        height: Height of the figure in inches.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxadv.report.study import draw
+        >>> from jaxadv.studies import Curves
+        >>> figure = draw(Curves("Accuracy", "epsilon", "accuracy", {"PGD": np.ones((2, 3))}))
+        >>> figure.axes[0].get_xlabel()
+        'epsilon'
+    """
+    many = _has_long_legend(curves)
+    figure, axes = plain_axes(width + 2.2 * many, height)
     controls = [name for name in curves.lines if name in curves.dashed]
     others = [name for name in curves.lines if name not in curves.dashed]
     for name, line in curves.lines.items():
@@ -222,7 +242,17 @@ def _curves(curves: Curves) -> dict[str, Any]:
     if len(curves.lines) > 1:
         where = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if many else {"loc": "best"}
         axes.legend(frameon=False, fontsize=10.5, labelcolor=INK, **where)
-    return {"kind": "curves", "part": curves, "figure": svg(figure), "wide": many}
+    return figure
+
+
+def _has_long_legend(curves: Curves) -> bool:
+    """Return whether the legend stands beside the axes."""
+    return len(curves.lines) > 6
+
+
+def _curves(curves: Curves) -> dict[str, Any]:
+    wide = _has_long_legend(curves)
+    return {"kind": "curves", "part": curves, "figure": svg(draw(curves)), "wide": wide}
 
 
 def _are_integers(values: Sequence[float] | np.ndarray) -> bool:

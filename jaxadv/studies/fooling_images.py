@@ -106,7 +106,7 @@ def images(setting: Setting) -> Findings:
             + f". It is above 99.99 % for {100 * sure:.1f} % of 1,000 images of uniform noise."
         ),
     ]
-    return Findings("fooling.images", "Images of nothing that a network is sure of", parts)
+    return Findings("fooling.images", "Meaningless images that a network is confident about", parts)
 
 
 def _row(result: FoolingImages, seconds: float, other: np.ndarray) -> list[float]:

@@ -189,7 +189,7 @@ def _changes(setting: Setting, network: Network, data: Dataset) -> np.ndarray:
 
 
 def lengths(setting: Setting) -> Findings:
-    """Figure 8: the fooling rate against the length, of the perturbation and of five controls."""
+    """Figure 8: the fooling rate against the length, of the perturbation and of four controls."""
     data, held_out = split(setting)
     network = network_of(setting, NETWORKS[0], 0)
     changes = _changes(setting, network, data)

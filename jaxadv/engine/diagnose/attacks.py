@@ -70,7 +70,7 @@ def asking(square: Result, now: Result, longer: Result, queries: int) -> Finding
     """
     by_asking, by_gradient = int(square.success.sum()), int((now.success | longer.success).sum())
     return verdict(
-        "gradients find what questions do",
+        "gradients find what queries find",
         f"Square breaks {by_asking} of {len(square.success)} images with {queries} queries and no "
         f"gradient, PGD only {by_gradient} with as many passes: gradients mislead (masking); pass "
         "another loss or attacks without gradients"
@@ -83,7 +83,7 @@ def unbounded(broken: np.ndarray, norm: str, whole: float) -> Finding:
     """Check whether PGD breaks every image [N] if the ball is the whole box."""
     left = int((~broken).sum())
     return verdict(
-        "nothing withstands all",
+        "no image withstands any change",
         f"{left} of {len(broken)} images withstand PGD in the whole box ({norm} {whole:g}), where "
         "every image may become any other: gradients are masked, or the model ignores its input"
         if left > FEW * len(broken)

@@ -285,7 +285,7 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
         of_kind = [one for one in of_kind if one.defence == of_kind[-1].defence]
         natural = [one for one in of_kind if np.isfinite(one.plain_distance)]
         others = [one for one in of_kind if one not in natural]
-        for group, of in ((natural, "changed natural images"), (others, "images of nothing")):
+        for group, of in ((natural, "changed natural images"), (others, "meaningless images")):
             if not group:
                 continue
             rejected = float(np.nanmean([one.rejected for one in group]))
