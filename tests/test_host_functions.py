@@ -1,6 +1,9 @@
 """Functions on the host: every answer is a right value or one clear error, wherever it is met."""
 
 import logging
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -169,3 +172,34 @@ def test_a_certificate_is_not_made_of_a_broken_answer(tmp_path: Any) -> None:
 def test_arguments_that_cannot_be_meant(arguments: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ja.from_function(**arguments)
+
+
+def test_large_batches_on_as_many_devices_as_threads_end():
+    """JAX copies large inputs of a callback by the threads that wait in callbacks: it hung."""
+    program = """
+import time
+import jax, numpy as np, jaxadv as ja
+
+def function(images):
+    time.sleep(0.05)  # so that all devices are inside at the same time
+    mean = images.mean((1, 2, 3))
+    return np.stack([mean - 0.5, 0.5 - mean], 1)
+
+model = ja.from_function(function, differentiable=False)
+images = np.random.default_rng(0).random((128, 32, 32, 3), np.float32)
+attack, goal = ja.UniformNoise(restarts=10), ja.Untargeted(np.zeros(128, int))
+devices = jax.local_devices()
+result = ja.run(attack, model, images, goal, 0.1, key=jax.random.key(0), devices=devices)
+print(len(devices), result.status.all())
+"""
+    threads = str(max(2, os.cpu_count() or 1))
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": threads, "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    assert done.stdout.split() == [threads, "True"]

@@ -1,7 +1,7 @@
 """Host functions as models: their outputs are checked, and their errors reach the caller."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,10 @@ from jaxtyping import Array
 from jaxadv.core.images import as_floats
 from jaxadv.core.pytree import pytree, static
 from jaxadv.core.typing import ArrayLike, Params
+
+# JAX copies what it hands to a callback. More than 100 kB is copied by the threads that run the
+# programs, all of which may be inside a callback and wait for it; less by the callback's own one.
+PIECE = 2**16  # bytes
 
 
 class _Caller:
@@ -76,9 +80,12 @@ class HostFunction:
                 black = self.scores(np.zeros((1, *images.shape[1:]), np.float32))
             known = dataclasses.replace(self, classes=black.shape[1])
         shape = jax.ShapeDtypeStruct((len(images), known.classes), jnp.float32)
-        return jax.pure_callback(known.callback, shape, images)
+        flat = images.ravel()
+        size = PIECE // flat.dtype.itemsize
+        pieces = [flat[begin : begin + size] for begin in range(0, max(1, flat.size), size)]
+        return jax.pure_callback(_Callback(known, images.shape), shape, pieces)
 
-    def callback(self, images: ArrayLike) -> np.ndarray:
+    def callback(self, images: np.ndarray) -> np.ndarray:
         """Return `scores` to a compiled program; errors go to the callers inside `host_errors`."""
         if not any(caller.errors for caller in _callers):
             try:
@@ -129,6 +136,18 @@ class HostFunction:
                 f"function returned {type(output).__name__}, which is no array ({error}): return "
                 "scores [N, classes], or labels [N] and pass classes"
             ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Callback:
+    """What a compiled program calls, with the images [N, H, W, C] in pieces."""
+
+    function: HostFunction
+    shape: tuple[int, ...]
+
+    def __call__(self, pieces: Sequence[ArrayLike]) -> np.ndarray:
+        images = np.concatenate([np.asarray(piece) for piece in pieces]).reshape(self.shape)
+        return self.function.callback(images)
 
 
 def _one_hot(labels: np.ndarray, classes: int | None) -> np.ndarray:
