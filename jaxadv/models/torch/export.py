@@ -1,10 +1,13 @@
 """What torch does: it loads a program or exports a module, and classifies images to compare."""
 
-import contextlib
+import copy
+import itertools
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,12 +90,8 @@ def source(module: Any, image_shape: Sequence[int] | None) -> Source:
             f"module is {type(module).__name__}: pass a torch.nn.Module, an exported program or "
             "the path of a .pt2 file"
         )
-    training = [name or type(module).__name__ for name, m in module.named_modules() if m.training]
-    if training:
-        more = f" and {len(training) - 3} more" if len(training) > 3 else ""
-        raise ValueError(
-            f"module is in training mode ({', '.join(training[:3])}{more}): call module.eval()"
-        )
+    if module.training:
+        raise ValueError("module is in training mode: call module.eval()")
     if image_shape is None or len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"image_shape={image_shape}: pass [H, W, C] of one image")
     height, width, channels = map(int, image_shape)
@@ -108,11 +107,39 @@ def source(module: Any, image_shape: Sequence[int] | None) -> Source:
         ) from error
     # Of a batch of 1, torch would make a constant.
     pair, any_batch = torch.cat([example, example]), ({0: torch.export.Dim("batch")},)
-    exports = (
+    exports = [
         lambda: _export(module, pair, any_batch),
         lambda: _export(module, example, None),
-    )
-    return Source(module, example, exports)
+    ]
+    if any(tensor.numel() == 1 for tensor in _tensors(module)):
+        exports.append(lambda: _export(_with_fixed_numbers(module), pair, any_batch))
+    return Source(module, example, tuple(exports))
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    return itertools.chain(module.parameters(), module.buffers())
+
+
+def _with_fixed_numbers(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy whose single numbers are constants, so that control flow may depend on them.
+
+    All other tensors are those of the module itself.
+    """
+    copied = copy.deepcopy(module, {id(tensor): tensor for tensor in _tensors(module)})
+    for part in copied.modules():
+        fixed = {}
+        for held in (part._parameters, part._buffers):
+            numbers = [name for name, t in held.items() if t is not None and t.numel() == 1]
+            fixed |= {name: held.pop(name) for name in numbers}
+        kind = type(part)
+        part.__class__ = type(kind.__name__, (kind,), {n: _fixed(t) for n, t in fixed.items()})
+    return copied
+
+
+def _fixed(tensor: torch.Tensor) -> property:
+    """Return an attribute that makes the tensor anew, which the export takes for a constant."""
+    value, kind = tensor.tolist(), tensor.dtype
+    return property(lambda _: torch.tensor(value, dtype=kind))
 
 
 def _of_program(program: ExportedProgram, image_shape: Sequence[int] | None) -> Source:
@@ -168,13 +195,14 @@ def entrance(program: ExportedProgram) -> Entrance:
     return Entrance(str(names[0]), batch, tuple(shape), values[0].dtype)
 
 
-@contextlib.contextmanager
+@contextmanager
 def quiet() -> Iterator[None]:
     """Keep torch from logging and warning of what is an error here anyway."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        # It prints the program at which it fails, too.
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -60,8 +60,10 @@ OPERATORS: dict[str, Operator] = (
     | {PYTHON + name: function for name, function in _SIZES.items()}
 )
 
-# Torch would write these as several smaller ones, which compile longer and run more slowly.
+# Torch would write these as several smaller ones, which compile longer and run more slowly; and
+# "detach", which stops gradients, as one that does not.
 WHOLE = (
+    "detach",
     "linear",
     "matmul",
     "scaled_dot_product_attention",

@@ -1,6 +1,7 @@
 """Reading an exported program: torch decomposes it, and its nodes become values without torch."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def read(
     for operator in [op for op in table if str(op).split(".")[1] in WHOLE]:
         del table[operator]
     with quiet():
-        exported = exported.run_decompositions(table)
+        exported = _stopped(exported).run_decompositions(table)
     signature = exported.graph_signature
     changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
     if changed:
@@ -42,8 +43,7 @@ def read(
             "leave such changes out of evaluation mode"
         )
     leaf = _choose(exported, output)
-    given = [node for node in exported.graph.nodes if node.op == "output"][0].args[0]
-    end = given[leaf]
+    end = exported.graph.output_node().args[0][leaf]
     needed = _needed(end)
     nodes, unknown = [], []
     constants, weights, names = [], {}, []
@@ -69,6 +69,31 @@ def read(
         tuple(nodes), tuple(constants), tuple(names), images.name, end.name, images.batch
     )
     return program, weights, leaf
+
+
+def _stopped(exported: "ExportedProgram") -> "ExportedProgram":
+    """Return the program in which what is computed under torch.no_grad() has no gradient.
+
+    The decomposition would forget it.
+    """
+
+    def without(nodes: Iterable["TorchNode"]) -> list["TorchNode"]:
+        name = "wrap_with_set_grad_enabled"
+        return [n for n in nodes if str(n.target) == name and n.args[0] is False]
+
+    if not without(exported.graph.nodes):
+        return exported
+    kept = [*exported.state_dict.values(), *exported.constants.values()]
+    exported = copy.deepcopy(exported, {id(tensor): tensor for tensor in kept})
+    for node in without(exported.graph.nodes):
+        graph = getattr(exported.graph_module, node.args[1].target).graph
+        end = graph.output_node()
+        with graph.inserting_before(end):
+            for result in end.all_input_nodes:
+                detached = graph.call_function(torch.ops.aten.detach.default, (result,))
+                detached.meta = dict(result.meta)
+                end.replace_input_with(result, detached)
+    return exported
 
 
 def _choose(exported: "ExportedProgram", output: str | int | None) -> int:
@@ -101,11 +126,7 @@ def _described(tree: Any) -> str:
         return f"a {type(tree).__name__} with {list(tree)}"
     if isinstance(tree, tuple | list) and not hasattr(tree, "_fields"):
         return f"a {type(tree).__name__} of {len(tree)}"
-    names = (
-        getattr(tree, "_fields", None) or [n for n in vars(tree)]
-        if not isinstance(tree, int)
-        else []
-    )
+    names = getattr(tree, "_fields", None) or list(vars(tree)) if not isinstance(tree, int) else []
     return f"a {type(tree).__name__} with {list(names)}" if names else "one tensor"
 
 
