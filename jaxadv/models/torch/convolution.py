@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,10 +28,9 @@ def _convolution(
     stride: Sizes,
     padding: Sizes,
     dilation: Sizes,
-    transposed: bool,
-    output_padding: Sizes,
-    groups: int,
+    *more: Any,
 ) -> Array:
+    transposed, output_padding, groups = more
     rank = x.ndim - 2
     strides, dilations = _each(stride, rank), _each(dilation, rank)
     edges = [(p, p) for p in _each(padding, rank, 0)]

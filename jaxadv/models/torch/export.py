@@ -96,6 +96,7 @@ def source(module: Any, image_shape: Sequence[int] | None) -> Source:
         raise ValueError(f"image_shape={image_shape}: pass [H, W, C] of one image")
     height, width, channels = map(int, image_shape)
     weight = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
+    _check_precision(weight.dtype)
     example = torch.zeros(1, channels, height, width, dtype=weight.dtype, device=weight.device)
     try:
         with torch.no_grad():
@@ -114,6 +115,11 @@ def source(module: Any, image_shape: Sequence[int] | None) -> Source:
     if any(tensor.numel() == 1 for tensor in _tensors(module)):
         exports.append(lambda: _export(_with_fixed_numbers(module), pair, any_batch))
     return Source(module, example, tuple(exports))
+
+
+def _check_precision(dtype: torch.dtype) -> None:
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"module computes in {dtype}: pass module.float()")
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
@@ -149,6 +155,7 @@ def _of_program(program: ExportedProgram, image_shape: Sequence[int] | None) -> 
             f"module was exported for a batch of {declared.batch}: export it for one image, or "
             'with dynamic_shapes=({0: torch.export.Dim("batch")},)'
         )
+    _check_precision(declared.dtype)
     channels, height, width = declared.shape
     if image_shape is None and None not in declared.shape:
         image_shape = height, width, channels  # type: ignore[assignment]

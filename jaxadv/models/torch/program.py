@@ -28,7 +28,7 @@ ALTERNATIVES = (
 def read(
     exported: "ExportedProgram", output: str | int | None
 ) -> tuple[Program, dict[str, Array], int]:
-    """Return the program of the logits, its weights by name, and the logits' place in the output."""
+    """Return the program of the logits, its weights by name, and the place of the logits."""
     images = entrance(exported)
     table = torch.export.default_decompositions()
     for operator in [op for op in table if str(op).split(".")[1] in WHOLE]:
