@@ -2,8 +2,8 @@
 
 A ResNet-18 of CIFAR's size, with random weights: written in PyTorch and converted by
 `ja.from_torch`, and our Flax definition with the same weights. Both take turns at PGD of 10 steps
-by `ja.run`, every step for every image; seconds are medians, the ratio is the median over the rounds.
-It needs torch.
+by `ja.run`, every step for every image; seconds are medians, the ratio is the median over the
+rounds. It needs torch.
 """
 
 import statistics

@@ -1,5 +1,6 @@
 """What torch does: it loads a program or exports a module, and classifies images to compare."""
 
+# pyright: reportMissingImports=false
 import copy
 import itertools
 import logging
@@ -15,8 +16,6 @@ import numpy as np
 import torch
 import torch.utils._pytree
 from torch.export import ExportedProgram
-
-SAMPLES = 3  # images that both networks classify
 
 
 class Entrance(NamedTuple):

@@ -27,8 +27,8 @@ from jaxadv.models.torch.node import ChannelsLast, Node, Program, Reference, Val
 from jaxadv.models.torch.operators import find
 
 if TYPE_CHECKING:
-    import torch
-    from torch.export import ExportedProgram
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch.export import ExportedProgram  # pyright: ignore[reportMissingImports]
 
 Weights = Mapping[str, ArrayLike]  # by their names in the module
 
@@ -69,8 +69,8 @@ def from_torch(
     Raises:
         ImportError: If the package torch is not installed.
         FileNotFoundError: If there is no such file.
-        ValueError: If module is in training mode, changes buffers or draws at random; if it cannot
-            be exported, as where control flow depends on the pixels; if operators are not supported
+        ValueError: If module is in training mode or half precision, changes buffers or draws at
+            random; if it cannot be exported, as where control flow depends on the pixels; if operators are not supported
             (all are named, with the modules that call them); if it does not take images of this
             shape; or if the logits of both networks differ.
 
@@ -82,7 +82,7 @@ def from_torch(
     ((5, 10), ['1.weight', '1.bias'])
     """
     with extra("torch", "from_torch"):
-        import torch  # noqa: F401
+        import torch  # noqa: F401  # pyright: ignore[reportMissingImports]
     from jaxadv.models.torch.export import load, source
     from jaxadv.models.torch.program import read
 
@@ -99,7 +99,7 @@ def from_torch(
             failures.append(error)
         else:
             return Model(replace(classifier, difference=difference), weights, bounds)
-    raise failures[-1]
+    raise failures[:2][-1]  # of the export for one image, which asks for the least
 
 
 def _difference(

@@ -1,5 +1,6 @@
 """Reading an exported program: torch decomposes it, and its nodes become values without torch."""
 
+# pyright: reportMissingImports=false
 import copy
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
