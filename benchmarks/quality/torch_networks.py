@@ -4,8 +4,8 @@ The architectures of RobustBench's model zoo and of timm, with random weights an
 of their batch normalisation; deep ones with fewer layers, wide ones with fewer channels. For each:
 seconds to convert it, and the largest difference from torch: in the logits of three images,
 relative to the largest logit, and in the gradient of their cross-entropy, relative to its largest
-entry. Or the reason why it is not converted. Gradients are compared in float64 on both sides: in float32 they
-jump where rounding takes a unit to the other side of zero.
+entry. Or the reason why it is not converted. Gradients are compared in float64 on both sides: in
+float32 they jump where rounding takes a unit to the other side of zero.
 
 It needs torch, torchvision and timm (`pip install ".[peers]"`), and for the zoo the files of
 robustbench (`pip install --no-deps robustbench torchdiffeq geotorch`).

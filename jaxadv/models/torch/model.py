@@ -70,9 +70,9 @@ def from_torch(
         ImportError: If the package torch is not installed.
         FileNotFoundError: If there is no such file.
         ValueError: If module is in training mode or half precision, changes buffers or draws at
-            random; if it cannot be exported, as where control flow depends on the pixels; if operators are not supported
-            (all are named, with the modules that call them); if it does not take images of this
-            shape; or if the logits of both networks differ.
+            random; if it cannot be exported, as where control flow depends on the pixels; if
+            operators are not supported (all are named, with the modules that call them); if it does
+            not take images of this shape; or if the logits of both networks differ.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> import torch  # doctest: +SKIP
