@@ -143,6 +143,7 @@ from .models import from_linen as from_linen
 from .models import from_nnx as from_nnx
 from .models import from_onnx as from_onnx
 from .models import from_sklearn as from_sklearn
+from .models import from_torch as from_torch
 from .models import from_torch_arrays as from_torch_arrays
 from .models import load_model as load_model
 from .models import load_weights as load_weights

@@ -1,6 +1,7 @@
 """The code in the README and in the documentation runs as it stands, and its commands exist."""
 
 import functools
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -15,17 +16,21 @@ ROOT = Path(__file__).parents[1]
 ATTACKS = ROOT / "docs" / "attacks"  # made of docstrings, whose examples run there
 PAGES = [ROOT / "README.md"]
 PAGES += [page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent != ATTACKS]
-BLOCK = re.compile(r"(?:<!-- not run: ([^\n]+) -->\n)?^```(\w+)[^\n]*\n(.*?)^```$", re.M | re.S)
+BLOCK = re.compile(
+    r"(?:<!-- (not run|needs): ([^\n]+) -->\n)?^```(\w+)[^\n]*\n(.*?)^```$", re.M | re.S
+)
 AFTER = re.compile(r"<!-- after: (\S+) -->")
-NOT_RUN = 3  # blocks that no test can run, each with its reason
+NOT_RUN = 4  # blocks that no test can run, each with its reason
 
 
 class Block(NamedTuple):
-    """A block of code. reason: why it is not run, or None; line: where its code begins."""
+    """A block of code. reason: why it is not run, or None; needs: the package without which it is
+    left out, or None; line: where its code begins."""
 
     language: str
     code: str
     reason: str | None
+    needs: str | None
     line: int
 
 
@@ -33,7 +38,13 @@ def blocks(page: Path, language: str) -> list[Block]:
     """The blocks of one language on a page, in order."""
     text = page.read_text()
     found = (
-        Block(match[2], match[3], match[1], text.count("\n", 0, match.start(3)))
+        Block(
+            match[3],
+            match[4],
+            match[2] if match[1] == "not run" else None,
+            match[2] if match[1] == "needs" else None,
+            text.count("\n", 0, match.start(4)),
+        )
         for match in BLOCK.finditer(text)
     )
     return [block for block in found if block.language == language]
@@ -65,9 +76,14 @@ def test_the_code_of_a_page_runs_in_its_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     after = AFTER.search(page.read_text())
     names = dict(first_block(page.parent / after[1])) if after else {}
+    absent = set()
     for block in blocks(page, "python"):
-        if block.reason is None:
+        if block.needs and importlib.util.find_spec(block.needs) is None:
+            absent.add(block.needs)
+        elif block.reason is None:
             execute(page, block, names)
+    if absent:
+        pytest.skip(f"the other blocks ran; some need {', '.join(absent)}")
 
 
 def test_few_blocks_are_not_run_and_each_says_why():

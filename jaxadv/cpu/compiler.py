@@ -23,10 +23,10 @@ def _known(name: str, value: bool | int) -> bool:
 
 
 def brief_options(platform: str) -> dict[str, bool | int] | None:
-    """Return the options for programs that run once and hold no product of floats.
+    """Return the options for programs that run once, and need no certain bits.
 
-    They compile in a fraction of the time, and without products no optimisation can change their
-    bits. None are the options of the compiler.
+    They compile in a fraction of the time. Without products of floats, no optimisation can change
+    their bits anyway. None are the options of the compiler.
     """
     if platform != "cpu":
         return None

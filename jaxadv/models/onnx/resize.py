@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxadv.core.typing import ArrayLike
+from jaxadv.models.interpolation import ONE, along, cubic, linear, nearest
 from jaxadv.models.onnx.node import Node, Operator, integers, known
 
 T = TypeVar("T")
 
-ONE, HALF = np.float32(1), np.float32(0.5)  # coordinates are rounded as onnxruntime rounds them
+HALF = np.float32(0.5)  # coordinates are rounded as onnxruntime rounds them
 
 
 def _symmetric(i: np.ndarray, scale: float | np.float32, size: int, new: int) -> np.ndarray:
@@ -48,29 +48,18 @@ def _nearest(
 ) -> np.ndarray:
     old = "ceil" if scale < 1 else "floor"  # before opset 11 there is no attribute for it
     mode = node.get("nearest_mode", "round_prefer_floor") if node.opset >= 11 else old
-    near = _choice(ROUNDING, "nearest_mode", mode)(coordinates)
-    return np.eye(size, dtype=np.float32)[np.clip(near.astype(int), 0, size - 1)]
+    return nearest(_choice(ROUNDING, "nearest_mode", mode)(coordinates), size)
 
 
 def _linear(
     node: Node, coordinates: np.ndarray, size: int, scale: float | np.float32
 ) -> np.ndarray:
-    inside = np.clip(coordinates, 0, size - 1)
-    return np.maximum(ONE - np.abs(inside[:, None] - np.arange(size, dtype=np.float32)), 0)
+    return linear(coordinates, size)
 
 
 def _cubic(node: Node, coordinates: np.ndarray, size: int, scale: float | np.float32) -> np.ndarray:
-    a = node.get("cubic_coeff_a", -0.75)
-    places = np.floor(coordinates)[:, None] + np.arange(-1, 3)
-    d = np.abs(coordinates[:, None] - places)
-    weights = np.where(
-        d <= 1, (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4)
-    )
-    if node.get("exclude_outside", 0):
-        weights *= (places >= 0) & (places < size)
-        weights /= weights.sum(1, keepdims=True)
-    one = np.eye(size)[np.clip(places.astype(int), 0, size - 1)]
-    return (weights[..., None] * one).sum(1).astype(np.float32)
+    outside = bool(node.get("exclude_outside", 0))
+    return cubic(coordinates, size, node.get("cubic_coeff_a", -0.75), outside)
 
 
 MODES = {"nearest": _nearest, "linear": _linear, "bilinear": _linear, "cubic": _cubic}
@@ -100,8 +89,7 @@ def _resize(node: Node, x: ArrayLike, *given: ArrayLike | None) -> ArrayLike:
         if scale == 1 and new == size:
             continue
         coordinates = place(np.arange(new, dtype=np.float32), scale, size, new)
-        product = jnp.tensordot(x, matrix(node, coordinates, size, scale), (axis, 1))
-        x = jnp.moveaxis(product, -1, axis)
+        x = along(x, axis, matrix(node, coordinates, size, scale))
     return x
 
 
