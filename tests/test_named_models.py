@@ -124,6 +124,32 @@ def test_files_and_folders(tmp_path):
         ja.load_model(tmp_path)
 
 
+TORCH = """
+import torch
+from beside import WEIGHTS
+
+network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3, bias=False)).eval()
+network[1].weight.data = torch.tensor(WEIGHTS.T.copy())
+"""
+
+
+def test_networks_of_torch(file, tmp_path):
+    torch = pytest.importorskip("torch")
+    (file.parent / "torch_net.py").write_text(TORCH)
+    spec = f"{file.parent / 'torch_net.py'}:network"
+    model = ja.load_model(spec, image_shape=(2, 2, 1))
+    np.testing.assert_allclose(model(IMAGES), LOGITS, atol=1e-5)
+    with pytest.raises(ValueError, match="image_shape=None"):
+        ja.load_model(spec)
+    exported = torch.export.export(load_object(spec), (torch.zeros(1, 1, 2, 2),))  # type: ignore
+    torch.export.save(exported, tmp_path / "net.pt2")
+    model = ja.load_model(tmp_path / "net.pt2")
+    np.testing.assert_allclose(model(IMAGES), LOGITS, atol=1e-5)
+    common = f"--data {file}:images --epsilon 0.05 --output {tmp_path}/out --json {tmp_path}/r.json"
+    result = run_command(f"attack FGSM --model {spec} {common}")
+    assert result.exit_code == 0, result.output
+
+
 def test_what_is_trained_here_and_what_exists(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lenet").mkdir()

@@ -144,7 +144,9 @@ def _read(path: Path, shape: tuple[int, ...] | None, output: str | int | None) -
     if path.suffix == ".keras":
         return _select(from_keras(_read_keras(path)), output)
     if path.suffix == ".pt2":
-        return convert(path, str(path), shape, output)
+        from jaxadv.models.torch import from_torch
+
+        return from_torch(path, shape, output=output)
     if path.is_dir():
         return _select(load_published(path), output)
     if path.suffix != ".safetensors":
@@ -182,12 +184,10 @@ def convert(
     libraries = {kind.__module__.partition(".")[0] for kind in type(value).__mro__}
     if isinstance(value, Model):
         return _select(value, output)
-    if isinstance(value, Path) or "torch" in libraries:
-        if shape is None:
-            raise ValueError(f"{title} is a network of PyTorch: pass image_shape, as (32, 32, 3)")
+    if "torch" in libraries:
         from jaxadv.models.torch import from_torch
 
-        return from_torch(value, shape, output=output)
+        return from_torch(value, shape, output=output)  # type: ignore[arg-type]
     if "keras" in libraries:
         return _select(from_keras(value), output)
     if "sklearn" in libraries:
