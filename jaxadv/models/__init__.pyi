@@ -10,8 +10,8 @@ from .definitions import get_definition as get_definition
 from .onnx import from_onnx as from_onnx
 from .published import PUBLISHED as PUBLISHED
 from .published import load_published as load_published
+from .pytorch import from_torch as from_torch
 from .scikit_learn import from_sklearn as from_sklearn
-from .torch import from_torch as from_torch
 from .torch_arrays import from_torch_arrays as from_torch_arrays
 from .weights import load_weights as load_weights
 from .weights import save_weights as save_weights
