@@ -500,7 +500,7 @@ def test_programs_that_do_not_fit(tmp_path):
 
 
 def test_other_logits_in_jax_are_refused(monkeypatch):
-    from jaxadv.models.torch import operators
+    from jaxadv.models.pytorch import operators
 
     wrong = operators.OPERATORS["relu"]._replace(function=jnp.abs)
     monkeypatch.setitem(operators.OPERATORS, "relu", wrong)

@@ -6,8 +6,8 @@ by `ja.run`, every step for every image; seconds are medians, the ratio is the m
 rounds. It needs torch.
 """
 
+import itertools
 import statistics
-from itertools import pairwise
 
 import jax
 import numpy as np
@@ -44,7 +44,7 @@ class ResNet18(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64)
         widths = (64, 64, 128, 256, 512)
-        for stage, (before, channels) in enumerate(pairwise(widths), 1):
+        for stage, (before, channels) in enumerate(itertools.pairwise(widths), 1):
             stride = 1 if stage == 1 else 2
             blocks = Block(before, channels, stride), Block(channels, channels, 1)
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))

@@ -12,8 +12,8 @@ from .named import load_model as load_model
 from .onnx import from_onnx as from_onnx
 from .published import PUBLISHED as PUBLISHED
 from .published import load_published as load_published
+from .pytorch import from_torch as from_torch
 from .scikit_learn import from_sklearn as from_sklearn
-from .torch import from_torch as from_torch
 from .torch_arrays import from_torch_arrays as from_torch_arrays
 from .weights import load_weights as load_weights
 from .weights import save_weights as save_weights

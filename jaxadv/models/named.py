@@ -144,7 +144,7 @@ def _read(path: Path, shape: tuple[int, ...] | None, output: str | int | None) -
     if path.suffix == ".keras":
         return _select(from_keras(_read_keras(path)), output)
     if path.suffix == ".pt2":
-        from jaxadv.models.torch import from_torch
+        from jaxadv.models.pytorch import from_torch
 
         return from_torch(path, shape, output=output)
     if path.is_dir():
@@ -185,7 +185,7 @@ def convert(
     if isinstance(value, Model):
         return _select(value, output)
     if "torch" in libraries:
-        from jaxadv.models.torch import from_torch
+        from jaxadv.models.pytorch import from_torch
 
         return from_torch(value, shape, output=output)  # type: ignore[arg-type]
     if "keras" in libraries:

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -106,6 +106,6 @@ def _sum(x: Array, windows: Windows, first: int) -> Array:
     )
 
 
-def _around(values, x: Array, first: int, other=1) -> list:
+def _around(values: Sequence[Any], x: Array, first: int, other: Any = 1) -> list[Any]:
     """Return a value for each axis of x: those given from axis `first` on, `other` elsewhere."""
     return [*[other] * first, *values, *[other] * (x.ndim - first - len(values))]

@@ -1,22 +1,27 @@
 """Resizing of images [N, H, W, C]: along each axis, a product with a matrix known beforehand."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Array
 
+from jaxadv.core.typing import ArrayLike
 from jaxadv.models.interpolation import along, cubic, linear, nearest
-from jaxadv.models.torch.node import Operator, operators
+from jaxadv.models.pytorch.node import Operator, operators
 
 HALF = np.float32(0.5)
 Scales = float | Sequence[float] | None
 
 
-def _resized(matrix: Callable[[np.ndarray, int], np.ndarray], half: bool) -> Callable[..., Array]:
+def _resized(
+    matrix: Callable[[np.ndarray, int], np.ndarray], half: bool
+) -> Callable[..., ArrayLike]:
     """Return an operator; half: whether pixels are taken at their centres."""
 
-    def apply(x: Array, size: Sequence[int] | None, align_corners: bool, *scales: Scales) -> Array:
-        given = scales[0] if len(scales) == 1 and not isinstance(scales[0], float) else scales
+    def apply(
+        x: ArrayLike, size: Sequence[int] | None, align_corners: bool, *scales: Scales
+    ) -> ArrayLike:
+        given: Any = scales[0] if len(scales) == 1 and not isinstance(scales[0], float) else scales
         given = tuple(given or (None,) * (x.ndim - 2))
         for axis, scale in enumerate(given, 1):
             old = x.shape[axis]
@@ -42,7 +47,7 @@ def _centre(places: np.ndarray, size: int) -> np.ndarray:
     return nearest(np.floor(places + HALF), size)
 
 
-def _without_corners(operator: Callable[..., Array]) -> Callable[..., Array]:
+def _without_corners(operator: Callable[..., ArrayLike]) -> Callable[..., ArrayLike]:
     return lambda x, size, *scales: operator(x, size, False, *scales)
 
 

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxadv.core.typing import ArrayLike
-from jaxadv.models.torch.node import ChannelsLast, Operator, Value, operators, plain
+from jaxadv.models.pytorch.node import ChannelsLast, Operator, Value, operators, plain
 
 FLOATS = "float32"  # the type of all floats
 Sizes = Sequence[int]
@@ -42,7 +42,7 @@ def _slice(
     return x[tuple(index)]
 
 
-def _sliced(x: Value, dim: int = 0, *bounds: int | None) -> Value:
+def _sliced(x: Value, dim: int = 0, *bounds: Any) -> Value:
     """Slice in the order of axes in which the value is held."""
     if not isinstance(x, ChannelsLast):
         return _slice(x, dim, *bounds)

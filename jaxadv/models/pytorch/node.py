@@ -48,7 +48,7 @@ class Node(NamedTuple):
 class ChannelsLast:
     """The value [N, C, space...] whose entries are held as an array [N, space..., C]."""
 
-    array: Array
+    array: ArrayLike
 
     @property
     def ndim(self) -> int:

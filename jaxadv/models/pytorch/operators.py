@@ -3,7 +3,7 @@
 import math
 import operator
 
-from jaxadv.models.torch import (
+from jaxadv.models.pytorch import (
     convolution,
     elementwise,
     indexing,
@@ -12,7 +12,7 @@ from jaxadv.models.torch import (
     resize,
     shapes,
 )
-from jaxadv.models.torch.node import Operator, operators
+from jaxadv.models.pytorch.node import Operator, operators
 
 # Of sizes, which are numbers when the program is traced. Names of Python functions.
 _SIZES = operators(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxadv.core.typing import ArrayLike
-from jaxadv.models.torch.node import Operator, operators
+from jaxadv.models.pytorch.node import Operator, operators
 
 Scalar = Any  # a number or an array
 

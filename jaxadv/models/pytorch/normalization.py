@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxadv.models.torch.node import Operator, operators
+from jaxadv.models.pytorch.node import Operator, operators
 
 TRAINING = "it is in training mode: call module.eval() before the export"
 Affine = Array | None

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from jaxadv.models.torch.node import Operator, operators
+from jaxadv.models.pytorch.node import Operator, operators
 from jaxadv.models.windows import Windows, average_pool, max_pool, reach, transposed_kernel
 
 Sizes = Sequence[int]

@@ -1,5 +1,5 @@
 """PyTorch networks as models: the exported program, and one module for each family of operators."""
 
-from jaxadv.models.torch.model import from_torch
+from jaxadv.models.pytorch.model import from_torch
 
 __all__ = ["from_torch"]

@@ -11,9 +11,9 @@ import torch
 import torch.utils._pytree
 from jaxtyping import Array
 
-from jaxadv.models.torch.export import entrance, quiet
-from jaxadv.models.torch.node import Node, Program, Reference, Tensor
-from jaxadv.models.torch.operators import PYTHON, RANDOM, WHOLE, find
+from jaxadv.models.pytorch.export import entrance, quiet
+from jaxadv.models.pytorch.node import Node, Program, Reference, Tensor
+from jaxadv.models.pytorch.operators import PYTHON, RANDOM, WHOLE, find
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

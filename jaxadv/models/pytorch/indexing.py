@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.typing import ArrayLike
-from jaxadv.models.torch.node import Operator, operators
+from jaxadv.models.pytorch.node import Operator, operators
 
 Indices = Sequence[ArrayLike | None]
 
@@ -54,7 +54,7 @@ def _scatter_add(x: ArrayLike, dim: int, index: ArrayLike, source: ArrayLike) ->
 
 
 def _select_scatter(x: ArrayLike, source: ArrayLike, dim: int, index: int) -> Array:
-    place = [slice(None)] * x.ndim
+    place: list[Any] = [slice(None)] * x.ndim
     place[dim] = index
     return jnp.asarray(x).at[tuple(place)].set(source)
 

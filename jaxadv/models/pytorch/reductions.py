@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxadv.models.torch.node import Operator, operators
+from jaxadv.models.pytorch.node import Operator, operators
 
 Axes = int | Sequence[int] | None
 
@@ -84,14 +84,14 @@ def _at(name: str) -> Callable[..., Any]:
 
 
 def _variance(
-    x: Array, dim: Axes = None, *, correction: float | None = None, keepdim: bool = False
+    x: Array, dim: Axes = None, *, correction: int | None = None, keepdim: bool = False
 ) -> Array:
     correction = 1 if correction is None else correction
     return jnp.var(x, _over(dim), ddof=correction, keepdims=keepdim)
 
 
 def _variance_and_mean(
-    x: Array, dim: Axes = None, *, correction: float | None = None, keepdim: bool = False
+    x: Array, dim: Axes = None, *, correction: int | None = None, keepdim: bool = False
 ) -> tuple[Array, Array]:
     mean = x.mean(_over(dim), keepdims=keepdim)
     return _variance(x, dim, correction=correction, keepdim=keepdim), mean

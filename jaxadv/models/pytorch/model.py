@@ -23,8 +23,16 @@ from jaxadv.core.optional_dependency import extra
 from jaxadv.core.pytree import pytree, static
 from jaxadv.core.typing import ArrayLike
 from jaxadv.cpu.compiler import brief_options
-from jaxadv.models.torch.node import ChannelsLast, Node, Program, Reference, Value, is_array, plain
-from jaxadv.models.torch.operators import find
+from jaxadv.models.pytorch.node import (
+    ChannelsLast,
+    Node,
+    Program,
+    Reference,
+    Value,
+    is_array,
+    plain,
+)
+from jaxadv.models.pytorch.operators import find
 
 if TYPE_CHECKING:
     import torch  # pyright: ignore[reportMissingImports]
@@ -83,8 +91,8 @@ def from_torch(
     """
     with extra("torch", "from_torch"):
         import torch  # noqa: F401  # pyright: ignore[reportMissingImports]
-    from jaxadv.models.torch.export import load, source
-    from jaxadv.models.torch.program import read
+    from jaxadv.models.pytorch.export import load, source
+    from jaxadv.models.pytorch.program import read
 
     network = source(load(module) if isinstance(module, str | os.PathLike) else module, image_shape)
     draw = np.random.default_rng(0).uniform(*bounds, (SAMPLES, *network.image_shape))
@@ -156,7 +164,7 @@ class _Classifier:
 
 def _evaluate(node: Node, values: Mapping[str, Value]) -> Value:
     """Return the value of a node; one that is computed from known values alone is known too."""
-    operator = find(node.operator)
+    operator: Any = find(node.operator)
     arguments = _filled(node.arguments, values)
     options = {name: _filled(value, values) for name, value in node.options}
     given = jax.tree.leaves((arguments, options))
