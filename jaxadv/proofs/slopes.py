@@ -1,0 +1,178 @@
+"""Bounds of the inputs of all nonlinearities of many images, then of margins: CROWN, alpha-CROWN.
+
+A row is one bound: (image, entry of a nonlinearity's input, side) or (image, target). The rows of all
+images are one queue through one compiled program for each nonlinearity; only entries whose sign is
+not known yet are bounded. Slopes are tightened by Adam (Xu et al. 2021, alpha-CROWN, arXiv
+2011.13824), and rounded to multiples of 1/255, so that a certificate is small.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array
+
+from jaxadv.core.model import Model
+from jaxadv.core.pytree import take
+from jaxadv.cpu.rewrite import rewrite_for_cpu
+from jaxadv.proofs.backward import (
+    Network,
+    Parameters,
+    Region,
+    adaptive,
+    lower_bound,
+    margin_of,
+)
+
+LEVELS = 255  # slopes are multiples of 1 / LEVELS
+RATE = 0.1  # step size of Adam, and its decay a step
+DECAY = 0.97
+MOST_ROWS = 256
+ROW_BYTES = 2**28  # all rows of one call together
+
+
+def compiled(function: Callable[..., Any], *static: str) -> Callable[..., Any]:
+    """Return the function jitted, and rewritten where convolutions are slow in loops."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        bound = functools.partial(function, **options)
+        return (rewrite_for_cpu(bound) if jax.default_backend() == "cpu" else bound)(*args)
+
+    return jax.jit(call, static_argnames=static)
+
+
+def descend(
+    bound: Callable[[Parameters], Array], start: Parameters, steps: int, rates: Parameters
+) -> tuple[Array, Parameters]:
+    """Return the best bounds [R] over `steps` steps of Adam, and the parameters that gave them.
+
+    bound: Parameters of R rows to their bounds [R]. It ends once every bound is above 0.
+    """
+
+    def rounded(chosen: Parameters) -> Parameters:
+        alpha = lax.stop_gradient(jnp.round(chosen.alpha * LEVELS) / LEVELS - chosen.alpha)
+        return chosen._replace(alpha=chosen.alpha + alpha)
+
+    def total(free: tuple[Array, Array]) -> tuple[Array, Array]:
+        each = bound(rounded(start._replace(alpha=free[0], beta=free[1])))
+        return -each.sum(), each
+
+    rule = optax.scale_by_adam()
+    free = start.alpha, start.beta
+    state = 0, free, rule.init(free), jnp.full(len(start.alpha), -jnp.inf), free
+
+    def unfinished(state: Any) -> Array:
+        return (state[0] < steps) & ~(state[3] > 0).all()
+
+    def step(state: Any) -> Any:
+        number, free, memory, best, kept = state
+        (_, each), gradient = jax.value_and_grad(total, has_aux=True)(free)
+        better = (each > best) & ~(best > 0)  # what is decided stays as it is
+        kept = jax.tree.map(lambda new, old: jnp.where(better[:, None], new, old), free, kept)
+        best = jnp.where(better, each, best)
+        update, memory = rule.update(gradient, memory)
+        size = jnp.power(DECAY, number)
+        alpha = jnp.clip(free[0] - rates.alpha * size * update[0], 0, 1)
+        beta = jnp.maximum(free[1] - rates.beta * size * update[1], 0)
+        return number + 1, (alpha, beta), memory, best, kept
+
+    _, _, _, best, kept = lax.while_loop(unfinished, step, state)
+    return best, rounded(start._replace(alpha=kept[0], beta=kept[1]))
+
+
+class Entries(NamedTuple):
+    """Rows: bounds of entries of the input of one nonlinearity, or of margins.
+
+    Attributes:
+        image: Integers [R], the image.
+        entry: Integers [R], the entry of the input; of a margin the label.
+        side: Numbers [R], 1 for a lower bound, -1 for an upper one; of a margin the target.
+    """
+
+    image: Any
+    entry: Any
+    side: Any
+
+
+def _bound_rows(
+    model: Model,
+    regions: Region,
+    rows: Entries,
+    *,
+    norm: str,
+    node: int | None,
+    steps: int,
+) -> tuple[Array, Array, Array]:
+    """Return the bound [R] of each row, the slopes [R, m] as integers, and its corner [R, ...]."""
+    network = Network.of(model, regions.image.shape[1:])
+    classes = regions.output.shape[-1]
+    end = network.size if node is None else network.nodes[node].place.stop
+    before = network.size if node is None else network.nodes[node].place.start
+    short = {name: getattr(regions, name)[:, :end] for name in ("value", "lower", "upper", "error")}
+    own = take(regions._replace(**short), rows.image)
+
+    def coefficients(entry: Array, side: Array) -> Array:
+        if node is None:
+            return margin_of(entry, side, classes, regions.image.dtype)
+        shape = network.nodes[node].shape
+        size = network.nodes[node].place.stop - network.nodes[node].place.start
+        return (jax.nn.one_hot(entry, size, dtype=regions.image.dtype) * side).reshape(shape)
+
+    cotangents = jax.vmap(coefficients)(rows.entry, rows.side)
+
+    def bound(chosen: Parameters) -> Any:
+        one = functools.partial(lower_bound, network, model.params, norm, node=node)
+        return jax.vmap(one)(own, cotangents, chosen)
+
+    none = jnp.zeros_like(own.lower[:, :before])
+    chosen = Parameters(adaptive(own.lower, own.upper)[:, :before], none, none)
+    if steps:
+        rates = Parameters(RATE, 0, 0)
+        _, chosen = descend(lambda chosen: bound(chosen).value, chosen, steps, rates)
+    found = bound(chosen)
+    return found.value, jnp.round(chosen.alpha * LEVELS).astype(jnp.uint8), found.corner
+
+
+bound_rows = compiled(_bound_rows, "norm", "node", "steps")
+
+
+def portions(rows: Entries, width: int) -> Iterator[tuple[slice, Entries]]:
+    """Yield the rows in portions of `width`; the last one is filled up with its first row."""
+    for begin in range(0, len(rows.image), width):
+        count = min(width, len(rows.image) - begin)
+        index = np.arange(begin, begin + width)
+        index[count:] = begin
+        yield slice(begin, begin + count), Entries(*(part[index] for part in rows))
+
+
+def width_of(size: int, rows: int) -> int:
+    """Return how many rows with `size` inputs of nonlinearities one call takes."""
+    most = max(8, min(MOST_ROWS, ROW_BYTES // (64 * max(size, 1))))
+    return min(1 << (most.bit_length() - 1), max(8, 1 << (max(rows, 1) - 1).bit_length()))
+
+
+class Answers(NamedTuple):
+    """Bounds [R] of rows, their slopes [R, m] (uint8, or None) and corners [R, ...] (or None)."""
+
+    bound: np.ndarray
+    alpha: np.ndarray
+    corner: np.ndarray
+
+
+def bound_all(
+    model: Model, regions: Region, rows: Entries, norm: str, node: int | None, steps: int
+) -> Answers:
+    """Return the bounds of all rows, in portions that fit the memory."""
+    size = regions.lower.shape[-1]
+    count = len(rows.image)
+    pieces = []
+    for own, part in portions(rows, width_of(size, count)):
+        found = bound_rows(model, regions, part, norm=norm, node=node, steps=steps)
+        pieces.append([np.asarray(x)[: own.stop - own.start] for x in found])
+    return Answers(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
