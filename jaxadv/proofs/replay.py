@@ -20,7 +20,7 @@ from jaxadv.core.model import Model
 from jaxadv.proofs.backward import Network, run
 from jaxadv.proofs.balls import least
 from jaxadv.proofs.intervals import Interval, IntervalRules
-from jaxadv.proofs.lines import LINES, adaptive
+from jaxadv.proofs.lines import LINES
 from jaxadv.proofs.roots import Balls, Slopes, balls, undecided
 from jaxadv.proofs.slopes import LEVELS, MOST_ROWS, compiled, width_of
 from jaxadv.proofs.walk import Rules
@@ -273,7 +273,11 @@ class Replayer:
         ball = balls(image[None], np.array([epsilon]), self.model.bounds, np.float64)
         size = self.network.size
         known = Known(
-            Balls(*(part[0] for part in ball)), np.full(size, -np.inf), np.full(size, np.inf), 0, 0
+            Balls(*(part[0] for part in ball)),
+            np.full(size, -np.inf),
+            np.full(size, np.inf),
+            np.zeros(size),
+            np.zeros(0),
         )
         known, ends, largest = self._survey(self.model.params, known)
         passes: list[Slopes | int] = [*range(len(self.network.nodes))] if proof.backward else []
@@ -290,14 +294,14 @@ class Replayer:
         """Return the bounds, with some inputs of one nonlinearity bounded backward."""
         place = self.network.nodes[number].place
         lower, upper = np.array(known.lower), np.array(known.upper)
-        alpha = np.asarray(adaptive(lower, upper))[: place.start]
+        alpha = (upper > -lower).astype(float)[: place.start]
         if chosen is None:
             (entry,) = np.nonzero(undecided(self.network, lower[None], upper[None], number)[0])
             rows = np.tile(entry, 2), np.repeat([1.0, -1.0], len(entry))
             alpha = np.broadcast_to(alpha, (2 * len(entry), place.start))
         else:
             rows = chosen.entry, np.sign(chosen.side)
-            alpha = np.tile(alpha, (len(chosen.entry), 1))
+            alpha = np.repeat(alpha[None], len(chosen.entry), axis=0)
             alpha[:, chosen.columns] = chosen.alpha / LEVELS
         none = np.zeros_like(alpha)
         found = self._rows(known, rows, (alpha, none, none), number)
@@ -309,10 +313,10 @@ class Replayer:
     def _leaves(self, known: Known, label: int, proof: Certificate) -> float:
         """Return the least bound of all parts."""
         lower, upper, worst = np.asarray(known.lower), np.asarray(known.upper), np.inf
-        usual = np.asarray(adaptive(lower, upper))
+        usual = (upper > -lower).astype(float)
         for begin in range(0, len(proof.leaves), MOST_ROWS):
             leaves = proof.leaves[begin : begin + MOST_ROWS]
-            alpha = np.tile(usual, (len(leaves), 1))
+            alpha = np.repeat(usual[None], len(leaves), axis=0)
             split, beta = np.zeros_like(alpha), np.zeros_like(alpha)
             for row, leaf in enumerate(leaves):
                 alpha[row, proof.columns] = leaf.alpha / LEVELS

@@ -154,6 +154,7 @@ def refine(
     norm: str,
     program: float,
     steps: int,
+    active: np.ndarray,
     start: Region | None = None,
 ) -> Roots:
     """Bound the inputs of all nonlinearities of N images.
@@ -165,6 +166,7 @@ def refine(
         norm: Name of the norm.
         program: Half the machine epsilon of the arithmetic for which the proof is to hold.
         steps: Steps of Adam for the slopes; 0: CROWN's slopes.
+        active: Booleans [N], the images that are bounded backward; the others by intervals.
         start: Bounds found before, or None.
 
     Returns:
@@ -173,16 +175,17 @@ def refine(
     count = len(ball.image)
     if start is None:
         lower = np.full((count, network.size), -np.inf, ball.image.dtype)
-        upper = -lower
+        upper = np.full_like(lower, np.inf)
     else:
         lower, upper = np.array(start.lower), np.array(start.upper)
-    backward, kept = np.zeros(count, int), [[] for _ in range(count)]
+    backward = np.zeros(count, int)
+    kept: list[list[Slopes]] = [[] for _ in range(count)]
     for number, node in enumerate(network.nodes):
         if number == 0 and norm == "linf":
             continue  # an affine function of a box: intervals are nearly exact
         regions, _ = survey(model, ball, lower, upper, program=program)
         lower, upper = np.array(regions.lower), np.array(regions.upper)
-        image, entry = np.nonzero(undecided(network, lower, upper, number))
+        image, entry = np.nonzero(undecided(network, lower, upper, number) & active[:, None])
         if len(image) == 0:
             continue
         one = np.ones(len(image), ball.image.dtype)
@@ -191,7 +194,7 @@ def refine(
         backward += np.bincount(rows.image, minlength=count) * (1 + steps)
         if steps:
             free = undecided_columns(network, lower, upper, number)
-            for i in range(count):
+            for i in np.flatnonzero(active):
                 own, columns = np.flatnonzero(rows.image == i), np.flatnonzero(free[i])
                 alpha = found.alpha[own][:, columns]
                 kept[i].append(Slopes(number, rows.entry[own], rows.side[own], columns, alpha))

@@ -32,7 +32,7 @@ from jaxadv.proofs.backward import (
 LEVELS = 255  # slopes are multiples of 1 / LEVELS
 RATE = 0.1  # step size of Adam, and its decay a step
 DECAY = 0.97
-MOST_ROWS = 256
+FEW_ROWS, MOST_ROWS = 16, 128  # rows of one call
 ROW_BYTES = 2**28  # all rows of one call together
 
 
@@ -152,9 +152,9 @@ def portions(rows: Entries, width: int) -> Iterator[tuple[slice, Entries]]:
 
 
 def width_of(size: int, rows: int) -> int:
-    """Return how many rows with `size` inputs of nonlinearities one call takes."""
-    most = max(8, min(MOST_ROWS, ROW_BYTES // (64 * max(size, 1))))
-    return min(1 << (most.bit_length() - 1), max(8, 1 << (max(rows, 1) - 1).bit_length()))
+    """Return how many rows with `size` inputs of nonlinearities one call takes: few or many."""
+    most = max(FEW_ROWS, min(MOST_ROWS, ROW_BYTES // (64 * max(size, 1))))
+    return FEW_ROWS if rows <= FEW_ROWS else 1 << (most.bit_length() - 1)
 
 
 class Answers(NamedTuple):

@@ -171,10 +171,11 @@ class Tree:
         proved: The subproblems whose bounds are above 0.
         open: The others, the worst first.
         stuck: Those in which nothing is left to split.
+        broken: Whether an adversarial image was found on the way.
     """
 
     def __init__(self, image: int, label: int, roots: list[Subproblem]):
-        self.image, self.label, self.count = image, label, 0
+        self.image, self.label, self.count, self.broken = image, label, 0, False
         self.numbers = itertools.count()
         self.proved: list[Subproblem] = []
         self.stuck: list[Subproblem] = []
@@ -188,6 +189,11 @@ class Tree:
             self.proved.append(sub)
         else:
             heapq.heappush(self.open, (sub.bound, next(self.numbers), sub))
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether another subproblem may decide about the image."""
+        return bool(self.open) and not self.stuck and not self.broken
 
     def worst(self, most: int) -> list[Subproblem]:
         """Take out the worst open subproblems."""
@@ -220,7 +226,7 @@ class Tree:
                         (*beta, 0.0),
                     )
                 )
-                self.count += half > 0
+                self.count += int(half > 0)
 
 
 Candidates = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -249,9 +255,8 @@ def grow(
             whether to stop.
     """
     size = regions.lower.shape[-1]
-    while going := [tree for tree in trees if tree.open and not tree.stuck and tree.count < budget]:
+    while going := [tree for tree in trees if tree.unfinished and tree.count < budget]:
         round_of = [(tree, sub) for tree in going for sub in tree.worst(LANES)]
-        given_up: set[int] = set()
         for begin in range(0, len(round_of), LANES):
             part = round_of[begin : begin + LANES]
             if stop(going):
@@ -269,13 +274,10 @@ def grow(
             own[rows, labels] = -np.inf
             hit = np.flatnonzero(margin < own.max(1))
             if len(hit):
-                given_up.update(images[hit[attack(images[hit], out.corner[hit])]].tolist())
+                for row in hit[attack(images[hit], out.corner[hit])]:
+                    part[row][0].broken = True
             for row, (tree, sub) in enumerate(part):
                 tree.take_in(sub, take(out, row))
-        for tree in going:
-            if tree.image in given_up:
-                tree.open.clear()
-                tree.stuck.append(Subproblem(-np.inf, -1, np.zeros(0, np.uint8)))
 
 
 def pack(subs: list[tuple[Tree, Subproblem]], size: int) -> Packed:

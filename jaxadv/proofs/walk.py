@@ -53,6 +53,7 @@ MOVES = {  # copy, move or leave out entries: a bound of the input is one of the
 SUMS = {"add", "sub", "add_any", "neg", "reduce_sum", "reduce_window_sum", "cumsum"}
 WEIGHTED = {"mul", "div", "dot_general", "conv_general_dilated"}  # by values that do not move
 SMOOTH = {"exp", "logistic", "tanh", "erf", "rsqrt", "log", "sqrt"}  # nonlinearities of one number
+KEEPS_ZERO = {"broadcast_in_dim", "convert_element_type", "reshape", "copy"}
 FLOATS = (jnp.float32, jnp.float64)
 
 
@@ -148,12 +149,14 @@ class Atom(NamedTuple):
         moves: Whether it depends on the image.
         origin: (number of the value x that this is a multiple of, x, factor), or None.
         sign_of: For a comparison of a moving x with 0: (number of x, x, whether it is x > 0).
+        zero: Whether it is 0 in every entry, by the text of the program.
     """
 
     value: Any
     moves: bool = False
     origin: tuple[int, Any, Any] | None = None
     sign_of: tuple[int, Any, bool] | None = None
+    zero: bool = False
 
 
 def evaluate(closed: ClosedJaxpr, inputs: Sequence[Any], moving: Sequence[bool], rules: Rules):
@@ -191,7 +194,9 @@ def _walk(
     known.update(zip(jaxpr.invars, inputs, strict=True))
 
     def read(atom: Var | Literal) -> Atom:
-        return Atom(atom.val) if isinstance(atom, Literal) else known[atom]
+        if isinstance(atom, Literal):
+            return Atom(atom.val, zero=not np.any(atom.val))
+        return known[atom]
 
     for eqn in jaxpr.eqns:
         atoms = [read(atom) for atom in eqn.invars]
@@ -201,7 +206,8 @@ def _walk(
             body, own = (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
             outs = _walk(body, own, atoms, rules, numbers)
         elif not any(atom.moves for atom in atoms):
-            outs = [Atom(out) for out in Rules().affine(eqn, [a.value for a in atoms], [])]
+            zero = name in KEEPS_ZERO and atoms[0].zero
+            outs = [Atom(x, zero=zero) for x in Rules().affine(eqn, [a.value for a in atoms], [])]
         else:
             outs = _equation(eqn, atoms, rules)
             outs = [
@@ -304,8 +310,7 @@ def _multiple(eqn: JaxprEqn, atoms: Sequence[Atom]) -> tuple[int, Any, Any] | No
 def _sign(eqn: JaxprEqn, atoms: Sequence[Atom]) -> Atom:
     """Return the comparison of a moving value with the literal 0."""
     place = 0 if atoms[0].moves else 1
-    other, moving = eqn.invars[1 - place], atoms[place]
-    zero = isinstance(other, Literal) and not jnp.any(jnp.asarray(other.val))
+    moving, zero = atoms[place], atoms[1 - place].zero
     plain = moving.origin is not None and isinstance(moving.origin[2], float)
     if not zero or not plain or moving.origin is None or moving.origin[2] != 1.0:
         raise _unsupported(eqn)
@@ -320,10 +325,10 @@ def _leaky(eqn: JaxprEqn, atoms: Sequence[Atom], rules: Rules) -> Any:
     number, x, greater = atoms[0].sign_of
     factors = []
     for place in (1, 2):
-        atom, variable = atoms[place], eqn.invars[place]
+        atom = atoms[place]
         if atom.moves and atom.origin is not None and atom.origin[0] == number:
             factors.append(atom.origin[2])
-        elif isinstance(variable, Literal) and not jnp.any(jnp.asarray(variable.val)):
+        elif atom.zero:
             factors.append(0.0)
         else:
             raise _unsupported(eqn)
