@@ -147,9 +147,8 @@ def test_no_sample_leaves_the_bounds(name):
     computed = np.isfinite(proof.lower)
     assert computed.all() and (proof.lower <= seen + 1e-5).all()
     assert (proof.lower > seen - 1.0).all()  # not far below either
-    low, high = jax.vmap(lambda a, b: ja.bounds(lambda x: model(x[None])[0], a, b))(
-        jnp.asarray(images - 0.05), jnp.asarray(images + 0.05)
-    )
+    box = jax.jit(jax.vmap(lambda a, b: ja.bounds(lambda x: model(x[None])[0], a, b)))
+    low, high = box(jnp.asarray(images - 0.05), jnp.asarray(images + 0.05))
     logits = model(images)
     assert (low <= logits).all() and (logits <= high).all()
 
@@ -182,7 +181,7 @@ def test_max_pooling_padded_and_overlapping(window, stride, padding):
     seen = samples(model, images, labels, 0.03, 500)
     assert (proof.lower <= seen + 1e-5).all() and (proof.lower > seen - 1.0).all()
     point = jnp.asarray(images[0])
-    low, high = ja.bounds(lambda x: model(x[None])[0], point, point)
+    low, high = jax.jit(lambda a: ja.bounds(lambda x: model(x[None])[0], a, a))(point)
     np.testing.assert_allclose(low, model(images[:1])[0], atol=1e-4)
     np.testing.assert_allclose(high, model(images[:1])[0], atol=1e-4)
 

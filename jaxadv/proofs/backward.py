@@ -48,11 +48,13 @@ class Network(NamedTuple):
         traced: The traced function.
         nodes: Its nonlinearities, in their order.
         size: The number M of inputs of all nonlinearities.
+        classes: The number of logits.
     """
 
     traced: ClosedJaxpr
     nodes: tuple[Node, ...]
     size: int
+    classes: int
 
     @classmethod
     def of(cls, model: Model, shape: tuple[int, ...]) -> "Network":
@@ -73,7 +75,8 @@ class Network(NamedTuple):
                 begin += length
 
         jax.eval_shape(look, model.params, image)
-        return cls(traced, tuple(found), found[-1].place.stop if found else 0)
+        size = found[-1].place.stop if found else 0
+        return cls(traced, tuple(found), size, traced.out_avals[0].shape[0])
 
 
 def run(traced: ClosedJaxpr, params: Any, x: Any, rules: Rules) -> Any:

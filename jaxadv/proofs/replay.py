@@ -277,7 +277,7 @@ class Replayer:
             np.full(size, -np.inf),
             np.full(size, np.inf),
             np.zeros(size),
-            np.zeros(0),
+            np.zeros(self.network.classes),
         )
         known, ends, largest = self._survey(self.model.params, known)
         passes: list[Slopes | int] = [*range(len(self.network.nodes))] if proof.backward else []
@@ -287,7 +287,7 @@ class Replayer:
                 continue
             known = self._narrowed(known, number, None if isinstance(step, int) else step)
             known, ends, largest = self._survey(self.model.params, known)
-        fine = bool(largest < LARGEST) or self.unit == 0
+        fine = bool(np.asarray(largest) < LARGEST) or self.unit == 0
         return (known if fine else None), np.asarray(ends)
 
     def _narrowed(self, known: Known, number: int, chosen: Slopes | None) -> Known:

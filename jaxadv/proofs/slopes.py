@@ -30,6 +30,7 @@ from jaxadv.proofs.backward import (
 )
 
 LEVELS = 255  # slopes are multiples of 1 / LEVELS
+CLEAR = 1e-3  # a bound above this part of the value at the image survives rounded slopes
 RATE = 0.1  # step size of Adam, and its decay a step
 DECAY = 0.97
 FEW_ROWS, MOST_ROWS = 16, 128  # rows of one call
@@ -48,42 +49,47 @@ def compiled(function: Callable[..., Any], *static: str) -> Callable[..., Any]:
 
 
 def descend(
-    bound: Callable[[Parameters], Array], start: Parameters, steps: int, rates: Parameters
-) -> tuple[Array, Parameters]:
-    """Return the best bounds [R] over `steps` steps of Adam, and the parameters that gave them.
+    bound: Callable[[Parameters], Array],
+    start: Parameters,
+    enough: Array,
+    steps: int,
+    rates: Parameters,
+) -> Parameters:
+    """Return the parameters of R bounds after at most `steps` steps of Adam.
 
-    bound: Parameters of R rows to their bounds [R]. It ends once every bound is above 0.
+    Args:
+        bound: Parameters of R rows to their bounds [R].
+        start: The parameters to begin with.
+        enough: Floats [R]; a row whose bound is above this stays as it is.
+        steps: The most steps.
+        rates: The step sizes of alpha and beta.
+
+    Returns:
+        The parameters, their slopes rounded to multiples of 1 / LEVELS.
     """
-
-    def rounded(chosen: Parameters) -> Parameters:
-        alpha = lax.stop_gradient(jnp.round(chosen.alpha * LEVELS) / LEVELS - chosen.alpha)
-        return chosen._replace(alpha=chosen.alpha + alpha)
-
-    def total(free: tuple[Array, Array]) -> tuple[Array, Array]:
-        each = bound(rounded(start._replace(alpha=free[0], beta=free[1])))
-        return -each.sum(), each
-
     rule = optax.scale_by_adam()
     free = start.alpha, start.beta
-    state = 0, free, rule.init(free), jnp.full(len(start.alpha), -jnp.inf), free
+
+    def total(free: tuple[Array, Array]) -> tuple[Array, Array]:
+        each = bound(start._replace(alpha=free[0], beta=free[1]))
+        return -each.sum(), each
 
     def unfinished(state: Any) -> Array:
-        return (state[0] < steps) & ~(state[3] > 0).all()
+        return (state[0] < steps) & ~state[3].all()
 
     def step(state: Any) -> Any:
-        number, free, memory, best, kept = state
+        number, free, memory, done = state
         (_, each), gradient = jax.value_and_grad(total, has_aux=True)(free)
-        better = (each > best) & ~(best > 0)  # what is decided stays as it is
-        kept = jax.tree.map(lambda new, old: jnp.where(better[:, None], new, old), free, kept)
-        best = jnp.where(better, each, best)
+        done |= each > enough
         update, memory = rule.update(gradient, memory)
-        size = jnp.power(DECAY, number)
+        size = jnp.where(done, 0, jnp.power(DECAY, number))[:, None]
         alpha = jnp.clip(free[0] - rates.alpha * size * update[0], 0, 1)
         beta = jnp.maximum(free[1] - rates.beta * size * update[1], 0)
-        return number + 1, (alpha, beta), memory, best, kept
+        return number + 1, (alpha, beta), memory, done
 
-    _, _, _, best, kept = lax.while_loop(unfinished, step, state)
-    return best, rounded(start._replace(alpha=kept[0], beta=kept[1]))
+    state = 0, free, rule.init(free), jnp.zeros(len(start.alpha), bool)
+    _, (alpha, beta), _, _ = lax.while_loop(unfinished, step, state)
+    return start._replace(alpha=jnp.round(alpha * LEVELS) / LEVELS, beta=beta)
 
 
 class Entries(NamedTuple):
@@ -126,6 +132,12 @@ def _bound_rows(
 
     cotangents = jax.vmap(coefficients)(rows.entry, rows.side)
 
+    if node is None:
+        values = own.output
+    else:
+        place, shape = network.nodes[node].place, network.nodes[node].shape
+        values = own.value[:, place].reshape(-1, *shape)
+
     def bound(chosen: Parameters) -> Any:
         one = functools.partial(lower_bound, network, model.params, norm, node=node)
         return jax.vmap(one)(own, cotangents, chosen)
@@ -134,7 +146,8 @@ def _bound_rows(
     chosen = Parameters(adaptive(own.lower, own.upper)[:, :before], none, none)
     if steps:
         rates = Parameters(RATE, 0, 0)
-        _, chosen = descend(lambda chosen: bound(chosen).value, chosen, steps, rates)
+        enough = CLEAR * jnp.abs((cotangents * values).reshape(len(values), -1).sum(1))
+        chosen = descend(lambda chosen: bound(chosen).value, chosen, enough, steps, rates)
     found = bound(chosen)
     return found.value, jnp.round(chosen.alpha * LEVELS).astype(jnp.uint8), found.corner
 

@@ -30,12 +30,12 @@ from jaxadv.proofs.backward import (
     lower_bound,
     margin_of,
 )
-from jaxadv.proofs.slopes import LEVELS, compiled, descend
+from jaxadv.proofs.slopes import CLEAR, LEVELS, compiled, descend
 
 CANDIDATES = 3
 LANES = 64  # subproblems of one call, and the most of one image in a round
-STEPS = 10  # steps of Adam of a subproblem
-RATES = Parameters(0.05, 0, 0.1)
+STEPS = 3  # steps of Adam of a subproblem
+RATES = Parameters(0.1, 0, 0.3)
 
 
 class Subproblem(NamedTuple):
@@ -118,7 +118,8 @@ def _treat(model: Model, regions: Region, subs: Packed, *, norm: str, steps: int
     start = Parameters(
         subs.alpha.astype(jnp.float32) / LEVELS, subs.split.astype(jnp.float32), subs.beta
     )
-    best, chosen = descend(lambda chosen: bound(chosen).value, start, steps, RATES)
+    enough = CLEAR * jnp.abs((cotangents * own.output).sum(1))
+    chosen = descend(lambda chosen: bound(chosen).value, start, enough, steps, RATES)
     found = bound(chosen)
 
     def around(region: Region, cotangent: Array, chosen: Parameters, point: Array) -> Any:

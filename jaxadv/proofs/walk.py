@@ -228,6 +228,9 @@ def _equation(eqn: JaxprEqn, atoms: Sequence[Atom], rules: Rules) -> list[Atom]:
     out: Any
     if name in ("gt", "ge", "lt", "le"):
         return [_sign(eqn, atoms)]
+    if name == "is_finite" or (name == "eq" and _is_infinite(eqn.invars[1])):
+        # Where a bound is finite the value is; where none is, nothing is proved.
+        return [Atom(jnp.full(_shape(eqn), name == "is_finite"))]
     if name == "select_n" and moves[0]:
         out = _leaky(eqn, atoms, rules)
     elif name in ("max", "min"):
@@ -271,6 +274,10 @@ def _equation(eqn: JaxprEqn, atoms: Sequence[Atom], rules: Rules) -> list[Atom]:
     else:
         raise _unsupported(eqn)
     return [Atom(out, True)]
+
+
+def _is_infinite(atom: Var | Literal) -> bool:
+    return isinstance(atom, Literal) and bool(np.all(np.isinf(atom.val)))
 
 
 def _is_affine(eqn: JaxprEqn, moves: Sequence[bool]) -> bool:
