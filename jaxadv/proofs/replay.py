@@ -123,7 +123,9 @@ def _survey(network: Network, params: Any, known: Known, unit: float) -> tuple[K
     rules, ball = IntervalRules(narrow, unit, OWN, wide=True), known.ball
     box = Interval(ball.image + ball.low, ball.image + ball.high, jnp.zeros_like(ball.image))
     ends = run(network.traced, params, box, rules)
-    parts = [jnp.concatenate([jnp.zeros(0), *(z[i].ravel() for _, z in rules.inputs)]) for i in range(3)]
+    parts = [
+        jnp.concatenate([jnp.zeros(0), *(z[i].ravel() for _, z in rules.inputs)]) for i in range(3)
+    ]
     lower, upper, error = parts
     largest = jnp.maximum(jnp.abs(lower).max(initial=0), jnp.abs(upper).max(initial=0))
     largest = jnp.maximum(largest, ends.size.max())

@@ -55,9 +55,7 @@ def balls(
     high = np.minimum(radius, bounds[1] - wide)
     down = np.nextafter(np.minimum(low, 0).astype(dtype), dtype(-np.inf))
     up = np.nextafter(np.maximum(high, 0).astype(dtype), dtype(np.inf))
-    return Balls(
-        images.astype(dtype), down, up, np.nextafter(epsilon.astype(dtype), dtype(np.inf))
-    )
+    return Balls(images.astype(dtype), down, up, np.nextafter(epsilon.astype(dtype), dtype(np.inf)))
 
 
 def _survey(

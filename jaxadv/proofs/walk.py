@@ -237,8 +237,8 @@ def _equation(eqn: JaxprEqn, atoms: Sequence[Atom], rules: Rules) -> list[Atom]:
         flip = -1.0 if name == "min" else 1.0
         a, b = atoms if moves[0] else atoms[::-1]
         one = rules.scale(a.value, flip)
-        other = rules.scale(b.value, flip) if b.moves else flip * jnp.broadcast_to(
-            b.value, _shape(eqn)
+        other = (
+            rules.scale(b.value, flip) if b.moves else flip * jnp.broadcast_to(b.value, _shape(eqn))
         )
         out = rules.scale(rules.maximum(one, other, b.moves), flip)
     elif name == "clamp" and moves == [False, True, False]:

@@ -360,7 +360,9 @@ class Search:
         """Bound the inputs of all nonlinearities of the images at the places that are left."""
         active = np.isin(np.arange(len(ball.image)), left)
         unit = UNITS[self.arithmetic]
-        roots = refine(self.session.model, self.network, ball, self.norm, unit, steps, active, start)
+        roots = refine(
+            self.session.model, self.network, ball, self.norm, unit, steps, active, start
+        )
         self.backward[rows] += roots.backward[: len(rows)]
         self.forward[rows] += steps * roots.backward[: len(rows)] // (1 + steps)
         self.forward[rows[left]] += 3 * (1 + len(self.network.nodes))
