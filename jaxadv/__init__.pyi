@@ -147,6 +147,7 @@ from .models import from_sklearn as from_sklearn
 from .models import from_torch_arrays as from_torch_arrays
 from .models import load_weights as load_weights
 from .models import save_weights as save_weights
+from .proofs.intervals import bounds as bounds
 from .protocols.cached_run import Refine as Refine
 from .protocols.cascades import Hardest as Hardest
 from .protocols.cascades import Nearly as Nearly
@@ -154,7 +155,6 @@ from .protocols.evaluate import Report as Report
 from .protocols.evaluate import evaluate as evaluate
 from .protocols.minimal_distance import MinimalDistances as MinimalDistances
 from .protocols.minimal_distance import minimal_distance as minimal_distance
-from .proofs.intervals import bounds as bounds
 from .protocols.prove import Proofs as Proofs
 from .protocols.prove import Verdict as Verdict
 from .protocols.prove import prove as prove

@@ -1,6 +1,7 @@
 """Proofs, against closed forms, exact distances, samples, and what must never be proved."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def dense(sizes, seed=0, activation=lambda z: jnp.maximum(z, 0)):
     rng = np.random.default_rng(seed)
     weights = [
         jnp.asarray(rng.normal(size=pair) / np.sqrt(pair[0]), jnp.float32)
-        for pair in zip(sizes[:-1], sizes[1:], strict=True)
+        for pair in itertools.pairwise(sizes)
     ]
 
     def apply(weights, x):

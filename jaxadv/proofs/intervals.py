@@ -46,7 +46,8 @@ class IntervalRules(Rules):
     Attributes:
         program: Half the machine epsilon of the function as it runs; 0 for exact arithmetic.
         own: Half the machine epsilon of the bounds' own arithmetic; 0 to ignore its rounding.
-        known: Called with (number of a nonlinearity, interval of its input); returns a narrower one.
+        known: Called with (number of a nonlinearity, interval of its input); returns a narrower
+            one.
         inputs: The kind of every nonlinearity so far, and the interval of its input.
     """
 

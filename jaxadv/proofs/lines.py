@@ -1,7 +1,7 @@
 """The straight lines below and above each nonlinearity on an interval.
 
-Each function takes the ends of the interval and alpha in [0, 1], which chooses among the lines below
-a ReLU, and returns the slope and the height at 0 of the line below and of that above.
+Each function takes the ends of the interval and alpha in [0, 1], which chooses among the lines
+below a ReLU, and returns the slope and the height at 0 of the line below and of that above.
 """
 
 from collections.abc import Callable

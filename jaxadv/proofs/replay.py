@@ -1,10 +1,10 @@
 """Certificates, and their replay in float64 by another routine than the one that found them.
 
 A certificate holds choices only: slopes, splits and multipliers. The replay computes bounds from
-them by the textbook's form of the backward bound (Zhang et al. 2018, arXiv 1811.00866): coefficients
-and an offset are carried from the output to the image through the transposes of the affine maps
-between nonlinearities. Rounding is accounted for: that of the network in float32, if asked for, and
-that of the replay.
+them by the textbook's form of the backward bound (Zhang et al. 2018, arXiv 1811.00866):
+coefficients and an offset are carried from the output to the image through the transposes of the
+affine maps between nonlinearities. Rounding is accounted for: that of the network in float32, if
+asked for, and that of the replay.
 """
 
 import functools
@@ -207,7 +207,10 @@ def _bounds(
     node: int | None,
     network: Network,
 ) -> Array:
-    """Return the bounds [R] of rows: (entry, side) of a nonlinearity's input, or (label, target)."""
+    """Return the bounds [R] of rows.
+
+    which: (entries, sides) [R] of a nonlinearity's input, or (labels, targets) [R].
+    """
 
     def one(first: Array, second: Array, alpha: Array, split: Array, beta: Array) -> Array:
         if node is None:

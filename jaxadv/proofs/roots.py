@@ -1,4 +1,4 @@
-"""From images to bounds of all their nonlinearities: intervals, then backward bounds, node by node."""
+"""Bounds of the inputs of all nonlinearities: intervals, then backward bounds, one by one."""
 
 from typing import Any, NamedTuple
 

@@ -1,9 +1,9 @@
-"""Bounds of the inputs of all nonlinearities of many images, then of margins: CROWN, alpha-CROWN.
+"""Rows of bounds, with CROWN's slopes or optimised ones (alpha-CROWN).
 
-A row is one bound: (image, entry of a nonlinearity's input, side) or (image, target). The rows of all
-images are one queue through one compiled program for each nonlinearity; only entries whose sign is
-not known yet are bounded. Slopes are tightened by Adam (Xu et al. 2021, alpha-CROWN, arXiv
-2011.13824), and rounded to multiples of 1/255, so that a certificate is small.
+A row is one bound: (image, entry of a nonlinearity's input, side) or (image, label, target). The
+rows of all images are one queue through one compiled program for each nonlinearity. Slopes are
+tightened by Adam (Xu et al. 2021, alpha-CROWN, arXiv 2011.13824), and rounded to multiples of
+1/255, so that a certificate is small.
 """
 
 import functools

@@ -1,13 +1,13 @@
 """Branch and bound over the signs of ReLUs, for the margins of many images in one queue.
 
-A subproblem is one margin of one image on the part of its region where some ReLUs are on and some are
-off. Its bound is tightened over slopes and multipliers (Wang et al. 2021, beta-CROWN, arXiv
-2103.06624); if it stays below 0, the image at which the line below takes its least value is tried as
-an attack, and the region is split at another ReLU: of the `CANDIDATES` whose lines lose most at that
-image, the one whose worse half has the best bound (after Bunel et al. 2020, arXiv 1909.06588).
+A subproblem is one margin of one image on the part of its region where some ReLUs are on and some
+are off. Its bound is tightened over slopes and multipliers (Wang et al. 2021, beta-CROWN, arXiv
+2103.06624); if it stays below 0, the image at which the line below takes its least value is tried
+as an attack, and the region is split at another ReLU: of the `CANDIDATES` whose lines lose most at
+that image, the one whose worse half has the best bound (after Bunel et al. 2020, arXiv 1909.06588).
 
-In each round every open image hands in its worst subproblems, so what happens to an image depends on
-no other image.
+In each round every open image hands in its worst subproblems, so what happens to an image depends
+on no other image.
 """
 
 import heapq

@@ -1,9 +1,9 @@
 """The walk through a traced network: affine maps between nonlinearities, each told by its name.
 
 A function of one image is traced, and its equations are evaluated in order by a set of `Rules`:
-plain arithmetic, intervals, or arithmetic with another derivative at the nonlinearities. Values that
-depend on the image are called moving. All that moves must be affine in the moving values, except at
-a few nonlinearities, which are all written as one: max(a, b) is b + relu(a - b), and by that so are
+plain arithmetic, intervals, or arithmetic with another derivative at the nonlinearities. Values
+that depend on the image are called moving. All that moves must be affine in the moving values,
+except at a few nonlinearities. Of these max(a, b) is written as b + relu(a - b), and by that so are
 clipping, absolute values, leaky ReLUs and max pooling.
 """
 
@@ -438,8 +438,9 @@ def _unsupported(eqn: JaxprEqn) -> UnsupportedPrimitive:
     user = [f for f in frames if "/jax/" not in f.file_name and "/flax/" not in f.file_name]
     place = f" at {user[0].file_name}:{user[0].line_num}" if user else ""
     layer = str(eqn.source_info.name_stack)
+    place += f" in {layer}" if layer else ""
     return UnsupportedPrimitive(
-        f"model: its step {eqn.primitive.name!r}{place}{f' in {layer}' if layer else ''} is neither "
-        "affine in the image nor a nonlinearity of which bounds are known: replace it, or use "
+        f"model: its step {eqn.primitive.name!r}{place} is neither affine in "
+        "the image nor a nonlinearity of which bounds are known: replace it, or use "
         "attacks (ja.evaluate) and randomised smoothing (ja.certify)"
     )

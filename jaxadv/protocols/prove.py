@@ -1,8 +1,8 @@
 """`prove`: prove that no image in a ball is adversarial, or find one that is.
 
-Attacks first, then bounds from cheap to dear: intervals and CROWN, optimised slopes (alpha-CROWN), and
-branch and bound with multipliers (beta-CROWN). What a bound is proved by is a certificate of choices,
-and every one is replayed in float64 before the image counts as proved.
+Attacks first, then bounds from cheap to dear: intervals and CROWN, optimised slopes (alpha-CROWN),
+and branch and bound with multipliers (beta-CROWN). A proof is a certificate of choices, and every
+one is replayed in float64 before the image counts as proved.
 """
 
 import dataclasses
@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Array
 
@@ -187,8 +186,9 @@ def prove(
             from both sides; certificates.
 
     Raises:
-        ValueError: An argument has the wrong type, shape, dtype or range, the model draws at random,
-            or it has a step of which no bound is known; the message names the step and its line.
+        ValueError: An argument has the wrong type, shape, dtype or range, the model draws at
+            random, or it has a step of which no bound is known; the message names the step and
+            its line.
 
     Example:
         >>> import jax.numpy as jnp, jaxadv as ja
