@@ -338,6 +338,23 @@ def test_attacks_run_first():
 
 
 @pytest.mark.slow
+def test_distances_from_both_sides(shared):
+    place = shared / "data" / "exact" / "mlp40_standard"
+    network = get_definition("FC")(widths=(40,))
+    model = from_torch_arrays(network, place / "weights.npz", image_shape=(28, 28, 1))
+    with np.load(place / "linf.npz") as file:
+        index, distance = file["index"][:6], file["distance"][:6]
+    every = ja.load_data("mnist", data_dir=shared / "data" / "mnist")
+    found = ja.minimal_distance(
+        model, every.images[index], every.labels[index], effort="fast", prove="strong"
+    )
+    assert (found.lower <= distance).all() and (distance <= found.distance * (1 + 1e-4)).all()
+    assert (found.lower > 0.95 * distance).all()
+    with pytest.raises(ValueError, match="prove='most'|effort='most'"):
+        ja.minimal_distance(model, every.images[index], every.labels[index], prove="most")
+
+
+@pytest.mark.slow
 def test_published_certified_accuracy(shared):
     """Wong and Kolter's network has at most 5.8 % certified error at 0.1, by weaker bounds."""
     model = load_published(shared / "data" / "models" / "mnist_wong_kolter_linf0.1")

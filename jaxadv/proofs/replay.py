@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.model import Model
-from jaxadv.proofs.backward import Network, run
+from jaxadv.core.pytree import take
+from jaxadv.proofs.backward import Network, Parameters, run
 from jaxadv.proofs.balls import least
 from jaxadv.proofs.intervals import Interval, IntervalRules
 from jaxadv.proofs.lines import LINES
@@ -110,8 +111,15 @@ class Known(NamedTuple):
     output_error: Any
 
 
-def _survey(network: Network, params: Any, known: Known, unit: float) -> tuple[Known, Array, Array]:
+def _traced(model: Model, known: Known) -> Network:
+    """Return the network, traced for float32."""
+    with x64(False):
+        return Network.of(model, known.ball.image.shape)
+
+
+def _survey(model: Model, known: Known, *, unit: float) -> tuple[Known, Array, Array]:
     """Return the bounds narrowed by intervals, the ends of the logits, and the largest value."""
+    network = _traced(model, known)
 
     def narrow(number: int, z: Interval) -> Interval:
         node = network.nodes[number]
@@ -122,7 +130,7 @@ def _survey(network: Network, params: Any, known: Known, unit: float) -> tuple[K
 
     rules, ball = IntervalRules(narrow, unit, OWN, wide=True), known.ball
     box = Interval(ball.image + ball.low, ball.image + ball.high, jnp.zeros_like(ball.image))
-    ends = run(network.traced, params, box, rules)
+    ends = run(network.traced, model.params, box, rules)
     parts = [
         jnp.concatenate([jnp.zeros(0), *(z[i].ravel() for _, z in rules.inputs)]) for i in range(3)
     ]
@@ -140,9 +148,7 @@ def _bound(
     node: int | None,
     known: Known,
     cotangent: Array,
-    alpha: Array,
-    split: Array,
-    beta: Array,
+    chosen: Parameters,
 ) -> Array:
     """Return a lower bound of <cotangent, value> of one row, in float64.
 
@@ -175,8 +181,7 @@ def _bound(
     for number in reversed(range(upto)):
         place, shape = nodes[number].place, nodes[number].shape
         low, high, err, a, s, b = (
-            part[place].reshape(shape)
-            for part in (known.lower, known.upper, known.error, alpha, split, beta)
+            part[place].reshape(shape) for part in (known.lower, known.upper, known.error, *chosen)
         )
         low = jnp.where(s > 0, jnp.maximum(low, 0), low)
         high = jnp.where(s < 0, jnp.minimum(high, 0), high)
@@ -199,20 +204,18 @@ def _bounds(
     model: Model,
     known: Known,
     which: tuple[Array, Array],
-    alpha: Array,
-    split: Array,
-    beta: Array,
+    chosen: Parameters,
     *,
     norm: str,
     node: int | None,
-    network: Network,
 ) -> Array:
     """Return the bounds [R] of rows.
 
     which: (entries, sides) [R] of a nonlinearity's input, or (labels, targets) [R].
     """
+    network = _traced(model, known)
 
-    def one(first: Array, second: Array, alpha: Array, split: Array, beta: Array) -> Array:
+    def one(first: Array, second: Array, chosen: Parameters) -> Array:
         if node is None:
             classes = known.output_error.shape[0]
             cotangent = jax.nn.one_hot(first, classes) - jax.nn.one_hot(second, classes)
@@ -220,13 +223,16 @@ def _bounds(
             shape = network.nodes[node].shape
             cotangent = (jax.nn.one_hot(first, int(np.prod(shape))) * second).reshape(shape)
         cotangent = cotangent.astype(jnp.float64)
-        return _bound(network, model.params, norm, node, known, cotangent, alpha, split, beta)
+        return _bound(network, model.params, norm, node, known, cotangent, chosen)
 
-    return jax.vmap(one)(*which, alpha, split, beta)
+    return jax.vmap(one)(*which, chosen)
+
+
+survey, bounds = compiled(_survey, "unit"), compiled(_bounds, "norm", "node")
 
 
 class Replayer:
-    """The replay for one model and one kind of region; it compiles once for all images.
+    """The replay for one model and one kind of region.
 
     Attributes:
         model: The model.
@@ -237,13 +243,6 @@ class Replayer:
     def __init__(self, model: Model, shape: tuple[int, ...], norm: str, arithmetic: str):
         self.model, self.norm, self.unit = model, norm, UNITS[arithmetic]
         self.network = Network.of(model, shape)
-        network, unit = self.network, self.unit
-
-        def survey(params: Any, known: Known) -> tuple[Known, Array, Array]:
-            return _survey(network, params, known, unit)
-
-        self._survey = compiled(survey)
-        self._bounds = compiled(functools.partial(_bounds, network=network), "norm", "node")
 
     def lower(self, image: np.ndarray, epsilon: float, label: int, proof: Certificate) -> float:
         """Return the least margin that a certificate proves for one image; -inf if none.
@@ -284,14 +283,14 @@ class Replayer:
             np.zeros(size),
             np.zeros(self.network.classes),
         )
-        known, ends, largest = self._survey(self.model.params, known)
+        known, ends, largest = survey(self.model, known, unit=self.unit)
         passes: list[Slopes | int] = [*range(len(self.network.nodes))] if proof.backward else []
         for step in [*passes, *proof.slopes]:
             number = step if isinstance(step, int) else step.node
             if number == 0 and self.norm == "linf" and isinstance(step, int):
                 continue
             known = self._narrowed(known, number, None if isinstance(step, int) else step)
-            known, ends, largest = self._survey(self.model.params, known)
+            known, ends, largest = survey(self.model, known, unit=self.unit)
         fine = bool(np.asarray(largest) < LARGEST) or self.unit == 0
         return (known if fine else None), np.asarray(ends)
 
@@ -309,7 +308,7 @@ class Replayer:
             alpha = np.repeat(alpha[None], len(chosen.entry), axis=0)
             alpha[:, chosen.columns] = chosen.alpha / LEVELS
         none = np.zeros_like(alpha)
-        found = self._rows(known, rows, (alpha, none, none), number)
+        found = self._rows(known, rows, Parameters(alpha, none, none), number)
         at, low = rows[0] + place.start, rows[1] > 0
         np.maximum.at(lower, at[low], np.where(np.isnan(found[low]), -np.inf, found[low]))
         np.minimum.at(upper, at[~low], np.where(np.isnan(found[~low]), np.inf, -found[~low]))
@@ -328,7 +327,7 @@ class Replayer:
                 split[row, leaf.entry] = np.sign(leaf.sign)
                 beta[row, leaf.entry] = np.abs(leaf.beta)
             rows = np.full(len(leaves), label), np.array([leaf.target for leaf in leaves])
-            found = self._rows(known, rows, (alpha, split, beta), None)
+            found = self._rows(known, rows, Parameters(alpha, split, beta), None)
             if np.isnan(found).any():
                 return -np.inf
             worst = min(worst, float(found.min()))
@@ -338,7 +337,7 @@ class Replayer:
         self,
         known: Known,
         rows: tuple[np.ndarray, np.ndarray],
-        chosen: tuple[np.ndarray, np.ndarray, np.ndarray],
+        chosen: Parameters,
         node: int | None,
     ) -> np.ndarray:
         """Return the bounds of all rows, in portions."""
@@ -347,14 +346,12 @@ class Replayer:
         pieces = [np.zeros(0)]
         for begin in range(0, count, width):
             index = np.minimum(np.arange(begin, begin + width), count - 1)
-            part = [x[index] for x in (*rows, *chosen)]
-            found = self._bounds(
-                self.model, known, tuple(part[:2]), *part[2:], norm=self.norm, node=node
-            )
+            which, part = take((rows, chosen), index)
+            found = bounds(self.model, known, which, part, norm=self.norm, node=node)
             pieces.append(np.asarray(found)[: count - begin])
         return np.concatenate(pieces)
 
 
-def x64() -> AbstractContextManager[Any]:
-    """Return a context in which JAX computes in float64."""
-    return (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64(True)  # type: ignore[attr-defined]
+def x64(on: bool = True) -> AbstractContextManager[Any]:
+    """Return a context in which JAX computes in float64, or in float32."""
+    return (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64(on)  # type: ignore[attr-defined]

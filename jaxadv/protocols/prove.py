@@ -10,12 +10,14 @@ import enum
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
+from jaxadv.core.norms import diameter
 from jaxadv.core.result import Cost, Status
 from jaxadv.core.typing import ArrayLike, Devices, Numbers
 from jaxadv.engine import checks
@@ -37,6 +39,7 @@ EFFORTS = ("fast", "standard", "strong")
 INNER_STEPS, LAST_STEPS = 20, 100  # steps of Adam for nonlinearities' inputs, and for margins
 SUBPROBLEMS = 2000  # of an image, with "strong"
 CHUNK, CHUNK_BYTES = 64, 2**28  # images whose bounds are in memory at a time
+FIRST = 0.999  # of a known distance: where it is exact, nothing is left to bisect
 INSIDE = 1 - 1e-6  # a corner is moved inwards by its rounding
 
 
@@ -200,7 +203,7 @@ def prove(
     """
     begun = time.monotonic()
     session = Session.open(model, images, labels, ids=ids, key=key, devices=devices)
-    radii = _check(session, epsilon, norm, effort, arithmetic)
+    radii = _check(session, epsilon, norm, arithmetic)
     checks.check_options(None, budget=budget)
     entries = get_cascade(attacks, norm)
     checks.check_norms({name: attack_of(one) for name, one in entries.items()}, norm, "attacks")
@@ -211,7 +214,7 @@ def prove(
     )
     if not seconds > 0:
         raise ValueError(f"seconds={seconds}: pass a number above 0")
-    network = _trace(model, shape)
+    network = check_provable(model, shape, effort)
     with session.answered().watched(progress) as session:
         search = Search(session, network, norm, arithmetic, radii, begun + seconds)
         search.attack(entries)
@@ -222,17 +225,78 @@ def prove(
     return search.result(time.monotonic() - begun)
 
 
-def _check(
-    session: Session, epsilon: Numbers, norm: str, effort: str, arithmetic: str
+def prove_radii(
+    model: Model,
+    images: ArrayLike,
+    labels: Numbers,
+    upper: Numbers,
+    norm: str = "linf",
+    *,
+    effort: str = "standard",
+    rounds: int = 6,
+    **options: Any,
 ) -> np.ndarray:
+    """Find for each image the largest radius at which `prove` proves it, by bisection.
+
+    Args:
+        model: The model.
+        images: Floats [N, H, W, C].
+        labels: Integers [N].
+        upper: Floats [N], radii at which an adversarial image is known; 0: nothing to prove,
+            infinite: none is known, so the search ends at the diameter of the bounds.
+        norm: "linf", "l2" or "l1".
+        effort: As in `prove`.
+        rounds: Number of calls; the first one tries `FIRST` of `upper`.
+        **options: Further arguments of `prove`; no attacks are run.
+
+    Returns:
+        Floats [N], radii within which no adversarial image lies, 0 where nothing was proved.
+
+    Raises:
+        ValueError: As `prove`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxadv as ja
+        >>> from jaxadv.protocols.prove import prove_radii
+        >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+        >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
+        >>> prove_radii(model, images, labels, [0.5] * 4, rounds=2).round(3)
+        array([0.499, 0.499, 0.499, 0.499])
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    span = model.bounds[1] - model.bounds[0]
+    high = np.minimum(
+        np.asarray(upper, np.float64), float(diameter(norm, int(np.prod(images.shape[1:])), span))
+    )
+    low = np.zeros(len(images))
+    for number in range(rounds):
+        rows = np.flatnonzero(low < FIRST * high)
+        if len(rows) == 0:
+            break
+        radii = (low + high)[rows] / 2 if number else FIRST * high[rows]
+        proof = prove(
+            model,
+            images[rows],
+            labels[rows],
+            radii,
+            norm,
+            effort=effort,
+            attacks={},
+            **options,
+        )
+        low[rows] = np.where(proof.proved, radii, low[rows])
+        high[rows] = np.where(proof.proved, high[rows], radii)
+        if not proof.complete:
+            break
+    return low
+
+
+def _check(session: Session, epsilon: Numbers, norm: str, arithmetic: str) -> np.ndarray:
     """Return the radii [N]; ValueError if an argument is wrong."""
-    if session.model.random:
-        raise ValueError("model draws at random: its smoothed classifier has ja.certify")
     if type(session.goal) is not Untargeted:
         raise ValueError(f"labels is {type(session.goal).__name__}: pass labels, integers [N]")
     for name, value, known in (
         ("norm", norm, NORMS),
-        ("effort", effort, EFFORTS),
         ("arithmetic", arithmetic, tuple(UNITS)),
     ):
         if value not in known:
@@ -244,8 +308,12 @@ def _check(
     return np.broadcast_to(radii, count).copy()
 
 
-def _trace(model: Model, shape: tuple[int, ...]) -> Network:
-    """Return the network; ValueError if a step has no bound."""
+def check_provable(model: Model, shape: tuple[int, ...], effort: str) -> Network:
+    """Return the network; ValueError if a step has no bound or the effort is unknown."""
+    if effort not in EFFORTS:
+        raise ValueError(f"effort={effort!r}: pass one of {EFFORTS}")
+    if model.random:
+        raise ValueError("model draws at random: its smoothed classifier has ja.certify")
     network = Network.of(model, shape)
     missing = {node.kind for node in network.nodes} - set(LINES)
     if missing:
