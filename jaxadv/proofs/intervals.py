@@ -79,7 +79,8 @@ class IntervalRules(Rules):
             if name == "select_n":
                 kept = lambda v: v if v.dtype == bool or v.dtype == jnp.int32 else jnp.zeros_like(v)  # noqa: E731
             errors = bind(*part("error", kept))
-            return [Interval(*each) for each in zip(lows, highs, errors, strict=True)]
+            outs = [Interval(*each) for each in zip(lows, highs, errors, strict=True)]
+            return [self.rounded(out) for out in outs] if name == "convert_element_type" else outs
         if name == "neg":
             (one,) = values
             return [Interval(-one.high, -one.low, one.error)]

@@ -226,6 +226,9 @@ def _equation(eqn: JaxprEqn, atoms: Sequence[Atom], rules: Rules) -> list[Atom]:
     values, moves = [a.value for a in atoms], [a.moves for a in atoms]
     first = values[0]
     out: Any
+    kinds: list[Any] = [v.aval for v in eqn.outvars]
+    if any(kind.dtype not in (*FLOATS, jnp.bool_) for kind in kinds):
+        raise _unsupported(eqn)  # rounded to integers or half precision
     if name in ("gt", "ge", "lt", "le"):
         return [_sign(eqn, atoms)]
     if name == "is_finite" or (name == "eq" and _is_infinite(eqn.invars[1])):
