@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from scipy import special
 
 import jaxadv as ja
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
 from jaxadv.models.published import load_published
+from jaxadv.proofs.lines import LINES
 from jaxadv.proofs.replay import Leaf, covers
 from jaxadv.proofs.walk import UnsupportedPrimitive
 from tests.common import slow
@@ -106,6 +108,19 @@ def test_proofs_end_at_the_exact_distance(shared, norm):
     assert (above.upper[above.broken] < 0).all()
 
 
+EXACT_FUNCTIONS = {
+    "square": np.square,
+    "exp": np.exp,
+    "reciprocal": lambda z: 1 / z,
+    "rsqrt": lambda z: 1 / np.sqrt(z),
+    "sqrt": np.sqrt,
+    "log": np.log,
+    "tanh": np.tanh,
+    "logistic": special.expit,
+    "erf": special.erf,
+}
+
+
 def cut(z):
     """Each nonlinearity that is a ReLU in other words, on a few of the entries."""
     a, b, c, d, e, f, g = jnp.split(z, [2, 4, 6, 8, 10, 12], axis=1)
@@ -122,11 +137,36 @@ def cut(z):
 
 
 def curved(z):
-    """Squares, products and exponentials."""
-    return jnp.concatenate([0.5 * z[:, :5] ** 2, z[:, 5:8] * z[:, 2:5], jnp.exp(z[:, :5])], 1)
+    """A softmax, squares and functions of the shape of an S."""
+    parts = [0.5 * z[:, :5] ** 2, jax.nn.softmax(z[:, 5:8]), jnp.tanh(z[:, 8:10]), z[:, 10:]]
+    return jnp.concatenate([*parts[:3], jax.nn.sigmoid(parts[3])], 1)
 
 
-ACTIVATIONS = {"cut": (cut, 13), "curved": (curved, 13)}
+ACTIVATIONS = {"cut": (cut, 13), "curved": (curved, 15)}
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_lines_are_on_their_sides(kind):
+    rng = np.random.default_rng(6)
+    ends = np.sort(rng.normal(size=(400, 2)) * rng.choice([0.01, 0.3, 3], size=(400, 1)), 1)
+    ends[::5] *= 0.1
+    if kind in ("reciprocal", "rsqrt", "sqrt", "log"):
+        ends = np.sort(np.abs(ends) + 1e-2, 1)
+    low, high = ends.astype(np.float32).T
+    alpha = rng.uniform(size=400).astype(np.float32)
+    found = [np.asarray(x, float) for x in jax.jit(LINES[kind])(low, high, alpha)]
+    below, under, above, over = (np.broadcast_to(x, 400)[:, None] for x in found)
+    z = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, 201, dtype=np.float32)
+    z = np.clip(z, low[:, None], high[:, None])
+    functions = {**EXACT_FUNCTIONS, "relu": lambda z: np.maximum(z, 0)}
+    value = functions[kind](z.astype(float))
+    room = 1e-6 * (1 + np.abs(value).max(1, keepdims=True))
+    assert (below * z + under <= value + room).all()
+    assert (above * z + over >= value - room).all()
+    width = (high - low)[:, None]
+    loss = (above - below) * z + over - under
+    steepest = np.abs(np.gradient(value, axis=1) * 200 / np.maximum(width, 1e-9)).max(1)
+    assert (loss <= 2 * steepest[:, None] * width + 1e-4 * (1 + np.abs(value))).all()
 
 
 @pytest.mark.parametrize("name", [slow("cut"), slow("curved")])
