@@ -8,6 +8,7 @@ from . import data as data
 from . import engine as engine
 from . import fooling as fooling
 from . import models as models
+from . import proofs as proofs
 from . import protocols as protocols
 from . import report as report
 from . import studies as studies
@@ -149,6 +150,7 @@ from .models import load_model as load_model
 from .models import load_weights as load_weights
 from .models import save_weights as save_weights
 from .models.train import train as train
+from .proofs.intervals import bounds as bounds
 from .protocols.cached_run import Refine as Refine
 from .protocols.cascades import Hardest as Hardest
 from .protocols.cascades import Nearly as Nearly
@@ -156,6 +158,9 @@ from .protocols.evaluate import Report as Report
 from .protocols.evaluate import evaluate as evaluate
 from .protocols.minimal_distance import MinimalDistances as MinimalDistances
 from .protocols.minimal_distance import minimal_distance as minimal_distance
+from .protocols.prove import Proofs as Proofs
+from .protocols.prove import Verdict as Verdict
+from .protocols.prove import prove as prove
 from .protocols.query_curves import QueryComparison as QueryComparison
 from .protocols.query_curves import QueryCurve as QueryCurve
 from .protocols.query_curves import compare_queries as compare_queries

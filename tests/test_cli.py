@@ -615,6 +615,23 @@ def test_no_table_cuts_a_heading_or_a_number(width):
 
 
 @pytest.mark.slow
+def test_prove_prints_both_sides(call, weights, tmp_path):
+    result = call(
+        "prove --data digits --weights",
+        weights,
+        "--examples 6 --epsilon 0.02 --effort fast --json out.json",
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert 0 < found["proved"] <= found["not_broken"] <= 1
+    assert sum(found["images_by_verdict"].values()) == len(found["images"]) == 6
+    for image in found["images"]:
+        assert image["verdict"] != "PROVED" or 0 < image["lower"] <= image["upper"]
+    assert f"between {100 * found['proved']:.1f} % (proved)" in result.output
+    assert "effort='most'" in call("prove --data digits --effort most --weights", weights).stderr
+
+
+@pytest.mark.slow
 def test_survival_prints_what_it_writes(call, weights, tmp_path):
     args = (
         "survival --model",

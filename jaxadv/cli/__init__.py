@@ -1,7 +1,8 @@
 """The command line, one module per command or two.
 
 The commands are `jaxadv attack`, `attacks`, `certify`, `check`, `compare`, `distance`, `evaluate`,
-`export`, `queries`, `report`, `reproduce`, `safety`, `survival`, `sweep`, `train` and `universal`.
+`export`, `prove`, `queries`, `report`, `reproduce`, `safety`, `survival`, `sweep`, `train` and
+`universal`.
 No module here imports JAX before a command needs it, so `jaxadv --help` is printed at once.
 """
 
@@ -13,6 +14,7 @@ from jaxadv.cli import (
     compare,
     distance,
     evaluate,
+    prove,
     queries,
     report,
     reproduce,
@@ -34,6 +36,7 @@ __all__ = [
     "distance",
     "evaluate",
     "parse_epsilons",
+    "prove",
     "queries",
     "report",
     "reproduce",

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from jaxadv.core.goals import Goal
+from jaxadv.core.goals import Goal, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Status
 from jaxadv.core.typing import ArrayLike, Devices, Numbers
@@ -29,6 +29,7 @@ from jaxadv.protocols.cached_run import (
     run_stage,
 )
 from jaxadv.protocols.portfolios import Portfolio, get_portfolio
+from jaxadv.protocols.prove import check_provable, prove_radii
 
 GAIN = 1e-3  # least relative decrease of the distance that counts as progress
 PATIENCE = 5  # members in a row that may fail to bring an image nearer
@@ -54,7 +55,7 @@ class MinimalDistances:
         status: Integers [N], as in `Result`.
         ids: Integers [N] that identify the images in the random keys.
         labels: Integers [N].
-        lower: Floats [N] or None, the proved lower bounds that the caller passed.
+        lower: Floats [N] or None, proved lower bounds: those that the caller passed, or `prove`'s.
         members: Names of the members in the order of their runs.
         path: Floats [members, N], the best distance after each member.
         complete: False if the run was interrupted.
@@ -103,6 +104,7 @@ def minimal_distance(
     devices: Devices = None,
     lanes: int | None = None,
     lower: Numbers | None = None,
+    prove: str | None = None,
     store: str | Path | None = None,
     progress: StageProgress | None = None,
 ) -> MinimalDistances:
@@ -131,6 +133,8 @@ def minimal_distance(
             number of images and the memory).
         lower: Proved lower bounds [N] of the distances, NaN where unknown; they are passed on to
             the result.
+        prove: An effort of `ja.prove`, "fast", "standard" or "strong", to prove lower bounds, by
+            bisection below the distances found (untargeted goals; not in L0); None for no proofs.
         store: A folder in which every finished member is kept. A call with the same arguments
             continues from there.
         progress: Called with (member, rows done, rows in all, successes).
@@ -169,8 +173,17 @@ def minimal_distance(
             raise ValueError(
                 f"lower has shape {lower.shape}: pass {count} numbers, NaN for unknown"
             )
+    if prove is not None and (lower is not None or type(goal) is not Untargeted or norm == "l0"):
+        raise ValueError(
+            f"prove={prove!r}: pass no lower bounds, an untargeted goal, and norm linf, l2 or l1"
+        )
+    if prove is not None:
+        check_provable(model, shape, prove)
     with session.answered().watched(progress) as session:
         result = run_portfolio(session, members, norm, passes or most)
+    if prove is not None:
+        labels = np.asarray(goal.labels)
+        lower = prove_radii(model, session.images, labels, result.distance, norm, effort=prove)
     below = [] if lower is None else np.flatnonzero(result.distance < lower * (1 - 1e-4))
     if len(below):
         warnings.warn(

@@ -1,0 +1,212 @@
+"""Bounds of the inputs of all nonlinearities: intervals, then backward bounds, one by one."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxadv.core.model import Model
+from jaxadv.proofs.backward import Network, Region, run
+from jaxadv.proofs.intervals import Interval, IntervalRules
+from jaxadv.proofs.slopes import Entries, bound_all, compiled
+from jaxadv.proofs.walk import Rules, apply
+
+
+class Inputs(Rules):
+    """Plain arithmetic that remembers the inputs of all nonlinearities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[Array] = []
+
+    def nonlinear(self, kind: str, z: Array) -> Array:
+        self.inputs.append(z)
+        return apply(kind, z)
+
+
+class Balls(NamedTuple):
+    """The regions of N images: the part of a norm ball that is inside the bounds of pixels.
+
+    Attributes:
+        image: Floats [N, ...], the centres.
+        low: Floats [N, ...], the least values less the centre, rounded down.
+        high: Floats [N, ...], the largest values less the centre, rounded up.
+        radius: Floats [N], rounded up.
+    """
+
+    image: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    radius: np.ndarray
+
+
+def balls(
+    images: np.ndarray, epsilon: np.ndarray, bounds: tuple[float, float], dtype: Any = np.float32
+) -> Balls:
+    """Return the regions of images [N, ...] within epsilon [N], widened to numbers of the dtype.
+
+    Every image of `dtype` within epsilon, measured in float64, is inside.
+    """
+    wide = images.astype(np.float64)
+    radius = epsilon.reshape(-1, *[1] * (images.ndim - 1)).astype(np.float64)
+    low = np.maximum(-radius, bounds[0] - wide)
+    high = np.minimum(radius, bounds[1] - wide)
+    down = np.nextafter(np.minimum(low, 0).astype(dtype), dtype(-np.inf))
+    up = np.nextafter(np.maximum(high, 0).astype(dtype), dtype(np.inf))
+    return Balls(images.astype(dtype), down, up, np.nextafter(epsilon.astype(dtype), dtype(np.inf)))
+
+
+def _survey(
+    model: Model, ball: Balls, lower: Array, upper: Array, *, program: float
+) -> tuple[Region, Interval]:
+    """Return the region of each image, its bounds narrowed by intervals, and those of the logits.
+
+    program: half the machine epsilon of the arithmetic for which the proof is to hold.
+    """
+    network = Network.of(model, ball.image.shape[1:])
+
+    def one(ball: Balls, lower: Array, upper: Array) -> tuple[Region, Interval]:
+        def known(number: int, z: Interval) -> Interval:
+            node = network.nodes[number]
+            low, high = (part[node.place].reshape(node.shape) for part in (lower, upper))
+            # A NaN never narrows.
+            return z._replace(
+                low=jnp.where(low > z.low, low, z.low), high=jnp.where(high < z.high, high, z.high)
+            )
+
+        plain, rules = Inputs(), IntervalRules(known, program)
+        output = run(network.traced, model.params, ball.image, plain)
+        box = Interval(ball.image + ball.low, ball.image + ball.high, jnp.zeros_like(ball.image))
+        ends = run(network.traced, model.params, box, rules)
+
+        def flat(parts: list[Any]) -> Array:
+            empty = jnp.zeros((0,), ball.image.dtype)
+            return jnp.concatenate([empty, *(part.ravel() for part in parts)])
+
+        intervals = [z for _, z in rules.inputs]
+        region = Region(
+            ball.image,
+            ball.low,
+            ball.high,
+            ball.radius,
+            flat(plain.inputs),
+            flat([z.low for z in intervals]),
+            flat([z.high for z in intervals]),
+            flat([z.error for z in intervals]),
+            output,
+            ends.error,
+        )
+        return region, ends
+
+    return jax.vmap(one)(ball, lower, upper)
+
+
+survey = compiled(_survey, "program")
+
+
+class Slopes(NamedTuple):
+    """The slopes with which entries of the input of one nonlinearity were bounded; of one image.
+
+    Attributes:
+        node: The number of the nonlinearity.
+        entry: Integers [R].
+        side: Numbers [R], 1 for lower bounds, -1 for upper ones.
+        columns: Integers [U], the earlier inputs whose sign was not known.
+        alpha: Integers [R, U], uint8.
+    """
+
+    node: int
+    entry: np.ndarray
+    side: np.ndarray
+    columns: np.ndarray
+    alpha: np.ndarray
+
+
+class Roots(NamedTuple):
+    """Bounds of all nonlinearities' inputs of N images.
+
+    Attributes:
+        regions: The regions.
+        slopes: For each image the slopes with which inputs were bounded, in their order.
+        backward: Integers [N], backward passes.
+    """
+
+    regions: Region
+    slopes: list[list[Slopes]]
+    backward: np.ndarray
+
+
+def undecided(network: Network, lower: np.ndarray, upper: np.ndarray, number: int) -> np.ndarray:
+    """Return which entries [N, size] of a nonlinearity's input are worth a backward bound."""
+    node = network.nodes[number]
+    low, high = lower[:, node.place], upper[:, node.place]
+    return (low < 0) & (high > 0) if node.kind == "relu" else low < high
+
+
+def refine(
+    model: Model,
+    network: Network,
+    ball: Balls,
+    norm: str,
+    program: float,
+    steps: int,
+    active: np.ndarray,
+    start: Region | None = None,
+) -> Roots:
+    """Bound the inputs of all nonlinearities of N images.
+
+    Args:
+        model: The model.
+        network: Its trace.
+        ball: The regions of the images.
+        norm: Name of the norm.
+        program: Half the machine epsilon of the arithmetic for which the proof is to hold.
+        steps: Steps of Adam for the slopes; 0: CROWN's slopes.
+        active: Booleans [N], the images that are bounded backward; the others by intervals.
+        start: Bounds found before, or None.
+
+    Returns:
+        The regions, with the bounds.
+    """
+    count = len(ball.image)
+    if start is None:
+        lower = np.full((count, network.size), -np.inf, ball.image.dtype)
+        upper = np.full_like(lower, np.inf)
+    else:
+        lower, upper = np.array(start.lower), np.array(start.upper)
+    backward = np.zeros(count, int)
+    kept: list[list[Slopes]] = [[] for _ in range(count)]
+    for number, node in enumerate(network.nodes):
+        if number == 0 and norm == "linf":
+            continue  # an affine function of a box: intervals are nearly exact
+        regions, _ = survey(model, ball, lower, upper, program=program)
+        lower, upper = np.array(regions.lower), np.array(regions.upper)
+        image, entry = np.nonzero(undecided(network, lower, upper, number) & active[:, None])
+        if len(image) == 0:
+            continue
+        one = np.ones(len(image), ball.image.dtype)
+        rows = Entries(np.tile(image, 2), np.tile(entry, 2), np.concatenate([one, -one]))
+        found = bound_all(model, regions, rows, norm, number, steps)
+        backward += np.bincount(rows.image, minlength=count) * (1 + steps)
+        if steps:
+            free = undecided_columns(network, lower, upper, number)
+            for i in np.flatnonzero(active):
+                own, columns = np.flatnonzero(rows.image == i), np.flatnonzero(free[i])
+                alpha = found.alpha[own][:, columns]
+                kept[i].append(Slopes(number, rows.entry[own], rows.side[own], columns, alpha))
+        at, half = (image, entry + node.place.start), len(image)
+        low, high = found.bound[:half], -found.bound[half:]
+        lower[at] = np.where(low > lower[at], low, lower[at])  # a NaN never narrows
+        upper[at] = np.where(high < upper[at], high, upper[at])
+    regions, _ = survey(model, ball, lower, upper, program=program)
+    return Roots(regions, kept, backward)
+
+
+def undecided_columns(
+    network: Network, lower: np.ndarray, upper: np.ndarray, end: int
+) -> np.ndarray:
+    """Return which inputs [N, m] of the nonlinearities before `end` have a choice of slope."""
+    parts = [undecided(network, lower, upper, number) for number in range(end)]
+    return np.concatenate([np.zeros((len(lower), 0), bool), *parts], axis=1)

@@ -1,0 +1,191 @@
+"""Rows of bounds, with CROWN's slopes or optimised ones (alpha-CROWN).
+
+A row is one bound: (image, entry of a nonlinearity's input, side) or (image, label, target). The
+rows of all images are one queue through one compiled program for each nonlinearity. Slopes are
+tightened by Adam (Xu et al. 2021, alpha-CROWN, arXiv 2011.13824), and rounded to multiples of
+1/255, so that a certificate is small.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array
+
+from jaxadv.core.model import Model
+from jaxadv.core.pytree import take
+from jaxadv.cpu.rewrite import rewrite_for_cpu
+from jaxadv.proofs.backward import (
+    Network,
+    Parameters,
+    Region,
+    adaptive,
+    lower_bound,
+    margin_of,
+)
+
+LEVELS = 255  # slopes are multiples of 1 / LEVELS
+CLEAR = 1e-3  # a bound above this part of the value at the image survives rounded slopes
+RATE = 0.1  # step size of Adam, and its decay a step
+DECAY = 0.97
+FEW_ROWS, MOST_ROWS = 16, 128  # rows of one call
+ROW_BYTES = 2**28  # all rows of one call together
+
+
+def compiled(function: Callable[..., Any], *static: str) -> Callable[..., Any]:
+    """Return the function jitted, and rewritten where convolutions are slow in loops."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        bound = functools.partial(function, **options)
+        return (rewrite_for_cpu(bound) if jax.default_backend() == "cpu" else bound)(*args)
+
+    return jax.jit(call, static_argnames=static)
+
+
+def descend(
+    bound: Callable[[Parameters], Array],
+    start: Parameters,
+    enough: Array,
+    steps: int,
+    rates: Parameters,
+) -> Parameters:
+    """Return the parameters of R bounds after at most `steps` steps of Adam.
+
+    Args:
+        bound: Parameters of R rows to their bounds [R].
+        start: The parameters to begin with.
+        enough: Floats [R]; a row whose bound is above this stays as it is.
+        steps: The most steps.
+        rates: The step sizes of alpha and beta.
+
+    Returns:
+        The parameters, their slopes rounded to multiples of 1 / LEVELS.
+    """
+    rule = optax.scale_by_adam()
+    free = start.alpha, start.beta
+
+    def total(free: tuple[Array, Array]) -> tuple[Array, Array]:
+        each = bound(start._replace(alpha=free[0], beta=free[1]))
+        return -each.sum(), each
+
+    def unfinished(state: Any) -> Array:
+        return (state[0] < steps) & ~state[3].all()
+
+    def step(state: Any) -> Any:
+        number, free, memory, done = state
+        (_, each), gradient = jax.value_and_grad(total, has_aux=True)(free)
+        done |= each > enough
+        update, memory = rule.update(gradient, memory)
+        size = jnp.where(done, 0, jnp.power(DECAY, number))[:, None]
+        alpha = jnp.clip(free[0] - rates.alpha * size * update[0], 0, 1)
+        beta = jnp.maximum(free[1] - rates.beta * size * update[1], 0)
+        return number + 1, (alpha, beta), memory, done
+
+    state = 0, free, rule.init(free), jnp.zeros(len(start.alpha), bool)
+    _, (alpha, beta), _, _ = lax.while_loop(unfinished, step, state)
+    return start._replace(alpha=jnp.round(alpha * LEVELS) / LEVELS, beta=beta)
+
+
+class Entries(NamedTuple):
+    """Rows: bounds of entries of the input of one nonlinearity, or of margins.
+
+    Attributes:
+        image: Integers [R], the image.
+        entry: Integers [R], the entry of the input; of a margin the label.
+        side: Numbers [R], 1 for a lower bound, -1 for an upper one; of a margin the target.
+    """
+
+    image: Any
+    entry: Any
+    side: Any
+
+
+def _bound_rows(
+    model: Model,
+    regions: Region,
+    rows: Entries,
+    *,
+    norm: str,
+    node: int | None,
+    steps: int,
+) -> tuple[Array, Array, Array]:
+    """Return the bound [R] of each row, the slopes [R, m] as integers, and its corner [R, ...]."""
+    network = Network.of(model, regions.image.shape[1:])
+    classes = regions.output.shape[-1]
+    end = network.size if node is None else network.nodes[node].place.stop
+    before = network.size if node is None else network.nodes[node].place.start
+    short = {name: getattr(regions, name)[:, :end] for name in ("value", "lower", "upper", "error")}
+    own = take(regions._replace(**short), rows.image)
+
+    def coefficients(entry: Array, side: Array) -> Array:
+        if node is None:
+            return margin_of(entry, side, classes, regions.image.dtype)
+        shape = network.nodes[node].shape
+        size = network.nodes[node].place.stop - network.nodes[node].place.start
+        return (jax.nn.one_hot(entry, size, dtype=regions.image.dtype) * side).reshape(shape)
+
+    cotangents = jax.vmap(coefficients)(rows.entry, rows.side)
+
+    if node is None:
+        values = own.output
+    else:
+        place, shape = network.nodes[node].place, network.nodes[node].shape
+        values = own.value[:, place].reshape(-1, *shape)
+
+    def bound(chosen: Parameters) -> Any:
+        one = functools.partial(lower_bound, network, model.params, norm, node=node)
+        return jax.vmap(one)(own, cotangents, chosen)
+
+    none = jnp.zeros_like(own.lower[:, :before])
+    chosen = Parameters(adaptive(own.lower, own.upper)[:, :before], none, none)
+    if steps:
+        rates = Parameters(RATE, 0, 0)
+        enough = CLEAR * jnp.abs((cotangents * values).reshape(len(values), -1).sum(1))
+        chosen = descend(lambda chosen: bound(chosen).value, chosen, enough, steps, rates)
+    found = bound(chosen)
+    return found.value, jnp.round(chosen.alpha * LEVELS).astype(jnp.uint8), found.corner
+
+
+bound_rows = compiled(_bound_rows, "norm", "node", "steps")
+
+
+def portions(rows: Entries, width: int) -> Iterator[tuple[slice, Entries]]:
+    """Yield the rows in portions of `width`; the last one is filled up with its first row."""
+    for begin in range(0, len(rows.image), width):
+        count = min(width, len(rows.image) - begin)
+        index = np.arange(begin, begin + width)
+        index[count:] = begin
+        yield slice(begin, begin + count), Entries(*(part[index] for part in rows))
+
+
+def width_of(size: int, rows: int) -> int:
+    """Return how many rows with `size` inputs of nonlinearities one call takes: few or many."""
+    most = max(FEW_ROWS, min(MOST_ROWS, ROW_BYTES // (64 * max(size, 1))))
+    return FEW_ROWS if rows <= FEW_ROWS else 1 << (most.bit_length() - 1)
+
+
+class Answers(NamedTuple):
+    """Bounds [R] of rows, their slopes [R, m] (uint8, or None) and corners [R, ...] (or None)."""
+
+    bound: np.ndarray
+    alpha: np.ndarray
+    corner: np.ndarray
+
+
+def bound_all(
+    model: Model, regions: Region, rows: Entries, norm: str, node: int | None, steps: int
+) -> Answers:
+    """Return the bounds of all rows, in portions that fit the memory."""
+    size = regions.lower.shape[-1]
+    count = len(rows.image)
+    pieces = []
+    for own, part in portions(rows, width_of(size, count)):
+        found = bound_rows(model, regions, part, norm=norm, node=node, steps=steps)
+        pieces.append([np.asarray(x)[: own.stop - own.start] for x in found])
+    return Answers(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
