@@ -617,7 +617,7 @@ def test_no_table_cuts_a_heading_or_a_number(width):
 @pytest.mark.slow
 def test_prove_prints_both_sides(call, weights, tmp_path):
     result = call(
-        "prove --data digits --weights",
+        "prove --data digits --model",
         weights,
         "--examples 6 --epsilon 0.02 --effort fast --json out.json",
     )
@@ -628,7 +628,7 @@ def test_prove_prints_both_sides(call, weights, tmp_path):
     for image in found["images"]:
         assert image["verdict"] != "PROVED" or 0 < image["lower"] <= image["upper"]
     assert f"between {100 * found['proved']:.1f} % (proved)" in result.output
-    assert "effort='most'" in call("prove --data digits --effort most --weights", weights).stderr
+    assert "effort='most'" in call("prove --data digits --effort most --model", weights).stderr
 
 
 @pytest.mark.slow
