@@ -236,6 +236,10 @@ def _equation(eqn: JaxprEqn, atoms: Sequence[Atom], rules: Rules) -> list[Atom]:
         return [Atom(jnp.full(_shape(eqn), name == "is_finite"))]
     if name == "select_n" and moves[0]:
         out = _leaky(eqn, atoms, rules)
+    elif name in ("max", "min") and any(map(_is_infinite, eqn.invars)):
+        if not _is_neutral(eqn):
+            raise _unsupported(eqn)
+        out = values[moves.index(True)]
     elif name in ("max", "min"):
         flip = -1.0 if name == "min" else 1.0
         a, b = atoms if moves[0] else atoms[::-1]
@@ -281,6 +285,12 @@ def _equation(eqn: JaxprEqn, atoms: Sequence[Atom], rules: Rules) -> list[Atom]:
 
 def _is_infinite(atom: Var | Literal) -> bool:
     return isinstance(atom, Literal) and bool(np.all(np.isinf(atom.val)))
+
+
+def _is_neutral(eqn: JaxprEqn) -> bool:
+    """Return whether this is a maximum with -infinity or a minimum with infinity."""
+    (end,) = (atom.val for atom in eqn.invars if isinstance(atom, Literal))
+    return bool(np.all(np.asarray(end) < 0)) == (eqn.primitive.name == "max")
 
 
 def _is_affine(eqn: JaxprEqn, moves: Sequence[bool]) -> bool:

@@ -160,7 +160,8 @@ def prove(
     another routine. Ctrl-C returns what is known.
 
     The model must be a traced program of affine operations, max, min, clip, abs, (leaky) ReLU and
-    max pooling.
+    max pooling, or, with looser bounds and without branching, of sigmoid, tanh, erf, exp, log,
+    roots, squares, products and quotients.
 
     Args:
         model: The model, without random draws.
