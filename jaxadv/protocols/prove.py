@@ -261,8 +261,8 @@ def prove_radii(
         >>> from jaxadv.protocols.prove import prove_radii
         >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
         >>> images, labels = jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4)
-        >>> prove_radii(model, images, labels, [0.5] * 4, rounds=2).round(3)
-        array([0.499, 0.499, 0.499, 0.499])
+        >>> prove_radii(model, images, labels, [0.5] * 4, rounds=2).round(4)
+        array([0.4995, 0.4995, 0.4995, 0.4995])
     """
     images, labels = np.asarray(images), np.asarray(labels)
     span = model.bounds[1] - model.bounds[0]
