@@ -194,7 +194,8 @@ def _bound(
         size = size + jnp.abs(heights).sum() + jnp.abs(offset)
         spent = spent + (jnp.abs(rise) * err).sum()
         lams = [x + y for x, y in zip(lams, others, strict=True)]
-    taken, _ = least(norm, slope, known.ball.low, known.ball.high, known.ball.radius)
+    ball: Any = known.ball
+    taken, _ = least(norm, slope, ball.low, ball.high, ball.radius)
     centre = (slope * image).sum()
     size = size + jnp.abs(slope * image).sum() + jnp.abs(taken)
     return total + centre + taken - spent - 1e-11 * size

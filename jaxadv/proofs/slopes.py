@@ -81,6 +81,7 @@ def descend(
         number, free, memory, done = state
         (_, each), gradient = jax.value_and_grad(total, has_aux=True)(free)
         done |= each > enough
+        update: Any
         update, memory = rule.update(gradient, memory)
         size = jnp.where(done, 0, jnp.power(DECAY, number))[:, None]
         alpha = jnp.clip(free[0] - rates.alpha * size * update[0], 0, 1)

@@ -463,12 +463,12 @@ class Search:
         own, least = rows[places], least[places]
         self.lower[own] = np.maximum(self.lower[own], least)
         self.status[own] = np.where(np.isfinite(least), Verdict.LOOSE, Verdict.NONFINITE)
-        for place in places[least > 0]:
+        for place in places[least > 0].tolist():
             subs = [
                 Subproblem(1.0, int(entries.side[row]), found.alpha[row])
                 for row in np.flatnonzero(entries.image == place)
             ]
-            self.confirm(rows[place], place, roots, subs)
+            self.confirm(int(rows[place]), place, roots, subs)
         below = np.flatnonzero(bound <= 0)
         if len(below):
             self.try_corners(rows[entries.image[below]], found.corner[below])
