@@ -51,7 +51,7 @@ def test_several_linear_classes(attack, most):
     """
     rng = np.random.default_rng(2)
     weights = rng.normal(size=(SIZE, 4)).astype(np.float32)
-    images = rng.choice([0.0, 0.3, 0.6, 1.0], (10, SIZE)).astype(np.float32)
+    images = rng.choice([0.0, 0.3, 0.6, 1.0], (40, SIZE)).astype(np.float32)
     labels = (images @ weights).argmax(1)
     expected = np.array(
         [
@@ -63,7 +63,7 @@ def test_several_linear_classes(attack, most):
         ]
     )
     model = ja.Model(logits, (jnp.asarray(weights), jnp.zeros(4)))
-    images = images.reshape(10, *SHAPE)
+    images = images.reshape(40, *SHAPE)
     found, success, _ = drive(attack, model, images, ja.Untargeted(labels))
     ratio = distance64(attack.norm, np.asarray(found), images) / expected
     print(attack.name, attack.norm, ratio.round(4))
