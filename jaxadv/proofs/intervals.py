@@ -75,7 +75,7 @@ class IntervalRules(Rules):
 
         if name in MOVES or name == "convert_element_type":
             lows, highs = bind(*part("low", _same)), bind(*part("high", _same))
-            kept = _zero if name in ("concatenate", "pad") else _same
+            kept = _zero if name in ("concatenate", "stack", "pad") else _same
             if name == "select_n":
                 kept = lambda v: v if v.dtype == bool or v.dtype == jnp.int32 else jnp.zeros_like(v)  # noqa: E731
             errors = bind(*part("error", kept))

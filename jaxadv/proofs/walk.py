@@ -42,6 +42,7 @@ MOVES = {  # copy, move or leave out entries: a bound of the input is one of the
     "gather",
     "rev",
     "concatenate",
+    "stack",
     "pad",
     "copy",
     "copy_p",
