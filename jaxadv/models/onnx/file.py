@@ -10,6 +10,7 @@ import numpy as np
 from jaxadv.core.optional_dependency import extra
 from jaxadv.models.onnx.node import Node
 from jaxadv.models.onnx.operators import DECIDING, DOMAINS, OPERATORS
+from jaxadv.models.tensor import Tensor
 
 if TYPE_CHECKING:
     import os
@@ -33,23 +34,6 @@ class Entrance(NamedTuple):
     name: str
     shape: tuple[int | None, ...]
     batch: int | None
-
-
-class Tensor(NamedTuple):
-    """An array as a hashable value.
-
-    Attributes:
-        dtype: Name of its numpy type.
-        shape: Its shape.
-        data: Its bytes in C order.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: bytes
-
-    def array(self) -> np.ndarray:
-        return np.frombuffer(self.data, self.dtype).reshape(self.shape)
 
 
 class Graph(NamedTuple):
@@ -87,7 +71,7 @@ def read(
             if name not in deciding:
                 weights[name] = jnp.asarray(array)
                 continue
-        constants.append((name, Tensor(array.dtype.name, array.shape, array.tobytes())))
+        constants.append((name, Tensor.of(array)))
     return Graph(nodes, tuple(constants), entrance, output), weights
 
 

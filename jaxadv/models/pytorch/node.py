@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.typing import ArrayLike
+from jaxadv.models.tensor import Tensor
 
 
 class Reference(NamedTuple):
@@ -58,23 +59,6 @@ class ChannelsLast:
     def shape(self) -> tuple[int, ...]:
         n, *space, channels = self.array.shape
         return (n, channels, *space)
-
-
-class Tensor(NamedTuple):
-    """An array as a hashable value.
-
-    Attributes:
-        dtype: Name of its numpy type.
-        shape: Its shape.
-        data: Its bytes in C order.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: bytes
-
-    def array(self) -> np.ndarray:
-        return np.frombuffer(self.data, self.dtype).reshape(self.shape)
 
 
 class Program(NamedTuple):

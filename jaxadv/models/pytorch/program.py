@@ -12,8 +12,9 @@ import torch.utils._pytree
 from jaxtyping import Array
 
 from jaxadv.models.pytorch.export import entrance, quiet
-from jaxadv.models.pytorch.node import Node, Program, Reference, Tensor
+from jaxadv.models.pytorch.node import Node, Program, Reference
 from jaxadv.models.pytorch.operators import PYTHON, RANDOM, WHOLE, find
+from jaxadv.models.tensor import Tensor
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -55,9 +56,7 @@ def read(
                 weights[name] = jnp.array(array, copy=True)
                 names.append((node.name, name))
             else:
-                constants.append(
-                    (node.name, Tensor(array.dtype.name, array.shape, array.tobytes()))
-                )
+                constants.append((node.name, Tensor.of(array)))
         elif node.op == "call_function":
             made = _node(node)
             nodes.append(made)
