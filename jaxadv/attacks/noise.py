@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxadv.core.attack import Answer, Attack, Problem
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.random import normal_like
 from jaxadv.core.typing import Key
 
 
@@ -105,5 +106,5 @@ class GaussianNoise(_Noise):
             return self.geometry.random(
                 key, problem.image, problem.epsilon, problem.lower, problem.upper
             )
-        noise = jax.random.normal(key, problem.image.shape, problem.image.dtype)
+        noise = normal_like(key, problem.image)
         return problem.image + problem.epsilon * noise / self.geometry.distance(noise)

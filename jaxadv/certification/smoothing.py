@@ -26,6 +26,7 @@ from scipy import special
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
+from jaxadv.core.random import draw
 from jaxadv.core.typing import ArrayLike, ChosenDevices, Devices, Number, Numbers
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine import checks
@@ -334,7 +335,7 @@ def noise(key: Array, example: Number, numbers: ArrayLike, shape: tuple[int, ...
     """Return the normal noise [S, *shape] of the samples `numbers` [S] of image id `example`."""
     own = jax.random.fold_in(jax.random.fold_in(key, STREAM), example)
     keys = jax.vmap(lambda number: jax.random.fold_in(own, number))(numbers)
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    return jax.vmap(lambda key: draw(jax.random.normal, key, shape))(keys)
 
 
 def _check(sigma: Number, samples: int, alpha: Number, samples0: int = 1) -> None:

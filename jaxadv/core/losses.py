@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxadv.core.goals import Evading, Goal, Targeted, others
+from jaxadv.core.goals import Evading, Goal, Targeted, logit_of, others
 
 Loss = Callable[[Goal, Float[Array, " K"]], Float[Array, ""]]
 
@@ -37,11 +37,11 @@ def log_odds(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
     off where the network is confident.
     """
     if isinstance(goal, Evading):
-        refused = logits[goal.rejected]
+        refused = logit_of(logits, goal.rejected)
         rest = jax.nn.logsumexp(others(others(logits, goal.labels), goal.rejected))
-        return rest - jnp.logaddexp(logits[goal.labels], refused)
+        return rest - jnp.logaddexp(logit_of(logits, goal.labels), refused)
     wanted = goal.targets if isinstance(goal, Targeted) else goal.labels
-    odds = jax.nn.logsumexp(others(logits, wanted)) - logits[wanted]
+    odds = jax.nn.logsumexp(others(logits, wanted)) - logit_of(logits, wanted)
     return -odds if isinstance(goal, Targeted) else odds
 
 
@@ -116,7 +116,7 @@ def logit(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         The loss, a scalar.
     """
     if isinstance(goal, Targeted):
-        return logits[goal.targets]
+        return logit_of(logits, goal.targets)
     return -goal.merged(logits)[goal.labels]
 
 

@@ -17,6 +17,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jaxadv.core.random import draw, normal_like
+
 Image = Float[Array, "..."]
 Side = TypeVar("Side", float, jax.Array)
 ROUNDING = 2.0**-23  # the relative distance of neighbouring float32 numbers
@@ -154,7 +156,7 @@ class Linf:
         return jnp.sign(gradient)
 
     def random(self, key: Array, centre: Image, radius, lower, upper) -> Image:
-        noise = jax.random.uniform(key, centre.shape, centre.dtype, -1.0, 1.0)
+        noise = draw(jax.random.uniform, key, centre.shape, dtype=centre.dtype, minval=-1.0)
         return centre + radius * noise
 
 
@@ -195,7 +197,7 @@ class L2:
 
     def random(self, key: Array, centre: Image, radius, lower, upper) -> Image:
         direction, length = jax.random.split(key)
-        noise = jax.random.normal(direction, centre.shape, centre.dtype)
+        noise = normal_like(direction, centre)
         scale = jax.random.uniform(length) ** (1 / centre.size) / self.distance(noise)
         return centre + radius * scale * noise
 
@@ -238,8 +240,8 @@ class L1:
 
     def random(self, key: Array, centre: Image, radius, lower, upper) -> Image:
         sizes, signs, slack = jax.random.split(key, 3)
-        size = jax.random.exponential(sizes, centre.shape, centre.dtype)
-        sign = jax.random.rademacher(signs, centre.shape, centre.dtype)
+        size = draw(jax.random.exponential, sizes, centre.shape, dtype=centre.dtype)
+        sign = draw(jax.random.rademacher, signs, centre.shape, dtype=centre.dtype)
         return centre + radius * sign * size / (size.sum() + jax.random.exponential(slack))
 
 
@@ -268,8 +270,8 @@ class L0:
 
     def random(self, key: Array, centre: Image, radius, lower, upper) -> Image:
         places, values = jax.random.split(key)
-        chosen = largest(jax.random.uniform(places, centre.shape), jnp.floor(radius))
-        noise = jax.random.uniform(values, centre.shape, centre.dtype)
+        chosen = largest(draw(jax.random.uniform, places, centre.shape), jnp.floor(radius))
+        noise = draw(jax.random.uniform, values, centre.shape, dtype=centre.dtype)
         return jnp.where(chosen, lower + noise * (upper - lower), centre)
 
 

@@ -19,6 +19,7 @@ from jaxadv.core.bpda import through
 from jaxadv.core.jpeg import jpeg
 from jaxadv.core.model import Model, check_no_mean
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.random import normal_like
 from jaxadv.core.typing import ArrayLike, Number, Params
 
 EXACT = lax.Precision.HIGHEST
@@ -151,7 +152,7 @@ class Noise(Transform):
 
     def __call__(self, image: Array, key: Array | None = None) -> Array:
         assert key is not None
-        return within(image + self.sigma * jax.random.normal(key, image.shape))
+        return within(image + self.sigma * normal_like(key, image))
 
 
 @pytree

@@ -59,17 +59,21 @@ class Layout:
 
     def pack(self, tree: PyTree) -> Packed:
         """Return N pytrees, every leaf with a leading axis N, in packed form."""
-        columns, apart = [], []
+        row, apart, place, whole = jnp.int32(0), [], 0, sum(map(self._width, self.leaves))
         for leaf, one in zip(jax.tree.leaves(tree), self.leaves, strict=True):
-            if not self._width(one):
+            width = self._width(one)
+            if not width:
                 apart.append(leaf)
                 continue
             if self._is_key(one):
                 leaf = jax.random.key_data(leaf)
             bits = leaf.dtype in _BITS
             leaf = lax.bitcast_convert_type(leaf, jnp.int32) if bits else leaf.astype(jnp.int32)
-            columns.append(leaf.reshape(leaf.shape[0], -1))
-        return Packed(jnp.concatenate(columns, 1), tuple(apart))
+            column = leaf.reshape(leaf.shape[0], width)
+            # A concatenation is a kernel of its own and makes one of each leaf; this is one in all.
+            row |= lax.pad(column, jnp.int32(0), ((0, 0, 0), (place, whole - place - width, 0)))
+            place += width
+        return Packed(row, tuple(apart))
 
     def unpack(self, packed: Packed) -> PyTree:
         """Return N pytrees in their own form; inverse of `pack`."""

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from jaxadv.core.attack import Attack, Needs, Problem, State
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.random import normal_like
 from jaxadv.core.typing import Number
 
 
@@ -88,7 +89,7 @@ class MinimumNorm(Iterate):
 
 def noise(key: Array, image: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return the direction of a run whose gradient is 0."""
-    return jax.random.normal(jax.random.fold_in(key, 1), image.shape, image.dtype)
+    return normal_like(jax.random.fold_in(key, 1), image)
 
 
 def direction(gradient: Float[Array, "..."], noise: Float[Array, "..."]) -> Float[Array, "..."]:

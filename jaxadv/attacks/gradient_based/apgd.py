@@ -17,6 +17,7 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.losses import Loss, get_loss
 from jaxadv.core.norms import L0
 from jaxadv.core.pytree import pytree, static, where
+from jaxadv.core.random import draw, normal_like
 from jaxadv.core.typing import ArrayLike
 
 IMPROVING = 0.75  # fraction of steps that must raise the loss for a step size to be kept
@@ -193,9 +194,9 @@ class APGD(Attack):
         radius = self.stages[0][0]
         image = problem.image if problem.start is None else problem.start
         if problem.start is None:  # on the sphere (L1: anywhere, then projected)
-            noise = jax.random.normal(key, image.shape, image.dtype)
+            noise = normal_like(key, image)
             if self.norm == "linf":
-                noise = jax.random.uniform(key, image.shape, image.dtype, minval=-1.0)
+                noise = draw(jax.random.uniform, key, image.shape, dtype=image.dtype, minval=-1.0)
             if self.norm != "l1":
                 noise = radius * problem.epsilon * noise / self.geometry.distance(noise)
             image = image + noise

@@ -11,6 +11,7 @@ from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import Loss, get_loss
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.random import draw
 from jaxadv.core.typing import Number
 
 STARTS = ("stripes", "corner", "ball")
@@ -91,7 +92,8 @@ class Diverse(Iterate):
             away = self.geometry.random(place, image, problem.epsilon, *box)
         else:
             shape = (1, *image.shape[1:]) if self.begin == "stripes" else image.shape
-            sign = jnp.broadcast_to(jax.random.rademacher(place, shape, image.dtype), image.shape)
+            sign = draw(jax.random.rademacher, place, shape, dtype=image.dtype)
+            sign = jnp.broadcast_to(sign, image.shape)
             away = image + problem.epsilon * sign / self.geometry.distance(sign)
         image = self.project(problem, jnp.where(again, away, image))
         return DiverseState(image, jnp.where(again, direction, 0.0), jnp.int32(0))

@@ -17,6 +17,7 @@ from jaxadv.core.attack import Answer, Problem
 from jaxadv.core.goals import Goal
 from jaxadv.core.norms import get_norm
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.random import draw
 from jaxadv.core.typing import Number
 
 DECAY = 0.9, 0.999, 1e-8  # decay rates and epsilon of Adam
@@ -116,7 +117,9 @@ class PDGD(MinimumNorm):
         image = self.begin(problem)
         if self.restarts > 1:
             reach = self.noise * (problem.upper - problem.lower)
-            noise = reach * jax.random.uniform(key, image.shape, image.dtype, -1.0, 1.0)
+            noise = reach * draw(
+                jax.random.uniform, key, image.shape, dtype=image.dtype, minval=-1.0
+            )
             noisy = jnp.clip(image + noise, problem.lower, problem.upper)
             image = jnp.where(problem.rank > 0, noisy, image)
         dual = -jnp.log(jnp.float32(self.ratio))

@@ -13,6 +13,7 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.losses import Loss, get_loss
 from jaxadv.core.optimizer import Optimizer
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.random import draw
 from jaxadv.core.typing import Number
 
 if TYPE_CHECKING:  # optax is imported where it is used: it would be a third of `import jaxadv`
@@ -99,7 +100,7 @@ class Functional(Iterate):
             raise ValueError(f"start: {self.name} begins at the image itself; pass none")
         shape = self.untouched(problem)
         if self.restarts > 1:
-            drawn = self.bound * jax.random.uniform(key, shape.shape, minval=-1.0)
+            drawn = self.bound * draw(jax.random.uniform, key, shape.shape, minval=-1.0)
             shape = jnp.where(problem.rank % self.restarts > 0, drawn, shape)
         return FunctionalState(shape, self.ascent().init(shape), jnp.int32(0))
 

@@ -16,6 +16,7 @@ from jaxadv.attacks.common.gradient import GradientAttack
 from jaxadv.core.attack import Answer, Needs, Problem
 from jaxadv.core.losses import Loss
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.random import draw
 from jaxadv.core.typing import Key, Number
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class NES(Estimate):
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
-        return jax.random.normal(key, shape)
+        return draw(jax.random.normal, key, shape)
 
     def transformation(self, problem: Problem) -> "optax.GradientTransformation":
         import optax
@@ -181,7 +182,7 @@ class SPSA(Estimate):
     norms: ClassVar[tuple[str, ...]] = ("linf",)
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
-        return jax.random.rademacher(key, shape, jnp.float32)
+        return draw(jax.random.rademacher, key, shape, dtype=jnp.float32)
 
     def transformation(self, problem: Problem) -> "optax.GradientTransformation":
         import optax

@@ -12,6 +12,7 @@ from jaxadv.core.dct import cosines
 from jaxadv.core.goals import Goal
 from jaxadv.core.losses import Loss, get_loss
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.random import draw
 from jaxadv.core.typing import Number
 
 BASES = ("pixel", "dct")
@@ -99,7 +100,7 @@ class SimBA(Attack):
         return get_loss(self.loss)(goal, logits)
 
     def init(self, problem: Problem, key: Array) -> SimBAState:
-        later = jax.random.uniform(key, problem.image.shape)
+        later = draw(jax.random.uniform, key, problem.image.shape)
         if self.basis == "dct":
             height, width, _ = problem.image.shape
             rows, columns = jnp.arange(height)[:, None], jnp.arange(width)

@@ -11,6 +11,7 @@ from jaxadv.attacks.score_based.square import CLOCK, search_loss
 from jaxadv.core.attack import Answer, Attack, Problem
 from jaxadv.core.norms import largest
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.random import draw
 from jaxadv.core.typing import Key, Number
 
 SHRINKS = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which alpha is divided
@@ -139,7 +140,7 @@ def _allowed(problem: Problem) -> Int[Array, ""]:
 
 def _draw(key: Array, among: Bool[Array, "H W"], count: Number) -> Bool[Array, "H W"]:
     """`count` random pixels of these (all of them, if there are fewer)."""
-    weight = 1 + jax.random.uniform(key, among.shape)
+    weight = 1 + draw(jax.random.uniform, key, among.shape)
     return largest(jnp.where(among, weight, 0.0), count) & among
 
 
@@ -147,7 +148,7 @@ def _paint(
     problem: Problem, image: Array, pixels: Bool[Array, "H W"], key: Array
 ) -> Float[Array, "H W C"]:
     """The image with random corners of the colour cube at these pixels."""
-    bright = jax.random.bernoulli(key, 0.5, image.shape)
+    bright = draw(jax.random.bernoulli, key, image.shape)
     colour = jnp.where(bright, problem.upper, problem.lower)
     same = (colour == image).all(-1, keepdims=True)
     colour = jnp.where(bright ^ same, problem.upper, problem.lower)
