@@ -77,7 +77,7 @@ def list_attacks() -> list[str]:
     """Return the names of all attacks, sorted.
 
     Returns:
-        The names, as `ja.ATTACKS` and `jaxadv attack` take them.
+        The names, as `jaxadv attack` and sweep files take them.
 
     Example:
         >>> import jaxadv as ja
