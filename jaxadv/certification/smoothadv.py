@@ -354,9 +354,9 @@ class _Search(NamedTuple):
     @classmethod
     def begin(cls, images: np.ndarray, found: Certificates) -> "_Search":
         """Return the state before the first round."""
-        broke = np.full(len(images), np.inf)
-        counts = (np.zeros(len(images), int) for _ in range(3))
-        return cls(found.radius, broke, images.copy(), found.prediction.copy(), *counts)
+        broke, none = np.full(len(images), np.inf), np.zeros(len(images), int)
+        nearest, prediction = images.copy(), found.prediction.copy()
+        return cls(found.radius, broke, nearest, prediction, none, none.copy(), none.copy())
 
     @classmethod
     def load(cls, store: Store, name: str, fingerprint: str) -> "_Search | None":

@@ -20,6 +20,7 @@ from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
 from jaxadv.models.scikit_learn import from_sklearn
 from jaxadv.protocols.minimal_distance import minimal_distance
+from jaxadv.protocols.portfolios import Portfolio
 from jaxadv.studies.findings import Findings, Gallery, Part, Table, Text
 from jaxadv.studies.setting import Setting
 from jaxadv.universal import judge, universal_perturbation
@@ -27,7 +28,7 @@ from jaxadv.universal import judge, universal_perturbation
 SIZES = (4000, 2500, 1500, 1000, 600, 400, 250, 150, 100, 60)  # training images that are tried
 QUERIES = 3000
 QUICK_SKIPS = "naive Bayes", "three neighbours"  # one more of a kind that is compared anyway
-QUICKLY = {"FMN": FMN(norm="l2", steps=200)}  # as many passes as the fast portfolio
+QUICKLY: Portfolio = {"FMN": FMN(norm="l2", steps=200)}  # as many passes as the fast portfolio
 EXACT, GRADIENTS, QUERY_BASED = "proved", "gradients", "queries"
 
 
