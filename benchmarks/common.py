@@ -4,6 +4,8 @@ import argparse
 import os
 import re
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +83,39 @@ class Published(NamedTuple):
     model: ja.Model
     weights: dict[str, np.ndarray]
     data: ja.data.Dataset
+
+
+def torch_results(
+    python: str, module: str, network: Published, arrays: dict[str, np.ndarray], *words: object
+) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """What the attacks of other libraries find on a network, in a process of their own.
+
+    Args:
+        python: An interpreter that has torch and the libraries.
+        module: The module's name below `benchmarks`. It reads what `hand_over` writes, and writes
+            a file LIBRARY-NAME.npz for each attack, with the "logits" of the first 8 images.
+        network: The network.
+        arrays: The images, [N, H, W, C], and the labels if the module wants them.
+        *words: Arguments of the module after the folder.
+
+    Returns:
+        The arrays of each file, under (library, name).
+
+    Raises:
+        AssertionError: The logits of the two networks differ.
+    """
+    with tempfile.TemporaryDirectory() as path:
+        folder, found = Path(path), {}
+        hand_over(folder, network.weights, **arrays)
+        subprocess.run(**torch_half(python, module, path, *words), check=True)
+        for file in sorted(folder.glob("*-*.npz")):
+            with np.load(file) as saved:
+                one = dict(saved)
+            logits = network.model(jax.numpy.asarray(arrays["images"][:8]))
+            np.testing.assert_allclose(one["logits"], logits, atol=1e-3)
+            library, name = file.stem.rsplit("-", 1)
+            found[library, name] = one
+        return found
 
 
 def load_images(name: str, count: int | None = None) -> ja.data.Dataset:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxadv.attacks import MIFGSM
 from jaxadv.attacks.gradient_based.apgd import APGD
 from jaxadv.attacks.gradient_based.diverse import Diverse
 from jaxadv.attacks.gradient_based.fgsm import FGM, FGSM
@@ -15,7 +16,6 @@ from jaxadv.attacks.gradient_based.pgd import BIM, PGD
 from jaxadv.attacks.minimum_norm.fab import FAB
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
 from jaxadv.attacks.score_based.square import Square
-from jaxadv.attacks.transfer import MIFGSM
 from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -245,3 +246,12 @@ def test_every_image_has_a_page_with_all_its_runs(grey, tmp_path):
         assert page.count("<tr><td>") == runs
         assert page.count('difference times ten"') == int((report.broken_by[:, i] >= 0).sum())
         assert "http" not in page
+
+
+def test_every_page_follows_the_readers_scheme_and_its_tables_scroll_by_themselves():
+    templates = {
+        path.name: path.read_text() for path in Path(ja.report.__file__).parent.glob("*.j2")
+    }
+    assert "(prefers-color-scheme: dark)" in templates["style.css.j2"]
+    for name, text in templates.items():
+        assert text.count("<table") == text.count('<div class="scroll"><table'), name

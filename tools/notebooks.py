@@ -20,9 +20,9 @@ def run(path: Path) -> None:
     """Execute a notebook in its folder, without what differs from one machine to another."""
     book = nbformat.read(path, as_version=4)
     kept = copy.deepcopy(book.metadata)
-    nbclient.NotebookClient(book, kernel_name="python3", record_timing=False).execute(
-        cwd=str(FOLDER)
-    )
+    nbclient.NotebookClient(
+        book, kernel_name="python3", record_timing=False, coalesce_streams=True
+    ).execute(cwd=str(FOLDER))
     book.metadata = kept
     nbformat.write(book, path)
 

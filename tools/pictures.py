@@ -22,7 +22,7 @@ from PIL import Image
 import jaxadv as ja
 from jaxadv.cli.reproduce import QUICK_EXAMPLES, QUICK_SEEDS, mixed
 from jaxadv.core.files import write_atomically
-from jaxadv.report.elements import INK, svg_bytes
+from jaxadv.report.elements import COLOURS, FAINT, INK, svg_bytes
 from jaxadv.report.study import HOT, WHITE, draw
 from jaxadv.studies import Curves, Findings, Gallery, Setting, Table, conduct
 
@@ -79,6 +79,39 @@ class Lines(NamedTuple):
         return draw(part(findings, Curves, self.title), WIDTH, 3.8)
 
 
+class Points(NamedTuple):
+    """Columns of the table whose title begins so, a point each on a row's line; the axis's name.
+
+    The rows are sorted by the first of the columns.
+    """
+
+    title: str
+    columns: dict[str, str]  # the column's name in the table, and in the legend
+    axis: str
+
+    def __call__(self, findings: Findings) -> Figure:
+        table = part(findings, Table, self.title)
+        values = table.values[:, [table.columns.index(name) for name in self.columns]]
+        values, rows = values[np.argsort(values[:, 0])], np.argsort(values[:, 0])
+        figure = Figure(figsize=(WIDTH, 1.1 + 0.36 * len(values)), layout="constrained")
+        axes, heights = figure.add_subplot(), np.arange(len(values))
+        axes.hlines(heights, values.min(1), values.max(1), color=FAINT, linewidth=3, zorder=1)
+        for name, column, colour in zip(self.columns.values(), values.T, COLOURS, strict=False):
+            axes.scatter(column, heights, s=50, color=colour, label=name, zorder=2)
+        axes.set_yticks(heights, [table.rows[row] for row in rows], fontsize=10)
+        axes.invert_yaxis()
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.tick_params(which="both", length=0, colors=INK)
+        axes.grid(axis="x", color=FAINT)
+        axes.set_axisbelow(True)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel(self.axis, fontsize=11, color=INK)
+        legend = {"loc": "lower center", "bbox_to_anchor": (0.4, 1), "ncols": len(self.columns)}
+        axes.legend(frameon=False, fontsize=10, labelcolor=INK, **legend)
+        return figure
+
+
 class Pictures(NamedTuple):
     """The first rows and columns of the gallery."""
 
@@ -107,6 +140,11 @@ PICTURES: dict[str, Callable[[Findings], Figure]] = {
     "universal.controls": Lines("Fooling rate against the length"),
     "fooling.images": Pictures(3, 6),
     "tampered.defences": Lines("Minimal perturbations"),
+    "classifiers.distance": Points(
+        "The nearest mistake",
+        {"median distance": "nearest mistake found", "noise": "nearest misclassified noise"},
+        "median L2 distance from the image",
+    ),
     "transfer.spam": Lines("Spam that passes"),
     "streams": Lines("Accuracy against"),
 }

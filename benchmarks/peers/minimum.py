@@ -12,8 +12,6 @@ search of ours runs twice, and compilation stands apart.
 """
 
 import json
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +22,12 @@ import numpy as np
 
 import jaxadv as ja
 from benchmarks.common import (
+    Published,
     arguments,
-    hand_over,
     load,
     minimum_norm_attacks,
     show,
-    torch_half,
+    torch_results,
 )
 
 NETWORKS = (
@@ -70,16 +68,11 @@ def wanted(name: str, only: set[str]) -> bool:
 
 
 def ours(
-    model: ja.Model,
-    images: np.ndarray,
-    labels: np.ndarray,
-    norm: str,
-    passes: int,
-    only: set[str],
-    warm: bool,
+    network: Published, norm: str, passes: int, only: set[str], warm: bool
 ) -> dict[str, Found]:
     """Every attack of ours, and minimal_distance at a fifth of the passes and at all of them."""
-    goal, key = ja.Untargeted(labels), jax.random.key(0)
+    model, images = network.model, network.data.images
+    goal, key = ja.Untargeted(network.data.labels), jax.random.key(0)
     found = {}
 
     def watch(name: str, search: Callable[[], ja.Result | ja.MinimalDistances]) -> None:
@@ -108,30 +101,16 @@ def ours(
 
 
 def theirs(
-    model: ja.Model,
-    weights: dict[str, np.ndarray],
-    images: np.ndarray,
-    labels: np.ndarray,
-    norm: str,
-    passes: int,
-    only: set[str],
-    python: str,
+    network: Published, norm: str, passes: int, only: set[str], python: str
 ) -> dict[str, Found]:
     """The attacks of adv-lib and Foolbox, in a process of their own."""
-    with tempfile.TemporaryDirectory() as path:
-        folder = Path(path)
-        hand_over(folder, weights, images=images, labels=labels)
-        words = (path, norm, passes, *([";".join(only)] if only else []))
-        subprocess.run(**torch_half(python, "peers.minimum_torch", *words), check=True)
-        found = {}
-        for file in sorted(folder.glob("*-*.npz")):
-            with np.load(file) as saved:
-                np.testing.assert_allclose(saved["logits"], model(images[:8]), atol=1e-3)
-                library, name = file.stem.rsplit("-", 1)
-                found[f"{name} ({library})"] = Found(
-                    saved["distance"], float(saved["passes"]), float(saved["seconds"])
-                )
-        return found
+    words = (norm, passes, *([";".join(only)] if only else []))
+    arrays = {"images": network.data.images, "labels": network.data.labels}
+    results = torch_results(python, "peers.minimum_torch", network, arrays, *words)
+    return {
+        f"{name} ({library})": Found(one["distance"], float(one["passes"]), float(one["seconds"]))
+        for (library, name), one in results.items()
+    }
 
 
 def main() -> None:
@@ -158,14 +137,12 @@ def main() -> None:
     for norm in options.norm or ("linf", "l2", "l1", "l0"):
         whole: dict[str, list[float]] = {}
         for name in names:
-            model, weights, data = load(name, options.count)
-            images, labels = data.images, data.labels
-            found = ours(model, images, labels, norm, options.passes, only, options.warm)
+            network = load(name, options.count)
+            images, labels = network.data.images, network.data.labels
+            found = ours(network, norm, options.passes, only, options.warm)
             if options.python:
-                found |= theirs(
-                    model, weights, images, labels, norm, options.passes, only, options.python
-                )
-            right = np.asarray(model(images)).argmax(1) == labels
+                found |= theirs(network, norm, options.passes, only, options.python)
+            right = np.asarray(network.model(images)).argmax(1) == labels
             scores = optimality(found, right)
             rows = []
             for attack in sorted(found, key=lambda key: -scores[key]):

@@ -9,18 +9,15 @@ Seconds are to the last budget; ours are of a second run, the first one's surplu
 compilation) is a column of its own. ART's work on one image at a time, as they are made.
 """
 
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import arguments, hand_over, load, show, torch_half
+from benchmarks.common import Published, arguments, load, show, torch_results
 
 
 class QueryComparison(NamedTuple):
@@ -32,16 +29,12 @@ class QueryComparison(NamedTuple):
 
 
 def ours(
-    model: ja.Model,
-    images: np.ndarray,
-    labels: np.ndarray,
-    norm: str,
-    budgets: list[int],
-    epsilon: float,
-    only: set[str],
+    network: Published, norm: str, budgets: list[int], epsilon: float, only: set[str]
 ) -> dict[str, QueryComparison]:
     """Our attacks; a budget is known to the attack by labels, so that each is a run."""
-    goal, lanes = ja.Untargeted(labels), -(-len(images) // jax.local_device_count())
+    model, images = network.model, network.data.images
+    goal = ja.Untargeted(network.data.labels)
+    lanes = -(-len(images) // jax.local_device_count())
 
     def timed(attack: ja.Attack, epsilon: float | None, key: int) -> tuple[ja.Result, float]:
         begin = time.perf_counter()
@@ -80,10 +73,7 @@ def ours(
 
 
 def theirs(
-    model: ja.Model,
-    weights: dict[str, np.ndarray],
-    images: np.ndarray,
-    labels: np.ndarray,
+    network: Published,
     norm: str,
     budgets: list[int],
     epsilon: float,
@@ -91,20 +81,13 @@ def theirs(
     python: str,
 ) -> dict[str, QueryComparison]:
     """The peers' attacks, in a process of their own."""
-    with tempfile.TemporaryDirectory() as path:
-        folder = Path(path)
-        hand_over(folder, weights, images=images, labels=labels)
-        words = (path, norm, ",".join(map(str, budgets)), epsilon, ",".join(only))
-        subprocess.run(**torch_half(python, "peers.queries_torch", *words), check=True)
-        found = {}
-        for file in sorted(folder.glob("*-*.npz")):
-            with np.load(file) as saved:
-                np.testing.assert_allclose(
-                    saved["logits"], model(jax.numpy.asarray(images[:8])), atol=1e-3
-                )
-                library, name = file.stem.rsplit("-", 1)
-                found[f"{name} ({library})"] = QueryComparison(saved["distance"], saved["seconds"])
-        return found
+    words = (norm, ",".join(map(str, budgets)), epsilon, ",".join(only))
+    arrays = {"images": network.data.images, "labels": network.data.labels}
+    results = torch_results(python, "peers.queries_torch", network, arrays, *words)
+    return {
+        f"{name} ({library})": QueryComparison(one["distance"], one["seconds"])
+        for (library, name), one in results.items()
+    }
 
 
 def main() -> None:
@@ -123,15 +106,12 @@ def main() -> None:
     budgets = [int(budget) for budget in options.budgets.split(",")]
     only = set(filter(None, options.only.split(",")))
     for name in options.names or ["mnist_cnn_a_adv"]:
-        model, weights, data = load(name, options.count)
-        images, labels = data.images, data.labels
+        network = load(name, options.count)
         for norm in options.norm or ("l2", "linf"):
             epsilon = options.epsilon or {"l2": 1.5, "linf": 0.3, "l0": 0.0}[norm]
-            found = ours(model, images, labels, norm, budgets, epsilon, only)
+            found = ours(network, norm, budgets, epsilon, only)
             if options.python:
-                found |= theirs(
-                    model, weights, images, labels, norm, budgets, epsilon, only, options.python
-                )
+                found |= theirs(network, norm, budgets, epsilon, only, options.python)
             rows = []
             for attack in sorted(found):
                 one, square = found[attack], attack.startswith("Square")
@@ -143,8 +123,8 @@ def main() -> None:
                 compiling = "" if one.compiling is None else f"{one.compiling:.1f}"
                 rows.append([attack, *values, *(f"{s:.1f}" for s in one.seconds), compiling])
             show(
-                f"{name}, {norm}, {len(labels)} images; median distance (Square: broken at "
-                f"{epsilon:g}) within so many answers",
+                f"{name}, {norm}, {len(network.data.labels)} images; median distance (Square: "
+                f"broken at {epsilon:g}) within so many answers",
                 [
                     "attack",
                     *(f"{b:,}" for b in budgets),

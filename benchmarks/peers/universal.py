@@ -8,8 +8,6 @@ on 1,000 test images. Ours are timed twice: with and without compilation.
 """
 
 import json
-import subprocess
-import tempfile
 import time
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import jax
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import SHARED, Published, arguments, hand_over, load, show, torch_half
+from benchmarks.common import SHARED, Published, arguments, load, show, torch_results
 from jaxadv.universal import judge
 
 EPSILON = {
@@ -67,17 +65,10 @@ def ours(model: ja.Model, given: np.ndarray, epsilon: float, batches: bool) -> d
 
 def theirs(name: str, network: Published, given: np.ndarray, rounds: int, python: str) -> dict:
     """ART's, in a process of its own."""
-    with tempfile.TemporaryDirectory() as path:
-        folder = Path(path)
-        hand_over(folder, network.weights, images=given)
-        words = (path, EPSILON[name], rounds, TARGET)
-        subprocess.run(**torch_half(python, "peers.universal_torch", *words), check=True)
-        found = {}
-        for file in sorted(folder.glob("art-*.npz")):
-            with np.load(file) as saved:
-                np.testing.assert_allclose(saved["logits"], network.model(given[:8]), atol=1e-3)
-                found[f"ART's {file.stem[4:]}"] = dict(saved)
-        return found
+    words = (EPSILON[name], rounds, TARGET)
+    arrays = {"images": given}
+    results = torch_results(python, "peers.universal_torch", network, arrays, *words)
+    return {f"ART's {attack}": one for (_, attack), one in results.items()}
 
 
 def main() -> None:

@@ -6,15 +6,12 @@ from jaxadv.attacks.common.build import build_attack
 from jaxadv.attacks.common.gradient import GradientAttack, steepest_ascent
 from jaxadv.attacks.common.gradient_iteration import Iterate, MinimumNorm
 from jaxadv.attacks.common.registry import ATTACKS
-from jaxadv.attacks.decision_based import (
-    BlendedNoise,
-    Boundary,
-    GeoDA,
-    HopSkipJump,
-    Pointwise,
-    SaltAndPepper,
-    SignOPT,
-)
+from jaxadv.attacks.decision_based.boundary import Boundary
+from jaxadv.attacks.decision_based.geoda import GeoDA
+from jaxadv.attacks.decision_based.hopskipjump import HopSkipJump
+from jaxadv.attacks.decision_based.noises import BlendedNoise, SaltAndPepper
+from jaxadv.attacks.decision_based.pointwise import Pointwise
+from jaxadv.attacks.decision_based.sign_opt import SignOPT
 from jaxadv.attacks.gradient_based.apgd import APGD
 from jaxadv.attacks.gradient_based.diverse import Diverse
 from jaxadv.attacks.gradient_based.fgsm import FGM, FGSM
@@ -38,12 +35,20 @@ from jaxadv.attacks.minimum_norm.superdeepfool import SuperDeepFool
 from jaxadv.attacks.minimum_norm.trust_region import TrustRegion
 from jaxadv.attacks.minimum_norm.vfga import FGA, VFGA
 from jaxadv.attacks.noise import GaussianNoise, UniformNoise
-from jaxadv.attacks.non_lp import ReColorAdv, Spatial, StAdv, Wasserstein
 from jaxadv.attacks.non_lp.adversarial_patch import AdversarialPatch
-from jaxadv.attacks.score_based import NES, SPSA, ZOO, OnePixel, SimBA, SparseRS, Square
-from jaxadv.attacks.transfer import (
+from jaxadv.attacks.non_lp.recoloradv import ReColorAdv
+from jaxadv.attacks.non_lp.spatial import Spatial
+from jaxadv.attacks.non_lp.stadv import StAdv
+from jaxadv.attacks.non_lp.wasserstein import Wasserstein
+from jaxadv.attacks.score_based.nes import NES, SPSA
+from jaxadv.attacks.score_based.one_pixel import OnePixel
+from jaxadv.attacks.score_based.simba import SimBA
+from jaxadv.attacks.score_based.sparse_rs import SparseRS
+from jaxadv.attacks.score_based.square import Square
+from jaxadv.attacks.score_based.zoo import ZOO
+from jaxadv.attacks.transfer.ila import ILA
+from jaxadv.attacks.transfer.named import (
     DIFGSM,
-    ILA,
     MIFGSM,
     NIFGSM,
     SIFGSM,
@@ -52,8 +57,8 @@ from jaxadv.attacks.transfer import (
     VMIFGSM,
     VNIFGSM,
     Admix,
-    Transfer,
 )
+from jaxadv.attacks.transfer.transfer import Transfer
 from jaxadv.attacks.wrappers.each_target import EachTarget
 from jaxadv.attacks.wrappers.masked import Masked
 from jaxadv.attacks.wrappers.minimal_epsilon import MinimalEpsilon
@@ -72,7 +77,7 @@ def list_attacks() -> list[str]:
     """Return the names of all attacks, sorted.
 
     Returns:
-        The names, as `ja.ATTACKS` and `jaxadv attack` take them.
+        The names, as `jaxadv attack` and sweep files take them.
 
     Example:
         >>> import jaxadv as ja

@@ -7,6 +7,7 @@ images are judged by votes.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,19 +17,25 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxadv.attacks import PGD
-from jaxadv.certification.smoothing import ABSTAIN, Certificates, noise, smoothed_predict
+from jaxadv.certification.smoothing import (
+    ABSTAIN,
+    Certificates,
+    Smoothed,
+    noise,
+    smoothed_predict,
+)
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import diameter, distance64
 from jaxadv.core.pytree import pytree
-from jaxadv.core.result import Status
-from jaxadv.core.typing import ArrayLike, Devices, Numbers, Params
+from jaxadv.core.result import Result, Status
+from jaxadv.core.typing import ArrayLike, ChosenDevices, Devices, Numbers, Params
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.result_store import Store, fingerprint
 from jaxadv.engine.run import run_rows
-from jaxadv.engine.session import Rows, Session
+from jaxadv.engine.session import RowProgress, Rows, Session
 from jaxadv.engine.verify import predict
 
 
@@ -188,8 +195,55 @@ def attack_smoothed(
     checks.check_model(model)
     key = checks.check_key(key)
     images = checks.check_images(images, model.bounds)
-    count, shape = len(images), images.shape[1:]
     checks.check_counts(steps=steps, rounds=rounds, samples=samples)
+    rows, chosen = _attacked(found, len(images)), choose_devices(devices)
+    first = soft_smoothed(model, found.sigma, draws, key, images.shape[1:])
+    width = lanes or choose_lanes(first, 1, images.shape[1:], len(rows), chosen[0])
+    attack = PGD(norm="l2", steps=steps, step_size=0.1)
+    setting = _Setting(model, images, found, rows, draws, attack, samples, chosen, width)
+    search, kept, same = _Search.begin(images, found), Store.or_none(store), ""
+    name = f"smoothed-attack-{found.sigma:g}-{draws}-{steps}-{rounds}-{samples}"
+    if kept is not None:
+        same = setting.fingerprint(key)
+        search = _Search.load(kept, name, same) or search
+    before, span = search.seconds, model.bounds[1] - model.bounds[0]
+    largest = diameter("l2", int(np.prod(images.shape[1:])), span)
+
+    def report(finished: int, _: int, __: int) -> None:
+        if progress is not None:
+            broken = int(np.isfinite(search.broke).sum())
+            progress(search.done * len(rows) + finished, rounds * len(rows), broken)
+
+    with interruptible() as interrupted:
+        while len(rows) and search.done < rounds:
+            attacking, judging = jax.random.split(jax.random.fold_in(key, search.done))
+            radius = search.radius(found.sigma, largest)[rows]
+            pushed = setting.attack_soft(radius, attacking, interrupted, report)
+            if interrupted():
+                break
+            judged = setting.judge(pushed.images, judging)
+            if interrupted() or not (judged.forward > 0).all():
+                break
+            search = search.after(setting, radius, pushed, judged)
+            search = search._replace(seconds=before + time.perf_counter() - began)
+            if kept is not None:
+                kept.save_arrays(name, same, **search._asdict())
+            report(0, 0, 0)
+    return AttackedSmoothed(
+        distance=np.where(np.isin(np.arange(len(images)), rows), search.broke, 0.0),
+        images=search.nearest,
+        prediction=search.prediction,
+        abstained=search.abstained,
+        forward=search.forward,
+        backward=search.backward,
+        rounds=search.done,
+        complete=search.done == rounds or len(rows) == 0,
+        seconds=search.seconds,
+    )
+
+
+def _attacked(found: Certificates, count: int) -> np.ndarray:
+    """Indices of the images that are attacked: predicted correctly, or without labels at all."""
     if len(found.prediction) != count:
         raise ValueError(
             f"found has {len(found.prediction)} certificates for {count} images: pass those images "
@@ -198,115 +252,155 @@ def attack_smoothed(
     right = (found.forward > 0) & (found.prediction != ABSTAIN)
     if found.labels is not None:
         right &= found.prediction == found.labels
-    rows, chosen = np.flatnonzero(right), choose_devices(devices)
-    attack = PGD(norm="l2", steps=steps, step_size=0.1)
-    first = soft_smoothed(model, found.sigma, draws, key, shape)
-    width = lanes or choose_lanes(first, 1, shape, len(rows), chosen[0])
-    most = diameter("l2", int(np.prod(shape)), model.bounds[1] - model.bounds[0])
-    held, broke = found.radius.copy(), np.full(count, np.inf)
-    nearest, prediction = images.copy(), found.prediction.copy()
-    abstained, forward, backward = (np.zeros(count, int) for _ in range(3))
-    done, seconds, folder, same = 0, 0.0, Store.or_none(store), ""
-    name = f"smoothed-attack-{found.sigma:g}-{draws}-{steps}-{rounds}-{samples}"
-    if folder is not None:
-        same = fingerprint(
-            model.params,
-            images,
-            found.ids,
-            found.radius,
-            right,
-            found.alpha,
-            found.sigma,
-            width,
-            jax.random.key_data(key),
-            np.round(predict(model, images, chosen), 2),
+    return np.flatnonzero(right)
+
+
+class _Setting(NamedTuple):
+    """What is the same in every round of `attack_smoothed`.
+
+    Attributes:
+        model: The base classifier.
+        images: Floats [N, H, W, C], all images.
+        found: Their certificates.
+        rows: Integers [M], the images that are attacked.
+        draws: Number of draws of the noise in `soft_smoothed`.
+        attack: PGD in L2.
+        samples: Number of noisy images that judge each attacked image.
+        devices: The devices.
+        lanes: Number of lanes.
+    """
+
+    model: Model
+    images: np.ndarray
+    found: Certificates
+    rows: np.ndarray
+    draws: int
+    attack: PGD
+    samples: int
+    devices: ChosenDevices
+    lanes: int
+
+    def fingerprint(self, key: Array) -> str:
+        """Return the fingerprint of all on which the rounds depend, but for the counts."""
+        found = self.found
+        right = np.isin(np.arange(len(self.images)), self.rows)
+        logits = np.round(predict(self.model, self.images, self.devices), 2)
+        of_found = (found.ids, found.radius, right, found.alpha, found.sigma)
+        seed = jax.random.key_data(key)
+        return fingerprint(self.model.params, self.images, *of_found, self.lanes, seed, logits)
+
+    def attack_soft(
+        self,
+        radius: np.ndarray,
+        key: Array,
+        interrupted: Callable[[], bool],
+        progress: RowProgress,
+    ) -> Result:
+        """Attack `soft_smoothed` at radii [M], with new draws; the highest loss counts."""
+        found, rows = self.found, self.rows
+        soft = soft_smoothed(self.model, found.sigma, self.draws, key, self.images.shape[1:])
+        session = Session(
+            soft,
+            self.images[rows],
+            Untargeted(found.prediction[rows]),
+            found.ids[rows],
+            key,
+            self.devices,
+            self.lanes,
+            interrupted=interrupted,
         )
-        saved = folder.load_arrays(name, same)
-        if saved is not None:
-            held, broke, nearest = saved["held"], saved["broke"], saved["nearest"]
-            prediction, abstained = saved["prediction"], saved["abstained"]
-            forward, backward = saved["forward"], saved["backward"]
-            done, seconds = int(saved["done"]), float(saved["seconds"])
+        target = Rows(np.arange(len(rows)), radius)
+        return run_rows(session, self.attack, target, keep="loss", progress=progress)
 
-    goal, before = Untargeted(found.prediction[rows]), seconds
-    with interruptible() as interrupted:
-        for turn in range(done, rounds if len(rows) else done):
-            further = held[rows] + found.sigma / 2 * 2.0**turn
-            between = (held[rows] + broke[rows]) / 2
-            radius = np.where(np.isfinite(broke[rows]), between, np.minimum(further, most))
-            own, judging = jax.random.split(jax.random.fold_in(key, turn))
+    def judge(self, images: np.ndarray, key: Array) -> Smoothed:
+        """Predict the attacked images [M, H, W, C] by votes, at the certificates' alpha."""
+        return smoothed_predict(
+            self.model,
+            images,
+            sigma=self.found.sigma,
+            samples=self.samples,
+            alpha=self.found.alpha,
+            key=key,
+            ids=self.found.ids[self.rows],
+            devices=self.devices,
+        )
 
-            def report(finished: int, _: int, __: int, turn: int = turn) -> None:
-                if progress is not None:
-                    progress(
-                        turn * len(rows) + finished,
-                        rounds * len(rows),
-                        int(np.isfinite(broke).sum()),
-                    )
 
-            soft = soft_smoothed(model, found.sigma, draws, own, shape)
-            session = Session(
-                soft,
-                images[rows],
-                goal,
-                found.ids[rows],
-                own,
-                chosen,
-                width,
-                interrupted=interrupted,
-            )
-            target = Rows(np.arange(len(rows)), radius)
-            pushed = run_rows(session, attack, target, keep="loss", progress=report)
-            if interrupted():
-                break
-            judged = smoothed_predict(
-                model,
-                pushed.images,
-                sigma=found.sigma,
-                samples=samples,
-                alpha=found.alpha,
-                key=judging,
-                ids=found.ids[rows],
-                devices=chosen,
-            )
-            if interrupted() or not (judged.forward > 0).all():
-                break
-            sound = ~np.isin(pushed.status, [Status.REJECTED_BOX, Status.REJECTED_DISTANCE])
-            sure = sound & (judged.prediction != ABSTAIN)
-            wrong = sure & (judged.prediction != found.prediction[rows])
-            distance = distance64("l2", pushed.images, images[rows])
-            nearer = wrong & (distance < broke[rows])
-            held[rows] = np.where(wrong, held[rows], np.maximum(held[rows], radius))
-            abstained[rows] += judged.prediction == ABSTAIN
-            forward[rows] += pushed.forward + judged.forward
-            backward[rows] += pushed.backward
-            better = rows[nearer]
-            broke[better], nearest[better] = distance[nearer], pushed.images[nearer]
-            prediction[better] = judged.prediction[nearer]
-            done, seconds = turn + 1, before + time.perf_counter() - began
-            if folder is not None:
-                folder.save_arrays(
-                    name,
-                    same,
-                    held=held,
-                    broke=broke,
-                    nearest=nearest,
-                    prediction=prediction,
-                    abstained=abstained,
-                    forward=forward,
-                    backward=backward,
-                    done=done,
-                    seconds=seconds,
-                )
-            report(len(rows), 0, 0)
-    return AttackedSmoothed(
-        distance=np.where(right, broke, 0.0),
-        images=nearest,
-        prediction=prediction,
-        abstained=abstained,
-        forward=forward,
-        backward=backward,
-        rounds=done,
-        complete=done == rounds or len(rows) == 0,
-        seconds=seconds,
-    )
+class _Search(NamedTuple):
+    """State of the search for the nearest adversarial images, after some rounds.
+
+    Attributes:
+        held: float64 [N], the largest radius at which an attack failed, at first the certified one.
+        broke: float64 [N], the smallest distance at which one succeeded, infinite before.
+        nearest: float32 [N, H, W, C], the image at that distance, else the clean one.
+        prediction: int32 [N], class of the smoothed classifier on `nearest`.
+        abstained: int [N], number of attacked images on which it abstained.
+        forward: int [N], forward passes, votes included.
+        backward: int [N], backward passes.
+        done: Number of finished rounds.
+        seconds: Wall time of these rounds.
+    """
+
+    held: np.ndarray
+    broke: np.ndarray
+    nearest: np.ndarray
+    prediction: np.ndarray
+    abstained: np.ndarray
+    forward: np.ndarray
+    backward: np.ndarray
+    done: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def begin(cls, images: np.ndarray, found: Certificates) -> "_Search":
+        """Return the state before the first round."""
+        broke, none = np.full(len(images), np.inf), np.zeros(len(images), int)
+        nearest, prediction = images.copy(), found.prediction.copy()
+        return cls(found.radius, broke, nearest, prediction, none, none.copy(), none.copy())
+
+    @classmethod
+    def load(cls, store: Store, name: str, fingerprint: str) -> "_Search | None":
+        """Return the state that the store keeps under this name and fingerprint, or None."""
+        saved = store.load_arrays(name, fingerprint)
+        if saved is None:
+            return None
+        done, seconds = int(saved.pop("done")), float(saved.pop("seconds"))
+        return cls(**saved, done=done, seconds=seconds)
+
+    def radius(self, sigma: float, largest: float) -> np.ndarray:
+        """Return the radii [N] of the next round: a doubled step, or the middle after a success."""
+        further = np.minimum(self.held + sigma / 2 * 2.0**self.done, largest)
+        return np.where(np.isfinite(self.broke), (self.held + self.broke) / 2, further)
+
+    def after(
+        self, setting: _Setting, radius: np.ndarray, pushed: Result, judged: Smoothed
+    ) -> "_Search":
+        """Return the state after a round at radii [M], with its attacked images and their votes."""
+        rows, before = setting.rows, setting.found.prediction[setting.rows]
+        sound = ~np.isin(pushed.status, [Status.REJECTED_BOX, Status.REJECTED_DISTANCE])
+        wrong = sound & (judged.prediction != ABSTAIN) & (judged.prediction != before)
+        distance = distance64("l2", pushed.images, setting.images[rows])
+        nearer = wrong & (distance < self.broke[rows])
+        better = rows[nearer]
+        return self._replace(
+            held=_put(self.held, rows[~wrong], np.maximum(self.held[rows], radius)[~wrong]),
+            broke=_put(self.broke, better, distance[nearer]),
+            nearest=_put(self.nearest, better, pushed.images[nearer]),
+            prediction=_put(self.prediction, better, judged.prediction[nearer]),
+            abstained=_add(self.abstained, rows, judged.prediction == ABSTAIN),
+            forward=_add(self.forward, rows, pushed.forward + judged.forward),
+            backward=_add(self.backward, rows, pushed.backward),
+            done=self.done + 1,
+        )
+
+
+def _put(values: np.ndarray, index: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Return a copy of the values with new ones at the index."""
+    values = values.copy()
+    values[index] = new
+    return values
+
+
+def _add(values: np.ndarray, index: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """Return a copy of the values with more added at the index."""
+    return _put(values, index, values[index] + more)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
+from jaxadv.attacks import MIFGSM
 from jaxadv.attacks.common.gradient import GradientState
-from jaxadv.attacks.transfer import MIFGSM
 from jaxadv.core.attack import Problem
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model, from_function

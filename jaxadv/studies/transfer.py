@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 
-from jaxadv.attacks.transfer import (
+from jaxadv.attacks import (
     DIFGSM,
     MIFGSM,
     NIFGSM,

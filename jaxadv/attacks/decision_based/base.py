@@ -226,7 +226,7 @@ class LabelOnly(Attack):
     def starts(self, problem: Problem, state: DecisionState, noise: Array) -> Array:
         """Noise of several grains and densities, blended with the image by growing fractions."""
         number = state.spent + jnp.arange(self.batch)
-        number = number.reshape(-1, *(1,) * problem.image.ndim)
+        number = column(number, problem.image)
         height, width, _ = problem.image.shape
         coarse = [noise]
         for grain in (2, 4, 8):
@@ -241,9 +241,20 @@ class LabelOnly(Attack):
 
     def started(self, problem: Problem, state: DecisionState, wrong: Array) -> DecisionState:
         """Bisect from the nearest adversarial start, if there is one; else return `state`."""
-        distance = jax.vmap(lambda x: self.geometry.distance(x - problem.image))(state.trial)
-        nearest = jnp.argmin(jnp.where(wrong, distance, jnp.inf))
+        nearest = jnp.argmin(self.distances(problem, state, wrong))
         return where(wrong.any(), self.halve_from(problem, state, state.trial[nearest]), state)
+
+    def distances(self, problem: Problem, state: DecisionState, wrong: Array) -> Array:
+        """Distances [Q] of the adversarial queries from the image, infinite for the others."""
+        distance = jax.vmap(lambda x: self.geometry.distance(x - problem.image))(state.trial)
+        return jnp.where(wrong, distance, jnp.inf)
+
+    def halve_from_first(
+        self, problem: Problem, state: DecisionState, wrong: Array
+    ) -> DecisionState:
+        """Bisect from the first adversarial query; if there is none, go on from `point`."""
+        halving = self.halve_from(problem, state, state.trial[jnp.argmax(wrong)])
+        return where(wrong.any(), halving, self.arrived(problem, state))
 
     def halve_from(self, problem: Problem, state: DecisionState, far: Array) -> DecisionState:
         """Start bisecting the line from the adversarial image `far` to the image."""
@@ -266,7 +277,7 @@ class LabelOnly(Attack):
 
     def along(self, problem: Problem, state: DecisionState, fractions: Array) -> Array:
         """Points between the image and `far`: of the segment; Linf: projections of `far`."""
-        fractions = fractions.reshape(-1, *(1,) * problem.image.ndim)
+        fractions = column(fractions, problem.image)
         offset = state.far - problem.image
         if self.norm == "linf":
             radius = fractions * jnp.abs(offset).max()
@@ -321,6 +332,32 @@ def directions(noise: Array, side: int | None = None) -> Float[Array, "Q ..."]:
         normal = jnp.einsum("hi,qijc,wj->qhwc", rows, normal, columns)
     length = jnp.sqrt(jnp.square(normal).sum((1, 2, 3), keepdims=True))
     return normal / jnp.maximum(length, 1e-12)
+
+
+def column(values: Array, image: Array) -> Array:
+    """Values [Q] as [Q, 1, 1, 1], one for each of the images [Q, H, W, C]."""
+    return values.reshape(-1, *(1,) * image.ndim)
+
+
+def signs(wrong: Bool[Array, " Q"], used: Bool[Array, " Q"]) -> Float[Array, " Q"]:
+    """1 for an adversarial query, -1 for another one, 0 where the output is not used."""
+    return jnp.where(used, jnp.where(wrong, 1.0, -1.0), 0.0)
+
+
+def salt_and_pepper(problem: Problem, noise: Array, fraction: Array) -> Float[Array, "Q ..."]:
+    """Set random entries of the image to the ends of the box.
+
+    Args:
+        problem: The problem of this image.
+        noise: Uniform noise in (0, 1), [Q, H, W, C].
+        fraction: Expected fractions [Q] of the entries that are changed.
+
+    Returns:
+        The images [Q, H, W, C]; where the noise is lowest the entries become pepper, above it salt.
+    """
+    fraction = column(fraction, problem.image)
+    ends = jnp.where(noise < fraction / 2, problem.lower, problem.upper)
+    return jnp.where(noise < fraction, ends, problem.image)
 
 
 def until_first(success: Bool[Array, " Q"]) -> Bool[Array, " Q"]:

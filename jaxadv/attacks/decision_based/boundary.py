@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxadv.attacks.decision_based.base import DecisionState, LabelOnly, directions, until_first
+from jaxadv.attacks.decision_based.base import (
+    DecisionState,
+    LabelOnly,
+    column,
+    directions,
+    until_first,
+)
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
 from jaxadv.core.typing import Number
@@ -99,7 +105,7 @@ class Boundary(LabelOnly):
         moved, nearer = jax.vmap(candidates)(directions(noise))
         number = jnp.arange(self.batch)
         paired = jnp.where(
-            (number % 2 == 0).reshape(-1, *(1,) * problem.image.ndim),
+            column(number % 2 == 0, problem.image),
             moved[number // 2],
             nearer[number // 2],
         )

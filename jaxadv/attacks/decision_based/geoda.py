@@ -10,7 +10,9 @@ from jaxadv.attacks.decision_based.base import (
     OWN,
     DecisionState,
     LabelOnly,
+    column,
     directions,
+    signs,
     until_first,
 )
 from jaxadv.core.attack import Problem
@@ -117,8 +119,8 @@ class GeoDA(LabelOnly):
         else:
             unit = normal / jnp.maximum(jnp.sqrt(jnp.square(normal).sum()), 1e-12)
         lengths = state.distance * GROWTH ** (jnp.arange(self.batch) - 4.0)
-        lengths = lengths.reshape(-1, *(1,) * problem.image.ndim)
-        return jnp.where(state.phase == ESTIMATE, around, problem.image + lengths * unit)
+        beyond = problem.image + column(lengths, problem.image) * unit
+        return jnp.where(state.phase == ESTIMATE, around, beyond)
 
     def wanted(self, problem: Problem, state: DecisionState) -> Number:
         left = jnp.maximum(state.own.wanted - state.own.queried, 1)
@@ -135,14 +137,12 @@ class GeoDA(LabelOnly):
         used: Bool[Array, " Q"],
     ) -> DecisionState:
         plane = state.own
-        sign = jnp.where(used, jnp.where(wrong, 1.0, -1.0), 0.0)
-        turned = jnp.einsum("q,q...->...", sign, state.trial - state.point)
+        turned = jnp.einsum("q,q...->...", signs(wrong, used), state.trial - state.point)
         queried = plane.queried + used.sum(dtype=jnp.int32)
         own = plane._replace(normal=plane.normal + turned, queried=queried)
         phase = jnp.where(queried >= plane.wanted, MARCH, ESTIMATE).astype(jnp.int32)
         estimated = state._replace(own=own, phase=phase)
-        marched = self.halve_from(problem, state, state.trial[jnp.argmax(wrong)])
-        marched = where(wrong.any(), marched, self.arrived(problem, state))
+        marched = self.halve_from_first(problem, state, wrong)
         return where(state.phase == ESTIMATE, estimated, marched)
 
     def over(self, problem: Problem, state: DecisionState) -> Bool[Array, ""] | bool:

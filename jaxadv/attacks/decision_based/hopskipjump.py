@@ -11,7 +11,9 @@ from jaxadv.attacks.decision_based.base import (
     OWN,
     DecisionState,
     LabelOnly,
+    column,
     directions,
+    signs,
     until_first,
 )
 from jaxadv.core.attack import Problem
@@ -142,8 +144,7 @@ class HopSkipJump(LabelOnly):
         around = state.point + estimate.radius * directions(noise, self.side)
         length = state.distance / jnp.sqrt(jnp.maximum(estimate.round, 1.0))
         halves = jnp.exp2(-jnp.arange(self.batch, dtype=jnp.float32))
-        halves = halves.reshape(-1, *(1,) * problem.image.ndim)
-        beyond = state.point + length * halves * estimate.direction
+        beyond = state.point + length * column(halves, problem.image) * estimate.direction
         return jnp.where(state.phase == ESTIMATE, around, beyond)
 
     def wanted(self, problem: Problem, state: DecisionState) -> Number:
@@ -163,8 +164,7 @@ class HopSkipJump(LabelOnly):
         estimated = state._replace(own=self._learn(state, wrong, used))
         complete = estimated.own.queried >= estimated.own.wanted
         estimated = estimated._replace(phase=jnp.where(complete, STEP, ESTIMATE).astype(jnp.int32))
-        stepped = self.halve_from(problem, state, state.trial[jnp.argmax(wrong)])
-        stepped = where(wrong.any(), stepped, self.arrived(problem, state))
+        stepped = self.halve_from_first(problem, state, wrong)
         return where(state.phase == ESTIMATE, estimated, stepped)
 
     def _learn(self, state: DecisionState, wrong: Array, used: Array) -> Normal:
@@ -172,11 +172,11 @@ class HopSkipJump(LabelOnly):
         estimate = state.own
         # The queries were clipped to the box.
         moved = (state.trial - state.point) / jnp.maximum(estimate.radius, 1e-30)
-        sign = jnp.where(used, jnp.where(wrong, 1.0, -1.0), 0.0)
+        sign = signs(wrong, used)
         plain = estimate.plain + jnp.einsum("q,q...->...", used.astype(jnp.float32), moved)
         signed = estimate.signed + jnp.einsum("q,q...->...", sign, moved)
-        signs, queried = estimate.signs + sign.sum(), estimate.queried + used.sum(dtype=jnp.int32)
-        mean = signs / jnp.maximum(queried, 1)
+        total, queried = estimate.signs + sign.sum(), estimate.queried + used.sum(dtype=jnp.int32)
+        mean = total / jnp.maximum(queried, 1)
         normal = jnp.where(jnp.abs(mean) == 1, mean * plain, signed - mean * plain)
         normal = estimate.past + normal
         length = jnp.maximum(jnp.sqrt(jnp.square(normal).sum()), 1e-12)
@@ -184,7 +184,7 @@ class HopSkipJump(LabelOnly):
         return estimate._replace(
             plain=plain,
             signed=signed,
-            signs=signs,
+            signs=total,
             queried=queried,
             normal=normal,
             direction=direction,

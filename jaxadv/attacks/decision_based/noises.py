@@ -2,11 +2,10 @@
 
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxadv.attacks.decision_based.base import OWN, DecisionState, LabelOnly
+from jaxadv.attacks.decision_based.base import OWN, DecisionState, LabelOnly, salt_and_pepper
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
 from jaxadv.core.typing import Number
@@ -100,11 +99,8 @@ class SaltAndPepper(LabelOnly):
         return jnp.where(state.tick == 0, 0, self.batch)
 
     def images(self, problem: Problem, state: DecisionState, noise: Array) -> Float[Array, "Q ..."]:
-        spread = jnp.linspace(LEAST, 1.0, self.batch).reshape(-1, *(1,) * problem.image.ndim)
-        fraction = jnp.clip(state.own * spread, 0.0, 1.0)
-        # The smaller half of what is changed becomes pepper, the larger salt.
-        changed = jnp.where(noise < fraction / 2, problem.lower, problem.upper)
-        return jnp.where(noise < fraction, changed, problem.image)
+        spread = jnp.linspace(LEAST, 1.0, self.batch)
+        return salt_and_pepper(problem, noise, jnp.clip(state.own * spread, 0.0, 1.0))
 
     def updated(
         self,
@@ -113,8 +109,7 @@ class SaltAndPepper(LabelOnly):
         wrong: Bool[Array, " Q"],
         used: Bool[Array, " Q"],
     ) -> DecisionState:
-        distance = jax.vmap(lambda x: self.geometry.distance(x - problem.image))(state.trial)
-        distance = jnp.where(wrong, distance, jnp.inf)
+        distance = self.distances(problem, state, wrong)
         nearest = jnp.argmin(distance)
         closer = distance[nearest] < state.distance
         spread = jnp.linspace(LEAST, 1.0, self.batch)

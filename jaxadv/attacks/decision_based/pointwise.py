@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxadv.attacks.decision_based.base import OWN, DecisionState, LabelOnly, until_first
+from jaxadv.attacks.decision_based.base import (
+    OWN,
+    DecisionState,
+    LabelOnly,
+    salt_and_pepper,
+    until_first,
+)
 from jaxadv.core.attack import Problem
 from jaxadv.core.pytree import pytree, static
 from jaxadv.core.typing import Number
@@ -70,11 +76,7 @@ class Pointwise(LabelOnly):
         return state._replace(own=state.own._replace(order=order, place=place))
 
     def starts(self, problem: Problem, state: DecisionState, noise: Array) -> Array:
-        # A growing fraction of the entries: the lower half of the draws black, the upper white.
-        fraction = (jnp.arange(self.batch) + 1.0) / self.batch
-        fraction = fraction.reshape(-1, *(1,) * problem.image.ndim)
-        ends = jnp.where(noise < fraction / 2, problem.lower, problem.upper)
-        return jnp.where(noise < fraction, ends, problem.image)
+        return salt_and_pepper(problem, noise, (jnp.arange(self.batch) + 1.0) / self.batch)
 
     def halve_from(self, problem: Problem, state: DecisionState, far: Array) -> DecisionState:
         # Bisection would move every entry towards the image and reset none.

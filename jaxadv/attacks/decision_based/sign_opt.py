@@ -10,7 +10,9 @@ from jaxadv.attacks.decision_based.base import (
     OWN,
     DecisionState,
     LabelOnly,
+    column,
     directions,
+    signs,
     until_first,
 )
 from jaxadv.core.attack import Problem
@@ -144,10 +146,10 @@ class SignOPT(LabelOnly):
         return where(own.tries < TRIES, state, self._estimate(state, own))
 
     def images(self, problem: Problem, state: DecisionState, noise: Array) -> Float[Array, "Q ..."]:
-        own, column = state.own, (-1, *(1,) * problem.image.ndim)
+        own = state.own
         around = own.theta + own.beta * directions(noise)
         around = problem.image + own.g * around / _lengths(around)
-        lengths = own.length * self._fractions_left()[:-1].reshape(column)
+        lengths = own.length * column(self._fractions_left()[:-1], problem.image)
         nearer = lengths * self._aimed(own)
         return jnp.where(state.phase == ESTIMATE, around, problem.image + nearer)
 
@@ -187,8 +189,7 @@ class SignOPT(LabelOnly):
     ) -> DecisionState:
         own = state.own
         u = (state.trial - problem.image) / own.g - own.theta  # beta u after clipping to the box
-        sign = jnp.where(used, jnp.where(wrong, -1.0, 1.0), 0.0)
-        signed = own.signed + jnp.einsum("q,q...->...", sign, u / own.beta)
+        signed = own.signed + jnp.einsum("q,q...->...", -signs(wrong, used), u / own.beta)
         own = own._replace(signed=signed, queried=own.queried + used.sum(dtype=jnp.int32))
         learnt = state._replace(own=own)
         return where(own.queried >= self.directions, self._step(learnt, own), learnt)
