@@ -55,8 +55,8 @@ def largest_logits(logits: Float[Array, " K"], count: int) -> list[Float[Array, 
     largest = []
     for _ in range(count):
         best = jnp.argmax(logits)
-        largest.append(logits[best])
-        logits = logits.at[best].set(-jnp.inf)
+        largest.append(logit_of(logits, best))
+        logits = others(logits, best)
     return largest
 
 
@@ -97,7 +97,7 @@ def dlr(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         return -goal.margin(logits)
     if isinstance(goal, Targeted):
         seen = goal.merged(logits)
-        return (seen[goal.targets] - seen[goal.labels]) / scale
+        return (logit_of(seen, goal.targets) - logit_of(seen, goal.labels)) / scale
     return -goal.margin(logits) / scale
 
 
@@ -117,7 +117,7 @@ def logit(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
     """
     if isinstance(goal, Targeted):
         return logit_of(logits, goal.targets)
-    return -goal.merged(logits)[goal.labels]
+    return -logit_of(goal.merged(logits), goal.labels)
 
 
 LOSSES: dict[str, Loss] = {

@@ -19,7 +19,7 @@ from jaxadv.core.shapes import image_shape
 from jaxadv.core.typing import ChosenDevices
 from jaxadv.engine import checks
 from jaxadv.engine.compilation import compiles
-from jaxadv.engine.lanes import Ends
+from jaxadv.engine.lanes import Ends, result_layouts
 from jaxadv.engine.programs import LoopPrograms, Seen, loop_programs, shrinking
 from jaxadv.engine.queue import Table
 from jaxadv.engine.session import Room, RowProgress, Rows, Session
@@ -247,7 +247,8 @@ def run_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Res
     keys, state = begin(attack, model, table, setup.key, width)
     table = table._replace(keys=keys)
     skipped = int((~active).sum())
-    ticks, lane_ticks, until, seen = 0, 0, 8, Seen.nothing(state.images.shape[:2])
+    layouts = result_layouts(attack, jax.eval_shape(lambda table: take(table, 0), table))
+    seen, lane_ticks, until = Seen.of(state, layouts, setup.keep), 0, 8
     while True:
         if budget.passes is not None:
             left = budget.passes - (spent + lane_ticks) * setup.passes_per_tick
@@ -257,11 +258,10 @@ def run_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Res
             break
         tick = time.perf_counter()
         ends = Ends(np.int32(until), np.int32(limit), np.int32(most))
-        state, seen = go_on(attack, model, table, state, ends)
-        seen = jax.device_get(seen)
+        state, before = go_on(attack, model, table, state, ends), int(seen.ticks.max())
+        seen = Seen.of(state, layouts, setup.keep)
         elapsed = time.perf_counter() - tick
-        before, ticks = ticks, int(np.asarray(state.ticks).max())
-        lane_ticks += (ticks - before) * width * parts
+        lane_ticks += (int(seen.ticks.max()) - before) * width * parts
         # Only rows that are attacked are ever complete: neither padding nor clean successes are.
         if watch.progress is not None:
             done = int(seen.complete.sum()) + skipped

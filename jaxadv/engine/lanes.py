@@ -106,20 +106,30 @@ class Layouts(NamedTuple):
     def of(cls, attack: Attack, model: Model, table: Table) -> "Layouts":
         """Return the layouts of an attack on the rows of a table that has keys."""
 
-        def parts(table: Table) -> tuple[Lane, RowResult, EntryResult]:
+        def one(table: Table) -> Lane:
             lane = table.lane(attack, model.bounds, jnp.int32(0), jnp.int32(0))
-            rows, entries = take(Results.empty(table, attack.entries), 0)
-            return lane._replace(finished=None), without_image(rows), entries
+            return lane._replace(finished=None)
 
-        each = jax.eval_shape(parts, table)
         assert table.keys is not None
-        return cls(*(Layout(part, table.keys) for part in each))
+        lane = Layout(jax.eval_shape(one, table), table.keys)
+        return cls(lane, *result_layouts(attack, table))
 
     def results(self, state: LoopState) -> Results:
         """Return the results of a loop state."""
         rows = self.row.unpack(state.rows)
         rows = rows._replace(best=rows.best._replace(image=state.images))
         return Results(rows, self.entry.unpack(state.entries))
+
+
+def result_layouts(attack: Attack, table: Table) -> tuple[Layout, Layout]:
+    """Return the layouts of the result of one row, without its image, and of one entry."""
+
+    def each(table: Table) -> tuple[RowResult, EntryResult]:
+        rows, entries = take(Results.empty(table, attack.entries), 0)
+        return without_image(rows), entries
+
+    row, entry = jax.eval_shape(each, table)
+    return Layout(row, table.keys), Layout(entry, table.keys)
 
 
 def without_image(result: RowResult) -> RowResult:

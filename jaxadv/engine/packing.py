@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Int, PyTree, Shaped
 
@@ -95,6 +96,16 @@ class Layout:
             leaves.append(
                 lax.bitcast_convert_type(column, one.dtype) if bits else column.astype(one.dtype)
             )
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def read(self, row: np.ndarray) -> PyTree:
+        """Return pytrees whose rows [..., N, F] are numpy's, and whose leaves all lie in them."""
+        leaves, place = [], 0
+        for one in self.leaves:
+            column = np.ascontiguousarray(row[..., place : place + self._width(one)])
+            place += self._width(one)
+            values = column.view(one.dtype) if one.dtype in _BITS else column.astype(one.dtype)
+            leaves.append(values.reshape(*row.shape[:-1], *one.shape))
         return jax.tree.unflatten(self.structure, leaves)
 
 

@@ -14,37 +14,60 @@ from jaxadv.core.pytree import take
 from jaxadv.core.typing import ChosenDevices
 from jaxadv.cpu.compiler import brief_options
 from jaxadv.engine.compilation import Program
-from jaxadv.engine.lanes import Ends, Layouts, LoopState, Mode, init_lanes, run_lanes, shrink_lanes
-from jaxadv.engine.queue import Table
+from jaxadv.engine.lanes import Ends, LoopState, Mode, init_lanes, run_lanes, shrink_lanes
+from jaxadv.engine.packing import Layout
+from jaxadv.engine.queue import Results, Table
 from jaxadv.engine.tick import Counts
 from jaxadv.engine.verify import mesh_of, sharded
 
 
 class Seen(NamedTuple):
-    """What the host reads of the state of a loop.
+    """What the host reads of the state of a loop on D devices with M rows each.
 
     Attributes:
         live: Number of lanes that hold an entry.
         waiting: Whether the queue holds further entries.
-        complete: Whether each row [M] is complete.
+        ticks: The ticks of the loop.
+        complete: Whether each row is complete.
         adversarial: Whether the best image of each row is adversarial.
         nonfinite: Whether a row has met a non-finite value.
         counts: Counts of a sequential run for each row.
     """
 
-    live: Int[Array, ""]
-    waiting: Bool[Array, ""]
-    complete: Bool[Array, " M"]
-    adversarial: Bool[Array, " M"]
-    nonfinite: Bool[Array, " M"]
+    live: Int[np.ndarray, " D"]
+    waiting: Bool[np.ndarray, " D"]
+    ticks: Int[np.ndarray, " D"]
+    complete: Bool[np.ndarray, "D M"]
+    adversarial: Bool[np.ndarray, "D M"]
+    nonfinite: Bool[np.ndarray, "D M"]
     counts: Counts
 
     @classmethod
-    def nothing(cls, shape: tuple[int, ...]) -> "Seen":
-        """Return what is read of [D, M] rows before the first tick."""
-        none, zero = np.zeros(shape, bool), np.zeros(shape, np.int32)
-        live, waiting = np.zeros(shape[0], np.int32), np.ones(shape[0], bool)
-        return cls(live, waiting, none, none, none, Counts(zero, zero, zero, zero))  # type: ignore[arg-type]
+    def of(cls, state: LoopState, layouts: tuple[Layout, Layout], keep: str) -> "Seen":
+        """Wait for a loop, and read its state.
+
+        Args:
+            state: The state, with a leading axis of devices.
+            layouts: Those of the results (`result_layouts`).
+            keep: As in `run`.
+
+        Returns:
+            What is read.
+        """
+        rows, entries, entry, head, ticks = jax.device_get(
+            (state.rows.row, state.entries.row, state.entry, state.head, state.ticks)
+        )
+        results, count = Results(layouts[0].read(rows), layouts[1].read(entries)), entries.shape[1]
+        counts, complete = results.totals(keep)
+        return cls(
+            live=(entry < count).sum(1),
+            waiting=head < count,
+            ticks=ticks,
+            complete=complete,
+            adversarial=results.best.adversarial,
+            nonfinite=results.rows.nonfinite,
+            counts=counts,
+        )
 
 
 class LoopPrograms(NamedTuple):
@@ -52,8 +75,8 @@ class LoopPrograms(NamedTuple):
 
     Attributes:
         begin: (attack, model, table, key, width) -> (keys of the table, loop state).
-        go_on: (attack, model, table with keys, loop state, ends) -> (loop state, Seen). The state
-            that it is given is updated in place.
+        go_on: (attack, model, table with keys, loop state, ends) -> loop state. The state that it
+            is given is updated in place.
     """
 
     begin: Program
@@ -84,16 +107,10 @@ def loop_programs(keep: str, halve: bool, devices: ChosenDevices) -> LoopProgram
 
     def go_on(
         attack: Attack, model: Model, table: Table, state: LoopState, ends: Ends
-    ) -> tuple[LoopState, Seen]:
+    ) -> LoopState:
         table, state = take((table, state), 0)
         state = run_lanes(attack, model, table, state, ends, mode)
-        results = Layouts.of(attack, model, table).results(state)
-        counts, complete = results.totals(keep)
-        rows = results.rows
-        seen = Seen(
-            state.live.sum(), state.waiting, complete, rows.best.adversarial, rows.nonfinite, counts
-        )
-        return jax.tree.map(lambda leaf: leaf[None], (state, seen))
+        return jax.tree.map(lambda leaf: leaf[None], state)
 
     def begin_all(attack: Attack, model: Model, table: Table, key: Array, width: int) -> Any:
         if len(devices) == 1:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
@@ -186,22 +187,24 @@ class Results(NamedTuple):
         return Results(rows, jax.tree.map(put, self.entries, own))
 
     def totals(self, keep: str) -> tuple[Counts, Bool[Array, " M"]]:
-        """Return the counts of a sequential run for each row, and whether the row is complete."""
-        best, rank = self.rows.best, self.rows.rank
-        ranks = jnp.arange(self.entries.ended.shape[0] // len(rank))[:, None]
-        last = success_rank(best.tier, rank) if keep == "first" else NEVER
-        paid = ranks <= last
+        """Return the counts of a sequential run for each row, and whether the row is complete.
+
+        The arrays may be numpy's, and have leading axes.
+        """
+        rank, ended = self.rows.rank, self.entries.ended
+        shape = (*rank.shape[:-1], ended.shape[-1] // rank.shape[-1], rank.shape[-1])
+        last = success_rank(self.rows.best.tier, rank) if keep == "first" else NEVER + 0 * rank
+        paid = np.arange(shape[-2])[:, None] <= last[..., None, :]
         counts = jax.tree.map(
-            lambda count: jnp.where(paid, count.reshape(paid.shape[0], -1), 0).sum(0),
+            lambda count: (paid * count.reshape(shape)).sum(-2, dtype=count.dtype),
             self.entries.counts,
         )
-        complete = (self.entries.ended.reshape(paid.shape[0], -1) | ~paid).all(0)
-        return Counts(*counts), complete
+        return Counts(*counts), (ended.reshape(shape) | ~paid).all(-2)
 
 
-NEVER = jnp.iinfo(jnp.int32).max
+NEVER = np.int32(jnp.iinfo(jnp.int32).max)
 
 
 def success_rank(tier: Bool[Array, "..."], rank: Int[Array, "..."]) -> Int[Array, "..."]:
     """Return the rank at which a row succeeded (`NEVER` where it did not)."""
-    return jnp.where(tier, rank, NEVER)
+    return tier * rank + ~tier * NEVER

@@ -28,7 +28,7 @@ WIDE = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # L1: (radius in epsilons, fraction
 
 
 class Plan(NamedTuple):
-    """Schedule of a run of `APGD`, one row a tick; every field has the shape [ticks].
+    """Schedule of a run of `APGD`, one row a tick; every field has the shape [ticks], or [] (`at`).
 
     Attributes:
         radius: float32, the radius in epsilons.
@@ -39,11 +39,17 @@ class Plan(NamedTuple):
             checkpoint).
     """
 
-    radius: Float[ArrayLike, " ticks"]
-    ahead: Float[ArrayLike, " ticks"]
-    begins: Bool[ArrayLike, " ticks"]
-    ends: Bool[ArrayLike, " ticks"]
-    window: Int[ArrayLike, " ticks"]
+    radius: Float[ArrayLike, "*ticks"]
+    ahead: Float[ArrayLike, "*ticks"]
+    begins: Bool[ArrayLike, "*ticks"]
+    ends: Bool[ArrayLike, "*ticks"]
+    window: Int[ArrayLike, "*ticks"]
+
+    def at(self, step: Int[Array, ""]) -> "Plan":
+        """Return the scalars of a tick; all columns are read at once, which compiles faster."""
+        columns = np.stack([np.asarray(column, np.float32) for column in self], 1)
+        radius, ahead, begins, ends, window = jnp.asarray(columns)[step]
+        return Plan(radius, ahead, begins > 0, ends > 0, window.astype(jnp.int32))
 
 
 def checkpoints(steps: int, norm: str) -> np.ndarray:
@@ -226,7 +232,7 @@ class APGD(Attack):
         return state.image[None]
 
     def needs(self, problem: Problem, state: APGDState) -> Needs:
-        return Needs(jnp.ones(1, bool), ~jnp.asarray(self.plan.ends)[state.step][None])
+        return Needs(jnp.ones(1, bool), ~self.plan.at(state.step).ends[None])
 
     def objective(self, goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
         if self.targets and not goal.targeted:
@@ -240,7 +246,7 @@ class APGD(Attack):
         return jax.grad(lambda z: self.objective(goal, z))(logits[0])[None, None]
 
     def tell(self, problem: Problem, state: APGDState, answer: Answer) -> APGDState:
-        now = jax.tree.map(lambda column: jnp.asarray(column)[state.step], self.plan)
+        now = self.plan.at(state.step)
         loss = self.objective(self.goal(problem, state.target), answer.logits[0])
         higher = now.begins | (loss > state.best_loss)
         best, best_loss, gradient = where(
