@@ -158,8 +158,6 @@ from .protocols.evaluate import Report as Report
 from .protocols.evaluate import evaluate as evaluate
 from .protocols.minimal_distance import MinimalDistances as MinimalDistances
 from .protocols.minimal_distance import minimal_distance as minimal_distance
-from .protocols.prove import Proofs as Proofs
-from .protocols.prove import Verdict as Verdict
 from .protocols.prove import prove as prove
 from .protocols.query_curves import QueryComparison as QueryComparison
 from .protocols.query_curves import QueryCurve as QueryCurve
@@ -169,6 +167,8 @@ from .protocols.streams import Streams as Streams
 from .protocols.streams import streams as streams
 from .protocols.survival import Survival as Survival
 from .protocols.survival import survival as survival
+from .protocols.verdicts import Proofs as Proofs
+from .protocols.verdicts import Verdict as Verdict
 from .sweep import SweepStore as SweepStore
 from .sweep import compare_stores as compare_stores
 from .sweep import run_sweep as run_sweep

@@ -98,7 +98,7 @@ def as_data(proof: Any) -> dict[str, Any]:
     """Return proofs as JSON: totals, and what is known of every image."""
     import numpy as np
 
-    from jaxadv.protocols.prove import Verdict
+    from jaxadv.protocols.verdicts import Verdict
 
     proved, not_broken = proof.accuracy
     columns = zip(
