@@ -154,8 +154,8 @@ from .proofs.intervals import bounds as bounds
 from .protocols.cached_run import Refine as Refine
 from .protocols.cascades import Hardest as Hardest
 from .protocols.cascades import Nearly as Nearly
-from .protocols.evaluate import Report as Report
 from .protocols.evaluate import evaluate as evaluate
+from .protocols.evaluation import Report as Report
 from .protocols.minimal_distance import MinimalDistances as MinimalDistances
 from .protocols.minimal_distance import minimal_distance as minimal_distance
 from .protocols.prove import prove as prove

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxadv.core.goals import Untargeted
+from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.session import Rows, Session
@@ -13,7 +14,7 @@ from jaxadv.protocols.cascades import Cascade, run_cascade
 from jaxadv.protocols.proof_ledger import Ledger
 from jaxadv.protocols.verdicts import Verdict
 
-INSIDE = 1 - 1e-6  # a corner is moved inwards by its rounding
+INSIDE = 1 - 1e-7  # what is left of a step, so that float64 finds its length within epsilon
 
 
 def attack_first(
@@ -69,8 +70,7 @@ def try_candidates(
         Booleans [R], which are adversarial. Each costs a forward pass.
     """
     originals = session.images[rows]
-    step = (candidates.astype(np.float64) - originals) * INSIDE
-    images = np.clip(originals + step, *session.model.bounds).astype(np.float32)
+    images = _inside(norm, np.clip(candidates, *session.model.bounds), originals, radii)
     goal = Untargeted(np.asarray(session.goal.labels)[rows])
     devices = choose_devices(session.devices)
     status, _, margin = verify(session.model, norm, images, originals, goal, radii, devices)
@@ -80,3 +80,13 @@ def try_candidates(
     hit = status == Status.SUCCESS
     ledger.images[rows[hit]], ledger.status[rows[hit]] = images[hit], Verdict.BROKEN
     return hit
+
+
+def _inside(norm: str, images: np.ndarray, originals: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Return images moved towards the originals until they are within the radii, in float32."""
+    length = np.maximum(distance64(norm, images, originals), 1e-30)
+    share = INSIDE * np.minimum(1, radii / length).reshape(-1, *[1] * (images.ndim - 1))
+    step = share * (images.astype(np.float64) - originals)
+    moved = (originals + step).astype(np.float32)
+    beyond = np.abs(moved.astype(np.float64) - originals) > np.abs(step)
+    return np.where(beyond, np.nextafter(moved, originals), moved)
