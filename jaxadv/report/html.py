@@ -178,10 +178,10 @@ def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
         )
     certified = report.certified_curve(grid)
     if certified is not None:
-        attacked = 100 * report.accuracy_curve(grid)
         axes.plot(grid, 100 * certified, color=PROVED, linewidth=2.2, label="certified")
+    if certified is not None and report.robust_bounds is not None:
+        attacked = 100 * report.accuracy_curve(grid)
         axes.fill_between(grid, 100 * certified, attacked, color=PROVED, alpha=0.1, linewidth=0)
-    if report.robust_bounds is not None:
         proved = 100 * report.robust_bounds[:, 0]
         axes.plot(epsilons, proved, "D", color=PROVED, markersize=7, markeredgecolor="white")
     axes.set(xlim=(0, grid[-1]), ylim=(0, 103))
