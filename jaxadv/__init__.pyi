@@ -151,6 +151,8 @@ from .models import load_weights as load_weights
 from .models import save_weights as save_weights
 from .models.train import train as train
 from .proofs.intervals import bounds as bounds
+from .proofs.vnnlib import Property as Property
+from .proofs.vnnlib import read_vnnlib as read_vnnlib
 from .protocols.cached_run import Refine as Refine
 from .protocols.cascades import Hardest as Hardest
 from .protocols.cascades import Nearly as Nearly
@@ -158,6 +160,8 @@ from .protocols.evaluate import evaluate as evaluate
 from .protocols.evaluation import Report as Report
 from .protocols.minimal_distance import MinimalDistances as MinimalDistances
 from .protocols.minimal_distance import minimal_distance as minimal_distance
+from .protocols.properties import Decision as Decision
+from .protocols.properties import prove_property as prove_property
 from .protocols.prove import prove as prove
 from .protocols.query_curves import QueryComparison as QueryComparison
 from .protocols.query_curves import QueryCurve as QueryCurve

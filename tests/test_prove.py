@@ -375,6 +375,16 @@ def test_seconds_end_a_call():
     assert not proof.complete and (proof.status == ja.Verdict.NOT_RUN).all()
 
 
+def test_a_model_without_nonlinearities_has_nothing_to_split():
+    weight = jnp.asarray([[1.0, 0], [0, 1], [0, 0], [0, 0], [0, 0], [0, 0]])
+    model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, weight)
+    images = np.full((1, 2, 3, 1), 0.5, np.float32)
+    images[0, 0, 0] += 0.2  # at its distance of 0.1 the margin is 0: neither proved nor broken
+    how = {"attacks": {}, "effort": "strong"}
+    proof = ja.prove(model, images, np.zeros(1, int), 0.1, **how)
+    assert proof.status[0] == ja.Verdict.LOOSE and abs(proof.lower[0]) < 1e-5
+
+
 def test_attacks_run_first():
     model = dense((6, 12, 12, 3), seed=4)
     images, labels = data(model, 12)

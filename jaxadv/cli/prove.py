@@ -2,55 +2,25 @@
 
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
     EXAMPLES,
-    MOST,
     Fresh,
     Json,
     NormName,
     Output,
+    Proving,
     grouped,
     option,
     parse_epsilons,
 )
 from jaxadv.cli.progress import Bars
+from jaxadv.cli.property import decide
 from jaxadv.cli.run import command, while_complete
 from jaxadv.cli.subject import Subject, check_entries, check_proof
-
-
-@dataclass(frozen=True)
-class Proving:
-    """The options that say how far a proof may go.
-
-    Attributes:
-        effort: "fast", "standard" or "strong".
-        budget: The most subproblems an image, or None for the default.
-        seconds: The most seconds of all images together, or None.
-        arithmetic: "float32" or "real".
-        attacks: The cascade that runs first.
-    """
-
-    effort: Annotated[
-        str,
-        option("--effort", help="fast (CROWN), standard (alpha-CROWN), strong (branch and bound)."),
-    ] = "standard"
-    budget: Annotated[
-        int | None, option("--budget", help="Most subproblems an image (2,000).", min=1, max=MOST)
-    ] = None
-    seconds: Annotated[
-        float | None, option("--seconds", help="Most seconds of all images together.")
-    ] = None
-    arithmetic: Annotated[
-        str, option("--arithmetic", help="float32, or real: for exact arithmetic.")
-    ] = "float32"
-    attacks: Annotated[
-        str, option("--attacks", help="The cascade that runs first: quick, fast, standard, strong.")
-    ] = "quick"
 
 
 @app.command()
@@ -63,6 +33,10 @@ def prove(
         option("--epsilon", help="The radius: 0.1 or 8/255; repeatable, or with commas (0.02)."),
     ] = None,
     proving: Proving = Proving(),
+    property_file: Annotated[
+        Path | None,
+        option("--property", help="Instead, decide a property (.vnnlib) of --model net.onnx."),
+    ] = None,
     *,
     output: Output = Path("jaxadv-results/prove"),
     json_file: Json = None,
@@ -70,13 +44,17 @@ def prove(
 ) -> None:
     """Prove for each image that none within epsilon is adversarial, or find one that is.
 
-    Writes OUTPUT/report.html and report.json. After Ctrl-C, the same command continues where it
-    stopped.
+    With --property, answer sat (with a witness), unsat or unknown, as the verification competition
+    asks for, in OUTPUT/result.txt. Else writes OUTPUT/report.html and report.json. After
+    Ctrl-C, the same command continues where it stopped.
     """
     radii = parse_epsilons(epsilon) if epsilon else [0.02]
+    if property_file is not None:
+        if epsilon:
+            raise ValueError("--property states its own box: leave --epsilon out")
+        decide(subject, property_file, proving, output, json_file, fresh)
+        return
     seconds = math.inf if proving.seconds is None else proving.seconds
-    if not seconds > 0:
-        raise ValueError(f"--seconds {seconds:g}: pass a number above 0")
     until = time.monotonic() + seconds
     with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja

@@ -120,7 +120,8 @@ class Search:
         roots = self.roots(rows, ball, INNER_STEPS, left, roots.regions)
         answers = self.margins(rows, roots, LAST_STEPS, left)
         left = self.conclude(rows, roots, answers)
-        if effort == "strong" and len(left) and not self.late():
+        splits = effort == "strong" and self.network.nodes
+        if splits and len(left) and not self.late():
             branch(self, rows, roots, answers, left)
 
     def roots(
