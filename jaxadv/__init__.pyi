@@ -151,6 +151,8 @@ from .models import load_weights as load_weights
 from .models import save_weights as save_weights
 from .models.train import train as train
 from .proofs.intervals import bounds as bounds
+from .proofs.losses import crown_ibp_loss as crown_ibp_loss
+from .proofs.losses import ibp_loss as ibp_loss
 from .proofs.vnnlib import Property as Property
 from .proofs.vnnlib import read_vnnlib as read_vnnlib
 from .protocols.cached_run import Refine as Refine
