@@ -85,7 +85,10 @@ class Recipe:
     bound: str | None = None
 
     def at(self, done: float | Array) -> "Recipe":
-        """Return the recipe after this fraction of all steps: the radius of a bound grows."""
+        """Return the recipe after this fraction of all steps.
+
+        The radius of a bound grows, and so does its weight, in the place of TRADES' beta.
+        """
         if self.bound is None or self.epsilon is None:
             return self
         grown = jnp.clip((done - RAMP[0]) / RAMP[1], 0, 1)
@@ -232,7 +235,7 @@ def _check_bound(definition: "nn.Module", shape: tuple[int, ...], recipe: Recipe
     bound, epsilon = recipe.bound, recipe.epsilon
     if bound not in LOSSES:
         raise ValueError(f"bound={bound!r}: pass one of {list(LOSSES)}")
-    if not (checks.is_number(epsilon) and 0 < epsilon < np.inf):
+    if epsilon is None or not (checks.is_number(epsilon) and 0 < epsilon < np.inf):
         raise ValueError(f"epsilon={epsilon} with bound={bound!r}: pass a radius above 0")
     for name in ("attack", "beta", "noise"):
         if getattr(recipe, name) is not None:
@@ -377,7 +380,7 @@ def _gradient(
 
     def loss(params: Params) -> tuple[Float[Array, ""], Variables]:
         more = 0.0 if penalty is None else penalty(params)
-        if recipe.bound is not None:
+        if recipe.bound is not None and recipe.epsilon is not None and beta is not None:
             logits, updated = apply(params, images, others)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             model = from_linen(definition, {**others, "params": params})

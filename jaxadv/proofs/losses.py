@@ -136,18 +136,17 @@ def _region(network: Network, model: Model, image: Array, epsilon: float | Array
     def flat(parts: list[Array]) -> Array:
         return jnp.concatenate([jnp.zeros(0, image.dtype), *(part.ravel() for part in parts)])
 
-    ends = [flat([z[side] for _, z in rules.inputs]) for side in (0, 1)]
-    error = jnp.zeros(network.size, image.dtype)
     return Region(
-        image,
-        low - image,
-        high - image,
-        jnp.asarray(epsilon, image.dtype),
-        flat(plain.inputs),
-        *ends,
-        error,
-        output,
-        jnp.zeros_like(output),
+        image=image,
+        low=low - image,
+        high=high - image,
+        radius=jnp.asarray(epsilon, image.dtype),
+        value=flat(plain.inputs),
+        lower=flat([z.low for _, z in rules.inputs]),
+        upper=flat([z.high for _, z in rules.inputs]),
+        error=jnp.zeros(network.size, image.dtype),
+        output=output,
+        output_error=jnp.zeros_like(output),
     )
 
 

@@ -127,17 +127,7 @@ def evaluate(
     assert logits is not None
     predictions = np.where(np.isnan(logits).any(1), -1, logits.argmax(1))  # NaN: no prediction
     right = predictions == labels
-    probe = np.flatnonzero(right)[:64]
-    scan = program.read_program(model, shape)
-    looks = [
-        answers.meant_labels(logits, labels),
-        answers.meant_radius(levels[-1], norm, int(np.prod(shape)), model.bounds),
-        program.operations(scan),
-        program.no_gradients_inside(scan),
-    ]
-    messages = [look.message for look in looks if not look.passed]
-    if len(probe) and not missing:
-        messages += checks.check_gradients(model, images[probe], Untargeted(labels[probe]))
+    messages = _noticed(session, right, norm, levels, differentiable=not missing)
     broken_by = np.tile(np.where(right, SURVIVED, MISCLASSIFIED), len(levels))
     adversarial = np.tile(images, (len(levels), *[1] * len(shape)))
     distance = np.where(right, np.inf, 0.0)
@@ -186,3 +176,23 @@ def evaluate(
         rejected=rejected,
         proved=proved,
     )
+
+
+def _noticed(
+    session: Session, right: np.ndarray, norm: str, levels: np.ndarray, *, differentiable: bool
+) -> list[str]:
+    """Return what a first look at the model, the labels and the epsilons makes doubtful."""
+    model, images, labels = session.model, session.images, np.asarray(session.goal.labels)
+    assert session.clean_logits is not None
+    shape, probe = images.shape[1:], np.flatnonzero(right)[:64]
+    scan = program.read_program(model, shape)
+    looks = [
+        answers.meant_labels(session.clean_logits, labels),
+        answers.meant_radius(levels[-1], norm, int(np.prod(shape)), model.bounds),
+        program.operations(scan),
+        program.no_gradients_inside(scan),
+    ]
+    messages = [look.message for look in looks if not look.passed]
+    if len(probe) and differentiable:
+        messages += checks.check_gradients(model, images[probe], Untargeted(labels[probe]))
+    return messages

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # evaluate imports the whole engine
 
     from jaxadv.core.attack import Attack
     from jaxadv.protocols.evaluation import Report, Stage
+    from jaxadv.protocols.prover import Prover
 
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 MISCLASSIFIED = "misclassified"
@@ -43,8 +44,8 @@ def epsilon_text(epsilon: float) -> str:
     return text
 
 
-def settings_of(attack: "Attack") -> dict[str, Any]:
-    """Return an attack's name and all its settings, as values for JSON."""
+def settings_of(attack: "Attack | Prover") -> dict[str, Any]:
+    """Return the name and all settings of an attack, or of proofs, as values for JSON."""
     from jaxadv.core.attack import Attack
 
     settings: dict[str, Any] = {"name": attack.name}
