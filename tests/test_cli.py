@@ -598,6 +598,7 @@ def test_no_table_cuts_a_heading_or_a_number(width):
         "clean_accuracy": 1.0,
         "false_rejections": None,
         "robust_accuracy": [0.001] * 7,
+        "robust_bounds": None,
         "certified_accuracy": None,
         "attacks": [attack],
         "median_distance": 0.1,
