@@ -598,6 +598,7 @@ def test_no_table_cuts_a_heading_or_a_number(width):
         "clean_accuracy": 1.0,
         "false_rejections": None,
         "robust_accuracy": [0.001] * 7,
+        "robust_bounds": None,
         "certified_accuracy": None,
         "attacks": [attack],
         "median_distance": 0.1,
@@ -616,19 +617,34 @@ def test_no_table_cuts_a_heading_or_a_number(width):
 
 @pytest.mark.slow
 def test_prove_prints_both_sides(call, weights, tmp_path):
-    result = call(
+    command = (
         "prove --data digits --model",
         weights,
-        "--examples 6 --epsilon 0.02 --effort fast --json out.json",
+        "--examples 6 --epsilon 0.02,0.01 --effort fast --json out.json --output out",
     )
+    result = call(*command)
     assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert 0 < found["proved"] <= found["not_broken"] <= 1
-    assert sum(found["images_by_verdict"].values()) == len(found["images"]) == 6
-    for image in found["images"]:
-        assert image["verdict"] != "PROVED" or 0 < image["lower"] <= image["upper"]
-    assert f"between {100 * found['proved']:.1f} % (proved)" in result.output
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert [found["epsilon"] for found in data["found"]] == [0.01, 0.02]
+    for found in data["found"]:
+        assert 0 < found["proved"] <= found["not_broken"] <= 1
+        assert sum(found["images_by_verdict"].values()) == len(found["images"]) == 6
+        for image in found["images"]:
+            assert image["verdict"] != "PROVED" or 0 < image["lower"] <= image["upper"]
+        assert f"{100 * found['proved']:.1f}" in result.output
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<b>proved</b>") == sum(
+        found["images_by_verdict"]["PROVED"] for found in data["found"]
+    )
+    again = call(*command)
+    assert "nothing was left to do" in again.output
+    second = json.loads((tmp_path / "out.json").read_text())
+    assert [found["images"] for found in second["found"]] == [
+        found["images"] for found in data["found"]
+    ]
     assert "effort='most'" in call("prove --data digits --effort most --model", weights).stderr
+    refused = call("evaluate --data digits --prove fast --norm l0 --model", weights)
+    assert "norm='l0'" in refused.stderr
 
 
 @pytest.mark.slow

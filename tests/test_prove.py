@@ -14,9 +14,12 @@ import jaxadv as ja
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
 from jaxadv.models.published import load_published
+from jaxadv.proofs.certificates import Leaf, covers
 from jaxadv.proofs.lines import LINES
-from jaxadv.proofs.replay import Leaf, covers
-from jaxadv.proofs.walk import UnsupportedPrimitive
+from jaxadv.proofs.replay import Replayer
+from jaxadv.proofs.rules import UnsupportedPrimitive
+from jaxadv.protocols.proof_search import Search
+from jaxadv.protocols.prover import CHUNKS
 from tests.common import slow
 
 RNG = np.random.default_rng(0)
@@ -372,6 +375,16 @@ def test_seconds_end_a_call():
     assert not proof.complete and (proof.status == ja.Verdict.NOT_RUN).all()
 
 
+def test_a_model_without_nonlinearities_has_nothing_to_split():
+    weight = jnp.asarray([[1.0, 0], [0, 1], [0, 0], [0, 0], [0, 0], [0, 0]])
+    model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, weight)
+    images = np.full((1, 2, 3, 1), 0.5, np.float32)
+    images[0, 0, 0] += 0.2  # at its distance of 0.1 the margin is 0: neither proved nor broken
+    how = {"attacks": {}, "effort": "strong"}
+    proof = ja.prove(model, images, np.zeros(1, int), 0.1, **how)
+    assert proof.status[0] == ja.Verdict.LOOSE and abs(proof.lower[0]) < 1e-5
+
+
 def test_attacks_run_first():
     model = dense((6, 12, 12, 3), seed=4)
     images, labels = data(model, 12)
@@ -417,3 +430,95 @@ def test_published_certified_accuracy(shared):
         distances=False,
     )
     assert report.robust_accuracy[0] == 1
+
+
+def kept_equal(one, other):
+    """Whether two results agree bit for bit, certificates included, seconds apart."""
+    fields = [f.name for f in dataclasses.fields(one) if f.name not in ("certificates", "cost")]
+    same = [np.array_equal(getattr(one, name), getattr(other, name)) for name in fields]
+    leaves = [jax.tree.flatten(found.certificates) for found in (one, other)]
+    arrays = zip(leaves[0][0], leaves[1][0], strict=True)
+    return all(same) and leaves[0][1] == leaves[1][1] and all(np.array_equal(*x) for x in arrays)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_proof_goes_on_with_equal_results(tmp_path, monkeypatch):
+    monkeypatch.setitem(CHUNKS, "strong", 4)
+    model = dense((6, 12, 12, 3), seed=4)
+    images, labels = data(model, 12)
+    how = {"epsilon": 0.12, "effort": "strong", "attacks": {"PGD": ja.PGD(steps=3)}}
+    whole = ja.prove(model, images, labels, **how)
+    assert whole.proved.any() and any(
+        c is not None and len(c.leaves) > 2 for c in whole.certificates
+    )
+    bound, begun = Search.bound, []
+
+    def counted(self, rows):
+        begun.append(rows)
+        if len(begun) == 2:
+            raise Killed
+        bound(self, rows)
+
+    monkeypatch.setattr(Search, "bound", counted)
+    with pytest.raises(Killed):
+        ja.prove(model, images, labels, store=tmp_path, **how)
+    again = ja.prove(model, images, labels, store=tmp_path, **how)
+    assert kept_equal(again, whole)
+    assert [len(rows) for rows in begun[:2]] == [4, 4] and (begun[1] == begun[2]).all()
+    count = len(begun)
+    assert kept_equal(ja.prove(model, images, labels, store=tmp_path, **how), whole)
+    assert len(begun) == count  # nothing was left to do
+    np.testing.assert_array_equal(again.replay(model)[again.proved], again.lower[again.proved])
+    (tmp_path / "proof-000004.npz").write_bytes(b"cut off")
+    assert kept_equal(ja.prove(model, images, labels, store=tmp_path, **how), whole)
+    assert len(begun) == count + 1
+
+
+def test_kept_proofs_are_of_one_program_and_one_setting(tmp_path):
+    """A program that agrees at the images, and differs between them, takes no proof of another."""
+    weight = jnp.asarray(RNG.normal(size=(6, 3)), jnp.float32)
+
+    def plain(w, x):
+        return x.reshape(len(x), -1) @ w
+
+    def fooled(w, x):  # one pixel beyond its value in all images changes the class
+        far = jnp.maximum(x[:, 0, 0, 0] - 0.5, 0)[:, None]
+        return plain(w, x) - 1e4 * far * jnp.array([1.0, 2.0, 3.0])
+
+    images, labels = data(ja.Model(plain, weight))
+    images[:, 0, 0, 0] = 0.5
+    labels = np.asarray(plain(weight, images).argmax(1))
+    how = {"attacks": {}, "effort": "fast", "store": tmp_path}
+    first = ja.prove(ja.Model(plain, weight), images, labels, 1e-3, **how)
+    assert first.proved.all()
+    other = ja.prove(ja.Model(fooled, weight), images, labels, 1e-3, **how)
+    assert not other.proved[labels != 0].any()
+    farther = ja.prove(ja.Model(plain, weight), images, labels, 3.0, **how)
+    assert not farther.proved.any()
+
+
+def test_unconfirmed_proofs_are_split_further(monkeypatch):
+    """A replay that finds less, as by coarser rounding, is met with more subproblems."""
+    model = dense((6, 12, 12, 3), seed=4)
+    images, labels = data(model, 12)
+    how = {"attacks": {}, "arithmetic": "real"}
+    plain = ja.prove(model, images, labels, 0.12, effort="strong", **how)
+    parts = Replayer.parts
+    monkeypatch.setattr(Replayer, "parts", lambda self, *args: parts(self, *args) - 0.02)
+    strict = ja.prove(model, images, labels, 0.12, effort="strong", **how)
+    assert (strict.lower[strict.proved] > 0).all()
+    assert not (strict.proved & ~plain.proved).any()
+    margin = samples(model, images, labels, 0.12)
+    assert strict.proved[plain.proved & (plain.lower > 0.05) & (margin > 0.1)].all()
+    assert strict.proved.sum() > 2
+    assert strict.subproblems[plain.proved].sum() > plain.subproblems[plain.proved].sum()
+    fast = ja.prove(model, images, labels, 0.03, effort="fast", **how)
+    standard = ja.prove(model, images, labels, 0.03, effort="standard", **how)
+    unconfirmed = fast.status == ja.Verdict.UNCONFIRMED
+    assert (standard.lower[unconfirmed] >= fast.lower[unconfirmed]).all()
+    monkeypatch.setattr(Replayer, "parts", lambda self, *args: parts(self, *args) - np.inf)
+    never = ja.prove(model, images, labels, 0.12, effort="strong", **how)
+    assert not never.proved.any()

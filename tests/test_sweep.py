@@ -11,7 +11,7 @@ import pytest
 
 import jaxadv as ja
 from jaxadv.core.norms import distance64
-from jaxadv.protocols.evaluate import SURVIVED
+from jaxadv.protocols.evaluation import SURVIVED
 from jaxadv.sweep import GridError, SweepStore, parse_grid
 from jaxadv.sweep.store import TIMED
 

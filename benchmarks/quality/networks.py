@@ -12,7 +12,7 @@ import jaxadv as ja
 from benchmarks import common
 from jaxadv.models.weights import flatten
 from jaxadv.protocols.cascades import Chosen, get_cascade
-from jaxadv.protocols.evaluate import SURVIVED
+from jaxadv.protocols.evaluation import SURVIVED
 
 
 class Subject(NamedTuple):

@@ -17,7 +17,7 @@ import numpy as np
 import jaxadv as ja
 from benchmarks.common import SHARED, arguments, load_images, show
 from jaxadv.models.published import load_published
-from jaxadv.protocols.prove import EFFORTS
+from jaxadv.protocols.prover import EFFORTS
 
 NETWORKS = {
     "mnist_cnn_a_adv": (0.3, "beta-CROWN 71.0, BICCOS 76.0; attacked 76.5"),

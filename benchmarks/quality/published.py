@@ -25,7 +25,7 @@ import jaxadv as ja
 from benchmarks.common import SHARED, arguments, load, show
 from jaxadv.certification.lipschitz import spectrum
 from jaxadv.models.published import PUBLISHED, load_published
-from jaxadv.protocols.evaluate import SURVIVED
+from jaxadv.protocols.evaluation import SURVIVED
 from jaxadv.report import print_study
 from jaxadv.studies import Findings
 from jaxadv.studies.layers import spectra_table

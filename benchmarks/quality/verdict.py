@@ -35,7 +35,7 @@ from benchmarks.common import arguments, hand_over, ratio, show, torch_half
 from benchmarks.quality.networks import HARD, SUBJECTS, Images, Subject, Verdict, load, verdict
 from jaxadv.engine.devices import cpu_cores
 from jaxadv.engine.verify import predict
-from jaxadv.protocols.evaluate import MISCLASSIFIED
+from jaxadv.protocols.evaluation import MISCLASSIFIED
 
 
 def row_of(name: str, subject: Subject, cascade: str, found: Verdict) -> list[Any]:

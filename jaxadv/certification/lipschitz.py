@@ -27,6 +27,7 @@ from jaxadv.certification.operator_norms import (
     pooling_norm,
     sum_bound,
 )
+from jaxadv.core.calls import called
 from jaxadv.core.model import Model
 from jaxadv.engine.verify import predict
 
@@ -74,16 +75,6 @@ _PLAIN = (
 )
 DotNumbers = tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]
 """Contracted and batch axes of both sides of a `dot_general`."""
-
-_CALLS = (  # of a jaxpr, once, with the same arguments
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "checkpoint",
-)
 
 
 class Layer(NamedTuple):
@@ -261,13 +252,11 @@ def _interpret(
     for eqn in jaxpr.eqns:
         values = [read(atom) for atom in eqn.invars]
         name = "/".join(part for part in (scope, str(eqn.source_info.name_stack)) if part)
-        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-        body: Any = getattr(inner, "jaxpr", inner)
         if not any(isinstance(value, _Moving) for value in values):
             outs = _bind(eqn, values)
             outs = outs if eqn.primitive.multiple_results else [outs]
-        elif eqn.primitive.name in _CALLS:
-            outs = _interpret(body, getattr(inner, "consts", ()), values, rule, name)
+        elif (inner := called(eqn)) is not None:
+            outs = _interpret(inner.jaxpr, inner.consts, values, rule, name)
         else:
             outs = rule(eqn, values, name)
             outs = [_Moving(v) for v in (outs if eqn.primitive.multiple_results else [outs])]

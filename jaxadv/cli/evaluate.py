@@ -18,7 +18,7 @@ from jaxadv.cli.options import (
 )
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command
-from jaxadv.cli.subject import Subject, check_entries
+from jaxadv.cli.subject import Subject, check_entries, check_proof
 
 
 @app.command()
@@ -33,6 +33,10 @@ def evaluate(
     attacks: Annotated[
         str, option("--attacks", help="quick, fast, standard (AutoAttack), plus, rand, strong.")
     ] = "quick",
+    prove: Annotated[
+        str | None,
+        option("--prove", help="Prove what no attack breaks: fast, standard or strong."),
+    ] = None,
     *,
     output: Output = Path("jaxadv-results"),
     json_file: Json = None,
@@ -61,7 +65,8 @@ def evaluate(
         )
 
         cascade = get_cascade(attacks, norm)
-        loaded = run.load(subject, check_entries(cascade.values(), epsilons))
+        attacking = check_entries(cascade.values(), epsilons)
+        loaded = run.load(subject, attacking, check_proof(prove, norm))
         images = loaded.data
         with Bars() as bars:
             report = ja.evaluate(
@@ -74,12 +79,15 @@ def evaluate(
                 key=loaded.key,
                 ids=images.ids,
                 lanes=lanes,
+                prove=prove,
                 store=run.state / f"evaluate-{norm}",
                 progress=bars.attack,
             )
             if report.complete:
                 bars.interrupts.check()
         about = {"model": loaded.name, "data": images.name, "attacks": attacks, "seed": loaded.seed}
+        if prove is not None:
+            about["prove"] = prove
         data = {**about, **as_data(report, loaded.total)}
         run.print_title(loaded)
         print_report(data, run.console)

@@ -167,3 +167,37 @@ Fresh = Annotated[bool, option("--fresh", help="Start over, use nothing kept.")]
 Lanes = Annotated[
     int | None, option("--lanes", help="Images in flight on each device.", min=1, max=MOST)
 ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Proving:
+    """The options that say how far a proof may go.
+
+    Attributes:
+        effort: "fast", "standard" or "strong".
+        budget: The most subproblems an image, or None for the default.
+        seconds: The most seconds of all images together, or None.
+        arithmetic: "float32" or "real".
+        attacks: The cascade that runs first.
+    """
+
+    effort: Annotated[
+        str,
+        option("--effort", help="fast (CROWN), standard (alpha-CROWN), strong (branch and bound)."),
+    ] = "standard"
+    budget: Annotated[
+        int | None, option("--budget", help="Most subproblems an image (2,000).", min=1, max=MOST)
+    ] = None
+    seconds: Annotated[
+        float | None, option("--seconds", help="Most seconds of all images together.")
+    ] = None
+    arithmetic: Annotated[
+        str, option("--arithmetic", help="float32, or real: for exact arithmetic.")
+    ] = "float32"
+    attacks: Annotated[
+        str, option("--attacks", help="The cascade that runs first: quick, fast, standard, strong.")
+    ] = "quick"
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not self.seconds > 0:
+            raise ValueError(f"--seconds {self.seconds:g}: pass a number above 0")

@@ -1,15 +1,26 @@
 """`jaxadv prove`."""
 
 import math
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from jaxadv.cli.app import INTERRUPTED, app
-from jaxadv.cli.options import EXAMPLES, MOST, Json, NormName, Output, grouped, option
+from jaxadv.cli.app import app
+from jaxadv.cli.options import (
+    EXAMPLES,
+    Fresh,
+    Json,
+    NormName,
+    Output,
+    Proving,
+    grouped,
+    option,
+    parse_epsilons,
+)
 from jaxadv.cli.progress import Bars
-from jaxadv.cli.run import command
-from jaxadv.cli.subject import Subject, check_entries
-from jaxadv.core.parse import parse_number
+from jaxadv.cli.property import decide
+from jaxadv.cli.run import command, while_complete
+from jaxadv.cli.subject import Subject, check_entries, check_proof
 
 
 @app.command()
@@ -17,122 +28,79 @@ from jaxadv.core.parse import parse_number
 def prove(
     subject: Subject = Subject(examples=EXAMPLES),
     norm: NormName = "linf",
-    epsilon: Annotated[str, option("--epsilon", help="The radius: 0.1 or 8/255.")] = "0.02",
-    effort: Annotated[
-        str,
-        option("--effort", help="fast (CROWN), standard (alpha-CROWN), strong (branch and bound)."),
-    ] = "standard",
-    budget: Annotated[
-        int | None, option("--budget", help="Most subproblems an image (2,000).", min=1, max=MOST)
+    epsilon: Annotated[
+        list[str] | None,
+        option("--epsilon", help="The radius: 0.1 or 8/255; repeatable, or with commas (0.02)."),
     ] = None,
-    seconds: Annotated[
-        float | None, option("--seconds", help="Most seconds of all images together.")
+    proving: Proving = Proving(),
+    property_file: Annotated[
+        Path | None,
+        option("--property", help="Instead, decide a property (.vnnlib) of --model net.onnx."),
     ] = None,
-    arithmetic: Annotated[
-        str, option("--arithmetic", help="float32, or real: for exact arithmetic.")
-    ] = "float32",
-    attacks: Annotated[
-        str, option("--attacks", help="The cascade that runs first: quick, fast, standard, strong.")
-    ] = "quick",
     *,
     output: Output = Path("jaxadv-results/prove"),
     json_file: Json = None,
+    fresh: Fresh = False,
 ) -> None:
     """Prove for each image that none within epsilon is adversarial, or find one that is.
 
-    Writes OUTPUT/report.json. Ctrl-C ends the command with what is known.
+    With --property, answer sat (with a witness), unsat or unknown, as the verification competition
+    asks for, in OUTPUT/result.txt. Else writes OUTPUT/report.html and report.json. After
+    Ctrl-C, the same command continues where it stopped.
     """
-    radius = parse_number(epsilon, "--epsilon")
-    with command(output, json_file, pages=False) as run:
-        from rich.table import Table
-
+    radii = parse_epsilons(epsilon) if epsilon else [0.02]
+    if property_file is not None:
+        if epsilon:
+            raise ValueError("--property states its own box: leave --epsilon out")
+        decide(subject, property_file, proving, output, json_file, fresh)
+        return
+    seconds = math.inf if proving.seconds is None else proving.seconds
+    until = time.monotonic() + seconds
+    with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
         from jaxadv.protocols.cascades import get_cascade
+        from jaxadv.report import Page, print_proofs, proofs_data, write_proofs
 
-        loaded = run.load(subject, check_entries(get_cascade(attacks, norm).values(), [radius]))
+        cascade = get_cascade(proving.attacks, norm)
+        attacking = check_entries(cascade.values(), radii)
+        loaded = run.load(subject, attacking, check_proof(proving.effort, norm))
         images = loaded.data
         with Bars() as bars:
-            proof = ja.prove(
-                loaded.model,
-                images.images,
-                images.labels,
-                radius,
-                norm,
-                effort=effort,
-                budget=budget,
-                seconds=math.inf if seconds is None else seconds,
-                arithmetic=arithmetic,
-                attacks=attacks,
-                key=loaded.key,
-                ids=images.ids,
-                progress=bars.attack,
+            found = while_complete(
+                ja.prove(
+                    loaded.model,
+                    images.images,
+                    images.labels,
+                    radius,
+                    norm,
+                    effort=proving.effort,
+                    budget=proving.budget,
+                    seconds=max(until - time.monotonic(), 1e-3),
+                    arithmetic=proving.arithmetic,
+                    attacks=proving.attacks,
+                    key=loaded.key,
+                    ids=images.ids,
+                    store=run.state / f"prove-{norm}-{radius:g}",
+                    progress=bars.attack,
+                )
+                for radius in radii
             )
-        about = {
-            "norm": norm,
-            "epsilon": radius,
-            "effort": effort,
-            "arithmetic": arithmetic,
-            "attacks": attacks,
-        }
+            if found[-1].complete:
+                bars.interrupts.check()
+        settings = {"effort": proving.effort, "attacks": proving.attacks}
+        data = {**loaded.about, **settings, **proofs_data(found, loaded.total)}
         run.print_title(loaded)
-        data: dict[str, Any] = {**loaded.about, **about, **as_data(proof)}
-        table = Table(title=f"Robust accuracy at {norm} {radius:g}, from both sides")
-        for heading in ("", "images", "%"):
-            table.add_column(heading, justify="left" if heading == "" else "right")
-        for name, count in data["images_by_verdict"].items():
-            table.add_row(name.lower(), str(count), f"{100 * count / len(proof.status):.1f}")
-        run.console.print(table)
-        run.print(
-            f"between {100 * data['proved']:.1f} % (proved) and {100 * data['not_broken']:.1f} % "
-            f"(not broken); {data['seconds']:.0f} s"
-        )
+        print_proofs(data, run.console)
         run.write(data)
-        run.print(f"data: {output / 'report.json'}")
-        if not proof.complete:
-            import typer
-
-            raise typer.Exit(INTERRUPTED)
-
-
-def as_data(proof: Any) -> dict[str, Any]:
-    """Return proofs as JSON: totals, and what is known of every image."""
-    import numpy as np
-
-    from jaxadv.protocols.prove import Verdict
-
-    proved, not_broken = proof.accuracy
-    columns = zip(
-        proof.ids,
-        proof.labels,
-        proof.status,
-        proof.lower,
-        proof.upper,
-        proof.subproblems,
-        proof.forward,
-        proof.backward,
-        strict=True,
-    )
-    return {
-        "proved": proved,
-        "not_broken": not_broken,
-        "complete": proof.complete,
-        "seconds": proof.cost.seconds,
-        "images_by_verdict": {
-            verdict.name: int((proof.status == verdict).sum())
-            for verdict in Verdict
-            if (proof.status == verdict).any()
-        },
-        "images": [
-            {
-                "id": int(number),
-                "label": int(label),
-                "verdict": Verdict(status).name,
-                "lower": float(lower) if np.isfinite(lower) else None,
-                "upper": float(upper) if np.isfinite(upper) else None,
-                "subproblems": int(subproblems),
-                "forward": int(forward),
-                "backward": int(backward),
-            }
-            for number, label, status, lower, upper, subproblems, forward, backward in columns
-        ],
-    }
+        write_proofs(
+            found,
+            output / "report.html",
+            Page(
+                f"How robust is {loaded.name} on {images.name}, with certainty?",
+                images.classes,
+                {**loaded.about, **settings},
+                loaded.total,
+            ),
+            bounds=loaded.model.bounds,
+        )
+        run.conclude(bars, data["complete"])

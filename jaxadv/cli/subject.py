@@ -329,6 +329,18 @@ def check_entries(
     return check
 
 
+def check_proof(prove: str | None, norm: str) -> Check:
+    """Return the check, for `find_subject`, of a proof's effort, norm and model; None is none."""
+
+    def check(model: "Model", data: "Dataset", classes: int) -> None:
+        from jaxadv.protocols.prover import Prover
+
+        if prove is not None:
+            Prover(prove).check(model, data.images.shape[1:], norm)
+
+    return check
+
+
 def check_attack(attack: "Attack", epsilon: float | None, targeted: bool = False) -> Check:
     """Return the check, for `find_subject`, of one attack that an option names.
 

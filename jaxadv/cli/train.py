@@ -23,7 +23,8 @@ from jaxadv.cli.run import command
 from jaxadv.cli.setting import write_json
 from jaxadv.cli.subject import Subject, plan_training, split_of
 
-METHODS = ("standard", "pgd", "trades")
+CERTIFIED = ("ibp", "crown-ibp")
+METHODS = ("standard", "pgd", "trades", *CERTIFIED)
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class TrainingOptions:
     """The options that say how a network is trained.
 
     Attributes:
-        method: "standard", "pgd" or "trades", or None for the one that `epsilon` implies.
+        method: "standard", "pgd", "trades", "ibp" or "crown-ibp", or None for the one that
+            `epsilon` implies.
         norm: Norm of the attacks in training.
         epsilon: Their radius, as text.
         steps: Their gradient steps.
@@ -43,12 +45,18 @@ class TrainingOptions:
     """
 
     method: Annotated[
-        str | None, option("--method", help="standard, pgd or trades (pgd if --epsilon is given).")
+        str | None,
+        option(
+            "--method",
+            help="standard, pgd, trades, or certified: ibp, crown-ibp (pgd if --epsilon is given).",
+        ),
     ] = None
     norm: Annotated[
         str | None, option("--norm", help="linf, l2 or l1: of the attacks in training (linf).")
     ] = None
-    epsilon: Annotated[str | None, option("--epsilon", help="Their radius: 0.3 or 8/255.")] = None
+    epsilon: Annotated[
+        str | None, option("--epsilon", help="Their radius, or that to prove: 0.3 or 8/255.")
+    ] = None
     steps: Annotated[
         int | None, option("--steps", help="Their gradient steps (7).", min=1, max=MOST)
     ] = None
@@ -96,9 +104,10 @@ class TrainingOptions:
         if self.noise is not None:
             settings["noise"] = parse_number(self.noise, "--noise")
         if self.epsilon is not None:
+            settings |= {"epsilon": parse_number(self.epsilon)}
+        if settings["method"] in ("pgd", "trades"):
             settings |= {
                 "norm": self.norm or "linf",
-                "epsilon": parse_number(self.epsilon),
                 "steps": self.steps or 7,
                 "step_size": parse_number(self.step_size or "0.25", "--step-size"),
             }
@@ -115,7 +124,9 @@ class TrainingOptions:
         arguments = {
             name: settings[name] for name in ("epsilon", "beta", "noise") if name in settings
         }
-        if self.epsilon is not None:
+        if settings["method"] in CERTIFIED:
+            arguments["bound"] = settings["method"]
+        elif self.epsilon is not None:
             attack = PGD if settings["method"] == "pgd" else TRADESAscent
             arguments["attack"] = attack(
                 **{name: settings[name] for name in ("norm", "steps", "step_size")}

@@ -3,7 +3,8 @@
 Adversarial training minimises the loss of images attacked anew in every step (Madry et al. 2017,
 "Towards Deep Learning Models Resistant to Adversarial Attacks", arXiv 1706.06083). TRADES (Zhang et
 al. 2019, arXiv 1901.08573) minimises the loss of the clean images plus beta times the divergence
-between the outputs on clean and attacked ones.
+between the outputs on clean and attacked ones. Certified training minimises a bound of the loss of
+all images of a ball (IBP, Gowal et al. 2018; CROWN-IBP, Zhang et al. 2019).
 """
 
 import dataclasses
@@ -37,6 +38,8 @@ from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.verify import mesh_of
 from jaxadv.models.adapters import from_linen
 from jaxadv.models.weights import flatten, read_arrays, unflatten, write_arrays
+from jaxadv.proofs.losses import LOSSES
+from jaxadv.protocols.prover import Prover
 
 if TYPE_CHECKING:
     from flax import linen as nn
@@ -44,13 +47,14 @@ if TYPE_CHECKING:
     from jaxadv.data import Dataset
 
 Variables = dict[str, Any]  # the collections of a linen module, nested dicts of arrays
+RAMP = (0.1, 0.5)  # of certified training: where the radius begins to grow, and for how long
 State = tuple[Variables, Any]  # the variables, and the `ScaleByAdamState` of optax
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["learning_rate", "attack", "epsilon", "beta", "noise"],
-    meta_fields=["epochs", "batch_size", "penalty"],
+    meta_fields=["epochs", "batch_size", "penalty", "bound"],
 )
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -63,10 +67,11 @@ class Recipe:
         batch_size: Images per step.
         learning_rate: Adam's at the first step; it falls to 0 along a cosine.
         attack: The attack of adversarial training, or None.
-        epsilon: Its radius, or None.
+        epsilon: Its radius, or that of the bound, or None.
         beta: Weight of the divergence in TRADES, or None.
         noise: Standard deviation of Gaussian noise, or None.
         penalty: params -> scalar, added to the loss, or None.
+        bound: "ibp" or "crown-ibp", the loss of certified training, or None.
     """
 
     epochs: int
@@ -77,6 +82,17 @@ class Recipe:
     beta: float | Array | None = None
     noise: float | Array | None = None
     penalty: Callable[[Params], float | Array] | None = None
+    bound: str | None = None
+
+    def at(self, done: float | Array) -> "Recipe":
+        """Return the recipe after this fraction of all steps.
+
+        The radius of a bound grows, and so does its weight, in the place of TRADES' beta.
+        """
+        if self.bound is None or self.epsilon is None:
+            return self
+        grown = jnp.clip((done - RAMP[0]) / RAMP[1], 0, 1)
+        return dataclasses.replace(self, epsilon=grown * self.epsilon, beta=grown / 2)
 
 
 def train(
@@ -91,6 +107,7 @@ def train(
     beta: float | None = None,
     noise: float | None = None,
     penalty: Callable[[Params], float | Array] | None = None,
+    bound: str | None = None,
     key: Key,
     devices: Devices = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -103,7 +120,9 @@ def train(
     it is that of TRADES, where the attack (a `TRADESAscent`) maximises the divergence. An attack of
     n steps costs n more forward and n more backward passes per image. With `noise` it is that of
     the images plus Gaussian noise, drawn anew in every step and not clipped, as randomised
-    smoothing needs (`ja.certify`).
+    smoothing needs (`ja.certify`). With `bound` and `epsilon` it is the mean of the cross-entropy
+    and of a bound of it in the Linf ball (`ja.ibp_loss`, `ja.crown_ibp_loss`), whose radius and
+    weight grow from 0 over the first 60 % of all steps; `ja.prove` then proves what is within it.
 
     Args:
         definition: A linen module whose call takes images [N, H, W, C], and `train` if it needs to
@@ -114,11 +133,12 @@ def train(
         batch_size: Images per step.
         learning_rate: Adam's at the first step; it falls to 0 along a cosine.
         attack: The attack of adversarial training, or None.
-        epsilon: Its radius, in the attack's norm and the scale of the images.
+        epsilon: Its radius, in the attack's norm and the scale of the images, or that of `bound`.
         beta: Weight of the divergence in TRADES, or None.
         noise: Standard deviation of Gaussian noise, or None; not with an attack.
         penalty: params -> scalar, added to the loss, such as a weight decay; a hashable value whose
             repr identifies it (a frozen dataclass with `__call__`).
+        bound: "ibp" or "crown-ibp" for certified training; not with an attack or noise.
         key: Random key of the initialisation, the order and all draws.
         devices: Each takes its part of every batch (batch statistics are those of the parts,
             averaged). Default: all local ones for adversarial training if they divide `batch_size`,
@@ -145,9 +165,7 @@ def train(
     >>> module.apply(variables, images).argmax(-1).tolist()
     [0, 1, 2, 3]
     """
-    recipe = Recipe(
-        epochs, batch_size, learning_rate, attack, epsilon, beta, noise=noise, penalty=penalty
-    )
+    recipe = Recipe(epochs, batch_size, learning_rate, attack, epsilon, beta, noise, penalty, bound)
     check_training(definition, data, recipe)
     images, labels = jnp.asarray(data.images, jnp.float32), jnp.asarray(data.labels, jnp.int32)
     variables = _initialise(definition, jax.random.fold_in(key, 0), images[:1])
@@ -189,7 +207,9 @@ def check_training(definition: "nn.Module", data: "Dataset", recipe: Recipe) -> 
         raise ValueError(f"batch_size={batch_size}: pass 1 to {count}, the number of images")
     if not (checks.is_number(learning_rate) and 0 < learning_rate < np.inf):
         raise ValueError(f"learning_rate={learning_rate}: pass a positive number, such as 0.002")
-    if (attack is None) != (epsilon is None):
+    if recipe.bound is not None:
+        _check_bound(definition, shape, recipe)
+    elif (attack is None) != (epsilon is None):
         raise ValueError(f"epsilon={epsilon} with attack={attack}: pass both, or none of them")
     if beta is not None and not isinstance(attack, TRADESAscent):
         raise ValueError(f"beta={beta} is TRADES': pass attack=TRADESAscent(...) and epsilon too")
@@ -208,6 +228,19 @@ def check_training(definition: "nn.Module", data: "Dataset", recipe: Recipe) -> 
         checks.check_attack(attack)
         attack = attack.specialize(goal, classes)
         checks.check_epsilon(attack, epsilon, 1, shape, from_linen(definition, variables).bounds)
+
+
+def _check_bound(definition: "nn.Module", shape: tuple[int, ...], recipe: Recipe) -> None:
+    """Raise ValueError where the settings of certified training are wrong."""
+    bound, epsilon = recipe.bound, recipe.epsilon
+    if bound not in LOSSES:
+        raise ValueError(f"bound={bound!r}: pass one of {list(LOSSES)}")
+    if epsilon is None or not (checks.is_number(epsilon) and 0 < epsilon < np.inf):
+        raise ValueError(f"epsilon={epsilon} with bound={bound!r}: pass a radius above 0")
+    for name in ("attack", "beta", "noise"):
+        if getattr(recipe, name) is not None:
+            raise ValueError(f"{name}={getattr(recipe, name)} with bound={bound!r}: pass one")
+    Prover("fast").check(from_linen(definition, untrained(definition, shape)[0]), shape, "linf")
 
 
 def untrained(definition: "nn.Module", shape: tuple[int, ...]) -> tuple[Variables, int]:
@@ -269,7 +302,8 @@ def _epoch(
         adam: Any
         variables, adam = state
         draw = jax.random.fold_in(noise, number)
-        results = gradient(recipe, variables, images[rows], labels[rows], places, draw)
+        now = recipe.at(adam.count / (recipe.epochs * batches))
+        results = gradient(now, variables, images[rows], labels[rows], places, draw)
         (loss, updated), slope = lax.pmean(results, "devices") if len(devices) > 1 else results
         direction, adam = optax.scale_by_adam().update(slope, adam)
         angle = jnp.pi * (adam.count - 1) / (recipe.epochs * batches)
@@ -346,6 +380,12 @@ def _gradient(
 
     def loss(params: Params) -> tuple[Float[Array, ""], Variables]:
         more = 0.0 if penalty is None else penalty(params)
+        if recipe.bound is not None and recipe.epsilon is not None and beta is not None:
+            logits, updated = apply(params, images, others)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            model = from_linen(definition, {**others, "params": params})
+            worst = LOSSES[recipe.bound](model, images, labels, recipe.epsilon)
+            return (1 - beta) * losses.mean() + beta * worst + more, updated
         if beta is None:
             logits, updated = apply(params, moved_images, others)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -436,6 +476,8 @@ def _fingerprint(
         run |= {"beta": recipe.beta}
     if recipe.noise is not None:
         run |= {"noise": float(np.float32(recipe.noise))}
+    if recipe.bound is not None:
+        run |= {"bound": recipe.bound, "epsilon": float(np.float32(recipe.epsilon))}
     if recipe.penalty is not None:
         run |= {"penalty": repr(recipe.penalty)}
     return run

@@ -24,7 +24,8 @@ from jaxadv.core.model import Model
 from jaxadv.proofs.balls import least
 from jaxadv.proofs.intervals import Interval, IntervalRules
 from jaxadv.proofs.lines import LINES, adaptive
-from jaxadv.proofs.walk import Rules, apply, evaluate
+from jaxadv.proofs.rules import Rules, apply
+from jaxadv.proofs.walk import evaluate
 
 
 class Node(NamedTuple):

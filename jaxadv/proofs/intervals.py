@@ -15,7 +15,9 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array, PyTree
 
-from jaxadv.proofs.walk import FUNCTIONS, MOVES, Rules, evaluate
+from jaxadv.proofs.equations import MOVES
+from jaxadv.proofs.rules import FUNCTIONS, Rules
+from jaxadv.proofs.walk import evaluate
 
 ULPS = 8  # units in the last place by which a library's exp, tanh, ... may err
 EXACT = ("relu",)  # nonlinearities that are not rounded

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxadv.proofs.walk import FUNCTIONS
+from jaxadv.proofs.rules import FUNCTIONS
 
 
 class Lines(NamedTuple):

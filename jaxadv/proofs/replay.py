@@ -20,72 +20,16 @@ from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.proofs.backward import Network, Parameters, run
 from jaxadv.proofs.balls import least
+from jaxadv.proofs.certificates import Certificate, covers
 from jaxadv.proofs.intervals import Interval, IntervalRules
 from jaxadv.proofs.lines import LINES
 from jaxadv.proofs.roots import Balls, Slopes, balls, undecided
+from jaxadv.proofs.rules import Rules
 from jaxadv.proofs.slopes import LEVELS, MOST_ROWS, compiled, width_of
-from jaxadv.proofs.walk import Rules
 
 UNITS = {"float32": 2.0**-24, "real": 0.0}  # half the machine epsilon of each arithmetic
 OWN = 2.0**-53
 LARGEST = 1e30  # no value of a float32 network may come near an overflow
-
-
-class Leaf(NamedTuple):
-    """A part of the region of one image, on which one margin was bounded.
-
-    Attributes:
-        target: The class whose logit is subtracted from that of the label.
-        entry: Integers [S], the inputs of nonlinearities that are split.
-        sign: Integers [S], 1 where the part is that of z >= 0, -1 of z <= 0.
-        beta: Floats [S] of 0 or more, the multipliers.
-        alpha: Integers [U], uint8, the slopes of the inputs whose sign is not known.
-    """
-
-    target: int
-    entry: np.ndarray
-    sign: np.ndarray
-    beta: np.ndarray
-    alpha: np.ndarray
-
-
-class Certificate(NamedTuple):
-    """The choices by which one image was proved.
-
-    Attributes:
-        backward: Whether inputs of nonlinearities are bounded backward; else by intervals alone.
-        slopes: With which slopes they are bounded once more.
-        columns: Integers [U], the inputs to which the slopes of the leaves belong.
-        leaves: The parts, which cover the region for every other class.
-    """
-
-    backward: bool
-    slopes: list[Slopes]
-    columns: np.ndarray
-    leaves: list[Leaf]
-
-
-def covers(leaves: list[Leaf]) -> bool:
-    """Return whether parts of one target cover its whole region.
-
-    They do if there is one without splits, or if they are the parts of z >= 0 and of z <= 0 of one
-    input, each covered by its leaves.
-    """
-
-    def covered(parts: list[dict[int, int]]) -> bool:
-        if any(not part for part in parts):
-            return True
-        shared = set.intersection(*map(set, parts)) if parts else set()
-        if not shared:
-            return False
-        entry = min(shared)
-        halves = [
-            [{e: s for e, s in part.items() if e != entry} for part in parts if part[entry] == sign]
-            for sign in (1, -1)
-        ]
-        return all(map(covered, halves))
-
-    return covered([dict(zip(x.entry.tolist(), x.sign.tolist(), strict=True)) for x in leaves])
 
 
 class _Open(Rules):
@@ -258,17 +202,34 @@ class Replayer:
         Returns:
             The bound, over all images of the region and all other classes.
         """
+        return float(self.parts(image, epsilon, label, proof).min())
+
+    def parts(
+        self, image: np.ndarray, epsilon: float, label: int, proof: Certificate
+    ) -> np.ndarray:
+        """Return the bound of each leaf, of which `lower` is the least; -inf where there is none.
+
+        Args:
+            image: Floats [...].
+            epsilon: Radius of the ball.
+            label: The class of the image.
+            proof: The certificate.
+
+        Returns:
+            Floats, one for each leaf; [1] without leaves, and all -inf if these do not cover the
+            region.
+        """
         with x64():
             known, ends = self._roots(image, epsilon, proof)
+            nothing = np.full(max(1, len(proof.leaves)), -np.inf)
             if known is None:
-                return -np.inf
-            classes = ends.shape[1]
-            others = [target for target in range(classes) if target != label]
+                return nothing
+            others = [target for target in range(ends.shape[1]) if target != label]
             if not proof.leaves:
-                return float(ends[0, label] - max(ends[1, target] for target in others))
+                return np.array([ends[0, label] - max(ends[1, target] for target in others)])
             for target in others:
                 if not covers([leaf for leaf in proof.leaves if leaf.target == target]):
-                    return -np.inf
+                    return nothing
             return self._leaves(known, label, proof)
 
     def _roots(
@@ -315,9 +276,9 @@ class Replayer:
         np.minimum.at(upper, at[~low], np.where(np.isnan(found[~low]), np.inf, -found[~low]))
         return known._replace(lower=lower, upper=upper)
 
-    def _leaves(self, known: Known, label: int, proof: Certificate) -> float:
-        """Return the least bound of all parts."""
-        lower, upper, worst = np.asarray(known.lower), np.asarray(known.upper), np.inf
+    def _leaves(self, known: Known, label: int, proof: Certificate) -> np.ndarray:
+        """Return the bounds of all parts."""
+        lower, upper, pieces = np.asarray(known.lower), np.asarray(known.upper), []
         usual = (upper > -lower).astype(float)
         for begin in range(0, len(proof.leaves), MOST_ROWS):
             leaves = proof.leaves[begin : begin + MOST_ROWS]
@@ -329,10 +290,8 @@ class Replayer:
                 beta[row, leaf.entry] = np.abs(leaf.beta)
             rows = np.full(len(leaves), label), np.array([leaf.target for leaf in leaves])
             found = self._rows(known, rows, Parameters(alpha, split, beta), None)
-            if np.isnan(found).any():
-                return -np.inf
-            worst = min(worst, float(found.min()))
-        return worst
+            pieces.append(np.where(np.isnan(found), -np.inf, found))
+        return np.concatenate(pieces)
 
     def _rows(
         self,

@@ -10,8 +10,8 @@ from jaxtyping import Array
 from jaxadv.core.model import Model
 from jaxadv.proofs.backward import Network, Region, run
 from jaxadv.proofs.intervals import Interval, IntervalRules
+from jaxadv.proofs.rules import Rules, apply
 from jaxadv.proofs.slopes import Entries, bound_all, compiled
-from jaxadv.proofs.walk import Rules, apply
 
 
 class Inputs(Rules):

@@ -169,7 +169,8 @@ class Tree:
         image: The image.
         label: Its class.
         count: Number of subproblems so far.
-        proved: The subproblems whose bounds are above 0.
+        needed: The bound above which a subproblem is proved.
+        proved: The subproblems whose bounds are above it.
         open: The others, the worst first.
         stuck: Those in which nothing is left to split.
         broken: Whether an adversarial image was found on the way.
@@ -177,7 +178,7 @@ class Tree:
 
     def __init__(self, image: int, label: int, roots: list[Subproblem]):
         self.image, self.label, self.count, self.broken = image, label, 0, False
-        self.numbers = itertools.count()
+        self.numbers, self.needed = itertools.count(), 0.0
         self.proved: list[Subproblem] = []
         self.stuck: list[Subproblem] = []
         self.open: list[tuple[float, int, Subproblem]] = []
@@ -186,7 +187,7 @@ class Tree:
 
     def put(self, sub: Subproblem) -> None:
         """Add a subproblem to the proved or to the open ones."""
-        if sub.bound > 0:
+        if sub.bound > self.needed:
             self.proved.append(sub)
         else:
             heapq.heappush(self.open, (sub.bound, next(self.numbers), sub))
@@ -211,7 +212,7 @@ class Tree:
         self.count += 1
         beta = tuple(float(row.beta[place]) for place in sub.entry)
         bound = max(sub.bound, float(row.bound))
-        if float(row.bound) > 0:
+        if float(row.bound) > self.needed:
             self.put(sub._replace(bound=float(row.bound), alpha=row.alpha, beta=beta))
         elif row.entry < 0:
             self.stuck.append(sub._replace(bound=bound))
@@ -219,7 +220,7 @@ class Tree:
             for sign, half in zip((1, -1), row.halves, strict=True):
                 self.put(
                     Subproblem(
-                        max(bound, float(half)) if half <= 0 else float(half),
+                        max(bound, float(half)) if half <= self.needed else float(half),
                         sub.target,
                         row.alpha,
                         (*sub.entry, int(row.entry)),
@@ -227,7 +228,31 @@ class Tree:
                         (*beta, 0.0),
                     )
                 )
-                self.count += int(half > 0)
+                self.count += int(half > self.needed)
+
+    def reopen(self, confirmed: np.ndarray) -> bool:
+        """Open proved parts again that another routine did not confirm.
+
+        From now on bounds must be above twice what they lost there.
+
+        Args:
+            confirmed: Floats, the bounds that it computed of the proved parts.
+
+        Returns:
+            Whether any part is open now.
+        """
+        lost = [
+            sub.bound - value
+            for sub, value in zip(self.proved, confirmed, strict=True)
+            if not value > 0
+        ]
+        if not lost or not np.isfinite(lost).all():
+            return False
+        self.needed = max(self.needed, 2 * max(lost))
+        proved, self.proved = self.proved, []
+        for sub in proved:
+            self.put(sub)
+        return bool(self.open)
 
 
 Candidates = Callable[[np.ndarray, np.ndarray], np.ndarray]

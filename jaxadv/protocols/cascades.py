@@ -307,7 +307,7 @@ def run_cascade(
         np.minimum.at(distance, own.source[result.success], result.distance[result.success])
         broken, by = places[result.success], np.flatnonzero(result.success)
         if nested:
-            broken, by = _broken(result, own.source, reached, levels, standing)
+            broken, by = broken_rows(result, own.source, reached, levels, standing)
         standing = standing.copy()
         standing[broken] = False
         yield CascadeStage(number, name, attack, places, result, broken, by, distance)
@@ -342,14 +342,26 @@ def _choose(
     return np.concatenate(survivors)
 
 
-def _broken(
+def broken_rows(
     result: Result,
     source: np.ndarray,
     reached: np.ndarray,
     levels: np.ndarray,
     standing: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the broken rows of all images at all levels, and which result image broke each."""
+    """Return the broken rows of all images at all levels, and which result image broke each.
+
+    Args:
+        result: The result of M rows.
+        source: Integers [M], the image that each row attacked.
+        reached: Floats [M], the least epsilon at which a success counts.
+        levels: Floats [E], the epsilons, ascending.
+        standing: Booleans [E N], the rows that were not broken before: all images at one epsilon
+            after the other.
+
+    Returns:
+        Integers, the rows, the nearest last, and the result image of each.
+    """
     count = len(standing) // len(levels)
     broken, by = [], []
     for number, radius in enumerate(levels):  # a success counts at every larger epsilon too

@@ -1,6 +1,5 @@
 """`evaluate`: run a cascade of attacks on the surviving images, at several epsilons at once."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,139 +7,18 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.attacks import PGD, MinimalEpsilon
-from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Evading, Goal, Untargeted
 from jaxadv.core.model import Model
-from jaxadv.core.result import Result, Status
+from jaxadv.core.result import Status
 from jaxadv.core.typing import ArrayLike, Devices, Numbers
 from jaxadv.engine import checks
 from jaxadv.engine.diagnose import answers, program
 from jaxadv.engine.session import Rows, Session, StageProgress
 from jaxadv.protocols.cached_run import attack_of
-from jaxadv.protocols.cascades import Cascade, get_cascade, run_cascade
-
-MISCLASSIFIED, SURVIVED = -2, -1
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One attack of an evaluation.
-
-    Attributes:
-        name: Name of the attack in the cascade.
-        attack: The attack with its settings.
-        result: The result of its M rows.
-        source: Integers [M], the image that each row attacked.
-        level: Integers [M], the index of the epsilon at which each row attacked.
-    """
-
-    name: str
-    attack: Attack
-    result: Result
-    source: np.ndarray
-    level: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Result of `evaluate`: robustness of a classifier at E epsilons on N images.
-
-    Attributes:
-        norm: Name of the norm.
-        epsilons: Floats [E], ascending.
-        ids: Integers [N] that identify the images in the random keys.
-        labels: Integers [N].
-        predictions: Integers [N], the class of highest clean logit (-1 where a logit is NaN).
-        logits: Floats [N, K], the logits of the clean images.
-        images: Floats [N, H, W, C], the clean images.
-        bounds: Lower and upper bound of the pixel values.
-        stages: Every attack with all its rows, in the order of their runs.
-        broken_by: Integers [E, N], the number of the stage that broke the image at this epsilon or
-            a smaller one; -1 where the image survived, -2 where it was misclassified from the
-            start.
-        adversarial: Floats [E, N, H, W, C], the adversarial image of that stage, else the clean
-            image.
-        distance: Floats [N], the smallest adversarial distance that any stage found; 0 where the
-            clean image is misclassified, infinite where none was found.
-        messages: Warnings of the checks.
-        complete: False if the evaluation was interrupted.
-        certified: Floats [N] or None, certified radii in the same norm (NaN: not certified); they
-            are put in with `dataclasses.replace`.
-        rejected: The rejection class of the model, None if it has none.
-    """
-
-    norm: str
-    epsilons: np.ndarray
-    ids: np.ndarray
-    labels: np.ndarray
-    predictions: np.ndarray
-    logits: np.ndarray
-    images: np.ndarray
-    bounds: tuple[float, float]
-    stages: list[Stage]
-    broken_by: np.ndarray
-    adversarial: np.ndarray
-    distance: np.ndarray
-    messages: list[str]
-    complete: bool
-    certified: np.ndarray | None = None
-    rejected: int | None = None
-
-    @property
-    def clean_accuracy(self) -> float:
-        """The fraction of images that are classified correctly."""
-        return float((self.predictions == self.labels).mean())
-
-    @property
-    def false_rejections(self) -> float | None:
-        """The fraction of clean images that are rejected; None without a rejection class."""
-        return None if self.rejected is None else float((self.predictions == self.rejected).mean())
-
-    @property
-    def robust_accuracy(self) -> np.ndarray:
-        """The fraction [E] of images that no attack broke, for each epsilon."""
-        return (self.broken_by == SURVIVED).mean(1)
-
-    def left_after(self, stage: int) -> np.ndarray:
-        """Return the robust accuracy [E] after this stage and all before it."""
-        by = self.broken_by
-        return ((by == SURVIVED) | (by > stage)).mean(1)
-
-    def noise_accuracy(self) -> np.ndarray | None:
-        """Return the accuracy [E] under the noise control of all images (None without one)."""
-        return self.left_after(0) if self.stages and self.stages[0].name == "noise" else None
-
-    @property
-    def passes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Forward and backward passes of each image [N], summed over all stages."""
-        forward, backward = np.zeros(len(self.labels), int), np.zeros(len(self.labels), int)
-        for stage in self.stages:
-            np.add.at(forward, stage.source, stage.result.forward)
-            np.add.at(backward, stage.source, stage.result.backward)
-        return forward, backward
-
-    def cost(self, stage: int) -> dict[str, float]:
-        """Return rows, mean forward and backward passes a row, and seconds of one stage."""
-        result = self.stages[stage].result
-        run = result.status != Status.NOT_RUN
-        forward, backward = result.forward[run], result.backward[run]
-        return {
-            "rows": int(run.sum()),
-            "forward": float(forward.mean()) if len(forward) else 0.0,
-            "backward": float(backward.mean()) if len(backward) else 0.0,
-            "seconds": result.cost.seconds,
-        }
-
-    def accuracy_curve(self, epsilons: np.ndarray) -> np.ndarray:
-        """Return the accuracy at given epsilons, from the smallest distance of each image."""
-        broken = self.distance[None] <= np.asarray(epsilons)[:, None]
-        return 1 - (broken | (self.predictions != self.labels)).mean(1)
-
-    def certified_curve(self, epsilons: np.ndarray) -> np.ndarray | None:
-        """Return the certified accuracy, at most the accuracy; None without certificates."""
-        if self.certified is None:
-            return None
-        return (self.certified >= np.asarray(epsilons)[:, None]).mean(1)
+from jaxadv.protocols.cascades import Cascade, broken_rows, get_cascade, run_cascade
+from jaxadv.protocols.evaluation import MISCLASSIFIED, SURVIVED, Report, Stage
+from jaxadv.protocols.proof_stage import prove_survivors
+from jaxadv.protocols.prover import Prover
 
 
 def evaluate(
@@ -156,6 +34,7 @@ def evaluate(
     devices: Devices = None,
     lanes: int | None = None,
     distances: bool = True,
+    prove: str | None = None,
     store: str | Path | None = None,
     progress: StageProgress | None = None,
 ) -> Report:
@@ -187,7 +66,11 @@ def evaluate(
         lanes: Number of images attacked at the same time on each device (default: chosen for each
             attack).
         distances: Whether to search the smallest epsilon of every image (MinimalEpsilon of PGD).
-            This is the last stage, and its successes count too.
+            This is the last attack, and its successes count too.
+        prove: An effort of `ja.prove`, "fast", "standard" or "strong": after the attacks, images
+            that none of them broke are proved at each epsilon, and robust accuracy lies between
+            the two (`robust_bounds`). A counterexample found on the way is a success of the stage
+            "proof". None for no proofs. Not in L0.
         store: A folder in which every finished part is kept. A call with the same arguments
             continues from there.
         progress: Called with (stage, rows done, rows in all, successes).
@@ -198,7 +81,8 @@ def evaluate(
     Raises:
         ValueError: If an argument has the wrong type, shape, dtype or range, if a cascade is
             unknown, if an attack works in another norm than `norm`, if `labels` is a targeted goal,
-            or if an attack needs gradients of a model that has none.
+            if an attack needs gradients of a model that has none, or if the model has a step that
+            cannot be proved: before any attack begins, and the message names the step.
         OSError: If the store's folder cannot be written to.
 
     Example:
@@ -221,6 +105,10 @@ def evaluate(
         raise ValueError("labels are a targeted goal: pass labels, or ja.Evading(labels, rejected)")
     count, shape = len(images), images.shape[1:]
     rejected = int(goal.rejected) if isinstance(goal, Evading) else None
+    if prove is not None and rejected is not None:
+        raise ValueError(f"prove={prove!r} is for plain labels, not for ja.Evading: leave it out")
+    prover = None if prove is None else Prover(prove)
+    network = None if prover is None else prover.check(model, shape, norm)
     if distances:
         shortest = PGD(norm=norm, steps=20, step_size=0.125)
         entries = {**entries, "minimal epsilon": MinimalEpsilon(shortest, rounds=8)}
@@ -239,17 +127,7 @@ def evaluate(
     assert logits is not None
     predictions = np.where(np.isnan(logits).any(1), -1, logits.argmax(1))  # NaN: no prediction
     right = predictions == labels
-    probe = np.flatnonzero(right)[:64]
-    scan = program.read_program(model, shape)
-    looks = [
-        answers.meant_labels(logits, labels),
-        answers.meant_radius(levels[-1], norm, int(np.prod(shape)), model.bounds),
-        program.operations(scan),
-        program.no_gradients_inside(scan),
-    ]
-    messages = [look.message for look in looks if not look.passed]
-    if len(probe) and not missing:
-        messages += checks.check_gradients(model, images[probe], Untargeted(labels[probe]))
+    messages = _noticed(session, right, norm, levels, differentiable=not missing)
     broken_by = np.tile(np.where(right, SURVIVED, MISCLASSIFIED), len(levels))
     adversarial = np.tile(images, (len(levels), *[1] * len(shape)))
     distance = np.where(right, np.inf, 0.0)
@@ -262,9 +140,21 @@ def evaluate(
             broken_by[one.broken] = one.number
             adversarial[one.broken] = one.result.images[one.by]
             distance = one.distance
-    complete = len(stages) == len(entries) and not any(
-        (stage.result.status == Status.NOT_RUN).any() for stage in stages
-    )
+        complete = len(stages) == len(entries) and not any(
+            (stage.result.status == Status.NOT_RUN).any() for stage in stages
+        )
+        proved = None
+        if prover is not None and network is not None:
+            standing = (broken_by == SURVIVED) & complete  # no proofs after an interruption
+            grid = standing.reshape(len(levels), count)
+            found = prove_survivors(session, network, norm, prover, levels, grid)
+            result, source, proved = found.result, found.source, found.proved
+            stages.append(Stage(prover.name, prover, result, source, found.level))
+            broken, by = broken_rows(result, source, result.distance, levels, standing)
+            broken_by[broken] = len(stages) - 1
+            adversarial[broken] = result.images[by]
+            np.minimum.at(distance, source[result.success], result.distance[result.success])
+            complete &= found.complete
     lost = sum(int((stage.result.status == Status.NONFINITE).sum()) for stage in stages)
     if lost:
         messages.append(f"{lost} attacks met NaN or infinities and found nothing: see `ja.check`")
@@ -284,4 +174,25 @@ def evaluate(
         messages=messages,
         complete=complete,
         rejected=rejected,
+        proved=proved,
     )
+
+
+def _noticed(
+    session: Session, right: np.ndarray, norm: str, levels: np.ndarray, *, differentiable: bool
+) -> list[str]:
+    """Return what a first look at the model, the labels and the epsilons makes doubtful."""
+    model, images, labels = session.model, session.images, np.asarray(session.goal.labels)
+    assert session.clean_logits is not None
+    shape, probe = images.shape[1:], np.flatnonzero(right)[:64]
+    scan = program.read_program(model, shape)
+    looks = [
+        answers.meant_labels(session.clean_logits, labels),
+        answers.meant_radius(levels[-1], norm, int(np.prod(shape)), model.bounds),
+        program.operations(scan),
+        program.no_gradients_inside(scan),
+    ]
+    messages = [look.message for look in looks if not look.passed]
+    if len(probe) and differentiable:
+        messages += checks.check_gradients(model, images[probe], Untargeted(labels[probe]))
+    return messages

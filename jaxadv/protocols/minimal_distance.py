@@ -29,7 +29,8 @@ from jaxadv.protocols.cached_run import (
     run_stage,
 )
 from jaxadv.protocols.portfolios import Portfolio, get_portfolio
-from jaxadv.protocols.prove import check_provable, prove_radii
+from jaxadv.protocols.proved_radii import prove_radii
+from jaxadv.protocols.prover import Prover
 
 GAIN = 1e-3  # least relative decrease of the distance that counts as progress
 PATIENCE = 5  # members in a row that may fail to bring an image nearer
@@ -178,7 +179,7 @@ def minimal_distance(
             f"prove={prove!r}: pass no lower bounds, an untargeted goal, and norm linf, l2 or l1"
         )
     if prove is not None:
-        check_provable(model, shape, prove)
+        Prover(prove).check(model, shape, norm)
     with session.answered().watched(progress) as session:
         result = run_portfolio(session, members, norm, passes or most)
     if prove is not None:

@@ -18,6 +18,9 @@ from .pages import write_pages as write_pages
 from .pairs import pair_data as pair_data
 from .pairs import pair_figure as pair_figure
 from .pairs import write_pair as write_pair
+from .proofs import print_proofs as print_proofs
+from .proofs import proofs_data as proofs_data
+from .proofs import write_proofs as write_proofs
 from .queries import print_queries as print_queries
 from .queries import queries_data as queries_data
 from .queries import write_queries as write_queries

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jaxadv.report.table import as_data, percent
 
 if TYPE_CHECKING:
-    from jaxadv.protocols.evaluate import Report
+    from jaxadv.protocols.evaluation import Report
     from jaxadv.sweep.store import SweepStore
 
 COLUMNS = (
@@ -20,6 +20,7 @@ COLUMNS = (
     "epsilon",
     "broken",
     "broken_by",
+    "proved",
     "distance",
     "forward",
     "backward",
@@ -31,7 +32,8 @@ def write_csv(report: "Report", path: str | Path) -> Path:
     """Write one row for each image and epsilon, atomically.
 
     Columns: id, label, prediction; epsilon; broken (1 or 0, misclassified images are broken);
-    broken_by: the attack, or "misclassified", or empty; distance: the smallest adversarial distance
+    broken_by: the attack, or "misclassified", or empty; proved (1 or 0; empty: not asked
+    for); distance: the smallest adversarial distance
     found by any attack (empty: none); forward, backward: the image's passes in all attacks
     together, at all epsilons.
 
@@ -50,7 +52,7 @@ def write_csv(report: "Report", path: str | Path) -> Path:
         >>> how = {"attacks": {"FGSM": ja.FGSM()}, "epsilons": [0.1, 0.6], "distances": False}
         >>> report = ja.evaluate(model, images, labels, **how)
         >>> rows = write_csv(report, tempfile.mkdtemp() + "/report.csv").read_text().splitlines()
-        >>> [row.rsplit(",", 3)[0] for row in rows[:3]]
+        >>> [row.rsplit(",", 4)[0] for row in rows[:3]]
         ['id,label,prediction,epsilon,broken,broken_by', '0,0,0,0.1,0,', '0,0,0,0.6,1,FGSM']
     """
     from jaxadv.core.files import write_atomically
@@ -59,7 +61,8 @@ def write_csv(report: "Report", path: str | Path) -> Path:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for image in as_data(report)["images"]:
-        for epsilon, by in zip(report.epsilons, image["broken_by"], strict=True):
+        proved = image["proved"] or [""] * len(report.epsilons)
+        for epsilon, by, sure in zip(report.epsilons, image["broken_by"], proved, strict=True):
             distance = image["distance"]
             writer.writerow(
                 [
@@ -69,6 +72,7 @@ def write_csv(report: "Report", path: str | Path) -> Path:
                     f"{epsilon:.9g}",
                     int(by is not None),
                     by or "",
+                    sure if sure == "" else int(sure),
                     "" if distance is None else f"{distance:.9g}",
                     image["forward"],
                     image["backward"],

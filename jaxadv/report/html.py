@@ -27,7 +27,7 @@ from jaxadv.report.elements import (
 from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
-    from jaxadv.protocols.evaluate import Report
+    from jaxadv.protocols.evaluation import Report
 
 
 def write_html(
@@ -116,7 +116,10 @@ def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
     half = [i for i, fall in enumerate(falls) if fall >= data["clean_accuracy"] / 2]
     for i in sorted({half[0] if half else len(falls) - 1, len(falls) - 1}):
         name = f"robust accuracy at ε = {table.epsilon_text(data['epsilons'][i])}"
-        cards.append(rate(data["robust_accuracy"][i], data["robust_interval"][i], name, "bad"))
+        card = rate(data["robust_accuracy"][i], data["robust_interval"][i], name, "bad")
+        if data["robust_bounds"] is not None:  # the truth is between what is proved and attacked
+            card["value"] = table.interval_text(data["robust_bounds"][i])
+        cards.append(card)
     cards.append(
         {
             "value": table.number_text(data["median_distance"]),
@@ -176,6 +179,11 @@ def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
     certified = report.certified_curve(grid)
     if certified is not None:
         axes.plot(grid, 100 * certified, color=PROVED, linewidth=2.2, label="certified")
+    if certified is not None and report.robust_bounds is not None:
+        attacked = 100 * report.accuracy_curve(grid)
+        axes.fill_between(grid, 100 * certified, attacked, color=PROVED, alpha=0.1, linewidth=0)
+        proved = 100 * report.robust_bounds[:, 0]
+        axes.plot(epsilons, proved, "D", color=PROVED, markersize=7, markeredgecolor="white")
     axes.set(xlim=(0, grid[-1]), ylim=(0, 103))
     axes.set_xlabel(f"ε ({NORMS[report.norm]})", fontsize=12, color=INK)
     axes.set_ylabel("accuracy in %", fontsize=12, color=INK)

@@ -12,7 +12,7 @@ from jaxadv.report.elements import difference, names_of, picture, template
 from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
-    from jaxadv.protocols.evaluate import Report
+    from jaxadv.protocols.evaluation import Report
 
 
 def write_pages(

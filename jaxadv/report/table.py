@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # evaluate imports the whole engine
     from rich.table import Table
 
     from jaxadv.core.attack import Attack
-    from jaxadv.protocols.evaluate import Report, Stage
+    from jaxadv.protocols.evaluation import Report, Stage
+    from jaxadv.protocols.prover import Prover
 
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 MISCLASSIFIED = "misclassified"
@@ -43,8 +44,8 @@ def epsilon_text(epsilon: float) -> str:
     return text
 
 
-def settings_of(attack: "Attack") -> dict[str, Any]:
-    """Return an attack's name and all its settings, as values for JSON."""
+def settings_of(attack: "Attack | Prover") -> dict[str, Any]:
+    """Return the name and all settings of an attack, or of proofs, as values for JSON."""
     from jaxadv.core.attack import Attack
 
     settings: dict[str, Any] = {"name": attack.name}
@@ -66,7 +67,9 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
     Accuracies are fractions of all images; intervals are Wilson's, 95 %; null stands for a distance
     where no adversarial image was found. `broken_by` has for each epsilon the attack's name,
     "misclassified" or null (survived); `margin` is the smallest margin under any attack (null: none
-    was run there); `forward` and `backward` are an image's passes in all attacks together.
+    was run there); `forward` and `backward` are an image's passes in all attacks together;
+    `robust_bounds` are robust accuracy from both sides, proved and under attack, for each epsilon,
+    and `proved` says of each image which epsilons (null: no proofs were asked for).
 
     Args:
         report: The report.
@@ -100,6 +103,7 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
         "robust_accuracy": report.robust_accuracy.tolist(),
         "robust_interval": [wilson(s * count, count) for s in report.robust_accuracy],
         "noise_accuracy": _list(report.noise_accuracy()),
+        "robust_bounds": _list(report.robust_bounds),
         "certified_accuracy": _list(report.certified_curve(report.epsilons)),
         "median_distance": _finite(np.median(report.distance[right]) if right.any() else np.inf),
         "attacks": [_stage_data(report, number) for number in range(len(names))],
@@ -111,6 +115,7 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
                 "prediction": int(report.predictions[i]),
                 "broken_by": [who(int(number)) for number in report.broken_by[:, i]],
                 "distance": _finite(report.distance[i]),
+                "proved": None if report.proved is None else report.proved[:, i].tolist(),
                 "certified": None if report.certified is None else _finite(report.certified[i]),
                 "margin": [_finite(value) for value in margin[:, i]],
                 "forward": int(forward[i]),
@@ -145,7 +150,7 @@ def _finite(value: float | np.ndarray | np.floating) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _list(values: np.ndarray | None) -> list[float] | None:
+def _list(values: np.ndarray | None) -> list[Any] | None:
     return None if values is None else values.tolist()
 
 
@@ -224,6 +229,10 @@ def print_report(
         f"median smallest distance ({data['norm']}): "
         f"[bold]{number_text(data['median_distance'])}[/], over images classified right"
     )
+    if data["robust_bounds"] is not None:
+        console.print(
+            "the true robust accuracy lies between proved and robust accuracy", highlight=False
+        )
     for message in data["messages"]:
         console.print(f"[yellow]check:[/] {message}", highlight=False)
     for line in refusals(data):
@@ -261,7 +270,9 @@ def _accuracy_table(data: Mapping[str, Any]) -> "Table":
     table.add_section()
     robust = [f"[bold]{percent(rate)}[/]" + " " * 7 for rate in data["robust_accuracy"]]
     table.add_row("[bold]robust accuracy[/]", *robust)
-    if data["certified_accuracy"] is not None:
+    if data["robust_bounds"] is not None:
+        table.add_row("proved", *[percent(low) + " " * 7 for low, _ in data["robust_bounds"]])
+    elif data["certified_accuracy"] is not None:
         table.add_row("certified", *[percent(s) + " " * 7 for s in data["certified_accuracy"]])
     if count < data["total"]:
         table.add_row("95 % interval", *map(interval_text, data["robust_interval"]), style="dim")

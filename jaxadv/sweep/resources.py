@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadv.core.calls import without_addresses
 from jaxadv.core.model import Model
 from jaxadv.data.dataset import load_data, some_of
 from jaxadv.data.form import Dataset, Source
@@ -147,18 +147,13 @@ def open_model(
             f"{images.classes}: name the data sets that it is for, data = [...]"
         )
     traced = APPLY.trace(model, jax.ShapeDtypeStruct((1, *images.shape), jnp.float32))
-    program = _without_addresses(str(traced.jaxpr))
+    program = without_addresses(str(traced.jaxpr))
     digest = fingerprint(model.params, list(model.bounds), program, entry.dtype)
     if entry.dtype == "bfloat16":
         from jaxadv.models.adapters import in_bfloat16
 
         return Subject(in_bfloat16(model), model, digest)
     return Subject(model, None, digest)
-
-
-def _without_addresses(program: str) -> str:
-    """Return the text of a program without what differs between processes."""
-    return re.sub(r"0x[0-9a-f]+", "", program)
 
 
 @functools.cache

@@ -87,6 +87,31 @@ def from_onnx(
     return Model(classifier, weights, bounds)
 
 
+def with_input_shape(file: "str | os.PathLike[str]", entries: int) -> tuple[Model, tuple[int, ...]]:
+    """Convert a classifier to a model of inputs as the graph declares them.
+
+    Args:
+        file: The path.
+        entries: Number of entries of one input.
+
+    Returns:
+        The model, of inputs in the order of memory, and the shape of one input.
+
+    Raises:
+        ValueError: The graph takes another number of entries, or as `from_onnx`.
+    """
+    model = from_onnx(file, "NHWC")
+    assert isinstance(model.apply, _Classifier)
+    declared = model.apply.graph.entrance.shape
+    known = math.prod(size for size in declared if size is not None)
+    shape = tuple(entries // known if size is None else size for size in declared)
+    if declared.count(None) > 1 or math.prod(shape) != entries:
+        raise ValueError(
+            f"{file} takes inputs of shape {_text(declared)}, and not {entries} numbers"
+        )
+    return model, shape
+
+
 def _check(classifier: "_Classifier", weights: dict[str, Array]) -> None:
     """Raise ValueError now, not at the first run, for a node that cannot be computed.
 

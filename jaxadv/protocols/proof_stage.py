@@ -1,0 +1,108 @@
+"""The last stage of an evaluation: proofs for the images that no attack broke, at each epsilon."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxadv.core.norms import distance64
+from jaxadv.core.result import Cost, Result, Status, empty_result
+from jaxadv.engine.session import Session
+from jaxadv.proofs.backward import Network
+from jaxadv.protocols.proof_search import Search
+from jaxadv.protocols.prover import Prover
+from jaxadv.protocols.verdicts import Verdict
+
+STATUS = {
+    Verdict.BROKEN: Status.SUCCESS,
+    Verdict.NOT_RUN: Status.NOT_RUN,
+    Verdict.NONFINITE: Status.NONFINITE,
+}
+
+
+class Proved(NamedTuple):
+    """What the proofs said about N images at E epsilons.
+
+    Attributes:
+        result: Of the M rows that were given to the prover; its successes are the counterexamples.
+        source: Integers [M], the image of each row.
+        level: Integers [M], the index of its epsilon.
+        proved: Booleans [E, N]; a proof counts at every smaller epsilon too.
+        complete: False if the proofs were interrupted.
+    """
+
+    result: Result
+    source: np.ndarray
+    level: np.ndarray
+    proved: np.ndarray
+    complete: bool
+
+
+def prove_survivors(
+    session: Session,
+    network: Network,
+    norm: str,
+    prover: Prover,
+    levels: np.ndarray,
+    standing: np.ndarray,
+) -> Proved:
+    """Prove the images that stand, from the largest epsilon to the smallest.
+
+    An image that is proved at one epsilon needs no proof at a smaller one, nor one whose
+    counterexample is within that. Finished chunks are kept
+    in the session's store.
+
+    Args:
+        session: The session, with the clean logits.
+        network: The traced model.
+        norm: Name of the norm.
+        prover: How images are proved.
+        levels: Floats [E], the epsilons, ascending.
+        standing: Booleans [E, N], the images that no attack broke.
+
+    Returns:
+        What was proved, and the counterexamples that were found and verified.
+    """
+    proved, complete = np.zeros_like(standing), True
+    nearest = np.full(standing.shape[1], np.inf)
+    shape = session.images.shape[1:]
+    results, rows = [empty_result(0, shape, np.zeros(0), session.ids[:0])], [np.zeros(0, int)]
+    for level in reversed(range(len(levels))):
+        proved[level] |= proved[level + 1 :].any(0)
+        left = standing[level] & ~proved[level] & (nearest > levels[level])
+        own = np.flatnonzero(left)
+        if not len(own) or not complete:
+            continue
+        radii = np.full(len(own), levels[level])
+        search = Search(session.of(own), network, norm, prover, radii)
+        search.bound_all(f"proof-{level:02d}")
+        complete, found = search.complete, _result(search)
+        proved[level, own[search.ledger.status == Verdict.PROVED]] = True
+        nearest[own] = np.minimum(nearest[own], found.distance)
+        results.append(found)
+        rows.append(level * standing.shape[1] + own)
+    fields = zip(*(result[:-1] for result in results), strict=True)
+    seconds = sum(result.cost.seconds for result in results)
+    whole = Result(*map(np.concatenate, fields), cost=Cost(0, seconds))
+    level, source = np.divmod(np.concatenate(rows), standing.shape[1])
+    return Proved(whole, source, level, proved, complete)
+
+
+def _result(search: Search) -> Result:
+    """Return what a search found as the result of an attack."""
+    ledger, session = search.ledger, search.session
+    status = np.array([STATUS.get(Verdict(one), Status.FAILED) for one in ledger.status], np.int8)
+    success = status == Status.SUCCESS
+    return Result(
+        images=ledger.images,
+        success=success,
+        distance=np.where(success, distance64(search.norm, ledger.images, session.images), np.inf),
+        margin=ledger.upper.astype(np.float32),
+        forward=ledger.forward,
+        backward=ledger.backward,
+        queries=np.zeros_like(ledger.forward),
+        computed=ledger.forward,
+        status=status,
+        ids=session.ids,
+        epsilon=search.radii,
+        cost=Cost(0, search.seconds),
+    )
