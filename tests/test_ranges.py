@@ -108,23 +108,34 @@ def test_series_and_pictures_take_ranges_that_broadcast() -> None:
 def test_one_range_for_all_is_the_same_stated_as_arrays() -> None:
     rows, both = np.clip(ROWS, 0, 1), []
     labels = np.asarray(ja.Model(halves, PARAMS)(rows)).argmax(1)
+    goal = ja.Untargeted(labels)
     for bounds in ((0.0, 1.0), (np.zeros(SIZE), 1.0)):
         model = ja.Model(halves, PARAMS, bounds)
-        report = ja.evaluate(model, rows, labels, epsilons=[0.1, 0.3], attacks="fast", key=KEY)
-        both.append(report.robust_accuracy)
-    np.testing.assert_array_equal(*both)
+        both.append(ja.run(ja.FMN(steps=50), model, rows, goal, key=KEY).images)
+    np.testing.assert_allclose(*both, atol=1e-6)
 
 
-def test_evaluation_proof_and_check_keep_to_the_ranges() -> None:
+def test_evaluation_and_proof_keep_to_the_ranges() -> None:
     model, exact = ja.Model(halves, PARAMS, (LOW, HIGH)), expected("linf")
-    levels = [0.05, 0.4]
+    levels, attacks = [0.05, 0.4], {"FAB": ja.FAB(search=0, bounded=True)}
     report = ja.evaluate(
-        model, ROWS, LABELS, epsilons=levels, attacks="fast", prove="fast", key=KEY
+        model, ROWS, LABELS, epsilons=levels, attacks=attacks, distances=False, key=KEY
     )
-    np.testing.assert_allclose(report.robust_accuracy, [(exact > level).mean() for level in levels])
+    robust = [(exact > level).mean() for level in levels]
+    np.testing.assert_allclose(report.robust_accuracy, robust)
     assert report.bounds == (-3.0, 5.0)  # what pages scale pictures with
     proof = ja.prove(model, ROWS, LABELS, 0.4, attacks={})
     np.testing.assert_array_equal(proof.proved, exact > 0.4)
+    np.testing.assert_array_equal(proof.replay(model) > 0, proof.proved)
+
+
+@pytest.mark.slow
+def test_portfolios_cascades_and_checks_keep_to_the_ranges() -> None:
+    model, exact = ja.Model(halves, PARAMS, (LOW, HIGH)), expected("linf")
+    report = ja.evaluate(
+        model, ROWS, LABELS, epsilons=[0.05, 0.4], attacks="fast", prove="fast", key=KEY
+    )
+    np.testing.assert_allclose(report.robust_bounds[:, 0], report.robust_accuracy)  # type: ignore
     found = ja.minimal_distance(model, ROWS, LABELS, effort="fast", key=KEY)
     reached = np.isfinite(exact)
     np.testing.assert_allclose(found.distance[reached], exact[reached], rtol=1e-2)
