@@ -162,6 +162,8 @@ def test_what_is_wrong_with_ranges_is_said() -> None:
         ja.run(ja.FGSM(), model, ROWS.reshape(COUNT, 2, 3), goal, 0.1, key=KEY)
     with pytest.raises(ValueError, match=r"in feature \[4\], outside its bounds \(0.4, 0.6\)"):
         ja.run(ja.FGSM(), model, ROWS + np.float32([0, 0, 0, 0, 9, 0]), goal, 0.1, key=KEY)
+    with pytest.raises(ValueError, match=r"mask has shape \(4,\), and the image \(1, 6, 1\)"):
+        ja.run(ja.Masked(ja.FGSM(), FREE[:4]), model, ROWS, goal, 0.1, key=KEY)
     with pytest.raises(ValueError, match="exceeds 6, the largest linf distance"):
         ja.run(ja.FGSM(), model, ROWS, goal, 7.0, key=KEY)
     with pytest.raises(ValueError, match="ja.universal_perturbation takes one range for all"):

@@ -14,7 +14,6 @@ from jaxtyping import Array, Bool, Float
 
 from jaxadv.attacks import PGD, Masked, Repeated
 from jaxadv.core.attack import Attack
-from jaxadv.core.bounds import bounds_text
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.transforms import Noise, Shifting
@@ -160,9 +159,7 @@ def streams(
         array([[1., 0., 0.]])
     """
     if model.bounds != (0.0, 1.0):
-        raise ValueError(
-            f"model has bounds {bounds_text(model.bounds)}: the sensor gives values of 0 to 1"
-        )
+        raise ValueError(f"model has bounds {model.bounds}: the sensor gives values of 0 to 1")
     controlled = tuple(range(1, frames + 1)) if controlled is None else tuple(controlled)
     if not controlled or not all(1 <= k <= frames for k in controlled):
         raise ValueError(f"controlled={controlled}: pass numbers from 1 to frames={frames}")

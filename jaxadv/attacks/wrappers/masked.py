@@ -51,8 +51,16 @@ class Masked(Around):
 
     def within(self, problem: Problem) -> Bool[Array, "..."]:
         """Return the mask in the shape of the image (for vectors it is given as a vector)."""
-        mask = jnp.asarray(self.mask)
-        return mask.reshape(problem.image.shape) if mask.size == problem.image.size else mask
+        mask, shape = jnp.asarray(self.mask), problem.image.shape
+        if mask.size == problem.image.size:
+            return mask.reshape(shape)
+        try:
+            return jnp.broadcast_to(mask, shape)
+        except ValueError:
+            raise ValueError(
+                f"mask has shape {mask.shape}, and the image {shape}: pass one boolean for each "
+                "value of an input, or a mask that broadcasts to the image"
+            ) from None
 
     def seen(self, problem: Problem, state: State) -> tuple[Problem, State]:
         if self.attack.bounded_by:
