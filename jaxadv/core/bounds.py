@@ -6,8 +6,11 @@ import numpy as np
 
 from jaxadv.core.typing import ArrayLike
 
-GivenBounds = tuple[float | ArrayLike, float | ArrayLike]
-"""Bounds as a user states them: two numbers, or arrays that broadcast to one input."""
+Bounds = tuple[float | ArrayLike, float | ArrayLike]
+"""The (least, largest) value of an input: two numbers, or arrays that broadcast to one input.
+
+A model keeps its own as two floats, or as two `Ends` of one shape.
+"""
 
 
 class Ends(np.ndarray):
@@ -34,8 +37,9 @@ class Ends(np.ndarray):
         return getattr(ufunc, method)(*plain, **settings)
 
     def __eq__(self, other: object) -> bool:  # type: ignore[override]
-        same = isinstance(other, Ends) and self.shape == other.shape
-        return same and self.tobytes() == other.tobytes()
+        if not isinstance(other, Ends):
+            return False
+        return self.shape == other.shape and self.tobytes() == other.tobytes()
 
     def __ne__(self, other: object) -> bool:  # type: ignore[override]
         return not self == other
@@ -44,11 +48,7 @@ class Ends(np.ndarray):
         return hash((self.shape, self.tobytes()))
 
 
-Bounds = tuple[float | Ends, float | Ends]
-"""The (least, largest) value of an input: two numbers, or two arrays of one shape."""
-
-
-def as_bounds(bounds: GivenBounds) -> Bounds:
+def as_bounds(bounds: Bounds) -> Bounds:
     """Return bounds in the form that models keep.
 
     Args:
@@ -110,7 +110,7 @@ def fitted(bounds: Bounds, shape: tuple[int, ...]) -> Bounds:
     return lower, upper
 
 
-def sides_of(bounds: Bounds, shape: tuple[int, ...]) -> float | np.ndarray:
+def sides_of(bounds: Bounds, shape: tuple[int, ...]) -> Any:
     """Return the side of the box, or for arrays the side of each feature of such an input."""
     lower, upper = fitted(bounds, shape)
     return upper - lower
@@ -125,7 +125,7 @@ def two_numbers(bounds: Bounds, name: str) -> tuple[float, float]:
             f"{np.shape(lower)}: let the model scale its features itself, so that all of them lie "
             "in (0, 1)"
         )
-    return lower, upper
+    return float(lower), float(upper)
 
 
 def hull(bounds: Bounds) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from jaxadv.core.bounds import Bounds, GivenBounds, as_bounds, bounds_text
+from jaxadv.core.bounds import Bounds, as_bounds, bounds_text
 from jaxadv.core.host import HostFunction
 from jaxadv.core.images import as_floats
 from jaxadv.core.pytree import pytree, static
@@ -263,7 +263,7 @@ def from_features(
     features: Callable[..., Any],
     head: Callable[..., Any],
     params: Params,
-    bounds: GivenBounds = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Model:
     """Return a model that also outputs the features of a hidden layer, for attacks on them.
 
@@ -373,7 +373,7 @@ def _own_key(seed: int | np.integer | ArrayLike, image: Array) -> Array:
 
 def from_function(
     function: Callable[..., Any],
-    bounds: GivenBounds = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     *,
     differentiable: bool = True,
     classes: int | None = None,

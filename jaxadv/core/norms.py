@@ -310,7 +310,7 @@ def _length64(norm: str, delta: np.ndarray) -> np.ndarray:
     return np.linalg.norm(delta, get_norm(norm).order, axis=1)
 
 
-def mean_side(lower: Array, upper: Array) -> Array:
+def mean_side(lower: Any, upper: Any) -> Any:
     """Return the side of a box, or the mean side of the features that may change."""
     sides = upper - lower
     return sides.sum() / jnp.maximum((sides > 0).sum(), 1) if jnp.ndim(sides) else sides

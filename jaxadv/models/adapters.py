@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxadv.core.bounds import GivenBounds
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model
 from jaxadv.core.optional_dependency import extra
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def from_linen(
     module: "nn.Module",
     variables: Mapping[str, Any],
-    bounds: GivenBounds = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     **apply_kwargs: object,
 ) -> Model:
     """Convert a Flax linen module and its variables to a `ja.Model`.
@@ -110,7 +110,7 @@ def _message(error: Exception) -> str:
     return str(error).partition(" (https://")[0].rstrip(".")
 
 
-def from_nnx(module: "nnx.Module", bounds: GivenBounds = (0.0, 1.0)) -> Model:
+def from_nnx(module: "nnx.Module", bounds: Bounds = (0.0, 1.0)) -> Model:
     """Convert a Flax nnx module to a `ja.Model`, in evaluation mode.
 
     The user's module is never changed: dropout is made deterministic and batch normalisation uses
@@ -209,7 +209,7 @@ def _depends(function: Callable[[PyTree], PyTree], inputs: PyTree) -> bool:
     return False
 
 
-def from_keras(model: Any, bounds: GivenBounds = (0.0, 1.0)) -> Model:
+def from_keras(model: Any, bounds: Bounds = (0.0, 1.0)) -> Model:
     """Convert a Keras 3 network to a `ja.Model`, in evaluation mode.
 
     The user's model is never changed: dropout is off and batch normalisation uses its moving

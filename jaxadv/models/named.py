@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxadv.core.bounds import GivenBounds
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.model import Model, from_function
 from jaxadv.core.python_objects import called, load_object, names_object, takes_nothing
 from jaxadv.models.adapters import from_keras, from_linen, from_nnx, normalized, selected
@@ -77,7 +77,7 @@ def load_model(
     spec: str | os.PathLike[str],
     image_shape: Sequence[int] | None = None,
     *,
-    bounds: GivenBounds | None = None,
+    bounds: Bounds | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     output: str | int | None = None,

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxadv.certification.exact import linear_classifier, tree_ensemble
-from jaxadv.core.bounds import GivenBounds
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model, from_function
 from jaxadv.core.pytree import pytree, static
@@ -44,7 +44,7 @@ class Classifier(Protocol):
 
 
 def from_sklearn(
-    estimator: Classifier, bounds: GivenBounds = (0.0, 1.0), *, on_host: bool = False
+    estimator: Classifier, bounds: Bounds = (0.0, 1.0), *, on_host: bool = False
 ) -> Model:
     """Convert a fitted classifier of scikit-learn to a `ja.Model`.
 

@@ -23,7 +23,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
-from jaxadv.core.bounds import GivenBounds
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.model import Model
 from jaxadv.core.typing import Params
 from jaxadv.models.weights import unflatten
@@ -82,7 +82,7 @@ def from_torch_arrays(
     *,
     image_shape: Sequence[int],
     names: Mapping[str, str] = {},
-    bounds: GivenBounds = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     **apply_kwargs: object,
 ) -> Model:
     """Load the weights of a torch network into a Flax linen module.

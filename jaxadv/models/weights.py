@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadv.core.bounds import GivenBounds
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.files import write_atomically
 from jaxadv.core.model import Model
 from jaxadv.core.typing import ArrayLike, Params
@@ -33,7 +33,7 @@ def save_weights(
     variables: Params,
     *,
     image_shape: Sequence[int],
-    bounds: GivenBounds = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     preprocessing: Mapping[str, Sequence[float]] | None = None,
     **extra: object,
 ) -> None:

@@ -144,7 +144,7 @@ class ZOO(Rounds):
         own = flat.at[entry].get(mode="fill", fill_value=0.0)
         if lower.ndim:
             lower, upper, width = (
-                each.ravel().at[entry].get(mode="fill", fill_value=1.0)
+                jnp.asarray(each).ravel().at[entry].get(mode="fill", fill_value=1.0)
                 for each in (lower, upper, width)
             )
             values = jnp.clip(own + jnp.stack([-width, width]), lower, upper)

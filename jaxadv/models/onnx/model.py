@@ -17,7 +17,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxadv.core.bounds import GivenBounds
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
 from jaxadv.core.typing import ArrayLike
@@ -36,7 +36,7 @@ def from_onnx(
     layout: str | None = None,
     *,
     output: str | None = None,
-    bounds: GivenBounds = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Model:
     """Convert a classifier in an ONNX file to a `ja.Model` of images [N, H, W, C].
 

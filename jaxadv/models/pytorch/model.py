@@ -17,7 +17,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxadv.core.bounds import GivenBounds
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model
 from jaxadv.core.optional_dependency import extra
@@ -50,7 +50,7 @@ def from_torch(
     image_shape: Sequence[int] | None = None,
     *,
     output: str | int | None = None,
-    bounds: GivenBounds = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Model:
     """Convert a PyTorch network, as it is, to a `ja.Model` of images [N, H, W, C].
 

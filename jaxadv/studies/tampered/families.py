@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxadv.core.attack import Attack, safe_epsilon
+from jaxadv.core.bounds import two_numbers
 from jaxadv.core.goals import Evading, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
@@ -158,7 +159,7 @@ class Universal:
             tuple(data.images.shape[1:]),
             two_numbers(model.bounds, "this experiment"),
         )
-        check_ball(self.norm, self.epsilon, shape, model.bounds)
+        check_ball(self.norm, self.epsilon, shape, (lower, upper))
         task = Task(model, safe_epsilon(self.norm, self.epsilon), self.norm, shape)
         weights, images = np.ones(len(given.labels), np.float32), np.array(data.images)
         aim = Aim(given.images, _goal(given.labels.astype(np.int32), rejected), weights)
