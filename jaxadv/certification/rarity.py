@@ -17,6 +17,7 @@ from jax import lax
 from jax.scipy.special import betainc
 from jaxtyping import Array, Bool, Float
 
+from jaxadv.core.bounds import two_numbers
 from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.typing import ArrayLike, Key, Number
@@ -176,7 +177,9 @@ def probability(
     count, dimension = len(images), math.prod(images.shape[1:])
     killed = particles - round(particles * kept)
     levels = math.ceil(math.log(floor) / math.log(kept))
-    bounds = jnp.where(clip, jnp.array(model.bounds), jnp.array([-jnp.inf, jnp.inf]))
+    bounds = jnp.where(
+        clip, jnp.array(two_numbers(model.bounds, "ja.rarity")), jnp.array([-jnp.inf, jnp.inf])
+    )
     margin = jax.vmap(lambda goal, logits: jax.vmap(goal.margin)(logits))
 
     def score(directions: Array) -> Float[Array, "N R P"]:

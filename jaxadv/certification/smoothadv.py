@@ -24,6 +24,7 @@ from jaxadv.certification.smoothing import (
     noise,
     smoothed_predict,
 )
+from jaxadv.core.bounds import sides_of
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import diameter, distance64
@@ -206,7 +207,7 @@ def attack_smoothed(
     if kept is not None:
         same = setting.fingerprint(key)
         search = _Search.load(kept, name, same) or search
-    before, span = search.seconds, model.bounds[1] - model.bounds[0]
+    before, span = search.seconds, sides_of(model.bounds, images.shape[1:])
     largest = diameter("l2", int(np.prod(images.shape[1:])), span)
 
     def report(finished: int, _: int, __: int) -> None:

@@ -19,6 +19,7 @@ from jaxadv.cli.options import (
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command, while_complete
 from jaxadv.cli.subject import Loaded, Subject
+from jaxadv.core.bounds import hull
 
 if TYPE_CHECKING:
     from jaxadv.certification.smoothadv import AttackedSmoothed
@@ -178,7 +179,7 @@ def certify(
                 loaded.total,
             ),
             key=loaded.key,
-            bounds=loaded.model.bounds,
+            bounds=hull(loaded.model.bounds),
         )
         run.conclude(bars, data["complete"])
 

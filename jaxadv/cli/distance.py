@@ -9,6 +9,7 @@ from jaxadv.cli.options import MOST, Effort, Fresh, Json, Lanes, Output, grouped
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command, while_complete
 from jaxadv.cli.subject import Subject, check_entries
+from jaxadv.core.bounds import hull
 
 
 @app.command()
@@ -88,6 +89,6 @@ def distance(
                 about,
                 loaded.total,
             ),
-            bounds=loaded.model.bounds,
+            bounds=hull(loaded.model.bounds),
         )
         run.conclude(bars, data["complete"])

@@ -21,6 +21,7 @@ from jaxadv.cli.progress import Bars
 from jaxadv.cli.property import decide
 from jaxadv.cli.run import command, while_complete
 from jaxadv.cli.subject import Subject, check_entries, check_proof
+from jaxadv.core.bounds import hull
 
 
 @app.command()
@@ -101,6 +102,6 @@ def prove(
                 {**loaded.about, **settings},
                 loaded.total,
             ),
-            bounds=loaded.model.bounds,
+            bounds=hull(loaded.model.bounds),
         )
         run.conclude(bars, data["complete"])

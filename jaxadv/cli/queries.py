@@ -18,6 +18,7 @@ from jaxadv.cli.options import (
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command
 from jaxadv.cli.subject import Subject, goal_of
+from jaxadv.core.bounds import hull
 
 if TYPE_CHECKING:
     from jaxadv.core.model import Model
@@ -106,6 +107,6 @@ def queries(
                 about,
                 loaded.total,
             ),
-            bounds=loaded.model.bounds,
+            bounds=hull(loaded.model.bounds),
         )
         run.conclude(bars, data["complete"])

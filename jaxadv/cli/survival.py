@@ -9,6 +9,7 @@ from jaxadv.cli.options import Fresh, Json, Lanes, Output, grouped, option, pars
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command
 from jaxadv.cli.subject import Subject, check_attack
+from jaxadv.core.bounds import hull
 
 if TYPE_CHECKING:
     from jaxadv.core.transforms import Transform
@@ -68,7 +69,7 @@ def survival(
                 store=run.state / loaded.name / "runs",
                 progress=lambda stage, done, total, _: bars.show_alone(stage, done, total),
             )
-        findings = survival_findings(outcomes, images.images, radius, loaded.model.bounds)
+        findings = survival_findings(outcomes, images.images, radius, hull(loaded.model.bounds))
         about = {**loaded.about, "epsilon": radius, "examples": len(images.labels)}
         run.print_title(loaded)
         print_study([findings], run.console)

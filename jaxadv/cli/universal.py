@@ -10,6 +10,7 @@ from jaxadv.cli.options import MOST, Json, Output, grouped, option, parse_number
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command
 from jaxadv.cli.subject import Subject, split_of
+from jaxadv.core.bounds import two_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +73,12 @@ def universal(
 
         def check(model: "Model", data: "Dataset", classes: int) -> None:
             check_given(model, train.images, data.images, target)
-            check_ball(norm, radius, data.images.shape[1:], model.bounds)
+            check_ball(
+                norm,
+                radius,
+                data.images.shape[1:],
+                two_numbers(model.bounds, "a universal perturbation"),
+            )
 
         loaded = run.load(subject, check)
         with Bars() as bars:
@@ -96,7 +102,9 @@ def universal(
         counts = {"given": len(train.labels), "examples": len(loaded.data.labels)}
         about = {**loaded.about, "method": method, **counts}
         data = {**about, **universal_data(result, loaded.data.labels, target)}
-        study = as_findings(result, data, loaded.data, loaded.model.bounds)
+        study = as_findings(
+            result, data, loaded.data, two_numbers(loaded.model.bounds, "a universal perturbation")
+        )
         print_study(study, run.console)
         run.write(data, "universal.json")
         page = write_study([study], output / "universal.html", study.title, about)

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxadv.core.bounds import Bounds, Ends
 from jaxadv.core.goals import Goal, others
-from jaxadv.core.norms import NORMS, Norm, get_norm
+from jaxadv.core.norms import NORMS, Norm, get_norm, mean_side
 from jaxadv.core.pytree import pytree
 from jaxadv.core.typing import Key, Number, Numbers
 
@@ -34,8 +35,9 @@ class Problem:
         goal: The goal of the attack on this image.
         epsilon: Radius of the ball, in the unit of the norm and in the scale of the image; infinite
             where the attack takes none.
-        lower: The smallest value of the box.
-        upper: The largest value of the box.
+        lower: The smallest value of the box, a scalar, or [H, W, C] where features have ranges of
+            their own.
+        upper: The largest value of the box, as `lower`.
         clean_logits: The model's output for `image`, [K].
         rank: Index of this run among the restarts and targets of the image.
         start: Another image to start from, [H, W, C], or None.
@@ -45,12 +47,30 @@ class Problem:
     image: Float[Array, "H W C"]
     goal: Goal
     epsilon: Float[Array, ""]
-    lower: Float[Array, ""]
-    upper: Float[Array, ""]
+    lower: Float[Array, "..."]
+    upper: Float[Array, "..."]
     clean_logits: Float[Array, " K"]
     rank: Int[Array, ""]
     start: Float[Array, "H W C"] | None = None
     extra: PyTree = None
+
+    @property
+    def sides(self) -> Float[Array, "..."]:
+        """The side of the box, or of each feature, in the shape of `lower`; 0 where it is fixed."""
+        return self.upper - self.lower
+
+    @property
+    def side(self) -> Float[Array, ""]:
+        """The side of the box, or the mean side of free features: the unit of lengths in it."""
+        return mean_side(self.lower, self.upper)
+
+    def box_at(
+        self, rows: Int[Array, " P"], columns: Int[Array, " P"]
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """Return the ends of the box at pixels [P]: scalars, or [P, C]."""
+        if self.lower.ndim == 0:
+            return self.lower, self.upper
+        return self.lower[rows, columns], self.upper[rows, columns]
 
 
 class Needs(NamedTuple):
@@ -289,14 +309,13 @@ def safe_epsilon(norm: str, epsilon: Numbers) -> np.ndarray | Array:
     return xp.asarray(xp.maximum(radius, 0), xp.float32)
 
 
-def reachable_box(
-    norm: str, image: Array, epsilon: Number, bounds: tuple[float, float]
-) -> tuple[Array, Array]:
+def reachable_box(norm: str, image: Array, epsilon: Number, bounds: Bounds) -> tuple[Array, Array]:
     """Return the smallest and largest value that an attack within epsilon may give to `image`.
 
     Settings are fractions of the box, which has no meaning where the box is unbounded or far wider
     than the values in it. A box with sides longer than `WIDE` is therefore cut to what the ball
-    reaches (an L0 ball reaches everything).
+    reaches (an L0 ball reaches everything). Where features have ranges of their own, each of them
+    is cut by itself.
 
     Args:
         norm: Name of the norm of the ball.
@@ -305,12 +324,27 @@ def reachable_box(
         bounds: The (smallest, largest) value that the model accepts.
 
     Returns:
-        The lower and the upper bound, float32 scalars.
+        The lower and the upper bound, float32 scalars, or in the shape of the image.
     """
-    lower, upper = map(jnp.float32, bounds)
+    lower, upper = bounds
+    if isinstance(lower, Ends) or isinstance(upper, Ends):
+        return _reachable_ranges(norm, image, epsilon, bounds)
+    lower, upper = map(jnp.float32, (lower, upper))
     if norm == "l0" or bounds[1] - bounds[0] <= WIDE:
         return lower, upper
     return jnp.maximum(lower, image.min() - epsilon), jnp.minimum(upper, image.max() + epsilon)
+
+
+def _reachable_ranges(
+    norm: str, image: Array, epsilon: Number, bounds: Bounds
+) -> tuple[Array, Array]:
+    lower, upper = (jnp.broadcast_to(np.asarray(end), image.shape) for end in bounds)
+    if norm == "l0":
+        return lower, upper
+    reach = jnp.where(epsilon > 0, epsilon, 1.0)  # a side is to be above 0
+    wide = upper - lower > WIDE
+    least, most = jnp.maximum(lower, image - reach), jnp.minimum(upper, image + reach)
+    return jnp.where(wide, least, lower), jnp.where(wide, most, upper)
 
 
 def check_targets(targets: int, goal: Goal) -> None:

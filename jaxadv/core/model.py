@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from jaxadv.core.bounds import Bounds, as_bounds, bounds_text
 from jaxadv.core.host import HostFunction
 from jaxadv.core.images import as_floats
 from jaxadv.core.pytree import pytree, static
@@ -23,7 +24,9 @@ SWITCHED_OFF = 100.0  # this far below the least finite logit, a probability is 
 class Model:
     """A classifier: `apply(params, images [N, H, W, C]) -> logits [N, K]`.
 
-    Preprocessing such as normalisation belongs into `apply`.
+    A binary classifier may return one logit z, [N] or [N, 1]: its logits are 0 and z, so that class
+    1 is predicted where z > 0 (for a probability p return log(p / (1 - p))). Preprocessing such as
+    normalisation belongs into `apply`.
 
     With `random=True` the signature is `apply(params, images, key)`, with one key for all images of
     the call. The model then evaluates each image alone, with a key made of `seed` and of the
@@ -35,7 +38,8 @@ class Model:
         apply: A pure function, part of the compiled program (compared by value).
         params: A pytree, passed as an argument, so that new weights do not recompile.
         bounds: The smallest and largest value that an image may take, in the scale in which epsilon
-            is stated.
+            is stated: two numbers, or arrays that broadcast to one input where features have ranges
+            of their own ([D], [T, C], [H, W, C]; kept as float32).
         random: Whether the model draws at random.
         seed: The integer seed of the draws (random models only; default 0).
         samples: The number of forward passes that one output takes, as they are counted (see
@@ -49,16 +53,13 @@ class Model:
 
     apply: Callable[..., Any] = static()
     params: Params
-    bounds: tuple[float, float] = static(default=(0.0, 1.0))
+    bounds: Bounds = static(default=(0.0, 1.0))
     random: bool = static(default=False)
     seed: int | np.integer | ArrayLike | None = None
     samples: int = static(default=1)
 
     def __post_init__(self) -> None:
-        lower, upper = map(float, self.bounds)
-        if not lower < upper:
-            raise ValueError(f"bounds={self.bounds}: pass (least, largest) value of the images")
-        object.__setattr__(self, "bounds", (lower, upper))
+        object.__setattr__(self, "bounds", as_bounds(self.bounds))
         if self.random and (self.seed is None or isinstance(self.seed, np.floating)):
             object.__setattr__(self, "seed", np.int32(self.seed or 0))
 
@@ -66,15 +67,15 @@ class Model:
         return as_logits(self.raw(images))
 
     def raw(self, images: Float[Array, "N ..."]) -> Any:
-        """Return the output of `apply` for images [N, H, W, C] unchanged."""
+        """Return the output of `apply` for images [N, H, W, C]; for one logit z, 0 and z."""
         if not self.random or self.seed is None:
-            return self.apply(self.params, images)
+            return both_logits(self.apply(self.params, images), len(images))
         seed = self.seed
 
         def one(image: Array) -> Array:
             return self.apply(self.params, image[None], _own_key(seed, image))[0]
 
-        return jax.vmap(one)(images)
+        return both_logits(jax.vmap(one)(images), len(images))
 
     def fresh(self) -> "Model":
         """Return the model with other draws, or itself if it draws nothing at random.
@@ -85,6 +86,23 @@ class Model:
             return self
         apply = _Tenfold(self.apply) if isinstance(self.apply, _Mean) else self.apply
         return dataclasses.replace(self, seed=self.seed + 1, apply=apply)
+
+
+def both_logits(output: PyTree, count: int) -> PyTree:
+    """Return the logits [N, 2], 0 and z, of a binary classifier that returns z alone.
+
+    Args:
+        output: The output of a model for `count` images.
+        count: The number N of images.
+
+    Returns:
+        The two logits where `output` is floats [N] or [N, 1]; else `output` itself.
+    """
+    single = getattr(output, "shape", None) in ((count,), (count, 1))
+    if not single or not jnp.issubdtype(output.dtype, jnp.floating):
+        return output
+    logit = jnp.reshape(output, (count, 1))
+    return jnp.concatenate([jnp.zeros_like(logit), logit], 1)
 
 
 def as_logits(output: PyTree) -> PyTree:
@@ -207,9 +225,9 @@ def ensemble(models: Sequence[Model], weights: Numbers | None = None, of: str = 
         raise ValueError(f"of={of!r}: pass one of {MEANS}")
     if any(model.random for model in models):
         raise ValueError("models has one that draws at random: its mean over draws is `ja.EOT`")
-    bounds = sorted({model.bounds for model in models})
-    if len(bounds) > 1:
-        raise ValueError(f"models have different bounds {bounds}: pass equal ones")
+    bounds = sorted({bounds_text(model.bounds) for model in models})
+    if len({model.bounds for model in models}) > 1:
+        raise ValueError(f"models have different bounds {', '.join(bounds)}: pass equal ones")
     weighting = np.ones(len(models)) if weights is None else np.asarray(weights, np.float64)
     if (
         weighting.shape != (len(models),)
@@ -245,7 +263,7 @@ def from_features(
     features: Callable[..., Any],
     head: Callable[..., Any],
     params: Params,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Model:
     """Return a model that also outputs the features of a hidden layer, for attacks on them.
 
@@ -259,7 +277,8 @@ def from_features(
         features: A function (params, images [N, H, W, C]) -> array [N, ...].
         head: A function (params, features) -> logits [N, K].
         params: The parameters of both, a pytree.
-        bounds: The smallest and largest value that an image may take.
+        bounds: The smallest and largest value that an image may take, numbers, or arrays that
+            broadcast to one input.
 
     Returns:
         The model of logits and features.
@@ -323,7 +342,10 @@ def with_detector(model: Model, detector: Model, threshold: float = 0.0) -> Mode
     if model.random or detector.random:
         raise ValueError("model or detector draws at random: pass those that do not")
     if model.bounds != detector.bounds:
-        raise ValueError(f"detector has bounds {detector.bounds}, but the model {model.bounds}")
+        texts = bounds_text(detector.bounds), bounds_text(model.bounds)
+        raise ValueError(
+            f"detector has bounds {texts[0]}, but the model {texts[1]}: pass equal ones"
+        )
     params = (model, detector, np.float32(threshold))
     return Model(_Guarded(), params, model.bounds, samples=model.samples + detector.samples)
 
@@ -351,7 +373,7 @@ def _own_key(seed: int | np.integer | ArrayLike, image: Array) -> Array:
 
 def from_function(
     function: Callable[..., Any],
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     *,
     differentiable: bool = True,
     classes: int | None = None,
@@ -371,7 +393,8 @@ def from_function(
 
     Args:
         function: The function; its closure is constant.
-        bounds: The smallest and largest value that an image may take.
+        bounds: The smallest and largest value that an image may take, numbers, or arrays that
+            broadcast to one input.
         differentiable: Whether the function is traceable and differentiable by JAX.
         classes: The number of classes of a host function that returns labels; 2 or more.
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from jaxadv.core.random import draw, normal_like
 
 Image = Float[Array, "..."]
-Side = TypeVar("Side", float, jax.Array)
+Side = TypeVar("Side", float, jax.Array, np.ndarray)
 ROUNDING = 2.0**-23  # the relative distance of neighbouring float32 numbers
 
 
@@ -310,8 +310,21 @@ def _length64(norm: str, delta: np.ndarray) -> np.ndarray:
     return np.linalg.norm(delta, get_norm(norm).order, axis=1)
 
 
+def mean_side(lower: Any, upper: Any) -> Any:
+    """Return the side of a box, or the mean side of the features that may change."""
+    sides = upper - lower
+    return sides.sum() / jnp.maximum((sides > 0).sum(), 1) if jnp.ndim(sides) else sides
+
+
 def diameter(norm: str, size: int, span: Side) -> Side:
-    """Return the largest distance of two images with `size` entries in a box with sides `span`."""
+    """Return the largest distance of two images with `size` entries in a box with sides `span`.
+
+    span: one side for all entries, or the side of each, an array of their shape.
+    """
+    if isinstance(span, np.ndarray) and span.ndim:
+        return _length64(norm, span.reshape(1, -1).astype(np.float64))[0]
+    if isinstance(span, jax.Array) and span.ndim:
+        return get_norm(norm).distance(span)
     if norm == "l0":
         return span * 0 + float(size)
     return span * {"linf": 1.0, "l2": size**0.5, "l1": float(size)}[norm]

@@ -5,8 +5,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array
 
+from jaxadv.core.bounds import Ends, fitted
 from jaxadv.core.model import Model, _Mean
 from jaxadv.core.pytree import pytree, static
 from jaxadv.core.typing import ArrayLike, Params
@@ -26,7 +28,17 @@ def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def on_images(model: Model, shape: tuple[int, ...]) -> Model:
-    """Return a model of inputs [N, *shape] as a model of images [N, H, W, C]."""
+    """Return a model of inputs [N, *shape] as a model of images [N, H, W, C].
+
+    Bounds that are arrays get the shape of an image too.
+
+    Raises:
+        ValueError: If they do not broadcast to `shape`.
+    """
+    bounds = fitted(model.bounds, shape)
+    if isinstance(bounds[0], Ends):
+        bounds = tuple(Ends.of(np.reshape(end, image_shape(shape))) for end in bounds)
+        model = dataclasses.replace(model, bounds=bounds)
     if len(shape) == 3:
         return model
     apply = model.apply

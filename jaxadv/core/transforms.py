@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.bpda import through
 from jaxadv.core.jpeg import jpeg
 from jaxadv.core.model import Model, check_no_mean
@@ -288,7 +289,7 @@ def transformed(model: Model, transform: Transform) -> Model:
 @pytree
 class _Transformed:
     apply: Callable[..., Any] = static()
-    bounds: tuple[float, float] = static()
+    bounds: Bounds = static()
     random: bool = static()
 
     def __call__(self, params: Params, images: ArrayLike, *key: Array) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.attack import KEEPS, WIDE, Attack
+from jaxadv.core.bounds import Bounds, Ends, bounds_text, fitted, sides_of
 from jaxadv.core.contract import check_pytree
 from jaxadv.core.files import check_folder
 from jaxadv.core.goals import Evading, Goal, Targeted, Untargeted
@@ -89,12 +90,12 @@ def some_images(images: Images, name: str = "images") -> Any:
     return images
 
 
-def check_images(images: Images, bounds: tuple[float, float], name: str = "images") -> np.ndarray:
+def check_images(images: Images, bounds: Bounds, name: str = "images") -> np.ndarray:
     """Return float32 images [N, H, W, C] within the bounds; ValueError says what is wrong."""
     images = np.asarray(some_images(images, name))
     if not np.issubdtype(images.dtype, np.floating) and images.dtype != jnp.bfloat16:
         raise ValueError(
-            f"{name} has dtype {images.dtype}: pass floats from {bounds[0]:g} to {bounds[1]:g}, "
+            f"{name} has dtype {images.dtype}: pass floats within {bounds_text(bounds)}, "
             f"for 8-bit images {name}.astype('float32') / 255"
         )
     images = images.astype(np.float32)
@@ -105,7 +106,10 @@ def check_images(images: Images, bounds: tuple[float, float], name: str = "image
             f"{name} has NaN or infinite values in {len(broken)} of {len(images)} images "
             f"({some(broken)}): remove or repair them"
         )
+    bounds = fitted(bounds, images.shape[1:])
     lower, upper = bounds
+    if isinstance(lower, Ends) or isinstance(upper, Ends):
+        return _within_ranges(images, np.asarray(lower), np.asarray(upper), name)
     least, greatest, tolerance = flat.min(), flat.max(), TOLERANCE * (upper - lower)
     if least < lower - tolerance or greatest > upper + tolerance:
         if greatest > 2 * upper and least >= 0:
@@ -124,19 +128,37 @@ def check_images(images: Images, bounds: tuple[float, float], name: str = "image
     return np.clip(images, np.float32(lower), np.float32(upper))
 
 
+def _within_ranges(
+    images: np.ndarray, lower: np.ndarray, upper: np.ndarray, name: str
+) -> np.ndarray:
+    """Return images clipped to the range of each feature; ValueError where one lies outside."""
+    tolerance = np.where(np.isfinite(upper - lower), TOLERANCE * (upper - lower), 0)
+    out = (images < lower - tolerance) | (images > upper + tolerance)
+    if out.any():
+        place = tuple(np.argwhere(out.any(0))[0])
+        values, feature = images[:, *place], ", ".join(map(str, place))
+        raise ValueError(
+            f"{name} reach from {values.min():g} to {values.max():g} in feature [{feature}], "
+            f"outside its bounds ({lower[place]:g}, {upper[place]:g}), and leave theirs in "
+            f"{out.any(0).sum()} features of {out.any(0).size}: give the model the ranges in which "
+            "its inputs lie"
+        )
+    return np.clip(images, lower, upper)
+
+
 def check_epsilon(
     attack: Attack,
     epsilon: Numbers | None,
     rows: int,
     shape: Sequence[int],
-    bounds: tuple[float, float],
+    bounds: Bounds,
 ) -> np.ndarray:
     """Return epsilon [rows] in float64, in the norm's unit and the scale of the bounds."""
     if epsilon is None:
         if attack.needs_epsilon:
             raise ValueError(
                 f"epsilon=None: {attack.name} needs one; pass the radius of the {attack.norm} "
-                f"ball, in the scale of images in {bounds}, or wrap it: "
+                f"ball, in the scale of images in {bounds_text(bounds)}, or wrap it: "
                 f"MinimalEpsilon({attack.name}(...))"
             )
         return np.full(rows, np.inf)
@@ -155,14 +177,15 @@ def check_epsilon(
         )
     if not (given >= 0).all():
         raise ValueError(f"epsilon={epsilon!r}: pass a number that is not negative")
-    span = bounds[1] - bounds[0]
+    span = sides_of(bounds, tuple(shape))
     largest = diameter(attack.norm, int(np.prod(shape)), span)
     if given.max() > largest and np.isfinite(given).all():
-        pixels = attack.norm == "linf" and span == 1 and given.max() <= 255
+        pixels = attack.norm == "linf" and np.all(span == 1) and given.max() <= 255
         hint = f": did you mean {given.max():g}/255?" if pixels else ""
         raise ValueError(
             f"epsilon={given.max():g} exceeds {largest:g}, the largest {attack.norm} distance "
-            f"between two images in {bounds}{hint or ': pass it in the scale of the images'}"
+            f"between two images in {bounds_text(bounds)}"
+            f"{hint or ': pass it in the scale of the images'}"
         )
     return np.broadcast_to(given, (rows,)).copy()
 
@@ -170,24 +193,28 @@ def check_epsilon(
 def check_box(
     attack: Attack,
     epsilon: np.ndarray,
-    bounds: tuple[float, float],
+    bounds: Bounds,
     images: np.ndarray | None = None,
 ) -> None:
     """Raise ValueError if the attack searches the whole box and the box is unbounded or too wide.
 
-    It is too wide if it is more than `WIDE` times as wide as the range of the values in `images`.
+    It is too wide if it is more than `WIDE` times as wide as the range of the values in `images`;
+    stated ranges of single features are not.
     """
-    span = bounds[1] - bounds[0]
+    span = np.max(bounds[1] - bounds[0])
     searched = attack.needs_box and not np.isfinite(epsilon).all()
     spread = np.inf if images is None else np.ptp(images)
-    wide = np.isinf(span) or span > max(WIDE, WIDE * spread)
+    each = isinstance(bounds[0], Ends)
+    wide = np.isinf(span) or (not each and span > max(WIDE, WIDE * spread))
     if not (searched and wide) and not (attack.norm == "l0" and np.isinf(span)):
         return
     remedy = "give the model the bounds in which its inputs lie"
     if attack.norm != "l0" and not attack.bounded_by:
         remedy += ", or pass an epsilon"
     said = "" if images is None else f", and the values lie within {spread:g} of each other"
-    raise ValueError(f"bounds={bounds}: {attack.name} searches the whole box{said}: {remedy}")
+    raise ValueError(
+        f"bounds={bounds_text(bounds)}: {attack.name} searches the whole box{said}: {remedy}"
+    )
 
 
 def warn_about_rounding(images: np.ndarray, epsilon: np.ndarray) -> None:
@@ -252,7 +279,7 @@ def check_goal(goal: Goal, count: int, classes: int) -> Goal:
         if values.shape != (count,) or not np.issubdtype(values.dtype, np.integer):
             raise ValueError(
                 f"{name} has shape {values.shape} and dtype {values.dtype}: pass {count} integers, "
-                "one class for each image"
+                f"one class for each image{_as_integers(name, values, count)}"
             )
         wrong = np.flatnonzero((values < 0) | (values >= classes))
         if len(wrong):
@@ -274,6 +301,17 @@ def check_goal(goal: Goal, count: int, classes: int) -> Goal:
                 "a wrong class"
             )
     return dataclasses.replace(goal, **leaves)
+
+
+def _as_integers(name: str, values: np.ndarray, count: int) -> str:
+    """Return how values that are meant as classes become integers; "" where that is not clear."""
+    if values.ndim == 2 and len(values) == count and values.shape[1] > 1:
+        return f" (for one row of {values.shape[1]} numbers each, {name}.argmax(1))"
+    if values.shape == (count, 1):
+        return f" ({name}.ravel())"
+    if values.shape == (count,) and values.dtype.kind in "bf":
+        return f" ({name}.astype(int))"
+    return ""
 
 
 def _check_rejected(goal: Goal, classes: int) -> int | None:
@@ -366,13 +404,16 @@ def count_classes(model: Model, shape: tuple[int, ...]) -> int:
         ) from error
     if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != BATCH or logits.shape[1] < 2:
         several = (
-            "; a detector's score is no class: return the logits alone, or make it one with "
+            "; choose one part, jaxadv.models.selected(model, key or index); a detector's score is "
+            "no class: return the logits alone, or make it one with "
             "ja.with_detector(model, detector) and pass ja.Evading(labels, rejected) as the goal"
         )
+        labels = "; labels have no gradient: ja.from_function(..., differentiable=False, classes=K)"
+        whole = hasattr(logits, "dtype") and logits.shape in ((BATCH,), (BATCH, 1))
         raise ValueError(
             f"model returns {jax.tree.map(lambda a: a.shape, logits)} for {BATCH} images: it must "
-            f"return logits [N, K] for a batch of any size N and K >= 2 classes"
-            f"{'' if hasattr(logits, 'ndim') else several}"
+            f"return logits [N, K] for a batch of any size N and K >= 2 classes, or one logit [N] "
+            f"of two classes{labels if whole else '' if hasattr(logits, 'ndim') else several}"
         )
     return logits.shape[1]
 
@@ -441,6 +482,12 @@ def logit_messages(logits: np.ndarray) -> list[str]:
         return [
             "model returns probabilities (each row between 0 and 1, with sum 1): return the logits "
             "before the softmax, else gradients vanish and attacks look weaker than they are"
+        ]
+    alone = logits.shape[1] == 2 and len(logits) > 1 and not logits[:, 0].any()
+    if alone and not votes and logits.min() >= 0 and logits.max() <= 1:
+        return [
+            "model returns one value between 0 and 1 for each image, read as a logit, for which "
+            "class 1 wins above 0: for a probability p return log(p / (1 - p)), before the sigmoid"
         ]
     return []
 

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from jaxadv.core.attack import Attack, Problem, attack_key, reachable_box
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.goals import Goal
 from jaxadv.core.pytree import take, where
 from jaxadv.engine.tick import Best, Counts, Lane, better, init_lane
@@ -61,7 +62,7 @@ class Table(NamedTuple):
             keys = jax.vmap(lambda r: jax.vmap(lambda k, i: one(k, i, r))(own, self.ids))(ranks)
         return self._replace(keys=keys)
 
-    def lane(self, attack: Attack, bounds: tuple[float, float], row: Any, rank: Any) -> Lane:
+    def lane(self, attack: Attack, bounds: Bounds, row: Any, rank: Any) -> Lane:
         """Return a lane that begins row `row` at rank `rank` (scalars; vmap for several lanes)."""
         source = self.source[row]
         logits, goal = self.clean_logits[source], take(self.goal, row)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from jaxadv.core.bounds import Ends
 from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
@@ -187,6 +188,8 @@ class Session(NamedTuple):
             return session
         key = jax.random.key_data(self.key)
         same = (self.model.params, self.images, self.goal, self.ids, key, logits.round(2))
+        if isinstance(self.model.bounds[0], Ends):
+            same = (*same, self.model.bounds)
         return session._replace(fingerprint=fingerprint(*same))
 
     @contextmanager

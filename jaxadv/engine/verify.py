@@ -160,8 +160,8 @@ def verify(
     distance = distance64(norm, images, originals)
     margin = margins(goal, predict(model, images, devices))
     lower, upper = model.bounds
-    flat = images.reshape(len(images), -1)
-    boxed = (np.isfinite(flat) & (flat >= lower) & (flat <= upper)).all(1)
+    inside = np.isfinite(images) & (images >= lower) & (images <= upper)
+    boxed = inside.reshape(len(images), -1).all(1)
     status = np.full(len(images), Status.SUCCESS, np.int8)
     status[~(margin < 0)] = Status.REJECTED_LABEL
     status[~(distance <= epsilon)] = Status.REJECTED_DISTANCE

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxadv.core.bounds import two_numbers
 from jaxadv.core.model import Model
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 
@@ -34,7 +35,7 @@ def ascend(
     Returns:
         The images [K, H, W, C], and the confidence [S, K] after each step.
     """
-    lower, upper = model.bounds
+    lower, upper = two_numbers(model.bounds, "a fooling image")
     middle, span = 0.5 * (lower + upper), upper - lower
     own = jnp.arange(classes)
 

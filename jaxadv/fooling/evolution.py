@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 from scipy.special import softmax
 
+from jaxadv.core.bounds import two_numbers
 from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
@@ -98,7 +99,7 @@ def fooling_images(
         forward, backward = classes * (generations + 1), classes * generations
     else:
         encoding = _encoding(method, shape)
-        lower, upper = model.bounds
+        lower, upper = two_numbers(model.bounds, "a fooling image")
         genomes, history = _evolve(encoding, model, key, generations, classes)
         pictures = lower + (upper - lower) * jax.vmap(encoding.image)(genomes)
         forward, backward = OFFSPRING * (generations + 1), 0
@@ -135,7 +136,7 @@ def _evolve(
     encoding: Encoding, model: Model, key: Array, generations: int, classes: int
 ) -> tuple[PyTree, Float[Array, "G K"]]:
     """Run all generations as one program; return the genomes [K, ...] and the confidence [G, K]."""
-    lower, upper = model.bounds
+    lower, upper = two_numbers(model.bounds, "a fooling image")
 
     def judge(genomes: PyTree) -> Float[Array, "P K"]:
         images = lower + (upper - lower) * jax.vmap(encoding.image)(genomes)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model
 from jaxadv.core.optional_dependency import extra
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def from_linen(
     module: "nn.Module",
     variables: Mapping[str, Any],
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     **apply_kwargs: object,
 ) -> Model:
     """Convert a Flax linen module and its variables to a `ja.Model`.
@@ -37,7 +38,7 @@ def from_linen(
         module: Maps float32 images [N, H, W, C] to logits [N, K].
         variables: What `module.init` returned, all collections ("params", "batch_stats", ...). They
             are an argument of the compiled program, so new weights do not recompile.
-        bounds: Least and largest pixel value.
+        bounds: Least and largest pixel value, numbers, or arrays that broadcast to one input.
         **apply_kwargs: Hashable arguments of the module's call, such as `train=False`.
 
     Returns:
@@ -109,7 +110,7 @@ def _message(error: Exception) -> str:
     return str(error).partition(" (https://")[0].rstrip(".")
 
 
-def from_nnx(module: "nnx.Module", bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
+def from_nnx(module: "nnx.Module", bounds: Bounds = (0.0, 1.0)) -> Model:
     """Convert a Flax nnx module to a `ja.Model`, in evaluation mode.
 
     The user's module is never changed: dropout is made deterministic and batch normalisation uses
@@ -119,7 +120,7 @@ def from_nnx(module: "nnx.Module", bounds: tuple[float, float] = (0.0, 1.0)) -> 
 
     Args:
         module: Maps float32 images [N, H, W, C] to logits [N, K].
-        bounds: Least and largest pixel value.
+        bounds: Least and largest pixel value, numbers, or arrays that broadcast to one input.
 
     Returns:
         The model.
@@ -208,7 +209,7 @@ def _depends(function: Callable[[PyTree], PyTree], inputs: PyTree) -> bool:
     return False
 
 
-def from_keras(model: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
+def from_keras(model: Any, bounds: Bounds = (0.0, 1.0)) -> Model:
     """Convert a Keras 3 network to a `ja.Model`, in evaluation mode.
 
     The user's model is never changed: dropout is off and batch normalisation uses its moving
@@ -218,7 +219,7 @@ def from_keras(model: Any, bounds: tuple[float, float] = (0.0, 1.0)) -> Model:
     Args:
         model: A built `keras.Model` that maps images [N, H, W, C] to logits [N, K], so without a
             final softmax.
-        bounds: Least and largest pixel value.
+        bounds: Least and largest pixel value, numbers, or arrays that broadcast to one input.
 
     Returns:
         The model.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.model import Model, from_function
 from jaxadv.core.python_objects import called, load_object, names_object, takes_nothing
 from jaxadv.models.adapters import from_keras, from_linen, from_nnx, normalized, selected
@@ -76,7 +77,7 @@ def load_model(
     spec: str | os.PathLike[str],
     image_shape: Sequence[int] | None = None,
     *,
-    bounds: tuple[float, float] | None = None,
+    bounds: Bounds | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     output: str | int | None = None,
@@ -129,7 +130,7 @@ def load_model(
     else:
         model = convert(load_object(text), text, shape, output)
     if bounds is not None:
-        model = dataclasses.replace(model, bounds=(float(bounds[0]), float(bounds[1])))
+        model = dataclasses.replace(model, bounds=bounds)
     return model if mean is None or std is None else normalized(model, mean, std)
 
 

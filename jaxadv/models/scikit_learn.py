@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxadv.certification.exact import linear_classifier, tree_ensemble
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model, from_function
 from jaxadv.core.pytree import pytree, static
@@ -43,7 +44,7 @@ class Classifier(Protocol):
 
 
 def from_sklearn(
-    estimator: Classifier, bounds: tuple[float, float] = (0.0, 1.0), *, on_host: bool = False
+    estimator: Classifier, bounds: Bounds = (0.0, 1.0), *, on_host: bool = False
 ) -> Model:
     """Convert a fitted classifier of scikit-learn to a `ja.Model`.
 
@@ -62,7 +63,7 @@ def from_sklearn(
         estimator: A classifier with `predict` that was fitted on rows [N, D], D being the entries
             of an image in row order (rows may also be attacked as they are: images [N, D]). Labels
             are indices into `estimator.classes_`.
-        bounds: Least and largest value of a feature.
+        bounds: Least and largest value of a feature: numbers, or arrays [D] of one each.
         on_host: Whether to call the estimator on the host in any case.
 
     Returns:

@@ -23,6 +23,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.model import Model
 from jaxadv.core.typing import Params
 from jaxadv.models.weights import unflatten
@@ -81,7 +82,7 @@ def from_torch_arrays(
     *,
     image_shape: Sequence[int],
     names: Mapping[str, str] = {},
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     **apply_kwargs: object,
 ) -> Model:
     """Load the weights of a torch network into a Flax linen module.
@@ -108,7 +109,7 @@ def from_torch_arrays(
             themselves, or of single arrays: {"0": "conv1", "features.3": "block_1/conv",
             "layer1.0": "BasicBlock_0", "attn.in_proj_weight": "qkv/kernel"}. Layers without an
             entry are paired as above.
-        bounds: Least and largest pixel value.
+        bounds: Least and largest pixel value, numbers, or arrays that broadcast to one input.
         **apply_kwargs: As in `from_linen`.
 
     Returns:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.files import write_atomically
 from jaxadv.core.model import Model
 from jaxadv.core.typing import ArrayLike, Params
@@ -32,7 +33,7 @@ def save_weights(
     variables: Params,
     *,
     image_shape: Sequence[int],
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     preprocessing: Mapping[str, Sequence[float]] | None = None,
     **extra: object,
 ) -> None:
@@ -46,7 +47,7 @@ def save_weights(
         settings: Fields of the definition, as JSON values.
         variables: Nested dict of arrays, all collections.
         image_shape: [H, W, C].
-        bounds: Least and largest pixel value.
+        bounds: Least and largest pixel value, numbers, or arrays that broadcast to one input.
         preprocessing: {"mean": [C], "std": [C]} in the scale of the images, or None.
         **extra: Further metadata as JSON values, such as accuracy=0.98.
 
@@ -68,7 +69,8 @@ def save_weights(
         raise ValueError(f"extra metadata {sorted(reserved)} is taken: choose another name")
     arrays = flatten(variables)
     _check_arrays(path, arrays, _make_module(module_name, settings), image_shape)
-    values = (module_name, dict(settings), list(image_shape), list(bounds), preprocessing)
+    ends = [np.asarray(end).tolist() for end in bounds]
+    values = (module_name, dict(settings), list(image_shape), ends, preprocessing)
     metadata = {"format": FORMAT} | dict(zip(_FIELDS, values, strict=True)) | extra
     write_arrays(path, arrays, metadata)
 

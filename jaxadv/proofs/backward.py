@@ -11,6 +11,7 @@ z >= 0 or z <= 0 of a split ReLU (Wang et al. 2021, beta-CROWN, arXiv 2103.06624
 whatever they are, the bound holds.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -61,9 +62,11 @@ class Network(NamedTuple):
     def of(cls, model: Model, shape: tuple[int, ...]) -> "Network":
         """Trace a model for images of this shape; ValueError names what cannot be bounded."""
         image = jax.ShapeDtypeStruct(shape, jnp.float32)
-        traced = jax.make_jaxpr(lambda params, x: model.apply(params, x[None])[0])(
-            model.params, image
-        )
+
+        def logits(params: Any, x: Array) -> Array:
+            return dataclasses.replace(model, params=params).raw(x[None])[0]
+
+        traced = jax.make_jaxpr(logits)(model.params, image)
         found: list[Node] = []
 
         def look(params: Any, x: Array) -> None:

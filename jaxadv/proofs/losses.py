@@ -55,9 +55,7 @@ def ibp_loss(
     model = _with(model, params)
 
     def margins(image: Array, label: Array) -> Array:
-        low, high = bounds(
-            lambda x: model.apply(model.params, x[None])[0], *_ends(model, image, epsilon)
-        )
+        low, high = bounds(lambda x: model.raw(x[None])[0], *_ends(model, image, epsilon))
         return low[label] - high
 
     return _cross_entropy(jax.vmap(margins)(images, labels), labels)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.model import Model
 from jaxadv.proofs.backward import Network, Region, run
 from jaxadv.proofs.intervals import Interval, IntervalRules
@@ -43,7 +44,7 @@ class Balls(NamedTuple):
 
 
 def balls(
-    images: np.ndarray, epsilon: np.ndarray, bounds: tuple[float, float], dtype: Any = np.float32
+    images: np.ndarray, epsilon: np.ndarray, bounds: Bounds, dtype: Any = np.float32
 ) -> Balls:
     """Return the regions of images [N, ...] within epsilon [N], widened to numbers of the dtype.
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.attacks import PGD, MinimalEpsilon
+from jaxadv.core.bounds import hull
 from jaxadv.core.goals import Evading, Goal, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Status
@@ -166,7 +167,7 @@ def evaluate(
         predictions=predictions,
         logits=logits,
         images=images,
-        bounds=model.bounds,
+        bounds=hull(model.bounds),
         stages=stages,
         broken_by=broken_by.reshape(len(levels), count),
         adversarial=adversarial.reshape(len(levels), *images.shape),
@@ -188,7 +189,7 @@ def _noticed(
     scan = program.read_program(model, shape)
     looks = [
         answers.meant_labels(session.clean_logits, labels),
-        answers.meant_radius(levels[-1], norm, int(np.prod(shape)), model.bounds),
+        answers.meant_radius(levels[-1], norm, shape, model.bounds),
         program.operations(scan),
         program.no_gradients_inside(scan),
     ]

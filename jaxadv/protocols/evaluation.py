@@ -42,7 +42,8 @@ class Report:
         predictions: Integers [N], the class of highest clean logit (-1 where a logit is NaN).
         logits: Floats [N, K], the logits of the clean images.
         images: Floats [N, H, W, C], the clean images.
-        bounds: Lower and upper bound of the pixel values.
+        bounds: Lower and upper bound of the pixel values; of features with ranges of their own, the
+            least and the largest.
         stages: Every attack with all its rows, in the order of their runs; last the proofs, whose
             successes are the counterexamples that they found.
         broken_by: Integers [E, N], the number of the stage that broke the image at this epsilon or

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxadv.core.bounds import fitted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import get_norm
 from jaxadv.core.typing import ArrayLike, Key, Number, Numbers
@@ -48,7 +49,7 @@ def local_accuracy(
         >>> local_accuracy(model, jnp.eye(4).reshape(4, 2, 2, 1), jnp.arange(4), "linf", [0.4])
         array([[1., 1., 1., 1.]])
     """
-    geometry, (lower, upper) = get_norm(norm), model.bounds
+    geometry, (lower, upper) = get_norm(norm), fitted(model.bounds, np.shape(images)[1:])
     images, labels = np.asarray(images, np.float32), np.asarray(labels)
 
     @jax.jit

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxadv.core.bounds import sides_of
 from jaxadv.core.model import Model
 from jaxadv.core.norms import diameter
 from jaxadv.core.typing import ArrayLike, Numbers
@@ -51,7 +52,7 @@ def prove_radii(
         array([0.4995, 0.4995, 0.4995, 0.4995])
     """
     images, labels = np.asarray(images), np.asarray(labels)
-    span = model.bounds[1] - model.bounds[0]
+    span = sides_of(model.bounds, images.shape[1:])
     high = np.minimum(
         np.asarray(upper, np.float64), float(diameter(norm, int(np.prod(images.shape[1:])), span))
     )

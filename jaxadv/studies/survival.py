@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxadv.core.bounds import hull
 from jaxadv.core.confidence import wilson
 from jaxadv.protocols.survival import USUAL, Survival, survival
 from jaxadv.studies.blind_spots import examples_of
@@ -138,4 +139,4 @@ def images_of_digits(setting: Setting) -> Findings:
         store=setting.store,
         progress=setting.report,
     )
-    return survival_findings(rates, data.images, epsilon, model.bounds)
+    return survival_findings(rates, data.images, epsilon, hull(model.bounds))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxadv.core.bounds import two_numbers
 from jaxadv.core.goals import Targeted
 from jaxadv.core.norms import distances64
 from jaxadv.core.pytree import take
@@ -148,7 +149,7 @@ def _columns(
         return columns, None
     images = result.images[successes]
     if plan.images == "uint8":
-        lower, upper = judge.bounds
+        lower, upper = two_numbers(judge.bounds, "a sweep")
         images = np.round(255 * (images - lower) / (upper - lower)).astype(np.uint8)
         rounded = (images / np.float32(255) * (upper - lower) + lower).astype(np.float32)
         still = np.zeros(job.rows, bool)

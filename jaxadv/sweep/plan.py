@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxadv.core.bounds import two_numbers
 from jaxadv.core.model import Model
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_lanes
@@ -74,7 +75,7 @@ class Group:
     @property
     def bounds(self) -> tuple[float, float]:
         """Range of the pixels."""
-        return self.subject.model.bounds
+        return two_numbers(self.subject.model.bounds, "a sweep")
 
     def title(self, cell: Cell | None = None) -> str:
         """Return the title of the group, or of one of its cells."""

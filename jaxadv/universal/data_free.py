@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 from jaxtyping import Array, Float, PyTree
 
 from jaxadv.core.attack import safe_epsilon
+from jaxadv.core.bounds import two_numbers
 from jaxadv.core.model import Model
 from jaxadv.core.typing import ArrayLike, Numbers
 from jaxadv.cpu.rewrite import rewrite_for_cpu
@@ -186,13 +187,14 @@ def data_free_perturbation(
         ((2, 2, 1), True)
     """
     checks.count_classes(model, tuple(shape))
-    check_ball(norm, epsilon, shape, model.bounds)
+    bounds = two_numbers(model.bounds, "ja.data_free_perturbation")
+    check_ball(norm, epsilon, shape, bounds)
     if objective not in ("l2", "mean"):
         raise ValueError(f"objective={objective!r}: pass 'l2' (GD-UAP) or 'mean'")
     if steps < 1 or draws < 1:
         raise ValueError(f"steps={steps}, draws={draws}: pass 1 or more")
     task = Task(model, safe_epsilon(norm, epsilon), norm, tuple(shape))
-    middle = sum(model.bounds) / 2 if background is None else background
+    middle = sum(bounds) / 2 if background is None else background
     middle = jnp.broadcast_to(jnp.asarray(middle, jnp.float32), task.shape)
     rate = jnp.float32(
         0.1 * float(np.max(task.radius)) / (np.prod(shape) ** 0.5 if norm == "l2" else 1)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxadv.core.bounds import two_numbers
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
 from jaxadv.core.typing import ArrayLike, Devices
@@ -90,7 +91,7 @@ def judge(
         0.0
     """
     images = np.asarray(images, np.float32)
-    lower, upper = map(np.float32, model.bounds)
+    lower, upper = map(np.float32, two_numbers(model.bounds, "a universal perturbation"))
     changed = np.clip(images + np.asarray(perturbation, np.float32), lower, upper)
     return compare(model, images, changed, norm, epsilon, devices=devices)
 
@@ -111,7 +112,7 @@ def compare(
     devices, judging = choose_devices(devices), model.fresh()
     before, after = (predict(judging, some, devices).argmax(1) for some in (images, changed))
     distance = distance64(norm, changed, images)
-    lower, upper = model.bounds
+    lower, upper = two_numbers(model.bounds, "a universal perturbation")
     flat = changed.reshape(len(changed), -1)
     boxed = (np.isfinite(flat) & (flat >= lower) & (flat <= upper)).all(1)
     return Fooling(

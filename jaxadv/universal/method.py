@@ -18,6 +18,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
+from jaxadv.core.bounds import two_numbers
 from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.norms import get_norm
@@ -47,7 +48,8 @@ class Task:
     @property
     def span(self) -> float:
         """Side length of the box."""
-        return self.model.bounds[1] - self.model.bounds[0]
+        lower, upper = two_numbers(self.model.bounds, "a universal perturbation")
+        return upper - lower
 
     def project(self, change: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the nearest perturbation within the radius."""

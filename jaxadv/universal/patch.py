@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxadv.core.bounds import two_numbers
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
 from jaxadv.core.typing import ArrayLike, Devices
@@ -35,7 +36,7 @@ class PatchAscent(UniversalAscent):
     size: int = static(default=8)
 
     def first(self, task: Task) -> Array:
-        middle = sum(task.model.bounds) / 2
+        middle = sum(two_numbers(task.model.bounds, "a patch")) / 2
         return jnp.full((self.size, self.size, task.shape[2]), middle, jnp.float32)
 
     def project(self, task: Task, variable: Array) -> Array:
@@ -133,7 +134,8 @@ def universal_patch(
     chosen = choose_devices(devices)
     method = dataclasses.replace(method or PatchAscent(epochs=40), size=size, delta=None)
     aim = aim_of(model, images, chosen, target)
-    span = np.float32(model.bounds[1] - model.bounds[0])
+    low, high = two_numbers(model.bounds, "ja.universal_patch")
+    span = np.float32(high - low)
     task = Task(model, span, "linf", tuple(images.shape[1:]))
     fit = fit_variable(method, task, aim, key=key, devices=chosen, progress=progress)
     patch = np.asarray(fit.variable)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxadv.attacks import PGD
 from jaxadv.core.attack import safe_epsilon
+from jaxadv.core.bounds import two_numbers
 from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
@@ -136,7 +137,7 @@ def universal_perturbation(
         method = METHODS[method]()
     images, others = check_given(model, images, held_out, target, classes)
     shape = images.shape[1:]
-    check_ball(norm, epsilon, shape, model.bounds)
+    check_ball(norm, epsilon, shape, two_numbers(model.bounds, "ja.universal_perturbation"))
     if classes is not None and isinstance(method, UniversalAggregation):
         raise ValueError("classes: only method='ascent' can keep the other classes as they are")
 

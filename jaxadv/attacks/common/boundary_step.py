@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxadv.attacks.common.hyperplane import hyperplane_step, smallest
-from jaxadv.core.norms import get_norm
+from jaxadv.core.norms import get_norm, mean_side
 from jaxadv.core.pytree import where
 from jaxadv.core.typing import Number
 
@@ -137,7 +137,8 @@ def boundary_step(
     image, original, normal = image.ravel(), original.ravel(), normal.ravel()
     scale = jnp.maximum(jnp.abs(normal).max(), 1e-37)  # keeps squares and sums finite
     normal, change = normal / scale, jnp.clip(change / scale, -1e30, 1e30)
-    back, span = original - image, upper - lower
+    lower, upper = (jnp.ravel(end) if jnp.ndim(end) else end for end in (lower, upper))
+    back, span = original - image, mean_side(lower, upper)
     low, high = lower - original, upper - original  # from here on in e = z - x0
     infinite = jnp.float32(jnp.inf)
 

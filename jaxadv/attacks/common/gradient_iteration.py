@@ -116,7 +116,7 @@ def on_sphere(
         [H, W, C] float32.
     """
     delta = image - problem.image
-    stretched = delta * jnp.minimum(1e6 * (problem.upper - problem.lower), 1e30)
+    stretched = delta * jnp.minimum(1e6 * problem.side, 1e30)
     stretched = stretched / jnp.maximum(jnp.abs(delta).max(), 1e-30)
     return attack.project(problem, problem.image + stretched, radius)
 

@@ -22,17 +22,19 @@ class TanhSpace(NamedTuple):
     Attributes:
         image: [H, W, C] float32, the original image, which `origin` maps to exactly.
         origin: [H, W, C] float32, the w of the original image.
-        half: float32 scalar, half of the side of the larger box.
+        half: float32, half of the side of the larger box, a scalar or one for each feature.
     """
 
     image: Float[Array, "..."]
     origin: Float[Array, "..."]
-    half: Float[Array, ""]
+    half: Float[Array, "..."]
 
     @classmethod
     def around(cls, problem: Problem) -> "TanhSpace":
         """Return the space of the problem's box."""
-        middle, half = (problem.lower + problem.upper) / 2, (problem.upper - problem.lower) / 2
+        middle, half = (problem.lower + problem.upper) / 2, problem.sides / 2
+        if half.ndim:  # a feature that may not change has no side
+            half = jnp.maximum(half, 1e-30)
         origin = jnp.arctanh(jnp.clip((problem.image - middle) / half, -1, 1) * INNER)
         return cls(problem.image, origin, half / INNER)
 

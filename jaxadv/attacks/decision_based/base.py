@@ -236,7 +236,7 @@ class LabelOnly(Attack):
         threshold = 0.2 + 0.6 * noise[:, -1:, -1:, -1:]
         drawn = jnp.where(number % 8 < 4, drawn, drawn > threshold)
         fraction = jnp.minimum(0.5 + number // 8 / 8, 1.0)
-        drawn = problem.lower + drawn * (problem.upper - problem.lower)
+        drawn = problem.lower + drawn * problem.sides
         return problem.image + fraction * (drawn - problem.image)
 
     def started(self, problem: Problem, state: DecisionState, wrong: Array) -> DecisionState:

@@ -111,7 +111,7 @@ class GeoDA(LabelOnly):
         return state._replace(own=own, phase=jnp.int32(ESTIMATE))
 
     def images(self, problem: Problem, state: DecisionState, noise: Array) -> Float[Array, "Q ..."]:
-        diagonal = jnp.max(problem.upper - problem.lower) * problem.image.size**0.5
+        diagonal = jnp.max(problem.sides) * problem.image.size**0.5
         around = state.point + self.sigma * diagonal * directions(noise, self.side)
         normal = state.own.normal
         if self.norm == "linf":

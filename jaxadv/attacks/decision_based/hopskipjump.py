@@ -129,7 +129,7 @@ class HopSkipJump(LabelOnly):
         estimate, size = state.own, problem.image.size
         count = jnp.minimum(self.initial * jnp.sqrt(estimate.round + 1.0), self.most)
         left = self.budget - state.spent - self.reserve(problem)
-        first = 0.1 * jnp.max(problem.upper - problem.lower)
+        first = 0.1 * jnp.max(problem.sides)
         radius = jnp.where(estimate.round == 0, first, self.gamma * state.distance / size)
         own = self.first(problem)._replace(
             wanted=jnp.minimum(count.astype(jnp.int32), left),

@@ -134,7 +134,7 @@ class ALMA(MinimumNorm):
         return FIRST[self.norm] if self.first_distance is None else self.first_distance
 
     def init(self, problem: Problem, key: Array) -> ALMAState:
-        image = begin(self, problem, key, self.reach() * (problem.upper - problem.lower))
+        image = begin(self, problem, key, self.reach() * problem.side)
         one, none = jnp.float32(1), jnp.int32(0)
         optimizer = self.optimizer().init(image)
         return ALMAState(
@@ -150,7 +150,7 @@ class ALMA(MinimumNorm):
         return -self.constraint(goal, logits)
 
     def tell(self, problem: Problem, state: ALMAState, answer: Answer) -> ALMAState:
-        span, first = problem.upper - problem.lower, state.step == 0
+        span, first = problem.side, state.step == 0
         delta = (state.image - problem.image) / span
         uphill = -span * answer.gradients[0, 0]  # ascent direction of the constraint
         value = self.constraint(problem.goal, answer.logits[0])
@@ -205,7 +205,7 @@ class ALMA(MinimumNorm):
         Returns:
             float32 scalar, the step size.
         """
-        span, wanted = problem.upper - problem.lower, self.reach()
+        span, wanted = problem.side, self.reach()
         outwards = jnp.where(gradient > 0, problem.image <= problem.lower, False)
         outwards |= jnp.where(gradient < 0, problem.image >= problem.upper, False)
         free = jnp.where(outwards, 0.0, gradient)

@@ -155,9 +155,7 @@ class BrendelBethge(MinimumNorm):
         uniform = jax.random.uniform(
             jax.random.fold_in(state.key, state.drawn), problem.image.shape, problem.image.dtype
         )
-        drawn = jnp.clip(
-            problem.lower + uniform * (problem.upper - problem.lower), problem.lower, problem.upper
-        )
+        drawn = jnp.clip(problem.lower + uniform * problem.sides, problem.lower, problem.upper)
         return state._replace(
             image=jnp.where(left, drawn, problem.image),
             phase=jnp.where(left, self.SEEK, self.FOLLOW),
@@ -231,7 +229,7 @@ class BrendelBethge(MinimumNorm):
         lower, upper = problem.lower, problem.upper
         every = max(self.steps // self.decays, 1)
         first = RADIUS[self.norm] if self.learning_rate is None else self.learning_rate
-        radius = first * diameter("l2", state.image.size, upper - lower)
+        radius = first * diameter("l2", state.image.size, problem.sides)
         since = state.since + (adversarial | (state.since > 0))
         radius = radius * self.decay ** (since // every).astype(jnp.float32)
         image = boundary_step(

@@ -173,7 +173,7 @@ class CW(Rounds):
 
     def tell(self, problem: Problem, state: CWState, answer: Answer) -> CWState:
         task, space = state.task, TanhSpace.around(problem)
-        image, side = self.iterate(problem, state), problem.upper - problem.lower
+        image, side = self.iterate(problem, state), problem.side
         delta, slope = (image - problem.image) / side, -side * answer.gradients[0, 0]
         lacking, success = self.shortfall(problem.goal, answer.logits[0])
         penalty, pull = self.penalty(delta, task)

@@ -101,7 +101,7 @@ class DDN(MinimumNorm):
         check_numbers(self, radius=np.inf, gamma=1, step_size=np.inf, last_step=1)
 
     def init(self, problem: Problem, key: Array) -> DDNState:
-        radius = self.radius * (problem.upper - problem.lower)
+        radius = self.radius * problem.side
         image = begin(self, problem, key, radius)
         if problem.start is not None:
             distance = self.geometry.distance(image - problem.image)
@@ -112,7 +112,8 @@ class DDN(MinimumNorm):
     def ask(self, problem: Problem, state: DDNState) -> Float[Array, "Q ..."]:
         if self.levels == 0:
             return state.image[None]
-        level = (problem.upper - problem.lower) / (self.levels - 1)
+        level = problem.sides / (self.levels - 1)
+        level = jnp.maximum(level, 1e-30) if level.ndim else level
         rounded = problem.lower + jnp.round((state.image - problem.lower) / level) * level
         return jnp.clip(rounded, problem.lower, problem.upper)[None]
 
@@ -127,7 +128,7 @@ class DDN(MinimumNorm):
         radius = state.radius * jnp.where(across, 1 - self.gamma, 1 + self.gamma)
         radius = jnp.minimum(radius, farthest(self, problem))
 
-        span = problem.upper - problem.lower
+        span = problem.side
         step_size = optax.cosine_decay_schedule(1.0, self.steps, self.last_step)(state.step)
         step_size = span * self.step_size * step_size
         way = direction(answer.gradients[0, 0], state.noise)

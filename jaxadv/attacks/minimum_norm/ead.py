@@ -99,7 +99,7 @@ class EAD(Rounds):
         return jnp.where(state.progress.last, state.progress.best, both)
 
     def tell(self, problem: Problem, state: EADState, answer: Answer) -> EADState:
-        image, side, weight = problem.image, problem.upper - problem.lower, state.weight
+        image, side, weight = problem.image, problem.side, state.weight
         delta = (state.x - image) / side
         length = jnp.abs(delta).sum()
         elastic = jnp.square(delta).sum() + self.beta * length

@@ -140,7 +140,7 @@ class FAB(Attack):
         image = problem.image if problem.start is None else problem.start
         if self.restarts > 1:
             lower, upper = problem.lower, problem.upper
-            radius = jnp.minimum(problem.epsilon, WITHIN[self.norm] * (upper - lower)) / 2
+            radius = jnp.minimum(problem.epsilon, WITHIN[self.norm] * problem.side) / 2
             drawn = self.geometry.random(key, image, radius, lower, upper)
             again = problem.rank % self.restarts > 0
             image = jnp.where(again, jnp.clip(drawn, lower, upper), image)

@@ -118,7 +118,7 @@ class FMN(MinimumNorm):
         return self.search + self.steps + 1
 
     def init(self, problem: Problem, key: Array) -> FMNState:
-        within = WITHIN.get(self.norm, 0) * (problem.upper - problem.lower)
+        within = WITHIN.get(self.norm, 0) * problem.side
         if self.norm == "l0":
             within = jnp.ceil(problem.image.size / 100)
         image = begin(self, problem, key, within)
@@ -173,7 +173,7 @@ class FMN(MinimumNorm):
         import optax
 
         gradient, loss = answer.gradients[0, 0], jnp.abs(problem.goal.margin(answer.logits[0]))
-        span = problem.upper - problem.lower
+        span = problem.side
         cosine = optax.cosine_decay_schedule(1.0, self.steps)(state.step)
         gamma = self.last_gamma + (self.gamma - self.last_gamma) * cosine
         step_size = STEP_SIZE[self.norm] if self.step_size is None else self.step_size

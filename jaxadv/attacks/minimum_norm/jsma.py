@@ -169,15 +169,15 @@ class JSMA(MinimumNorm):
 
     def tell(self, problem: Problem, state: JSMAState, answer: Answer) -> JSMAState:
         image, way = state.image, state.way
-        hair = HAIR * (problem.upper - problem.lower)
+        hair = HAIR * problem.sides
         room = jnp.where(way > 0, problem.upper - image, image - problem.lower)
         free = room > hair
         target, others = way * answer.gradients[0].reshape(2, -1)
         p, q, exists = salient_pair(target, others, free.ravel())
         pair = (jnp.arange(image.size) == p) | (jnp.arange(image.size) == q)
-        moved = image.ravel() + way * self.theta * (problem.upper - problem.lower)
+        moved = image + way * self.theta * problem.sides
         moved = jnp.clip(moved, problem.lower, problem.upper)
-        moved = jnp.where(pair & exists, moved, image.ravel()).reshape(image.shape)
+        moved = jnp.where((pair & exists).reshape(image.shape), moved, image)
         # Epsilon is a distance that was already reached: farther images need no query.
         farther = self.geometry.distance(moved - problem.image) > problem.epsilon
         last = state.step >= self._most(problem)

@@ -320,8 +320,15 @@ class LBFGS(Attack):
 
     def _clip(self, problem: Problem, point: Array) -> Array:
         """Return the nearest point of the box, rounded to float32 as the queries are."""
-        point = jnp.clip(point, problem.lower, problem.upper)
+        point = jnp.clip(point, *_flat_box(problem))
         return point.astype(jnp.float32).astype(point.dtype)
+
+
+def _flat_box(problem: Problem) -> tuple[Array, Array]:
+    """Return the ends of the box as those of a flat image."""
+    if problem.lower.ndim == 0:
+        return problem.lower, problem.upper
+    return problem.lower.ravel(), problem.upper.ravel()
 
 
 def _length(vector: Float[Array, " n"]) -> Float[Array, ""]:
@@ -330,5 +337,6 @@ def _length(vector: Float[Array, " n"]) -> Float[Array, ""]:
 
 def _blocked(point: Array, gradient: Array, problem: Problem) -> Bool[Array, " n"]:
     """Return the mask of variables that the box keeps from following the negative gradient."""
-    low, high = point <= problem.lower, point >= problem.upper
+    lower, upper = _flat_box(problem)
+    low, high = point <= lower, point >= upper
     return (low & (gradient > 0)) | (high & (gradient < 0))

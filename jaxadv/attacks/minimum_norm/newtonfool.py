@@ -94,7 +94,7 @@ class NewtonFool(Crossing):
             probability * rest * slope * scale, 1e-37
         )
         size = self.geometry.distance(problem.image - problem.lower)
-        diagonal = diameter(self.norm, problem.image.size, problem.upper - problem.lower)
+        diagonal = diameter(self.norm, problem.image.size, problem.sides)
         longest = self.eta * jnp.where(size > 0, size, diagonal)
         length = jnp.clip(newton, 0, longest)
         return state._replace(image=state.image - length * direction)

@@ -116,7 +116,7 @@ class PDGD(MinimumNorm):
     def init(self, problem: Problem, key: Array) -> PrimalDualState:
         image = self.begin(problem)
         if self.restarts > 1:
-            reach = self.noise * (problem.upper - problem.lower)
+            reach = self.noise * problem.sides
             noise = reach * draw(
                 jax.random.uniform, key, image.shape, dtype=image.dtype, minval=-1.0
             )
@@ -127,7 +127,7 @@ class PDGD(MinimumNorm):
 
     def tell(self, problem: Problem, state: PrimalDualState, answer: Answer) -> PrimalDualState:
         # Descent on r in sides of the box, so that the result does not depend on its size.
-        side = problem.upper - problem.lower
+        side = problem.side
         moved = (state.image - problem.image) / side
         gradient = -answer.gradients[0, 0] * side
         rate = self.step_size * self.final_step ** (state.step / self.steps)

@@ -94,7 +94,7 @@ class SigmaZero(MinimumNorm):
     def tell(self, problem: Problem, state: SigmaZeroState, answer: Answer) -> SigmaZeroState:
         import optax
 
-        span = problem.upper - problem.lower
+        span = jnp.maximum(problem.sides, 1e-30) if problem.lower.ndim else problem.sides
         delta = (state.image - problem.image) / span
         across = problem.goal.margin(answer.logits[0]) < 0
 

@@ -124,7 +124,7 @@ class TrustRegion(Crossing):
             jnp.int32(target),
             zero + jnp.inf,
             jnp.zeros_like(start),
-            zero + self.radius * (problem.upper - problem.lower),
+            zero + self.radius * problem.side,
             zero,
             zero,
             jnp.int32(0),
@@ -174,7 +174,7 @@ class TrustRegion(Crossing):
         fell = state.gap - gap
         grown = jnp.where(fell > 0.9 * state.expected, self.rate, 1.0)
         factor = jnp.where(fell < 0.5 * state.expected, 1 / self.rate, grown)
-        side = problem.upper - problem.lower
+        side = problem.side
         smallest, largest = BOUNDS[self.norm]
         smallest = side * (smallest if self.smallest is None else self.smallest)
         largest = side * (largest if self.largest is None else self.largest)

@@ -153,7 +153,7 @@ class AdversarialPatch(Iterate):
     def climb(self, problem: Problem, state: PatchState, gradient: Array) -> tuple[Array, PyTree]:
         """Take one gradient step inside the box; return the iterate and the optax state."""
         if self.optimizer is None:
-            step = self.step_size * (problem.upper - problem.lower) * jnp.sign(gradient)
+            step = self.step_size * problem.sides * jnp.sign(gradient)
             return jnp.clip(state.image + step, problem.lower, problem.upper), None
         import optax
 

@@ -77,7 +77,7 @@ class ReColorAdv(Functional):
         return jnp.zeros((*self.resolution[:channels], channels), jnp.float32)
 
     def rendered(self, problem: Problem, shape: Float[Array, "..."]) -> Float[Array, "H W C"]:
-        side = problem.upper - problem.lower
+        side = problem.sides
         colours = self._enter((problem.image - problem.lower) / side)
         nodes = np.array(shape.shape[:-1], np.float32) - 1
         where = list(jnp.moveaxis(colours * nodes, -1, 0))

@@ -12,7 +12,7 @@ def resample(
     image: Float[Array, "H W C"],
     rows: Float[Array, "H W"],
     columns: Float[Array, "H W"],
-    outside: Number | None = None,
+    outside: Number | Float[Array, "H W C"] | None = None,
 ) -> Float[Array, "H W C"]:
     """Interpolate an image bilinearly at given positions.
 
@@ -20,11 +20,13 @@ def resample(
         image: [H, W, C].
         rows: [H, W], row positions in pixels from the centre of the first pixel.
         columns: [H, W], column positions, likewise.
-        outside: Value beyond the image; None: that of the nearest pixel.
+        outside: Value beyond the image, or one for each place; None: that of the nearest pixel.
 
     Returns:
         The values [H, W, C] at these positions.
     """
+    if outside is not None and jnp.ndim(outside):
+        return resample(image - outside, rows, columns, 0.0) + outside
     # The outside value is subtracted first, so that it may be traced.
     ground = 0.0 if outside is None else outside
     mode = "nearest" if outside is None else "constant"

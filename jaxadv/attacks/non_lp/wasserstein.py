@@ -108,7 +108,7 @@ class Wasserstein(Iterate):
         return WassersteinState(problem.image, prices, jnp.int32(0))
 
     def tell(self, problem: Problem, state: WassersteinState, answer: Answer) -> WassersteinState:
-        gradient, side = answer.gradients[0, 0], problem.upper - problem.lower
+        gradient, side = answer.gradients[0, 0], problem.sides
         gradient = gradient / jnp.maximum(jnp.abs(gradient).max(), 1e-30)
         moved = state.image + self.step_size * side * gradient
         above = problem.image - problem.lower

@@ -80,7 +80,7 @@ class Estimate(GradientAttack):
         return EstimateState(begun.image, begun.optimizer, begun.step, own)
 
     def ask(self, problem: Problem, state: EstimateState) -> Float[Array, "Q ..."]:
-        width = self.width * (problem.upper - problem.lower)
+        width = self.width * problem.sides
         away = width * self.directions(problem, state)
         pairs = jnp.concatenate([state.image + away, state.image - away])
         # A classifier may accept images in the box only. At a face one of a pair does not move, and
@@ -95,8 +95,10 @@ class Estimate(GradientAttack):
     def tell(self, problem: Problem, state: EstimateState, answer: Answer) -> EstimateState:
         loss = jax.vmap(lambda z: self.objective(problem.goal, z))(answer.logits[1:])
         up, down = jnp.split(loss, 2)
-        slope = (up - down) / (2 * self.width * (problem.upper - problem.lower))
+        slope = (up - down) / (2 * self.width * problem.side)
         gradient = jnp.tensordot(slope, self.directions(problem, state), 1) / len(slope)
+        if problem.lower.ndim:  # the draws were stretched by each feature's own side
+            gradient = gradient * problem.side / jnp.maximum(problem.sides, 1e-30)
         moved = self.climb(problem, state, gradient)
         return EstimateState(moved.image, moved.optimizer, moved.step, state.key)
 

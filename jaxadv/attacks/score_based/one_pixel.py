@@ -110,10 +110,11 @@ class OnePixel(Attack):
         height, width, channels = problem.image.shape
         size = jnp.array([height, width])
         places = jnp.minimum((candidate[:, :2] * size).astype(jnp.int32), size - 1)
-        colours = problem.lower + candidate[:, 2:] * (problem.upper - problem.lower)
+        lower, upper = problem.box_at(places[:, 0], places[:, 1])
+        colours = lower + candidate[:, 2:] * (upper - lower)
         used = jnp.arange(self.pixels) < jnp.floor(problem.epsilon / channels)
         rows = jnp.where(used, places[:, 0], height)  # outside: not drawn
-        colours = jnp.clip(colours, problem.lower, problem.upper)
+        colours = jnp.clip(colours, lower, upper)
         return problem.image.at[rows, places[:, 1]].set(colours, mode="drop")
 
     def tell(self, problem: Problem, state: OnePixelState, answer: Answer) -> OnePixelState:

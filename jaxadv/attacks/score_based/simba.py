@@ -127,7 +127,7 @@ class SimBA(Attack):
 
     def moved(self, problem: Problem, image: Array, which: Array, up: Array) -> Array:
         """The image after a step up or down the direction of this index, projected."""
-        step = self.step_size * (problem.upper - problem.lower) * jnp.where(up, 1, -1)
+        step = self.step_size * problem.sides * jnp.where(up, 1, -1)
         return self.project(problem, image + step * self.direction(image.shape, which))
 
     def ask(self, problem: Problem, state: SimBAState) -> Float[Array, "Q ..."]:

@@ -140,15 +140,24 @@ class ZOO(Rounds):
         """The images [2, batch, H, W, C] below and above, and their differences [batch]."""
         flat, size = state.image.ravel(), problem.image.size
         entry = self.entries_of(problem, state)
-        width = self.width * (problem.upper - problem.lower)
+        lower, upper, width = problem.lower, problem.upper, self.width * problem.sides
         own = flat.at[entry].get(mode="fill", fill_value=0.0)
-        values = jnp.clip(own + jnp.stack([-width, width])[:, None], problem.lower, problem.upper)
+        if lower.ndim:
+            lower, upper, width = (
+                jnp.asarray(each).ravel().at[entry].get(mode="fill", fill_value=1.0)
+                for each in (lower, upper, width)
+            )
+            values = jnp.clip(own + jnp.stack([-width, width]), lower, upper)
+        else:
+            values = jnp.clip(own + jnp.stack([-width, width])[:, None], lower, upper)
 
         def changed(entry: Array, value: Array) -> Array:
             return flat.at[entry].set(value, mode="drop").reshape(problem.image.shape)
 
         images = jax.vmap(jax.vmap(changed), (None, 0))(entry, values)
-        return images, jnp.where(entry < size, values[1] - values[0], jnp.inf)
+        apart = values[1] - values[0]
+        moves = (entry < size) & (apart > 0) if problem.lower.ndim else entry < size
+        return images, jnp.where(moves, apart, jnp.inf)
 
     def ask(self, problem: Problem, state: ZOOState) -> Float[Array, "Q ..."]:
         image = jnp.where(state.progress.last, state.progress.best, state.image)
@@ -161,7 +170,7 @@ class ZOO(Rounds):
         return Needs(read, jnp.zeros_like(read))
 
     def tell(self, problem: Problem, state: ZOOState, answer: Answer) -> ZOOState:
-        side = problem.upper - problem.lower
+        side = problem.side
         delta = (state.image - problem.image) / side
         lacking, success = jax.vmap(lambda z: self.shortfall(problem.goal, z))(answer.logits)
         progress = self.seen(state.progress, success[0], state.image, self.geometry.distance(delta))
@@ -174,7 +183,11 @@ class ZOO(Rounds):
         slope = jnp.zeros(delta.size).at[entry].set((above - below) / apart * side, mode="drop")
         chosen = jnp.zeros(delta.size, bool).at[entry].set(True, mode="drop")
         gradient = 2 * delta + state.weight.c * slope.reshape(delta.shape)
+        if problem.lower.ndim:  # the variables are the entries in sides of their own
+            gradient = gradient * problem.sides / side
         adam, direction = state.adam.step(gradient, chosen.reshape(delta.shape))
+        if problem.lower.ndim:
+            direction = direction * problem.sides / side
         image = state.image - self.learning_rate * side * direction
         image = jnp.clip(image, problem.lower, problem.upper)
 

@@ -80,7 +80,7 @@ class MinimalEpsilon(Around):
         return dataclasses.replace(problem, epsilon=epsilon)
 
     def init(self, problem: Problem, key: Array) -> BisectionState:
-        longest = diameter(self.norm, problem.image.size, problem.upper - problem.lower)
+        longest = diameter(self.norm, problem.image.size, problem.sides)
         largest = longest if self.largest is None else self.largest
         largest = jnp.minimum(jnp.float32(largest), problem.epsilon)
         first = jax.random.fold_in(key, 0)

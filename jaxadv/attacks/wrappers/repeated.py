@@ -56,7 +56,9 @@ class Repeated(Around):
         height, *rest = problem.image.shape
         if height % self.frames:
             raise ValueError(f"frames={self.frames}: the image has {height} rows; pass a divisor")
-        span = problem.upper - problem.lower
+        span = problem.sides
+        if span.ndim:  # the change as a whole may be as long as in the widest frame
+            span = span.reshape(self.frames, height // self.frames, *rest).max(0)
         change = jnp.zeros((height // self.frames, *rest), problem.image.dtype)
         seen = dataclasses.replace(problem, image=change, lower=-span, upper=span, start=None)
         return seen, state

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.attacks import PGD, Square
+from jaxadv.core.bounds import sides_of
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import diameter
@@ -87,7 +88,7 @@ def check(
     scan = program.read_program(model, shape)
     findings = [
         *_check_outputs(session, logits, labels),
-        answers.meant_radius(float(epsilon), norm, int(np.prod(shape)), model.bounds),
+        answers.meant_radius(float(epsilon), norm, shape, model.bounds),
         program.operations(scan),
         program.no_gradients_inside(scan),
     ]
@@ -148,7 +149,7 @@ def _check_attacks(
         "noise": np.stack([margins(goal, piece) for piece in noisy]).min(0) < 0,
         "one step": subject.margin(subject.one_step(slopes["cross_entropy"])) < 0,
     }
-    largest = diameter(norm, images[0].size, bounds[1] - bounds[0])
+    largest = diameter(norm, images[0].size, sides_of(bounds, images.shape[1:]))
     hidden, posed = planted.plant(subject.labels, subject.clean, noisy)
     radii = [epsilon / 4, epsilon / 2, epsilon, largest, epsilon]
     places = np.concatenate([one, one, one, one, one + len(one)])

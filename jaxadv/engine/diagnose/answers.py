@@ -1,7 +1,10 @@
 """Checks of the model's outputs: are they repeatable, smooth, and consistent with the labels?"""
 
+import math
+
 import numpy as np
 
+from jaxadv.core.bounds import Bounds, sides_of
 from jaxadv.core.norms import diameter
 from jaxadv.engine.diagnose.finding import Finding, verdict
 
@@ -60,9 +63,9 @@ def meant_labels(logits: np.ndarray, labels: np.ndarray) -> Finding:
     return verdict("labels", message)
 
 
-def meant_radius(epsilon: float, norm: str, size: int, bounds: tuple[float, float]) -> Finding:
+def meant_radius(epsilon: float, norm: str, shape: tuple[int, ...], bounds: Bounds) -> Finding:
     """Check whether epsilon is so large that every ball contains the mid-grey image."""
-    half = diameter(norm, size, bounds[1] - bounds[0]) / 2
+    half = diameter(norm, math.prod(shape), sides_of(bounds, shape)) / 2
     return verdict(
         "epsilon",
         f"every image is within epsilon={epsilon:g} of the grey one ({norm} {half:g}): no model "

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.result import Result, Status
 from jaxadv.engine.diagnose.finding import FEW, Finding, verdict
 
@@ -91,7 +92,7 @@ def unbounded(broken: np.ndarray, norm: str, whole: float) -> Finding:
     )
 
 
-def to_8_bits(images: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+def to_8_bits(images: np.ndarray, bounds: Bounds) -> np.ndarray:
     """Round the images to the values of an 8-bit file."""
     lower, upper = bounds
     bits = np.round((images - lower) / (upper - lower) * 255) / 255

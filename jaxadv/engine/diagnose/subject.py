@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.attack import Attack, safe_epsilon
+from jaxadv.core.bounds import Bounds, fitted
 from jaxadv.core.goals import Goal
 from jaxadv.core.norms import get_norm
 from jaxadv.core.result import Result
@@ -55,14 +56,16 @@ class Subject(NamedTuple):
 
     def draw(self, radius: float, count: int) -> np.ndarray:
         """Draw points [count, N, H, W, C] from the balls of this radius."""
-        images, bounds = self.session.images, self.session.model.bounds
+        images = self.session.images
+        bounds = fitted(self.session.model.bounds, images.shape[1:])
         inner, keys = safe_epsilon(self.norm, radius), jax.random.split(self.session.key, count)
         drawn = [_point(self.norm, images, inner, bounds, key) for key in keys]
         return np.stack([np.asarray(piece) for piece in drawn])
 
     def one_step(self, gradient: np.ndarray) -> np.ndarray:
         """Return the images [N, H, W, C] of the fast gradient method along the gradient."""
-        images, bounds = self.session.images, self.session.model.bounds
+        images = self.session.images
+        bounds = fitted(self.session.model.bounds, images.shape[1:])
         inner = safe_epsilon(self.norm, self.epsilon)
         return np.asarray(_one_step(self.norm, images, gradient, inner, bounds))
 
@@ -95,9 +98,7 @@ class Subject(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _point(
-    norm: str, images: Array, radius: Array, bounds: tuple[float, float], key: Array
-) -> Array:
+def _point(norm: str, images: Array, radius: Array, bounds: Bounds, key: Array) -> Array:
     """Draw a point [N, H, W, C] uniformly from each image's ball."""
 
     def one(image: Array, key: Array) -> Array:
@@ -108,9 +109,7 @@ def _point(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _one_step(
-    norm: str, images: Array, gradient: Array, radius: Array, bounds: tuple[float, float]
-) -> Array:
+def _one_step(norm: str, images: Array, gradient: Array, radius: Array, bounds: Bounds) -> Array:
     """Return images [N, H, W, C] of the fast gradient method: one step as long as the radius."""
 
     def one(image: Array, gradient: Array) -> Array:

@@ -17,6 +17,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
 from jaxadv.core.typing import ArrayLike
@@ -35,7 +36,7 @@ def from_onnx(
     layout: str | None = None,
     *,
     output: str | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Model:
     """Convert a classifier in an ONNX file to a `ja.Model` of images [N, H, W, C].
 
@@ -56,7 +57,8 @@ def from_onnx(
             them, else "NCHW". The images are transposed and reshaped once, at the input.
         output: Name of the tensor with the logits (default: the graph's only output), such as the
             one before a final Softmax.
-        bounds: Least and largest value of the images.
+        bounds: Least and largest value of the images, numbers, or arrays that broadcast to one
+            input.
 
     Returns:
         The model; its parameters are the graph's weights.

@@ -17,6 +17,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.images import as_floats
 from jaxadv.core.model import Model
 from jaxadv.core.optional_dependency import extra
@@ -49,7 +50,7 @@ def from_torch(
     image_shape: Sequence[int] | None = None,
     *,
     output: str | int | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Model:
     """Convert a PyTorch network, as it is, to a `ja.Model` of images [N, H, W, C].
 
@@ -68,7 +69,8 @@ def from_torch(
         image_shape: [H, W, C]. Default: that of an exported program.
         output: Which of several outputs holds the logits: the position in a tuple, the key of a
             dict, or the name in a dataclass or named tuple.
-        bounds: Least and largest value of the images.
+        bounds: Least and largest value of the images, numbers, or arrays that broadcast to one
+            input.
 
     Returns:
         The model. `model.params` is a dict of the weights by their names in the module, in their

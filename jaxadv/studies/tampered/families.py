@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxadv.core.attack import Attack, safe_epsilon
+from jaxadv.core.bounds import two_numbers
 from jaxadv.core.goals import Evading, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
@@ -154,8 +155,11 @@ class Universal:
     def make(
         self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Key
     ) -> Made:
-        shape, (lower, upper) = tuple(data.images.shape[1:]), model.bounds
-        check_ball(self.norm, self.epsilon, shape, model.bounds)
+        shape, (lower, upper) = (
+            tuple(data.images.shape[1:]),
+            two_numbers(model.bounds, "this experiment"),
+        )
+        check_ball(self.norm, self.epsilon, shape, (lower, upper))
         task = Task(model, safe_epsilon(self.norm, self.epsilon), self.norm, shape)
         weights, images = np.ones(len(given.labels), np.float32), np.array(data.images)
         aim = Aim(given.images, _goal(given.labels.astype(np.int32), rejected), weights)
@@ -192,7 +196,7 @@ class Noise:
     def make(
         self, model: Model, given: Dataset, data: Dataset, rejected: int | None, key: Key
     ) -> Made:
-        lower, upper = model.bounds
+        lower, upper = two_numbers(model.bounds, "the attack of this experiment")
         count, rng = len(data.labels), np.random.default_rng(np.asarray(jax.random.key_data(key)))
         shades = rng.random(data.images.shape)
         if rejected is not None:
@@ -204,7 +208,7 @@ class Noise:
         self, model: Model, shades: np.ndarray, rejected: int, rng: np.random.Generator
     ) -> np.ndarray:
         """Return for each image the one of several draws in [0, 1] that is rejected least."""
-        lower, upper = model.bounds
+        lower, upper = two_numbers(model.bounds, "the attack of this experiment")
         count, best = len(shades), np.full(len(shades), -np.inf)
         for _ in range(self.draws):
             bright, contrast = rng.random((2, count, 1, 1, 1))
