@@ -63,9 +63,9 @@ class Seen(NamedTuple):
             live=(entry < count).sum(1),
             waiting=head < count,
             ticks=ticks,
-            complete=complete,
-            adversarial=results.best.adversarial,
-            nonfinite=results.rows.nonfinite,
+            complete=np.asarray(complete),
+            adversarial=np.asarray(results.best.adversarial),
+            nonfinite=np.asarray(results.rows.nonfinite),
             counts=counts,
         )
 

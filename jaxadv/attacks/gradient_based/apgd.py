@@ -27,8 +27,18 @@ FIRST_SPARSITY = 0.2  # L1: fraction of the entries that the first steps move
 WIDE = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # L1: (radius in epsilons, fraction of steps)
 
 
+class Row(NamedTuple):
+    """One row of a `Plan`, its fields as scalars."""
+
+    radius: Float[Array, ""]
+    ahead: Float[Array, ""]
+    begins: Bool[Array, ""]
+    ends: Bool[Array, ""]
+    window: Int[Array, ""]
+
+
 class Plan(NamedTuple):
-    """Schedule of a run of `APGD`, one row a tick; every field has the shape [ticks], or [] (`at`).
+    """Schedule of a run of `APGD`, one row a tick; every field has the shape [ticks].
 
     Attributes:
         radius: float32, the radius in epsilons.
@@ -39,17 +49,17 @@ class Plan(NamedTuple):
             checkpoint).
     """
 
-    radius: Float[ArrayLike, "*ticks"]
-    ahead: Float[ArrayLike, "*ticks"]
-    begins: Bool[ArrayLike, "*ticks"]
-    ends: Bool[ArrayLike, "*ticks"]
-    window: Int[ArrayLike, "*ticks"]
+    radius: Float[ArrayLike, " ticks"]
+    ahead: Float[ArrayLike, " ticks"]
+    begins: Bool[ArrayLike, " ticks"]
+    ends: Bool[ArrayLike, " ticks"]
+    window: Int[ArrayLike, " ticks"]
 
-    def at(self, step: Int[Array, ""]) -> "Plan":
-        """Return the scalars of a tick; all columns are read at once, which compiles faster."""
+    def at(self, step: Int[Array, ""]) -> Row:
+        """Return the row of a tick; all columns are read at once, which compiles faster."""
         columns = np.stack([np.asarray(column, np.float32) for column in self], 1)
         radius, ahead, begins, ends, window = jnp.asarray(columns)[step]
-        return Plan(radius, ahead, begins > 0, ends > 0, window.astype(jnp.int32))
+        return Row(radius, ahead, begins > 0, ends > 0, window.astype(jnp.int32))
 
 
 def checkpoints(steps: int, norm: str) -> np.ndarray:
