@@ -19,7 +19,6 @@ from jaxadv.cli.options import (
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command, while_complete
 from jaxadv.cli.subject import Loaded, Subject
-from jaxadv.core.bounds import hull
 
 if TYPE_CHECKING:
     from jaxadv.certification.smoothadv import AttackedSmoothed
@@ -128,6 +127,7 @@ def certify(
     radii = parse_epsilons(smoothing.radius, "--radius") if smoothing.radius else None
     with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
+        from jaxadv.core.bounds import hull
         from jaxadv.report import Page
         from jaxadv.report.certify import (
             CertifiedRun,

@@ -9,7 +9,6 @@ from jaxadv.cli.options import MOST, Effort, Fresh, Json, Lanes, Output, grouped
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command, while_complete
 from jaxadv.cli.subject import Subject, check_entries
-from jaxadv.core.bounds import hull
 
 
 @app.command()
@@ -39,6 +38,7 @@ def distance(
     efforts = effort.split(",")
     with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
+        from jaxadv.core.bounds import hull
         from jaxadv.protocols.portfolios import get_portfolio
         from jaxadv.report import Page
         from jaxadv.report.distance import distance_data, print_distances, write_distances

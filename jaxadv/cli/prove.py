@@ -21,7 +21,6 @@ from jaxadv.cli.progress import Bars
 from jaxadv.cli.property import decide
 from jaxadv.cli.run import command, while_complete
 from jaxadv.cli.subject import Subject, check_entries, check_proof
-from jaxadv.core.bounds import hull
 
 
 @app.command()
@@ -59,6 +58,7 @@ def prove(
     until = time.monotonic() + seconds
     with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
+        from jaxadv.core.bounds import hull
         from jaxadv.protocols.cascades import get_cascade
         from jaxadv.report import Page, print_proofs, proofs_data, write_proofs
 

@@ -18,7 +18,6 @@ from jaxadv.cli.options import (
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command
 from jaxadv.cli.subject import Subject, goal_of
-from jaxadv.core.bounds import hull
 
 if TYPE_CHECKING:
     from jaxadv.core.model import Model
@@ -60,6 +59,7 @@ def queries(
     with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
         from jaxadv.attacks import build_attack
+        from jaxadv.core.bounds import hull
         from jaxadv.core.norms import get_norm
         from jaxadv.protocols.query_curves import fit_attacks
         from jaxadv.report import Page

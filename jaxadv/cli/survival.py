@@ -9,7 +9,6 @@ from jaxadv.cli.options import Fresh, Json, Lanes, Output, grouped, option, pars
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command
 from jaxadv.cli.subject import Subject, check_attack
-from jaxadv.core.bounds import hull
 
 if TYPE_CHECKING:
     from jaxadv.core.transforms import Transform
@@ -42,6 +41,7 @@ def survival(
     radius = parse_number(epsilon)
     with command(output, json_file, fresh=fresh) as run:
         from jaxadv.attacks import build_attack
+        from jaxadv.core.bounds import hull
         from jaxadv.protocols.survival import USUAL
         from jaxadv.protocols.survival import survival as examine
         from jaxadv.report import print_study, write_study

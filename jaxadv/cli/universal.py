@@ -10,7 +10,6 @@ from jaxadv.cli.options import MOST, Json, Output, grouped, option, parse_number
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command
 from jaxadv.cli.subject import Subject, split_of
-from jaxadv.core.bounds import two_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +62,7 @@ def universal(
     radius = parse_number(epsilon)
     with command(output, json_file, save) as run:
         import jaxadv as ja
+        from jaxadv.core.bounds import two_numbers
         from jaxadv.report import print_study, write_study
         from jaxadv.universal.perturbation import check_ball, check_given, check_norm
 
