@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import typer
 
+import jaxadv as ja
 from jaxadv.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -51,8 +52,13 @@ def blocks(page: Path, language: str) -> list[Block]:
 
 
 def execute(page: Path, block: Block, names: dict[str, Any]) -> None:
-    """Run one block; an error names the line of the page."""
-    exec(compile("\n" * block.line + block.code, str(page), "exec"), names)
+    """Run one block; an error names the line of the page. An attack that it registers is undone."""
+    registered = dict(ja.attacks.ATTACKS)
+    try:
+        exec(compile("\n" * block.line + block.code, str(page), "exec"), names)
+    finally:
+        ja.attacks.ATTACKS.clear()
+        ja.attacks.ATTACKS.update(registered)
 
 
 @functools.cache

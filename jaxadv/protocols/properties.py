@@ -18,7 +18,6 @@ from jaxtyping import Array
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
 from jaxadv.engine.session import StageProgress
-from jaxadv.engine.verify import predict
 from jaxadv.proofs.intervals import bounds
 from jaxadv.proofs.vnnlib import Case, Property
 from jaxadv.protocols.cascades import Cascade
@@ -173,7 +172,7 @@ def _decided(
     """Return "sat" if float32 inputs near these are in the box and fulfil a conjunction."""
     low, high = rounded_inwards(case.low, case.high)
     inputs = np.clip(inputs.astype(np.float32), low, high)
-    outputs = predict(model, inputs.reshape(1, *shape))[0]
+    outputs = np.asarray(model.apply(model.params, jnp.asarray(inputs.reshape(1, *shape))))[0]
     inside = (inputs >= case.low) & (inputs <= case.high)
     fulfilled = any(one.holds(outputs) for one in case.wanted) and np.isfinite(outputs).all()
     return Decision("sat", inputs, outputs, found) if inside.all() and fulfilled else None
