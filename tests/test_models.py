@@ -400,7 +400,9 @@ def test_every_kind_of_array_is_the_same_images():
 
 def test_normalized():
     model = normalized(from_function(lambda x: x.sum((1, 2, 3))), (0.5,), (0.25,))
-    np.testing.assert_allclose(model(IMAGES), ((IMAGES - 0.5) / 0.25).sum((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(
+        model(IMAGES)[:, 1], ((IMAGES - 0.5) / 0.25).sum((1, 2, 3)), rtol=1e-4
+    )
     with pytest.raises(ValueError, match="std"):
         normalized(model, (0.5,), (0.0,))
 
