@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -109,3 +110,20 @@ def drive(attack, model, images, goal, epsilon=None, keep="distance"):
     table = ja.make_table(attack, model, images, goal, epsilon)
     found = ja.drive_batch(attack, model, table, KEY, keep=keep)
     return found.best.image, found.best.tier, found.totals(keep)[0]
+
+
+def dense(sizes, seed=0, activation=lambda z: jnp.maximum(z, 0)):
+    """A random network of dense layers on images [2, 3, 1]."""
+    rng = np.random.default_rng(seed)
+    weights = [
+        jnp.asarray(rng.normal(size=pair) / np.sqrt(pair[0]), jnp.float32)
+        for pair in itertools.pairwise(sizes)
+    ]
+
+    def apply(weights, x):
+        x = x.reshape(len(x), -1)
+        for weight in weights[:-1]:
+            x = activation(x @ weight + 0.1)
+        return x @ weights[-1]
+
+    return ja.Model(apply, weights)

@@ -1,7 +1,5 @@
 """Losses of certified bounds, against closed forms and samples, and what they train on MNIST."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,24 +11,13 @@ from jaxadv.data import Dataset
 from jaxadv.models import from_linen, get_definition
 from jaxadv.proofs.losses import LOSSES
 from tests.commands import run_command
+from tests.common import dense
 
 BOTH = pytest.mark.parametrize("loss", [ja.ibp_loss, ja.crown_ibp_loss])
 
 
 def network(sizes=(6, 10, 10, 3), seed=0):
-    rng = np.random.default_rng(seed)
-    weights = [
-        jnp.asarray(rng.normal(size=pair) / np.sqrt(pair[0]), jnp.float32)
-        for pair in itertools.pairwise(sizes)
-    ]
-
-    def apply(weights, x):
-        x = x.reshape(len(x), -1)
-        for weight in weights[:-1]:
-            x = jnp.maximum(x @ weight + 0.1, 0)
-        return x @ weights[-1]
-
-    return ja.Model(apply, weights)
+    return dense(sizes, seed)
 
 
 def data(count=8):

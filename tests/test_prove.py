@@ -1,7 +1,6 @@
 """Proofs, against closed forms, exact distances, samples, and what must never be proved."""
 
 import dataclasses
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -20,26 +19,9 @@ from jaxadv.proofs.replay import Replayer
 from jaxadv.proofs.rules import UnsupportedPrimitive
 from jaxadv.protocols.proof_search import Search
 from jaxadv.protocols.prover import CHUNKS
-from tests.common import slow
+from tests.common import dense, slow
 
 RNG = np.random.default_rng(0)
-
-
-def dense(sizes, seed=0, activation=lambda z: jnp.maximum(z, 0)):
-    """A random network of dense layers on images [2, 3, 1]."""
-    rng = np.random.default_rng(seed)
-    weights = [
-        jnp.asarray(rng.normal(size=pair) / np.sqrt(pair[0]), jnp.float32)
-        for pair in itertools.pairwise(sizes)
-    ]
-
-    def apply(weights, x):
-        x = x.reshape(len(x), -1)
-        for weight in weights[:-1]:
-            x = activation(x @ weight + 0.1)
-        return x @ weights[-1]
-
-    return ja.Model(apply, weights)
 
 
 def data(model, count=6, shape=(2, 3, 1)):
@@ -339,7 +321,7 @@ def test_parts_must_cover_the_region():
 
 
 def test_what_cannot_be_bounded_is_named_at_once():
-    model = dense((6, 8, 3), activation=jnp.sin)
+    model = dense((6, 8, 3), activation=lambda z: jnp.sin(z))
     images, labels = data(model)
     with pytest.raises(UnsupportedPrimitive, match=r"'sin' at .*test_prove.py:\d+"):
         ja.prove(model, images, labels, 0.1)

@@ -1,6 +1,5 @@
 """Evaluations with proofs, against closed forms, samples, and evaluations without them."""
 
-import itertools
 import json
 
 import jax.numpy as jnp
@@ -11,24 +10,13 @@ import jaxadv as ja
 from jaxadv.protocols.proof_search import Search
 from jaxadv.protocols.prover import CHUNKS
 from jaxadv.report import as_data, write_csv, write_html, write_pages
+from tests.common import dense
 
 WEAK = {"weak": ja.UniformNoise(draws=1)}
 
 
 def network(seed=4, sizes=(6, 12, 12, 3)):
-    rng = np.random.default_rng(seed)
-    weights = [
-        jnp.asarray(rng.normal(size=pair) / np.sqrt(pair[0]), jnp.float32)
-        for pair in itertools.pairwise(sizes)
-    ]
-
-    def apply(weights, x):
-        x = x.reshape(len(x), -1)
-        for weight in weights[:-1]:
-            x = jnp.maximum(x @ weight + 0.1, 0)
-        return x @ weights[-1]
-
-    return ja.Model(apply, weights)
+    return dense(sizes, seed)
 
 
 def data(model, count=12):

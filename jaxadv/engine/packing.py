@@ -60,7 +60,7 @@ class Layout:
 
     def pack(self, tree: PyTree) -> Packed:
         """Return N pytrees, every leaf with a leading axis N, in packed form."""
-        row, apart, place, whole = jnp.int32(0), [], 0, sum(map(self._width, self.leaves))
+        row, apart, place, total = jnp.int32(0), [], 0, sum(map(self._width, self.leaves))
         for leaf, one in zip(jax.tree.leaves(tree), self.leaves, strict=True):
             width = self._width(one)
             if not width:
@@ -72,7 +72,7 @@ class Layout:
             leaf = lax.bitcast_convert_type(leaf, jnp.int32) if bits else leaf.astype(jnp.int32)
             column = leaf.reshape(leaf.shape[0], width)
             # A concatenation is a kernel of its own and makes one of each leaf; this is one in all.
-            row |= lax.pad(column, jnp.int32(0), ((0, 0, 0), (place, whole - place - width, 0)))
+            row |= lax.pad(column, jnp.int32(0), ((0, 0, 0), (place, total - place - width, 0)))
             place += width
         return Packed(row, tuple(apart))
 
