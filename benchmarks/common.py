@@ -118,6 +118,12 @@ def torch_results(
         return found
 
 
+def processor_seconds() -> float:
+    """CPU seconds of all threads of this process so far."""
+    times = os.times()
+    return times.user + times.system
+
+
 def load_images(name: str, count: int | None = None) -> ja.data.Dataset:
     """The first `count` test images (default: all) of the set that a published network is for."""
     if name.startswith("mnist"):

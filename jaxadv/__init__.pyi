@@ -111,6 +111,7 @@ from .core.pytree import static as static
 from .core.result import Cost as Cost
 from .core.result import Result as Result
 from .core.result import Status as Status
+from .core.softened import softened as softened
 from .core.transforms import JPEG as JPEG
 from .core.transforms import Brightness as Brightness
 from .core.transforms import Contrast as Contrast
@@ -156,12 +157,14 @@ from .proofs.losses import ibp_loss as ibp_loss
 from .proofs.vnnlib import Property as Property
 from .proofs.vnnlib import read_vnnlib as read_vnnlib
 from .protocols.cached_run import Refine as Refine
+from .protocols.cached_run import Softened as Softened
 from .protocols.cascades import Hardest as Hardest
 from .protocols.cascades import Nearly as Nearly
 from .protocols.evaluate import evaluate as evaluate
 from .protocols.evaluation import Report as Report
 from .protocols.minimal_distance import MinimalDistances as MinimalDistances
 from .protocols.minimal_distance import minimal_distance as minimal_distance
+from .protocols.pattern_search import pattern_search as pattern_search
 from .protocols.properties import Decision as Decision
 from .protocols.properties import prove_property as prove_property
 from .protocols.prove import prove as prove

@@ -19,6 +19,7 @@ from jaxadv.core.contract import check_contract
 from jaxadv.core.goals import Goal, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
+from jaxadv.core.precision import x64
 from jaxadv.core.result import Result, Status
 from jaxadv.core.typing import Devices, Number, Params
 from jaxadv.engine.batch import make_table
@@ -356,7 +357,7 @@ def works_with_64_bit_types(trial: _Trial) -> None:
             attack, model, table, trial.key, keep=trial.keep, lanes=LANES, rewrite=False
         ).best.image
 
-    with (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64(True):  # type: ignore[attr-defined]
+    with x64():
         goal, start = Untargeted(trial.labels), trial.begin(trial.images)
         image = jax.eval_shape(drive, trial.attack, trial.model, trial.images, goal, start)
     _require(image.dtype == np.float32, f"the images are {image.dtype}")

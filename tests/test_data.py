@@ -245,7 +245,7 @@ def test_npz_forms(tmp_path):
         ({"x": np.zeros((2, 4, 4)), "y": [0.5, 1]}, "float64 for 2 images"),
         ({"x": np.full((2, 4, 4), 255.0), "y": [0, 1]}, "reach from 0 to 255"),
         ({"x": np.full((2, 4, 4), np.nan), "y": [0, 1]}, "reach from nan"),
-        ({"x": np.zeros((2, 4)), "y": [0, 1]}, r"\[N, H, W, C\]"),
+        ({"x": np.zeros(2), "y": [0, 1]}, r"\[N, H, W, C\] or rows \[N, D\]"),
         ({"x": np.array([{}, {}]), "y": [0, 1]}, "no plain arrays"),
         ({"x": np.zeros((2, 4, 4)), "y": np.eye(2)}, r"shape \(2, 2\).*argmax"),
         ({"x": np.zeros((2, 4, 4)), "y": ["cat", "dog"]}, "<U3 for 2 images"),

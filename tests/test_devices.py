@@ -67,7 +67,7 @@ def test_programs_give_their_memory_maps_back():
     for program in programs:
         program(jnp.arange(100.0))
     full = used()
-    assert full > before + 100
+    assert full > before + len(programs)  # more than one each
     assert not spare_memory_maps(1.0)
     assert spare_memory_maps(0.0)
     assert used() < (before + full) / 2

@@ -187,8 +187,31 @@ def test_evaluate_counts_what_is_misclassified_and_accepted(tmp_path):
     plain = ja.evaluate(LINEAR, IMAGES, LABELS, "linf", epsilons, **how)  # another goal's store
     assert plain.false_rejections is None
     assert plain.robust_accuracy[0] <= report.robust_accuracy[0]
-    with pytest.raises(ValueError, match="labels are a targeted goal"):
-        ja.evaluate(LINEAR, IMAGES, ja.Targeted(LABELS, (LABELS + 1) % 4), "linf", epsilons)
+    with pytest.raises(ValueError, match="not for ja.Evading"):
+        ja.evaluate(LINEAR, IMAGES, GOAL, "linf", epsilons, prove="fast")
+
+
+def test_only_an_image_in_its_target_class_counts():
+    model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    values = [[0.9, 0.7, 0, 0], [0.9, 0.7, 0, 0], [0, 0.1, 0.9, 0.2], [0.2, 0.8, 0.3, 0.3]]
+    images, labels = np.array(values, np.float32).reshape(4, 2, 2, 1), np.array([0, 0, 1, 1])
+    targets = np.array([2, 2, 2, 0])  # at 0.45, 0.45, from the start, and at 0.3
+    report = ja.evaluate(
+        model,
+        images,
+        ja.Targeted(labels, targets),
+        epsilons=[0.2, 0.4, 0.5],
+        attacks={"PGD": ja.PGD(steps=20, loss="margin")},
+        **ONE,
+    )
+    assert report.clean_accuracy == 0.75
+    assert report.attacked.tolist() == [True, True, False, True]
+    assert report.robust_accuracy.tolist() == [0.75, 0.5, 0]
+    np.testing.assert_allclose(report.distance, [0.45, 0.45, 0, 0.3], rtol=0.02)
+    found = np.asarray(model(report.adversarial[2])).argmax(1)
+    assert found.tolist() == targets.tolist()
+    with pytest.raises(ValueError, match="targeted"):
+        ja.report.as_robustbench(report, 0.2, name="", dataset="")
 
 
 NAMES = [  # the others share their gradients and steps with these

@@ -1,12 +1,17 @@
 """The nearest adversarial image: against closed forms, proved distances, and its own promises."""
 
+import itertools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxadv as ja
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Status
+from jaxadv.protocols.cached_run import attack_of, describe
+from jaxadv.protocols.portfolios import EFFORTS, get_portfolio, members_of
 from tests.common import IMAGES, KEY, LABELS, MODEL
 
 ONE = jax.devices()[:1]
@@ -119,3 +124,51 @@ def test_a_budget_that_no_member_fits_is_not_run() -> None:
 def test_what_cannot_be_meant(arguments: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ja.minimal_distance(MODEL, IMAGES, LABELS, **arguments)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+def test_a_stronger_effort_begins_with_the_weaker_one(norm: str, targeted: bool) -> None:
+    efforts = [get_portfolio(effort, norm, targeted) for effort in EFFORTS]
+    goal = ja.Targeted(LABELS, LABELS + 1) if targeted else ja.Untargeted(LABELS)
+    for weaker, stronger in itertools.pairwise(efforts):
+        begun = stronger[: len(weaker)]
+        for one, same in zip(weaker, begun, strict=True):
+            # The number of a member is part of its random key, its budget decides whether it runs.
+            assert [*one.members] == [*same.members]
+            assert (one.passes, one.searched) == (same.passes, same.searched)
+            for entry, other in zip(one.members.values(), same.members.values(), strict=True):
+                assert type(entry) is type(other)
+                assert describe(attack_of(entry)) == describe(attack_of(other))
+        assert stronger[-1].passes > weaker[-1].passes
+    names = [name for phase in efforts[-1] for name in phase.members]
+    assert len(names) == len(set(names))
+    # One width of lanes for all members, since results are equal bits only at equal widths.
+    attacks = [attack_of(entry) for entry in members_of(efforts[-1]).values()]
+    assert {attack.specialize(goal, 10).queries for attack in attacks} == {1}
+
+
+NETWORK = ja.Model(
+    lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w[0] - 1) @ w[1],
+    (
+        np.random.default_rng(1).normal(size=(9, 12)).astype(np.float32),
+        np.random.default_rng(2).normal(size=(12, 4)).astype(np.float32),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    "norm", ["linf", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("l2", "l1", "l0"))]
+)
+def test_more_effort_never_answers_worse(norm: str) -> None:
+    images = np.random.default_rng(0).uniform(size=(40, 3, 3, 1)).astype(np.float32)
+    labels = np.asarray(NETWORK(images)).argmax(1)
+    weak, more = (
+        ja.minimal_distance(NETWORK, images, labels, norm, effort=effort, **SETTINGS)
+        for effort in ("fast", "standard")
+    )
+    assert weak.success.sum() > 30 and (more.distance <= weak.distance).all()
+    # By construction: the same members find the same images before others go on.
+    np.testing.assert_array_equal(more.path[: len(weak.path)], weak.path)
+    for found, most in ((weak, 400), (more, 2_000)):
+        assert (found.forward + found.backward).max() <= most

@@ -73,6 +73,11 @@ def output(images):
 
 bare = Linen()
 number = 3
+WEIGHTS_BY_NAME = {"weight": WEIGHTS}
+
+def fails():
+    raise RuntimeError("no weights here")
+
 images = (np.linspace(0, 1, 24, dtype=np.float32).reshape(6, 2, 2, 1), np.arange(6) % 3)
 
 def splits(split):
@@ -174,10 +179,18 @@ def test_what_is_trained_here_and_what_exists(file, tmp_path, monkeypatch):
         ("{file}:Linen", "and no model"),
         ("{file}:nothing", "has no 'nothing': pass one of"),
         ("no_such_package.nets:net", "no module 'no_such_package.nets'"),
+        ("{file}:WEIGHTS_BY_NAME", "is dict.*weights alone.*ja.from_torch_arrays"),
+        ("{file}:Linen", "it is a class, so name an object"),
+        ("{file}:fails", r"net.py fails on line \d+ \(RuntimeError: no weights here"),
+        ("{folder}/net.pt", "a pickle, which is not read"),
+        ("{folder}/net.h5", "save it as a .keras file"),
         ("net.txt", "does not exist: pass a file"),
     ],
 )
 def test_what_is_no_model_is_said_in_one_line(file, spec, said):
+    for name in ("net.pt", "net.h5"):
+        (file.parent / name).write_bytes(b"")
+    spec = spec.replace("{folder}", str(file.parent))
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         ja.load_model(spec.format(file=file))
 
@@ -240,3 +253,34 @@ def test_a_sweep_loads_the_code_of_a_user(file, tmp_path):
         ours[name].append((success, distance))
     assert sorted(ours) == ["linen", "parts"]
     assert ours["linen"] == ours["parts"]
+
+
+def test_weights_of_other_programs_are_told_from_those_of_jaxadv(tmp_path):
+    import safetensors.numpy
+
+    file = tmp_path / "net.safetensors"
+    for metadata in (None, {"format": "pt"}):  # as torch and transformers write them
+        safetensors.numpy.save_file({"weight": WEIGHTS}, file, metadata)
+        with pytest.raises(ValueError, match=r"1 arrays and no metadata.*ja.from_torch_arrays"):
+            ja.load_model(file)
+
+
+def test_the_command_line_reads_the_arrays_of_a_file_once(tmp_path, monkeypatch):
+    from jaxadv.cli.subject import Subject, _loaded_model
+    from jaxadv.models import weights
+
+    module = get_definition("FC")(widths=(4,), classes=3)
+    variables = module.init(jax.random.key(0), IMAGES)
+    file = tmp_path / "net.safetensors"
+    save_weights(file, "FC", {"widths": [4], "classes": 3}, variables, image_shape=(2, 2, 1))
+    reads, read = [], weights.read_arrays
+    monkeypatch.setattr(weights, "read_arrays", lambda path: reads.append(path) or read(path))
+    model, name = _loaded_model(Subject(model=str(file)), (2, 2, 1))
+    assert (len(reads), name) == (1, "FC (net.safetensors)")
+    np.testing.assert_allclose(model(IMAGES), module.apply(variables, IMAGES), atol=1e-6)
+
+
+def test_functions_that_are_no_jax_are_told_how_they_are_called():
+    model = ja.from_function(lambda images: np.asarray(images).reshape(6, 4) @ WEIGHTS)
+    with pytest.raises(ValueError, match=r"no function of JAX.*differentiable=False"):
+        ja.run(ja.FGSM(), model, IMAGES, [0] * 6, 0.1, key=jax.random.key(0))

@@ -148,6 +148,8 @@ BATCHES = {
     "reshape-with-the-rest": "a = Reshape (x, rest)  b = Softmax (a)  f = Reshape (b, rows)",
     "expand": """a = Expand (token, tokens)  b = Unsqueeze (x, one)
                  c = Concat <axis = 1> (a, b)  f = ReduceSum <keepdims = 0> (c, one)""",
+    "token-for-each": """b = Unsqueeze (x, one)  c = Concat <axis = 1> (repeated, b)
+                 f = ReduceSum <keepdims = 0> (c, one)""",
 }
 WRITTEN = {
     "whole": integers(3, 2, 6),
@@ -155,6 +157,7 @@ WRITTEN = {
     "rows": integers(-1, 12),
     "token": floats(1, 1, 12),
     "tokens": integers(3, 1, 12),
+    "repeated": np.repeat(floats(1, 1, 12), 3, 0),
     "one": integers(1),
     "w": floats(12, 4),
 }
@@ -164,7 +167,13 @@ HIDDEN = "a = Identity (x)  f = Add (a, h)"
 
 @pytest.mark.parametrize(
     ("name", "declared"),  # with a free batch only a shape without -1 tells what it was written for
-    [("reshape", 3), ("reshape", "N"), ("reshape-with-the-rest", 3), ("expand", 3)],
+    [
+        ("reshape", 3),
+        ("reshape", "N"),
+        ("reshape-with-the-rest", 3),
+        ("expand", 3),
+        ("token-for-each", 3),  # computed on groups of three
+    ],
 )
 def test_a_batch_that_is_written_into_the_graph_gives_way_to_any_other(name, declared):
     model = batch_of(BATCHES[name], declared)
@@ -173,7 +182,7 @@ def test_a_batch_that_is_written_into_the_graph_gives_way_to_any_other(name, dec
         [session(model).run(None, {"x": x})[0] for x in inputs.reshape(2, 3, 12)]
     )
     images = inputs.reshape(6, 1, 1, 12)
-    for count in (1, 6):
+    for count in (1, 4, 6):
         logits = ja.from_onnx(model)(images[:count])
         np.testing.assert_allclose(logits, expected[:count], rtol=1e-5, atol=1e-5)
 
@@ -460,3 +469,44 @@ def test_a_sequence_model_runs_in_double_precision_too():
     with jax.enable_x64(True):
         model = ja.from_onnx(recurrent_of("LSTM"))
         assert model(np.ones((2, 5, 4), np.float64)).dtype == np.float32
+
+
+def test_of_labels_and_scores_the_scores_are_taken():
+    graph = """<ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": 3]>
+        net (float[N, 2] x) => (int64[N] label, {scores}[N, 2] probability)
+        <float[2, 2] w = {{1, 0, 0, 1}}>
+        {{ z = MatMul (x, w)
+           label = ArgMax <axis = 1, keepdims = 0> (z)  probability = Softmax (z) }}"""
+    proto = onnx.parser.parse_model(graph.format(scores="float"))
+    rows = np.array([[0.2, 0.9], [0.7, 0.1]], np.float32)
+    np.testing.assert_allclose(ja.from_onnx(proto)(rows), jax.nn.softmax(rows), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"\['label', 'probability'\]: pass output="):
+        ja.from_onnx(onnx.parser.parse_model(graph.format(scores="int64")))
+
+
+@pytest.mark.parametrize("kind", ["linear", "network", "vectors"])
+def test_classifiers_of_scikit_learn_by_skl2onnx(kind):
+    skl2onnx = pytest.importorskip("skl2onnx")
+    from sklearn import linear_model, neural_network, svm
+
+    builds = {
+        "linear": linear_model.LogisticRegression(),
+        "network": neural_network.MLPClassifier((8,), max_iter=20),
+        "vectors": svm.LinearSVC(),
+    }
+    rows = np.random.default_rng(0).standard_normal((60, 5), np.float32)
+    for labels in (rows[:, 0] > 0, np.digitize(rows[:, 0] - rows[:, 1], [-0.5, 0.5])):
+        estimator = builds[kind].fit(rows, labels.astype(int))
+        proto = skl2onnx.to_onnx(estimator, rows[:1])
+        model = ja.from_onnx(proto, bounds=(-np.inf, np.inf))
+        np.testing.assert_array_equal(model(rows).argmax(1), estimator.predict(rows))
+
+
+def test_trees_have_no_gradient_and_are_refused_with_the_reason():
+    skl2onnx = pytest.importorskip("skl2onnx")
+    from sklearn.ensemble import RandomForestClassifier
+
+    forest = RandomForestClassifier(2).fit(np.eye(4), [0, 1, 0, 1])
+    proto = skl2onnx.to_onnx(forest, np.eye(4, dtype=np.float32)[:1])
+    with pytest.raises(ValueError, match=r"trees have no gradient.*ja.from_sklearn"):
+        ja.from_onnx(proto)

@@ -567,10 +567,11 @@ def body_graph(body, opset=17):
     return flat(nodes, [1, 2, 6], {k: v for k, v in STORED.items() if k in read}, opset)
 
 
-def classical(op, **attributes):
+def classical(op, *stored, **attributes):
     """A graph of one node of the domain ai.onnx.ml, of a classifier its scores."""
     outputs = ["label", "y"] if op == "LinearClassifier" else ["y"]
-    model = flat(node(op, "x", outputs=outputs, domain="ai.onnx.ml", **attributes), (1, 4))
+    one = node(op, "x", *stored, outputs=outputs, domain="ai.onnx.ml", **attributes)
+    model = flat(one, (1, 4), {name: np.array([2, 0, 2]) for name in stored})
     model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
     return (4,), model
 
@@ -585,6 +586,7 @@ GRAPHS |= {
     "linear": classical("LinearClassifier", **LINEAR, post_transform="NONE"),
     "linear-softmax": classical("LinearClassifier", **LINEAR, post_transform="SOFTMAX"),
     "linear-logistic": classical("LinearClassifier", **LINEAR, post_transform="LOGISTIC"),
+    "features": classical("ArrayFeatureExtractor", "places"),
     "normalized-by-l1": classical("Normalizer", norm="L1"),
     "normalized-by-l2": classical("Normalizer", norm="L2"),
     "normalized-by-max": classical("Normalizer", norm="MAX"),

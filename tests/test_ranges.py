@@ -123,7 +123,8 @@ def test_evaluation_and_proof_keep_to_the_ranges() -> None:
     )
     robust = [(exact > level).mean() for level in levels]
     np.testing.assert_allclose(report.robust_accuracy, robust)
-    assert report.bounds == (-3.0, 5.0)  # what pages scale pictures with
+    assert report.bounds == model.bounds
+    assert hull(report.bounds) == (-3.0, 5.0)  # what pages scale pictures with
     proof = ja.prove(model, ROWS, LABELS, 0.4, attacks={})
     np.testing.assert_array_equal(proof.proved, exact > 0.4)
     np.testing.assert_array_equal(proof.replay(model) > 0, proof.proved)

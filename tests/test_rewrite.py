@@ -15,6 +15,7 @@ from flax import linen, nnx
 from jax import lax
 
 from jaxadv.cpu import convolution
+from jaxadv.cpu.hoist import hoisted
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from tests.common import slow
 
@@ -260,7 +261,7 @@ def own_jvp():
     def _(primals, tangents):
         return layer(*primals), 3 * convolve(tangents[0], kernel)
 
-    return lambda x: jnp.tanh(layer(jax.nn.relu(layer(x)))).reshape(len(x), -1)[:, :3]
+    return lambda x: jnp.tanh(0.1 * layer(jax.nn.relu(layer(x)))).reshape(len(x), -1)[:, :3]
 
 
 def jitted():
@@ -608,3 +609,34 @@ def test_what_is_rewritten_still_has_its_derivatives(reduction):
     for derivative in (jax.grad, jax.hessian):
         ours, truth = derivative(rewrite_for_cpu(function))(values), derivative(function)(values)
         np.testing.assert_allclose(ours, truth, rtol=1e-4, atol=1e-4)
+
+
+def test_what_only_rearranges_weights_is_done_before_the_loop():
+    """A kernel in PyTorch's order is transposed once, and the loop's values are the same."""
+    kernel, image = arrays((3, 3, 5, 4)), arrays((2, 9, 9, 3), 1)  # out, in, height, width
+
+    def convolve(kernel: jax.Array, image: jax.Array) -> jax.Array:
+        numbers = ("NHWC", "OIHW", "NHWC")
+        return jax.lax.conv_general_dilated(
+            image, kernel, (1, 1), "SAME", dimension_numbers=numbers
+        )
+
+    def loop(kernel: jax.Array, image: jax.Array, before: bool) -> jax.Array:
+        step = rewrite_for_cpu(lambda image: jnp.tanh(convolve(kernel, image)))
+        step = hoisted(step, image) if before else step
+        return jax.lax.fori_loop(0, 3, lambda _, image: step(image), image)
+
+    def transposes(before: bool) -> tuple[int, int]:
+        outer = jax.make_jaxpr(lambda kernel, image: loop(kernel, image, before))(kernel, image)
+        inner = [str(eqn) for eqn in outer.eqns if eqn.primitive.name in ("scan", "while")]
+        count = "".join(inner).count("= transpose[")
+        return str(outer).count("= transpose[") - count, count
+
+    assert transposes(before=False)[1] > transposes(before=True)[1] == 0
+    assert transposes(before=True)[0] > 0
+    expected = image
+    for _ in range(3):
+        expected = jnp.tanh(convolve(kernel, expected))
+    for before in (False, True):
+        found = jax.jit(loop, static_argnums=2)(kernel, image, before)
+        np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -6,6 +6,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -13,6 +14,8 @@ import jaxadv as ja
 from jaxadv.core.norms import distance64
 from jaxadv.protocols.evaluation import SURVIVED
 from jaxadv.sweep import GridError, SweepStore, parse_grid
+from jaxadv.sweep.leaderboard import Standing
+from jaxadv.sweep.read import CellRows, Part
 from jaxadv.sweep.store import TIMED
 
 GRID = """
@@ -49,8 +52,10 @@ def untimed(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    summary = sweep(folder)
+    folder, one = tmp_path_factory.mktemp("whole"), jax.local_devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:  # as in all tests: a module's set-up comes before
+        patch.setattr(jax, "local_devices", lambda *_, **__: one)
+        summary = sweep(folder)
     assert summary.complete
     assert summary.rows == 12 * (2 * 2 + 2)
     return folder
@@ -144,6 +149,52 @@ def test_a_second_call_and_a_larger_grid_keep_what_is_there(whole, tmp_path):
     assert (first.kept, again.kept) == (0, first.jobs)
     assert sweep(tmp_path).computed == 0
     assert untimed(tmp_path).equals(untimed(whole))
+
+
+@pytest.mark.slow
+def test_what_is_proved_or_broken_is_so_by_the_distance_to_the_hyperplanes(tmp_path):
+    weights = jax.random.normal(jax.random.key(5), (36, 4))
+    model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, weights)
+    images = 0.5 + 0.2 * (IMAGES - 0.5)
+    data = ja.data.Dataset(images, np.asarray(model(images).argmax(-1)), IDS, "grey", tuple("abcd"))
+    text = """
+        seeds = [0, 1]
+        epsilons = {linf = [0.15, 0.166]}
+        data = [{name = "grey"}]
+        models = [{given = "linear"}]
+        attacks = [{name = "quick", prove = "fast"}]
+    """
+    ja.run_sweep(parse_grid(text), tmp_path, models={"linear": model}, data={"grey": data})
+    rows = SweepStore(tmp_path).rows().to_pandas().sort_values(["epsilon", "seed", "id"])
+    wide, columns = np.asarray(images, np.float64).reshape(12, -1), np.asarray(weights, np.float64)
+    own = data.labels
+    gaps = (wide @ columns)[np.arange(12), own][:, None] - wide @ columns
+    slopes = np.abs(columns[:, own].T[:, :, None] - columns[None]).sum(1)
+    exact = np.where(slopes > 0, gaps / np.where(slopes > 0, slopes, 1), np.inf).min(1)
+    epsilon = rows["epsilon"].to_numpy()
+    safe = np.tile(exact, 4) > epsilon
+    assert (np.abs(np.tile(exact, 4) / epsilon - 1) > 1e-3).all()
+    assert safe.any() and not safe.all()
+    assert rows["status"].tolist() == np.where(safe, "PROVED", "SUCCESS").tolist()
+    levels = ja.report.sweep_data(SweepStore(tmp_path))["standings"][0]["norms"]["linf"]["levels"]
+    for level in levels:
+        mean = safe[epsilon == level["epsilon"]].mean()
+        assert level["value"] == level["proved"]["value"] == mean
+
+
+def test_a_leaderboard_that_contradicts_itself_says_so():
+    about = {"model": "m", "data": "d", "norm": "linf", "goal": "untargeted"}
+    about |= {"model_hash": "", "data_hash": "", "attack": "", "seed": 0, "epsilon": 0.1}
+    standing = Standing(about)
+    for attack, status, epsilon in (("PGD", "SUCCESS", 0.1), ("quick", "PROVED", 0.2)):
+        success = status == "SUCCESS"
+        values = {"id": 0, "prediction": 1, "label": 1, "success": success, "status": status}
+        values |= {"forward": 1, "backward": 1}
+        rows = pa.table({name: [value] for name, value in values.items()})
+        part = Part("", 0, 0, rows)
+        at = {**about, "attack": attack, "epsilon": epsilon}
+        standing.add(CellRows("", at, 1, ("",), (part,)))
+    assert standing.contradictions("linf") == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "value", "images", "gone", "empty"])
@@ -252,6 +303,13 @@ def test_a_job_that_fails_is_named_and_retried_on_request(tmp_path):
         ("steps = 20", 'steps = "x"', 8, "integer"),
         ("steps = 20", "step = 20", 8, "does not take"),
         ('norm = "l2"', 'norm = "l3"', 8, "l3"),
+        ('name = "PGD", steps = [3]', 'name = "quick", prove = "best"', 8, "prove='best'"),
+        (
+            'name = "PGD", steps = [3]',
+            'name = "quick", prove = "fast", goal = "next"',
+            8,
+            "untargeted",
+        ),
         ('name = "PGD"', 'name = "PGD", norm = "l2"', 8, "needs epsilons"),
         ("linf = [0.02", "l1 = [1.0], linf = [0.02", 5, "no attack runs in l1"),
     ],
@@ -280,3 +338,36 @@ def test_two_at_one_store_share_its_jobs(whole, tmp_path):
     made = [int(process.communicate()[0].split()[-1]) for process in both]
     assert sum(made) == len(SweepStore(tmp_path).manifest["jobs"])
     assert untimed(tmp_path).equals(untimed(whole))
+
+
+def test_the_next_group_is_compiled_ahead_by_the_programs_that_it_runs(tmp_path, monkeypatch):
+    """Reports come once a job runs; each begins the compilation of one group, and none twice."""
+    from jaxadv.engine.compilation import _PROGRAMS
+    from jaxadv.sweep import execute
+
+    grid = parse_grid(
+        'seeds = [0]\nlanes = 8\nepsilons = {linf = [0.02]}\ndata = [{name = "noise"}]\n'
+        'models = [{given = "a"}, {given = "b"}]\nattacks = [{name = "PGD", steps = [3]}]\n'
+    )
+
+    def programs(folder) -> int:
+        models = {  # functions that no other test has compiled
+            "a": ja.Model(lambda w, x: jnp.sin(x.reshape(len(x), -1)) @ w, WEIGHTS),
+            "b": ja.Model(lambda w, x: jnp.cos(x.reshape(len(x), -1)) @ w, WEIGHTS),
+        }
+        before = sum(len(program.pending) for program in _PROGRAMS)
+        summary = ja.run_sweep(grid, tmp_path / folder, models=models, data={"noise": DATA})
+        assert summary.complete
+        return sum(len(program.pending) for program in _PROGRAMS) - before
+
+    compile_job, begun = execute.compile_job, []
+
+    def noted(plan, job, devices):
+        begun.append((job.group, len(list(tmp_path.glob("ahead/**/*.parquet")))))
+        return compile_job(plan, job, devices)
+
+    monkeypatch.setattr(execute, "compile_job", noted)
+    ahead = programs("ahead")
+    assert len(begun) == 1 and begun[0][1] == 0  # before the first job was finished
+    monkeypatch.setattr(execute, "compile_job", lambda *_: None)
+    assert ahead == programs("after") > 0

@@ -33,6 +33,21 @@ class Function(nn.Module):
         return self.head(self.function(x).flatten(1))
 
 
+class Squeezed(nn.Module):
+    """No axes of size 1: of a single image not even that of the batch."""
+
+    def forward(self, x):
+        return x.squeeze()
+
+
+class Applied(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.forward = function
+
+
 def layers(*modules, features):
     return nn.Sequential(*modules, nn.Flatten(), nn.Linear(features, 4))
 
@@ -396,6 +411,96 @@ def test_a_dataclass_of_outputs():
     np.testing.assert_allclose(model(IMAGES), ja.from_torch(small(), SHAPE)(IMAGES), atol=1e-6)
 
 
+class LastStep(nn.Module):
+    """A network of series [N, T, C]: attention, and the logits of the last step."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(self.attention(x, x, x, need_weights=False)[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (
+            lambda: nn.Sequential(nn.BatchNorm1d(7), nn.Linear(7, 9), nn.GELU(), nn.Linear(9, 4)),
+            (7,),
+        ),
+        (LastStep, (11, 6)),
+        (
+            lambda: layers(nn.Conv1d(2, 5, 3, 2, 1), nn.ReLU(), nn.MaxPool1d(2), features=15),
+            (2, 12),
+        ),
+    ],
+)
+def test_rows_and_series_are_taken_as_they_are(build, shape):
+    torch.manual_seed(0)
+    module, inputs = build().eval(), RANDOM.standard_normal((5, *shape), np.float32)
+    model = ja.from_torch(module, shape, bounds=(-np.inf, np.inf))
+    np.testing.assert_allclose(model(inputs), module(torch.tensor(inputs)).detach(), atol=1e-5)
+    labels = np.arange(5) % 4
+
+    def loss(x):
+        return -jax.nn.log_softmax(model(x))[jnp.arange(5), labels].sum()
+
+    x = torch.tensor(inputs, requires_grad=True)
+    F.cross_entropy(module(x), torch.tensor(labels), reduction="sum").backward()
+    np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(inputs)), x.grad, atol=1e-5)
+    exported = torch.export.export(module, (torch.zeros(1, *shape),))
+    again = ja.from_torch(exported, bounds=(0.0, np.inf))
+    np.testing.assert_allclose(again(inputs), model(inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("end", [nn.Identity(), nn.Flatten(0), Squeezed()])
+def test_a_binary_classifier_may_return_one_logit(end):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 1), end).eval()
+    model = ja.from_torch(module, SHAPE)
+    single = module(torch.tensor(IMAGES.transpose(0, 3, 1, 2).copy())).detach().reshape(-1)
+    np.testing.assert_allclose(model(IMAGES), np.stack([0 * single, single], 1), atol=1e-5)
+
+
+def test_a_network_that_asks_for_gradients_is_converted_as_an_attack_sees_it():
+    def hard(x):  # robustbench's HardMaxMap does so
+        return x if x.grad_fn is not None else x * torch.inf
+
+    module = nn.Sequential(*layers(nn.Flatten(), features=192), Applied(hard)).eval()
+    assert ja.from_torch(module, SHAPE).apply.difference < 1e-5
+
+
+def test_assertions_that_nothing_is_nan_hold():
+    def checked(x):
+        y = F.softmax(x.flatten(1), 1)
+        assert not y.isnan().any()
+        return y
+
+    torch.manual_seed(0)
+    module = Function(checked, 192).eval()
+    compare(module, ja.from_torch(module, SHAPE), IMAGES)
+
+
+def test_logits_that_jump_where_float32_rounds_are_told_from_wrong_ones():
+    class Steep(nn.Module):
+        """The rounding of a sum of 192 products, enlarged: another order gives another value."""
+
+        def __init__(self):
+            super().__init__()
+            self.dense = nn.Linear(192, 4)
+
+        def forward(self, x):
+            return torch.sin(2e6 * self.dense(x.flatten(1)))
+
+    torch.manual_seed(0)
+    module = Steep().eval()
+    with pytest.warns(UserWarning, match="jump where float32 rounds.*agree in float64"):
+        model = ja.from_torch(module, SHAPE)
+    assert model.apply.difference > 1e-3
+
+
 def test_a_network_in_double_precision_is_computed_in_float32():
     model = ja.from_torch(layers(nn.Flatten(), features=192).eval().double(), SHAPE)
     assert {array.dtype for array in model.params.values()} == {np.dtype(np.float32)}
@@ -467,8 +572,9 @@ def test_unknown_operators_are_all_named_with_their_modules():
 
 def test_images_of_another_shape():
     refused(small(), r"fails on an image \[1, 1, 8, 8\] \(image_shape=\(8, 8, 1\)", (8, 8, 1))
+    refused(small(), r"fails on an input \[1, 8, 8\].*for an image is \[H, W, C\]", (8, 8))
     refused(small(), r"image_shape=None: pass \[H, W, C\]", None)
-    refused(small(), r"image_shape=\(8, 8\): pass \[H, W, C\]", (8, 8))
+    refused(small(), r"image_shape=\(8, 8, 1, 3\): pass \[H, W, C\]", (8, 8, 1, 3))
     model = ja.from_torch(small(), SHAPE)
     with pytest.raises(ValueError, match=r"converted for images \[N, 8, 8, 3\]"):
         model(IMAGES[:, :4])
@@ -497,6 +603,8 @@ def test_programs_that_do_not_fit(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent.pt2"):
         ja.from_torch(tmp_path / "absent.pt2")
     refused(small, "module is function: pass a torch.nn.Module")
+    traced = torch.jit.trace(small(), torch.zeros(1, 3, 8, 8))
+    refused(traced, "module is TopLevelTracedModule.*pass the module that was traced")
 
 
 def test_other_logits_in_jax_are_refused(monkeypatch):

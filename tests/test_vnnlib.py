@@ -199,9 +199,7 @@ def test_the_competitions_answers(shared, tmp_path, net, name):
     known = rows[f"{net}.onnx", f"{name}.vnnlib"]["consensus"]
     assert known in ("sat", "unsat")
     network, path = place / "onnx" / f"{net}.onnx", place / "vnnlib" / f"{name}.vnnlib.gz"
-    result = run_command(
-        "prove --model", network, "--property", path, "--effort strong --output", tmp_path
-    )
+    result = run_command("prove", network, path, "--effort strong --output", tmp_path)
     assert result.exit_code == 0, result.output
     answer, *witness = (tmp_path / "result.txt").read_text().splitlines()
     assert answer == known == json.loads((tmp_path / "report.json").read_text())["answer"]
@@ -227,6 +225,7 @@ def test_wrong_options_are_named(tmp_path):
         "leave --epsilon out"
         in run_command("prove --model net.onnx --epsilon 0.1 --property", file).stderr
     )
+    assert "pass NET.onnx PROPERTY.vnnlib" in run_command("prove net.onnx").stderr
     missing = run_command("prove --model net.onnx --property missing.vnnlib --output", tmp_path)
     assert "missing.vnnlib does not exist" in missing.stderr
     with pytest.raises(ValueError, match="the property has 2 inputs"):

@@ -3,9 +3,11 @@
 For the networks of the shared data (JAXADV_SHARED, or ../shared) with proved distances: the
 distance found over the proved minimum, over all images that a solver finished (median, 90th and
 99th percentile, worst, share within 0.1 %), of `ja.minimal_distance` at each effort and, with
-`--attacks`, of every attack that knows the norm. A distance below the proved one by more than 1e-4
-of it is wrong (exit status 1). linear: 784 entries, two classes and random hyperplanes, where the
-minimum within the box is known in closed form, in every norm.
+`--attacks`, of every attack that knows the norm. With `--prove`, how many images `ja.prove` proves
+a little below that minimum and breaks a little above it. A distance below the proved one by more
+than 1e-4 of it is wrong, and so is a proof above it (exit status 1). linear: 784 entries, two
+classes and random hyperplanes, where the minimum within the box is known in closed form, in every
+norm.
 """
 
 import sys
@@ -135,12 +137,50 @@ def compare(truth: Truth, efforts: list[str], attacks: bool, only: list[str]) ->
     return sound
 
 
+def prove(truth: Truth) -> bool:
+    """Print what is proved below the minimum and broken above it; whether nothing is wrong."""
+    rows, sound = [], True
+    for arithmetic in ("real", "float32"):
+        for share in (0.99, 0.999, 0.9999, 1.0001, 1.001):
+            begin = time.perf_counter()
+            proof = ja.prove(
+                truth.model,
+                truth.images,
+                truth.labels,
+                share * truth.distance,
+                truth.norm,
+                effort="strong",
+                arithmetic=arithmetic,
+                attacks={},
+            )
+            sound &= not (proof.broken if share < 1 - 1e-4 else proof.proved & (share > 1)).any()
+            seconds = f"{(time.perf_counter() - begin) / len(truth.labels):.2f}"
+            rows.append(
+                [
+                    arithmetic,
+                    f"{share:g}",
+                    f"{100 * proof.proved.mean():.1f}",
+                    f"{100 * proof.broken.mean():.1f}",
+                    f"{proof.subproblems.mean():.0f}",
+                    f"{proof.subproblems.max()}",
+                    seconds,
+                ]
+            )
+    show(
+        f"{truth.title}: proofs around the minimum, {len(truth.labels)} images",
+        ["arithmetic", "of it", "proved %", "broken %", "subproblems", "most", "s an image"],
+        rows,
+    )
+    return sound
+
+
 def main() -> None:
     parser = arguments(__doc__, names="such as mlp40_linf0.1 or linear (default: all)")
     parser.add_argument("--norm", action="append", help="of these norms only")
     parser.add_argument("--efforts", default=",".join(EFFORTS), help="of minimal_distance")
     parser.add_argument("--attacks", action="store_true", help="each single attack too")
     parser.add_argument("--only", default="", help="of the single attacks these, with commas")
+    parser.add_argument("--prove", action="store_true", help="proofs too, of the first networks")
     options = parser.parse_args()
     ja.use_cpu_cores()
     truths = [*proved(), *map(linear, ("linf", "l2", "l1", "l0"))]
@@ -150,7 +190,10 @@ def main() -> None:
         if wanted and (not options.norm or truth.norm in options.norm):
             efforts = [effort for effort in options.efforts.split(",") if effort]
             only = [name for name in options.only.split(",") if name]
-            sound &= compare(truth, efforts, options.attacks or bool(only), only)
+            if efforts or options.attacks or only:
+                sound &= compare(truth, efforts, options.attacks or bool(only), only)
+            if options.prove and not truth.title.startswith("linear"):
+                sound &= prove(truth)
     sys.exit(not sound)
 
 

@@ -110,7 +110,7 @@ def counterexamples(instance: Instance, images: np.ndarray) -> np.ndarray:
     inputs = np.where(inputs < instance.lower, np.nextafter(inputs, np.float32(np.inf)), inputs)
     inputs = np.where(inputs > instance.upper, np.nextafter(inputs, np.float32(-np.inf)), inputs)
     inside = ((inputs >= instance.lower) & (inputs <= instance.upper)).all(1)
-    run = _session(instance.network)
+    run = runs_in_onnxruntime(instance.network)
     (entry,) = run.get_inputs()
     logits = np.concatenate(
         [run.run(None, {entry.name: x.reshape(entry.shape)})[0] for x in inputs]
@@ -120,7 +120,8 @@ def counterexamples(instance: Instance, images: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache
-def _session(path: Path) -> Any:
+def runs_in_onnxruntime(path: Path) -> Any:
+    """The network in onnxruntime, on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -4,19 +4,19 @@ For each network: the share of the first images (of the verifiers' 200, where th
 that `ja.prove` proves at each effort, the share that is not broken, the margin's lower bound
 (median), subproblems and CPU seconds an image of all threads, compilation included. Beside it what
 others have published of all their images, with their budgets (beta-CROWN and BICCOS: a GPU and 200
-seconds an image).
+seconds an image). hard: images of which a mixed-integer solver found an adversarial image, and
+gradient attacks did not.
 
 Needs the shared data (JAXADV_SHARED, or ../shared).
 """
 
 import math
-import os
 
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import SHARED, arguments, load_images, show
-from jaxadv.models.published import load_published
+from benchmarks.common import arguments, processor_seconds, show
+from benchmarks.quality.networks import HARD, SUBJECTS, load
 from jaxadv.protocols.prover import EFFORTS
 
 NETWORKS = {
@@ -29,37 +29,20 @@ NETWORKS = {
 }
 
 
-def first_images(name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels: of the verifiers' list, if there is one, else of the test set."""
-    data = load_images(name)
-    file = SHARED / "models" / name / "sdp200_test_index.txt"
-    index = np.loadtxt(file, dtype=int) if file.is_file() else np.arange(len(data.labels))
-    if name.startswith("cifar"):  # some test images are missing in the file
-        with np.load(SHARED / "cifar10" / "cifar10_test.npz") as stored:
-            place = {int(number): row for row, number in enumerate(stored["index"])}
-        index = np.array([place[i] for i in index.tolist() if i in place])
-    return data.images[index[:count]], data.labels[index[:count]]
-
-
-def processor_seconds() -> float:
-    """CPU seconds of all threads of this process so far."""
-    times = os.times()
-    return times.user + times.system
-
-
 def main() -> None:
     parser = arguments(__doc__, names=f"of {list(NETWORKS)} (default: all)", count=20)
     parser.add_argument("--efforts", default=",".join(EFFORTS), help="with commas")
     parser.add_argument("--budget", type=int, help="subproblems an image")
     parser.add_argument("--seconds", type=float, default=math.inf, help="wall seconds of a row")
     parser.add_argument("--arithmetic", default="float32", help="float32 or real")
+    parser.add_argument("--hard", action="store_true", help="images that only a MIP solver broke")
     parser.add_argument("--attacks", default="quick", help="a cascade, or none")
     options = parser.parse_args()
     ja.use_cpu_cores()
-    for name in options.names or NETWORKS:
+    for name in options.names or (HARD if options.hard else NETWORKS):
         epsilon, published = NETWORKS[name]
-        model = load_published(SHARED / "models" / name)
-        images, labels = first_images(name, options.count)
+        which = "hard_mip_unsafe" if options.hard else SUBJECTS[name].images
+        model, _, (_, images, labels) = load(name, which, options.count)
         rows = []
         for effort in options.efforts.split(","):
             begin = processor_seconds()
@@ -88,7 +71,8 @@ def main() -> None:
                 ]
             )
         show(
-            f"{name}, Linf {epsilon:.4g}, {len(labels)} images (published, %: {published})",
+            f"{name}, Linf {epsilon:.4g}, {len(labels)} images"
+            + (" that a MIP broke" if options.hard else f" (published, %: {published})"),
             ["effort", "proved %", "not broken %", "lower", "subproblems", "CPU s", ""],
             rows,
         )

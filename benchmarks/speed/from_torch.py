@@ -1,9 +1,9 @@
 """`python -m benchmarks.speed.from_torch`: is a converted PyTorch network as fast as our own?
 
-A ResNet-18 of CIFAR's size, with random weights: written in PyTorch and converted by
-`ja.from_torch`, and our Flax definition with the same weights. Both take turns at PGD of 10 steps
-by `ja.run`, every step for every image; seconds are medians, the ratio is the median over the
-rounds. It needs torch.
+A ResNet-18 of CIFAR's size and timm's ViT-S/16 on images of 64 x 64, with random weights: converted
+by `ja.from_torch`, and our Flax definitions with the same weights. Both take turns at PGD of 10
+steps by `ja.run`, every step for every image; seconds are medians, the ratio is the median over the
+rounds. It needs torch, and timm for the second.
 """
 
 import itertools
@@ -56,29 +56,52 @@ class ResNet18(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-def main() -> None:
-    parser = arguments(__doc__, count=32)
-    parser.add_argument("--rounds", type=int, default=7, help="rounds (default: 7)")
-    options = parser.parse_args()
+def residual() -> tuple[nn.Module, str, tuple[int, int, int]]:
+    """The network, the name of our definition, and the shape of an image."""
+    return ResNet18(), "ResNet18", (32, 32, 3)
+
+
+def transformer() -> tuple[nn.Module, str, tuple[int, int, int]]:
+    """The same of a vision transformer, ViT-S/16, for small images."""
+    import timm
+
+    return timm.create_model("vit_small_patch16_224", img_size=64), "ViT", (64, 64, 3)
+
+
+NETWORKS = {"ResNet18": residual, "ViT-S": transformer}
+
+
+def compare(name: str, count: int, rounds: int) -> list[list]:
+    """The rows of a network's table."""
     torch.manual_seed(0)
-    module, shape = ResNet18().eval(), (32, 32, 3)
+    module, definition, shape = NETWORKS[name]()
+    module = module.eval()
     models = {
-        "Flax": ja.from_torch_arrays("ResNet18", module.state_dict(), image_shape=shape),
+        "Flax": ja.from_torch_arrays(definition, module.state_dict(), image_shape=shape),
         "from_torch": ja.from_torch(module, shape),
     }
-    images = np.random.default_rng(0).random((options.count, *shape), np.float32)
+    images = np.random.default_rng(0).random((count, *shape), np.float32)
     labels = np.asarray(models["Flax"](images).argmax(1))
 
     def attack(model: ja.Model) -> jax.Array:
         goal, key = ja.Untargeted(labels), jax.random.key(0)
         return ja.run(ja.PGD(steps=10), model, images, goal, 8 / 255, key=key, keep="last").images
 
-    sides = {name: lambda model=model: attack(model) for name, model in models.items()}
-    seconds = alternate(sides, options.rounds)
-    rows = [
-        [name, statistics.median(taken), ratio(taken, seconds["Flax"])]
-        for name, taken in seconds.items()
+    sides = {side: lambda model=model: attack(model) for side, model in models.items()}
+    seconds = alternate(sides, rounds)
+    return [
+        [f"{name}, {side}", statistics.median(taken), ratio(taken, seconds["Flax"])]
+        for side, taken in seconds.items()
     ]
+
+
+def main() -> None:
+    parser = arguments(__doc__, names=f"of {list(NETWORKS)} (default: all)", count=32)
+    parser.add_argument("--rounds", type=int, default=7, help="rounds (default: 7)")
+    options = parser.parse_args()
+    rows = []
+    for name in options.names or NETWORKS:
+        rows += compare(name, options.count, options.rounds)
     show(f"PGD, 10 steps, {options.count} images", ["network", "seconds", "of Flax"], rows)
 
 

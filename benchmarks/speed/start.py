@@ -5,20 +5,27 @@ number of programs, the seconds that the compiler reports (of all threads, so mo
 where it runs in several), and the peak of the memory. `--instructions` starts each cell once more
 with XLA's dump and counts the instructions of all programs, and of the largest one, before
 optimisation. With `--tree`, another checkout takes turns with this one, and its seconds stand after
-a stroke. Networks have random weights, and the labels are what they say, so that every image is
-attacked: 64 images, one epsilon, one CPU device.
+a stroke. Networks of ours have random weights, and their labels are what they say, so that every
+image is attacked, and falls soon; published networks of the shared data (mnist_cnn_a_adv) are
+attacked on their first test images, and those that survive see every stage. 64 images, one epsilon,
+one CPU device. `--command` times `jaxadv evaluate` instead, three starts: with an empty cache (the
+network is trained), with its network and its programs kept, and with its results kept.
 """
 
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from benchmarks.common import ROOT, arguments, show
+import numpy as np
+
+from benchmarks.common import ROOT, SHARED, arguments, load_images, show
 
 NETWORKS = {"FC": (28, 28, 1), "CNNA": (28, 28, 1), "ResNet18": (32, 32, 3)}
 CALLS = ("quick", "fast", "standard", "minimal_distance")
@@ -29,16 +36,21 @@ import collections, json, resource, sys, time
 import jax, jax.numpy as jnp, numpy as np
 import jaxadv as ja
 from jax import monitoring
-network, shape, call, count, epsilon = json.loads(sys.argv[1])
+network, shape, call, count, epsilon, given = json.loads(sys.argv[1])
 totals = collections.Counter()
 def note(name, seconds, **_):
     if name.endswith("backend_compile_duration"):
         totals["programs"] += 1
         totals["compiler"] += seconds
-module = ja.models.get_definition(network)()
-images = np.random.default_rng(0).random((count, *shape), np.float32)
-model = ja.from_linen(module, jax.jit(module.init)(jax.random.key(0), images[:1]))
-labels = np.asarray(jax.jit(lambda model, images: model(images))(model, images)).argmax(1)
+if given:
+    from jaxadv.models.published import load_published
+    model, data = load_published(network), np.load(given)
+    images, labels = data["images"], data["labels"]
+else:
+    module = ja.models.get_definition(network)()
+    images = np.random.default_rng(0).random((count, *shape), np.float32)
+    model = ja.from_linen(module, jax.jit(module.init)(jax.random.key(0), images[:1]))
+    labels = np.asarray(jax.jit(lambda model, images: model(images))(model, images)).argmax(1)
 key = jax.random.key(0)
 monitoring.register_event_duration_secs_listener(note)
 seconds = []
@@ -56,7 +68,18 @@ print(json.dumps({"seconds": seconds, "peak": peak, **totals}))
 
 def measure(tree: Path, network: str, call: str, calls: int = 2, flags: str = "") -> dict:
     """One process: seconds of each call, programs, seconds in the compiler, peak in GiB."""
-    words = json.dumps((network, NETWORKS[network], call, COUNT, EPSILON))
+    if network in NETWORKS:
+        words = json.dumps((network, NETWORKS[network], call, COUNT, EPSILON, None))
+        return _measure(tree, words, calls, flags)
+    epsilon = 0.3 if network.startswith("mnist") else 2 / 255
+    with tempfile.TemporaryDirectory() as folder:
+        images, path = load_images(network, COUNT), Path(folder) / "images.npz"
+        np.savez(path, images=images.images, labels=images.labels)
+        named = str(SHARED / "models" / network), None, call, COUNT, epsilon, str(path)
+        return _measure(tree, json.dumps(named), calls, flags)
+
+
+def _measure(tree: Path, words: str, calls: int, flags: str) -> dict:
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONWARNINGS": "ignore"}
     environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     done = subprocess.run(
@@ -81,14 +104,41 @@ def instructions(tree: Path, network: str, call: str) -> tuple[int, int]:
     return sum(counts), max(counts)
 
 
+def commands(trees: list[Path]) -> None:
+    """Whole processes of `jaxadv evaluate`, with an empty cache and with what it keeps."""
+    rows: list[list] = [["empty cache"], ["network and programs kept"], ["results kept"]]
+    for tree in trees:
+        with tempfile.TemporaryDirectory() as folder:
+            for row in rows:
+                if row is rows[1]:
+                    shutil.rmtree(Path(folder) / "jaxadv-results")
+                begun = time.perf_counter()
+                subprocess.run(
+                    [sys.executable, "-m", "jaxadv", "evaluate"],
+                    env={**os.environ, "PYTHONPATH": str(tree), "JAXADV_CACHE": f"{folder}/cache"},
+                    cwd=folder,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    check=True,
+                )
+                row.append(time.perf_counter() - begun)
+    show("jaxadv evaluate", ["start", *(f"{tree.name} s" for tree in trees)], rows)
+
+
 def main() -> None:
-    parser = arguments(__doc__, names=f"networks (default: all of {', '.join(NETWORKS)})")
+    parser = arguments(
+        __doc__, names=f"networks, ours or published (default: {', '.join(NETWORKS)})"
+    )
     parser.add_argument("--calls", nargs="+", default=CALLS, choices=CALLS, metavar="CALL")
     parser.add_argument("--rounds", type=int, default=1, help="processes of each cell (default: 1)")
     parser.add_argument("--instructions", action="store_true", help="count instructions, too")
     parser.add_argument("--tree", type=Path, help="another checkout to compare with")
+    parser.add_argument("--command", action="store_true", help="time jaxadv evaluate instead")
     given = parser.parse_args()
     trees = [ROOT, *([given.tree] if given.tree else [])]
+    if given.command:
+        commands(trees)
+        return
     rows = []
     for network in given.names or NETWORKS:
         for call in given.calls:

@@ -1,6 +1,6 @@
 """Random noise: the baseline for every attack."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ class _Noise(Attack):
     draws: int = static(default=1)
     restarts: int = static(default=1)
     pullbacks = 0
+    simple_norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
 
     def __post_init__(self) -> None:
         get_norm(self.norm)

@@ -27,7 +27,7 @@ from jaxadv.certification.operator_norms import (
     pooling_norm,
     sum_bound,
 )
-from jaxadv.core.calls import called
+from jaxadv.core.jaxprs import bind, called, walk
 from jaxadv.core.model import Model
 from jaxadv.engine.verify import predict
 
@@ -143,7 +143,7 @@ def spectrum(model: Model, image_shape: Sequence[int], iterations: int = 300) ->
     traced = jax.make_jaxpr(model.raw)(image)
     layers: list[Layer] = []
 
-    def rule(eqn: JaxprEqn, values: list[Any], name: str) -> Any:
+    def rule(eqn: JaxprEqn, values: list[Any], name: str) -> list[Any]:
         gain, kind, size = _gain(eqn, values, name)
         through = _combined(eqn, values, name) * gain
         if kind in ("dense", "convolution", "pooling") or gain != 1:
@@ -153,7 +153,7 @@ def spectrum(model: Model, image_shape: Sequence[int], iterations: int = 300) ->
                 shape = _shape(eqn.invars[place])
                 lower = operator_norm(_alone(eqn, values), shape, iterations=iterations)
             layers.append(Layer(name, kind, size, lower, gain, through))
-        return [through] * len(eqn.outvars) if eqn.primitive.multiple_results else through
+        return [through] * len(eqn.outvars)
 
     (out,) = _interpret(traced.jaxpr, traced.consts, [_Moving(1.0)], rule)
     return Spectrum(_distinct(layers), out.value if isinstance(out, _Moving) else 0.0)
@@ -181,11 +181,11 @@ def layer_outputs(model: Model, images: npt.ArrayLike) -> dict[str, Float[np.nda
     traced = jax.make_jaxpr(model.raw)(images)
     found: list[tuple[str, np.ndarray]] = []
 
-    def rule(eqn: JaxprEqn, values: list[Any], name: str) -> Any:
-        out = _bind(eqn, [v.value if isinstance(v, _Moving) else v for v in values])
+    def rule(eqn: JaxprEqn, values: list[Any], name: str) -> list[Any]:
+        outputs = bind(eqn, [v.value if isinstance(v, _Moving) else v for v in values])
         if eqn.primitive.name in _WEIGHTED:
-            found.append((name, np.asarray(out).reshape(len(images), -1)))
-        return out
+            found.append((name, np.asarray(outputs[0]).reshape(len(images), -1)))
+        return outputs
 
     _interpret(traced.jaxpr, traced.consts, [_Moving(images)], rule)
     names = _distinct([Layer(name, "layer", "", 0, 0, 0) for name, _ in found])
@@ -244,37 +244,25 @@ def _interpret(
     scope: str = "",
 ) -> list[Any]:
     """Evaluate a jaxpr; equations that depend on the image are left to rule(eqn, values, name)."""
-    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
 
-    def read(atom: Var | Literal) -> Any:
-        return atom.val if isinstance(atom, Literal) else known[atom]
-
-    for eqn in jaxpr.eqns:
-        values = [read(atom) for atom in eqn.invars]
+    def outputs_of(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         name = "/".join(part for part in (scope, str(eqn.source_info.name_stack)) if part)
         if not any(isinstance(value, _Moving) for value in values):
-            outs = _bind(eqn, values)
-            outs = outs if eqn.primitive.multiple_results else [outs]
-        elif (inner := called(eqn)) is not None:
-            outs = _interpret(inner.jaxpr, inner.consts, values, rule, name)
-        else:
-            outs = rule(eqn, values, name)
-            outs = [_Moving(v) for v in (outs if eqn.primitive.multiple_results else [outs])]
-        known.update(zip(eqn.outvars, outs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+            return bind(eqn, values)
+        if (inner := called(eqn)) is not None:
+            return _interpret(inner.jaxpr, inner.consts, values, rule, name)
+        return [_Moving(out) for out in rule(eqn, values, name)]
+
+    return walk(jaxpr, consts, inputs, outputs_of)
 
 
 def _shape(atom: Var | Literal) -> tuple[int, ...]:
     return cast(ShapedArray, atom.aval).shape
 
 
-def _bind(eqn: JaxprEqn, values: Sequence[Any]) -> Any:
-    return eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
-
-
 def _alone(eqn: JaxprEqn, values: Sequence[Any]) -> Callable[[Any], Any]:
     """Return the equation as a function of its one value that depends on the image."""
-    return lambda x: _bind(eqn, [x if isinstance(v, _Moving) else v for v in values])
+    return lambda x: bind(eqn, [x if isinstance(v, _Moving) else v for v in values])[0]
 
 
 def _combined(eqn: JaxprEqn, values: Sequence[Any], name: str) -> float:

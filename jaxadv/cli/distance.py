@@ -38,8 +38,7 @@ def distance(
     efforts = effort.split(",")
     with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
-        from jaxadv.core.bounds import hull
-        from jaxadv.protocols.portfolios import get_portfolio
+        from jaxadv.protocols.portfolios import get_portfolio, members_of
         from jaxadv.report import Page
         from jaxadv.report.distance import distance_data, print_distances, write_distances
 
@@ -51,7 +50,7 @@ def distance(
         members = [  # refuses unknown names before any work
             member
             for norm, effort in searches.values()
-            for member in get_portfolio(effort, norm, targeted=False)[0].values()
+            for member in members_of(get_portfolio(effort, norm, targeted=False)).values()
         ]
         loaded = run.load(subject, check_entries(members, math.inf))
         images = loaded.data
@@ -88,7 +87,8 @@ def distance(
                 images.classes,
                 about,
                 loaded.total,
+                images.features or None,
             ),
-            bounds=hull(loaded.model.bounds),
+            bounds=loaded.model.bounds,
         )
         run.conclude(bars, data["complete"])

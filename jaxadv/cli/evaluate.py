@@ -18,7 +18,7 @@ from jaxadv.cli.options import (
 )
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command
-from jaxadv.cli.subject import Subject, check_entries, check_proof
+from jaxadv.cli.subject import Subject, check_entries, check_proof, goal_of
 
 
 @app.command()
@@ -37,6 +37,7 @@ def evaluate(
         str | None,
         option("--prove", help="Prove what no attack breaks: fast, standard or strong."),
     ] = None,
+    targeted: Annotated[bool, option("--targeted", help="Towards class label + 1.")] = False,
     *,
     output: Output = Path("jaxadv-results"),
     json_file: Json = None,
@@ -72,7 +73,7 @@ def evaluate(
             report = ja.evaluate(
                 loaded.model,
                 images.images,
-                images.labels,
+                goal_of(images, targeted),
                 norm,
                 epsilons,
                 attacks,
@@ -88,15 +89,18 @@ def evaluate(
         about = {"model": loaded.name, "data": images.name, "attacks": attacks, "seed": loaded.seed}
         if prove is not None:
             about["prove"] = prove
+        if targeted:
+            about["goal"] = "class label + 1"
         data = {**about, **as_data(report, loaded.total)}
         run.print_title(loaded)
         print_report(data, run.console)
         run.write(data)
         write_csv(report, output / "report.csv")
-        write_robustbench(
-            report, output / "robustbench.json", name=loaded.name, dataset=images.name
-        )
-        write_pages(report, output / "images", images.classes)
+        robustbench = output / "robustbench.json"
+        robustbench.unlink(missing_ok=True)
+        if not targeted:
+            write_robustbench(report, robustbench, name=loaded.name, dataset=images.name)
+        write_pages(report, output / "images", images.classes, images.features or None)
         write_html(
             report,
             output / "report.html",
@@ -105,9 +109,14 @@ def evaluate(
                 images.classes,
                 about,
                 loaded.total,
+                images.features or None,
             ),
             model=loaded.model,
             pages="images/index.html",
         )
         pages = output / "images" / "index.html"
-        run.conclude(bars, report.complete, f", report.csv, robustbench.json\nimages: {pages}")
+        run.conclude(
+            bars,
+            report.complete,
+            f", report.csv{', robustbench.json' if not targeted else ''}\nimages: {pages}",
+        )

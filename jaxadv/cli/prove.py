@@ -2,8 +2,11 @@
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
+
+import typer
 
 from jaxadv.cli.app import app
 from jaxadv.cli.options import (
@@ -33,6 +36,14 @@ def prove(
         option("--epsilon", help="The radius: 0.1 or 8/255; repeatable, or with commas (0.02)."),
     ] = None,
     proving: Proving = Proving(),
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="NET.onnx PROPERTY.vnnlib",
+            help="As --model NET.onnx --property PROPERTY.vnnlib.",
+            show_default=False,
+        ),
+    ] = None,
     property_file: Annotated[
         Path | None,
         option("--property", help="Instead, decide a property (.vnnlib) of --model net.onnx."),
@@ -48,6 +59,11 @@ def prove(
     asks for, in OUTPUT/result.txt. Else writes OUTPUT/report.html and report.json. After
     Ctrl-C, the same command continues where it stopped.
     """
+    if files:
+        if len(files) != 2 or subject.model or property_file:
+            given = " ".join(map(str, files))
+            raise ValueError(f"{given!r}: pass NET.onnx PROPERTY.vnnlib, or options and no files")
+        subject, property_file = replace(subject, model=str(files[0])), files[1]
     radii = parse_epsilons(epsilon) if epsilon else [0.02]
     if property_file is not None:
         if epsilon:
@@ -58,7 +74,6 @@ def prove(
     until = time.monotonic() + seconds
     with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
-        from jaxadv.core.bounds import hull
         from jaxadv.protocols.cascades import get_cascade
         from jaxadv.report import Page, print_proofs, proofs_data, write_proofs
 
@@ -101,7 +116,8 @@ def prove(
                 images.classes,
                 {**loaded.about, **settings},
                 loaded.total,
+                images.features or None,
             ),
-            bounds=hull(loaded.model.bounds),
+            bounds=loaded.model.bounds,
         )
         run.conclude(bars, data["complete"])

@@ -59,7 +59,6 @@ def queries(
     with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
         from jaxadv.attacks import build_attack
-        from jaxadv.core.bounds import hull
         from jaxadv.core.norms import get_norm
         from jaxadv.protocols.query_curves import fit_attacks
         from jaxadv.report import Page
@@ -106,7 +105,8 @@ def queries(
                 images.classes,
                 about,
                 loaded.total,
+                images.features or None,
             ),
-            bounds=hull(loaded.model.bounds),
+            bounds=loaded.model.bounds,
         )
         run.conclude(bars, data["complete"])

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jaxadv.core.model import Model
     from jaxadv.core.typing import Key, Numbers, Params
     from jaxadv.data import Dataset
-    from jaxadv.protocols.cached_run import Refine
+    from jaxadv.protocols.cached_run import Refine, Softened
     from jaxadv.protocols.cascades import Chosen
 
 
@@ -290,13 +290,13 @@ def _loaded_model(subject: Subject, shape: tuple[int, ...]) -> tuple["Model", st
     """Return the model that exists, and its name in reports."""
     from jaxadv.models import load_model
     from jaxadv.models.named import name_of
-    from jaxadv.models.weights import read_arrays
+    from jaxadv.models.weights import read_metadata
 
     spec = str(subject.model)
     os.environ.setdefault("KERAS_BACKEND", "jax")  # read where Keras is imported, if at all
     if not spec.endswith(".safetensors"):
         return load_model(spec, shape, **subject.form), name_of(spec)
-    about = read_arrays(spec)[1]
+    about = read_metadata(Path(spec).expanduser())
     trained_on = tuple(about.get("image_shape", shape))
     if trained_on != tuple(shape):
         raise ValueError(
@@ -307,7 +307,7 @@ def _loaded_model(subject: Subject, shape: tuple[int, ...]) -> tuple["Model", st
 
 
 def check_entries(
-    entries: "Iterable[Attack | Refine | Chosen]", epsilons: "Numbers | None"
+    entries: "Iterable[Attack | Refine | Softened | Chosen]", epsilons: "Numbers | None"
 ) -> Check:
     """Return the check, for `find_subject`, of a cascade's or a portfolio's untargeted attacks.
 

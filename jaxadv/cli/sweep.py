@@ -167,9 +167,11 @@ def _print_plan(costs: Sequence["Cost"], folder: Path, run: Run) -> None:
     run.console.print(table)
     cells, rows = sum(c.cells for c in costs), sum(c.rows for c in costs)
     seconds = sum(c.seconds for c in costs)
+    proofs = any(c.group.entry.prover is not None for c in costs)
     run.print(
         f"{cells:,} cells, {rows:,} rows, of which {sum(c.done for c in costs):,} are in {folder}; "
-        f"at most {duration(seconds)} here (no success ends an attack early), compilation apart"
+        f"at most {duration(seconds)} here (no success ends an attack early), "
+        f"compilation{' and proofs' if proofs else ''} apart"
     )
 
 

@@ -19,10 +19,11 @@ class Ends(np.ndarray):
     It is a static field of a model, and therefore a part of compiled programs. Arithmetic on it
     gives plain arrays.
 
-    >>> import numpy as np
-    >>> from jaxadv.core.bounds import Ends
-    >>> Ends.of([0, 2]) == Ends.of(np.array([0.0, 2.0])), Ends.of([0, 2]) + 1
-    (True, array([1., 3.], dtype=float32))
+    Example:
+        >>> import numpy as np
+        >>> from jaxadv.core.bounds import Ends
+        >>> Ends.of([0, 2]) == Ends.of(np.array([0.0, 2.0])), Ends.of([0, 2]) + 1
+        (True, array([1., 3.], dtype=float32))
     """
 
     @classmethod

@@ -42,7 +42,11 @@ def load_object(text: str) -> object:
     place, name = match["place"], match["name"]
     module = _run_file(Path(place).expanduser()) if place.endswith(".py") else _import(place)
     if not hasattr(module, name):
-        there = [own for own in vars(module) if not own.startswith("_")]
+        there = [
+            own
+            for own, value in vars(module).items()
+            if not own.startswith("_") and not isinstance(value, ModuleType)
+        ]
         raise ValueError(f"{place} has no {name!r}: pass one of {', '.join(there) or 'its names'}")
     return getattr(module, name)
 
@@ -56,10 +60,17 @@ def called(value: object, *arguments: object) -> object:
 
     Returns:
         The result of the call, or the value.
+
+    Raises:
+        ValueError: If the function fails.
     """
     if not inspect.isfunction(value):
         return value
-    return value(*arguments[: len(inspect.signature(value).parameters)])
+    try:
+        return value(*arguments[: len(inspect.signature(value).parameters)])
+    except Exception as error:
+        file = value.__code__.co_filename
+        raise ValueError(f"{Path(file).name} {_failed(error, file)}") from error
 
 
 def takes_nothing(function: object) -> bool:

@@ -19,6 +19,8 @@ class Status(enum.IntEnum):
     REJECTED_LABEL = 5  # claimed, but not adversarial when classified again in another batch
     REJECTED_DISTANCE = 6  # claimed, but farther than epsilon in float64
     REJECTED_BOX = 7  # claimed, but outside the bounds or not finite
+    PROVED = 8  # no adversarial image exists within epsilon
+    UNDECIDED = 9  # neither an adversarial image nor a proof was found
 
     @property
     def success(self) -> bool:

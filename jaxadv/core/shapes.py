@@ -30,7 +30,12 @@ def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 def on_images(model: Model, shape: tuple[int, ...]) -> Model:
     """Return a model of inputs [N, *shape] as a model of images [N, H, W, C].
 
-    Bounds that are arrays get the shape of an image too.
+    Args:
+        model: The model of inputs of another shape.
+        shape: The shape of one input.
+
+    Returns:
+        The model of images. Bounds that are arrays have the shape of an image too.
 
     Raises:
         ValueError: If they do not broadcast to `shape`.

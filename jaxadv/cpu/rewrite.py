@@ -26,9 +26,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import Array, PyTree
 
+from jaxadv.core.jaxprs import bind, walk
 from jaxadv.cpu import strided_convolution
 from jaxadv.cpu.convolution import convolve, has_form, is_simple, kind_of
 
@@ -222,24 +223,13 @@ def _rewrite(value: PyTree, gradients: bool) -> PyTree:
 def _evaluate(
     jaxpr: Jaxpr, consts: Sequence[Array], args: Sequence[Array], gradients: bool
 ) -> list[Array]:
-    values: dict[Var, Array] = {}
-
-    def read(atom: Var | Literal) -> Array:
-        return atom.val if isinstance(atom, Literal) else values[atom]
-
-    values.update(zip(jaxpr.constvars, consts, strict=True))
-    values.update(zip(jaxpr.invars, args, strict=True))
-    for eqn in jaxpr.eqns:
-        inputs = [read(atom) for atom in eqn.invars]
+    def outputs_of(eqn: JaxprEqn, inputs: list[Array]) -> list[Array]:
         replace = _replacement(eqn, gradients)
         if replace is not None:
-            outputs = [replace(*inputs)]
-        else:
-            params = {name: _rewrite(value, gradients) for name, value in eqn.params.items()}
-            outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(params))
-            outputs = outputs if eqn.primitive.multiple_results else [outputs]
-        values.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+            return [replace(*inputs)]
+        return bind(eqn, inputs, {name: _rewrite(v, gradients) for name, v in eqn.params.items()})
+
+    return walk(jaxpr, consts, args, outputs_of)
 
 
 def rewrite_for_cpu(function: Callable[..., Any]) -> Callable[..., Any]:

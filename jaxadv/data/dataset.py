@@ -166,11 +166,14 @@ def _open_object(text: str, split: Split, layout: str | None) -> Source:
         return _read_source(whole)
     if not isinstance(whole, tuple | list) or len(whole) != 2:
         raise ValueError(
-            f"{text} is {type(whole).__name__}: name a pair (images [N, H, W, C], labels [N]), a "
-            "ja.data.Dataset, or a function that returns one of these"
+            f"{text} is {type(whole).__name__}: name a pair (images [N, H, W, C] or rows [N, D], "
+            "labels [N]), a ja.data.Dataset, or a function that returns one of these"
         )
-    images, labels = map(np.asarray, whole)
-    return _read_source(from_arrays(text, {"x": images, "y": labels}, layout), "layout")
+    arrays = {"x": np.asarray(whole[0]), "y": np.asarray(whole[1])}
+    columns = getattr(whole[0], "columns", None)  # of a DataFrame
+    if columns is not None:
+        arrays["features"] = np.asarray(columns, str)
+    return _read_source(from_arrays(text, arrays, layout), "layout")
 
 
 def _is_path(text: str) -> bool:

@@ -21,15 +21,17 @@ _SYNONYMS = {
 
 
 class Dataset(NamedTuple):
-    """Images with their classes, on the host.
+    """Images, or rows of a table or series, with their classes, on the host.
 
     Attributes:
-        images: float32 [N, H, W, C] in [0, 1].
+        images: float32 [N, H, W, C] in [0, 1]; or rows [N, D] or series [N, T, C] within the bounds
+            of the model.
         labels: int32 [N], the class numbers.
         ids: int32 [N], the positions of the images in the original set, which identify them in
             random keys and results.
         name: The name of the set.
         classes: The names of its K classes.
+        features: The names of the D features or C channels, for reports; empty for their numbers.
     """
 
     images: np.ndarray
@@ -37,6 +39,7 @@ class Dataset(NamedTuple):
     ids: np.ndarray
     name: str
     classes: tuple[str, ...]
+    features: tuple[str, ...] = ()
 
     def take(self, rows: Sequence[int] | np.ndarray | slice) -> "Dataset":
         """Return the images at these positions of this data set."""

@@ -13,7 +13,7 @@ from jaxadv.engine.checks import TOLERANCE
 
 LAYOUTS = ("NHWC", "NCHW")
 _CHANNELS = (1, 3, 4)
-_NAMES = ("x", "images", "y", "labels", "index", "classes")
+_NAMES = ("x", "images", "y", "labels", "index", "classes", "features")
 _MOST = 2**20  # limit of class numbers: larger labels are ids or hashes
 
 
@@ -21,9 +21,10 @@ def load_npz(path: str | os.PathLike[str], layout: str | None = None) -> Dataset
     """Load the images and labels of an npz file.
 
     The file holds `x` or `images`, [N, H, W], [N, H, W, C] or [N, C, H, W], bytes from 0 to 255 or
-    floats in [0, 1] (rounding errors are clipped as in `ja.run`), and `y` or `labels`, [N] integers
-    from 0. Optional are `index`, the positions of the images in the original set (default: 0 to
-    N - 1), and `classes`, the names of the classes. Other arrays are not read.
+    floats in [0, 1] (rounding errors are clipped as in `ja.run`), or rows [N, D] of a table, which
+    stay as they are, and `y` or `labels`, [N] integers from 0. Optional are `index`, the positions
+    of the images in the original set (default: 0 to N - 1), `classes`, the names of the classes,
+    and `features`, the names of the D features. Other arrays are not read.
 
     Args:
         path: The file, as `np.savez` writes it.
@@ -75,8 +76,10 @@ def from_arrays(
         raise ValueError(
             f"{path} holds {sorted(arrays)}: name the images x or images, the labels y or labels"
         )
-    images = _channels_last(path, images, layout)
-    images, top = _in_range(path, images)
+    if images.ndim == 2 and layout is None:
+        images, top = _table(path, images), 1
+    else:
+        images, top = _in_range(path, _channels_last(path, images, layout))
     classes = _names(path, arrays.get("classes"))
     labels = _class_numbers(path, labels, len(images), len(classes))
     ids = arrays.get("index", np.arange(len(labels)))
@@ -85,7 +88,13 @@ def from_arrays(
             f"{path}: index of shape {ids.shape} and dtype {ids.dtype}: pass {len(labels)} "
             "integers from 0 to 2**31 - 1, the images' positions in the original set"
         )
-    return make_dataset(images, top, labels, ids, path.stem, classes or numbered(labels))
+    features = _names(path, arrays.get("features"), "features") if images.ndim == 2 else ()
+    if features and len(features) != images.shape[1]:
+        raise ValueError(
+            f"{path}: features has {len(features)} names for {images.shape[1]}: pass one for each"
+        )
+    data = make_dataset(images, top, labels, ids, path.stem, classes or numbered(labels))
+    return data._replace(features=features)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -121,14 +130,30 @@ def _in_range(path: Path, images: np.ndarray) -> tuple[np.ndarray, int]:
     return (images if top == 255 else images.clip(0, 1)), top
 
 
-def _names(path: Path, names: np.ndarray | None) -> tuple[str, ...]:
-    """Return the names of the classes; empty where the file has none."""
+def _table(path: Path, rows: np.ndarray) -> np.ndarray:
+    """Return the rows [N, D] of a table, as floats; their range is that of the model."""
+    if rows.size == 0 or rows.dtype.kind not in "iufb":
+        raise ValueError(
+            f"{path}: rows of shape {rows.shape} and dtype {rows.dtype}: pass at least one, of "
+            "numbers; write categories as numbers, or as one column for each"
+        )
+    rows = rows.astype(np.float32)
+    if not np.isfinite(rows).all():
+        row, feature = np.argwhere(~np.isfinite(rows))[0]
+        raise ValueError(
+            f"{path}: row {row} has {rows[row, feature]} as feature {feature}: fill in or drop "
+            "what is missing"
+        )
+    return rows
+
+
+def _names(path: Path, names: np.ndarray | None, of: str = "classes") -> tuple[str, ...]:
+    """Return the names of the classes or features; empty where the file has none."""
     if names is None:
         return ()
     if names.ndim != 1 or names.dtype.kind not in "USiu":
         raise ValueError(
-            f"{path}: classes of shape {names.shape} and dtype {names.dtype}: pass one name for "
-            "each class"
+            f"{path}: {of} of shape {names.shape} and dtype {names.dtype}: pass one name for each"
         )
     return tuple(each.decode() if isinstance(each, bytes) else str(each) for each in names)
 
@@ -160,12 +185,16 @@ def _channels_last(path: Path, images: np.ndarray, layout: str | None) -> np.nda
     if images.ndim == 3:
         return images[..., None]
     if images.ndim != 4:
-        raise ValueError(f"{path}: images of shape {images.shape}: pass [N, H, W, C]")
+        raise ValueError(
+            f"{path}: images of shape {images.shape}: pass images [N, H, W, C] or rows [N, D] of a "
+            "table; series [N, T, C] are named as a ja.data.Dataset"
+        )
     if layout is None:
         fits = [images.shape[axis] in _CHANNELS for axis in (3, 1)]
         if fits[0] == fits[1]:
             raise ValueError(
-                f"{path}: images of shape {images.shape} may be NHWC or NCHW: pass layout"
+                f"{path}: images of shape {images.shape} may be NHWC or NCHW: pass layout to "
+                "load_data, or let Python code return a ja.data.Dataset, whose images are NHWC"
             )
         layout = LAYOUTS[fits.index(True)]
     return images if layout == "NHWC" else images.transpose(0, 2, 3, 1)

@@ -29,6 +29,11 @@ TRAINING_ERRORS = {  # names of Flax errors: other models must not import Flax
     "ModifyScopeVariableError": "update batch statistics",
     "InvalidRngError": "draw a dropout mask",
 }
+NO_JAX_ERRORS = (  # raised where a function computes with values that are not known yet
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,
+)
 PROBED = ("cross_entropy", "margin")  # losses whose gradients are checked
 Images = ArrayLike | Sequence
 BATCH = 7  # batch size of the trial: unlikely to be one a model is fixed to
@@ -60,7 +65,7 @@ def check_model(model: object, name: str = "model") -> None:
         raise ValueError(
             f"{name} is of type {type(model).__name__}: pass a ja.Model, made by ja.from_linen, "
             "ja.from_nnx, ja.from_function, ja.from_keras, ja.from_onnx, ja.from_sklearn, "
-            "ja.from_torch_arrays or ja.Model(apply, params)"
+            "ja.from_torch, ja.from_torch_arrays or ja.Model(apply, params)"
         )
 
 
@@ -398,13 +403,20 @@ def count_classes(model: Model, shape: tuple[int, ...]) -> int:
             ) from error
         channels_first = len(shape) == 3 and shape[0] in (1, 3) and shape[-1] not in (1, 3)
         hint = " (they look like NCHW: transpose to [N, H, W, C])" if channels_first else ""
+        if isinstance(error, NO_JAX_ERRORS):
+            raise ValueError(
+                f"model is no function of JAX ({said}): write it with jax.numpy, without control "
+                "flow that depends on the images, or let it be called on the host, "
+                "ja.from_function(function, differentiable=False), for attacks without gradients"
+            ) from error
         raise ValueError(
             f"model cannot be called on images of shape [N, {', '.join(map(str, shape))}]{hint}: "
             f"{said}; it was tried with {BATCH} images, and must accept a batch of any size"
         ) from error
     if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != BATCH or logits.shape[1] < 2:
         several = (
-            "; choose one part, jaxadv.models.selected(model, key or index); a detector's score is "
+            "; choose one part by its key or index, on the command line with --logits-of, in "
+            "Python with jaxadv.models.selected(model, part); a detector's score is "
             "no class: return the logits alone, or make it one with "
             "ja.with_detector(model, detector) and pass ja.Evading(labels, rejected) as the goal"
         )

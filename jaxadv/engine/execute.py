@@ -106,7 +106,8 @@ class Setup(NamedTuple):
     @property
     def programs(self) -> LoopPrograms:
         """The programs of the loop."""
-        return loop_programs(self.keep, self.halve, self.devices)
+        simple = self.attack.norm in self.attack.simple_norms
+        return loop_programs(self.keep, self.halve, self.devices, simple)
 
     @property
     def passes_per_tick(self) -> int:
@@ -247,7 +248,8 @@ def run_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Res
     keys, state = begin(attack, model, table, setup.key, width)
     table = table._replace(keys=keys)
     skipped = int((~active).sum())
-    layouts = result_layouts(attack, jax.eval_shape(lambda table: take(table, 0), table))
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), table)
+    layouts = result_layouts(attack, one)
     seen, lane_ticks, until = Seen.of(state, layouts, setup.keep), 0, 8
     while True:
         if budget.passes is not None:

@@ -6,18 +6,19 @@ after a given number of ticks and can be continued. The lanes are carried in pac
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxadv.core.attack import Attack
+from jaxadv.core.attack import Attack, Problem
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take, where
 from jaxadv.core.typing import Number
-from jaxadv.engine.batch import tick_function
+from jaxadv.cpu.hoist import hoisted
+from jaxadv.engine.batch import on_cpu, tick_function
 from jaxadv.engine.packing import Layout, Packed, put_rows, take_rows
 from jaxadv.engine.queue import EntryResult, Results, RowResult, Table, improves, success_rank
 from jaxadv.engine.tick import Lane
@@ -29,7 +30,8 @@ class LoopState(NamedTuple):
     """State of the compiled loop with L lanes, M rows and R entries a row.
 
     Attributes:
-        lanes: The lanes, packed; whether they are finished stands in `finished`.
+        problems: The problem of each lane, packed; no tick changes it.
+        lanes: The rest of the lanes, packed; whether they are finished stands in `finished`.
         finished: Whether each lane waits for its entry to be recorded.
         entry: The queue entry in each lane (R * M: none).
         age: The ticks of each lane's entry.
@@ -40,6 +42,7 @@ class LoopState(NamedTuple):
         entries: The results so far of the entries, packed.
     """
 
+    problems: Packed
     lanes: Packed
     finished: Bool[Array, " L"]
     entry: Int[Array, " L"]
@@ -93,11 +96,13 @@ class Layouts(NamedTuple):
     """How the packed parts of a loop state are read.
 
     Attributes:
-        lane: Of one lane; its field `finished` is None.
+        problem: Of the problem of one lane.
+        lane: Of the rest of one lane; its fields `problem` and `finished` are None.
         row: Of the result of one row; its field `best.image` is None.
         entry: Of the result of one entry.
     """
 
+    problem: Layout
     lane: Layout
     row: Layout
     entry: Layout
@@ -106,13 +111,20 @@ class Layouts(NamedTuple):
     def of(cls, attack: Attack, model: Model, table: Table) -> "Layouts":
         """Return the layouts of an attack on the rows of a table that has keys."""
 
-        def one(table: Table) -> Lane:
-            lane = table.lane(attack, model.bounds, jnp.int32(0), jnp.int32(0))
-            return lane._replace(finished=None)
+        def one(table: Table) -> tuple[Problem, Lane]:
+            return apart(table.lane(attack, model.bounds, jnp.int32(0), jnp.int32(0)))
 
         assert table.keys is not None
-        lane = Layout(jax.eval_shape(one, table), table.keys)
-        return cls(lane, *result_layouts(attack, table))
+        problem, lane = jax.eval_shape(one, table)
+        lanes = Layout(problem, table.keys), Layout(lane, table.keys)
+        return cls(*lanes, *result_layouts(attack, table))
+
+    def lanes(self, state: LoopState) -> Lane:
+        """Return the lanes of a loop state."""
+        # What the compiler derives from the problems alone, such as the box, it moves out of the
+        # loop; it could not if they were packed with what a tick changes.
+        problem, rest = self.problem.unpack(state.problems), self.lane.unpack(state.lanes)
+        return rest._replace(problem=problem, finished=state.finished)
 
     def results(self, state: LoopState) -> Results:
         """Return the results of a loop state."""
@@ -123,13 +135,28 @@ class Layouts(NamedTuple):
 
 def result_layouts(attack: Attack, table: Table) -> tuple[Layout, Layout]:
     """Return the layouts of the result of one row, without its image, and of one entry."""
+    leaves, structure = jax.tree.flatten(table)
+    kinds = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    return _result_layouts(attack.entries, structure, kinds)
+
+
+@functools.lru_cache  # a trace takes as long as ten ticks of a small network
+def _result_layouts(
+    restarts: int, structure: Any, kinds: tuple[jax.ShapeDtypeStruct, ...]
+) -> tuple[Layout, Layout]:
+    table = structure.unflatten(kinds)
 
     def each(table: Table) -> tuple[RowResult, EntryResult]:
-        rows, entries = take(Results.empty(table, attack.entries), 0)
+        rows, entries = take(Results.empty(table, restarts), 0)
         return without_image(rows), entries
 
     row, entry = jax.eval_shape(each, table)
     return Layout(row, table.keys), Layout(entry, table.keys)
+
+
+def apart(lane: Lane) -> tuple[Problem, Lane]:
+    """Return the problem of a lane, and the rest without whether it is finished."""
+    return lane.problem, lane._replace(problem=None, finished=None)
 
 
 def without_image(result: RowResult) -> RowResult:
@@ -149,11 +176,15 @@ def init_lanes(attack: Attack, model: Model, table: Table, width: int) -> LoopSt
     """Return a loop state of `width` empty lanes, all of which wait for an entry."""
     layouts = Layouts.of(attack, model, table)
     results = Results.empty(table, attack.entries)
-    one = layouts.lane.structure.unflatten(layouts.lane.leaves)
-    lanes = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape), leaf.dtype), one)
+
+    def empty(layout: Layout) -> Packed:
+        leaves = [jnp.zeros((width, *leaf.shape), leaf.dtype) for leaf in layout.leaves]
+        return layout.pack(layout.structure.unflatten(leaves))
+
     none = jnp.zeros(width, jnp.int32)
     return LoopState(
-        lanes=layouts.lane.pack(lanes),
+        problems=empty(layouts.problem),
+        lanes=empty(layouts.lane),
         finished=jnp.ones(width, bool),
         entry=none + len(results.entries.ended),
         age=none,
@@ -191,7 +222,7 @@ def _turn_over(
     started = jax.vmap(lambda row, rank: table.lane(attack, model.bounds, row, rank))(
         fresh % rows, fresh // rows
     )
-    return _load(layouts, started._replace(finished=None), state, slots, fresh, loaded, head)
+    return _load(layouts, started, state, slots, fresh, loaded, head)
 
 
 def _succeeded_at(layouts: Layouts, state: LoopState, row: Int[Array, " N"]) -> Int[Array, " N"]:
@@ -278,8 +309,10 @@ def _load(
     new = jnp.where(own, jnp.where(loaded, fresh, entries), -1).max(1)
     entry = jnp.where(new < 0, state.entry, new)
     idle = (entry >= entries) & (head >= entries)
+    problem, rest = apart(started)
     return state._replace(
-        lanes=put_rows(state.lanes, into, layouts.lane.pack(started)),
+        problems=put_rows(state.problems, into, layouts.problem.pack(problem)),
+        lanes=put_rows(state.lanes, into, layouts.lane.pack(rest)),
         finished=state.finished & ((new < 0) | (new >= entries)) & ~idle,
         entry=entry,
         age=jnp.where(new < 0, state.age, 0),
@@ -303,8 +336,10 @@ def run_lanes(
     Returns:
         The loop state after the last tick.
     """
-    step = tick_function(attack, model, mode.keep, mode.rewrite)
     layouts = Layouts.of(attack, model, table)
+    step = tick_function(attack, model, mode.keep, mode.rewrite)
+    if on_cpu() if mode.rewrite is None else mode.rewrite:
+        step = hoisted(step, *jax.eval_shape(lambda s: (layouts.lanes(s), s.live), state))
     stop = state.ticks + ends.until
     turn_over = functools.partial(_turn_over, attack, model, table, layouts, mode.keep)
 
@@ -320,12 +355,12 @@ def run_lanes(
 
     def one_tick(state: LoopState) -> LoopState:
         live, age = state.live, state.age + 1
-        lanes = step(layouts.lane.unpack(state.lanes)._replace(finished=state.finished), live)
+        lanes = step(layouts.lanes(state), live)
         spent = age >= ends.limit
         if ends.most is not None:
             spent |= lanes.counts.queries >= ends.most
         return state._replace(
-            lanes=layouts.lane.pack(lanes._replace(finished=None)),
+            lanes=layouts.lane.pack(apart(lanes)[1]),
             finished=live & (lanes.finished | spent),
             age=age,
             ticks=state.ticks + 1,
@@ -342,6 +377,7 @@ def shrink_lanes(state: LoopState, width: int) -> LoopState:
     """Return the same loop state with `width` lanes; at most that many may be live."""
     order = jnp.argsort(~state.live, stable=True)[:width]
     return state._replace(
+        problems=take(state.problems, order),
         lanes=take(state.lanes, order),
         finished=state.finished[order],
         entry=state.entry[order],

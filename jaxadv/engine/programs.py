@@ -12,7 +12,7 @@ from jaxadv.core.attack import Attack
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.typing import ChosenDevices
-from jaxadv.cpu.compiler import brief_options
+from jaxadv.cpu.compiler import brief_options, simple_options
 from jaxadv.engine.compilation import Program
 from jaxadv.engine.lanes import Ends, LoopState, Mode, init_lanes, run_lanes, shrink_lanes
 from jaxadv.engine.packing import Layout
@@ -84,13 +84,16 @@ class LoopPrograms(NamedTuple):
 
 
 @functools.lru_cache
-def loop_programs(keep: str, halve: bool, devices: ChosenDevices) -> LoopPrograms:
+def loop_programs(
+    keep: str, halve: bool, devices: ChosenDevices, simple: bool = False
+) -> LoopPrograms:
     """Return the programs that begin and continue a loop, on one device or on several.
 
     Args:
         keep: As in `run`.
         halve: As in `run`.
         devices: The devices.
+        simple: Whether the loop is compiled in a simpler way (`Attack.simple_norms`).
 
     Returns:
         The programs.
@@ -126,12 +129,15 @@ def loop_programs(keep: str, halve: bool, devices: ChosenDevices) -> LoopProgram
     if len(devices) > 1:
         go_on_all = several(go_on, in_specs=(one, one, split, split, one))
     options, place = brief_options(platform), sharded(devices)
+    looping = simple_options(platform) if simple else None
     return LoopPrograms(
         Program(
             jax.jit(begin_all, static_argnums=4, out_shardings=place, compiler_options=options),
             static=4,
         ),
-        Program(jax.jit(go_on_all, donate_argnums=3, out_shardings=place)),
+        Program(
+            jax.jit(go_on_all, donate_argnums=3, out_shardings=place, compiler_options=looping)
+        ),
     )
 
 

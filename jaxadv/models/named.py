@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,15 @@ FORMS = (
     "a file (.safetensors, .onnx, .keras, .pt2), a folder of a published network, or "
     "file.py:name or package.module:name"
 )
+_PICKLE = (
+    ", a pickle, which is not read (it could run anything): build the network in Python, "
+    "load its weights, and name it as file.py:name, or write a .pt2 file with torch.export.save"
+)
+_INSTEAD = {
+    **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), _PICKLE),
+    **dict.fromkeys((".pkl", ".joblib"), ", a pickle: load it in Python, and name it"),
+    **dict.fromkeys((".h5", ".hdf5"), ": load it with Keras, and save it as a .keras file"),
+}
 SUFFIXES = (".safetensors", ".onnx", ".keras", ".pt2")
 
 
@@ -151,7 +160,8 @@ def _read(path: Path, shape: tuple[int, ...] | None, output: str | int | None) -
     if path.is_dir():
         return _select(load_published(path), output)
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is a file of another form: pass {FORMS}")
+        hint = _INSTEAD.get(path.suffix, "")
+        raise ValueError(f"{path} is a file of another form{hint}: pass {FORMS}")
     return _select(load_weights(path)[0], output)
 
 
@@ -206,10 +216,15 @@ def convert(
         return _select(from_linen(*value), output)
     if callable(value) and not isinstance(value, type):
         return _select(from_function(value), output)
+    hint = ""
+    if isinstance(value, type):
+        hint = f": it is a class, so name an object of it, net = {value.__name__}(...)"
+    elif isinstance(value, Mapping):
+        hint = ": weights alone do not say whose they are, see ja.from_torch_arrays"
     raise ValueError(
-        f"{title} is {type(value).__name__}, and no model: name a ja.Model, a network of PyTorch, "
-        "Keras or Flax, a classifier of scikit-learn, a function of images, or a function that "
-        "returns one of these"
+        f"{title} is {type(value).__name__}, and no model{hint}: name a ja.Model, a network of "
+        "PyTorch, Keras or Flax, a classifier of scikit-learn, a function of images, or a function "
+        "that returns one of these"
     )
 
 

@@ -4,9 +4,10 @@ The arrays are named by their path ("params/conv1/kernel"); definition, settings
 bounds and preprocessing are JSON strings in the file's metadata.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,12 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any]]:
     arrays, metadata = read_arrays(path)
     missing = [field for field in ("format", *_FIELDS) if field not in metadata]
     if missing:
-        raise ValueError(f"{path} has no metadata {missing}: write it with save_weights")
+        raise ValueError(
+            f"{path} has {len(arrays)} arrays and no metadata {missing}, so it does not say which "
+            "network they belong to: write it with ja.save_weights, or load it onto a module in "
+            f"Python, model = ja.from_torch_arrays(module, {Path(path).name!r}, image_shape), and "
+            "pass file.py:model"
+        )
     if metadata["format"] != FORMAT:
         raise ValueError(
             f"{path} has format {metadata['format']}, this jaxadv reads {FORMAT}: update jaxadv"
@@ -182,13 +188,36 @@ def write_arrays(
 
 def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read the arrays and the metadata that `write_arrays` wrote."""
+    with _opened(path) as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return arrays, _metadata(file)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the metadata that `write_arrays` wrote, and none of the arrays."""
+    with _opened(path) as file:
+        return _metadata(file)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     import safetensors
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist: pass a safetensors file")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+            yield file
+    except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file of jaxadv: {error}") from None
+
+
+def _metadata(file: Any) -> dict[str, Any]:
+    """Return the metadata as values; those of other programs, which are no JSON, are texts."""
+    values: dict[str, Any] = {}
+    for name, text in (file.metadata() or {}).items():
+        try:
+            values[name] = json.loads(text)
+        except json.JSONDecodeError:
+            values[name] = text
+    return values

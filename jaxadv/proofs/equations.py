@@ -5,7 +5,7 @@ ReLUs.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import JaxprEqn, Literal, Var
 
+from jaxadv.core.rectifiers import COMPARISONS, Atom, multiple, rectifier, sign
 from jaxadv.proofs.rules import Rules, unsupported
 from jaxadv.proofs.windows import pool, reduce_max
 
@@ -42,24 +43,6 @@ SMOOTH = {"exp", "logistic", "tanh", "erf", "rsqrt", "log", "sqrt"}  # nonlinear
 FLOATS = (jnp.float32, jnp.float64)
 
 
-class Atom(NamedTuple):
-    """A value on the walk.
-
-    Attributes:
-        value: An array, or what the rules made of a moving one.
-        moves: Whether it depends on the image.
-        origin: (number of the value x that this is a multiple of, x, factor), or None.
-        sign_of: For a comparison of a moving x with 0: (number of x, x, whether it is x > 0).
-        zero: Whether it is 0 in every entry, by the text of the program.
-    """
-
-    value: Any
-    moves: bool = False
-    origin: tuple[int, Any, Any] | None = None
-    sign_of: tuple[int, Any, bool] | None = None
-    zero: bool = False
-
-
 def equation(eqn: JaxprEqn, atoms: Sequence[Atom], rules: Rules) -> list[Atom]:
     """Return the outputs of an equation with a moving input."""
     name, params = eqn.primitive.name, eqn.params
@@ -69,14 +52,17 @@ def equation(eqn: JaxprEqn, atoms: Sequence[Atom], rules: Rules) -> list[Atom]:
     kinds: list[Any] = [v.aval for v in eqn.outvars]
     if any(kind.dtype not in (*FLOATS, jnp.bool_) for kind in kinds):
         raise unsupported(eqn)  # rounded to integers or half precision
-    if name in ("gt", "ge", "lt", "le"):
-        return [_sign(eqn, atoms)]
+    if (sign_of := sign(eqn, atoms)) is not None:
+        return [Atom(None, True, None, sign_of)]
+    if (found := rectifier(eqn, atoms)) is not None:
+        positive = rules.scale(rules.nonlinear("relu", found.x), found.above - found.below)
+        return [Atom(rules.rounded(rules.add(positive, rules.scale(found.x, found.below))), True)]
+    if name in COMPARISONS or any(atom.sign_of for atom in atoms):
+        raise unsupported(eqn)
     if name == "is_finite" or (name == "eq" and _is_infinite(eqn.invars[1])):
         # Where a bound is finite the value is; where none is, nothing is proved.
         return [Atom(jnp.full(_shape(eqn), name == "is_finite"))]
-    if name == "select_n" and moves[0]:
-        out = _leaky(eqn, atoms, rules)
-    elif name in ("max", "min") and any(map(_is_infinite, eqn.invars)):
+    if name in ("max", "min") and any(map(_is_infinite, eqn.invars)):
         if not _is_neutral(eqn):
             raise unsupported(eqn)
         out = values[moves.index(True)]
@@ -117,7 +103,7 @@ def equation(eqn: JaxprEqn, atoms: Sequence[Atom], rules: Rules) -> list[Atom]:
         out = _matrix_product(eqn, values, rules)
     elif _is_affine(eqn, moves):
         outs = rules.affine(eqn, values, moves)
-        return [Atom(out, True, _multiple(eqn, atoms)) for out in outs]
+        return [Atom(out, True, multiple(eqn, atoms)) for out in outs]
     else:
         raise unsupported(eqn)
     return [Atom(out, True)]
@@ -150,51 +136,6 @@ def _is_affine(eqn: JaxprEqn, moves: Sequence[bool]) -> bool:
 def _shape(eqn: JaxprEqn) -> tuple[int, ...]:
     aval: Any = eqn.outvars[0].aval
     return aval.shape
-
-
-def _multiple(eqn: JaxprEqn, atoms: Sequence[Atom]) -> tuple[int, Any, Any] | None:
-    """Return of which value the output is a multiple, where that is known."""
-    name = eqn.primitive.name
-    moving = next(atom for atom in atoms if atom.moves)
-    if moving.origin is None:
-        return None
-    number, base, factor = moving.origin
-    if name == "neg":
-        return number, base, -factor
-    if name == "mul" and len(atoms) == 2:
-        (other,) = (atom for atom in atoms if not atom.moves)
-        return number, base, factor * other.value
-    return moving.origin if name == "copy" else None
-
-
-def _sign(eqn: JaxprEqn, atoms: Sequence[Atom]) -> Atom:
-    """Return the comparison of a moving value with the literal 0."""
-    place = 0 if atoms[0].moves else 1
-    moving, zero = atoms[place], atoms[1 - place].zero
-    plain = moving.origin is not None and isinstance(moving.origin[2], float)
-    if not zero or not plain or moving.origin is None or moving.origin[2] != 1.0:
-        raise unsupported(eqn)
-    greater = (eqn.primitive.name in ("gt", "ge")) == (place == 0)
-    return Atom(None, True, None, (*moving.origin[:2], greater))
-
-
-def _leaky(eqn: JaxprEqn, atoms: Sequence[Atom], rules: Rules) -> Any:
-    """Return where(x > 0, a x, b x) = b x + (a - b) relu(x)."""
-    if atoms[0].sign_of is None or len(atoms) != 3:
-        raise unsupported(eqn)
-    number, x, greater = atoms[0].sign_of
-    factors = []
-    for place in (1, 2):
-        atom = atoms[place]
-        if atom.moves and atom.origin is not None and atom.origin[0] == number:
-            factors.append(atom.origin[2])
-        elif atom.zero:
-            factors.append(0.0)
-        else:
-            raise unsupported(eqn)
-    below, above = factors if greater else factors[::-1]
-    positive = rules.scale(rules.nonlinear("relu", x), above - below)
-    return rules.rounded(rules.add(positive, rules.scale(x, below)))
 
 
 def _matrix_product(eqn: JaxprEqn, values: Sequence[Any], rules: Rules) -> Any:

@@ -16,7 +16,8 @@ from jax.extend.core import JaxprEqn
 from jaxtyping import Array, PyTree
 
 from jaxadv.proofs.equations import MOVES
-from jaxadv.proofs.rules import FUNCTIONS, Rules
+from jaxadv.proofs.ranges import RANGES
+from jaxadv.proofs.rules import Rules
 from jaxadv.proofs.walk import evaluate
 
 ULPS = 8  # units in the last place by which a library's exp, tanh, ... may err
@@ -182,42 +183,6 @@ def _terms(eqn: JaxprEqn) -> int:
     if name == "reduce_window_sum":
         return math.prod(params["window_dimensions"])
     return avals[0].shape[params["axis"]] if name == "cumsum" else 1
-
-
-def _rising(kind: str) -> Callable[[Any, Any], tuple[Any, Any]]:
-    function = FUNCTIONS[kind]
-    return lambda low, high: (function(low), function(high))
-
-
-def _square(low: Any, high: Any) -> tuple[Any, Any]:
-    least, most = jnp.square(low), jnp.square(high)
-    inside = (low <= 0) & (high >= 0)
-    return jnp.where(inside, 0, jnp.minimum(least, most)), jnp.maximum(least, most)
-
-
-def _reciprocal(low: Any, high: Any) -> tuple[Any, Any]:
-    apart = (low > 0) | (high < 0)
-    low, high = jnp.where(apart, low, 1), jnp.where(apart, high, 1)
-    return jnp.where(apart, 1 / high, -jnp.inf), jnp.where(apart, 1 / low, jnp.inf)
-
-
-def _rsqrt(low: Any, high: Any) -> tuple[Any, Any]:
-    safe = jnp.where(low > 0, low, 1)
-    least = jnp.where(high > 0, jax.lax.rsqrt(jnp.where(high > 0, high, 1)), jnp.inf)
-    return least, jnp.where(low > 0, jax.lax.rsqrt(safe), jnp.inf)
-
-
-RANGES: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
-    **{kind: _rising(kind) for kind in ("relu", "exp", "logistic", "tanh", "erf")},
-    "square": _square,
-    "reciprocal": _reciprocal,
-    "rsqrt": _rsqrt,
-    "sqrt": lambda low, high: (jnp.sqrt(jnp.maximum(low, 0)), jnp.sqrt(jnp.maximum(high, 0))),
-    "log": lambda low, high: (
-        jnp.where(low > 0, jnp.log(jnp.where(low > 0, low, 1)), -jnp.inf),
-        jnp.where(high > 0, jnp.log(jnp.where(high > 0, high, 1)), -jnp.inf),
-    ),
-}
 
 
 def bounds(function: Callable[..., Any], low: PyTree, high: PyTree) -> tuple[PyTree, PyTree]:

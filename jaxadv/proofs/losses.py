@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxadv.core.model import Model
 from jaxadv.core.typing import Params
-from jaxadv.proofs.backward import Network, Region, crown, lower_bound, margin_of, run
+from jaxadv.proofs.backward import Region, crown, lower_bound, margin_of
 from jaxadv.proofs.intervals import Interval, IntervalRules, bounds
+from jaxadv.proofs.network import Network, run
 from jaxadv.proofs.roots import Inputs
 
 

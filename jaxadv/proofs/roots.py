@@ -9,17 +9,19 @@ from jaxtyping import Array
 
 from jaxadv.core.bounds import Bounds
 from jaxadv.core.model import Model
-from jaxadv.proofs.backward import Network, Region, run
+from jaxadv.proofs.backward import Region
 from jaxadv.proofs.intervals import Interval, IntervalRules
+from jaxadv.proofs.network import Network, run
+from jaxadv.proofs.programs import compiled
 from jaxadv.proofs.rules import Rules, apply
-from jaxadv.proofs.slopes import Entries, bound_all, compiled
+from jaxadv.proofs.slopes import Entries, Settings, bound_all
 
 
 class Inputs(Rules):
     """Plain arithmetic that remembers the inputs of all nonlinearities."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, wide: bool = False) -> None:
+        super().__init__(wide)
         self.inputs: list[Array] = []
 
     def nonlinear(self, kind: str, z: Array) -> Array:
@@ -150,9 +152,7 @@ def refine(
     model: Model,
     network: Network,
     ball: Balls,
-    norm: str,
-    program: float,
-    steps: int,
+    settings: Settings,
     active: np.ndarray,
     start: Region | None = None,
 ) -> Roots:
@@ -162,15 +162,17 @@ def refine(
         model: The model.
         network: Its trace.
         ball: The regions of the images.
-        norm: Name of the norm.
-        program: Half the machine epsilon of the arithmetic for which the proof is to hold.
-        steps: Steps of Adam for the slopes; 0: CROWN's slopes.
+        settings: How they are bounded.
         active: Booleans [N], the images that are bounded backward; the others by intervals.
         start: Bounds found before, or None.
 
     Returns:
         The regions, with the bounds.
+
+    Raises:
+        Stopped: `settings.stop` said so.
     """
+    steps, program = settings.steps, settings.program
     count = len(ball.image)
     if start is None:
         lower = np.full((count, network.size), -np.inf, ball.image.dtype)
@@ -180,7 +182,7 @@ def refine(
     backward = np.zeros(count, int)
     kept: list[list[Slopes]] = [[] for _ in range(count)]
     for number, node in enumerate(network.nodes):
-        if number == 0 and norm == "linf":
+        if number == 0 and settings.norm == "linf":
             continue  # an affine function of a box: intervals are nearly exact
         regions, _ = survey(model, ball, lower, upper, program=program)
         lower, upper = np.array(regions.lower), np.array(regions.upper)
@@ -189,7 +191,7 @@ def refine(
             continue
         one = np.ones(len(image), ball.image.dtype)
         rows = Entries(np.tile(image, 2), np.tile(entry, 2), np.concatenate([one, -one]))
-        found = bound_all(model, regions, rows, norm, number, steps)
+        found = bound_all(model, regions, rows, number, settings)
         backward += np.bincount(rows.image, minlength=count) * (1 + steps)
         if steps:
             free = undecided_columns(network, lower, upper, number)

@@ -10,6 +10,8 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array
 
+from jaxadv.core.jaxprs import bind
+
 
 class UnsupportedPrimitive(ValueError):
     """A model has an equation of which no sound bound is known here."""
@@ -47,8 +49,7 @@ class Rules:
         if self.wide:
             values = [_widened(value) for value in values]
             params = {name: _widened(value) for name, value in params.items()}
-        outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(params))
-        return list(outs) if eqn.primitive.multiple_results else [outs]
+        return bind(eqn, values, params)
 
     def add(self, a: Any, b: Any) -> Any:
         """Return a + b; b may be an array that does not move."""

@@ -15,37 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
-from jaxadv.cpu.rewrite import rewrite_for_cpu
-from jaxadv.proofs.backward import (
-    Network,
-    Parameters,
-    Region,
-    adaptive,
-    lower_bound,
-    margin_of,
-)
+from jaxadv.proofs.backward import Parameters, Region, adaptive, lower_bound, margin_of
+from jaxadv.proofs.network import Network
+from jaxadv.proofs.programs import divided, everywhere, width_of
 
 LEVELS = 255  # slopes are multiples of 1 / LEVELS
 CLEAR = 1e-3  # a bound above this part of the value at the image survives rounded slopes
 RATE = 0.1  # step size of Adam, and its decay a step
 DECAY = 0.97
-FEW_ROWS, MOST_ROWS = 16, 128  # rows of one call
-ROW_BYTES = 2**28  # all rows of one call together
-
-
-def compiled(function: Callable[..., Any], *static: str) -> Callable[..., Any]:
-    """Return the function jitted, and rewritten where convolutions are slow in loops."""
-
-    @functools.wraps(function)
-    def call(*args: Any, **options: Any) -> Any:
-        bound = functools.partial(function, **options)
-        return (rewrite_for_cpu(bound) if jax.default_backend() == "cpu" else bound)(*args)
-
-    return jax.jit(call, static_argnames=static)
 
 
 def descend(
@@ -153,7 +135,7 @@ def _bound_rows(
     return found.value, jnp.round(chosen.alpha * LEVELS).astype(jnp.uint8), found.corner
 
 
-bound_rows = compiled(_bound_rows, "norm", "node", "steps")
+bound_rows = divided(_bound_rows, "norm", "node", "steps")
 
 
 def portions(rows: Entries, width: int) -> Iterator[tuple[slice, Entries]]:
@@ -165,10 +147,26 @@ def portions(rows: Entries, width: int) -> Iterator[tuple[slice, Entries]]:
         yield slice(begin, begin + count), Entries(*(part[index] for part in rows))
 
 
-def width_of(size: int, rows: int) -> int:
-    """Return how many rows with `size` inputs of nonlinearities one call takes: few or many."""
-    most = max(FEW_ROWS, min(MOST_ROWS, ROW_BYTES // (64 * max(size, 1))))
-    return FEW_ROWS if rows <= FEW_ROWS else 1 << (most.bit_length() - 1)
+class Stopped(Exception):
+    """Bounding was stopped before its end."""
+
+
+class Settings(NamedTuple):
+    """How rows are bounded.
+
+    Attributes:
+        norm: Name of the norm.
+        steps: Steps of Adam for the slopes; 0: CROWN's slopes.
+        program: Half the machine epsilon of the arithmetic for which the proof is to hold.
+        mesh: The devices.
+        stop: Called before each call of a program; returns whether to raise `Stopped`.
+    """
+
+    norm: str
+    steps: int
+    program: float
+    mesh: Mesh
+    stop: Callable[[], bool] = lambda: False
 
 
 class Answers(NamedTuple):
@@ -180,13 +178,20 @@ class Answers(NamedTuple):
 
 
 def bound_all(
-    model: Model, regions: Region, rows: Entries, norm: str, node: int | None, steps: int
+    model: Model, regions: Region, rows: Entries, node: int | None, settings: Settings
 ) -> Answers:
-    """Return the bounds of all rows, in portions that fit the memory."""
-    size = regions.lower.shape[-1]
-    count = len(rows.image)
+    """Return the bounds of all rows, in portions that fit the memory.
+
+    Raises:
+        Stopped: `settings.stop` said so.
+    """
+    size, count = regions.lower.shape[-1], len(rows.image)
+    norm, steps, mesh = settings.norm, settings.steps, settings.mesh
+    model, regions = everywhere((model, regions), mesh)
     pieces = []
-    for own, part in portions(rows, width_of(size, count)):
-        found = bound_rows(model, regions, part, norm=norm, node=node, steps=steps)
+    for own, part in portions(rows, width_of(size, count, mesh)):
+        if settings.stop():
+            raise Stopped
+        found = bound_rows(model, regions, part, norm=norm, node=node, steps=steps, mesh=mesh)
         pieces.append([np.asarray(x)[: own.stop - own.start] for x in found])
     return Answers(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))

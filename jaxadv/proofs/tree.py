@@ -1,165 +1,24 @@
 """Branch and bound over the signs of ReLUs, for the margins of many images in one queue.
 
-A subproblem is one margin of one image on the part of its region where some ReLUs are on and some
-are off. Its bound is tightened over slopes and multipliers (Wang et al. 2021, beta-CROWN, arXiv
-2103.06624); if it stays below 0, the image at which the line below takes its least value is tried
-as an attack, and the region is split at another ReLU: of the `CANDIDATES` whose lines lose most at
-that image, the one whose worse half has the best bound (after Bunel et al. 2020, arXiv 1909.06588).
-
-In each round every open image hands in its worst subproblems, so what happens to an image depends
-on no other image.
+A subproblem whose bound stays below 0 is tried as an attack at the image where that is attained,
+and its region is split at another ReLU (`subproblems`). In each round every open image hands in its
+worst subproblems, so what happens to an image depends on no other image.
 """
 
 import heapq
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from jaxadv.core.model import Model
-from jaxadv.core.pytree import take
-from jaxadv.proofs.backward import (
-    Network,
-    Parameters,
-    Region,
-    look_around,
-    lower_bound,
-    margin_of,
-)
-from jaxadv.proofs.slopes import CLEAR, LEVELS, compiled, descend
+from jaxadv.proofs.backward import Region
+from jaxadv.proofs.programs import everywhere, width_of
+from jaxadv.proofs.slopes import Settings
+from jaxadv.proofs.subproblems import ROUND, STEPS, Packed, Subproblem, Treated, treat
 
-CANDIDATES = 3
-LANES = 64  # subproblems of one call, and the most of one image in a round
-STEPS = 3  # steps of Adam of a subproblem
-RATES = Parameters(0.1, 0, 0.3)
-
-
-class Subproblem(NamedTuple):
-    """A margin of an image on a part of its region.
-
-    Attributes:
-        bound: Lower bound that is known so far.
-        target: The class whose logit is subtracted.
-        alpha: Integers [M], uint8, slopes to begin with.
-        entry: The inputs of nonlinearities that are split.
-        sign: 1 or -1 for each of them.
-        beta: A multiplier for each of them.
-    """
-
-    bound: float
-    target: int
-    alpha: np.ndarray
-    entry: tuple[int, ...] = ()
-    sign: tuple[int, ...] = ()
-    beta: tuple[float, ...] = ()
-
-
-class Packed(NamedTuple):
-    """Subproblems as arrays, with a leading axis R.
-
-    Attributes:
-        image: Integers, the images.
-        label: Integers, their classes.
-        target: Integers.
-        alpha: Integers [R, M], uint8.
-        split: Integers [R, M], int8.
-        beta: Floats [R, M].
-    """
-
-    image: Any
-    label: Any
-    target: Any
-    alpha: Any
-    split: Any
-    beta: Any
-
-
-class Treated(NamedTuple):
-    """What became of subproblems, with a leading axis R.
-
-    Attributes:
-        bound: The best bounds.
-        alpha: Integers [R, M], uint8, the slopes that gave them.
-        beta: Floats [R, M], the multipliers that gave them.
-        corner: The image at which each bound is attained.
-        logits: Floats [R, K], the logits there.
-        entry: Where to split; -1: nothing is left to split.
-        halves: Floats [R, 2], bounds of the halves z >= 0 and z <= 0.
-    """
-
-    bound: Any
-    alpha: Any
-    beta: Any
-    corner: Any
-    logits: Any
-    entry: Any
-    halves: Any
-
-
-def _treat(model: Model, regions: Region, subs: Packed, *, norm: str, steps: int) -> Treated:
-    network = Network.of(model, regions.image.shape[1:])
-    classes = regions.output.shape[-1]
-    own = take(regions, subs.image)
-    cotangents = jax.vmap(lambda a, b: margin_of(a, b, classes, jnp.float32))(
-        subs.label, subs.target
-    )
-    rows = jnp.arange(len(subs.image))
-
-    def bound(chosen: Parameters) -> Any:
-        def one(region: Region, cotangent: Array, chosen: Parameters) -> Any:
-            return lower_bound(network, model.params, norm, region, cotangent, chosen)
-
-        return jax.vmap(one)(own, cotangents, chosen)
-
-    start = Parameters(
-        subs.alpha.astype(jnp.float32) / LEVELS, subs.split.astype(jnp.float32), subs.beta
-    )
-    enough = CLEAR * jnp.abs((cotangents * own.output).sum(1))
-    chosen = descend(lambda chosen: bound(chosen).value, start, enough, steps, RATES)
-    found = bound(chosen)
-
-    def around(region: Region, cotangent: Array, chosen: Parameters, point: Array) -> Any:
-        return look_around(network, model.params, region, cotangent, chosen, point)
-
-    logits, gaps = jax.vmap(around)(own, cotangents, chosen, found.corner)
-    free = (own.lower < 0) & (own.upper > 0) & (subs.split == 0) & splittable(network)
-    score = jnp.where(free, gaps, -1.0)
-    places = []
-    for _ in range(CANDIDATES):
-        place = score.argmax(1)
-        places.append(place)
-        score = score.at[rows, place].set(-1.0)
-
-    def half(place: Array, sign: float) -> Array:
-        split = chosen.split.at[rows, place].set(sign)
-        return bound(chosen._replace(split=split)).value
-
-    tried = jnp.stack([jnp.stack([half(place, sign) for sign in (1.0, -1.0)]) for place in places])
-    tried = jnp.where(jnp.isnan(tried), -jnp.inf, tried)
-    choice = tried.min(1).argmax(0)
-    entry = jnp.where(free.any(1), jnp.stack(places)[choice, rows], -1)
-    return Treated(
-        jnp.where(jnp.isnan(found.value), -jnp.inf, found.value),
-        jnp.round(chosen.alpha * LEVELS).astype(jnp.uint8),
-        chosen.beta,
-        found.corner,
-        logits,
-        entry,
-        tried[choice, :, rows],
-    )
-
-
-treat = compiled(_treat, "norm", "steps")
-
-
-def splittable(network: Network) -> np.ndarray:
-    """Return which inputs [M] are those of ReLUs."""
-    parts = [np.full(int(np.prod(n.shape)), n.kind == "relu") for n in network.nodes]
-    return np.concatenate([np.zeros(0, bool), *parts])
+CORNERS = 64  # images at which bounds were attained that a tree keeps
+CORNER_BYTES = 2**24  # all of them together
 
 
 class Tree:
@@ -174,6 +33,8 @@ class Tree:
         open: The others, the worst first.
         stuck: Those in which nothing is left to split.
         broken: Whether an adversarial image was found on the way.
+        corners: The images of least margin at which bounds were attained, as a heap of (margin
+            times -1, number, image).
     """
 
     def __init__(self, image: int, label: int, roots: list[Subproblem]):
@@ -182,8 +43,17 @@ class Tree:
         self.proved: list[Subproblem] = []
         self.stuck: list[Subproblem] = []
         self.open: list[tuple[float, int, Subproblem]] = []
+        self.corners: list[tuple[float, int, np.ndarray]] = []
         for root in roots:
             self.put(root)
+
+    def note(self, margin: float, corner: np.ndarray) -> None:
+        """Keep an image at which a bound was attained, if few have a lower margin."""
+        most = max(1, min(CORNERS, CORNER_BYTES // corner.nbytes))
+        if len(self.corners) < most:
+            heapq.heappush(self.corners, (-margin, next(self.numbers), corner.copy()))
+        elif margin < -self.corners[0][0]:
+            heapq.heapreplace(self.corners, (-margin, next(self.numbers), corner.copy()))
 
     def put(self, sub: Subproblem) -> None:
         """Add a subproblem to the proved or to the open ones."""
@@ -261,37 +131,38 @@ Candidates = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def grow(
     model: Model,
     regions: Region,
-    norm: str,
+    settings: Settings,
     trees: list[Tree],
     budget: int,
     attack: Candidates,
-    stop: Callable[[list[Tree]], bool],
+    settle: Callable[[Tree], None],
 ) -> None:
     """Split until every image is proved, broken, stuck or out of budget.
 
     Args:
         model: The model.
         regions: The regions of the images, by their number in the trees.
-        norm: Name of the norm.
+        settings: The norm, the devices and when to stop.
         trees: The trees, which are changed.
         budget: The most subproblems of one image.
         attack: Called with the numbers [R] of images and candidates [R, ...]; returns which of them
             are verified to be adversarial. Their trees are given up.
-        stop: Called with the trees that are still open before each call of the program; returns
-            whether to stop.
+        settle: Called with a tree in which subproblems are stuck, to decide them in another way.
     """
-    size = regions.lower.shape[-1]
+    size, mesh = regions.lower.shape[-1], settings.mesh
+    model, regions = everywhere((model, regions), mesh)
     while going := [tree for tree in trees if tree.unfinished and tree.count < budget]:
-        round_of = [(tree, sub) for tree in going for sub in tree.worst(LANES)]
-        for begin in range(0, len(round_of), LANES):
-            part = round_of[begin : begin + LANES]
-            if stop(going):
+        round_of = [(tree, sub) for tree in going for sub in tree.worst(ROUND)]
+        width = width_of(size, len(round_of), mesh)
+        for begin in range(0, len(round_of), width):
+            part = round_of[begin : begin + width]
+            if settings.stop():
                 for tree, sub in round_of[begin:]:
                     tree.put(sub)
                 return
-            out = Treated(
-                *map(np.asarray, treat(model, regions, pack(part, size), norm=norm, steps=STEPS))
-            )
+            packed, norm = pack(part, size, width), settings.norm
+            found = treat(model, regions, packed, norm=norm, steps=STEPS, mesh=mesh)
+            out = Treated(*map(np.asarray, found))
             images = np.array([tree.image for tree, _ in part])
             own = out.logits[: len(part)].astype(np.float64)
             labels = np.array([tree.label for tree, _ in part])
@@ -303,14 +174,18 @@ def grow(
                 for row in hit[attack(images[hit], out.corner[hit])]:
                     part[row][0].broken = True
             for row, (tree, sub) in enumerate(part):
-                tree.take_in(sub, take(out, row))
+                tree.note(float(margin[row] - own[row].max()), out.corner[row])
+                tree.take_in(sub, Treated(*(field[row] for field in out)))
+            for tree in going:
+                if tree.stuck and not tree.broken:
+                    settle(tree)
 
 
-def pack(subs: list[tuple[Tree, Subproblem]], size: int) -> Packed:
-    """Return subproblems as arrays of `LANES` rows, filled up with the first one."""
-    alpha = np.empty((LANES, size), np.uint8)
-    split, beta = np.zeros((LANES, size), np.int8), np.zeros((LANES, size), np.float32)
-    filled = subs + subs[:1] * (LANES - len(subs))
+def pack(subs: list[tuple[Tree, Subproblem]], size: int, width: int) -> Packed:
+    """Return subproblems as arrays of `width` rows, filled up with the first one."""
+    alpha = np.empty((width, size), np.uint8)
+    split, beta = np.zeros((width, size), np.int8), np.zeros((width, size), np.float32)
+    filled = subs + subs[:1] * (width - len(subs))
     for row, (_, sub) in enumerate(filled):
         alpha[row] = sub.alpha
         if sub.entry:

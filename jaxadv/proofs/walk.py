@@ -10,14 +10,12 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from jaxadv.core.calls import called
-from jaxadv.proofs.equations import Atom, equation
+from jaxadv.core.jaxprs import called, walk
+from jaxadv.core.rectifiers import Atom, at_rest, literal
+from jaxadv.proofs.equations import equation
 from jaxadv.proofs.rules import Rules
-
-KEEPS_ZERO = {"broadcast_in_dim", "convert_element_type", "reshape", "copy"}
 
 
 def evaluate(closed: ClosedJaxpr, inputs: Sequence[Any], moving: Sequence[bool], rules: Rules):
@@ -37,10 +35,7 @@ def evaluate(closed: ClosedJaxpr, inputs: Sequence[Any], moving: Sequence[bool],
             which bounds are known.
     """
     numbers = itertools.count()
-    atoms = [
-        Atom(x, m, (next(numbers), x, 1.0) if m else None)
-        for x, m in zip(inputs, moving, strict=True)
-    ]
+    atoms = [Atom(x, m).numbered(numbers) for x, m in zip(inputs, moving, strict=True)]
     return _walk(closed.jaxpr, closed.consts, atoms, rules, numbers)
 
 
@@ -51,29 +46,11 @@ def _walk(
     rules: Rules,
     numbers: "itertools.count[int]",
 ) -> list[Atom]:
-    known: dict[Var, Atom] = dict(zip(jaxpr.constvars, map(Atom, consts), strict=True))
-    known.update(zip(jaxpr.invars, inputs, strict=True))
-
-    def read(atom: Var | Literal) -> Atom:
-        if isinstance(atom, Literal):
-            return Atom(atom.val, zero=not np.any(atom.val))
-        return known[atom]
-
-    for eqn in jaxpr.eqns:
-        atoms = [read(atom) for atom in eqn.invars]
-        name = eqn.primitive.name
+    def outputs_of(eqn: JaxprEqn, atoms: list[Atom]) -> list[Atom]:
         if (inner := called(eqn)) is not None:
-            outs = _walk(inner.jaxpr, inner.consts, atoms, rules, numbers)
-        elif not any(atom.moves for atom in atoms):
-            zero = name in KEEPS_ZERO and atoms[0].zero
-            outs = [Atom(x, zero=zero) for x in Rules().affine(eqn, [a.value for a in atoms], [])]
-        else:
-            outs = equation(eqn, atoms, rules)
-            outs = [
-                out._replace(origin=(next(numbers), out.value, 1.0))
-                if out.moves and out.origin is None and out.sign_of is None
-                else out
-                for out in outs
-            ]
-        known.update(zip(eqn.outvars, outs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+            return _walk(inner.jaxpr, inner.consts, atoms, rules, numbers)
+        if not any(atom.moves for atom in atoms):
+            return at_rest(eqn, atoms)
+        return [out.numbered(numbers) for out in equation(eqn, atoms, rules)]
+
+    return walk(jaxpr, [Atom(value) for value in consts], inputs, outputs_of, literal)

@@ -4,12 +4,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxadv.core.attack import Attack
 from jaxadv.core.files import slug
+from jaxadv.core.host import HostFunction
 from jaxadv.core.model import Model
 from jaxadv.core.result import Cost, Result, Status, empty_result
+from jaxadv.core.softened import softened
 from jaxadv.engine.compilation import Compilation
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.execute import Budget
@@ -33,8 +36,46 @@ class Refine(NamedTuple):
     attack: Attack
 
 
+class Softened(NamedTuple):
+    """An entry of a cascade whose attack follows a softened derivative of the model.
+
+    The model's outputs are its own (see `ja.softened`). A model that draws at random, or has no
+    derivative, is attacked as it is.
+
+    Attributes:
+        attack: The attack, or a `Refine`.
+        width: How far from its kink, in the units of its input, a function is softened.
+        round: Entries of the same attack in different rounds draw different random numbers.
+    """
+
+    attack: Attack | Refine
+    width: float = 0.25
+    round: int = 0
+
+    def session(self, session: Session) -> Session:
+        """Return the session in which the attack runs."""
+        key = jax.random.fold_in(session.key, self.round) if self.round else session.key
+        model = session.model
+        if not model.random and not isinstance(model.apply, HostFunction):
+            model = softened(model, self.width)
+        return session._replace(model=model, key=key)
+
+
+def softened_of(entry: Any) -> Softened | None:
+    """Return the `Softened` in an entry; None if there is none."""
+    while not isinstance(entry, Attack | Softened) and hasattr(entry, "attack"):
+        entry = entry.attack
+    return entry if isinstance(entry, Softened) else None
+
+
+def session_of(entry: Any, session: Session) -> Session:
+    """Return the session in which the attack of an entry runs."""
+    soft = softened_of(entry)
+    return session if soft is None else soft.session(session)
+
+
 def attack_of(entry: Any) -> Attack:
-    """Return the attack of a cascade or portfolio entry, without `Refine`, `Hardest`, `Nearly`."""
+    """Return the attack of a cascade or portfolio entry, without what is around it."""
     while not isinstance(entry, Attack) and hasattr(entry, "attack"):
         entry = entry.attack
     return entry
@@ -75,20 +116,24 @@ def file_of(number: int, name: str) -> str:
 class Compiler:
     """Compiles the attacks of a cascade or portfolio in other threads, some stages ahead."""
 
-    def __init__(self, session: Session, plans: Mapping[str, Plan]) -> None:
+    def __init__(
+        self, session: Session, plans: Mapping[str, Plan], entries: Mapping[str, Any]
+    ) -> None:
         """Remember what is to be compiled.
 
         Args:
             session: What all attacks have in common; its room is set.
             plans: The attacks that are not in the store, by name, in the order of their runs.
+            entries: The cascade or portfolio.
         """
-        self.session, self.plans = session, plans
+        self.session, self.plans, self.entries = session, plans, entries
         self.begun: dict[str, Compilation] = {}
 
     def begin(self, name: str) -> None:
         """Begin to compile an attack, if it is not begun yet."""
         if name in self.plans and name not in self.begun:
-            self.begun[name] = compile_ahead(self.session, self.plans[name])
+            own = session_of(self.entries[name], self.session)
+            self.begun[name] = compile_ahead(own, self.plans[name])
 
     def wait(self, name: str) -> None:
         """Wait until an attack is compiled; the one after it is begun meanwhile."""
@@ -130,7 +175,7 @@ def open_compiler(
             lanes = session.width(attack.queries, len(own.source))
             keep = keep_of(attack, session.model)
             plans[name] = Plan(attack, own, keep, lanes, refines(entry))
-    return session, Compiler(session, plans)
+    return session, Compiler(session, plans, entries)
 
 
 def run_stage(

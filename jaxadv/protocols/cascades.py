@@ -5,6 +5,9 @@
 image, which AutoAttack runs one after the other, are entries of one queue here, and an image leaves
 the queue at its first success. Verdicts and counted passes are those of a sequential run. "fast"
 and "strong" are our own.
+
+No cascade contains another: "standard" is AutoAttack and nothing else, and "strong" on many images
+costs far less than "standard" does, which attacks every survivor in full.
 """
 
 import math
@@ -21,12 +24,15 @@ from jaxadv.engine.session import Rows, Session
 from jaxadv.engine.verify import margins, predict
 from jaxadv.protocols.cached_run import (
     Refine,
+    Softened,
     attack_of,
     describe,
     file_of,
     open_compiler,
     refines,
     run_stage,
+    session_of,
+    softened_of,
 )
 
 
@@ -69,13 +75,13 @@ class Hardest(NamedTuple):
     Which images these are depends on the other images; the result of each does not.
 
     Attributes:
-        attack: The attack, or a `Refine`.
+        attack: The attack, a `Refine` or a `Softened`.
         share: The number of attacked images, those of least margin under the attacks before, as a
             fraction of all images.
         least: The smallest number of attacked images.
     """
 
-    attack: Attack | Refine
+    attack: Attack | Refine | Softened
     share: float
     least: int = 128
 
@@ -91,11 +97,11 @@ class Nearly(NamedTuple):
     Whether an image is among them does not depend on the other images.
 
     Attributes:
-        attack: The attack, or a `Refine`.
+        attack: The attack, a `Refine` or a `Softened`.
         left: The largest fraction of the clean image's margin that the attacks before have left.
     """
 
-    attack: Attack | Refine
+    attack: Attack | Refine | Softened
     left: float
 
     def choose(self, survivors: Margins, images: int) -> np.ndarray:
@@ -104,7 +110,7 @@ class Nearly(NamedTuple):
 
 
 Chosen = Hardest | Nearly
-Cascade = dict[str, Attack | Refine | Chosen]
+Cascade = dict[str, Attack | Refine | Softened | Chosen]
 
 
 def quick(norm: str) -> Cascade:
@@ -176,16 +182,23 @@ def strong(norm: str) -> Cascade:
     """Return our strongest cascade, with the budget spent on the images of least margin.
 
     Images that survive many short runs from diverse starts are refined from their best image, by
-    gradients and by random squares in turn: each makes progress where the other has stopped.
+    gradients and by random squares in turn: each makes progress where the other has stopped. Runs
+    that follow a softened derivative before find units that are off at the image.
     """
     few = Diverse(norm=norm, steps=30, restarts=12, final=0.02)
+    blind = Diverse(norm=norm, steps=30, restarts=20, begin="corner", first=0.5, final=0.02)
+    after = Hardest(Refine(Diverse(norm=norm, steps=100, restarts=1, first=0.2, final=0.01)), 0.03)
     targeted = APGD(norm=norm, loss="dlr", targets=9)
     longer = Refine(APGD(norm=norm, loss="dlr", steps=400))
     return {
         "diverse, short": replace(few, restarts=1),
         "diverse": Hardest(few, 0.15),
         "APGD targeted": Hardest(targeted, 0.04),
-        "diverse, many": Hardest(replace(few, restarts=200), 0.03),
+        "diverse, many": Hardest(replace(few, restarts=100), 0.03),
+        "softened": Hardest(Softened(blind, 0.25), 0.03),
+        "softened, refining": after,
+        "softened less": Hardest(Softened(blind, 0.1, 1), 0.03),
+        "softened less, refining": after,
         "APGD, refining": Hardest(Refine(APGD(norm=norm, loss="dlr", steps=200)), 0.03),
         "Square, refining": Hardest(Refine(Square(norm=norm, p=0.05)), 0.02),
         "targeted, refining": Hardest(Refine(targeted), 0.02),
@@ -293,13 +306,16 @@ def run_cascade(
                     compiler.begin(certain)
         if len(own.source):
             compiler.wait(name)
+        depends = (attack.norm, describe(attack), own.epsilon, own.source, width, own.start)
+        if (soft := softened_of(entry)) is not None:
+            depends = (*depends, {"softened": soft[1:]})
         result = run_stage(
-            session._replace(lanes=width),
+            session_of(entry, session)._replace(lanes=width),
             name,
             attack,
             own,
             file=file_of(number, name),
-            depends=(attack.norm, describe(attack), own.epsilon, own.source, width, own.start),
+            depends=depends,
         )
         reached = result.distance
         if attack.needs_epsilon:
@@ -329,7 +345,7 @@ def _clean_margins(session: Session, cascade: Cascade, rows: Rows) -> Margins:
 
 
 def _choose(
-    entry: Attack | Refine | Chosen,
+    entry: Attack | Refine | Softened | Chosen,
     standing: np.ndarray,
     groups: np.ndarray,
     least: Margins,

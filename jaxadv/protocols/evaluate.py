@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.attacks import PGD, MinimalEpsilon
-from jaxadv.core.bounds import hull
-from jaxadv.core.goals import Evading, Goal, Untargeted
+from jaxadv.core.goals import Goal, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Status
 from jaxadv.core.typing import ArrayLike, Devices, Numbers
@@ -52,7 +51,9 @@ def evaluate(
         images: Floats [N, H, W, C] within `model.bounds`.
         labels: Integers [N], or `ja.Evading(labels, rejected)` for a model that can reject an
             image. Then only an image that is misclassified and accepted is a success, and a clean
-            image that is rejected counts as misclassified (`false_rejections`).
+            image that is rejected counts as misclassified (`false_rejections`). Or
+            `ja.Targeted(labels, targets)`: then only an image classified as its target is a
+            success, and all that are not yet are attacked.
         norm: "linf", "l2", "l1" or "l0".
         epsilons: Radii in the norm's unit and the scale of the images.
         attacks: The name of a cascade ("quick"; AutoAttack's "standard", "plus" and "rand"; our
@@ -60,7 +61,8 @@ def evaluate(
             of their runs. An entry can be `ja.Hardest(attack, share)`, which attacks the images of
             least margin, `ja.Nearly(attack, left)`, which attacks those with at most the fraction
             `left` of their clean margin, or `ja.Refine(attack)`, alone or in one of these, which
-            begins at the image of least margin so far.
+            begins at the image of least margin so far, or `ja.Softened(attack, width)`, likewise,
+            which follows a softened derivative (`ja.softened`).
         key: A JAX random key (default: seed 0).
         ids: Integers [N] that identify the images in the random keys (default 0 to N - 1).
         devices: The devices to use (default: all local devices).
@@ -81,9 +83,9 @@ def evaluate(
 
     Raises:
         ValueError: If an argument has the wrong type, shape, dtype or range, if a cascade is
-            unknown, if an attack works in another norm than `norm`, if `labels` is a targeted goal,
-            if an attack needs gradients of a model that has none, or if the model has a step that
-            cannot be proved: before any attack begins, and the message names the step.
+            unknown, if an attack works in another norm than `norm`, if a targeted goal is to be
+            proved, if an attack needs gradients of a model that has none, or if the model has a
+            step that cannot be proved: before any attack begins, and the message names the step.
         OSError: If the store's folder cannot be written to.
 
     Example:
@@ -102,13 +104,9 @@ def evaluate(
         model, images, labels, ids=ids, key=key, devices=devices, lanes=lanes, store=store
     )
     images, goal, ids = session.images, session.goal, session.ids
-    if goal.targeted:
-        raise ValueError("labels are a targeted goal: pass labels, or ja.Evading(labels, rejected)")
     count, shape = len(images), images.shape[1:]
-    rejected = int(goal.rejected) if isinstance(goal, Evading) else None
-    if prove is not None and rejected is not None:
-        raise ValueError(f"prove={prove!r} is for plain labels, not for ja.Evading: leave it out")
-    prover = None if prove is None else Prover(prove)
+    rejected, targets = getattr(goal, "rejected", None), getattr(goal, "targets", None)
+    prover = None if prove is None else _prover(prove, goal)
     network = None if prover is None else prover.check(model, shape, norm)
     if distances:
         shortest = PGD(norm=norm, steps=20, step_size=0.125)
@@ -129,9 +127,10 @@ def evaluate(
     predictions = np.where(np.isnan(logits).any(1), -1, logits.argmax(1))  # NaN: no prediction
     right = predictions == labels
     messages = _noticed(session, right, norm, levels, differentiable=not missing)
-    broken_by = np.tile(np.where(right, SURVIVED, MISCLASSIFIED), len(levels))
+    attacked = right if targets is None else predictions != targets
+    broken_by = np.tile(np.where(attacked, SURVIVED, MISCLASSIFIED), len(levels))
     adversarial = np.tile(images, (len(levels), *[1] * len(shape)))
-    distance = np.where(right, np.inf, 0.0)
+    distance = np.where(attacked, np.inf, 0.0)
     rows = Rows(np.tile(np.arange(count), len(levels)), np.repeat(levels, count))
     stages: list[Stage] = []
     with session.watched(progress) as session:
@@ -167,16 +166,25 @@ def evaluate(
         predictions=predictions,
         logits=logits,
         images=images,
-        bounds=hull(model.bounds),
+        bounds=model.bounds,
         stages=stages,
         broken_by=broken_by.reshape(len(levels), count),
         adversarial=adversarial.reshape(len(levels), *images.shape),
         distance=distance,
         messages=messages,
         complete=complete,
-        rejected=rejected,
+        rejected=None if rejected is None else int(rejected),
+        targets=None if targets is None else np.asarray(targets),
         proved=proved,
     )
+
+
+def _prover(prove: str, goal: Goal) -> Prover:
+    """Return how images are proved; ValueError for goals that are not."""
+    if type(goal) is not Untargeted:
+        name = type(goal).__name__
+        raise ValueError(f"prove={prove!r} is for plain labels, not for ja.{name}: leave it out")
+    return Prover(prove)
 
 
 def _noticed(

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from jaxadv.core.attack import Attack
+from jaxadv.core.bounds import Bounds
 from jaxadv.core.result import Result, Status
 from jaxadv.protocols.prover import Prover
 
@@ -42,22 +43,25 @@ class Report:
         predictions: Integers [N], the class of highest clean logit (-1 where a logit is NaN).
         logits: Floats [N, K], the logits of the clean images.
         images: Floats [N, H, W, C], the clean images.
-        bounds: Lower and upper bound of the pixel values; of features with ranges of their own, the
-            least and the largest.
+        bounds: The bounds of the model: the least and the largest pixel value, or the ranges of the
+            features.
         stages: Every attack with all its rows, in the order of their runs; last the proofs, whose
             successes are the counterexamples that they found.
         broken_by: Integers [E, N], the number of the stage that broke the image at this epsilon or
             a smaller one; -1 where the image survived, -2 where it was misclassified from the
-            start.
+            start (with targets: where it is in its target class).
         adversarial: Floats [E, N, H, W, C], the adversarial image of that stage, else the clean
             image.
         distance: Floats [N], the smallest adversarial distance that any stage found; 0 where the
-            clean image is misclassified, infinite where none was found.
+            clean image is misclassified (with targets: in its target class), infinite where none
+            was found.
         messages: Warnings of the checks.
         complete: False if the evaluation was interrupted.
         certified: Floats [N] or None, certified radii in the same norm (NaN: not certified); they
             are put in with `dataclasses.replace`.
         rejected: The rejection class of the model, None if it has none.
+        targets: Integers [N], the class that each image was to be turned into; None where any wrong
+            one counts.
         proved: Booleans [E, N], whether no image within this epsilon is adversarial, with
             certainty; None if nothing was to be proved.
     """
@@ -69,7 +73,7 @@ class Report:
     predictions: np.ndarray
     logits: np.ndarray
     images: np.ndarray
-    bounds: tuple[float, float]
+    bounds: Bounds
     stages: list[Stage]
     broken_by: np.ndarray
     adversarial: np.ndarray
@@ -78,6 +82,7 @@ class Report:
     complete: bool
     certified: np.ndarray | None = None
     rejected: int | None = None
+    targets: np.ndarray | None = None
     proved: np.ndarray | None = None
 
     @property
@@ -91,8 +96,19 @@ class Report:
         return None if self.rejected is None else float((self.predictions == self.rejected).mean())
 
     @property
+    def attacked(self) -> np.ndarray:
+        """Booleans [N], the images that were attacked: those that were not adversarial already.
+
+        They are those classified correctly; with targets, those not in their target class.
+        """
+        return self.broken_by[0] != MISCLASSIFIED
+
+    @property
     def robust_accuracy(self) -> np.ndarray:
-        """The fraction [E] of images that no attack broke, for each epsilon."""
+        """The fraction [E] of images that no attack broke, for each epsilon.
+
+        With targets, the fraction that no attack turned into their target.
+        """
         return (self.broken_by == SURVIVED).mean(1)
 
     @property
@@ -138,7 +154,7 @@ class Report:
     def accuracy_curve(self, epsilons: np.ndarray) -> np.ndarray:
         """Return the accuracy at given epsilons, from the smallest distance of each image."""
         broken = self.distance[None] <= np.asarray(epsilons)[:, None]
-        return 1 - (broken | (self.predictions != self.labels)).mean(1)
+        return 1 - (broken | ~self.attacked).mean(1)
 
     def certified_curve(self, epsilons: np.ndarray) -> np.ndarray | None:
         """Return the certified accuracy, at most the accuracy; None without certificates.

@@ -1,8 +1,11 @@
 """`minimal_distance`: find the nearest adversarial image with a portfolio of attacks.
 
 The members run one after the other; some begin afresh, some at the best image so far. An image that
-`PATIENCE` members in a row did not bring nearer is attacked no more. The result of an image does
-not depend on the other images.
+`PATIENCE` members of a phase in a row did not bring nearer is attacked no more in that phase. The
+result of an image does not depend on the other images.
+
+A stronger effort runs the phases of the weaker one first: the same members with the same random
+draws and the same limits. So its distances are never larger.
 """
 
 import dataclasses
@@ -15,12 +18,16 @@ from jaxtyping import Array
 
 from jaxadv.core.goals import Goal, Untargeted
 from jaxadv.core.model import Model
+from jaxadv.core.pytree import take
 from jaxadv.core.result import Cost, Status
 from jaxadv.core.typing import ArrayLike, Devices, Numbers
 from jaxadv.engine import checks
+from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.session import Rows, Session, StageProgress
-from jaxadv.engine.verify import margins
+from jaxadv.engine.verify import margins, verify
+from jaxadv.proofs.pieces import Pieces
 from jaxadv.protocols.cached_run import (
+    Compiler,
     attack_of,
     describe,
     file_of,
@@ -28,7 +35,8 @@ from jaxadv.protocols.cached_run import (
     refines,
     run_stage,
 )
-from jaxadv.protocols.portfolios import Portfolio, get_portfolio
+from jaxadv.protocols.pattern_stage import NAME, RESERVED, search_patterns, small_pieces
+from jaxadv.protocols.portfolios import Phase, Portfolio, get_portfolio, members_of
 from jaxadv.protocols.proved_radii import prove_radii
 from jaxadv.protocols.prover import Prover
 
@@ -53,6 +61,7 @@ class MinimalDistances:
             image is misclassified).
         forward: Integers [N], forward passes of all members.
         backward: Integers [N], backward passes of all members.
+        programs: Integers [N], linear programs that the pattern search solved.
         status: Integers [N], as in `Result`.
         ids: Integers [N] that identify the images in the random keys.
         labels: Integers [N].
@@ -72,6 +81,7 @@ class MinimalDistances:
     member: np.ndarray
     forward: np.ndarray
     backward: np.ndarray
+    programs: np.ndarray
     status: np.ndarray
     ids: np.ndarray
     labels: np.ndarray
@@ -124,9 +134,12 @@ def minimal_distance(
         effort: "fast", "standard" or "strong": a portfolio with a budget of 400, 2,000 or 40,000
             forward and backward passes an image (AttackBench compares attacks at 2,000). Or a dict
             of named attacks, each of which is run once, in their order; a `ja.Refine(attack)`
-            begins at the best image so far.
-        passes: A budget of passes an image in place of the effort's. A member that could exceed it
-            is not begun.
+            begins at the best image so far. "standard" and "strong" end with a `ja.pattern_search`
+            where the network is piecewise linear and has at most 1,000 ReLUs, in Linf, L2 and L1;
+            half of the passes, at most 10,000, are left to it. "standard" runs "fast" first, and
+            "strong" runs "standard", so that no distance is larger than with less effort.
+        passes: A budget of passes an image in place of the effort's (with a smaller one, distances
+            may be larger than with less effort). A member that could exceed it is not begun.
         key: A JAX random key (default: seed 0).
         ids: Integers [N] that identify the images in the random keys (default 0 to N - 1).
         devices: The devices to use (default: all local devices).
@@ -162,8 +175,8 @@ def minimal_distance(
     )
     goal, ids, shape = session.goal, session.ids, session.images.shape[1:]
     count = len(ids)
-    members, most = get_portfolio(effort, norm, goal.targeted)
-    attacks = {name: attack_of(one) for name, one in members.items()}
+    phases = get_portfolio(effort, norm, goal.targeted)
+    attacks = {name: attack_of(one) for name, one in members_of(phases).items()}
     checks.check_norms(attacks, norm, "effort")
     classes = checks.count_classes(model, shape)
     checks.check_attacks(attacks.values(), model, goal, classes, np.inf, shape)
@@ -181,7 +194,7 @@ def minimal_distance(
     if prove is not None:
         Prover(prove).check(model, shape, norm)
     with session.answered().watched(progress) as session:
-        result = run_portfolio(session, members, norm, passes or most)
+        result = run_portfolio(session, phases, norm, passes)
     if prove is not None:
         labels = np.asarray(goal.labels)
         lower = prove_radii(model, session.images, labels, result.distance, norm, effort=prove)
@@ -196,7 +209,85 @@ def minimal_distance(
     return dataclasses.replace(result, lower=lower)
 
 
-def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) -> MinimalDistances:
+def run_portfolio(
+    session: Session, phases: tuple[Phase, ...], norm: str, passes: int | None = None
+) -> MinimalDistances:
+    """Run the phases in order; each ends with a pattern search if the network is small enough.
+
+    Args:
+        session: The session, with the clean logits.
+        phases: The phases; their members have different names.
+        norm: Name of the norm.
+        passes: The most forward and backward passes an image, in place of the last phase's; no
+            phase may exceed it.
+
+    Returns:
+        The minimal distances, without lower bounds.
+    """
+    members, logits = members_of(phases), session.clean_logits
+    assert logits is not None
+    count, classes = logits.shape
+    goal, shape = session.goal, session.images.shape[1:]
+    if passes is not None:
+        limits = [min(phase.passes, passes) for phase in phases[:-1]] + [passes]
+        phases = tuple(
+            phase._replace(passes=limit) for phase, limit in zip(phases, limits, strict=True)
+        )
+    searched = any(phase.searched for phase in phases)
+    pieces = small_pieces(session.model, shape, norm) if searched else None
+    queries = max(attack_of(entry).specialize(goal, classes).queries for entry in members.values())
+    every = Rows(np.arange(count), np.full(count, np.inf))
+    session, compiler = open_compiler(
+        session._replace(lanes=session.width(queries, count)),
+        members,
+        dict.fromkeys(members, every),
+    )
+    nearest = _begin(session, norm)
+    for phase in phases:
+        most, search = phase.passes, pieces is not None and phase.searched
+        left = most - min(RESERVED, most // 2) if search else most
+        nearest = _run_members(session, compiler, phase._replace(passes=left), nearest)
+        if nearest.complete and search:
+            assert pieces is not None
+            nearest = _add_patterns(session, pieces, nearest, most)
+        if not nearest.complete:
+            break
+    compiler.cancel()
+    return nearest
+
+
+def _begin(session: Session, norm: str) -> MinimalDistances:
+    """Return what is known from the clean logits alone, which cost one forward pass an image."""
+    images, goal, logits = session.images, session.goal, session.clean_logits
+    assert logits is not None
+    margin, count = margins(goal, logits), len(images)
+    wrong = margin < 0
+    distance = np.where(wrong, 0.0, np.inf)
+    return MinimalDistances(
+        norm=norm,
+        images=images,
+        originals=images,
+        success=wrong,
+        distance=distance,
+        margin=margin,
+        member=np.full(count, -1),
+        forward=np.ones(count, int),
+        backward=np.zeros(count, int),
+        programs=np.zeros(count, int),
+        status=np.where(wrong, Status.MISCLASSIFIED, Status.NOT_RUN).astype(np.int8),
+        ids=session.ids,
+        labels=np.asarray(goal.labels),
+        lower=None,
+        members=[],
+        path=np.empty((0, count)),
+        complete=True,
+        cost=Cost(0, 0.0),
+    )
+
+
+def _run_members(
+    session: Session, compiler: Compiler, phase: Phase, before: MinimalDistances
+) -> MinimalDistances:
     """Run the members in order, each on the images that are still worth its passes.
 
     An image is skipped once `PATIENCE` members in a row did not bring it nearer, or if the member
@@ -204,33 +295,25 @@ def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) 
 
     Args:
         session: The session, with the clean logits.
-        members: The portfolio.
-        norm: Name of the norm.
-        passes: The most forward and backward passes an image.
+        compiler: The compiler of all members.
+        phase: The members, and the most forward and backward passes an image.
+        before: What the phases before found.
 
     Returns:
-        The minimal distances, without lower bounds.
+        The minimal distances, each no larger than before.
     """
-    images, goal, logits = session.images, session.goal, session.clean_logits
+    goal, count, logits = session.goal, len(before.distance), session.clean_logits
     assert logits is not None
-    count, classes = logits.shape
-    queries = max(attack_of(entry).specialize(goal, classes).queries for entry in members.values())
-    width = session.width(queries, count)
-    margin = margins(goal, logits)
-    wrong = margin < 0
-    nearest, distance = images.copy(), np.where(wrong, 0.0, np.inf)
-    status = np.where(wrong, Status.MISCLASSIFIED, Status.FAILED).astype(np.int8)
-    member, idle, tried = np.full(count, -1), np.zeros(count, int), wrong.copy()
-    forward, backward = np.ones(count, int), np.zeros(count, int)
-    path, seconds, ticks, complete = [], 0.0, 0, True
-    every = Rows(np.arange(count), np.full(count, np.inf))
-    session, compiler = open_compiler(
-        session._replace(lanes=width), members, dict.fromkeys(members, every)
-    )
-    for number, (name, entry) in enumerate(members.items()):
+    classes = logits.shape[1]
+    nearest, distance, margin = before.images.copy(), before.distance.copy(), before.margin.copy()
+    status, member, idle = before.status.copy(), before.member.copy(), np.zeros(count, int)
+    forward, backward = before.forward.copy(), before.backward.copy()
+    path, complete = list(before.path), True
+    seconds, ticks = before.cost.seconds, before.cost.lane_ticks
+    for number, (name, entry) in enumerate(phase.members.items(), len(before.members)):
         attack, refining = attack_of(entry), refines(entry)
-        wanted = ~wrong & (idle < PATIENCE)
-        wanted &= forward + backward + attack.specialize(goal, classes).passes <= passes + 1
+        wanted = (status != Status.MISCLASSIFIED) & (idle < PATIENCE)
+        wanted &= forward + backward + attack.specialize(goal, classes).passes <= phase.passes + 1
         rows = np.flatnonzero(wanted & np.isfinite(distance) if refining else wanted)
         if len(rows) == 0:
             path.append(distance.copy())
@@ -244,30 +327,28 @@ def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) 
             attack,
             Rows(rows, distance[rows], start),
             file=file_of(number, name),
-            depends=(norm, describe(attack), rows, distance[rows], width),
+            depends=(before.norm, describe(attack), rows, distance[rows], session.lanes),
         )
         nearer = result.success & (result.distance < distance[rows])
         gained = nearer & ~(result.distance > (1 - GAIN) * distance[rows])
-        better, lost = rows[nearer], rows[result.status == Status.NONFINITE]
+        better, tried = rows[nearer], rows[result.status != Status.NOT_RUN]
+        lost = rows[result.status == Status.NONFINITE]
         nearest[better], distance[better] = result.images[nearer], result.distance[nearer]
         margin[better], member[better] = result.margin[nearer], number
+        status[tried] = np.where(status[tried] == Status.NOT_RUN, Status.FAILED, status[tried])
         status[lost] = np.where(status[lost] == Status.FAILED, Status.NONFINITE, status[lost])
         status[better] = Status.SUCCESS
         forward[rows] += result.forward
         backward[rows] += result.backward
         idle[rows] = np.where(gained, 0, idle[rows] + np.isfinite(distance[rows]))
-        tried[rows[result.status != Status.NOT_RUN]] = True
         seconds, ticks = seconds + result.cost.seconds, ticks + result.cost.lane_ticks
         path.append(distance.copy())
         if (result.status == Status.NOT_RUN).any() or session.stopped():
             complete = False
             break
-    compiler.cancel()
-    status[~tried] = Status.NOT_RUN
-    return MinimalDistances(
-        norm=norm,
+    return dataclasses.replace(
+        before,
         images=nearest,
-        originals=images,
         success=np.isfinite(distance),
         distance=distance,
         margin=margin,
@@ -275,11 +356,63 @@ def run_portfolio(session: Session, members: Portfolio, norm: str, passes: int) 
         forward=forward,
         backward=backward,
         status=status,
-        ids=session.ids,
-        labels=np.asarray(goal.labels),
-        lower=None,
-        members=list(members)[: len(path)],
+        members=[*before.members, *list(phase.members)[: len(path) - len(before.path)]],
         path=np.array(path),
         complete=complete,
         cost=Cost(ticks, seconds),
+    )
+
+
+def _add_patterns(
+    session: Session, pieces: Pieces, nearest: MinimalDistances, passes: int
+) -> MinimalDistances:
+    """Search the affine pieces next to the nearest adversarial images, as one more member.
+
+    Args:
+        session: The session, with the clean logits.
+        pieces: The affine pieces of its model.
+        nearest: What the portfolio found.
+        passes: The most forward and backward passes an image.
+
+    Returns:
+        The minimal distances, each no larger than before.
+    """
+    if not nearest.complete:
+        return nearest
+    number, norm = len(nearest.members), nearest.norm
+    wanted = nearest.success & (nearest.distance > 0)
+    left = np.where(wanted, passes - nearest.forward - nearest.backward, 0).clip(0, RESERVED)
+    rows = np.flatnonzero(left)
+    if len(rows) == 0:
+        members, path = [*nearest.members, NAME], [*nearest.path, nearest.distance]
+        return dataclasses.replace(nearest, members=members, path=np.array(path))
+    found = search_patterns(session, pieces, nearest.images, left, norm, file_of(number, NAME))
+    status, distance, margin = verify(
+        session.model,
+        norm,
+        found.images[rows],
+        session.images[rows],
+        take(session.goal, rows),
+        nearest.distance[rows],
+        choose_devices(session.devices),
+    )
+    nearer = (status == Status.SUCCESS) & (distance < nearest.distance[rows])
+    better = rows[nearer]
+    images, reached = nearest.images.copy(), nearest.distance.copy()
+    margins_now, member = nearest.margin.copy(), nearest.member.copy()
+    images[better], reached[better] = found.images[better], distance[nearer]
+    margins_now[better], member[better] = margin[nearer], number
+    return dataclasses.replace(
+        nearest,
+        images=images,
+        distance=reached,
+        margin=margins_now,
+        member=member,
+        forward=nearest.forward + found.forward,
+        backward=nearest.backward + found.backward,
+        programs=found.programs,
+        members=[*nearest.members, NAME],
+        path=np.array([*nearest.path, reached]),
+        complete=bool(found.done[rows].all()),
+        cost=Cost(nearest.cost.lane_ticks, nearest.cost.seconds + float(found.seconds)),
     )

@@ -7,7 +7,12 @@ descent precedes the walks (FMN at every class, or ALMA), and a slow attack foll
 gradients. The last walk follows the boundary from the best image to its nearest point. The results
 of each portfolio are measured by `python -m benchmarks.quality.exact` and `python -m
 benchmarks.peers.minimum`.
+
+An effort consists of phases: those of the next weaker effort, unchanged, and one of its own, which
+the functions here return. So more effort never answers worse.
 """
+
+from typing import NamedTuple
 
 from jaxadv.attacks import ALMA, FMN, PDGD, PDPGD, BrendelBethge, EachTarget, SigmaZero
 from jaxadv.core.attack import Attack
@@ -16,6 +21,21 @@ from jaxadv.protocols.cached_run import Refine
 
 Portfolio = dict[str, Attack | Refine]
 EFFORTS = {"fast": 400, "standard": 2_000, "strong": 40_000}  # forward and backward passes an image
+SEARCHED = ("standard", "strong")  # efforts that end with a pattern search
+
+
+class Phase(NamedTuple):
+    """Members that run one after the other, and then perhaps a pattern search.
+
+    Attributes:
+        members: The members by name.
+        passes: The most forward and backward passes an image, those of earlier phases included.
+        searched: Whether a pattern search follows where the network is small enough.
+    """
+
+    members: Portfolio
+    passes: int
+    searched: bool = False
 
 
 def fast(norm: str, targeted: bool) -> Portfolio:
@@ -39,30 +59,30 @@ def fast(norm: str, targeted: bool) -> Portfolio:
 
 
 def standard(norm: str, targeted: bool) -> Portfolio:
-    """Return longer descents, more walks from noise and a longer refinement, by norm."""
+    """Run "fast", then longer descents, more walks from noise and a longer refinement, by norm."""
     if norm == "linf":
         return {
-            "FMN": _aimed(FMN(norm=norm, steps=28), targeted),
-            "Brendel-Bethge": _walks(norm, 60, 7, decays=6),
-            "Brendel-Bethge, from the best": _refined(norm, 230),
+            "FMN, again": _aimed(FMN(norm=norm, steps=14), targeted),
+            "Brendel-Bethge, more": _walks(norm, 60, 6, decays=6),
+            "Brendel-Bethge, from the best, longer": _refined(norm, 230),
         }
     if norm == "l2":
         return {
-            "ALMA": ALMA(norm=norm, steps=230),
+            "ALMA, longer": ALMA(norm=norm, steps=230),
             "FMN": _aimed(FMN(norm=norm, steps=18), targeted),
-            "Brendel-Bethge, near": _walks(norm, 30, 5, decays=6, radius=0.1),
-            "Brendel-Bethge, far": _walks(norm, 30, 5, decays=6, radius=0.5),
-            "Brendel-Bethge, from the best": _refined(norm, 150),
+            "Brendel-Bethge, near": _walks(norm, 30, 3, decays=6, radius=0.1),
+            "Brendel-Bethge, far": _walks(norm, 30, 4, decays=6, radius=0.5),
+            "Brendel-Bethge, from the best, longer": _refined(norm, 150),
         }
     return {
-        "Brendel-Bethge": _walks(norm, 30, 13, decays=6),
+        "Brendel-Bethge, more": _walks(norm, 30, 8 if norm == "l1" else 9, decays=6),
         "slow": _slow(norm, 200),
-        "Brendel-Bethge, from the best": _refined(norm, 240),
+        "Brendel-Bethge, from the best, longer": _refined(norm, 240),
     }
 
 
 def strong(norm: str, targeted: bool) -> Portfolio:
-    """Return the same attacks in rounds, with more starts and longer runs."""
+    """Run "standard", then the same attacks in rounds, with more starts and longer runs."""
     members: Portfolio = {}
     for turn in range(1, 5):
         many = 1 if turn == 1 else 2
@@ -111,17 +131,17 @@ def _aimed(attack: Attack, targeted: bool) -> Attack:
     return attack if targeted else EachTarget(attack, targets=9)
 
 
-def get_portfolio(effort: str | Portfolio, norm: str, targeted: bool) -> tuple[Portfolio, int]:
-    """Return the members of an effort for a norm, and the passes an image may cost.
+def get_portfolio(effort: str | Portfolio, norm: str, targeted: bool) -> tuple[Phase, ...]:
+    """Return the phases of an effort for a norm.
 
     Args:
-        effort: "fast", "standard" or "strong", or a dict of named attacks, which is returned as it
-            is with no limit on its passes.
+        effort: "fast", "standard" or "strong", or a dict of named attacks, which is one phase with
+            no limit on its passes.
         norm: Name of the norm.
         targeted: Whether the goals name a target; else members choose the classes that they aim at.
 
     Returns:
-        The named members, and the most passes an image.
+        The phases: those of the next weaker effort, and then its own.
 
     Raises:
         ValueError: If the norm or the effort is unknown, or the dict is empty.
@@ -130,8 +150,17 @@ def get_portfolio(effort: str | Portfolio, norm: str, targeted: bool) -> tuple[P
     if isinstance(effort, dict):
         if not effort:
             raise ValueError("effort is empty: pass one attack or more, each under a name")
-        return dict(effort), 2**31
+        return (Phase(dict(effort), 2**31),)
     if not isinstance(effort, str) or effort not in EFFORTS:
         raise ValueError(f"effort={effort!r}: pass one of {list(EFFORTS)} or a dict of attacks")
-    make = {"fast": fast, "standard": standard, "strong": strong}[effort]
-    return make(norm, targeted), EFFORTS[effort]
+    makers = {"fast": fast, "standard": standard, "strong": strong}
+    names = list(EFFORTS)
+    return tuple(
+        Phase(makers[name](norm, targeted), EFFORTS[name], name in SEARCHED)
+        for name in names[: names.index(effort) + 1]
+    )
+
+
+def members_of(phases: tuple[Phase, ...]) -> Portfolio:
+    """Return the members of all phases, in the order of their runs."""
+    return {name: entry for phase in phases for name, entry in phase.members.items()}

@@ -1,12 +1,14 @@
 """What is known of each image while it is proved, and its form in a store."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from jaxadv.engine.result_store import Store
+from jaxadv.engine.session import Session
 from jaxadv.proofs.certificates import Certificate, as_arrays, certificates_of
-from jaxadv.protocols.verdicts import Verdict
+from jaxadv.protocols.verdicts import Proofs, Verdict
 
 PER_IMAGE = ("status", "images", "lower", "upper", "subproblems", "forward", "backward")
 
@@ -55,6 +57,18 @@ class Ledger:
     def undecided(self) -> np.ndarray:
         """Booleans [N], the images that a dearer effort may still decide."""
         return np.isin(self.status, (Verdict.NOT_RUN, Verdict.LOOSE, Verdict.UNCONFIRMED))
+
+    def proofs(self, session: Session, **more: Any) -> Proofs:
+        """Return the result for the session's images; more: what all of them have in common."""
+        return Proofs(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
+            originals=session.images,
+            labels=np.asarray(session.goal.labels),
+            ids=session.ids,
+            proved=self.status == Verdict.PROVED,
+            broken=np.isin(self.status, (Verdict.BROKEN, Verdict.MISCLASSIFIED)),
+            **more,
+        )
 
 
 @dataclasses.dataclass

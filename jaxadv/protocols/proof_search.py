@@ -1,22 +1,28 @@
 """The search for proofs and counterexamples of many images, from cheap bounds to dear ones."""
 
+import contextlib
+import functools
 import math
 import time
 from collections.abc import Sequence
 
 import numpy as np
 
-from jaxadv.core.calls import describe_program
+from jaxadv.core.jaxprs import describe_program
 from jaxadv.core.result import Cost
+from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.result_store import fingerprint
 from jaxadv.engine.session import Session
 from jaxadv.engine.verify import bucket, margins
-from jaxadv.proofs.backward import Network, Region
+from jaxadv.proofs.backward import Region
 from jaxadv.proofs.certificates import Certificate, Leaf
+from jaxadv.proofs.network import Network
+from jaxadv.proofs.pieces import Pieces
+from jaxadv.proofs.programs import mesh_of
 from jaxadv.proofs.replay import UNITS, Replayer
 from jaxadv.proofs.roots import Balls, Roots, balls, refine, undecided_columns
-from jaxadv.proofs.slopes import Answers, Entries, bound_all
-from jaxadv.proofs.tree import Subproblem
+from jaxadv.proofs.slopes import Answers, Entries, Settings, Stopped, bound_all
+from jaxadv.proofs.subproblems import Subproblem
 from jaxadv.protocols.cascades import Cascade
 from jaxadv.protocols.proof_attacks import attack_first, try_candidates
 from jaxadv.protocols.proof_branching import branch
@@ -49,8 +55,16 @@ class Search:
         assert session.clean_logits is not None
         self.ledger = Ledger.open(session.images, margins(session.goal, session.clean_logits))
         shape = session.images.shape[1:]
-        self.replayer = Replayer(session.model, shape, norm, prover.arithmetic)
+        self.mesh = mesh_of(choose_devices(session.devices))
+        self.replayer = Replayer(session.model, shape, norm, prover.arithmetic, self.mesh)
         self.complete, self.seconds = True, 0.0
+
+    @functools.cached_property
+    def pieces(self) -> Pieces | None:
+        """The affine pieces of the model; None if it is not piecewise linear."""
+        if any(node.kind != "relu" for node in self.network.nodes):
+            return None
+        return Pieces(self.session.model, self.session.images.shape[1:])
 
     def late(self) -> bool:
         """Return whether to stop: Ctrl-C, or the seconds are spent."""
@@ -102,10 +116,12 @@ class Search:
         return Chunk(ledger, rows, session.store, same)
 
     def bound(self, rows: np.ndarray) -> None:
-        """Bound the margins of some images, from cheap to dear."""
+        """Bound the margins of some images, from cheap to dear, until it is late."""
+        with contextlib.suppress(Stopped):
+            self._bound(rows)
+
+    def _bound(self, rows: np.ndarray) -> None:
         self.report("CROWN")
-        if self.late():
-            return
         effort, model = self.prover.effort, self.session.model
         # Filled up with the first image to one of few sizes, so that few programs are compiled.
         filled = np.concatenate([rows, np.repeat(rows[:1], bucket(len(rows), 4) - len(rows))])
@@ -124,15 +140,17 @@ class Search:
         if splits and len(left) and not self.late():
             branch(self, rows, roots, answers, left)
 
+    def settings(self, steps: int) -> Settings:
+        """Return how rows are bounded with this number of steps."""
+        return Settings(self.norm, steps, UNITS[self.prover.arithmetic], self.mesh, self.late)
+
     def roots(
         self, rows: np.ndarray, ball: Balls, steps: int, left: np.ndarray, start: Region | None
     ) -> Roots:
         """Bound the inputs of all nonlinearities of the images at the places that are left."""
         active = np.isin(np.arange(len(ball.image)), left)
-        unit, ledger = UNITS[self.prover.arithmetic], self.ledger
-        roots = refine(
-            self.session.model, self.network, ball, self.norm, unit, steps, active, start
-        )
+        ledger = self.ledger
+        roots = refine(self.session.model, self.network, ball, self.settings(steps), active, start)
         ledger.backward[rows] += roots.backward[: len(rows)]
         ledger.forward[rows] += steps * roots.backward[: len(rows)] // (1 + steps)
         ledger.forward[rows[left]] += 3 * (1 + len(self.network.nodes))
@@ -148,8 +166,9 @@ class Search:
         entries = Entries(np.repeat(left, others), np.repeat(labels, others), targets.ravel())
         self.ledger.backward[rows[left]] += others * (1 + steps)
         self.ledger.forward[rows[left]] += others * steps
-        model, regions = self.session.model, roots.regions
-        return entries, bound_all(model, regions, entries, self.norm, None, steps)
+        return entries, bound_all(
+            self.session.model, roots.regions, entries, None, self.settings(steps)
+        )
 
     def conclude(
         self, rows: np.ndarray, roots: Roots, answers: tuple[Entries, Answers]
@@ -222,24 +241,11 @@ class Search:
 
     def result(self, seconds: float) -> Proofs:
         """Return what is known."""
-        ledger = self.ledger
-        return Proofs(
+        return self.ledger.proofs(
+            self.session,
             norm=self.norm,
             arithmetic=self.prover.arithmetic,
             epsilon=self.radii,
-            images=ledger.images,
-            originals=self.session.images,
-            labels=self.labels,
-            ids=self.session.ids,
-            proved=ledger.status == Verdict.PROVED,
-            broken=np.isin(ledger.status, (Verdict.BROKEN, Verdict.MISCLASSIFIED)),
-            status=ledger.status,
-            lower=ledger.lower,
-            upper=ledger.upper,
-            subproblems=ledger.subproblems,
-            forward=ledger.forward,
-            backward=ledger.backward,
-            certificates=ledger.certificates,
             complete=self.complete,
             cost=Cost(0, seconds),
         )

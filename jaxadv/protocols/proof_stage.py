@@ -7,13 +7,14 @@ import numpy as np
 from jaxadv.core.norms import distance64
 from jaxadv.core.result import Cost, Result, Status, empty_result
 from jaxadv.engine.session import Session
-from jaxadv.proofs.backward import Network
+from jaxadv.proofs.network import Network
 from jaxadv.protocols.proof_search import Search
 from jaxadv.protocols.prover import Prover
 from jaxadv.protocols.verdicts import Verdict
 
 STATUS = {
     Verdict.BROKEN: Status.SUCCESS,
+    Verdict.PROVED: Status.PROVED,
     Verdict.NOT_RUN: Status.NOT_RUN,
     Verdict.NONFINITE: Status.NONFINITE,
 }
@@ -73,10 +74,10 @@ def prove_survivors(
         if not len(own) or not complete:
             continue
         radii = np.full(len(own), levels[level])
-        search = Search(session.of(own), network, norm, prover, radii)
-        search.bound_all(f"proof-{level:02d}")
-        complete, found = search.complete, _result(search)
-        proved[level, own[search.ledger.status == Verdict.PROVED]] = True
+        found, complete = prove_rows(
+            session.of(own), network, norm, prover, radii, f"proof-{level:02d}"
+        )
+        proved[level, own[found.status == Status.PROVED]] = True
         nearest[own] = np.minimum(nearest[own], found.distance)
         results.append(found)
         rows.append(level * standing.shape[1] + own)
@@ -87,15 +88,38 @@ def prove_survivors(
     return Proved(whole, source, level, proved, complete)
 
 
-def _result(search: Search) -> Result:
-    """Return what a search found as the result of an attack."""
-    ledger, session = search.ledger, search.session
-    status = np.array([STATUS.get(Verdict(one), Status.FAILED) for one in ledger.status], np.int8)
+def prove_rows(
+    session: Session,
+    network: Network,
+    norm: str,
+    prover: Prover,
+    radii: np.ndarray,
+    file: str = "proof",
+) -> tuple[Result, bool]:
+    """Prove each image within a radius of its own, or find a counterexample.
+
+    Args:
+        session: The session, with the clean logits.
+        network: The traced model.
+        norm: Name of the norm.
+        prover: How images are proved.
+        radii: Floats [N].
+        file: Beginning of the names of finished chunks in the session's store.
+
+    Returns:
+        The result, with the statuses `PROVED` and `UNDECIDED` among others; its successes are
+            verified. And whether nothing interrupted the proofs.
+    """
+    search = Search(session, network, norm, prover, radii)
+    search.bound_all(file)
+    ledger = search.ledger
+    status = [STATUS.get(Verdict(one), Status.UNDECIDED) for one in ledger.status]
+    status = np.array(status, np.int8)
     success = status == Status.SUCCESS
-    return Result(
+    result = Result(
         images=ledger.images,
         success=success,
-        distance=np.where(success, distance64(search.norm, ledger.images, session.images), np.inf),
+        distance=np.where(success, distance64(norm, ledger.images, session.images), np.inf),
         margin=ledger.upper.astype(np.float32),
         forward=ledger.forward,
         backward=ledger.backward,
@@ -103,6 +127,7 @@ def _result(search: Search) -> Result:
         computed=ledger.forward,
         status=status,
         ids=session.ids,
-        epsilon=search.radii,
+        epsilon=radii,
         cost=Cost(0, search.seconds),
     )
+    return result, search.complete

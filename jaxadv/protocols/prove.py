@@ -47,9 +47,10 @@ def prove(
     Attacks run first. The images that survive are bounded by intervals and backward linear bounds
     (CROWN, Zhang et al. 2018, arXiv 1811.00866), then with optimised slopes (alpha-CROWN, Xu et al.
     2021, arXiv 2011.13824), then by branch and bound over the signs of ReLUs (beta-CROWN, Wang et
-    al. 2021, arXiv 2103.06624). The region is the norm ball within the model's bounds. Where a
-    bound is attained is tried as an attack at every step. Each proof is replayed in float64, by
-    another routine. Ctrl-C returns what is known.
+    al. 2021, arXiv 2103.06624), whose last parts are decided by linear programs. The region is the
+    norm ball within the model's bounds. Where a bound is attained is tried as an attack at every
+    step, and after 1,000 subproblems descents of the margin begin there. Each proof is replayed in
+    float64, by another routine. Ctrl-C returns what is known.
 
     The model must be a traced program of affine operations, max, min, clip, abs, (leaky) ReLU and
     max pooling, or, with looser bounds and without branching, of sigmoid, tanh, erf, exp, log,
@@ -73,8 +74,8 @@ def prove(
         attacks: A cascade of `ja.evaluate`, or a dict of attacks; {} for none.
         key: A JAX random key of the attacks (default: seed 0).
         ids: Integers [N] that identify the images in the random keys (default 0 to N - 1).
-        devices: The devices of the attacks (default: all local devices). Bounds are computed on
-            JAX's default device.
+        devices: The devices of attacks and bounds (default: all local devices). Results do not
+            depend on how many there are, except that one alone may round bounds differently.
         store: A folder in which every finished attack, and every finished chunk of bounds, is kept.
             A call with the same arguments continues from there, with equal results.
         progress: Called with (stage, images done, images in all, images proved).

@@ -10,7 +10,9 @@ from jaxadv.core.norms import diameter
 from jaxadv.core.typing import ArrayLike, Numbers
 from jaxadv.protocols.prove import prove
 
-FIRST = 0.999  # of a known distance: where it is exact, nothing is left to bisect
+NEARLY = 0.999  # of a known distance: where it is exact, nothing is left to bisect
+# Branch and bound often proves nearly all of a distance; other efforts mostly a small part of it.
+FIRST = {"strong": (NEARLY, 0.99, 0.9)}
 
 
 def prove_radii(
@@ -34,7 +36,7 @@ def prove_radii(
             infinite: none is known, so the search ends at the diameter of the bounds.
         norm: "linf", "l2" or "l1".
         effort: As in `prove`.
-        rounds: Number of calls; the first one tries `FIRST` of `upper`.
+        rounds: Number of calls; the first ones try `FIRST` of `upper`, until one is proved.
         **options: Further arguments of `prove`; no attacks are run.
 
     Returns:
@@ -56,12 +58,14 @@ def prove_radii(
     high = np.minimum(
         np.asarray(upper, np.float64), float(diameter(norm, int(np.prod(images.shape[1:])), span))
     )
-    low = np.zeros(len(images))
+    whole, low, first = high, np.zeros(len(images)), FIRST.get(effort, (NEARLY,))
     for number in range(rounds):
-        rows = np.flatnonzero(low < FIRST * high)
+        rows = np.flatnonzero(low < NEARLY * high)
         if len(rows) == 0:
             break
-        radii = (low + high)[rows] / 2 if number else FIRST * high[rows]
+        radii = (low + high)[rows] / 2
+        if number < len(first):
+            radii = np.where(low[rows] > 0, radii, first[number] * whole[rows])
         proof = prove(
             model,
             images[rows],

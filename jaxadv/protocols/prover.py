@@ -4,9 +4,9 @@ import dataclasses
 
 from jaxadv.core.model import Model
 from jaxadv.engine import checks
-from jaxadv.proofs.backward import Network
 from jaxadv.proofs.balls import NORMS
 from jaxadv.proofs.lines import LINES
+from jaxadv.proofs.network import Network
 from jaxadv.proofs.replay import UNITS
 from jaxadv.proofs.rules import UnsupportedPrimitive
 

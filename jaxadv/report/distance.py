@@ -1,15 +1,17 @@
 """Minimal distances as plain data, as tables on the console, and as one HTML page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxadv.core.bounds import Bounds, hull
 from jaxadv.core.result import Status
 from jaxadv.data.form import turn_in_class
 from jaxadv.report import table
+from jaxadv.report.drawings import pictures
 from jaxadv.report.elements import (
     ACCENT,
     COLOURS,
@@ -17,8 +19,6 @@ from jaxadv.report.elements import (
     INK,
     PROVED,
     Page,
-    difference,
-    picture,
     plain_axes,
     svg,
     template,
@@ -187,7 +187,7 @@ def write_distances(
     path: str | Path,
     page: Page | None = None,
     *,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     gallery: int = 6,
 ) -> Path:
     """Write minimal distances as one HTML page (atomically, everything embedded).
@@ -201,7 +201,7 @@ def write_distances(
             figure.
         path: Path of the page.
         page: Title, names of the classes, settings and size of the data set.
-        bounds: Range of the images.
+        bounds: The bounds of the model.
         gallery: Number of images to show.
 
     Returns:
@@ -244,10 +244,10 @@ def write_distances(
             {"names": [a, b], "picture": svg(pair_figure(results[a], results[b], (a, b)))}
             for a, b in _pairs(results)
         ],
-        rows=_rows(results, page.names, bounds, gallery),
+        rows=_rows(results, page, bounds, gallery),
         settings={
             "images": f"{data['examples']:,} of {data['total']:,}",
-            "image range": f"{bounds[0]:g} to {bounds[1]:g}",
+            "image range": "{:g} to {:g}".format(*hull(bounds)),
             **page.settings,
             **versions(),
         },
@@ -298,15 +298,15 @@ def _gain(one: "MinimalDistances") -> str | None:
 
 def _rows(
     results: "Mapping[str, MinimalDistances]",
-    names: Sequence[str],
-    bounds: tuple[float, float],
+    page: Page,
+    bounds: Bounds,
     count: int,
 ) -> list[dict[str, Any]]:
     """Return some images, one of each class before the second of any, with each search's result."""
     runs = list(results.values())
     first = runs[0]
     same = all(np.array_equal(one.ids, first.ids) for one in runs)
-    if first.originals.ndim != 4 or not same:
+    if first.originals.ndim not in (2, 3, 4) or not same:
         return []
     rows = np.flatnonzero(np.all([one.success & (one.distance > 0) for one in runs], 0))
     labels = first.labels[rows]
@@ -315,8 +315,7 @@ def _rows(
     def shown(name: str, one: "MinimalDistances", i: int) -> dict[str, Any]:
         return {
             "name": name,
-            "picture": picture(one.images[i], bounds),
-            "difference": difference(one.originals[i], one.images[i], bounds),
+            **pictures(one.originals[i], one.images[i], bounds, page.feature_names),
             "distance": table.number_text(float(one.distance[i])),
             "by": one.members[one.member[i]],
         }
@@ -324,8 +323,8 @@ def _rows(
     return [
         {
             "id": int(first.ids[i]),
-            "label": names[int(first.labels[i])],
-            "original": picture(first.originals[i], bounds),
+            "label": page.names[int(first.labels[i])],
+            **pictures(first.originals[i], None, bounds, page.feature_names),
             "found": [shown(name, one, i) for name, one in results.items()],
         }
         for i in rows

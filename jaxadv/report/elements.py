@@ -32,12 +32,14 @@ class Page:
         settings: Further facts about the run, such as {"seed": 0}.
         total: Number of images of the data set, if the results are of a sample (None: they are of
             all).
+        feature_names: Names of the features of inputs that are no images (None: their numbers).
     """
 
     title: str | None = None
     class_names: Sequence[str] | None = None
     settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
     total: int | None = None
+    feature_names: Sequence[str] | None = None
 
     @property
     def names(self) -> Sequence[str]:

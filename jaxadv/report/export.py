@@ -100,7 +100,7 @@ def as_robustbench(
         The entry.
 
     Raises:
-        ValueError: The report does not have this epsilon.
+        ValueError: The report does not have this epsilon, or its attacks had targets.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> from jaxadv.report import as_robustbench
@@ -111,6 +111,8 @@ def as_robustbench(
     >>> entry["clean_acc"], entry["external"], entry["eps"]
     ('100.0', '100.0', '0.1')
     """
+    if report.targets is not None:
+        raise ValueError("report is of a targeted goal: RobustBench has untargeted ones alone")
     near = [i for i, e in enumerate(report.epsilons) if abs(e - epsilon) <= 1e-9]
     if not near:
         raise ValueError(f"epsilon={epsilon}: the report has {report.epsilons.tolist()}")

@@ -11,14 +11,13 @@ from jaxadv.core.model import Model
 from jaxadv.core.typing import ArrayLike
 from jaxadv.data.form import turn_in_class
 from jaxadv.report import table
+from jaxadv.report.drawings import pictures
 from jaxadv.report.elements import (
     ACCENT,
     CONTROL,
     INK,
     PROVED,
     Page,
-    difference,
-    picture,
     plain_axes,
     svg,
     template,
@@ -88,7 +87,8 @@ def write_html(
         curve=_accuracy_figure(report, data),
         distances=_distance_figure(report),
         level=None if shown is None else float(report.epsilons[shown[0]]),
-        gallery=_gallery(report, shown, page.names, model, adversarial_logits) if shown else [],
+        gallery=_gallery(report, shown, page, model, adversarial_logits) if shown else [],
+        pictured=report.images.ndim == 4,
         settings={**_settings(data), **page.settings, **versions()},
     )
     return write_atomically(path, text)
@@ -112,10 +112,11 @@ def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
     if data["false_rejections"] is not None:
         refused = table.wilson(data["false_rejections"] * data["examples"], data["examples"])
         cards.append(rate(data["false_rejections"], refused, "clean images refused"))
-    falls = [data["clean_accuracy"] - r for r in data["robust_accuracy"]]
-    half = [i for i, fall in enumerate(falls) if fall >= data["clean_accuracy"] / 2]
+    falls = [data["attacked"] - r for r in data["robust_accuracy"]]
+    half = [i for i, fall in enumerate(falls) if fall >= data["attacked"] / 2]
     for i in sorted({half[0] if half else len(falls) - 1, len(falls) - 1}):
-        name = f"robust accuracy at ε = {table.epsilon_text(data['epsilons'][i])}"
+        what = "not turned into their target" if data["targeted"] else "robust accuracy"
+        name = f"{what} at ε = {table.epsilon_text(data['epsilons'][i])}"
         card = rate(data["robust_accuracy"][i], data["robust_interval"][i], name, "bad")
         if data["robust_bounds"] is not None:  # the truth is between what is proved and attacked
             card["value"] = table.interval_text(data["robust_bounds"][i])
@@ -126,7 +127,7 @@ def _headline(data: Mapping[str, Any]) -> list[dict[str, str]]:
             "unit": "",
             "kind": "",
             "name": f"median smallest distance, {NORMS[data['norm']]}",
-            "note": "over images classified right",
+            "note": f"over images {table.attacked_text(data)}",
         }
     )
     return cards
@@ -170,7 +171,7 @@ def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
     if noise is not None:
         axes.plot(
             [0, *epsilons],
-            [100 * report.clean_accuracy, *(100 * noise)],
+            [100 * data["attacked"], *(100 * noise)],
             "s--",
             color=CONTROL,
             markersize=5.5,
@@ -186,14 +187,14 @@ def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
         axes.plot(epsilons, proved, "D", color=PROVED, markersize=7, markeredgecolor="white")
     axes.set(xlim=(0, grid[-1]), ylim=(0, 103))
     axes.set_xlabel(f"ε ({NORMS[report.norm]})", fontsize=12, color=INK)
-    axes.set_ylabel("accuracy in %", fontsize=12, color=INK)
+    what = "images not in their target class, %" if data["targeted"] else "accuracy in %"
+    axes.set_ylabel(what, fontsize=12, color=INK)
     axes.legend(frameon=False, fontsize=10.5, loc="best", labelcolor=INK)
     return svg(figure)
 
 
 def _distance_figure(report: "Report") -> str | None:
-    right = report.predictions == report.labels
-    distances = report.distance[right & np.isfinite(report.distance)]
+    distances = report.distance[report.attacked & np.isfinite(report.distance)]
     if len(distances) == 0:
         return None
     figure, axes = plain_axes(7.2, 3.3)
@@ -226,7 +227,7 @@ def _gallery_rows(
     report: "Report", count: int, epsilon: float | None
 ) -> tuple[int, np.ndarray] | None:
     """Return the index of the epsilon, and broken images, one of each class before the second."""
-    if report.images.ndim != 4 or count < 1:
+    if report.images.ndim not in (2, 3, 4) or count < 1:
         return None
     broken = report.broken_by >= 0
     if epsilon is not None:
@@ -244,7 +245,7 @@ def _gallery_rows(
 def _gallery(
     report: "Report",
     shown: tuple[int, np.ndarray],
-    names: Sequence[str],
+    page: Page,
     model: Model | None,
     adversarial_logits: ArrayLike | None,
 ) -> list[dict[str, Any]]:
@@ -264,14 +265,12 @@ def _gallery(
     def predicted(scores: np.ndarray) -> dict[str, Any]:
         best = int(scores.argmax())
         confidence = softmax(scores.astype(np.float64))[best]
-        return {"name": names[best], "confidence": f"{100 * confidence:.0f} %"}
+        return {"name": page.names[best], "confidence": f"{100 * confidence:.0f} %"}
 
     return [
         {
             "id": int(report.ids[row]),
-            "original": picture(original[i], report.bounds),
-            "adversarial": picture(adversarial[i], report.bounds),
-            "difference": difference(original[i], adversarial[i], report.bounds, times=10),
+            **pictures(original[i], adversarial[i], report.bounds, page.feature_names, 10),
             "before": predicted(report.logits[row]),
             "after": None if logits is None else predicted(logits[i]),
             "distance": table.number_text(float(distances[i])),

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxadv.core.bounds import hull
 from jaxadv.core.result import Status
 from jaxadv.report import table
-from jaxadv.report.elements import difference, names_of, picture, template
+from jaxadv.report.drawings import pictures
+from jaxadv.report.elements import names_of, picture, template
 from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
@@ -16,17 +18,22 @@ if TYPE_CHECKING:
 
 
 def write_pages(
-    report: "Report", folder: str | Path, class_names: Sequence[str] | None = None
+    report: "Report",
+    folder: str | Path,
+    class_names: Sequence[str] | None = None,
+    feature_names: Sequence[str] | None = None,
 ) -> Path:
     """Write index.html and ID.html for each image into a folder (each atomically).
 
     A page shows the image, for each epsilon at which it is broken the adversarial image and the
-    difference times ten, and the status, distance and passes of every attack.
+    difference times ten, and the status, distance and passes of every attack. Rows and series are
+    drawn as bars and lines.
 
     Args:
         report: The report.
         folder: The folder.
         class_names: Names of the classes (None: their numbers).
+        feature_names: Names of the features of inputs that are no images (None: their numbers).
 
     Returns:
         The folder.
@@ -56,7 +63,8 @@ def write_pages(
                 image=row,
                 norm=NORMS[report.norm],
                 names=names,
-                shown=_shown(report, i),
+                shown=_shown(report, i, feature_names),
+                pictured=report.images.ndim == 4,
                 runs=_runs(report, i),
                 before=ids[i - 1] if i else None,
                 after=ids[i + 1] if i + 1 < len(ids) else None,
@@ -67,27 +75,30 @@ def write_pages(
         names=names,
         epsilons=report.epsilons.tolist(),
         norm=NORMS[report.norm],
-        pictures=[picture(image, report.bounds) for image in report.images],
+        pictures=[picture(image, hull(report.bounds)) for image in report.images]
+        if report.images.ndim == 4
+        else None,
     )
     write_atomically(folder / "index.html", index)
     return folder
 
 
-def _shown(report: "Report", i: int) -> list[dict[str, Any]]:
+def _shown(report: "Report", i: int, feature_names: Sequence[str] | None) -> list[dict[str, Any]]:
     """Return the original, and the adversarial image of each epsilon at which it is broken."""
     original, bounds = report.images[i], report.bounds
-    shown = [{"name": "original", "picture": picture(original, bounds), "difference": None}]
+    first = pictures(original, None, bounds, feature_names)
+    shown = [{"name": "original", "by": None, **first, "picture": first["original"]}]
     for level, epsilon in enumerate(report.epsilons):
         number = int(report.broken_by[level, i])
         if number < 0:
             continue
-        found = report.adversarial[level, i]
+        found = pictures(original, report.adversarial[level, i], bounds, feature_names, 10)
         shown.append(
             {
                 "name": f"ε = {table.epsilon_text(epsilon)}",
-                "picture": picture(found, bounds),
-                "difference": difference(original, found, bounds, times=10),
                 "by": report.stages[number].name,
+                **found,
+                "picture": found["adversarial"],
             }
         )
     return shown

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxadv.core.bounds import Bounds, hull
 from jaxadv.report import table
+from jaxadv.report.drawings import pictures
 from jaxadv.report.elements import (
     Page,
-    picture,
     template,
     versions,
 )
@@ -125,7 +126,7 @@ def write_proofs(
     path: str | Path,
     page: Page | None = None,
     *,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     shown: int = 200,
 ) -> Path:
     """Write proofs as one HTML page (atomically, everything embedded).
@@ -137,7 +138,7 @@ def write_proofs(
         found: The proofs of the same images at each epsilon, ascending.
         path: Path of the page.
         page: Title, names of the classes, settings and size of the data set.
-        bounds: Range of the images.
+        bounds: The bounds of the model.
         shown: The most images in the table.
 
     Returns:
@@ -169,12 +170,12 @@ def write_proofs(
             for one in found
             if np.isfinite(one.lower).any()
         ],
-        rows=_rows(found, data, page.names, bounds)[:shown],
+        rows=_rows(found, data, page, bounds)[:shown],
         settings={
             "norm": NORMS[data["norm"]],
             "holds for": f"{data['arithmetic']} arithmetic",
             "images": f"{data['examples']:,} of {data['total']:,}",
-            "image range": f"{bounds[0]:g} to {bounds[1]:g}",
+            "image range": "{:g} to {:g}".format(*hull(bounds)),
             **page.settings,
             **versions(),
         },
@@ -185,26 +186,26 @@ def write_proofs(
 def _rows(
     found: "Sequence[Proofs]",
     data: Mapping[str, Any],
-    names: Sequence[str],
-    bounds: tuple[float, float],
+    page: Page,
+    bounds: Bounds,
 ) -> list[dict[str, Any]]:
     """Return for each image its picture, what is known at each epsilon, and what breaks it."""
     first = found[0]
-    pictured = first.originals.ndim == 4
 
-    def adversarial(i: int) -> str | None:
+    def pictured(i: int) -> dict[str, str | None]:
         moved = (
-            one for one in found if one.broken[i] and (one.images[i] != first.originals[i]).any()
+            one.images[i]
+            for one in found
+            if one.broken[i] and (one.images[i] != first.originals[i]).any()
         )
-        one = next(moved, None)
-        return None if one is None or not pictured else picture(one.images[i], bounds)
+        after = next(moved, None)
+        return pictures(first.originals[i], after, bounds, page.feature_names)
 
     return [
         {
             "id": int(first.ids[i]),
-            "label": names[int(first.labels[i])],
-            "original": picture(first.originals[i], bounds) if pictured else None,
-            "adversarial": adversarial(i),
+            "label": page.names[int(first.labels[i])],
+            **pictured(i),
             "found": [one["images"][i] for one in data["found"]],
         }
         for i in range(len(first.ids))

@@ -1,16 +1,18 @@
 """Success against queries as plain data, as tables on the console, and as one HTML page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxadv.core.bounds import Bounds, hull
 from jaxadv.core.confidence import wilson
 from jaxadv.core.result import Status
 from jaxadv.data.form import turn_in_class
 from jaxadv.report import table
-from jaxadv.report.elements import COLOURS, INK, Page, picture, plain_axes, svg, template, versions
+from jaxadv.report.drawings import pictures
+from jaxadv.report.elements import COLOURS, INK, Page, plain_axes, svg, template, versions
 from jaxadv.report.table import NORMS
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ def write_queries(
     path: str | Path,
     page: Page | None = None,
     *,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     gallery: int = 6,
 ) -> Path:
     """Write success against queries as one HTML page (atomically, everything embedded).
@@ -126,7 +128,7 @@ def write_queries(
         comparison: The comparison.
         path: Path of the page.
         page: Title, names of the classes, settings and size of the data set.
-        bounds: Range of the images.
+        bounds: The bounds of the model.
         gallery: Number of images to show.
 
     Returns:
@@ -152,7 +154,7 @@ def write_queries(
         data=data,
         where=_where(data),
         curves=svg(query_figure(comparison)),
-        rows=_rows(comparison, page.names, bounds, gallery),
+        rows=_rows(comparison, page, bounds, gallery),
         settings={
             "norm": NORMS[comparison.norm],
             "epsilon": "none"
@@ -160,7 +162,7 @@ def write_queries(
             else table.epsilon_text(comparison.epsilon),
             "budget": f"{comparison.budget:,} queries an image",
             "images": f"{data['examples']:,} of {data['total']:,}",
-            "image range": f"{bounds[0]:g} to {bounds[1]:g}",
+            "image range": "{:g} to {:g}".format(*hull(bounds)),
             **page.settings,
             **versions(),
         },
@@ -201,10 +203,10 @@ def query_figure(comparison: "QueryComparison") -> "Figure":
 
 
 def _rows(
-    comparison: "QueryComparison", names: Sequence[str], bounds: tuple[float, float], count: int
+    comparison: "QueryComparison", page: Page, bounds: Bounds, count: int
 ) -> list[dict[str, Any]]:
     """Return some images, one of each class before the second of any, with each attack's result."""
-    if comparison.originals.ndim != 4:
+    if comparison.originals.ndim not in (2, 3, 4):
         return []
     results = comparison.results.values()
     rows = np.flatnonzero(np.any([one.status == Status.SUCCESS for one in results], 0))
@@ -214,10 +216,13 @@ def _rows(
     return [
         {
             "id": int(comparison.ids[i]),
-            "label": names[int(comparison.labels[i])],
-            "original": picture(comparison.originals[i], bounds),
+            "label": page.names[int(comparison.labels[i])],
+            **pictures(comparison.originals[i], None, bounds, page.feature_names),
             "found": [
-                {"picture": picture(one.images[i], bounds), "queries": f"{one.queries[i]:,}"}
+                {
+                    **pictures(comparison.originals[i], one.images[i], bounds, page.feature_names),
+                    "queries": f"{one.queries[i]:,}",
+                }
                 if one.status[i] == Status.SUCCESS
                 else None
                 for one in results

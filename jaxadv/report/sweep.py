@@ -101,10 +101,11 @@ def _share_data(share: Share) -> dict[str, Any]:
 
 def _standing_data(one: Standing, levels: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     def level(norm: str, epsilon: float) -> dict[str, Any]:
-        worst = one.worst(norm, epsilon)
+        worst, proved = one.worst(norm, epsilon), one.proved(norm, epsilon)
         return {
             "epsilon": epsilon,
             **_share_data(one.robust(one.of(norm), epsilon)),
+            "proved": None if proved is None else _share_data(proved),
             "upper_bound": one.lacks(norm, epsilon),
             "worst_attack": None if worst is None else worst.title,
             "worst_accuracy": None if worst is None else one.robust([worst], epsilon).value,
@@ -152,6 +153,7 @@ def _standing_data(one: Standing, levels: Mapping[str, Sequence[float]]) -> dict
                 "levels": [level(norm, epsilon) for epsilon in levels[norm]],
                 "attacks": [attack(line, norm) for line in one.of(norm)],
                 "worst": curve(one.of(norm), one.points(one.of(norm), levels[norm])),
+                "contradictions": one.contradictions(norm) if one.of(norm) else 0,
             }
             for norm in one.norms
         },
@@ -264,10 +266,15 @@ class _Examples:
 
 
 def accuracy_text(level: Mapping[str, Any] | None) -> str:
-    """Return a robust accuracy in per cent: "≤" before an upper bound, a dash for no rows."""
+    """Return a robust accuracy in per cent, with the proved one before it where there are proofs.
+
+    "≤" stands before an upper bound, a dash for no rows.
+    """
     if level is None or level["value"] is None:
         return "-"
-    return ("≤ " if level["upper_bound"] else "") + table.percent(level["value"])
+    attacked = ("≤ " if level["upper_bound"] else "") + table.percent(level["value"])
+    proved = level["proved"]
+    return attacked if proved is None else f"{table.percent(proved['value'])}-{attacked}"
 
 
 def leaderboard(data: Mapping[str, Any], norm: str) -> list[dict[str, Any]]:
@@ -278,6 +285,11 @@ def leaderboard(data: Mapping[str, Any], norm: str) -> list[dict[str, Any]]:
         return one["data"], -sum(values), -(one["clean"]["value"] or 0.0)
 
     return sorted((one for one in data["standings"] if norm in one["norms"]), key=order)
+
+
+def _has_proofs(data: Mapping[str, Any], norm: str) -> bool:
+    levels = [level for one in leaderboard(data, norm) for level in one["norms"][norm]["levels"]]
+    return any(level["proved"] is not None for level in levels)
 
 
 def problems(data: Mapping[str, Any]) -> list[str]:
@@ -291,6 +303,17 @@ def problems(data: Mapping[str, Any]) -> list[str]:
         )
     lines += [f"job {job} failed: {error}" for job, error in data["failed"].items()]
     return lines
+
+
+def contradictions(data: Mapping[str, Any]) -> list[str]:
+    """Return where the sweep contradicts itself, a line each."""
+    return [
+        f"{own['contradictions']:,} images of {one['model']} on {one['data']} are both proved and "
+        f"broken ({norm}): one of the two is wrong; please report it"
+        for one in data["standings"]
+        for norm, own in one["norms"].items()
+        if own["contradictions"]
+    ]
 
 
 def print_sweep(data: Mapping[str, Any], console: "Console | None" = None) -> None:
@@ -314,11 +337,17 @@ def print_sweep(data: Mapping[str, Any], console: "Console | None" = None) -> No
                 *map(accuracy_text, one["norms"][norm]["levels"]),
             )
         console.print(board)
+        if _has_proofs(data, norm):
+            console.print(
+                "the true robust accuracy lies between the proved and the attacked", highlight=False
+            )
     lines = problems(data)
     for line in lines[:NAMED]:
         console.print(f"[bold yellow]incomplete:[/] {line}", highlight=False, soft_wrap=True)
     if len(lines) > NAMED:
         console.print(f"[bold yellow]incomplete:[/] {len(lines) - NAMED:,} more, in the data")
+    for line in contradictions(data):
+        console.print(f"[bold red]contradiction:[/] {line}", highlight=False, soft_wrap=True)
 
 
 # ---- the pages ------------------------------------------------------------------------------
@@ -363,10 +392,12 @@ def write_sweep(
         title="What the sweep found",
         data=data,
         problems=problems(data),
+        contradictions=contradictions(data),
         boards=[
             {
                 "norm": table.NORMS[norm],
                 "epsilons": epsilons,
+                "proved": _has_proofs(data, norm),
                 "rows": [
                     {**one, "levels": one["norms"][norm]["levels"]}
                     for one in leaderboard(data, norm)

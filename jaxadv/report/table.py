@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxadv.core.bounds import hull
 from jaxadv.core.confidence import wilson
 from jaxadv.core.result import Status
 
@@ -69,7 +70,9 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
     "misclassified" or null (survived); `margin` is the smallest margin under any attack (null: none
     was run there); `forward` and `backward` are an image's passes in all attacks together;
     `robust_bounds` are robust accuracy from both sides, proved and under attack, for each epsilon,
-    and `proved` says of each image which epsilons (null: no proofs were asked for).
+    and `proved` says of each image which epsilons (null: no proofs were asked for). For a targeted
+    goal, `target` is each image's, "misclassified" means classified as that from the start, and
+    `robust_accuracy` is the fraction that no attack turned into its target.
 
     Args:
         report: The report.
@@ -89,29 +92,34 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
     def who(number: int) -> str | None:
         return names[number] if number >= 0 else MISCLASSIFIED if number == -2 else None
 
-    right = report.predictions == report.labels
+    right, attacked = report.predictions == report.labels, report.attacked
     return {
         "norm": report.norm,
         "epsilons": report.epsilons.tolist(),
-        "bounds": list(map(float, report.bounds)),
+        "bounds": list(hull(report.bounds)),
         "examples": count,
         "total": count if total is None else int(total),
         "complete": report.complete,
+        "targeted": report.targets is not None,
         "clean_accuracy": report.clean_accuracy,
         "clean_interval": wilson(right.sum(), count),
         "false_rejections": report.false_rejections,
+        "attacked": float(attacked.mean()),
         "robust_accuracy": report.robust_accuracy.tolist(),
         "robust_interval": [wilson(s * count, count) for s in report.robust_accuracy],
         "noise_accuracy": _list(report.noise_accuracy()),
         "robust_bounds": _list(report.robust_bounds),
         "certified_accuracy": _list(report.certified_curve(report.epsilons)),
-        "median_distance": _finite(np.median(report.distance[right]) if right.any() else np.inf),
+        "median_distance": _finite(
+            np.median(report.distance[attacked]) if attacked.any() else np.inf
+        ),
         "attacks": [_stage_data(report, number) for number in range(len(names))],
         "messages": list(report.messages),
         "images": [
             {
                 "id": int(report.ids[i]),
                 "label": int(report.labels[i]),
+                "target": None if report.targets is None else int(report.targets[i]),
                 "prediction": int(report.predictions[i]),
                 "broken_by": [who(int(number)) for number in report.broken_by[:, i]],
                 "distance": _finite(report.distance[i]),
@@ -227,8 +235,14 @@ def print_report(
     console.print(_cost_table(data))
     console.print(
         f"median smallest distance ({data['norm']}): "
-        f"[bold]{number_text(data['median_distance'])}[/], over images classified right"
+        f"[bold]{number_text(data['median_distance'])}[/], over images {attacked_text(data)}"
     )
+    if data.get("targeted"):
+        console.print(
+            "robust accuracy: images that no attack turned into their target; clean accuracy "
+            f"{percent(data['clean_accuracy'])}",
+            highlight=False,
+        )
     if data["robust_bounds"] is not None:
         console.print(
             "the true robust accuracy lies between proved and robust accuracy", highlight=False
@@ -239,6 +253,11 @@ def print_report(
         console.print(f"[yellow]refused by verification:[/] {line}", highlight=False)
     if not data["complete"]:
         console.print("[bold yellow]incomplete: the evaluation was interrupted[/]")
+
+
+def attacked_text(data: Mapping[str, Any]) -> str:
+    """Return which images were attacked."""
+    return "not in their target class" if data.get("targeted") else "classified right"
 
 
 def grid(title: str, first: str, columns: Sequence[str]) -> "Table":
@@ -252,13 +271,14 @@ def grid(title: str, first: str, columns: Sequence[str]) -> "Table":
 
 def _accuracy_table(data: Mapping[str, Any]) -> "Table":
     count, norm = data["examples"], data["norm"]
+    what = "Images not in their target class in %," if data.get("targeted") else "Accuracy in %"
     table = grid(
-        f"Accuracy in % on {count:,} images, and what each attack broke ({norm})",
+        f"{what} on {count:,} images, and what each attack broke ({norm})",
         "after",
         [f"ε = {epsilon_text(e)}" for e in data["epsilons"]],
     )
     wide = len(data["epsilons"])
-    table.add_row("no attack", *[percent(data["clean_accuracy"])] * wide)
+    table.add_row("no attack", *[percent(data.get("attacked", data["clean_accuracy"]))] * wide)
     for attack in data["attacks"]:
         cells = [
             f"{percent(left)} [dim]{'-' + percent(broken) if broken else '·':>6}[/]"

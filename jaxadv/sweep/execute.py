@@ -1,5 +1,6 @@
 """Runs every job of a sweep that the store does not hold yet, in one or several processes."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from jaxadv.data.form import Dataset, Source
 from jaxadv.engine.devices import choose_devices
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.sweep.grid import Grid, read_grid
-from jaxadv.sweep.job import Plan, run_job
+from jaxadv.sweep.job import Plan, compile_job, run_job
 from jaxadv.sweep.names import Job
 from jaxadv.sweep.plan import Cell, make_jobs, make_plan
 from jaxadv.sweep.resources import Given
@@ -226,10 +227,11 @@ def run_jobs(
     total = sum(job.rows for job in plan.jobs)
     waiting, computed = list(todo), 0
     done = total - sum(job.rows for job in waiting)
+    compiled: set[str] = set()  # the groups for which compilation has begun
     with interruptible() as interrupted:
         while waiting:
             left = []
-            for job in waiting:
+            for place, job in enumerate(waiting):
                 if interrupted():
                     return False, computed
                 with plan.store.claimed(job) as claimed:
@@ -239,7 +241,22 @@ def run_jobs(
                     if plan.store.path(job).is_file() and plan.store.load(job) is not None:
                         done += job.rows  # another process has finished it meanwhile
                         continue
-                    if not _attempt(plan, job, chosen, done, total, progress, interrupted):
+                    compiled.add(job.group)
+
+                    def report(
+                        rows: int,
+                        successes: int,
+                        job: Job = job,
+                        before: int = done,
+                        following: Sequence[Job] = waiting[place + 1 :],
+                    ) -> None:
+                        if rows:  # this job is compiled
+                            _compile_next(plan, following, chosen, compiled)
+                        if progress is not None:
+                            title = plan.groups[job.group].title()
+                            progress(title, before + rows, total, successes)
+
+                    if not _attempt(plan, job, chosen, report, interrupted):
                         return False, computed
                 done, computed = done + job.rows, computed + 1
             if len(left) == len(waiting):
@@ -249,22 +266,26 @@ def run_jobs(
     return True, computed
 
 
+def _compile_next(
+    plan: Plan, waiting: Sequence[Job], devices: tuple[Any, ...], compiled: set[str]
+) -> None:
+    """Begin to compile for the first waiting job of a group that is not among the `compiled`."""
+    for job in waiting:
+        if job.group not in compiled:
+            compiled.add(job.group)
+            with contextlib.suppress(Exception):  # which the job itself reports
+                compile_job(plan, job, devices)
+            return
+
+
 def _attempt(
     plan: Plan,
     job: Job,
     devices: tuple[Any, ...],
-    done: int,
-    total: int,
-    progress: SweepProgress | None,
+    report: Callable[[int, int], None],
     interrupted: Callable[[], bool],
 ) -> bool:
     """Run one job and record its failure, if any; return False if it was interrupted."""
-    group = plan.groups[job.group]
-
-    def report(rows: int, successes: int) -> None:
-        if progress is not None:
-            progress(group.title(), done + rows, total, successes)
-
     report(0, 0)
     try:
         finished = run_job(plan, job, devices, report, interrupted)

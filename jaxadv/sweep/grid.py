@@ -318,6 +318,8 @@ def _check(grid: Grid, name: str, text: str) -> None:
                 entry = build_entry(attack.name, settings)
                 used.add(settings["norm"])
                 values = epsilons_of(grid, attack, str(settings["norm"]))
+                if entry.prover is not None and attack.goal != "untargeted":
+                    refuse([*at, "prove"], f"is for untargeted attacks, not for {attack.goal!r}")
                 if attack.epsilons is not None and not entry.needs_epsilon:
                     refuse([*at, "epsilons"], f"{attack.name} takes none: leave them out")
                 if entry.needs_epsilon and not values:

@@ -12,9 +12,13 @@ from jaxadv.core.goals import Targeted
 from jaxadv.core.norms import distances64
 from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status
-from jaxadv.engine.compilation import forget_programs
-from jaxadv.engine.session import Rows, Session
+from jaxadv.engine.compilation import Compilation, forget_programs
+from jaxadv.engine.devices import choose_devices
+from jaxadv.engine.run import Plan as AttackPlan
+from jaxadv.engine.run import compile_ahead
+from jaxadv.engine.session import Room, Rows, Session
 from jaxadv.engine.verify import margins, predict
+from jaxadv.protocols.cached_run import keep_of
 from jaxadv.sweep.names import Job
 from jaxadv.sweep.plan import Cell, Group
 from jaxadv.sweep.runners import UNKNOWN, goal_of
@@ -43,6 +47,44 @@ class Plan(NamedTuple):
     clean: dict[tuple[str, str, int, int], np.ndarray]
 
 
+def open_job(plan: Plan, job: Job, devices: tuple[Any, ...] | None) -> tuple[Session, Rows]:
+    """Return the session and the rows of a job."""
+    group = plan.groups[job.group]
+    part = group.images.source.read(range(job.begin, job.end))
+    count, cells = len(part.labels), [plan.cells[fingerprint] for fingerprint in job.cells]
+    epsilon = [np.nan if cell.epsilon is None else cell.epsilon for cell in cells]
+    judge = group.subject.judge
+    session = Session(
+        group.subject.model,
+        part.images,
+        goal_of(group.goal, part.labels, group.images.classes),
+        part.ids,
+        jax.random.key(0),
+        devices,
+        group.lanes,
+        judge=judge,
+        again=judge is not None,
+        room=Room.of(part.images, len(cells), len(choose_devices(devices))),
+    )
+    seeds = np.repeat([cell.seed for cell in cells], count)
+    rows = Rows(
+        np.tile(np.arange(count), len(cells)),
+        np.repeat(epsilon, count) if group.entry.needs_epsilon else None,
+        seeds=np.asarray(jax.random.key_data(KEYS(seeds.astype(np.uint32)))),
+    )
+    return session, rows
+
+
+def compile_job(plan: Plan, job: Job, devices: tuple[Any, ...] | None) -> Compilation:
+    """Begin to compile the first attack of a job in other threads."""
+    session, rows = open_job(plan, job, devices)
+    targeted = isinstance(session.goal, Targeted)
+    attack = plan.groups[job.group].entry.attacks(targeted)[0]
+    lanes = session.width(attack.queries, len(rows.source))
+    keep = keep_of(attack, session.model)
+    return compile_ahead(session, AttackPlan(attack, rows, keep, lanes, start=False))
+
+
 def run_job(
     plan: Plan,
     job: Job,
@@ -56,28 +98,10 @@ def run_job(
     """
     began = time.perf_counter()
     group = plan.groups[job.group]
-    part = group.images.source.read(range(job.begin, job.end))
-    count, cells = len(part.labels), [plan.cells[fingerprint] for fingerprint in job.cells]
-    epsilon = [np.nan if cell.epsilon is None else cell.epsilon for cell in cells]
-    judge = group.subject.judge
-    goal = goal_of(group.goal, part.labels, group.images.classes)
-    session = Session(
-        group.subject.model,
-        part.images,
-        goal,
-        part.ids,
-        jax.random.key(0),
-        devices,
-        judge=judge,
-        again=judge is not None,
+    session, rows = open_job(plan, job, devices)
+    session = session._replace(
         progress=lambda _, done, __, successes: progress(done, successes),
         interrupted=interrupted,
-    )
-    seeds = np.repeat([cell.seed for cell in cells], count)
-    rows = Rows(
-        np.tile(np.arange(count), len(cells)),
-        np.repeat(epsilon, count) if group.entry.needs_epsilon else None,
-        seeds=np.asarray(jax.random.key_data(KEYS(seeds.astype(np.uint32)))),
     )
     lanes = group.lanes
     while True:
@@ -95,8 +119,8 @@ def run_job(
     columns, images = _columns(plan, job, session, rows, result)
     columns |= {
         "broken_by": [name or None for name in broken_by],
-        "seed": seeds.astype(np.int64),
-        "label": part.labels[rows.source].astype(np.int32),
+        "seed": np.repeat([plan.cells[cell].seed for cell in job.cells], len(session.images)),
+        "label": np.asarray(session.goal.labels)[rows.source].astype(np.int32),
     }
     columns["seconds"] = np.full(job.rows, (time.perf_counter() - began) / job.rows)
     if images is not None:

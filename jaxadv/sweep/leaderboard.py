@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxadv.core.confidence import wilson
+from jaxadv.core.result import Status
 from jaxadv.sweep.read import CellRows
 
 POINTS = 200  # points of a curve that would have one at every distance
@@ -54,6 +55,8 @@ class Line:
         attacked: Bool [images] by radius, which images were attacked (None: minimum norm).
         passes: Frequency table by radius: number of rows, of images classified correctly, for each
             number of passes.
+        proved: Float [images], the largest radius at which each image was proved; 0 if at none.
+        asked: Radii at which proofs were asked for.
     """
 
     attack: str
@@ -64,6 +67,8 @@ class Line:
         default_factory=dict
     )
     passes: dict[float | None, Counter[int]] = dataclasses.field(default_factory=dict)
+    proved: Float[np.ndarray, "images"] = dataclasses.field(default_factory=lambda: np.zeros(0))
+    asked: set[float] = dataclasses.field(default_factory=set)
 
     @property
     def title(self) -> str:
@@ -120,9 +125,16 @@ class Standing:
         known, counts = np.unique(passes[right & np.isfinite(passes)], return_counts=True)
         tally = line.passes.setdefault(epsilon, Counter())
         tally.update(dict(zip(known.astype(int).tolist(), counts.tolist(), strict=True)))
+        status = cell.column("status").astype(str)
+        asked = np.isin(status, (Status.PROVED.name, Status.UNDECIDED.name)).any()
+        if epsilon is not None and asked:
+            line.asked.add(epsilon)
+            sure = rows[status == Status.PROVED.name]
+            line.proved[sure] = np.maximum(line.proved[sure], epsilon)
 
     def _line(self, norm: str, attack: str, goal: str) -> Line:
-        fresh = Line(attack, goal, norm, np.full(len(self.ids), np.inf))
+        reach, proved = np.full(len(self.ids), np.inf), np.zeros(len(self.ids))
+        fresh = Line(attack, goal, norm, reach, proved=proved)
         return self.lines.setdefault((norm, attack, goal), fresh)
 
     def _places(self, ids: np.ndarray) -> np.ndarray:
@@ -139,6 +151,7 @@ class Standing:
             self.right = placed(self.right, True)
             for line in self.lines.values():
                 line.reach = placed(line.reach, np.inf)
+                line.proved = placed(line.proved, 0.0)
                 line.attacked = {e: placed(mask, False) for e, mask in line.attacked.items()}
             self.ids = every
         return np.searchsorted(self.ids, ids)
@@ -168,6 +181,25 @@ class Standing:
             counted |= line.at(epsilon)
             standing &= ~(line.reach <= epsilon)
         return Share(int((standing & counted).sum()), int(counted.sum()))
+
+    def proved(self, norm: str, epsilon: float) -> Share | None:
+        """Return the fraction of images that are proved at epsilon or a larger one.
+
+        It counts the images that `robust` counts. None if no proofs were asked for there.
+        """
+        lines = self.of(norm)
+        if not any(epsilon <= radius for line in lines for radius in line.asked):
+            return None
+        counted = np.any([line.at(epsilon) for line in lines], 0)
+        sure = np.any([line.proved >= epsilon for line in lines], 0)
+        return Share(int((sure & self.right & counted).sum()), int(counted.sum()))
+
+    def contradictions(self, norm: str) -> int:
+        """Return the number of images that are broken within a radius at which they are proved."""
+        lines = self.of(norm)
+        reach = np.min([line.reach for line in lines], 0)
+        proved = np.max([line.proved for line in lines], 0)
+        return int(((proved > 0) & (proved >= reach)).sum())
 
     def lacks(self, norm: str, epsilon: float) -> bool:
         """Return whether rows are missing that could lower the robust accuracy at epsilon."""

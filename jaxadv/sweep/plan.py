@@ -141,6 +141,8 @@ def _check_attacks(
     classes = checks.count_classes(model, images.shape)
     try:
         checks.check_attacks(attacks, model, goal, classes, epsilons, images.shape)
+        if entry.prover is not None:
+            entry.prover.check(model, images.shape, entry.norm)
     except ValueError as error:
         raise ValueError(f"attacks: {attack.name} ({entry.norm}): {error}") from None
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadv.core.calls import without_addresses
+from jaxadv.core.jaxprs import without_addresses
 from jaxadv.core.model import Model
 from jaxadv.data.dataset import load_data, some_of
 from jaxadv.data.form import Dataset, Source

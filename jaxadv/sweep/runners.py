@@ -14,10 +14,14 @@ from jaxadv.core.result import Result, Status, empty_result
 from jaxadv.engine.run import run_rows
 from jaxadv.engine.session import Rows, Session, StageProgress
 from jaxadv.engine.verify import margins, predict
-from jaxadv.protocols.cached_run import attack_of, describe, keep_of, refines
+from jaxadv.proofs.balls import NORMS as BALLS
+from jaxadv.protocols.cached_run import attack_of, describe, keep_of, refines, softened_of
 from jaxadv.protocols.cascades import CASCADES, Cascade, Nearly, get_cascade, run_cascade
 from jaxadv.protocols.minimal_distance import run_portfolio
-from jaxadv.protocols.portfolios import EFFORTS, get_portfolio
+from jaxadv.protocols.portfolios import EFFORTS, get_portfolio, members_of
+from jaxadv.protocols.proof_stage import prove_rows
+from jaxadv.protocols.prover import EFFORTS as PROOFS
+from jaxadv.protocols.prover import Prover
 
 PORTFOLIO = "minimal_distance"
 UNKNOWN = -1  # stands for a count that is not kept
@@ -46,6 +50,11 @@ class Entry(Protocol):
         """Whether its cells have a radius."""
         ...
 
+    @property
+    def prover(self) -> Prover | None:
+        """How rows that no attack broke are proved, if they are."""
+        ...
+
     def attacks(self, targeted: bool) -> list[Attack]:
         """Return all attacks that it may run, targeted or not."""
         ...
@@ -55,7 +64,7 @@ class Entry(Protocol):
         ...
 
     def passes(self, classes: int) -> int:
-        """Return an upper bound of the forward and backward passes of an image."""
+        """Return an upper bound of an image's forward and backward passes, without proofs."""
         ...
 
     def describe(self) -> Any:
@@ -89,8 +98,15 @@ def build_entry(name: str, settings: Mapping[str, Any]) -> Entry:
         ValueError: There is no attack of that name, or a setting does not fit it.
     """
     if name in CASCADES:
-        norm = _only(name, settings, "norm")["norm"]
-        return CascadeEntry(name, norm, get_cascade(name, norm))
+        given = _only(name, settings, "norm", "prove")
+        norm, effort = given["norm"], given.get("prove")
+        if effort is not None and (effort not in PROOFS or norm not in BALLS):
+            raise ValueError(
+                f"prove={effort!r} in {norm}: pass one of {', '.join(PROOFS)}, in one of "
+                f"{', '.join(BALLS)}"
+            )
+        prover = None if effort is None else Prover(effort)
+        return CascadeEntry(name, norm, get_cascade(name, norm), prover)
     if name == PORTFOLIO:
         given = _only(name, settings, "norm", "effort")
         effort = given.get("effort", "standard")
@@ -117,6 +133,7 @@ class SingleEntry:
     """Runner of one attack."""
 
     attack: Attack
+    prover: None = None
 
     @property
     def title(self) -> str:
@@ -174,12 +191,14 @@ class CascadeEntry:
         name: Name of the cascade.
         norm: Its norm.
         stages: Its attacks.
+        prover: How rows that none of them broke are proved; None for no proofs.
         needs_epsilon: Whether its cells have a radius.
     """
 
     name: str
     norm: str
     stages: Cascade
+    prover: Prover | None = None
     needs_epsilon: bool = True
 
     @property
@@ -200,8 +219,9 @@ class CascadeEntry:
             name: describe(attack_of(stage))
             | ({"for": str(stage[1:])} if isinstance(stage, Nearly) else {})
             | ({"begin": "best"} if refines(stage) else {})
+            | ({"softened": soft[1:]} if (soft := softened_of(stage)) is not None else {})
             for name, stage in self.stages.items()
-        }
+        } | ({} if self.prover is None else {"proof": repr(self.prover)})
 
     def run(self, session: Session, rows: Rows) -> tuple[Result, np.ndarray]:
         count, shape = len(rows.source), session.images.shape[1:]
@@ -232,7 +252,41 @@ class CascadeEntry:
             complete = stage.number == len(self.stages) - 1
         if not complete:  # interrupted between two attacks: the next one's rows are missing
             whole.status[~whole.success] = Status.NOT_RUN
+        if complete and self.prover is not None:
+            self._prove(session, self.prover, rows, whole, names)
         return whole, names
+
+    def _prove(
+        self, session: Session, prover: Prover, rows: Rows, whole: Result, names: np.ndarray
+    ) -> None:
+        """Prove the rows that stand, each image once at each epsilon, whatever its seeds."""
+        standing = np.flatnonzero(~whole.success)
+        if not len(standing):
+            return
+        epsilon = np.broadcast_to(rows.epsilon, rows.source.shape)[standing]
+        pairs, own = np.unique(
+            np.stack([rows.source[standing], epsilon], 1), axis=0, return_inverse=True
+        )
+        judge = session.judge or session.model
+        problem = session.of(pairs[:, 0].astype(int))._replace(model=judge, judge=None, again=False)
+        network = prover.check(judge, session.images.shape[1:], self.norm)
+        found, _ = prove_rows(problem.answered(), network, self.norm, prover, pairs[:, 1])
+        found, before = found.rows(own.reshape(-1)), whole.rows(standing)
+        won = found.success
+        every = won.reshape(-1, *[1] * (found.images.ndim - 1))
+        whole.put(
+            standing,
+            before._replace(
+                images=np.where(every, found.images, before.images),
+                margin=np.where(won, found.margin, before.margin),
+                distance=np.where(won, found.distance, before.distance),
+                success=won,
+                status=found.status,
+                forward=before.forward + found.forward,
+                backward=before.backward + found.backward,
+            ),
+        )
+        names[standing[won]] = prover.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,11 +296,13 @@ class PortfolioEntry:
     Attributes:
         effort: Name of the portfolio.
         norm: Its norm.
+        prover: None; nothing is proved.
         needs_epsilon: Whether its cells have a radius.
     """
 
     effort: str
     norm: str
+    prover: None = None
     needs_epsilon: bool = False
 
     @property
@@ -254,7 +310,8 @@ class PortfolioEntry:
         return PORTFOLIO
 
     def attacks(self, targeted: bool) -> list[Attack]:
-        return list(map(attack_of, get_portfolio(self.effort, self.norm, targeted)[0].values()))
+        phases = get_portfolio(self.effort, self.norm, targeted)
+        return list(map(attack_of, members_of(phases).values()))
 
     def queries(self, classes: int) -> int:
         return max(SingleEntry(attack).queries(classes) for attack in self.attacks(False))
@@ -263,7 +320,11 @@ class PortfolioEntry:
         return EFFORTS[self.effort]
 
     def describe(self) -> Any:
-        return [self.effort, *map(describe, self.attacks(False))]
+        described: list[Any] = [self.effort]
+        for phase in get_portfolio(self.effort, self.norm, False):
+            described += map(describe, map(attack_of, phase.members.values()))
+            described += ["pattern search"] * phase.searched
+        return described
 
     def run(self, session: Session, rows: Rows) -> tuple[Result, np.ndarray]:
         count, shape, seeds = len(rows.source), session.images.shape[1:], rows.seeds
@@ -293,8 +354,8 @@ class PortfolioEntry:
             if model is None or len(rows) == 0:
                 continue
             own = session.of(rows)._replace(model=model, judge=None, again=False).checked()
-            members, most = get_portfolio(self.effort, self.norm, own.goal.targeted)
-            nearest = run_portfolio(own.answered(), members, self.norm, most)
+            phases = get_portfolio(self.effort, self.norm, own.goal.targeted)
+            nearest = run_portfolio(own.answered(), phases, self.norm)
             part = whole.rows(rows)
             whole.put(
                 rows,

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from jaxtyping import Array, Float, PyTree
 
 from jaxadv.core.attack import safe_epsilon
 from jaxadv.core.bounds import two_numbers
+from jaxadv.core.jaxprs import bind, called, walk
 from jaxadv.core.model import Model
 from jaxadv.core.typing import ArrayLike, Numbers
 from jaxadv.cpu.rewrite import rewrite_for_cpu
@@ -28,7 +29,6 @@ from jaxadv.universal.perturbation import check_ball
 
 NONLINEAR = ("tanh", "logistic", "erf", "exp")
 LINEAR = ("dot_general", "conv_general_dilated")
-CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 PIECE = 50  # steps between two checks of the saturated fraction
 
 
@@ -71,28 +71,21 @@ def _walk(
     layers: list[tuple[str, Array]],
 ) -> list[Array]:
     """Evaluate a jaxpr and the calls inside it, and add the outputs of its layers to `layers`."""
-    values: dict[Var, Array] = dict(zip(jaxpr.constvars, consts, strict=True))
-    values.update(zip(jaxpr.invars, args, strict=True))
 
-    def read(atom: Var | Literal) -> Array:
-        return atom.val if isinstance(atom, Literal) else values[atom]
-
-    for eqn in jaxpr.eqns:
-        inputs, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
-        inner = next((eqn.params[key] for key in CALLS if key in eqn.params), None)
-        if name not in ("scan", "while", "cond") and isinstance(inner, ClosedJaxpr):
+    def outputs_of(eqn: JaxprEqn, inputs: list[Array]) -> list[Array]:
+        name, inner = eqn.primitive.name, called(eqn)
+        if inner is not None:
             outputs = _walk(inner.jaxpr, inner.consts, inputs, layers)
         else:
-            params = eqn.primitive.get_bind_params(eqn.params)
-            outputs = eqn.primitive.bind(*inputs, **params)
-            outputs = outputs if eqn.primitive.multiple_results else [outputs]
+            outputs = bind(eqn, inputs)
         zero = any(isinstance(atom, Literal) and np.all(atom.val == 0) for atom in eqn.invars)
         if name in NONLINEAR or (name == "max" and zero):
             layers.append(("nonlinear", outputs[0]))
         elif name in LINEAR:
             layers.append(("linear", outputs[0]))
-        values.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+        return outputs
+
+    return walk(jaxpr, consts, args, outputs_of)
 
 
 def excitement(layers: list[Array], objective: str) -> Float[Array, ""]:

@@ -52,6 +52,10 @@ class Around(Attack):
         return self.attack.needs_box
 
     @property
+    def simple_norms(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.attack.simple_norms
+
+    @property
     def bounded_by(self) -> str:  # type: ignore[override]
         return self.attack.bounded_by
 

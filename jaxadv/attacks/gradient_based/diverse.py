@@ -1,6 +1,6 @@
 """Margin descent from diverse starts: many short runs that begin far from each other."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,7 @@ class Diverse(Iterate):
     first: Number = 1.0
     final: Number = 0.1
     sparsity: Number = 0.01
+    simple_norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,6 +35,7 @@ class FGSM(GradientAttack):
     steps: int = static(default=1)
     step_size: Number = 1.0
     norms: ClassVar[tuple[str, ...]] = ("linf",)
+    simple_norms: ClassVar[tuple[str, ...]] = ("linf",)
 
 
 @pytree
@@ -64,3 +65,4 @@ class FGM(GradientAttack):
     norm: str = static(default="l2")
     steps: int = static(default=1)
     step_size: Number = 1.0
+    simple_norms: ClassVar[tuple[str, ...]] = ("linf", "l2")

@@ -1,5 +1,7 @@
 """Projected gradient descent, with and without a random start."""
 
+from typing import ClassVar
+
 from jaxadv.attacks.common.gradient import GradientAttack
 from jaxadv.core.pytree import pytree, static
 from jaxadv.core.typing import Number
@@ -34,6 +36,7 @@ class PGD(GradientAttack):
     """
 
     random_start: bool = static(default=True)
+    simple_norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
 
 
 @pytree
@@ -63,3 +66,4 @@ class BIM(GradientAttack):
 
     steps: int = static(default=10)
     step_size: Number = 0.1
+    simple_norms: ClassVar[tuple[str, ...]] = ("linf", "l2")

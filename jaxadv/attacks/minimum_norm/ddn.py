@@ -92,6 +92,7 @@ class DDN(MinimumNorm):
     last_step: Number = 0.01
     levels: int = static(default=0)
     norms: ClassVar[tuple[str, ...]] = ("l2",)
+    simple_norms: ClassVar[tuple[str, ...]] = ("l2",)
     needs_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ crossed; then it shrinks after each adversarial iterate and grows after any othe
 fraction.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +107,7 @@ class FMN(MinimumNorm):
     last_gamma: Number = 0.001
     search: int = static(default=10)
     sphere: bool = static(default=True)
+    simple_norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
 
     def __post_init__(self) -> None:
         super().__post_init__()

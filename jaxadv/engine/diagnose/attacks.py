@@ -116,7 +116,8 @@ def rounding(success: np.ndarray, rounded_margin: np.ndarray) -> Finding:
 def verified(results: list[Result]) -> Finding:
     """Check whether verification confirmed the claimed successes, and all numbers were finite."""
     status = np.concatenate([result.status for result in results])
-    claimed = status[(status == Status.SUCCESS) | (status >= Status.REJECTED_LABEL)]
+    rejected = (Status.REJECTED_LABEL, Status.REJECTED_DISTANCE, Status.REJECTED_BOX)
+    claimed = status[np.isin(status, (Status.SUCCESS, *rejected))]
     refused = claimed[claimed != Status.SUCCESS]
     broken = int((status == Status.NONFINITE).sum())
     messages = []

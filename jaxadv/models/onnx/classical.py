@@ -1,4 +1,4 @@
-"""Linear models of the domain ai.onnx.ml, whose weights are attributes and not parameters."""
+"""Linear models of the domain ai.onnx.ml, and their parts: weights are attributes."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,13 @@ def _scaler(node: Node, x: ArrayLike) -> ArrayLike:
     return (x - np.float32(node.get("offset", 0.0))) * np.float32(node.get("scale", 1.0))
 
 
+def _array_feature_extractor(_: Node, x: ArrayLike, places: ArrayLike) -> ArrayLike:
+    """The features at some places, as rows also where there is one row without a batch axis."""
+    return jnp.take(jnp.atleast_2d(x), jnp.ravel(places), axis=-1)
+
+
 OPERATORS: dict[str, Operator] = {
+    "ArrayFeatureExtractor": _array_feature_extractor,
     "LinearClassifier": _linear_classifier,
     "Normalizer": _normalizer,
     "Scaler": _scaler,

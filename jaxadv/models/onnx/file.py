@@ -133,11 +133,13 @@ def _entrance(graph: "GraphProto") -> Entrance:
 def _exit(graph: "GraphProto", output: str | None) -> str:
     names = [value.name for value in graph.output]
     if output is None:
-        if len(names) != 1:
-            raise ValueError(
-                f"the ONNX graph has the outputs {names}: pass output= the one that holds logits"
-            )
-        return names[0]
+        scores = names if len(names) == 1 else _scores(graph)
+        if len(scores) == 1:
+            return scores[0]
+        raise ValueError(
+            f"the ONNX graph has the outputs {names}: pass output= the one that holds logits (on "
+            "the command line --logits-of)"
+        )
     known = [name for node in graph.node for name in node.output]
     if output not in known:
         raise ValueError(
@@ -145,6 +147,17 @@ def _exit(graph: "GraphProto", output: str | None) -> str:
             f"of which are {known[-4:]}"
         )
     return output
+
+
+def _scores(graph: "GraphProto") -> list[str]:
+    """Return the outputs without labels, which are integers or texts, and without the dicts of
+    `ZipMap`, in whose place what they are made of is returned."""
+    from onnx import TensorProto
+
+    labels = (TensorProto.INT64, TensorProto.INT32, TensorProto.STRING)
+    zipped = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "ZipMap"}
+    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.output}
+    return [zipped.get(name, name) for name, kind in kinds.items() if kind not in labels]
 
 
 def _needed(graph: "GraphProto", output: str) -> "list[NodeProto]":
@@ -206,6 +219,12 @@ def _node(proto: "NodeProto", opset: int, entrance: Entrance) -> Node:
     names = tuple(proto.input), tuple(proto.output)
     node = Node(proto.op_type, proto.name, opset, *names, (), entrance.batch)
     if proto.op_type not in DOMAINS.get(proto.domain, {}):
+        if proto.domain in DOMAINS and proto.domain not in STANDARD:
+            trees = ", and trees have no gradient" * proto.op_type.startswith("TreeEnsemble")
+            raise ValueError(
+                f"{node} is not supported (domain {proto.domain}){trees}: pass the estimator "
+                "itself to ja.from_sklearn, or write the model for ja.Model"
+            )
         raise ValueError(
             f"{node} is not supported{f' (domain {proto.domain})' if proto.domain else ''}: export "
             "a graph of these operators, pass output= the name of a tensor before "

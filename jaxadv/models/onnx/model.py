@@ -1,14 +1,16 @@
 """ONNX classifiers as the engine's `Model`: the graph is a function, its float tensors the weights.
 
 The graph is computed on one image with a batch axis of 1, under vmap, so a graph that was exported
-for a batch of 1, with that 1 in its Reshape nodes, takes batches of any size. One that was exported
-for a larger batch is accepted if an image alone has the same logits as in the batch, else refused.
+for a batch of 1, with that 1 in its Reshape nodes, takes batches of any size. So does one that was
+exported for a larger batch, if an image alone has the same logits as in the batch. Else it is
+computed on batches of that size, or refused if the logits of an image depend on the others.
 """
 
 import contextlib
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import jax
@@ -68,7 +70,7 @@ def from_onnx(
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no ONNX model, the graph has several inputs or outputs, a node is
             not supported (named with its operator), or the graph was exported for a batch of
-            several images and cannot be computed on one.
+            several images, and the logits of one depend on the others.
 
     >>> import jax.numpy as jnp, jaxadv as ja, onnx
     >>> proto = onnx.parser.parse_model('''
@@ -85,7 +87,7 @@ def from_onnx(
     graph, weights = read(file, output)
     classifier = _Classifier(graph, layout or _usual_layout(graph.entrance.shape))
     if None not in graph.entrance.shape:
-        _check(classifier, weights)
+        classifier = _checked(classifier, weights)
     return Model(classifier, weights, bounds)
 
 
@@ -114,44 +116,69 @@ def with_input_shape(file: "str | os.PathLike[str]", entries: int) -> tuple[Mode
     return model, shape
 
 
-def _check(classifier: "_Classifier", weights: dict[str, Array]) -> None:
-    """Raise ValueError now, not at the first run, for a node that cannot be computed.
+def _checked(classifier: "_Classifier", weights: dict[str, Array]) -> "_Classifier":
+    """Return the classifier, of single images or of groups of them.
 
-    The same for a graph of a batch of several images whose logits of two of them, each alone,
-    differ from those in the batch.
+    Raises ValueError now, not at the first run, for a node that cannot be computed, and for a graph
+    of a batch of several images whose logits of one depend on the others.
     """
     graph = classifier.graph
     shape, batch = graph.entrance.shape, graph.entrance.batch or 1
     if batch == 1:
         jax.eval_shape(classifier.classify, weights, jax.ShapeDtypeStruct(shape, np.float32))
-        return
-    images = np.random.default_rng(0).random((batch, *[n or 1 for n in shape]), np.float32)
+        return classifier
+    # Unchanged: a node without a batch does not rewrite shapes for one image.
+    unchanged = graph._replace(nodes=tuple(node._replace(batch=None) for node in graph.nodes))
+    compute = jax.jit(_compute, static_argnums=0)
+    draw = np.random.default_rng(0)
+    images, others = draw.random((2, batch, *[n or 1 for n in shape]), np.float32)
+
+    def rows(images: np.ndarray) -> np.ndarray:
+        return np.asarray(compute(unchanged, weights, images)).reshape(batch, -1)
+
+    def equal(logits: ArrayLike, expected: np.ndarray, what: str) -> None:
+        tolerance = 1e-3 * float(np.abs(expected).max())
+        np.testing.assert_allclose(logits, expected, 1e-3, tolerance, err_msg=what)
+
     try:
-        alone = jax.jit(jax.vmap(classifier.classify, (None, 0)))(weights, images[[0, -1]])
-        # Unchanged: a node without a batch does not rewrite shapes for one image.
-        nodes = tuple(node._replace(batch=None) for node in graph.nodes)
-        logits = jax.jit(_compute, static_argnums=0)(graph._replace(nodes=nodes), weights, images)
-        rows = logits.reshape(batch, -1)[np.array([0, -1])]
-        tolerance = 1e-3 * float(jnp.abs(rows).max())
-        np.testing.assert_allclose(alone, rows, 1e-3, tolerance, err_msg="one image in the batch")
+        logits = rows(images)
+        try:
+            alone = jax.jit(jax.vmap(classifier.classify, (None, 0)))(weights, images[[0, -1]])
+            equal(alone, logits[[0, -1]], "one image in the batch")
+        except (AssertionError, ValueError, TypeError):
+            equal(rows(np.roll(images, 1, 0)), np.roll(logits, 1, 0), "in another order")
+            others[0] = images[0]
+            equal(rows(others)[0], logits[0], "among other images")
+            return replace(classifier, graph=unchanged, groups=batch)
     except (AssertionError, ValueError, TypeError) as error:
         raise ValueError(
             f"the graph was exported for a batch of {batch}: export it with a dynamic batch axis; "
-            f"on one image alone it fails or has other logits: {error}"
+            f"the logits of an image depend on the others, or cannot be computed: {error}"
         ) from error
+    return classifier
 
 
 @pytree
 class _Classifier:
     graph: Graph = static()
     layout: str = static()
+    groups: int = static(default=0)  # images that are computed together (0: each alone)
 
     def __call__(self, params: Weights, images: Float[Array, "N ..."]) -> Float[Array, "N K"]:
         if images.ndim == 4 and self.layout == "NCHW":
             images = images.transpose(0, 3, 1, 2)
         shape = _fit(self.graph.entrance.shape, images.shape[1:], self.layout)
         inputs = images.reshape(len(images), *shape).astype(jnp.float32)
+        if self.groups:
+            return self._in_groups(params, inputs)
         return jax.vmap(lambda image: self.classify(params, image))(inputs)
+
+    def _in_groups(self, params: Weights, inputs: Array) -> Float[Array, "N K"]:
+        count, size = len(inputs), self.groups
+        padded = jnp.pad(inputs, [(0, -count % size)] + [(0, 0)] * (inputs.ndim - 1))
+        groups = padded.reshape(-1, size, *inputs.shape[1:])
+        logits = jax.vmap(lambda group: _compute(self.graph, params, group))(groups)
+        return logits.reshape(len(padded), -1)[:count].astype(jnp.float32)
 
     def classify(self, params: Weights, image: Array) -> Float[Array, " K"]:
         """Logits of one image in the shape and layout of the graph."""

@@ -116,7 +116,7 @@ def _choose(exported: "ExportedProgram", output: str | int | None) -> int:
         which = "several tensors" if output is None else f"no single tensor as {output!r}"
         raise ValueError(
             f"module returns {which}, {_described(tree)}: pass output= the position, key or name "
-            "of the logits"
+            "of the logits (on the command line --logits-of)"
         )
     return chosen
 

@@ -1,0 +1,158 @@
+"""The bounds of subproblems of branch and bound, many at a time, and where to split each.
+
+A subproblem is one margin of one image on the part of its region where some ReLUs are on and some
+are off. Its bound is tightened over slopes and multipliers (Wang et al. 2021, beta-CROWN, arXiv
+2103.06624). Of the `CANDIDATES` ReLUs whose lines lose most at the image where the bound is
+attained, the one is chosen whose worse half has the best bound (after Bunel et al. 2020, arXiv
+1909.06588).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxadv.core.model import Model
+from jaxadv.core.pytree import take
+from jaxadv.proofs.backward import Parameters, Region, look_around, lower_bound, margin_of
+from jaxadv.proofs.network import Network
+from jaxadv.proofs.programs import divided
+from jaxadv.proofs.slopes import CLEAR, LEVELS, descend
+
+CANDIDATES = 3
+
+
+ROUND = 64  # the most subproblems of one image in a round
+
+
+STEPS = 3  # steps of Adam of a subproblem
+
+
+RATES = Parameters(0.1, 0, 0.3)
+
+
+class Subproblem(NamedTuple):
+    """A margin of an image on a part of its region.
+
+    Attributes:
+        bound: Lower bound that is known so far.
+        target: The class whose logit is subtracted.
+        alpha: Integers [M], uint8, slopes to begin with.
+        entry: The inputs of nonlinearities that are split.
+        sign: 1 or -1 for each of them.
+        beta: A multiplier for each of them.
+    """
+
+    bound: float
+    target: int
+    alpha: np.ndarray
+    entry: tuple[int, ...] = ()
+    sign: tuple[int, ...] = ()
+    beta: tuple[float, ...] = ()
+
+
+class Packed(NamedTuple):
+    """Subproblems as arrays, with a leading axis R.
+
+    Attributes:
+        image: Integers, the images.
+        label: Integers, their classes.
+        target: Integers.
+        alpha: Integers [R, M], uint8.
+        split: Integers [R, M], int8.
+        beta: Floats [R, M].
+    """
+
+    image: Any
+    label: Any
+    target: Any
+    alpha: Any
+    split: Any
+    beta: Any
+
+
+class Treated(NamedTuple):
+    """What became of subproblems, with a leading axis R.
+
+    Attributes:
+        bound: The best bounds.
+        alpha: Integers [R, M], uint8, the slopes that gave them.
+        beta: Floats [R, M], the multipliers that gave them.
+        corner: The image at which each bound is attained.
+        logits: Floats [R, K], the logits there.
+        entry: Where to split; -1: nothing is left to split.
+        halves: Floats [R, 2], bounds of the halves z >= 0 and z <= 0.
+    """
+
+    bound: Any
+    alpha: Any
+    beta: Any
+    corner: Any
+    logits: Any
+    entry: Any
+    halves: Any
+
+
+def _treat(model: Model, regions: Region, subs: Packed, *, norm: str, steps: int) -> Treated:
+    network = Network.of(model, regions.image.shape[1:])
+    classes = regions.output.shape[-1]
+    own = take(regions, subs.image)
+    cotangents = jax.vmap(lambda a, b: margin_of(a, b, classes, jnp.float32))(
+        subs.label, subs.target
+    )
+    rows = jnp.arange(len(subs.image))
+
+    def bound(chosen: Parameters) -> Any:
+        def one(region: Region, cotangent: Array, chosen: Parameters) -> Any:
+            return lower_bound(network, model.params, norm, region, cotangent, chosen)
+
+        return jax.vmap(one)(own, cotangents, chosen)
+
+    start = Parameters(
+        subs.alpha.astype(jnp.float32) / LEVELS, subs.split.astype(jnp.float32), subs.beta
+    )
+    enough = CLEAR * jnp.abs((cotangents * own.output).sum(1))
+    chosen = descend(lambda chosen: bound(chosen).value, start, enough, steps, RATES)
+    found = bound(chosen)
+
+    def around(region: Region, cotangent: Array, chosen: Parameters, point: Array) -> Any:
+        return look_around(network, model.params, region, cotangent, chosen, point)
+
+    logits, gaps = jax.vmap(around)(own, cotangents, chosen, found.corner)
+    free = (own.lower < 0) & (own.upper > 0) & (subs.split == 0) & splittable(network)
+    score = jnp.where(free, gaps, -1.0)
+    places = []
+    for _ in range(CANDIDATES):
+        place = score.argmax(1)
+        places.append(place)
+        score = score.at[rows, place].set(-1.0)
+
+    def half(place: Array, sign: float) -> Array:
+        split = chosen.split.at[rows, place].set(sign)
+        # Fewer may be free than there are candidates.
+        return jnp.where(free[rows, place], bound(chosen._replace(split=split)).value, -jnp.inf)
+
+    tried = jnp.stack([jnp.stack([half(place, sign) for sign in (1.0, -1.0)]) for place in places])
+    tried = jnp.where(jnp.isnan(tried), -jnp.inf, tried)
+    choice = tried.min(1).argmax(0)
+    entry = jnp.where(free.any(1), jnp.stack(places)[choice, rows], -1)
+    return Treated(
+        jnp.where(jnp.isnan(found.value), -jnp.inf, found.value),
+        jnp.round(chosen.alpha * LEVELS).astype(jnp.uint8),
+        chosen.beta,
+        found.corner,
+        logits,
+        entry,
+        tried[choice, :, rows],
+    )
+
+
+treat = divided(_treat, "norm", "steps")
+
+
+def splittable(network: Network) -> np.ndarray:
+    """Return which inputs [M] are those of ReLUs."""
+    parts = [np.full(int(np.prod(n.shape)), n.kind == "relu") for n in network.nodes]
+    return np.concatenate([np.zeros(0, bool), *parts])
