@@ -1,10 +1,13 @@
 """The box in which inputs lie: one range for all values, or a range for each feature."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxadv.core.typing import ArrayLike
+if TYPE_CHECKING:
+    from jaxadv.core.typing import ArrayLike
+else:
+    ArrayLike = Any  # reports read bounds without importing jax
 
 Bounds = tuple[float | ArrayLike, float | ArrayLike]
 """The (least, largest) value of an input: two numbers, or arrays that broadcast to one input.
