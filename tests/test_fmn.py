@@ -32,7 +32,7 @@ def drive(attack, model, images, goal, start=None):
 @pytest.mark.parametrize(
     ("attack", "most"),
     [
-        slow(ja.DDN(steps=200), 1.01),
+        slow(ja.DDN(steps=200), 1.0405),
         (ja.FMN(norm="linf"), 1.002),
         (ja.FMN(norm="l2"), 1.002),
         (ja.FMN(norm="l1"), 1.002),
@@ -47,7 +47,7 @@ def test_several_linear_classes(attack, most):
 
     adv-lib's FMN finds no adversarial image here in L2: its iterates stay on the near side. DDN's
     sphere always moves by 5 %, and ALMA ends now and then at another class than the nearest: so do
-    theirs, at the same ratios.
+    theirs, at the same ratios (the median of adv-lib 0.2.8's DDN on these images is 1.0400).
     """
     rng = np.random.default_rng(2)
     weights = rng.normal(size=(SIZE, 4)).astype(np.float32)

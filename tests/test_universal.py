@@ -1,5 +1,6 @@
 """Universal perturbations against closed forms, numpy, and what the paper says must hold."""
 
+import itertools
 import json
 
 import jax
@@ -280,19 +281,20 @@ def test_training_against_one_perturbation(digits):
     given, _ = digits
     train, test = given.train, given.test
     module = ja.models.get_definition("FC")(widths=(64,), classes=10)
-    rates = {}
-    for epsilon in (1e-6, 0.2):
+    rates = {1e-6: [], 0.2: []}
+    for epsilon, seed in itertools.product(rates, range(3)):
+        key = jax.random.key(seed)
         variables, last = ja.universal_training(
-            module, train, epsilon, key=KEY, epochs=20, learning_rate=5e-3
+            module, train, epsilon, key=key, epochs=20, learning_rate=5e-3
         )
         model = ja.from_linen(module, variables)
         assert np.abs(last.astype(np.float64)).max() <= epsilon
         assert (answers(model, test.images) == test.labels).mean() > 0.85
         made = ja.universal_perturbation(
-            model, train.images[:200], 0.2, key=KEY, devices=ONE, held_out=test.images
+            model, train.images[:200], 0.2, key=key, devices=ONE, held_out=test.images
         )
-        rates[epsilon] = made.held_out.rate
-    assert rates[0.2] < 0.7 * rates[1e-6]
+        rates[epsilon].append(made.held_out.rate)
+    assert np.mean(rates[0.2]) < 0.7 * np.mean(rates[1e-6])
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def universal_training(
     epochs: int = 10,
     batch_size: int = 50,
     learning_rate: float = 1e-3,
-    step_size: float = 0.1,
+    step_size: float = 1.0,
     free: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Params, np.ndarray]:
@@ -55,7 +55,8 @@ def universal_training(
         epochs: Passes over the images.
         batch_size: Images of a step.
         learning_rate: Initial learning rate of Adam; it decreases to 0 along a cosine.
-        step_size: Step length of the perturbation as a fraction of epsilon.
+        step_size: Step length of the perturbation as a fraction of epsilon. Where it is small, the
+            weights adapt to the perturbation faster than it moves, and others still fool them.
         free: Take both steps from one backward pass, at the cost of plain training. If false, the
             weights take the gradient at the updated perturbation, for a second backward pass.
         progress: Called after each epoch with (epochs done, epochs).
