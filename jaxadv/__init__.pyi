@@ -156,6 +156,7 @@ from .proofs.losses import crown_ibp_loss as crown_ibp_loss
 from .proofs.losses import ibp_loss as ibp_loss
 from .proofs.vnnlib import Property as Property
 from .proofs.vnnlib import read_vnnlib as read_vnnlib
+from .protocols.branching import Branching as Branching
 from .protocols.cached_run import Refine as Refine
 from .protocols.cached_run import Softened as Softened
 from .protocols.cascades import Hardest as Hardest

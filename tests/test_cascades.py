@@ -1,13 +1,14 @@
 """Cascades: AutoAttack's lists, each attack for the survivors of those before."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxadv as ja
 from jaxadv.protocols.cached_run import attack_of
 from jaxadv.protocols.cascades import CASCADES, get_cascade
-from tests.common import IMAGES, LABELS, MODEL
+from tests.common import IMAGES, LABELS, MODEL, slow
 from tests.test_apgd import IMAGES as NOISY_IMAGES
 from tests.test_apgd import RANDOM
 
@@ -191,3 +192,45 @@ def test_random_models_are_judged_on_fresh_draws() -> None:
 def test_what_is_not_known_is_said(attacks: str, norm: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         get_cascade(attacks, norm)
+
+
+def silent(weights, images):
+    """Two classes; class 1 is raised by a ReLU alone that is off at, and around, black images."""
+    unit = jnp.maximum(images.reshape(len(images), -1) @ weights - 1.0, 0.0)
+    return jnp.stack([jnp.full_like(unit, 0.5), unit], 1)
+
+
+@pytest.mark.parametrize("norm", ["linf", slow("l2"), slow("l1")])
+def test_branch_and_bound_crosses_where_no_gradient_points(norm):
+    """From a black image the unit turns on at 1, and class 1 wins at 1.5, along the dual norm."""
+    weights = np.array([1.0, 2.0, 4.0, 0.5], np.float32)
+    model = ja.Model(silent, jnp.asarray(weights))
+    images, labels = np.zeros((1, 2, 2, 1), np.float32), np.zeros(1, int)
+    exact = 1.5 / {"linf": weights.sum(), "l2": np.linalg.norm(weights), "l1": 4.0}[norm]
+    blind = ja.PGD(norm=norm, steps=40, restarts=1, random_start=False)
+    report = ja.evaluate(
+        model,
+        images,
+        labels,
+        epsilons=[0.99 * exact, 1.01 * exact],
+        norm=norm,
+        attacks={"PGD": blind, "branch and bound": ja.Branching(norm, subproblems=8)},
+        distances=False,
+        devices=jax.devices()[:1],
+    )
+    assert report.left_after(0).tolist() == [1, 1]
+    assert report.robust_accuracy.tolist() == [1, 0] and report.complete
+    assert report.distance[0] == pytest.approx(exact, rel=0.02)
+    assert report.stages[1].result.backward.min() > 0
+
+
+def test_branch_and_bound_leaves_out_what_cannot_be_proved(recwarn):
+    """A model that draws at random, and goals with targets, have no proofs: nothing is run."""
+    entries = {"branch and bound": ja.Branching(subproblems=8)}
+    for model, labels in (
+        (RANDOM, np.zeros(2, int)),
+        (MODEL, ja.Targeted(LABELS[:2], (LABELS[:2] + 1) % 4)),
+    ):
+        images = NOISY_IMAGES[:2] if model is RANDOM else IMAGES[:2]
+        report = ja.evaluate(model, images, labels, epsilons=[0.1], attacks=entries, distances=False)
+        assert report.complete and len(report.stages[0].source) == 0

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from jaxadv.core.model import Model
     from jaxadv.core.typing import Key, Numbers, Params
     from jaxadv.data import Dataset
-    from jaxadv.protocols.cached_run import Refine, Softened
-    from jaxadv.protocols.cascades import Chosen
+    from jaxadv.protocols.cascades import Entry
 
 
 @dataclass(frozen=True)
@@ -306,9 +305,7 @@ def _loaded_model(subject: Subject, shape: tuple[int, ...]) -> tuple["Model", st
     return load_model(spec, shape, **subject.form), f"{about['definition']} ({Path(spec).name})"
 
 
-def check_entries(
-    entries: "Iterable[Attack | Refine | Softened | Chosen]", epsilons: "Numbers | None"
-) -> Check:
+def check_entries(entries: "Iterable[Entry]", epsilons: "Numbers | None") -> Check:
     """Return the check, for `find_subject`, of a cascade's or a portfolio's untargeted attacks.
 
     Args:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -21,6 +21,8 @@ from jaxadv.engine.run import Plan, compile_ahead, run_rows
 from jaxadv.engine.session import Room, Rows, Session
 
 ROWS_BETWEEN_SAVES = 4096
+
+Layer = TypeVar("Layer")
 
 
 class Refine(NamedTuple):
@@ -61,11 +63,16 @@ class Softened(NamedTuple):
         return session._replace(model=model, key=key)
 
 
+def layer_of(entry: Any, kind: type[Layer]) -> Layer | None:
+    """Return what is of this kind in an entry, such as its `Softened`; None if nothing is."""
+    while not isinstance(entry, Attack | kind) and hasattr(entry, "attack"):
+        entry = entry.attack
+    return entry if isinstance(entry, kind) else None
+
+
 def softened_of(entry: Any) -> Softened | None:
     """Return the `Softened` in an entry; None if there is none."""
-    while not isinstance(entry, Attack | Softened) and hasattr(entry, "attack"):
-        entry = entry.attack
-    return entry if isinstance(entry, Softened) else None
+    return layer_of(entry, Softened)
 
 
 def session_of(entry: Any, session: Session) -> Session:
@@ -159,7 +166,8 @@ def open_compiler(
     Args:
         session: What all attacks on the images have in common.
         entries: The cascade or portfolio.
-        given: For each of its names, all rows that the attack may be given.
+        given: For each of its names, all rows that the attack may be given; an attack that is not
+            named is compiled where it runs.
 
     Returns:
         The session and the compiler, which has begun nothing.
@@ -170,7 +178,8 @@ def open_compiler(
     session = session._replace(room=Room.of(session.images, levels, devices))
     plans = {}
     for number, (name, entry) in enumerate(entries.items()):
-        if session.store is None or not session.store.holds(file_of(number, name)):
+        held = session.store is not None and session.store.holds(file_of(number, name))
+        if name in given and not held:
             attack, own = attack_of(entry), given[name]
             lanes = session.width(attack.queries, len(own.source))
             keep = keep_of(attack, session.model)

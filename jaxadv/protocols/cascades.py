@@ -22,12 +22,14 @@ from jaxadv.core.attack import Attack
 from jaxadv.core.result import Result, Status
 from jaxadv.engine.session import Rows, Session
 from jaxadv.engine.verify import margins, predict
+from jaxadv.protocols.branching import Branching
 from jaxadv.protocols.cached_run import (
     Refine,
     Softened,
     attack_of,
     describe,
     file_of,
+    layer_of,
     open_compiler,
     refines,
     run_stage,
@@ -75,13 +77,13 @@ class Hardest(NamedTuple):
     Which images these are depends on the other images; the result of each does not.
 
     Attributes:
-        attack: The attack, a `Refine` or a `Softened`.
+        attack: The attack, a `Refine`, a `Softened` or a `Branching`.
         share: The number of attacked images, those of least margin under the attacks before, as a
             fraction of all images.
         least: The smallest number of attacked images.
     """
 
-    attack: Attack | Refine | Softened
+    attack: Attack | Refine | Softened | Branching
     share: float
     least: int = 128
 
@@ -97,11 +99,11 @@ class Nearly(NamedTuple):
     Whether an image is among them does not depend on the other images.
 
     Attributes:
-        attack: The attack, a `Refine` or a `Softened`.
+        attack: The attack, a `Refine`, a `Softened` or a `Branching`.
         left: The largest fraction of the clean image's margin that the attacks before have left.
     """
 
-    attack: Attack | Refine | Softened
+    attack: Attack | Refine | Softened | Branching
     left: float
 
     def choose(self, survivors: Margins, images: int) -> np.ndarray:
@@ -110,7 +112,8 @@ class Nearly(NamedTuple):
 
 
 Chosen = Hardest | Nearly
-Cascade = dict[str, Attack | Refine | Softened | Chosen]
+Entry = Attack | Refine | Softened | Branching | Chosen
+Cascade = dict[str, Entry]
 
 
 def quick(norm: str) -> Cascade:
@@ -183,7 +186,8 @@ def strong(norm: str) -> Cascade:
 
     Images that survive many short runs from diverse starts are refined from their best image, by
     gradients and by random squares in turn: each makes progress where the other has stopped. Runs
-    that follow a softened derivative before find units that are off at the image.
+    that follow a softened derivative before find units that are off at the image. Last, small
+    networks are searched by branch and bound.
     """
     few = Diverse(norm=norm, steps=30, restarts=12, final=0.02)
     blind = Diverse(norm=norm, steps=30, restarts=20, begin="corner", first=0.5, final=0.02)
@@ -206,6 +210,7 @@ def strong(norm: str) -> Cascade:
         "APGD, longer": Hardest(longer, 0.02),
         "Square": Hardest(Square(norm=norm, steps=10_000), 0.02),
         "APGD, longer again": Hardest(longer, 0.02),
+        "branch and bound": Hardest(Branching(norm), 0.02),
     }
 
 
@@ -286,12 +291,15 @@ def run_cascade(
     given = {
         name: rows if attack_of(entry).needs_epsilon else unbounded
         for name, entry in cascade.items()
+        if not layer_of(entry, Branching)
     }
     session, compiler = open_compiler(session, cascade, given)
     for number, (name, entry) in enumerate(cascade.items()):
-        attack = attack_of(entry)
+        attack, branching = attack_of(entry), layer_of(entry, Branching)
+        network = None if branching is None else branching.network(session)
         if attack.needs_epsilon:
             places = _choose(entry, standing, groups, least, nested)
+            places = places[:0] if branching is not None and network is None else places
             own = rows.of(places)
         else:  # at the largest epsilon, bounded by the best distance so far
             places = groups[-1][attacked]
@@ -309,14 +317,12 @@ def run_cascade(
         depends = (attack.norm, describe(attack), own.epsilon, own.source, width, own.start)
         if (soft := softened_of(entry)) is not None:
             depends = (*depends, {"softened": soft[1:]})
-        result = run_stage(
-            session_of(entry, session)._replace(lanes=width),
-            name,
-            attack,
-            own,
-            file=file_of(number, name),
-            depends=depends,
-        )
+        file = file_of(number, name)
+        if branching is None or network is None:
+            own_session = session_of(entry, session)._replace(lanes=width)
+            result = run_stage(own_session, name, attack, own, file=file, depends=depends)
+        else:
+            result = branching.run(session, network, own, file)
         reached = result.distance
         if attack.needs_epsilon:
             reached, least = stated[places], least.lowered(places, result.margin, result.images)
@@ -345,7 +351,7 @@ def _clean_margins(session: Session, cascade: Cascade, rows: Rows) -> Margins:
 
 
 def _choose(
-    entry: Attack | Refine | Softened | Chosen,
+    entry: Entry,
     standing: np.ndarray,
     groups: np.ndarray,
     least: Margins,

@@ -62,7 +62,8 @@ def evaluate(
             least margin, `ja.Nearly(attack, left)`, which attacks those with at most the fraction
             `left` of their clean margin, or `ja.Refine(attack)`, alone or in one of these, which
             begins at the image of least margin so far, or `ja.Softened(attack, width)`, likewise,
-            which follows a softened derivative (`ja.softened`).
+            which follows a softened derivative (`ja.softened`), or `ja.Branching(norm)`, alone or
+            in `Hardest` or `Nearly`, which searches by branch and bound.
         key: A JAX random key (default: seed 0).
         ids: Integers [N] that identify the images in the random keys (default 0 to N - 1).
         devices: The devices to use (default: all local devices).

@@ -21,8 +21,12 @@ from jaxadv.protocols.verdicts import Verdict
 if TYPE_CHECKING:
     from jaxadv.protocols.proof_search import Search
 
-STEPS = 60
 WIDTHS = (0.0, 0.5, 0.1, 1.0)  # of softened derivatives, one after the other; 0: the true ones
+
+
+def descent(norm: str) -> Diverse:
+    """Return the attack that begins at a corner."""
+    return Diverse(norm=norm, steps=60, restarts=1, spread=0, first=0.3, final=0.005)
 
 
 def descend_from_corners(search: "Search", rows: np.ndarray, trees: list[Tree]) -> None:
@@ -33,7 +37,7 @@ def descend_from_corners(search: "Search", rows: np.ndarray, trees: list[Tree]) 
         rows: The images of the chunk.
         trees: The trees, with their corners.
     """
-    attack = Diverse(norm=search.norm, steps=STEPS, restarts=1, spread=0, first=0.3, final=0.005)
+    attack = descent(search.norm)
     for width in WIDTHS:
         left = [tree for tree in trees if search.ledger.status[rows[tree.image]] == Verdict.BUDGET]
         if not left or search.late():

@@ -23,9 +23,8 @@ from jaxadv.proofs.replay import UNITS, Replayer
 from jaxadv.proofs.roots import Balls, Roots, balls, refine, undecided_columns
 from jaxadv.proofs.slopes import Answers, Entries, Settings, Stopped, bound_all
 from jaxadv.proofs.subproblems import Subproblem
-from jaxadv.protocols.cascades import Cascade
-from jaxadv.protocols.proof_attacks import attack_first, try_candidates
 from jaxadv.protocols.proof_branching import branch
+from jaxadv.protocols.proof_candidates import try_candidates
 from jaxadv.protocols.proof_ledger import Chunk, Ledger
 from jaxadv.protocols.prover import INNER_STEPS, LAST_STEPS, Prover
 from jaxadv.protocols.verdicts import Proofs, Verdict
@@ -71,10 +70,6 @@ class Search:
         stopped = self.session.stopped() or time.monotonic() > self.until
         self.complete &= not stopped
         return stopped
-
-    def attack(self, entries: Cascade) -> None:
-        """Run the attacks on all images that are classified correctly."""
-        attack_first(self.session, self.ledger, self.radii, entries, self.late)
 
     def try_corners(self, rows: np.ndarray, corners: np.ndarray) -> np.ndarray:
         """Verify candidates [R, ...] for images [R]; return which of them are adversarial."""

@@ -19,6 +19,7 @@ from jaxadv.engine import checks
 from jaxadv.engine.session import Session, StageProgress
 from jaxadv.protocols.cached_run import attack_of
 from jaxadv.protocols.cascades import Cascade, get_cascade
+from jaxadv.protocols.proof_attacks import attack_first
 from jaxadv.protocols.proof_search import Search
 from jaxadv.protocols.prover import SUBPROBLEMS, Prover
 from jaxadv.protocols.verdicts import Proofs
@@ -114,7 +115,7 @@ def prove(
         raise ValueError(f"seconds={seconds}: pass a number above 0")
     with session.answered().watched(progress) as session:
         search = Search(session, network, norm, prover, radii, begun + seconds)
-        search.attack(entries)
+        attack_first(session, search.ledger, radii, entries, search.late)
         search.bound_all()
     return search.result(time.monotonic() - begun)
 
