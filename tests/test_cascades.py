@@ -232,5 +232,7 @@ def test_branch_and_bound_leaves_out_what_cannot_be_proved(recwarn):
         (MODEL, ja.Targeted(LABELS[:2], (LABELS[:2] + 1) % 4)),
     ):
         images = NOISY_IMAGES[:2] if model is RANDOM else IMAGES[:2]
-        report = ja.evaluate(model, images, labels, epsilons=[0.1], attacks=entries, distances=False)
+        report = ja.evaluate(
+            model, images, labels, epsilons=[0.1], attacks=entries, distances=False
+        )
         assert report.complete and len(report.stages[0].source) == 0
