@@ -37,9 +37,9 @@ def check_epsilons(
     Example:
         >>> import numpy as np
         >>> from jaxadv.protocols.epsilons import check_epsilons
-        >>> check_epsilons([0.2, 0.1, 0.2], 3, "linf", (2, 2, 1), (0, 1))
+        >>> check_epsilons([0.2, 0.1, 0.2], 3, "linf", (2, 2, 1), (0.0, 1.0))
         array([0.1, 0.2])
-        >>> check_epsilons([0.3, np.array([0.1, 0.4])], 2, "linf", (2, 2, 1), (0, 1))
+        >>> check_epsilons([0.3, np.array([0.1, 0.4])], 2, "linf", (2, 2, 1), (0.0, 1.0))
         array([[0.1, 0.4],
                [0.3, 0.3]])
     """
