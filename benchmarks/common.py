@@ -27,7 +27,12 @@ SHARED = Path(os.environ.get("JAXADV_SHARED", ROOT.parent / "shared")) / "data"
 
 
 def arguments(
-    document: str | None, *, names: str = "", count: int | None = None, python: str = ""
+    document: str | None,
+    *,
+    names: str = "",
+    count: int | None = None,
+    python: str = "",
+    own: bool = False,
 ) -> argparse.ArgumentParser:
     """The command line of a benchmark, to which its own options are added.
 
@@ -36,6 +41,7 @@ def arguments(
         names: What the positional arguments name, if there are any.
         count: The default of `--count`, the images of each network, if there is such an option.
         python: What the interpreter of `--python` must have, if there is such an option.
+        own: Whether a name may be that of a model that is in no table, for `load_own`.
     """
     text = document or ""
     command = re.match(r"`(python -m [\w.]+)", text)
@@ -52,6 +58,9 @@ def arguments(
         )
     if python:
         parser.add_argument("--python", help=f"an interpreter with {python}")
+    if own:
+        parser.add_argument("--data", help="of models of your own, as for `jaxadv evaluate`")
+        parser.add_argument("--data-dir", type=Path, help="where these data lie")
     return parser
 
 
@@ -73,6 +82,8 @@ def torch_half(python: str, module: str, *words: object) -> dict[str, Any]:
 
 def hand_over(folder: Path, weights: dict[str, np.ndarray], **arrays: np.ndarray) -> None:
     """Write a network's weights and its images (and labels) for a torch half."""
+    if not weights:
+        raise SystemExit("--python is for networks with a weights.npz: leave it out")
     np.savez(folder / "weights.npz", **weights)  # type: ignore[arg-type]
     np.savez(folder / "data.npz", **arrays)  # type: ignore[arg-type]
 
@@ -134,9 +145,37 @@ def load_images(name: str, count: int | None = None) -> ja.data.Dataset:
 def load(name: str, count: int | None = None) -> Published:
     """A published network of the shared data, and the first `count` test images (default: all)."""
     folder = SHARED / "models" / name
+    if Path(name).name != name or not folder.is_dir():
+        raise SystemExit(f"{name} is not among the published networks: pass its --data too")
     with np.load(folder / "weights.npz") as file:
         weights = dict(file)
     return Published(load_published(folder), weights, load_images(name, count))
+
+
+def load_own(spec: str, options: argparse.Namespace, count: int | None = None) -> Published:
+    """A model and images as `jaxadv evaluate` takes them with `--model` and `--data`.
+
+    Args:
+        spec: The folder of a published network, a file, or file.py:name.
+        options: With `--data` and `--data-dir`.
+        count: How many test images, chosen as there (default: all).
+    """
+    from jaxadv.cli.subject import Subject, find_subject
+
+    if options.data is None:
+        raise SystemExit(f"{spec} is in no table here: pass its --data too, as to jaxadv evaluate")
+    subject = Subject(options.data, options.data_dir, spec, examples=count)  # type: ignore[arg-type]
+    try:
+        if subject.is_trained_here:
+            raise SystemExit(f"{spec} is no file and no folder: pass what exists, as ./{spec}")
+        loaded = find_subject(subject, Path())
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    weights, file = {}, Path(spec) / "weights.npz"
+    if file.is_file():
+        with np.load(file) as arrays:
+            weights = dict(arrays)
+    return Published(loaded.model, weights, loaded.data)
 
 
 def trained(name: str, epochs: int = 3) -> tuple[ja.Model, np.ndarray, np.ndarray]:

@@ -8,7 +8,8 @@ and the least adversarial distance of all that it ever asked counts. Robust accu
 epsilon is a curve; the per-image best of all makes the lowest. An attack's local optimality is 1
 less its curve's excess over the lowest one, as a share of that of no attack at all (100 %: nowhere
 beaten); global: the mean over the networks. Our seconds include compilation; with `--warm` every
-search of ours runs twice, and compilation stands apart.
+search of ours runs twice, and compilation stands apart. With `--data`, a NAME is any model that
+`jaxadv evaluate --model` takes, such as the folder of a published network.
 """
 
 import json
@@ -25,6 +26,7 @@ from benchmarks.common import (
     Published,
     arguments,
     load,
+    load_own,
     minimum_norm_attacks,
     show,
     torch_results,
@@ -119,6 +121,7 @@ def main() -> None:
         names=f"of {list(NETWORKS)} (default: all)",
         count=100,
         python="torch, adv-lib and Foolbox",
+        own=True,
     )
     parser.add_argument("--norm", action="append", help="of these norms only")
     parser.add_argument("--passes", type=int, default=2_000)
@@ -137,7 +140,8 @@ def main() -> None:
     for norm in options.norm or ("linf", "l2", "l1", "l0"):
         whole: dict[str, list[float]] = {}
         for name in names:
-            network = load(name, options.count)
+            own = options.data is not None
+            network = load_own(name, options, options.count) if own else load(name, options.count)
             images, labels = network.data.images, network.data.labels
             found = ours(network, norm, options.passes, only, options.warm)
             if options.python:
@@ -161,7 +165,7 @@ def main() -> None:
                 )
                 whole.setdefault(attack, []).append(scores[attack])
             show(
-                f"{name}, {norm}, {len(labels)} images, {options.passes} passes each",
+                f"{Path(name).name}, {norm}, {len(labels)} images, {options.passes} passes each",
                 ["attack", "optimality %", "median", "failed", "passes", "s", "+ compiling"],
                 rows,
             )

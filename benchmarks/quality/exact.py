@@ -8,11 +8,17 @@ a little below that minimum and breaks a little above it. A distance below the p
 than 1e-4 of it is wrong, and so is a proof above it (exit status 1). linear: 784 entries, two
 classes and random hyperplanes, where the minimum within the box is known in closed form, in every
 norm.
+
+With `--data`, a NAME is a folder of your own with its proved distances in the same files: NORM.npz
+for each norm, `index` (the images' places in the test set, whose labels the network gets right) and
+`distance`. The network is that of the folder, or of `--model`, as `jaxadv evaluate` takes it.
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import SHARED, arguments, minimum_norm_attacks, show
+from benchmarks.common import SHARED, arguments, load_own, minimum_norm_attacks, show
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
 from jaxadv.protocols.portfolios import EFFORTS
@@ -52,6 +58,28 @@ def proved() -> Iterator[Truth]:
             yield Truth(
                 f"{name}, {norm}", model, data.images[index], data.labels[index], norm, distance
             )
+
+
+def own(place: Path, options: argparse.Namespace) -> Iterator[Truth]:
+    """A network of one's own, whose folder holds its proved distances."""
+    files = {norm: place / f"{norm}.npz" for norm in ("linf", "l2", "l1", "l0")}
+    files = {norm: file for norm, file in files.items() if file.is_file()}
+    if not files:
+        raise SystemExit(
+            f"{place} has no proved distances: it must hold linf.npz, l2.npz, l1.npz or l0.npz as "
+            "in data/exact of the shared data, with `index` (places in the test set) and `distance`"
+        )
+    model, _, data = load_own(options.model or str(place), options)
+    row_of = {int(index): row for row, index in enumerate(data.ids)}
+    for norm, file in files.items():
+        with np.load(file) as arrays:
+            index, distance = arrays["index"], arrays["distance"]
+        rows = np.array([row_of.get(int(one), -1) for one in index])[: options.count]
+        if (rows < 0).any():
+            lost = index[: options.count][rows < 0][0]
+            raise SystemExit(f"{file}: index {lost} is not in --data {options.data}")
+        title, labels = f"{place.name}, {norm}", data.labels[rows]
+        yield Truth(title, model, data.images[rows], labels, norm, distance[: options.count])
 
 
 def linear(norm: str, count: int = 100, size: int = 784) -> Truth:
@@ -175,7 +203,9 @@ def prove(truth: Truth) -> bool:
 
 
 def main() -> None:
-    parser = arguments(__doc__, names="such as mlp40_linf0.1 or linear (default: all)")
+    parser = arguments(__doc__, names="such as mlp40_linf0.1 or linear (default: all)", own=True)
+    parser.add_argument("--model", help="the network whose distances a folder of yours holds")
+    parser.add_argument("--count", type=int, help="images of such a folder (default: all)")
     parser.add_argument("--norm", action="append", help="of these norms only")
     parser.add_argument("--efforts", default=",".join(EFFORTS), help="of minimal_distance")
     parser.add_argument("--attacks", action="store_true", help="each single attack too")
@@ -183,10 +213,16 @@ def main() -> None:
     parser.add_argument("--prove", action="store_true", help="proofs too, of the first networks")
     options = parser.parse_args()
     ja.use_cpu_cores()
-    truths = [*proved(), *map(linear, ("linf", "l2", "l1", "l0"))]
-    sound = True
+    if options.data is None:
+        truths = [*proved(), *map(linear, ("linf", "l2", "l1", "l0"))]
+    else:
+        truths = [truth for name in options.names for truth in own(Path(name), options)]
+    known = {truth.title.split(",")[0] for truth in truths}
+    names, sound = {Path(name).name for name in options.names}, True
+    if not names <= known:
+        raise SystemExit(f"{min(names - known)} is not one of {sorted(known)}: pass its --data too")
     for truth in truths:
-        wanted = not options.names or truth.title.split(",")[0] in options.names
+        wanted = not names or truth.title.split(",")[0] in names
         if wanted and (not options.norm or truth.norm in options.norm):
             efforts = [effort for effort in options.efforts.split(",") if effort]
             only = [name for name in options.only.split(",") if name]

@@ -9,8 +9,13 @@ direction of the logits (Tashiro, Song and Ermon 2020, arXiv 2003.07878). Nothin
 input inside the box, in float64, that onnxruntime classifies wrongly. An attack that breaks an
 unsat instance is wrong: exit status 1. Needs onnxruntime and the shared data (JAXADV_SHARED, or
 ../shared).
+
+A NAME is a folder in the form of the competition's; with `--data` and `--epsilon`, any model that
+`jaxadv evaluate --model` takes: its instances, of which nothing is known, are the Linf balls around
+`--count` test images that it classifies right, and the model itself says what is wrong.
 """
 
+import argparse
 import functools
 import sys
 import time
@@ -23,17 +28,21 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxadv as ja
-from benchmarks.common import SHARED, arguments, show
+from benchmarks.common import SHARED, Published, arguments, load_own, show
 from jaxadv.core.losses import cross_entropy, margin
+from jaxadv.core.parse import parse_number
 from jaxadv.core.pytree import pytree, static
+from jaxadv.engine.checks import count_classes
+from jaxadv.engine.verify import predict
 
 
 class Instance(NamedTuple):
-    """lower, upper: the box, float64 [D], in the network's input and order; label: the class that
-    no other may beat; consensus: "sat", "unsat", "unsat_1tool" or "unknown"; known: whether a plain
-    PGD of 100 steps and 5 starts is on record as having broken it."""
+    """network: an ONNX file, or a model; lower, upper: the box, float64 [D] in the file's input and
+    order, or in the form of the model's images; label: the class that no other may beat; consensus:
+    "sat", "unsat", "unsat_1tool" or "unknown"; known: whether a plain PGD of 100 steps and 5 starts
+    is on record as having broken it."""
 
-    network: Path
+    network: Path | ja.Model
     name: str
     lower: np.ndarray
     upper: np.ndarray
@@ -69,13 +78,40 @@ def read_instances(folder: Path) -> list[Instance]:
                 strict=True,
             )
         ]
-    return sorted(found, key=lambda instance: instance.network)
+    return sorted(found, key=lambda instance: str(instance.network))
+
+
+def balls(network: Published, epsilon: float) -> list[Instance]:
+    """The Linf balls around those images that the network classifies right."""
+    model, _, data = network
+    right = predict(model, data.images).argmax(1) == data.labels
+    low, high = model.bounds
+    return [
+        Instance(
+            model,
+            f"image {data.ids[row]}",
+            np.clip(data.images[row].astype(np.float64) - epsilon, low, high),
+            np.clip(data.images[row].astype(np.float64) + epsilon, low, high),
+            int(data.labels[row]),
+            "unknown",
+            False,
+        )
+        for row in np.flatnonzero(right)
+    ]
 
 
 def to_image(values: np.ndarray) -> np.ndarray:
     """Inputs [D] in the order of these networks (C, H, W) as an image [H, W, C]."""
     side = {784: 28, 3072: 32}[values.size]
     return values.reshape(-1, side, side).transpose(1, 2, 0)
+
+
+def box_of(instance: Instance) -> tuple[np.ndarray, np.ndarray]:
+    """Its box in the form of the model's images."""
+    lower, upper = instance.lower, instance.upper
+    if isinstance(instance.network, Path):
+        return to_image(lower), to_image(upper)
+    return lower, upper
 
 
 @pytree
@@ -96,25 +132,34 @@ def network(path: Path) -> ja.Model:
 
 def on_cube(instance: Instance) -> ja.Model:
     """The instance's network as a model of images in [0, 1]: 0 is `lower`, 1 is `upper`."""
-    model = network(instance.network)
-    box = (to_image(v).astype(np.float32) for v in (instance.lower, instance.upper))
+    model = instance.network
+    if isinstance(model, Path):
+        model = network(model)
+    box = (v.astype(np.float32) for v in box_of(instance))
     return ja.Model(_Cube(model.apply), (model.params, *box))
 
 
 def counterexamples(instance: Instance, images: np.ndarray) -> np.ndarray:
     """Those of the images [N, H, W, C] of the cube that break the instance: network inputs [M, D],
-    float32, inside the box in float64 and lost to another class in onnxruntime."""
-    inputs = images.transpose(0, 3, 1, 2).reshape(len(images), -1).astype(np.float64)
+    float32, inside the box in float64 and lost to another class in onnxruntime, or in the model."""
+    inputs = images.astype(np.float64)
+    if isinstance(instance.network, Path):
+        inputs = inputs.transpose(0, 3, 1, 2).reshape(len(images), -1)
     inputs = instance.lower + inputs * (instance.upper - instance.lower)
     inputs = np.clip(inputs, instance.lower, instance.upper).astype(np.float32)
     inputs = np.where(inputs < instance.lower, np.nextafter(inputs, np.float32(np.inf)), inputs)
     inputs = np.where(inputs > instance.upper, np.nextafter(inputs, np.float32(-np.inf)), inputs)
-    inside = ((inputs >= instance.lower) & (inputs <= instance.upper)).all(1)
-    run = runs_in_onnxruntime(instance.network)
-    (entry,) = run.get_inputs()
-    logits = np.concatenate(
-        [run.run(None, {entry.name: x.reshape(entry.shape)})[0] for x in inputs]
+    inside = (
+        ((inputs >= instance.lower) & (inputs <= instance.upper)).reshape(len(inputs), -1).all(1)
     )
+    if isinstance(instance.network, Path):
+        run = runs_in_onnxruntime(instance.network)
+        (entry,) = run.get_inputs()
+        logits = np.concatenate(
+            [run.run(None, {entry.name: x.reshape(entry.shape)})[0] for x in inputs]
+        )
+    else:
+        logits = predict(instance.network, inputs)
     others = np.delete(logits, instance.label, 1).max(1)
     return inputs[inside & (others >= logits[:, instance.label])]
 
@@ -159,9 +204,11 @@ def attack(instance: Instance, number: int, devices: Any = None) -> np.ndarray:
         goal, lanes = ja.Untargeted(np.full(parts, instance.label)), 4
     else:
         attack = Diverse(steps=55, step_size=0.25, round=np.int32(number))
-        others = np.delete(np.arange(10), instance.label)
-        goal, lanes = ja.Targeted(np.full(9, instance.label), others), -(-9 // parts)
-    shape = (len(goal.labels), *to_image(instance.lower).shape)
+        classes = count_classes(on_cube(instance), box_of(instance)[0].shape)
+        others = np.delete(np.arange(classes), instance.label)
+        goal = ja.Targeted(np.full(classes - 1, instance.label), others)
+        lanes = -(-len(others) // parts)
+    shape = (len(goal.labels), *box_of(instance)[0].shape)
     images, key = np.full(shape, 0.5, np.float32), jax.random.key(number)
     return ja.run(
         attack, on_cube(instance), images, goal, 0.5, key=key, devices=devices, lanes=lanes
@@ -182,26 +229,47 @@ def fall(instances: list[Instance], seconds: float) -> Iterator[tuple[Instance, 
         number += 1
 
 
+def instances_of(name: str, options: argparse.Namespace) -> list[Instance]:
+    """The instances of a folder of the competition, or of a model of one's own."""
+    if options.data is None:
+        place = Path(name) if Path(name).is_dir() else SHARED / "vnncomp" / name
+        if not (place / "instances.npz").is_file():
+            raise SystemExit(
+                f"{name} is no folder with instances.npz: pass --data and --epsilon with a model"
+            )
+        return read_instances(place)
+    if options.epsilon is None:
+        raise SystemExit(f"{name} is in no folder of the competition: pass its --epsilon too")
+    return balls(load_own(name, options, options.count), options.epsilon)
+
+
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = arguments(
+        __doc__,
+        names="folders of the competition (default: all of the shared data)",
+        count=20,
+        own=True,
+    )
+    parser.add_argument("--epsilon", type=parse_number, help="of models of your own")
     parser.add_argument("--seconds", type=float, default=60, help="for each folder")
     options = parser.parse_args()
     ja.use_cpu_cores()
     kinds = ("sat", "unsat", "unsat_1tool", "unknown")
     rows, wrong = [], 0
-    for folder in sorted((SHARED / "vnncomp").iterdir()):
-        instances = read_instances(folder)
+    for name in options.names or sorted(map(str, (SHARED / "vnncomp").iterdir())):
+        instances = instances_of(name, options)
         began, broken = time.perf_counter(), []
         for instance, number in fall(instances, options.seconds):
             broken.append(instance.consensus)
             if instance.consensus != "sat":
-                where = f"{instance.network.stem} {instance.name}"
+                file = instance.network
+                where = f"{file.stem if isinstance(file, Path) else name} {instance.name}"
                 print(f"{instance.consensus}: {where} broken in round {number}")
         counts = [f"{broken.count(k)}/{sum(i.consensus == k for i in instances)}" for k in kinds]
         wrong += broken.count("unsat")
-        rows.append([folder.name, *counts, f"{time.perf_counter() - began:.0f}"])
+        rows.append([Path(name).name, *counts, f"{time.perf_counter() - began:.0f}"])
     show(
-        f"VNN-COMP instances broken, {options.seconds:g} s for each folder",
+        f"Instances broken, {options.seconds:g} s for each folder",
         ["folder", "sat", "unsat (must be 0)", "unsat by 1 tool", "unknown", "s"],
         rows,
     )

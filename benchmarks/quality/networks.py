@@ -1,5 +1,6 @@
 """The published networks of which `verdict` and `ablation` say how robust they are."""
 
+import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,15 @@ from jaxadv.protocols.evaluation import SURVIVED
 
 
 class Subject(NamedTuple):
-    """A published network: its epsilon in Linf, on which images, published and proved accuracy in
-    per cent of them (a published one may be of another sample: see `of`)."""
+    """A published network: its epsilon, on which images, published and proved accuracy in per cent
+    of them (a published one may be of another sample: see `of`), and the norm."""
 
     epsilon: float
     images: str  # "all", or the name of a list in its folder
     published: float | None = None
     proved: float | None = None
     of: str = ""
+    norm: str = "linf"
 
 
 SUBJECTS = {
@@ -52,8 +54,16 @@ class Images(NamedTuple):
         return Images(*(rows[number::parts] for rows in self))
 
 
-def load(name: str, which: str, count: int) -> tuple[ja.Model, dict[str, np.ndarray], Images]:
-    """The model, its weights as torch reads them, and the images."""
+def load(
+    name: str, which: str, count: int, options: argparse.Namespace | None = None
+) -> tuple[ja.Model, dict[str, np.ndarray], Images]:
+    """The model, its weights as torch reads them, and the images.
+
+    With the `options` of `common.load_own`, if they say which data, the name is that of a model.
+    """
+    if options is not None and options.data is not None:
+        model, weights, data = common.load_own(name, options, count)
+        return model, weights, Images(data.ids, data.images, data.labels)
     if name.startswith("MadryCNN"):
         model, images, labels = common.trained("MadryCNN")
         ids = np.arange(len(images))[-count:]
@@ -95,10 +105,10 @@ def verdict(
     """The answer of one of our cascades, by name or as entries."""
     attacks: Any = cascade
     if hardest is not None:
-        more = ja.Diverse(steps=30, restarts=12)
+        more = ja.Diverse(norm=subject.norm, steps=30, restarts=12)
         attacks = {
             name: ja.Hardest(entry.attack if isinstance(entry, Chosen) else entry, 0, hardest)
-            for name, entry in get_cascade(cascade, "linf").items()
+            for name, entry in get_cascade(cascade, subject.norm).items()
         }
         ranking = {"first": replace(more, restarts=1), "more": ja.Hardest(more, 0, 4 * hardest)}
         attacks = {**ranking, **attacks}
@@ -107,6 +117,7 @@ def verdict(
         model,
         data.images,
         data.labels,
+        subject.norm,
         epsilons=[subject.epsilon],
         attacks=attacks,
         ids=data.ids,

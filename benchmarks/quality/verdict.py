@@ -12,6 +12,9 @@ are left; the others count as robust. An image's verdict does not depend on its 
 an upper bound of what the three would say of all images, at a part of the cost. With
 `--store FOLDER` a stopped run goes on where it was.
 
+Any other model is a NAME too, as `jaxadv evaluate --model` takes it, such as the folder of a
+published network, with `--data`, `--epsilon` and `--norm`.
+
 With `--python PYTHON`, an interpreter that has torch and pyautoattack, its standard version attacks
 the same images of the same networks in the same run, channels last, one process a core. Our seconds
 include compilation. With `--parts N` the images are cut into so many parts, which ours and theirs
@@ -33,6 +36,7 @@ import numpy as np
 import jaxadv as ja
 from benchmarks.common import arguments, hand_over, ratio, show, torch_half
 from benchmarks.quality.networks import HARD, SUBJECTS, Images, Subject, Verdict, load, verdict
+from jaxadv.core.parse import parse_number
 from jaxadv.engine.devices import cpu_cores
 from jaxadv.engine.verify import predict
 from jaxadv.protocols.evaluation import MISCLASSIFIED
@@ -71,13 +75,13 @@ class Theirs(NamedTuple):
 
 
 def peer(
-    model: ja.Model, weights: dict[str, np.ndarray], data: Images, epsilon: float, python: str
+    model: ja.Model, weights: dict[str, np.ndarray], data: Images, subject: Subject, python: str
 ) -> Theirs:
     """pyautoattack's answer."""
     parts = cpu_cores()
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
-        settings = {"norm": "Linf", "epsilon": epsilon, "threads": 1}
+        settings = {"norm": subject.norm.title(), "epsilon": subject.epsilon, "threads": 1}
         (folder / "settings.json").write_text(json.dumps(settings))
         hand_over(folder, weights, images=data.images, labels=data.labels)
         begin = [
@@ -102,19 +106,19 @@ def compare(
     name: str, subject: Subject, options: argparse.Namespace
 ) -> tuple[dict[str, Verdict], list[list[Any]]]:
     """Our verdict under each cascade, and rows of the second table, beside pyautoattack's."""
-    model, weights, data = load(name, subject.images, options.count)
+    model, weights, data = load(name, subject.images, options.count, options)
     cascades = options.attacks.split(",")
     found: dict[str, list[Verdict]] = {cascade: [] for cascade in cascades}
     others = []
     for number in range(options.parts):
         part = data.part(number, options.parts)
         for cascade in cascades:
-            store = options.store and Path(options.store) / name / f"{cascade}-{number}"
+            store = options.store and Path(options.store) / Path(name).name / f"{cascade}-{number}"
             found[cascade].append(
                 verdict(model, part, subject, cascade, options.seed, options.hardest, store)
             )
         if options.python:
-            others.append(peer(model, weights, part, subject.epsilon, options.python))
+            others.append(peer(model, weights, part, subject, options.python))
     whole, rows = {}, []
     for cascade, parts in found.items():
         *arrays, stages, took = zip(*parts, strict=True)
@@ -129,7 +133,7 @@ def compare(
             )
             rows.append(
                 [
-                    name,
+                    Path(name).name,
                     cascade,
                     len(robust),
                     f"{100 * ours.robust.mean():.2f}",
@@ -147,13 +151,29 @@ def compare(
     return whole, rows
 
 
+def subject_of(name: str, options: argparse.Namespace) -> Subject:
+    """What the table says of a network, or the options of any other."""
+    if options.data is None and name in SUBJECTS:
+        if options.epsilon is not None or options.norm is not None:
+            raise SystemExit(f"{name} has its own radius: leave --epsilon and --norm out")
+        return SUBJECTS[name]
+    if options.epsilon is None:
+        raise SystemExit(
+            f"{name} is not in the table: pass its --epsilon, and --data if it is yours"
+        )
+    return Subject(options.epsilon, "all", norm=options.norm or "linf")
+
+
 def main() -> None:
     parser = arguments(
         __doc__,
         names=f"of {list(SUBJECTS)} (default: all)",
         count=10_000,
         python="torch and pyautoattack",
+        own=True,
     )
+    parser.add_argument("--epsilon", type=parse_number, help="of models that are not in the table")
+    parser.add_argument("--norm", help="of these: linf (default), l2 or l1")
     parser.add_argument("--attacks", default="standard", help="cascades, with commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hardest", type=int, metavar="N", help="attack the N hardest only")
@@ -164,19 +184,20 @@ def main() -> None:
     ja.use_cpu_cores()
     names = options.names or list(HARD if options.hard else SUBJECTS)
     rows, beside, wrong = [], [], []
-    for name in names:
-        subject = SUBJECTS[name]
+    subjects = {name: subject_of(name, options) for name in names}
+    for name, subject in subjects.items():
         if options.hard:
             subject = Subject(subject.epsilon, "hard_mip_unsafe", 0.0, None, "MIP, these")
         whole, others = compare(name, subject, options)
         beside += others
         for cascade, found in whole.items():
-            rows.append(row_of(name, subject, cascade, found))
+            rows.append(row_of(Path(name).name, subject, cascade, found))
             proved = subject.proved if options.count >= 10_000 else None
             if proved is not None and 100 * found.robust.mean() < proved - 1e-9:
                 wrong.append(name)
+    norms = ", ".join(sorted({subject.norm.title() for subject in subjects.values()}))
     show(
-        f"Robust accuracy in Linf, per cent, seed {options.seed}",
+        f"Robust accuracy in {norms}, per cent, seed {options.seed}",
         [
             "network",
             "attacks",

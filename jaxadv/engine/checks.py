@@ -180,8 +180,9 @@ def check_epsilon(
         raise ValueError(
             f"epsilon has shape {given.shape}: pass one number, or one for each of {rows} images"
         )
-    if not (given >= 0).all():
-        raise ValueError(f"epsilon={epsilon!r}: pass a number that is not negative")
+    refused = given[~(given >= 0)]
+    if len(refused):
+        raise ValueError(f"epsilon={refused[0]:g}: pass a number that is not negative")
     span = sides_of(bounds, tuple(shape))
     largest = diameter(attack.norm, int(np.prod(shape)), span)
     if given.max() > largest and np.isfinite(given).all():

@@ -273,18 +273,18 @@ def run_cascade(
     Args:
         session: What all attacks on the images have in common.
         cascade: The attacks.
-        rows: The rows. If nested, these are all N images at one epsilon after the other, ascending.
+        rows: The rows. If nested, these are all N images at one epsilon after the other.
         distance: Floats [N], 0 for images that are not to be attacked, else infinite.
-        nested: Whether a success counts at every larger epsilon too, and `Hardest` and `Nearly`
-            choose among the rows of each epsilon. Else every row is independent, so a `Hardest`
-            attack is given all survivors.
+        nested: Whether a success counts at every larger epsilon of its image too, and `Hardest`
+            and `Nearly` choose among the rows of each epsilon. Else every row is independent, so a
+            `Hardest` attack is given all survivors.
 
     Yields:
         One `CascadeStage` after each attack.
     """
     stated = np.asarray(rows.epsilon)
-    levels = np.unique(stated) if nested else stated[:1]
-    groups = np.arange(len(rows.source)).reshape(len(levels), -1)
+    levels = len(stated) // len(distance) if nested else 1
+    groups = np.arange(len(rows.source)).reshape(levels, -1)
     attacked, distance = distance > 0, distance.copy()
     standing, least = attacked[rows.source], _clean_margins(session, cascade, rows)
     unbounded = rows.of(groups[-1])._replace(epsilon=np.full(len(distance), np.inf))
@@ -301,7 +301,7 @@ def run_cascade(
             places = _choose(entry, standing, groups, least, nested)
             places = places[:0] if branching is not None and network is None else places
             own = rows.of(places)
-        else:  # at the largest epsilon, bounded by the best distance so far
+        else:  # at the last epsilon, bounded by the best distance so far
             places = groups[-1][attacked]
             own = rows.of(places)._replace(epsilon=distance[attacked])
         if refines(entry):
@@ -329,7 +329,8 @@ def run_cascade(
         np.minimum.at(distance, own.source[result.success], result.distance[result.success])
         broken, by = places[result.success], np.flatnonzero(result.success)
         if nested:
-            broken, by = broken_rows(result, own.source, reached, levels, standing)
+            radii = stated.reshape(levels, -1)
+            broken, by = broken_rows(result, own.source, reached, radii, standing)
         standing = standing.copy()
         standing[broken] = False
         yield CascadeStage(number, name, attack, places, result, broken, by, distance)
@@ -368,7 +369,7 @@ def broken_rows(
     result: Result,
     source: np.ndarray,
     reached: np.ndarray,
-    levels: np.ndarray,
+    radii: np.ndarray,
     standing: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the broken rows of all images at all levels, and which result image broke each.
@@ -377,17 +378,17 @@ def broken_rows(
         result: The result of M rows.
         source: Integers [M], the image that each row attacked.
         reached: Floats [M], the least epsilon at which a success counts.
-        levels: Floats [E], the epsilons, ascending.
+        radii: Floats [E, N], the radius of each image at each epsilon.
         standing: Booleans [E N], the rows that were not broken before: all images at one epsilon
             after the other.
 
     Returns:
         Integers, the rows, the nearest last, and the result image of each.
     """
-    count = len(standing) // len(levels)
+    count = radii.shape[1]
     broken, by = [], []
-    for number, radius in enumerate(levels):  # a success counts at every larger epsilon too
-        hits = np.flatnonzero(result.success & (reached <= radius))
+    for number, radius in enumerate(radii):  # a success counts at every larger epsilon too
+        hits = np.flatnonzero(result.success & (reached <= radius[source]))
         hits = hits[np.argsort(result.distance[hits], kind="stable")][::-1]  # nearest last
         hits = hits[standing[number * count + source[hits]]]
         broken.append(number * count + source[hits])

@@ -16,6 +16,7 @@ from jaxadv.engine.diagnose import answers, program
 from jaxadv.engine.session import Rows, Session, StageProgress
 from jaxadv.protocols.cached_run import attack_of
 from jaxadv.protocols.cascades import Cascade, broken_rows, get_cascade, run_cascade
+from jaxadv.protocols.epsilons import check_epsilons
 from jaxadv.protocols.evaluation import MISCLASSIFIED, SURVIVED, Report, Stage
 from jaxadv.protocols.proof_stage import prove_survivors
 from jaxadv.protocols.prover import Prover
@@ -26,7 +27,7 @@ def evaluate(
     images: ArrayLike,
     labels: Goal | Numbers,
     norm: str = "linf",
-    epsilons: Sequence[float] = (0.1,),
+    epsilons: Sequence[Numbers] | ArrayLike = (0.1,),
     attacks: str | Cascade = "quick",
     *,
     key: Array | None = None,
@@ -41,10 +42,10 @@ def evaluate(
     """Evaluate a classifier: its clean accuracy and its accuracy under attack at each epsilon.
 
     The attacks run in order, each on the images that survived those before it, at every epsilon
-    separately. An image that is broken at one epsilon counts as broken at every larger one. For a
-    model that draws random numbers, an attack runs all its steps, and its image is verified on new
-    draws. Each image costs one forward pass and the passes that the stages count. Ctrl-C returns an
-    incomplete report.
+    separately. An image that is broken at one epsilon counts as broken at every larger one of its
+    own. For a model that draws random numbers, an attack runs all its steps, and its image is
+    verified on new draws. Each image costs one forward pass and the passes that the stages count.
+    Ctrl-C returns an incomplete report.
 
     Args:
         model: The model to evaluate.
@@ -55,7 +56,8 @@ def evaluate(
             `ja.Targeted(labels, targets)`: then only an image classified as its target is a
             success, and all that are not yet are attacked.
         norm: "linf", "l2", "l1" or "l0".
-        epsilons: Radii in the norm's unit and the scale of the images.
+        epsilons: Radii in the norm's unit and the scale of the images. Each is a number for all
+            images, or an array [N] of one radius for each image.
         attacks: The name of a cascade ("quick"; AutoAttack's "standard", "plus" and "rand"; our
             "fast" and "strong"; see `protocols.cascades`), or a dict of named attacks in the order
             of their runs. An entry can be `ja.Hardest(attack, share)`, which attacks the images of
@@ -99,8 +101,6 @@ def evaluate(
     """
     entries = get_cascade(attacks, norm)
     checks.check_norms({name: attack_of(one) for name, one in entries.items()}, norm, "attacks")
-    if np.size(epsilons) == 0 or np.ndim(epsilons) > 1:
-        raise ValueError(f"epsilons={epsilons!r}: pass at least one number")
     session = Session.open(
         model, images, labels, ids=ids, key=key, devices=devices, lanes=lanes, store=store
     )
@@ -116,10 +116,10 @@ def evaluate(
     blind = [name for name, entry in entries.items() if attack_of(entry).pullbacks]
     if missing and blind:
         raise ValueError(f"attacks {blind} need gradients, but {missing} (and distances=False)")
-    given = checks.check_epsilon(PGD(norm=norm), epsilons, np.size(epsilons), shape, model.bounds)
-    levels = np.unique(given)
-    classes = checks.count_classes(model, shape)
-    checks.check_attacks(map(attack_of, entries.values()), model, goal, classes, levels, shape)
+    levels = check_epsilons(epsilons, count, norm, shape, model.bounds)
+    radii = np.broadcast_to(levels.reshape(len(levels), -1), (len(levels), count))
+    classes, distinct = checks.count_classes(model, shape), np.unique(levels)
+    checks.check_attacks(map(attack_of, entries.values()), model, goal, classes, distinct, shape)
     labels = np.asarray(goal.labels)
 
     session = session.answered()
@@ -127,12 +127,12 @@ def evaluate(
     assert logits is not None
     predictions = np.where(np.isnan(logits).any(1), -1, logits.argmax(1))  # NaN: no prediction
     right = predictions == labels
-    messages = _noticed(session, right, norm, levels, differentiable=not missing)
+    messages = _noticed(session, right, norm, levels.max(), differentiable=not missing)
     attacked = right if targets is None else predictions != targets
     broken_by = np.tile(np.where(attacked, SURVIVED, MISCLASSIFIED), len(levels))
     adversarial = np.tile(images, (len(levels), *[1] * len(shape)))
     distance = np.where(attacked, np.inf, 0.0)
-    rows = Rows(np.tile(np.arange(count), len(levels)), np.repeat(levels, count))
+    rows = Rows(np.tile(np.arange(count), len(levels)), radii.ravel())
     stages: list[Stage] = []
     with session.watched(progress) as session:
         for one in run_cascade(session, entries, rows, distance, nested=True):
@@ -148,10 +148,10 @@ def evaluate(
         if prover is not None and network is not None:
             standing = (broken_by == SURVIVED) & complete  # no proofs after an interruption
             grid = standing.reshape(len(levels), count)
-            found = prove_survivors(session, network, norm, prover, levels, grid)
+            found = prove_survivors(session, network, norm, prover, radii, grid)
             result, source, proved = found.result, found.source, found.proved
             stages.append(Stage(prover.name, prover, result, source, found.level))
-            broken, by = broken_rows(result, source, result.distance, levels, standing)
+            broken, by = broken_rows(result, source, result.distance, radii, standing)
             broken_by[broken] = len(stages) - 1
             adversarial[broken] = result.images[by]
             np.minimum.at(distance, source[result.success], result.distance[result.success])
@@ -189,7 +189,7 @@ def _prover(prove: str, goal: Goal) -> Prover:
 
 
 def _noticed(
-    session: Session, right: np.ndarray, norm: str, levels: np.ndarray, *, differentiable: bool
+    session: Session, right: np.ndarray, norm: str, largest: float, *, differentiable: bool
 ) -> list[str]:
     """Return what a first look at the model, the labels and the epsilons makes doubtful."""
     model, images, labels = session.model, session.images, np.asarray(session.goal.labels)
@@ -198,7 +198,7 @@ def _noticed(
     scan = program.read_program(model, shape)
     looks = [
         answers.meant_labels(session.clean_logits, labels),
-        answers.meant_radius(levels[-1], norm, shape, model.bounds),
+        answers.meant_radius(largest, norm, shape, model.bounds),
         program.operations(scan),
         program.no_gradients_inside(scan),
     ]

@@ -37,7 +37,8 @@ class Report:
 
     Attributes:
         norm: Name of the norm.
-        epsilons: Floats [E], ascending.
+        epsilons: Floats [E], ascending; with a radius for each image among them [E, N], by their
+            means ascending.
         ids: Integers [N] that identify the images in the random keys.
         labels: Integers [N].
         predictions: Integers [N], the class of highest clean logit (-1 where a logit is NaN).
@@ -48,8 +49,8 @@ class Report:
         stages: Every attack with all its rows, in the order of their runs; last the proofs, whose
             successes are the counterexamples that they found.
         broken_by: Integers [E, N], the number of the stage that broke the image at this epsilon or
-            a smaller one; -1 where the image survived, -2 where it was misclassified from the
-            start (with targets: where it is in its target class).
+            a smaller one of its own; -1 where the image survived, -2 where it was misclassified
+            from the start (with targets: where it is in its target class).
         adversarial: Floats [E, N, H, W, C], the adversarial image of that stage, else the clean
             image.
         distance: Floats [N], the smallest adversarial distance that any stage found; 0 where the
@@ -84,6 +85,12 @@ class Report:
     rejected: int | None = None
     targets: np.ndarray | None = None
     proved: np.ndarray | None = None
+
+    @property
+    def radii(self) -> np.ndarray:
+        """Floats [E, N], the radius of each image at each epsilon."""
+        shape = len(self.epsilons), len(self.labels)
+        return np.broadcast_to(self.epsilons.reshape(len(self.epsilons), -1), shape)
 
     @property
     def clean_accuracy(self) -> float:
@@ -152,8 +159,11 @@ class Report:
         }
 
     def accuracy_curve(self, epsilons: np.ndarray) -> np.ndarray:
-        """Return the accuracy at given epsilons, from the smallest distance of each image."""
-        broken = self.distance[None] <= np.asarray(epsilons)[:, None]
+        """Return the accuracy at given epsilons, from the smallest distance of each image.
+
+        Here and in `certified_curve`, epsilons are floats [E], or [E, N] for radii of each image.
+        """
+        broken = self.distance <= _columns(epsilons)
         return 1 - (broken | ~self.attacked).mean(1)
 
     def certified_curve(self, epsilons: np.ndarray) -> np.ndarray | None:
@@ -164,7 +174,12 @@ class Report:
         radii = self.certified
         if radii is None and self.proved is not None:
             right = np.where(self.predictions == self.labels, 0.0, np.nan)
-            radii = np.fmax.reduce(np.where(self.proved, self.epsilons[:, None], right[None]))
+            radii = np.fmax.reduce(np.where(self.proved, self.radii, right))
         if radii is None:
             return None
-        return (radii >= np.asarray(epsilons)[:, None]).mean(1)
+        return (radii >= _columns(epsilons)).mean(1)
+
+
+def _columns(epsilons: np.ndarray) -> np.ndarray:
+    """Return epsilons [E] as [E, 1]; those of each image [E, N] as they are."""
+    return np.atleast_2d(np.asarray(epsilons).T).T

@@ -27,7 +27,7 @@ class Proved(NamedTuple):
         result: Of the M rows that were given to the prover; its successes are the counterexamples.
         source: Integers [M], the image of each row.
         level: Integers [M], the index of its epsilon.
-        proved: Booleans [E, N]; a proof counts at every smaller epsilon too.
+        proved: Booleans [E, N]; a proof counts at every smaller epsilon of its image too.
         complete: False if the proofs were interrupted.
     """
 
@@ -43,49 +43,50 @@ def prove_survivors(
     network: Network,
     norm: str,
     prover: Prover,
-    levels: np.ndarray,
+    radii: np.ndarray,
     standing: np.ndarray,
 ) -> Proved:
-    """Prove the images that stand, from the largest epsilon to the smallest.
+    """Prove the images that stand, from the largest epsilon of each to its smallest.
 
     An image that is proved at one epsilon needs no proof at a smaller one, nor one whose
-    counterexample is within that. Finished chunks are kept
-    in the session's store.
+    counterexample is within that. Finished chunks are kept in the session's store.
 
     Args:
         session: The session, with the clean logits.
         network: The traced model.
         norm: Name of the norm.
         prover: How images are proved.
-        levels: Floats [E], the epsilons, ascending.
+        radii: Floats [E, N], the radius of each image at each epsilon.
         standing: Booleans [E, N], the images that no attack broke.
 
     Returns:
         What was proved, and the counterexamples that were found and verified.
     """
-    proved, complete = np.zeros_like(standing), True
-    nearest = np.full(standing.shape[1], np.inf)
+    levels, count = standing.shape
+    proved, nearest = np.full(count, -np.inf), np.full(count, np.inf)
+    complete, images = True, np.arange(count)
     shape = session.images.shape[1:]
     results, rows = [empty_result(0, shape, np.zeros(0), session.ids[:0])], [np.zeros(0, int)]
-    for level in reversed(range(len(levels))):
-        proved[level] |= proved[level + 1 :].any(0)
-        left = standing[level] & ~proved[level] & (nearest > levels[level])
-        own = np.flatnonzero(left)
+    order = np.argsort(radii, axis=0, kind="stable")  # of each image by itself
+    for number in reversed(range(levels)):
+        level = order[number]
+        radius = radii[level, images]
+        own = np.flatnonzero(standing[level, images] & (proved < radius) & (nearest > radius))
         if not len(own) or not complete:
             continue
-        radii = np.full(len(own), levels[level])
         found, complete = prove_rows(
-            session.of(own), network, norm, prover, radii, f"proof-{level:02d}"
+            session.of(own), network, norm, prover, radius[own], f"proof-{number:02d}"
         )
-        proved[level, own[found.status == Status.PROVED]] = True
+        certain = own[found.status == Status.PROVED]
+        proved[certain] = radius[certain]
         nearest[own] = np.minimum(nearest[own], found.distance)
         results.append(found)
-        rows.append(level * standing.shape[1] + own)
+        rows.append(level[own] * count + own)
     fields = zip(*(result[:-1] for result in results), strict=True)
     seconds = sum(result.cost.seconds for result in results)
     whole = Result(*map(np.concatenate, fields), cost=Cost(0, seconds))
-    level, source = np.divmod(np.concatenate(rows), standing.shape[1])
-    return Proved(whole, source, level, proved, complete)
+    level, source = np.divmod(np.concatenate(rows), count)
+    return Proved(whole, source, level, radii <= proved, complete)
 
 
 def prove_rows(

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxadv.report.table import as_data, percent
+import numpy as np
+
+from jaxadv.report.table import as_data, epsilon_text, percent
 
 if TYPE_CHECKING:
     from jaxadv.protocols.evaluation import Report
@@ -31,11 +33,10 @@ NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1", "l0": "L0"}
 def write_csv(report: "Report", path: str | Path) -> Path:
     """Write one row for each image and epsilon, atomically.
 
-    Columns: id, label, prediction; epsilon; broken (1 or 0, misclassified images are broken);
-    broken_by: the attack, or "misclassified", or empty; proved (1 or 0; empty: not asked
-    for); distance: the smallest adversarial distance
-    found by any attack (empty: none); forward, backward: the image's passes in all attacks
-    together, at all epsilons.
+    Columns: id, label, prediction; epsilon, the image's own; broken (1 or 0, misclassified images
+    are broken); broken_by: the attack, or "misclassified", or empty; proved (1 or 0; empty: not
+    asked for); distance: the smallest adversarial distance found by any attack (empty: none);
+    forward, backward: the image's passes in all attacks together, at all epsilons.
 
     Args:
         report: The report.
@@ -60,9 +61,10 @@ def write_csv(report: "Report", path: str | Path) -> Path:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for image in as_data(report)["images"]:
+    for number, image in enumerate(as_data(report)["images"]):
         proved = image["proved"] or [""] * len(report.epsilons)
-        for epsilon, by, sure in zip(report.epsilons, image["broken_by"], proved, strict=True):
+        radii = report.radii[:, number]
+        for epsilon, by, sure in zip(radii, image["broken_by"], proved, strict=True):
             distance = image["distance"]
             writer.writerow(
                 [
@@ -100,7 +102,8 @@ def as_robustbench(
         The entry.
 
     Raises:
-        ValueError: The report does not have this epsilon, or its attacks had targets.
+        ValueError: The report does not have this epsilon for all images, or its attacks had
+            targets.
 
     >>> import jax.numpy as jnp, jaxadv as ja
     >>> from jaxadv.report import as_robustbench
@@ -113,9 +116,12 @@ def as_robustbench(
     """
     if report.targets is not None:
         raise ValueError("report is of a targeted goal: RobustBench has untargeted ones alone")
-    near = [i for i, e in enumerate(report.epsilons) if abs(e - epsilon) <= 1e-9]
-    if not near:
-        raise ValueError(f"epsilon={epsilon}: the report has {report.epsilons.tolist()}")
+    near = np.flatnonzero((np.abs(report.radii - epsilon) <= 1e-9).all(1))
+    if not len(near):
+        known = report.epsilons.tolist()
+        if report.epsilons.ndim == 2:
+            known = f"{', '.join(map(epsilon_text, known))}; RobustBench has one for all images"
+        raise ValueError(f"epsilon={epsilon}: the report has {known}")
     stages = ", ".join(stage.name for stage in report.stages)
     return _entry(
         name,
@@ -155,10 +161,13 @@ def _entry(
 
 
 def write_robustbench(report: "Report", path: str | Path, **about: Any) -> Path:
-    """Write `as_robustbench` for every epsilon as one JSON file, atomically."""
+    """Write `as_robustbench` for every epsilon as one JSON file, atomically.
+
+    ValueError if the report has a radius for each image: RobustBench has one for all.
+    """
     from jaxadv.core.files import write_atomically
 
-    entries = [as_robustbench(report, float(epsilon), **about) for epsilon in report.epsilons]
+    entries = [as_robustbench(report, float(own[0]), **about) for own in report.radii]
     return write_atomically(path, json.dumps(entries, indent=1) + "\n")
 
 

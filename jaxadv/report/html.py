@@ -49,8 +49,8 @@ def write_html(
         model: Model for the predictions and confidences of the adversarial images in the gallery.
         adversarial_logits: Logits [E, N, K] of the adversarial images, in place of `model`.
         gallery: Number of images to show.
-        gallery_epsilon: Which of the report's epsilons the gallery shows (None: the smallest at
-            which `gallery` images are broken).
+        gallery_epsilon: Which of the report's epsilons the gallery shows; of one for each image,
+            the mean (None: the smallest at which `gallery` images are broken).
         pages: Link to the result of `write_pages`.
 
     Returns:
@@ -86,7 +86,7 @@ def write_html(
         most=max([1.0, *passes]),
         curve=_accuracy_figure(report, data),
         distances=_distance_figure(report),
-        level=None if shown is None else float(report.epsilons[shown[0]]),
+        level=None if shown is None else report.epsilons[shown[0]],
         gallery=_gallery(report, shown, page, model, adversarial_logits) if shown else [],
         pictured=report.images.ndim == 4,
         settings={**_settings(data), **page.settings, **versions()},
@@ -145,8 +145,10 @@ def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
     figure, axes = plain_axes(7.2, 4.3)
-    epsilons = report.epsilons
-    grid = np.linspace(0, 1.12 * epsilons[-1] or 1.0, 600)
+    epsilons, spans = _centres(report), None
+    if report.epsilons.ndim == 2:  # bars from the least to the largest radius
+        spans = np.stack([epsilons - report.radii.min(1), report.radii.max(1) - epsilons])
+    grid = np.linspace(0, 1.12 * report.epsilons.max() or 1.0, 600)
     axes.plot(
         grid,
         100 * report.accuracy_curve(grid),
@@ -159,6 +161,7 @@ def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
     axes.errorbar(
         epsilons,
         robust,
+        xerr=spans,
         yerr=spread,
         fmt="o",
         color=ACCENT,
@@ -193,6 +196,11 @@ def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
     return svg(figure)
 
 
+def _centres(report: "Report") -> np.ndarray:
+    """Return where each epsilon is drawn: of one for each image, their mean."""
+    return report.epsilons if report.epsilons.ndim == 1 else report.epsilons.mean(1)
+
+
 def _distance_figure(report: "Report") -> str | None:
     distances = report.distance[report.attacked & np.isfinite(report.distance)]
     if len(distances) == 0:
@@ -206,11 +214,11 @@ def _distance_figure(report: "Report") -> str | None:
         edgecolor="white",
         linewidth=0.6,
     )
-    for epsilon in report.epsilons:
+    for epsilon, stated in zip(_centres(report), report.epsilons, strict=True):
         if epsilon <= axes.get_xlim()[1]:
             axes.axvline(epsilon, color=INK, linewidth=1, linestyle=":")
             axes.annotate(
-                table.epsilon_text(epsilon),
+                table.epsilon_text(stated),
                 (epsilon, 1.02),
                 ha="center",
                 color=CONTROL,
@@ -231,7 +239,7 @@ def _gallery_rows(
         return None
     broken = report.broken_by >= 0
     if epsilon is not None:
-        level = int(np.abs(report.epsilons - epsilon).argmin())
+        level = int(np.abs(_centres(report) - epsilon).argmin())
     else:
         enough = np.flatnonzero(broken.sum(1) >= count)
         level = int(enough[0]) if len(enough) else len(broken) - 1

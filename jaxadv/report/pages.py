@@ -88,7 +88,7 @@ def _shown(report: "Report", i: int, feature_names: Sequence[str] | None) -> lis
     original, bounds = report.images[i], report.bounds
     first = pictures(original, None, bounds, feature_names)
     shown = [{"name": "original", "by": None, **first, "picture": first["original"]}]
-    for level, epsilon in enumerate(report.epsilons):
+    for level, epsilon in enumerate(report.radii[:, i]):
         number = int(report.broken_by[level, i])
         if number < 0:
             continue
@@ -115,7 +115,7 @@ def _runs(report: "Report", i: int) -> list[dict[str, Any]]:
                     "attack": stage.name,
                     "epsilon": None
                     if not stage.attack.needs_epsilon
-                    else float(report.epsilons[stage.level[row]]),
+                    else float(report.radii[stage.level[row], i]),
                     "status": Status(result.status[row]).name,
                     "distance": float(result.distance[row]) if result.success[row] else None,
                     "margin": float(result.margin[row]),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # evaluate imports the whole engine
     from rich.table import Table
 
     from jaxadv.core.attack import Attack
+    from jaxadv.core.typing import Numbers
     from jaxadv.protocols.evaluation import Report, Stage
     from jaxadv.protocols.prover import Prover
 
@@ -24,20 +25,25 @@ MISCLASSIFIED = "misclassified"
 CONTROL = "noise"  # the stage that no attack may be weaker than
 
 
-def epsilon_text(epsilon: float) -> str:
+def epsilon_text(epsilon: "Numbers") -> str:
     """Return an epsilon as text.
 
     Args:
-        epsilon: The epsilon.
+        epsilon: The epsilon, or one for each image.
 
     Returns:
-        At most four digits, or a fraction of 255 where it is one.
+        At most four digits, or a fraction of 255 where it is one; of several, the least and the
+        largest.
 
     Example:
         >>> from jaxadv.report.table import epsilon_text
-        >>> epsilon_text(0.1), epsilon_text(8 / 255)
-        ('0.1', '8/255')
+        >>> epsilon_text(0.1), epsilon_text(8 / 255), epsilon_text([0.2, 0.05, 0.1])
+        ('0.1', '8/255', '0.05 to 0.2')
     """
+    if np.ndim(epsilon):
+        least, largest = epsilon_text(np.min(epsilon)), epsilon_text(np.max(epsilon))
+        return least if least == largest else f"{least} to {largest}"
+    epsilon = float(epsilon)  # type: ignore[arg-type]
     text, levels = f"{epsilon:.4g}", epsilon * 255
     whole = round(levels)
     if not math.isclose(float(text), epsilon) and whole and math.isclose(levels, whole):
@@ -68,7 +74,8 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
     Accuracies are fractions of all images; intervals are Wilson's, 95 %; null stands for a distance
     where no adversarial image was found. `broken_by` has for each epsilon the attack's name,
     "misclassified" or null (survived); `margin` is the smallest margin under any attack (null: none
-    was run there); `forward` and `backward` are an image's passes in all attacks together;
+    was run there); `epsilons` are numbers, or with a radius for each image among them, a list of N
+    each; `forward` and `backward` are an image's passes in all attacks together;
     `robust_bounds` are robust accuracy from both sides, proved and under attack, for each epsilon,
     and `proved` says of each image which epsilons (null: no proofs were asked for). For a targeted
     goal, `target` is each image's, "misclassified" means classified as that from the start, and
