@@ -32,8 +32,10 @@ from jaxadv.studies.blind_spots import (
     nearest_mistakes,
 )
 from jaxadv.studies.findings import Findings, Part, Table, Text
+from jaxadv.studies.fit import how_trained
 from jaxadv.studies.networks import SIX, Network, trained
 from jaxadv.studies.setting import Setting
+from jaxadv.studies.wording import side, tally
 
 PUBLISHED = np.array(
     [  # per cent; rows: made for, then two kinds of noise; columns: fed to
@@ -87,8 +89,6 @@ def between_networks(setting: Setting) -> Findings:
         values[seed, :, :-1] = cross_errors(networks, sets, data.labels)
         values[seed, :, -1] = [distortion(images, data.images).mean() for images in sets]
     mean = values.mean(0)
-    off_diagonal = ~np.eye(len(SIX), dtype=bool)
-    transfer, noise = mean[: len(SIX), :-1][off_diagonal].mean(), mean[len(SIX), :-1].mean()
     parts: list[Part] = [
         Table(
             "Table 2: error in per cent of networks (columns) on examples made for others (rows)",
@@ -103,13 +103,44 @@ def between_networks(setting: Setting) -> Findings:
             f"standard deviation over {setting.seeds} seeds. Errors are against the true label; "
             "images that a network gets wrong anyway count. The noise may leave the box.",
         ),
-        Text(
-            f"Examples fed to another network than theirs are misclassified in {transfer:.1f} % on "
-            f"average, noise of standard deviation 0.1 in {noise:.1f} %. The softmax regressions "
-            "err on some images of any kind, which is most of what their columns show."
-        ),
+        Text(transfer_in_words(mean[:, :-1], len(data.labels))),
     ]
+    parts += how_trained(setting, SIX, seeds=setting.seeds)
     return Findings("szegedy.transfer", "Examples made for one network, fed to another", parts)
+
+
+def transfer_in_words(errors: Float[np.ndarray, "8 6"], count: int) -> str:
+    """Return what Table 2 shows, and how much of it noise of standard deviation 0.1 does too.
+
+    Args:
+        errors: Errors of `SIX` (columns) in per cent, on the examples for each and on two noises.
+        count: Number of images.
+
+    Returns:
+        The paragraph.
+    """
+    size = len(SIX)
+    off_diagonal, noise = ~np.eye(size, dtype=bool), errors[size]
+    transfer = np.where(off_diagonal, errors[:size], np.nan)
+    more = sum(
+        side(float(transfer[row, column]), float(noise[column]), count) > 0
+        for row in range(size)
+        for column in range(size)
+        if row != column
+    )
+    softmax = np.array([name.startswith("FC10(") for name in SIX])
+    both = [(np.nanmean(transfer[:, of]), noise[of].mean()) for of in (softmax, ~softmax)]
+    return (
+        f"Examples fed to another network than theirs are misclassified in "
+        f"{np.nanmean(transfer):.1f} % on average, noise of standard deviation 0.1 in "
+        f"{noise.mean():.1f} %: more than the noise, beyond their 95 % intervals, in {more} of "
+        f"{off_diagonal.sum()} pairs of networks. In the columns of the softmax regressions "
+        f"{both[0][0]:.1f} % are misclassified, of which noise makes {both[0][1]:.1f}; in those of "
+        f"the other networks {both[1][0]:.1f} %, of which noise makes {both[1][1]:.1f}. Softmax "
+        f"regressions are {'more' if both[0][0] > both[1][0] else 'less'} often fooled by examples "
+        f"of others, and {'mostly' if 2 * both[0][1] > both[0][0] else 'not mostly'} by what noise "
+        "does too."
+    )
 
 
 SURROGATES = ("FC10(1e-4)", "FC100-100-10", "AE400-10")
@@ -210,11 +241,31 @@ def attacks_between_networks(setting: Setting) -> Findings:
             formats=".1f",
             heat=True,
         ),
-        Text(
-            f"From one network to another {mean[0, 1]:.1f} % of the examples of plain iteration "
-            f"transfer, and {mean[best, 1]:.1f} % of {names[best]}'s; from an ensemble "
-            f"{mean[0, 2]:.1f} and {mean[best, 2]:.1f} %. These networks are fully connected: what "
-            "smooths or moves an image was made for convolutional ones on natural images."
-        ),
+        Text(attacks_in_words(names, mean, len(data.labels))),
     ]
+    parts += how_trained(setting, SURROGATES, seeds=setting.seeds)
     return Findings("transfer.attacks", "Attacks that are made to transfer", parts)
+
+
+def attacks_in_words(names: Sequence[str], success: Float[np.ndarray, "A 3"], count: int) -> str:
+    """Return which attacks transfer further than plain iteration, which is the first.
+
+    Args:
+        names: The attacks.
+        success: Success in per cent on the surrogate, on another network, and from an ensemble.
+        count: Number of images.
+
+    Returns:
+        The paragraph.
+    """
+    best, others = int(success[:, 1].argmax()), names[1:]
+    beyond = [side(rate, success[0, 1], count) for rate in success[1:, 1]]
+    joint = [side(ensemble, one, count) > 0 for one, ensemble in success[:, 1:]]
+    return (
+        f"From one network to another {success[0, 1]:.1f} % of the examples of {names[0]} "
+        f"transfer, and {success[best, 1]:.1f} % of {names[best]}'s; from an ensemble "
+        f"{success[0, 2]:.1f} and {success[best, 2]:.1f} %. More than {names[0]}'s, beyond their "
+        f"95 % intervals, transfer of {tally(others, [b > 0 for b in beyond], 'other attacks')}, "
+        f"less of {tally(others, [b < 0 for b in beyond], 'other attacks')}. An ensemble adds "
+        f"to {tally(names, joint, 'attacks')}. All networks here are fully connected."
+    )
