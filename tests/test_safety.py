@@ -77,6 +77,7 @@ def test_the_findings_say_what_was_measured() -> None:
     assert gallery.rows[0] == f"{'abc'[i]} → {'abc'[j]}"
     worst = curves.lines["the worst point found"]
     assert (worst[1] <= curves.lines["random points of the ball"][1] + 1e-9).all()
+    assert "no mistake was found for" in around.text
     assert (classes.values[-1, 0], classes.values.shape) == (100, (4, 7))
 
 
