@@ -9,9 +9,10 @@ import jaxadv as ja
 from jaxadv.models import get_definition
 from jaxadv.studies import Setting, conduct
 from jaxadv.studies.blind_spots import distortion, gaussian, nearest_mistakes, wrong_classes
+from jaxadv.studies.halves import amplify, readings
 from jaxadv.studies.networks import trained
 from jaxadv.studies.pool import attack_layer, body, head, head_model
-from jaxadv.studies.transfer import amplify, cross_errors
+from jaxadv.studies.transfer import cross_errors
 
 
 def setting(folder, **settings):
@@ -26,12 +27,27 @@ def test_amplified_perturbations_have_the_distortion_that_was_asked():
     rng = np.random.default_rng(0)
     originals = rng.uniform(0.3, 0.7, (5, 6, 6, 1))
     images = originals + rng.normal(scale=0.01, size=originals.shape)
-    larger = amplify(images, originals, 0.05)
+    larger = amplify(images, originals, 0.05).images
     np.testing.assert_allclose(distortion(larger, originals), 0.05, rtol=1e-5)
     ratio = (larger - originals) / (images - originals)  # no pixel meets the box: one factor
     np.testing.assert_allclose(ratio, ratio[:, :1, :1] * np.ones_like(ratio), rtol=1e-3)
-    edge = amplify(originals + 0.6 * (rng.random(originals.shape) < 0.5), originals, 10.0)
+    edge = amplify(originals + 0.6 * (rng.random(originals.shape) < 0.5), originals, 10.0).images
     assert edge.min() >= 0 and edge.max() <= 1  # the box allows no more
+
+
+def test_one_factor_for_all_keeps_the_order_of_the_distortions():
+    """Without a box in the way the common factor is the distortion asked over the mean."""
+    rng = np.random.default_rng(0)
+    originals = rng.uniform(0.4, 0.6, (5, 6, 6, 1))
+    sizes = np.array([0.002, 0.004, 0.006, 0.008, 0.01]).reshape(-1, 1, 1, 1)
+    images = originals + sizes * rng.choice([-1, 1], originals.shape)  # its distortions are sizes
+    larger = amplify(images, originals, 0.03, common=True)
+    np.testing.assert_allclose(larger.factors, 0.03 / 0.006, rtol=1e-6)
+    np.testing.assert_allclose(distortion(larger.images, originals), 5 * sizes.ravel(), rtol=1e-4)
+    each, mean, paper = readings(images, originals)
+    np.testing.assert_allclose(each.factors, 0.1 / sizes.ravel(), rtol=1e-6)
+    assert distortion(mean.images, originals).mean() == pytest.approx(0.1, rel=1e-5)
+    np.testing.assert_allclose(distortion(paper.images, originals), 1.4 * sizes.ravel(), rtol=1e-4)
 
 
 def test_gaussian_noise_and_wrong_classes():

@@ -157,7 +157,7 @@ def test_the_study_runs(tmp_path: Path, monkeypatch):
     train, test = (ja.load_data("digits", split) for split in ("train", "test"))
     findings = conduct("szegedy.causes", Setting(train, test, tmp_path, 1, 20, quick=True))
     titles = [part.title for part in findings.parts if hasattr(part, "title")]
-    assert len(titles) == 7
+    assert len(titles) == 8
     heat = next(part for part in findings.parts if getattr(part, "heat", False))
     off = ~np.eye(len(heat.rows), dtype=bool)
     assert heat.values[~off].mean() > heat.values[off].mean()

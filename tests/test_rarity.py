@@ -191,7 +191,7 @@ def test_unusable_arguments_are_named(wrong, named):
 def test_the_study_finds_chance_far_behind_the_worst_case(tmp_path: Path, monkeypatch):
     train, test = (ja.load_data("digits", split) for split in ("train", "test"))
     findings = conduct("szegedy.rarity", Setting(train, test, tmp_path, 1, 20, quick=True))
-    table, _, curves = findings.parts
+    table, _, curves, *_ = findings.parts
     assert np.all(table.values[:, 0] < table.values[:, 1])
     worst, chance = (curves.lines[name][1] for name in ("worst case", "random, no box"))
     assert np.all(worst == 1) and np.nanmin(chance) < 0.01

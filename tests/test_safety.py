@@ -70,13 +70,14 @@ def test_the_findings_say_what_was_measured() -> None:
     data = Dataset(IMAGES, LABELS, np.arange(40), "three", ("a", "b", "c"))
     pairs = class_pairs(MODEL, IMAGES, LABELS, "linf", each=2, effort=EFFORT)
     findings = safety(MODEL, data, "linf", pairs=pairs)
-    text, median, _, gallery, curves, classes = findings.parts
+    text, median, _, gallery, curves, around, classes = findings.parts
     i, j = np.unravel_index(np.nanargmin(pairs.matrix()), (3, 3))
     assert f"{'abc'[i]} to {'abc'[j]} ({np.nanmin(pairs.matrix()):.3g})" in text.text
     np.testing.assert_array_equal(median.values, pairs.matrix())
     assert gallery.rows[0] == f"{'abc'[i]} → {'abc'[j]}"
     worst = curves.lines["the worst point found"]
     assert (worst[1] <= curves.lines["random points of the ball"][1] + 1e-9).all()
+    assert "no mistake was found for" in around.text
     assert (classes.values[-1, 0], classes.values.shape) == (100, (4, 7))
 
 

@@ -29,7 +29,7 @@ __all__ = [
 EXPERIMENTS: dict[str, str] = {  # name: its module here, and its function
     "szegedy.distortion": "blind_spots:distortions",
     "szegedy.transfer": "transfer:between_networks",
-    "szegedy.halves": "transfer:between_training_sets",
+    "szegedy.halves": "halves:between_training_sets",
     "szegedy.noise": "blind_spots:noise",
     "szegedy.units": "units:units",
     "szegedy.layers": "layers:layers",

@@ -8,7 +8,7 @@ images, and similarity of the two networks, in their gradients (Demontis et al. 
 representations revisited", arXiv 1905.00414).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -25,8 +25,10 @@ from jaxadv.core.typing import ArrayLike
 from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
 from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
+from jaxadv.studies.fit import how_trained
 from jaxadv.studies.networks import RECIPES, Network, trained
 from jaxadv.studies.setting import Setting
+from jaxadv.studies.wording import tally
 
 NETWORK = "FC100-100-10"
 
@@ -298,12 +300,7 @@ def _dimension(setting: Setting) -> list[Part]:
             "far the boundary lies on that way, which does not depend on the scale.",
         ),
     )
-    text = Text(
-        f"The L2 distance grows as the dimension to the power {slope:.2f} (95 % interval "
-        f"{low:.2f} to {high:.2f}; 1/2 is what a mere change of scale gives, 0 what a cost of "
-        "dimension of its own would bring it down to). Relative to the distance between classes, "
-        f"it is {ratio[0]:.1f} % at {rows[0]} and {ratio[-1]:.1f} % at {rows[-1]}."
-    )
+    text = Text(dimension_in_words((slope, low, high), dict(zip(rows, ratio, strict=True))))
     return [table, text]
 
 
@@ -339,13 +336,7 @@ def _amount(setting: Setting) -> list[Part]:
             setting, "as many steps for all sizes: the first images of the training set, repeated."
         ),
     )
-    text = Text(
-        f"From {sizes[0]:,} to {sizes[-1]:,} training images the test error goes from "
-        f"{values[0, :, 0].mean():.2f} to {values[-1, :, 0].mean():.2f} %, the median distance of "
-        f"the nearest adversarial image from {values[0, :, 1].mean():.2f} to "
-        f"{values[-1, :, 1].mean():.2f}: {slope:+.3f} with each doubling (95 % interval "
-        f"{low:+.3f} to {high:+.3f})."
-    )
+    text = Text(amount_in_words(sizes, values.mean(1), (slope, low, high)))
     return [table, text]
 
 
@@ -457,11 +448,76 @@ def _transfer(setting: Setting, distortion: float = 0.07) -> list[Part]:
                 points=("pairs",),
             )
         )
-    best = max(fits, key=lambda name: np.nan_to_num(fits[name].correlation))
-    error = np.abs(reasons["flat boundaries"] - rate)[off].mean()
-    text = Text(
-        f"Transfer correlates most with {best} (r = {fits[best].correlation:.2f}). "
-        "Flat boundaries, a prediction without fitted parameters, has a mean absolute error of "
-        f"{100 * error:.0f} percentage points."
+    error = float(np.abs(reasons["flat boundaries"] - rate)[off].mean())
+    text = Text(reasons_in_words(fits, error))
+    fit = how_trained(setting, names)
+    return [heat, table, text, *curves, *fit]
+
+
+def dimension_in_words(slope: tuple[float, float, float], ratio: Mapping[str, float]) -> str:
+    """Return how the distance grows with the dimension.
+
+    Args:
+        slope: The exponent and both ends of its 95 % interval.
+        ratio: Distance in per cent of that to another class, by size of the images.
+
+    Returns:
+        The paragraph.
+    """
+    power, low, high = slope
+    scale = "is compatible" if low <= 0.5 <= high else "is not compatible"
+    cost = "is compatible" if low <= 0 <= high else "is not compatible"
+    (first, at_first), *_, (last, at_last) = ratio.items()
+    change = "nearer" if at_last < at_first else "no nearer"
+    return (
+        f"The L2 distance grows as the dimension to the power {power:.2f} (95 % interval "
+        f"{low:.2f} to {high:.2f}). That {scale} with 1/2, which a mere change of scale gives, and "
+        f"{cost} with 0, to which a cost of dimension of its own would bring it down. Relative to "
+        f"the distance between classes, it is {at_first:.1f} % at {first} and {at_last:.1f} % at "
+        f"{last}: {change} in more dimensions."
     )
-    return [heat, table, text, *curves]
+
+
+def amount_in_words(
+    sizes: Sequence[int], values: Float[np.ndarray, "S 2"], slope: tuple[float, float, float]
+) -> str:
+    """Return whether more training images move the boundary away.
+
+    Args:
+        sizes: Numbers of training images.
+        values: Test error in per cent and median distance, by size.
+        slope: Change of the distance with each doubling, and both ends of its 95 % interval.
+
+    Returns:
+        The paragraph.
+    """
+    change, low, high = slope
+    shown = "farther" if low > 0 else "nearer" if high < 0 else "neither farther nor nearer"
+    return (
+        f"From {sizes[0]:,} to {sizes[-1]:,} training images the test error goes from "
+        f"{values[0, 0]:.2f} to {values[-1, 0]:.2f} %, the median distance of the nearest "
+        f"adversarial image from {values[0, 1]:.2f} to {values[-1, 1]:.2f}: {change:+.3f} with "
+        f"each doubling (95 % interval {low:+.3f} to {high:+.3f}). With more data the boundary is "
+        f"shown to lie {shown}."
+    )
+
+
+def reasons_in_words(fits: Mapping[str, Fit], error: float) -> str:
+    """Return what transfer correlates with, and what is not told apart from chance.
+
+    Args:
+        fits: The correlations with transfer, by explanation.
+        error: Mean absolute error of the prediction of flat boundaries, as a fraction.
+
+    Returns:
+        The paragraph.
+    """
+    best = max(fits, key=lambda name: np.nan_to_num(fits[name].correlation))
+    names = list(fits)
+    shown = [fit.p_value < 0.05 for fit in fits.values()]
+    return (
+        f"Transfer correlates most with {best} (r = {fits[best].correlation:.2f}, 95 % interval "
+        f"{fits[best].low:.2f} to {fits[best].high:.2f}). A correlation at p < 0.05 is shown for "
+        f"{tally(names, shown, 'explanations')}. Flat boundaries, a prediction without fitted "
+        f"parameters, has a mean absolute error of {100 * error:.0f} percentage points."
+    )

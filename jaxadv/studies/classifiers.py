@@ -3,11 +3,12 @@
 All classifiers have about equal accuracy and are attacked on the same images.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
 from scipy.special import softmax
 
 from jaxadv.attacks import FMN, GaussianNoise, HopSkipJump, MinimalEpsilon
@@ -23,12 +24,14 @@ from jaxadv.protocols.minimal_distance import minimal_distance
 from jaxadv.protocols.portfolios import Portfolio
 from jaxadv.studies.findings import Findings, Gallery, Part, Table, Text
 from jaxadv.studies.setting import Setting
+from jaxadv.studies.wording import tally
 from jaxadv.universal import judge, universal_perturbation
 
 SIZES = (4000, 2500, 1500, 1000, 600, 400, 250, 150, 100, 60)  # training images that are tried
 QUERIES = 3000
 QUICK_SKIPS = "naive Bayes", "three neighbours"  # one more of a kind that is compared anyway
 QUICKLY: Portfolio = {"FMN": FMN(norm="l2", steps=200)}  # as many passes as the fast portfolio
+EQUAL = 5.0  # per cent: accuracies that differ by more are not called equal
 EXACT, GRADIENTS, QUERY_BASED = "proved", "gradients", "queries"
 
 
@@ -198,9 +201,7 @@ def all_classifiers(setting: Setting) -> Findings:
                 _median(noisy / np.maximum(distance, 1e-9)),
             ]
         )
-    network = np.array(rows)[list(fitted).index("network, 100-100")]
-    ratio = np.array(rows)[:, 3]
-    order = [list(fitted)[i] for i in np.argsort(ratio)]
+    hows = [kinds[name].how for name in fitted]
     parts: list[Part] = [
         Table(
             "The nearest mistake in L2, at equal accuracy",
@@ -229,19 +230,9 @@ def all_classifiers(setting: Setting) -> Findings:
                 *(tuple(f"{d:.2f}" for d in distances[name][:8]) for name in fitted),
             ),
         ),
-        Text(
-            f"From near to far: {', '.join(order)}. The network's median is {network[3]:.3f} of "
-            f"the way to another class, all lie between {ratio.min():.3f} and {ratio.max():.3f}: "
-            "at equal accuracy, blind spots are "
-            + (
-                "not the network's alone."
-                if (ratio < 2 * network[3]).sum() > 1
-                else "nearest in the network."
-            )
-            + " For classifiers attacked by queries alone the nearest mistake may be closer."
-        ),
+        Text(classifiers_in_words(tuple(fitted), np.array(rows), hows)),
         _universal(setting, fitted, data),
-        _far_from_all_data(setting, fitted["logistic regression"]),
+        _far_from_all_data(setting, fitted["logistic regression"], data.images),
     ]
     return Findings("classifiers.distance", "Is it the network, or all classifiers?", parts)
 
@@ -303,7 +294,7 @@ def _universal(setting: Setting, fitted: dict[str, Fitted], data: Dataset) -> Ta
     )
 
 
-def _far_from_all_data(setting: Setting, fitted: Fitted) -> Text:
+def _far_from_all_data(setting: Setting, fitted: Fitted, images: np.ndarray) -> Text:
     """Describe how far the points of highest linear confidence are from all data."""
     classifier = linear_classifier(fitted.estimator)
     slope = classifier.weights - classifier.weights.mean(1, keepdims=True)
@@ -316,10 +307,73 @@ def _far_from_all_data(setting: Setting, fitted: Fitted) -> Text:
         far = [np.sort(np.linalg.norm(flat - point, axis=1))[int(own)] for point in points]
         return np.array(far)
 
+    natural = softmax(classifier.scores(images.reshape(len(images), -1)), 1).max(1)
     return Text(
-        f"Logistic regression is most confident where there is no data: at the corner of the "
-        f"box that suits a class best its confidence is {100 * np.median(sure):.2f} % in the "
-        f"median, at an L2 distance of {np.median(nearest(corners, False)):.1f} from the nearest "
-        f"training image; training images have their nearest neighbour at "
-        f"{np.median(nearest(flat[:200], True)):.1f}."
+        corners_in_words(
+            float(np.median(sure)),
+            float(np.median(natural)),
+            float(np.median(nearest(corners, False))),
+            float(np.median(nearest(flat[:200], True))),
+        )
+    )
+
+
+def classifiers_in_words(
+    names: Sequence[str], rows: Float[np.ndarray, "F 6"], hows: Sequence[str]
+) -> str:
+    """Return whether the network's nearest mistakes are nearer than those of other classifiers.
+
+    Args:
+        names: The classifiers, the network as "network, 100-100" among them.
+        rows: Their rows of the table: accuracy in the second column, the fraction of the way to
+            another class in the fourth.
+        hows: How the distance of each was computed.
+
+    Returns:
+        The paragraph.
+    """
+    place = list(names).index("network, 100-100")
+    ratio, accuracy = rows[:, 3], rows[:, 1]
+    order = ", ".join(f"{names[i]} {ratio[i]:.3f}" for i in np.argsort(ratio))
+    others = [i for i in range(len(names)) if i != place]
+    titles = [names[i] for i in others]
+    nearer = ratio[others] <= ratio[place]
+    near = ratio[others] <= 2 * ratio[place]
+    alone = "the network's alone" if not near.any() else "not the network's alone"
+    words = (
+        f"From near to far, in parts of the way to another class: {order}. The nearest mistake is "
+        f"as near as the network's in {tally(titles, nearer, 'other classifiers')}, and within "
+        f"twice its distance in {tally(titles, near, 'other classifiers')}: blind spots are "
+        f"{alone}. The accuracies are {accuracy.min():.1f} to {accuracy.max():.1f} %"
+    )
+    if np.ptp(accuracy) > EQUAL:
+        words += ", which is not equal: the page does not compare them at equal accuracy"
+    bounded = [how == QUERY_BASED for how in hows]
+    if any(bounded):
+        words += (
+            f". The distances of {tally(names, bounded, 'classifiers')} are upper bounds from "
+            "queries alone"
+        )
+    return words + "."
+
+
+def corners_in_words(sure: float, natural: float, away: float, usual: float) -> str:
+    """Return whether logistic regression is most confident where there is no data.
+
+    Args:
+        sure: Median confidence at the best corners of the box.
+        natural: Median confidence on test images.
+        away: Median L2 distance from these corners to the nearest training image.
+        usual: Median L2 distance of training images to their nearest neighbour.
+
+    Returns:
+        The paragraph.
+    """
+    is_shown = sure > natural and away > usual
+    return (
+        f"At the corner of the box that suits a class best the median confidence of logistic "
+        f"regression is {100 * sure:.2f} %, on test images {100 * natural:.2f} %; the corner lies "
+        f"at an L2 distance of {away:.1f} from the nearest training image, training images have "
+        f"their nearest neighbour at {usual:.1f}. It is {'' if is_shown else 'not '}shown to be "
+        "more confident where there is no data."
     )

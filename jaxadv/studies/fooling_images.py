@@ -1,9 +1,11 @@
 """The experiments of Nguyen, Yosinski and Clune (2014, arXiv 1412.1897) on a LeNet."""
 
 import time
+from collections.abc import Mapping
 
 import jax
 import numpy as np
+from jaxtyping import Float
 from scipy.special import softmax
 
 from jaxadv.core.model import Model
@@ -13,6 +15,7 @@ from jaxadv.fooling.evolution import FoolingImages, fooling_images
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.networks import plain
 from jaxadv.studies.setting import Setting
+from jaxadv.studies.wording import side, tally
 
 METHODS = ("direct", "cppn", "gradient")
 SURE = 0.9999
@@ -101,9 +104,15 @@ def images(setting: Setting) -> Findings:
             log="y",
         ),
         Text(
-            f"Its median confidence on test images is {100 * np.median(natural):.2f} %, on these "
-            + ", ".join(f"{100 * np.median(results[m].confidence):.2f} ({m})" for m in METHODS)
-            + f". It is above 99.99 % for {100 * sure:.1f} % of 1,000 images of uniform noise."
+            fooling_in_words(
+                float(np.median(natural)),
+                {m: float(np.median(results[m].confidence)) for m in METHODS},
+                {
+                    m: row[3] / len(setting.test.classes)
+                    for m, row in zip(METHODS, rows, strict=True)
+                },
+                float(sure),
+            )
         ),
     ]
     return Findings("fooling.images", "Meaningless images that a network is confident about", parts)
@@ -167,7 +176,6 @@ def retraining(setting: Setting) -> Findings:
     names = tuple(f"network {number + 1}" for number in range(rounds))
     published = np.full((rounds, 5), np.nan)
     published[:, 2] = 99.99
-    last = rows[-1]
     parts: list[Part] = [
         Table(
             "Networks with a class for fooling images, each attacked again",
@@ -192,16 +200,7 @@ def retraining(setting: Setting) -> Findings:
             names,
             tuple(data.classes),
         ),
-        Text(
-            f"After {rounds} rounds the network knows {int(last[4])} fooling images and rejects "
-            f"{last[1]:.0f} % of them; of new ones, made for it, {last[3]:.0f} % fool it, at a "
-            f"median confidence of {last[2]:.2f} %. "
-            + (
-                "To learn what fooled its predecessors does not save it."
-                if last[3] > 50
-                else "Most of what is new it rejects: the rounds were not in vain, at this budget."
-            )
-        ),
+        Text(retraining_in_words(np.array(rows), runs * classes)),
     ]
     return Findings("fooling.retraining", "Is a network that knows fooling images safe?", parts)
 
@@ -230,4 +229,58 @@ def with_negatives(data: Dataset, negatives: np.ndarray) -> Dataset:
         labels=np.concatenate([data.labels, labels])[order],
         ids=np.arange(len(order), dtype=np.int32),
         classes=classes,
+    )
+
+
+def fooling_in_words(
+    natural: float, made: Mapping[str, float], elsewhere: Mapping[str, float], noise: float
+) -> str:
+    """Return where the network is more confident: on test images, or on what was made to fool it.
+
+    Args:
+        natural: Median confidence on test images.
+        made: Median confidence on the fooling images, by method.
+        elsewhere: Fraction of these to which another network gives the same class, by method.
+        noise: Fraction of images of uniform noise with a confidence above 99.99 %.
+
+    Returns:
+        The paragraph.
+    """
+    names = list(made)
+    more = [confidence >= natural for confidence in made.values()]
+    moved = [fraction > 0.5 for fraction in elsewhere.values()]
+    return (
+        f"The network's median confidence on test images is {100 * natural:.2f} %, on these "
+        + ", ".join(f"{100 * confidence:.2f} ({name})" for name, confidence in made.items())
+        + f": at least as high for {tally(names, more, 'methods')}. Another network gives more "
+        f"than half of the images the same class for {tally(names, moved, 'methods')}. The "
+        f"confidence is above 99.99 % for {100 * noise:.1f} % of 1,000 images of uniform noise. "
+        "Whether a person sees nothing in an image, the page does not measure."
+    )
+
+
+def retraining_in_words(rows: Float[np.ndarray, "R 5"], made: int) -> str:
+    """Return whether a class for fooling images keeps out the next ones.
+
+    Args:
+        rows: Rows of the table of `retraining`, one for each network.
+        made: Number of images made for each network.
+
+    Returns:
+        The paragraph.
+    """
+    first, last = rows[0], rows[-1]
+    fewer = side(last[3], first[3], made) < 0
+    verdict = (
+        "fewer than fooled the first network, beyond their 95 % intervals: the rounds kept some out"
+        if fewer
+        else "not shown to be fewer than fooled the first network: to learn what fooled its "
+        "predecessors did not save it"
+    )
+    return (
+        f"After {len(rows)} rounds the network knows {int(last[4])} fooling images and rejects "
+        f"{last[1]:.0f} % of them; of {made} new ones, made for it, {last[3]:.0f} % fool it "
+        f"(of the first network {first[3]:.0f} %), at a median confidence of {last[2]:.2f} %. "
+        f"That is {verdict}. It errs on {last[0]:.2f} % of the test images (the first on "
+        f"{first[0]:.2f})."
     )

@@ -31,8 +31,10 @@ from jaxadv.core.model import Model
 from jaxadv.models.adapters import normalized
 from jaxadv.models.torch_arrays import from_torch_arrays
 from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
+from jaxadv.studies.fit import how_trained
 from jaxadv.studies.networks import plain, trained
 from jaxadv.studies.setting import Setting
+from jaxadv.studies.wording import tally
 
 # Table 5: rectified layers of the authors' AlexNet, and the upper bounds of their norms.
 PUBLISHED = {
@@ -63,8 +65,9 @@ def layers(setting: Setting) -> Findings:
         The findings.
     """
     names = NETWORKS[:2] if setting.quick else NETWORKS
-    models = {name: trained(setting, name).model for name in names}
-    models["LeNet"] = plain(setting, setting.train, epochs=1 if setting.quick else 3).model
+    networks = {name: trained(setting, name) for name in names}
+    networks["LeNet"] = plain(setting, setting.train, epochs=1 if setting.quick else 3)
+    models = {name: network.model for name, network in networks.items()}
     image_shape = setting.test.images.shape[1:]
     spectra = {}
     for number, (name, model) in enumerate(models.items()):
@@ -74,6 +77,7 @@ def layers(setting: Setting) -> Findings:
     certificates, inside = _certificates(models, spectra, gains)
     weights = [setting.folder / f"alexnet.{kind}" for kind in ("safetensors", "npz")]
     alexnet = next((path for path in weights if path.is_file()), None)
+    factor = _factor()
     parts: list[Part] = [
         Text(
             "The norm of a layer is the most by which it enlarges a perturbation (L2); of a "
@@ -82,19 +86,16 @@ def layers(setting: Setting) -> Findings:
             "by singular values or the Fourier formula on an image that wraps around. L below is "
             "a product of upper bounds, with 1/4 for a sigmoid and 1 for a rectifier."
         ),
-        _factor(),
-        Text(
-            "The paper's formula for a convolution of stride s has the factor s^-2; the exact "
-            "singular values of the whole matrix give s^-1. With s^-2 the bound would be too small "
-            "by the factor s, and no bound at all: for AlexNet's first layer, by 4."
-        ),
+        factor,
+        Text(factor_in_words(factor.values)),
         table_5(alexnet),
         spectra_table("Norms of the layers", spectra),
         certificates,
         _gain_table(gains, spectra),
         *(_curves(name, gains[name], spectra[name]) for name in models if name != "FC10(1e-4)"),
-        Text(_conclusion(gains, spectra, inside)),
+        Text(layers_in_words(_last_layer(gains, spectra), inside)),
     ]
+    parts += how_trained(setting, tuple(networks), lambda _, name, seed: networks[name])
     return Findings("szegedy.layers", "Spectral analysis of unstability", parts)
 
 
@@ -391,42 +392,106 @@ def _circular_matrix(kernel: np.ndarray, size: int, stride: int) -> np.ndarray:
     return matrix.reshape((size // stride) ** 2 * wide, -1)
 
 
-def _conclusion(gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum], inside: int) -> str:
-    def last(kind: Mapping[str, np.ndarray]) -> np.ndarray:
-        return list(kind.values())[-1]
+def factor_in_words(norms: Float[np.ndarray, "3 3"]) -> str:
+    """Return which formula agrees with the singular values, at the strides 1, 2 and 4.
 
-    ratios = {
-        name: float(np.median(last(gain.adversarial) / np.maximum(last(gain.random), 1e-12)))
-        for name, gain in gains.items()
-    }
-    attained = {
-        name: float(np.median(last(gain.adversarial)) / spectra[name].constant)
-        for name, gain in gains.items()
-    }
-    least, most = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
-    loose, tight = min(attained, key=attained.__getitem__), max(attained, key=attained.__getitem__)
-    grows = _grows(gains)
-    return (
+    Args:
+        norms: Largest singular value, and the formulas with s^-1 and s^-2, by stride.
+
+    Returns:
+        The paragraph.
+    """
+    exact, ours, paper = norms.T
+    strides = tuple(f"stride {s}" for s in (1, 2, 4))
+    low = exact > paper * (1 + 1e-6)
+    words = (
+        "The paper's formula for a convolution of stride s has the factor s^-2. With s^-1 it gives "
+        f"the largest singular value of the whole matrix at {_at(strides, np.isclose(exact, ours))}"
+        f", with s^-2 at {_at(strides, np.isclose(exact, paper))}."
+    )
+    if low.any():
+        worst = int((exact / paper).argmax())
+        words += (
+            f" With s^-2 the bound is too small, and no bound at all, at {_at(strides, low)}: at "
+            f"{strides[worst]} by a factor of {exact[worst] / paper[worst]:.2f}."
+        )
+    return words
+
+
+def _at(strides: tuple[str, ...], holds: np.ndarray) -> str:
+    return tally(strides, holds, "strides")
+
+
+class LastLayer(NamedTuple):
+    """What a network does to perturbations, from the image to the logits.
+
+    Attributes:
+        depth: Number of layers.
+        first: Gain of adversarial over that of random perturbations at the first layer, median.
+        last: The same at the logits.
+        attained: Median adversarial gain over the product of norms.
+    """
+
+    depth: int
+    first: float
+    last: float
+    attained: float
+
+
+def _last_layer(
+    gains: Mapping[str, Gains], spectra: Mapping[str, Spectrum]
+) -> dict[str, LastLayer]:
+    found = {}
+    for name, gain in gains.items():
+        layers: Sequence[str] = list(gain.adversarial)
+        first, last = (
+            float(np.median(gain.adversarial[n] / np.maximum(gain.random[n], 1e-12)))
+            for n in (layers[0], layers[-1])
+        )
+        attained = float(np.median(gain.adversarial[layers[-1]]) / spectra[name].constant)
+        found[name] = LastLayer(len(layers), first, last, attained)
+    return found
+
+
+def layers_in_words(networks: Mapping[str, LastLayer], inside: int) -> str:
+    """Return what the gains show: of adversarial perturbations, of higher layers, of the bound.
+
+    Args:
+        networks: The measurements by name of the network.
+        inside: Number of adversarial images inside the certified distances.
+
+    Returns:
+        The paragraph.
+    """
+    names = list(networks)
+    every = list(networks.values())
+    least, most = (choose(names, key=lambda name: networks[name].last) for choose in (min, max))
+    deep = [name for name in names if networks[name].depth > 1]
+    steps = ", ".join(f"{n} {networks[n].first:.1f} to {networks[n].last:.1f}" for n in deep)
+    pairs = [(a, b) for a in every for b in every if a.depth < b.depth]
+    looser = sum(b.attained < a.attained for a, b in pairs)
+    attained = ", ".join(
+        f"{name} {100 * one.attained:.2g} % ({one.depth} layers)" for name, one in networks.items()
+    )
+    words = (
         "The paper asks whether the instability is visible in the layers' norms, and notes that "
         "large bounds do not prove that adversarial examples exist. Measured: an adversarial "
-        f"perturbation reaches the logits {ratios[least]:.1f} ({least}) to {ratios[most]:.1f} "
-        f"({most}) times stronger than a random one of its size; {grows}. The product of norms is "
-        f"attained to {100 * attained[tight]:.2g} % in {tight} and "
-        f"{100 * attained[loose]:.2g} % in {loose}: the deeper the network, the looser the bound. "
-        "It certifies the distances above, and "
-        f"{'no' if inside == 0 else inside} adversarial image was found inside one"
-        + ("." if inside == 0 else ", which contradicts the bound: please report it.")
+        f"perturbation reaches the logits {networks[least].last:.1f} ({least}) to "
+        f"{networks[most].last:.1f} ({most}) times as strong as a random one of its size, stronger "
+        f"in {tally(names, [one.last > 1 for one in every])}. "
     )
-
-
-def _grows(gains: Mapping[str, Gains]) -> str:
-    """Describe at which layer the two kinds of perturbation diverge."""
-    words = []
-    for name, gain in gains.items():
-        names: Sequence[str] = list(gain.adversarial)
-        if len(names) < 2:
-            continue
-        ratios = [np.median(gain.adversarial[n]) / np.median(gain.random[n]) for n in names]
-        steps = " to ".join(f"{ratio:.1f}" for ratio in (ratios[0], ratios[-1]))
-        words.append(f"{name} {steps}")
-    return f"the ratio goes from the first layer to the last from {', '.join(words)}"
+    if deep:
+        higher = [networks[name].last > networks[name].first for name in deep]
+        words += (
+            f"That ratio goes from the first layer to the last from {steps}: higher layers add to "
+            f"the instability in {tally(deep, higher, 'networks of several layers')}. "
+        )
+    words += f"The product of norms is attained to: {attained}"
+    if pairs:
+        words += f"; the deeper is the looser in {looser} of {len(pairs)} pairs of other depth"
+    return words + (
+        ". No adversarial image was found inside a certified distance."
+        if inside == 0
+        else f". {inside} adversarial images were found inside a certified distance, which "
+        "contradicts the bound: please report it."
+    )

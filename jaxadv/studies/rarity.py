@@ -19,13 +19,14 @@ from jaxadv.core.goals import Untargeted
 from jaxadv.core.typing import ArrayLike
 from jaxadv.engine.verify import predict
 from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
+from jaxadv.studies.fit import how_trained
 from jaxadv.studies.networks import Network, trained
 from jaxadv.studies.setting import Setting
 
 TIMES = np.array([1, 2, 3, 4, 5, 6, 8, 11, 16, 23, 32, 45.0])  # norms over the nearest distance
 
 
-class _Measured(NamedTuple):
+class Measured(NamedTuple):
     """Measurements of one network.
 
     Attributes:
@@ -53,7 +54,7 @@ def rarity(setting: Setting) -> Findings:
         free, boxed = (_measure(setting, network, clip) for clip in (False, True))
         flat = free._replace(probability=cap_probability(free.nearest, free.norms, dimension))
         curves.append(_curves(name, free, boxed, flat))
-        words.append(_words(name, free, boxed))
+        words.append(Text(rarity_in_words(name, free, boxed)))
         for kind, measured in (("no box", free), ("no box, flat", flat), ("box", boxed)):
             norms, nearest = (measured.norms, np.asarray(measured.probability)), measured.nearest
             reached = [norm_at(target, *norms, dimension) for target in (FLOOR, 1e-6, 1e-3)]
@@ -66,14 +67,16 @@ def rarity(setting: Setting) -> Findings:
         np.array([row[1:] for row in rows]),
         formats=".2f",
         note="L2, medians over images that the network gets right. Box: both the attack and the "
-        "noise are held in it, the noise by clipping (the norm stated is the one before). Flat: "
-        "were the boundary a plane at the nearest adversarial image.",
+        "noise are held in it, the noise by clipping (the norm stated is the one before), "
+        "which shortens it and, on a black background, only brightens. Flat: were the boundary a "
+        "plane at the nearest adversarial image.",
     )
+    fit = how_trained(setting, names)
     title = "How often a random perturbation fools, down to one in a thousand million"
-    return Findings("szegedy.rarity", title, [table, *words, *curves])
+    return Findings("szegedy.rarity", title, [table, *words, *curves, *fit])
 
 
-def _measure(setting: Setting, network: Network, clip: bool) -> _Measured:
+def _measure(setting: Setting, network: Network, clip: bool) -> Measured:
     count, test = min(setting.examples, 4 if setting.quick else 8), setting.test.take(slice(100))
     right = predict(network.model, test.images).argmax(1)
     test = test.take(np.flatnonzero(right == test.labels)[:count])
@@ -92,10 +95,10 @@ def _measure(setting: Setting, network: Network, clip: bool) -> _Measured:
         jax.block_until_ready(estimates[-1])
         setting.progress(name, number + 1, len(times))
     probabilities, errors, _ = (np.array(field) for field in zip(*estimates, strict=True))
-    return _Measured(nearest, times, norms, probabilities, errors)
+    return Measured(nearest, times, norms, probabilities, errors)
 
 
-def _curves(name: str, free: _Measured, boxed: _Measured, flat: _Measured) -> Part:
+def _curves(name: str, free: Measured, boxed: Measured, flat: Measured) -> Part:
     def line(probabilities: ArrayLike) -> np.ndarray:
         values = np.asarray(probabilities, np.float64)
         return np.stack([free.times, np.where(values >= FLOOR, values, np.nan)])
@@ -121,23 +124,31 @@ def _curves(name: str, free: _Measured, boxed: _Measured, flat: _Measured) -> Pa
     )
 
 
-def _words(name: str, free: _Measured, boxed: _Measured) -> Part:
-    def rare(measured: _Measured) -> str:
-        norms = zip(measured.times, measured.probability, strict=True)
+def rarity_in_words(name: str, free: Measured, boxed: Measured) -> str:
+    """Return how rarely random perturbations fool, and what clipping to the box changes.
+
+    Args:
+        name: Name of the network.
+        free: Measurements without the box.
+        boxed: Measurements in the box.
+
+    Returns:
+        The paragraph.
+    """
+
+    def rare(measured: Measured) -> str:
+        norms = zip(measured.times, np.asarray(measured.probability), strict=True)
         images = [f"{(p < FLOOR).sum()} ({t:.0f})" for t, p in norms if t <= 8]
         return f"{', '.join(images)} of {len(measured.nearest)} images"
 
-    more = np.median(boxed.probability - free.probability) > 0
-    return Text(
+    difference = np.asarray(boxed.probability) - np.asarray(free.probability)
+    more, less = (100 * float((sign * difference > 0).mean()) for sign in (1, -1))
+    often = "more" if more > less else "less" if less > more else "as"
+    return (
         f"{name}: the nearest adversarial image found lies at L2 {np.median(boxed.nearest):.2f} "
         f"in the box, at {np.median(free.nearest):.2f} without it (medians). Random perturbations "
         "of the stated multiple (in brackets) of that norm fool with a probability of less than "
         f"{FLOOR:g}: "
-        f"{rare(free)}; clipped to the box {rare(boxed)}. "
-        + (
-            "Clipped noise fools more often, as it is no longer centred: on a black background it "
-            "only brightens."
-            if more
-            else "Clipped noise fools less often: it is shorter than the norm stated."
-        )
+        f"{rare(free)}; clipped to the box {rare(boxed)}. Clipped noise fools {often} often: it is "
+        f"likelier to in {more:.0f} % of the images and norms, less likely to in {less:.0f} %."
     )

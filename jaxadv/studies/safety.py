@@ -14,6 +14,7 @@ from jaxadv.engine.verify import predict
 from jaxadv.protocols.class_pairs import ClassPairs
 from jaxadv.protocols.local_accuracy import DRAWS, local_accuracy
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
+from jaxadv.studies.wording import side, tally
 
 SHOWN = 6  # of the closest pairs, in pictures
 BROKEN = (0.05, 0.25, 0.4, 0.5, 0.6, 0.75, 0.95)  # fractions of images, which give the epsilons
@@ -105,9 +106,9 @@ def safety(
                 "the worst point found": np.stack([epsilons, 100 * robust]),
             },
             dashed=("random points of the ball",),
-            note="Of images that are classified right. A classifier that is right about an image "
-            "need not be right around it: chance seldom shows that, an adversary does.",
+            note="Of images that are classified right.",
         ),
+        Text(local_in_words(norm, epsilons, local.mean(1), robust, len(pairs.labels))),
         Table(
             "By class: accuracy on the test images, and around those that are right",
             (*names, "all"),
@@ -118,6 +119,34 @@ def safety(
         ),
     ]
     return Findings("safety", "Which class is taken for which, and by how little?", parts)
+
+
+def local_in_words(
+    norm: str, epsilons: np.ndarray, local: np.ndarray, robust: np.ndarray, count: int
+) -> str:
+    """Return whether chance finds the mistakes around an image that an adversary finds.
+
+    Args:
+        norm: Norm of the distances.
+        epsilons: Radii of the balls, [E].
+        local: Fraction of random points of the balls that are classified right, [E].
+        robust: Fraction of images without an adversarial image found in the ball, [E].
+        count: Number of images.
+
+    Returns:
+        The paragraph.
+    """
+    if not len(epsilons):
+        return "No mistake was found around any image, by chance or by an adversary."
+    middle = len(epsilons) // 2
+    names = [f"ε = {epsilon:.3g}" for epsilon in epsilons]
+    more = [side(100 * a, 100 * b, count) > 0 for a, b in zip(local, robust, strict=True)]
+    return (
+        f"Within {norm} {epsilons[middle]:.3g} of an image that is classified right "
+        f"{100 * local[middle]:.1f} % of random points are right too, and no mistake was found for "
+        f"{100 * robust[middle]:.1f} % of the images. Chance hides what an adversary finds, beyond "
+        f"95 % intervals, at {tally(names, more, 'radii')}."
+    )
 
 
 def _closest(

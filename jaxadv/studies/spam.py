@@ -28,6 +28,7 @@ from jaxadv.models.definitions import get_definition
 from jaxadv.models.train import train
 from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
 from jaxadv.studies.setting import Setting
+from jaxadv.studies.wording import side, tally
 
 SPAM = 1
 LENGTH = 300  # size of the vocabulary
@@ -224,14 +225,36 @@ def spam_filter(setting: Setting) -> Findings:
             log="x",
             dashed=rows[-2:],
         ),
-        Text(
-            "The attacker sees only the filter's labels. The surrogates agree with it on "
-            + ", ".join(
-                f"{a:.1f} % ({n} queries)" for a, n in zip(agreement.mean(0), QUERIES, strict=True)
-            )
-            + " of new messages. The words of the synthetic corpus are independent of each other: "
-            "the assumption of naive Bayes holds, and word frequencies do as well as a gradient. "
-            "Real filters see order, senders and links."
-        ),
+        Text(spam_in_words(agreement.mean(0), values, len(spam))),
     ]
     return Findings("transfer.spam", "A label-only spam filter, fooled by added words", parts)
+
+
+def spam_in_words(agreement: np.ndarray, values: Float[np.ndarray, "R C"], count: int) -> str:
+    """Return whether the surrogates' words do more than frequent words, and than random ones.
+
+    Args:
+        agreement: Agreement of the surrogates with the filter in per cent, by `QUERIES`.
+        values: Spam that passes in per cent: surrogates by `QUERIES`, then word frequencies, then
+            random words; columns: `ADDED`.
+        count: Number of messages.
+
+    Returns:
+        The paragraph.
+    """
+    best, frequent, random = values[len(QUERIES) - 1], values[-2], values[-1]
+    added = tuple(f"{n} added" for n in ADDED)
+
+    def beyond(control: np.ndarray, sign: int) -> str:
+        pairs = zip(best, control, strict=True)
+        return tally(added, [side(*pair, count) == sign for pair in pairs], "columns")
+
+    return (
+        "The attacker sees only the filter's labels. The surrogates agree with it on "
+        + ", ".join(f"{a:.1f} % ({n} queries)" for a, n in zip(agreement, QUERIES, strict=True))
+        + f" of new messages. The words of the surrogate of {max(QUERIES)} queries do more than "
+        f"random words, beyond their 95 % intervals, in {beyond(random, 1)}; more than word "
+        f"frequencies in {beyond(frequent, 1)}, less in {beyond(frequent, -1)}. The corpus is "
+        "drawn with independent words; the page shows nothing of filters that see order, senders "
+        "or links."
+    )

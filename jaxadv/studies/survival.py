@@ -1,14 +1,17 @@
 """The study of adversarial images under transforms: `jaxadv.protocols.survival` on digits."""
 
+import dataclasses
+
 import numpy as np
 
 from jaxadv.core.bounds import hull
-from jaxadv.core.confidence import wilson
 from jaxadv.protocols.survival import USUAL, Survival, survival
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
+from jaxadv.studies.fit import how_trained
 from jaxadv.studies.networks import trained
 from jaxadv.studies.setting import Setting
+from jaxadv.studies.wording import side, with_interval
 
 SHOWN = ("rounding, levels", "JPEG, quality", "blur, pixels", "noise")  # kinds shown in pictures
 
@@ -28,19 +31,11 @@ def survival_findings(
         The findings.
     """
     rows = tuple(f"{kind} {s:g}" for kind, s in zip(rates.kinds, rates.strengths, strict=True))
-    best = np.unravel_index(
-        np.argmax(rates.ordinary - rates.adaptive), rates.ordinary.shape
-    )  # where the transform seems to help most
-    gap = (rates.ordinary[best], rates.adaptive[best])
-    low, high = (100 * bound for bound in wilson(gap[1] * rates.count, rates.count))
     at = "" if epsilon is None else f" (ε = {epsilon:.3g} where one is needed)"
     parts: list[Part] = [
         Text(
             f"{rates.count} images, {100 * rates.plain:.1f} % of them classified right "
-            f"without a transform{at}. A transform that an attack does not take into account can "
-            f"look like a defence; the widest gap: {rates.attacks[best[0]]}, {rows[best[1]]}, "
-            f"accuracy {100 * gap[0]:.1f} % under the attack without it and {100 * gap[1]:.1f} % "
-            f"(95 % interval {low:.1f} to {high:.1f}) under the attack through it."
+            f"without a transform{at}. {survival_in_words(rates)}"
         )
     ]
     for a, name in enumerate(rates.attacks):
@@ -92,6 +87,32 @@ def survival_findings(
     return Findings("survival", "Do adversarial images survive what happens to images?", parts)
 
 
+def survival_in_words(rates: Survival) -> str:
+    """Return where a transform that an attack does not take into account looks like a defence.
+
+    Args:
+        rates: The result of `survival`.
+
+    Returns:
+        The sentences.
+    """
+    rows = tuple(f"{kind} {s:g}" for kind, s in zip(rates.kinds, rates.strengths, strict=True))
+    gaps = np.asarray(rates.ordinary - rates.adaptive)
+    best = np.unravel_index(np.argmax(gaps), gaps.shape)  # where the transform helps most
+    ordinary, adaptive = 100 * rates.ordinary, 100 * rates.adaptive
+    apart = [
+        side(a, b, rates.count) > 0 for a, b in zip(ordinary.ravel(), adaptive.ravel(), strict=True)
+    ]
+    looks = "can look like a defence" if any(apart) else "is not shown to look like a defence"
+    return (
+        f"In {sum(apart)} of {len(apart)} cells (attack and transform) the accuracy is higher, "
+        "beyond 95 % intervals, under the attack that does not take the transform into account "
+        f"than under the one through it: such a transform {looks} here. The widest gap: "
+        f"{rates.attacks[best[0]]}, {rows[best[1]]}, accuracy {ordinary[best]:.1f} % without and "
+        f"{with_interval(float(adaptive[best]), rates.count)} through it."
+    )
+
+
 def _pictures(rates: Survival, images: np.ndarray, bounds: tuple[float, float]) -> Gallery:
     """Return pictures of one image and of its adversarial images, by the first attack."""
     lower, upper = bounds
@@ -139,4 +160,6 @@ def images_of_digits(setting: Setting) -> Findings:
         store=setting.store,
         progress=setting.report,
     )
-    return survival_findings(rates, data.images, epsilon, hull(model.bounds))
+    fit = how_trained(setting, ("FC100-100-10",))
+    findings = survival_findings(rates, data.images, epsilon, hull(model.bounds))
+    return dataclasses.replace(findings, parts=[*findings.parts, *fit])

@@ -6,6 +6,7 @@ fooling images. The texts are Python's own help, which ships with it.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from jaxadv.studies.findings import Findings, Part, Table, Text
 from jaxadv.studies.setting import Setting
 
 TOPICS, WORDS = 10, 40
+CLOSE = 0.05  # distance below which topics count as those of the document
 LONGER = 3  # factor of the length of the nonsense
 
 
@@ -159,8 +161,9 @@ def topics(setting: Setting) -> Findings:
         first = " ".join(texts[chosen[best]].split())[:160]
         parts.append(
             Text(
-                f"{name}: “{first} …” has the topics of: {', '.join(words)} (distance "
-                f"{errors[best]:.4f}; none of these words is in it)."
+                topics_in_words(
+                    name, f"“{first} …”", tuple(words), errors, (distances[0], distances[1])
+                )
             )
         )
     table: Part = Table(
@@ -173,3 +176,37 @@ def topics(setting: Setting) -> Findings:
         f"{len(vocabulary):,} words, {TOPICS} topics",
     )
     return Findings("classifiers.topics", "Nonsense with a document's topics", [table, *parts])
+
+
+def topics_in_words(
+    name: str,
+    text: str,
+    words: Sequence[str],
+    errors: np.ndarray,
+    controls: tuple[np.ndarray, np.ndarray],
+) -> str:
+    """Return whether nonsense has a document's topics.
+
+    Args:
+        name: Name of the topic model.
+        text: Beginning of the document whose nonsense came nearest.
+        words: Most frequent words of that nonsense.
+        errors: Distance of the nonsense's topics from those of each document.
+        controls: The same of other documents, and of random words.
+
+    Returns:
+        The paragraph.
+    """
+    other, random = (float(np.median(control)) for control in controls)
+    middle = float(np.median(errors))
+    nearer = float((errors < np.minimum(*controls)).mean())
+    verdict = (
+        "Nonsense has" if middle < CLOSE and nearer > 0.5 else "It is not shown that nonsense has"
+    )
+    return (
+        f"{name}: the nonsense nearest to {text}, in distance {errors.min():.4f}, is: "
+        f"{', '.join(words)} (none of these words is in the text). Over all documents the median "
+        f"is {middle:.4f}; of another document it is {other:.3f}, of random words {random:.3f}. "
+        f"Nonsense is nearer than both for {100 * nearer:.0f} % of the documents. {verdict} the "
+        "topics of a document."
+    )

@@ -1,13 +1,12 @@
-"""Tables 2 to 4 of Szegedy et al. (2013, arXiv 1312.6199), section 4.2: transfer of examples.
+"""Table 2 of Szegedy et al. (2013, arXiv 1312.6199), section 4.2: transfer of examples.
 
-Examples made for one network are classified by another that has other weights, another shape, or
-another training set. The same is done with transfer attacks, from one network or from an ensemble.
+Examples made for one network are classified by others, of other weights and other shapes. The same
+is done with transfer attacks, from one network or from an ensemble.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Float
 
 from jaxadv.attacks import (
@@ -33,8 +32,10 @@ from jaxadv.studies.blind_spots import (
     nearest_mistakes,
 )
 from jaxadv.studies.findings import Findings, Part, Table, Text
+from jaxadv.studies.fit import how_trained
 from jaxadv.studies.networks import SIX, Network, trained
 from jaxadv.studies.setting import Setting
+from jaxadv.studies.wording import side, tally
 
 PUBLISHED = np.array(
     [  # per cent; rows: made for, then two kinds of noise; columns: fed to
@@ -48,59 +49,6 @@ PUBLISHED = np.array(
         [15.6, 11.3, 22.7, 5, 4.3, 3.1, 0.3],
     ]
 )
-HALVES = ("FC100-100-10 on P1", "FC123-456-10 on P1", "FC100-100-10 on P2")
-PUBLISHED_HALVES = np.array(
-    [  # error on P1, on P2, on the test set; average distortion
-        [0, 2.4, 2, 0.062],
-        [0, 2.5, 2.1, 0.059],
-        [2.3, 0, 2.1, 0.058],
-    ]
-)
-PUBLISHED_TRANSFER = np.array(
-    [
-        [100, 26.2, 5.9],
-        [6.25, 100, 5.1],
-        [8.2, 8.2, 100],
-        [2.2, 2.6, 2.4],
-        [100, 98, 43],
-        [96, 100, 22],
-        [27, 50, 100],
-        [2.6, 2.8, 2.7],
-    ]
-)
-
-
-def amplify(
-    images: npt.ArrayLike, originals: npt.ArrayLike, deviation: float
-) -> Float[np.ndarray, "N H W C"]:
-    """Return perturbations scaled until their distortion in the box is `deviation`.
-
-    Args:
-        images: Perturbed images [N, H, W, C].
-        originals: Their originals.
-        deviation: Distortion, if the box [0, 1] allows it.
-
-    Returns:
-        The images with the scaled perturbations.
-
-    Example:
-        >>> import numpy as np
-        >>> from jaxadv.studies.transfer import amplify
-        >>> amplify(np.full((1, 2, 2, 1), 0.55), np.full((1, 2, 2, 1), 0.5), 0.1).ravel().round(4)
-        array([0.6, 0.6, 0.6, 0.6], dtype=float32)
-    """
-    clean = np.asarray(originals, np.float64)
-    r = np.asarray(images, np.float64) - clean
-    low, high = np.zeros(len(r)), np.full(len(r), 1e4)
-
-    def scaled(factor: np.ndarray) -> np.ndarray:
-        return np.clip(clean + factor.reshape(-1, 1, 1, 1) * r, 0, 1)
-
-    for _ in range(60):  # distortion grows with the factor: bisect
-        middle = np.sqrt((low + 1e-6) * high)
-        beyond = distortion(scaled(middle), clean) > deviation
-        low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
-    return scaled(low).astype(np.float32)
 
 
 def cross_errors(
@@ -141,8 +89,6 @@ def between_networks(setting: Setting) -> Findings:
         values[seed, :, :-1] = cross_errors(networks, sets, data.labels)
         values[seed, :, -1] = [distortion(images, data.images).mean() for images in sets]
     mean = values.mean(0)
-    off_diagonal = ~np.eye(len(SIX), dtype=bool)
-    transfer, noise = mean[: len(SIX), :-1][off_diagonal].mean(), mean[len(SIX), :-1].mean()
     parts: list[Part] = [
         Table(
             "Table 2: error in per cent of networks (columns) on examples made for others (rows)",
@@ -157,82 +103,43 @@ def between_networks(setting: Setting) -> Findings:
             f"standard deviation over {setting.seeds} seeds. Errors are against the true label; "
             "images that a network gets wrong anyway count. The noise may leave the box.",
         ),
-        Text(
-            f"Examples fed to another network than theirs are misclassified in {transfer:.1f} % on "
-            f"average, noise of standard deviation 0.1 in {noise:.1f} %. The softmax regressions "
-            "err on some images of any kind, which is most of what their columns show."
-        ),
+        Text(transfer_in_words(mean[:, :-1], len(data.labels))),
     ]
+    parts += how_trained(setting, SIX, seeds=setting.seeds)
     return Findings("szegedy.transfer", "Examples made for one network, fed to another", parts)
 
 
-def between_training_sets(setting: Setting) -> Findings:
-    """Tables 3 and 4: three networks on two disjoint halves of the training set."""
-    half = len(setting.train.labels) // 2
-    first, second = (
-        setting.train.take(np.arange(half)),
-        setting.train.take(np.arange(half, 2 * half)),
+def transfer_in_words(errors: Float[np.ndarray, "8 6"], count: int) -> str:
+    """Return what Table 2 shows, and how much of it noise of standard deviation 0.1 does too.
+
+    Args:
+        errors: Errors of `SIX` (columns) in per cent, on the examples for each and on two noises.
+        count: Number of images.
+
+    Returns:
+        The paragraph.
+    """
+    size = len(SIX)
+    off_diagonal, noise = ~np.eye(size, dtype=bool), errors[size]
+    transfer = np.where(off_diagonal, errors[:size], np.nan)
+    more = sum(
+        side(float(transfer[row, column]), float(noise[column]), count) > 0
+        for row in range(size)
+        for column in range(size)
+        if row != column
     )
-    data = examples_of(setting.test, setting.examples)
-    recipes = (("FC100-100-10", first, 0), ("FC123-456-10", first, 1), ("FC100-100-10", second, 2))
-    errors = np.zeros((setting.seeds, 3, 4))
-    crossed = np.zeros((setting.seeds, 8, 3))
-    for seed in range(setting.seeds):
-        networks = [
-            trained(setting, name, 3 * seed + number, half)._replace(name=title)
-            for title, (name, half, number) in zip(HALVES, recipes, strict=True)
-        ]
-        made = [
-            nearest_mistakes(setting, network, data, targeted=True, seed=seed).images
-            for network in networks
-        ]
-        larger = [amplify(images, data.images, 0.1) for images in made]
-        for row, network in enumerate(networks):
-            sets = (first, second, setting.test)
-            errors[seed, row, :3] = [100 * network.error(part) for part in sets]
-            errors[seed, row, 3] = distortion(made[row], data.images).mean()
-        sets = [*made, gaussian(data.images, 0.06, seed), *larger, gaussian(data.images, 0.1, seed)]
-        crossed[seed] = cross_errors(networks, sets, data.labels)
-    rows = (
-        *(f"for {n}" for n in HALVES),
-        "Gaussian noise 0.06",
-        *(f"for {n}, amplified" for n in HALVES),
-        "Gaussian noise 0.1",
-    )
-    mean = crossed.mean(0)
-    off_diagonal = ~np.eye(3, dtype=bool)
-    parts: list[Part] = [
-        Table(
-            "Table 3: networks trained on disjoint halves of the training set",
-            HALVES,
-            ("error on P1 %", "error on P2 %", "test error %", "distortion"),
-            errors.mean(0),
-            errors.std(0),
-            PUBLISHED_HALVES,
-            (".2f", ".2f", ".2f", ".4f"),
-        ),
-        Table(
-            "Table 4: error in per cent of networks (columns) on examples made for others (rows)",
-            rows,
-            HALVES,
-            mean,
-            crossed.std(0),
-            PUBLISHED_TRANSFER,
-            ".1f",
-            heat=True,
-            note=f"{len(data.labels)} test images, random targets, {setting.seeds} seeds. "
-            "Amplified: each perturbation enlarged to standard deviation 0.1 within the box.",
-        ),
-        Text(
-            f"Between networks {mean[:3][off_diagonal].mean():.1f} % of the examples transfer as "
-            f"they are and {mean[4:7][off_diagonal].mean():.1f} % amplified; noise of the same "
-            f"size makes {mean[3].mean():.1f} and {mean[7].mean():.1f} % wrong. To a network that "
-            f"has seen none of the same images: {mean[[0, 1], 2].mean():.1f} % and "
-            f"{mean[[4, 5], 2].mean():.1f} %."
-        ),
-    ]
-    return Findings(
-        "szegedy.halves", "Examples made on one half of the data, fed to the other's", parts
+    softmax = np.array([name.startswith("FC10(") for name in SIX])
+    both = [(np.nanmean(transfer[:, of]), noise[of].mean()) for of in (softmax, ~softmax)]
+    return (
+        f"Examples fed to another network than theirs are misclassified in "
+        f"{np.nanmean(transfer):.1f} % on average, noise of standard deviation 0.1 in "
+        f"{noise.mean():.1f} %: more than the noise, beyond their 95 % intervals, in {more} of "
+        f"{off_diagonal.sum()} pairs of networks. In the columns of the softmax regressions "
+        f"{both[0][0]:.1f} % are misclassified, of which noise makes {both[0][1]:.1f}; in those of "
+        f"the other networks {both[1][0]:.1f} %, of which noise makes {both[1][1]:.1f}. Softmax "
+        f"regressions are {'more' if both[0][0] > both[1][0] else 'less'} often fooled by examples "
+        f"of others, and {'mostly' if 2 * both[0][1] > both[0][0] else 'not mostly'} by what noise "
+        "does too."
     )
 
 
@@ -334,11 +241,31 @@ def attacks_between_networks(setting: Setting) -> Findings:
             formats=".1f",
             heat=True,
         ),
-        Text(
-            f"From one network to another {mean[0, 1]:.1f} % of the examples of plain iteration "
-            f"transfer, and {mean[best, 1]:.1f} % of {names[best]}'s; from an ensemble "
-            f"{mean[0, 2]:.1f} and {mean[best, 2]:.1f} %. These networks are fully connected: what "
-            "smooths or moves an image was made for convolutional ones on natural images."
-        ),
+        Text(attacks_in_words(names, mean, len(data.labels))),
     ]
+    parts += how_trained(setting, SURROGATES, seeds=setting.seeds)
     return Findings("transfer.attacks", "Attacks that are made to transfer", parts)
+
+
+def attacks_in_words(names: Sequence[str], success: Float[np.ndarray, "A 3"], count: int) -> str:
+    """Return which attacks transfer further than plain iteration, which is the first.
+
+    Args:
+        names: The attacks.
+        success: Success in per cent on the surrogate, on another network, and from an ensemble.
+        count: Number of images.
+
+    Returns:
+        The paragraph.
+    """
+    best, others = int(success[:, 1].argmax()), names[1:]
+    beyond = [side(rate, success[0, 1], count) for rate in success[1:, 1]]
+    joint = [side(ensemble, one, count) > 0 for one, ensemble in success[:, 1:]]
+    return (
+        f"From one network to another {success[0, 1]:.1f} % of the examples of {names[0]} "
+        f"transfer, and {success[best, 1]:.1f} % of {names[best]}'s; from an ensemble "
+        f"{success[0, 2]:.1f} and {success[best, 2]:.1f} %. More than {names[0]}'s, beyond their "
+        f"95 % intervals, transfer of {tally(others, [b > 0 for b in beyond], 'other attacks')}, "
+        f"less of {tally(others, [b < 0 for b in beyond], 'other attacks')}. An ensemble adds "
+        f"to {tally(names, joint, 'attacks')}. All networks here are fully connected."
+    )

@@ -30,6 +30,7 @@ from jaxadv.studies.directions import (
     top_images,
 )
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
+from jaxadv.studies.fit import how_trained
 from jaxadv.studies.networks import Network, trained
 from jaxadv.studies.setting import Setting
 
@@ -127,7 +128,7 @@ def units(setting: Setting) -> Findings:
         "szegedy.units",
         "Units and directions",
         [
-            *map(Text, _verdict(tests)),
+            *map(Text, units_in_words(tests)),
             *pictures[:3],
             _coherence(common),
             Curves(
@@ -141,6 +142,7 @@ def units(setting: Setting) -> Findings:
             *(_test_table(pair, tests[pair]) for pair in PAIRS),
             _turn_table(turned),
             *pictures[3:],
+            *how_trained(setting, (*names, JUDGE), seeds=setting.seeds),
         ],
     )
 
@@ -363,7 +365,15 @@ def _ascend(
     return jax.vmap(ascend)(directions)
 
 
-def _verdict(tests: Mapping[tuple[str, str], Mapping[str, list[Comparison]]]) -> list[str]:
+def units_in_words(tests: Mapping[tuple[str, str], Mapping[str, list[Comparison]]]) -> list[str]:
+    """Return for each pair of kinds of directions in how many tests which has more in common.
+
+    Args:
+        tests: The comparisons, one for each of `STATISTICS`, by pair of kinds and by layer.
+
+    Returns:
+        The paragraphs.
+    """
     paragraphs = [
         "The paper finds no difference between single units and random directions, by eye. "
         f"Measured with {len(STATISTICS)} statistics, each tested in each hidden layer, at p < "

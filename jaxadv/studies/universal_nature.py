@@ -10,16 +10,25 @@ import numpy as np
 
 from jaxadv.data import Dataset
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
+from jaxadv.studies.fit import how_trained
 from jaxadv.studies.networks import Network
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.universal_paper import (
     EPSILON,
     METHODS,
     NETWORKS,
+    control,
     network_of,
     perturbation_of,
     picture,
     split,
+)
+from jaxadv.studies.universal_words import (
+    data_free_in_words,
+    diversity_in_words,
+    geometry_in_words,
+    labels_in_words,
+    lengths_in_words,
 )
 from jaxadv.universal.data_free import data_free_perturbation
 from jaxadv.universal.fooling import judge
@@ -31,6 +40,7 @@ from jaxadv.universal.geometry import (
     normals,
     of_length,
     random_columns,
+    random_signs,
     similarity,
     singular_values,
 )
@@ -41,7 +51,8 @@ def diversity(setting: Setting) -> Findings:
     data, held_out = split(setting)
     network, size = network_of(setting, NETWORKS[0], 0), 5
     rows, tables, pictures = [], [], []
-    for how in ("gradient ascent", "in batches"):
+    signs, methods = control(network.model, held_out.images), ("gradient ascent", "in batches")
+    for how in methods:
         several = np.stack(
             [
                 perturbation_of(setting, network, data.images, method=METHODS[how], seed=seed)
@@ -63,29 +74,31 @@ def diversity(setting: Setting) -> Findings:
             )
         )
         fooling = [judge(network.model, held_out.images, v).rate for v in several]
-        rows.append((100 * np.mean(fooling), 100 * np.std(fooling), _largest(cosines)))
+        rows.append((100 * np.mean(fooling), 100 * np.std(fooling), signs, _largest(cosines)))
         pictures.append(np.stack([picture(v) for v in several]))
-    published = np.full((2, 3), np.nan)
-    published[:, 2] = 0.1
+    published = np.full((2, 4), np.nan)
+    published[:, 3] = 0.1
     parts: list[Part] = [
         Table(
             "Five perturbations of one network, from other orders of the images",
-            ("gradient ascent", "in batches"),
-            ("fooling rate %", "its spread", "largest cosine"),
+            methods,
+            ("fooling rate %", "its spread", "random signs %", "largest cosine"),
             np.array(rows),
             None,
             published,
-            (".1f", ".1f", ".2f"),
+            (".1f", ".1f", ".1f", ".2f"),
             note="The paper's are below 0.1 for GoogLeNet, from other orders of the images.",
         ),
+        Text(diversity_in_words(methods, np.array(rows), len(held_out.labels))),
         *tables,
         Gallery(
             "The perturbations",
             np.stack(pictures),
-            ("gradient ascent", "in batches"),
+            methods,
             tuple(f"order {seed + 1}" for seed in range(size)),
         ),
     ]
+    parts += how_trained(setting, NETWORKS[:1], network_of)
     return Findings("universal.diversity", "Many perturbations, not one", parts)
 
 
@@ -96,14 +109,17 @@ def _largest(cosines: np.ndarray) -> float:
 def labels(setting: Setting) -> Findings:
     """The classes that fooled images move to, of which a few are dominant."""
     data, held_out = split(setting)
-    classes, parts = setting.train.classes, []
+    classes, parts, rows = setting.train.classes, [], []
     for name in NETWORKS[:2]:
         network = network_of(setting, name, 0)
         v = perturbation_of(setting, network, data.images)
         moves = judge(network.model, held_out.images, v).moves(len(classes))
         percentages = 100 * moves / np.maximum(moves.sum(1, keepdims=True), 1)
         few = [classes[k] for k in dominant(moves, 0.8)]
-        fooled = 100 * (1 - np.trace(moves) / moves.sum())
+        signs = random_signs(data.images.shape[1:], EPSILON["linf"])
+        by_signs = judge(network.model, held_out.images, signs).moves(len(classes))
+        fooled, by_chance = (100 * (1 - np.trace(m) / m.sum()) for m in (moves, by_signs))
+        rows.append((fooled, len(few), by_chance, len(dominant(by_signs, 0.8))))
         parts += [
             Table(
                 f"{name}: where images of each class go, in %",
@@ -121,6 +137,18 @@ def labels(setting: Setting) -> Findings:
                 f"{len(classes)} classes: {', '.join(few)}."
             ),
         ]
+    parts += [
+        Table(
+            "Fooled images, and the classes that take 80 % of them",
+            NETWORKS[:2],
+            ("fooled, %", "classes", "by random signs, %", "their classes"),
+            np.array(rows),
+            formats=(".1f", ".0f", ".1f", ".0f"),
+            note="Random signs: one perturbation of the same size.",
+        ),
+        Text(labels_in_words(NETWORKS[:2], np.array(rows), len(classes), len(held_out.labels))),
+    ]
+    parts += how_trained(setting, NETWORKS[:2], network_of)
     return Findings("universal.labels", "Dominant labels", parts)
 
 
@@ -140,6 +168,7 @@ def geometry(setting: Setting) -> Findings:
     fooled = {
         "subspace": [in_subspace(columns, dimensions, seed) for seed in range(draws)],
         "space": [random_columns(size, 1, seed)[:, 0] for seed in range(draws)],
+        "signs": [random_signs((size,), 1.0, "l2", seed) for seed in range(draws)],
     }
     shape = data.images.shape[1:]
     rate = {
@@ -166,20 +195,25 @@ def geometry(setting: Setting) -> Findings:
         ),
         Table(
             f"Fooling rate in % of a random vector of length {length:g} (L2)",
-            (f"in the first {dimensions} singular vectors", "in the whole space"),
+            (f"in the first {dimensions} singular vectors", "in the whole space", "random signs"),
             ("fooling rate", "the largest"),
-            np.array([[rate[name].mean(), rate[name].max()] for name in ("subspace", "space")]),
+            np.array([[rate[name].mean(), rate[name].max()] for name in fooled]),
             None,
-            np.array([[38, np.nan], [10, np.nan]]),
+            np.array([[38, np.nan], [10, np.nan], [np.nan, np.nan]]),
             ".1f",
             note=f"Mean and largest of {draws}; the paper: CaffeNet, length 2,000 of 255, 100 "
             "dimensions.",
         ),
         Text(
-            f"{half['normals']} of {min(size, count)} dimensions hold 90 % of the normals of "
-            f"{count} images ({network.name}), of as many random vectors {half['random']}."
+            geometry_in_words(
+                (half["normals"], half["random"]),
+                min(size, count),
+                np.array([rate[name].mean() for name in fooled]),
+                len(held_out.labels),
+            )
         ),
     ]
+    parts += how_trained(setting, NETWORKS[:1], network_of)
     return Findings("universal.geometry", "Normals that lie together", parts)
 
 
@@ -189,7 +223,7 @@ def _changes(setting: Setting, network: Network, data: Dataset) -> np.ndarray:
 
 
 def lengths(setting: Setting) -> Findings:
-    """Figure 8: the fooling rate against the length, of the perturbation and of four controls."""
+    """Figure 8: the fooling rate against the length, of the perturbation and of five controls."""
     data, held_out = split(setting)
     network = network_of(setting, NETWORKS[0], 0)
     changes = _changes(setting, network, data)
@@ -197,6 +231,7 @@ def lengths(setting: Setting) -> Findings:
     lines: dict[str, list[float]] = {}
     for radius in radii:
         vectors = controls(data.images, changes, radius)
+        vectors["random signs"] = random_signs(data.images.shape[1:], float(radius), "l2")
         vectors = {
             "universal": perturbation_of(setting, network, data.images, "l2", epsilon=float(radius))
         } | vectors
@@ -225,7 +260,15 @@ def lengths(setting: Setting) -> Findings:
             note="The paper: CaffeNet at 2,000 of 255, as read off its figure 8; there too the "
             "sum and the others stay far below.",
         ),
+        Text(
+            lengths_in_words(
+                float(radii[at]),
+                {name: line[at] for name, line in lines.items()},
+                len(held_out.labels),
+            )
+        ),
     ]
+    parts += how_trained(setting, NETWORKS[:1], network_of)
     return Findings("universal.controls", "Other vectors of the same length", parts)
 
 
@@ -239,8 +282,7 @@ def data_free(setting: Setting) -> Findings:
     for seed in range(setting.seeds):
         for row, name in enumerate(names):
             network = network_of(setting, name, seed)
-            drawn = np.random.default_rng(seed).choice([-epsilon, epsilon], shape)
-            vectors = [drawn.astype(np.float32)]
+            vectors = [random_signs(shape, epsilon, seed=seed).astype(np.float32)]
             for objective in ("mean", "l2"):
                 setting.progress(f"data-free {name}", len(vectors), len(ways))
                 vectors.append(
@@ -274,6 +316,8 @@ def data_free(setting: Setting) -> Findings:
             note=f"{len(held_out.labels)} images held out, {setting.seeds} seeds. Mopuri et al. "
             "2017 (arXiv 1707.05572) and 2018 (arXiv 1801.08092); here on a black background.",
         ),
+        Text(data_free_in_words(names, ways, values.mean(0), len(held_out.labels))),
         Gallery("The perturbations", np.stack(pictures), names, ways),
     ]
+    parts += how_trained(setting, names, network_of, setting.seeds)
     return Findings("universal.data_free", "Perturbations without data", parts)

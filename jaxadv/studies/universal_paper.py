@@ -8,21 +8,26 @@ shown as separate rows.
 import jax
 import numpy as np
 
+from jaxadv.core.model import Model
 from jaxadv.data import Dataset
 from jaxadv.data.form import turn_in_class
 from jaxadv.engine.result_store import Store, fingerprint
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
+from jaxadv.studies.fit import how_trained
 from jaxadv.studies.networks import Network, plain, trained
 from jaxadv.studies.setting import Setting
+from jaxadv.studies.universal_words import across_in_words, images_in_words, rates_in_words
 from jaxadv.universal.aggregation import UniversalAggregation
 from jaxadv.universal.ascent import UniversalAscent
 from jaxadv.universal.fooling import judge
+from jaxadv.universal.geometry import random_signs
 from jaxadv.universal.method import Method
 from jaxadv.universal.perturbation import universal_perturbation
 
 NETWORKS = ("LeNet", "FC100-100-10", "FC200-200-10", "FC10(1e-4)")  # the last one is linear
 EPSILON = {"linf": 0.2, "l2": 3.0}  # the paper: 10 and 2,000 on 0 to 255, about a 25th of an image
+DRAWS = 5  # of random signs, the control
 METHODS: dict[str, Method] = {
     "gradient ascent": UniversalAscent(),
     "one by one (the paper's)": UniversalAggregation(batch_size=1, epochs=5),
@@ -92,6 +97,23 @@ def perturbation_of(
     return arrays["perturbation"]
 
 
+def control(model: Model, images: np.ndarray, norm: str = "linf", size: float = 0.0) -> float:
+    """Return the fooling rate in per cent of random signs of the same size, mean of `DRAWS`.
+
+    Args:
+        model: The model.
+        images: Images [N, H, W, C].
+        norm: Norm of the size.
+        size: The size (0: that of the study in this norm).
+
+    Returns:
+        The rate.
+    """
+    size = size or EPSILON[norm]
+    drawn = (random_signs(images.shape[1:], size, norm, seed) for seed in range(DRAWS))
+    return 100 * float(np.mean([judge(model, images, v).rate for v in drawn]))
+
+
 def picture(perturbation: np.ndarray) -> np.ndarray:
     """Return a perturbation [H, W, C] as an image.
 
@@ -103,10 +125,15 @@ def picture(perturbation: np.ndarray) -> np.ndarray:
 def rates(setting: Setting) -> Findings:
     """Table 1: the fooling rate of three algorithms in two norms, on images given and held out."""
     data, held_out = split(setting)
-    columns = [f"{norm} {part}" for norm in ("L2", "Linf") for part in ("given", "held out")]
+    columns = [
+        f"{norm} {part}{what}"
+        for norm in ("L2", "Linf")
+        for part in ("given", "held out")
+        for what in ("", ", random signs")
+    ]
     first, *_ = METHODS  # the slower two for one network
     pairs = [(NETWORKS[0], how) for how in METHODS] + [(name, first) for name in NETWORKS[1:]]
-    values = np.full((setting.seeds, len(pairs) + len(PAPER), 4), np.nan)
+    values = np.full((setting.seeds, len(pairs) + len(PAPER), 8), np.nan)
     shown = {}
     for seed in range(setting.seeds):
         for row, (name, how) in enumerate(pairs):
@@ -115,11 +142,13 @@ def rates(setting: Setting) -> Findings:
                 v = perturbation_of(setting, network, data.images, norm, METHODS[how], seed)
                 for part, images_of_part in enumerate((data, held_out)):
                     rate = judge(network.model, images_of_part.images, v, norm, EPSILON[norm]).rate
-                    values[seed, row, 2 * place + part] = 100 * rate
+                    at = 4 * place + 2 * part
+                    values[seed, row, at] = 100 * rate
+                    values[seed, row, at + 1] = control(network.model, images_of_part.images, norm)
                 shown.setdefault((name, how, norm), v)
     published = np.full(values.shape[1:], np.nan)
     for row, name in enumerate(PAPER):
-        published[len(pairs) + row, [1, 3]] = PUBLISHED_RATES[name]
+        published[len(pairs) + row, [2, 6]] = PUBLISHED_RATES[name]
     parts: list[Part] = [
         Table(
             "Table 1: fooling rate in %",
@@ -132,10 +161,19 @@ def rates(setting: Setting) -> Findings:
             note=f"{len(data.labels)} training images given, {len(held_out.labels)} test images "
             f"held out, {setting.seeds} seeds; L2 {EPSILON['l2']:g}, Linf {EPSILON['linf']:g}. "
             "An image is fooled if the answer is not that to the clean image. The paper's networks "
-            "and images are others, at 2,000 and 10 of 255.",
+            f"and images are others, at 2,000 and 10 of 255. Random signs: mean of {DRAWS} "
+            "perturbations of the same size.",
+        ),
+        Text(
+            rates_in_words(
+                tuple(f"{n}, {how}" for n, how in pairs),
+                values.mean(0)[: len(pairs)],
+                len(held_out.labels),
+            )
         ),
         _gallery(shown),
     ]
+    parts += how_trained(setting, NETWORKS, network_of, setting.seeds)
     return Findings("universal.rates", "One perturbation for all images", parts)
 
 
@@ -157,9 +195,10 @@ def across(setting: Setting) -> Findings:
     """Table 2: the fooling rates on other networks of a perturbation made for one network."""
     data, held_out = split(setting)
     size = len(NETWORKS)
-    values = np.full((setting.seeds, size, size), np.nan)
+    values = np.full((setting.seeds, size + 1, size), np.nan)
     for seed in range(setting.seeds):
         networks = [network_of(setting, name, seed) for name in NETWORKS]
+        values[seed, -1] = [control(network.model, held_out.images) for network in networks]
         for row, maker in enumerate(networks):
             v = perturbation_of(setting, maker, data.images, seed=seed)
             for column, network in enumerate(networks):
@@ -168,14 +207,15 @@ def across(setting: Setting) -> Findings:
     parts: list[Part] = [
         Table(
             f"Fooling rate in % (Linf {EPSILON['linf']:g}); rows: made for",
-            NETWORKS,
+            (*NETWORKS, "random signs"),
             NETWORKS,
             values.mean(0),
             values.std(0),
             None,
             ".1f",
             heat=True,
-            note=f"{len(held_out.labels)} images held out, {setting.seeds} seeds, gradient ascent.",
+            note=f"{len(held_out.labels)} images held out, {setting.seeds} seeds, gradient ascent; "
+            f"random signs of the same size: mean of {DRAWS}.",
         ),
         Table(
             "The paper's table 2 (Linf 10 of 255, ImageNet)",
@@ -186,12 +226,9 @@ def across(setting: Setting) -> Findings:
             np.array(PUBLISHED_ACROSS),
             ".1f",
         ),
-        Text(
-            "Off the diagonal the mean is "
-            f"{values.mean(0)[~np.eye(size, dtype=bool)].mean():.0f} % here, "
-            f"{np.array(PUBLISHED_ACROSS)[~np.eye(6, dtype=bool)].mean():.0f} % in the paper."
-        ),
+        Text(across_in_words(values.mean(0), np.array(PUBLISHED_ACROSS), len(held_out.labels))),
     ]
+    parts += how_trained(setting, NETWORKS, network_of, setting.seeds)
     return Findings("universal.across", "One perturbation for all networks", parts)
 
 
@@ -204,14 +241,14 @@ def counts(setting: Setting) -> list[int]:
 def images_needed(setting: Setting) -> Findings:
     """The fooling rate on held-out images against the number of images given, from one a class."""
     _, held_out = split(setting)
-    classes = len(setting.train.classes)
     numbers = sorted(set(counts(setting)))
     order = np.argsort(turn_in_class(setting.train.labels), kind="stable")
     names = NETWORKS[:2]
-    values = np.zeros((setting.seeds, len(names), len(numbers)))
+    values = np.zeros((setting.seeds, len(names), len(numbers) + 1))
     for seed in range(setting.seeds):
         for row, name in enumerate(names):
             network = network_of(setting, name, seed)
+            values[seed, row, -1] = control(network.model, held_out.images)
             for column, number in enumerate(numbers):
                 images = setting.train.images[order[:number]]
                 epochs = max(20, 3000 // number)
@@ -219,28 +256,29 @@ def images_needed(setting: Setting) -> Findings:
                 v = perturbation_of(setting, network, images, method=method, seed=seed)
                 values[seed, row, column] = 100 * judge(network.model, held_out.images, v).rate
     mean = values.mean(0)
+    lines = {name: np.array([numbers, mean[row, :-1]]) for row, name in enumerate(names)}
+    for row, name in enumerate(names):
+        flat = np.full(len(numbers), mean[row, -1])
+        lines[f"{name}, random signs"] = np.array([numbers, flat])
     parts: list[Part] = [
         Curves(
             "Fooling rate on images held out",
             "images given",
             "fooling rate in %",
-            {name: np.array([numbers, mean[row]]) for row, name in enumerate(names)},
+            lines,
             log="x",
+            dashed=tuple(lines)[len(names) :],
         ),
         Table(
             "Fooling rate in % against the number of images",
             names,
-            tuple(f"{n} images" for n in numbers),
+            (*(f"{n} images" for n in numbers), "random signs"),
             mean,
             values.std(0),
             None,
             ".1f",
         ),
-        Text(
-            f"From one image of each class ({classes} images) the perturbation fools "
-            f"{names[0]} on {mean[0, 0]:.0f} % of images that it never saw, from {numbers[-1]} on "
-            f"{mean[0, -1]:.0f} %. The paper: with 500 images, fewer than ImageNet has classes, "
-            "more than 30 % for GoogLeNet (from 10,000: 78.9 %)."
-        ),
+        Text(images_in_words(names, numbers, mean, len(held_out.labels))),
     ]
+    parts += how_trained(setting, names, network_of, setting.seeds)
     return Findings("universal.images", "How many images it takes", parts)

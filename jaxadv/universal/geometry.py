@@ -122,6 +122,30 @@ def controls(
     return {name: of_length(vector, length, norm) for name, vector in vectors.items()}
 
 
+def random_signs(
+    shape: tuple[int, ...], size: float, norm: str = "linf", seed: int = 0
+) -> Float[np.ndarray, "..."]:
+    """Return a perturbation of random signs of a size: the control of a universal perturbation.
+
+    Args:
+        shape: Shape of an image.
+        size: Norm of the perturbation.
+        norm: "l2" or "linf".
+        seed: Seed of the draw.
+
+    Returns:
+        The perturbation, of entries of one absolute value.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxadv.universal.geometry import random_signs
+        >>> np.abs(random_signs((2, 2, 1), 3.0, "l2")).ravel()
+        array([1.5, 1.5, 1.5, 1.5])
+    """
+    drawn = np.random.default_rng(seed).choice([-1.0, 1.0], shape)
+    return of_length(drawn, size, norm)
+
+
 def similarity(perturbations: ArrayLike) -> Float[np.ndarray, "M M"]:
     """Return the cosine similarities between perturbations [M, H, W, C], in float64."""
     columns = normals(perturbations)

@@ -21,6 +21,7 @@ from jaxadv.studies.setting import Setting
 from jaxadv.studies.tampered.defences import Defence, detector_defence, extra_class, trained
 from jaxadv.studies.tampered.families import Family, Fooling, Made, Noise, Perturbed, Universal
 from jaxadv.studies.tampered.outcome import Confrontation, Outcome, confront
+from jaxadv.studies.wording import side
 
 LINF, L2 = 0.3, 3.0
 PUBLISHED = (
@@ -350,7 +351,7 @@ def retraining(setting: Setting) -> Findings:
             pool = np.concatenate([pool, *(one.images for one in made)])
         parts.append(_rounds(label, rows, outcomes))
         lines[label] = np.stack([np.arange(1, rounds + 1), np.array(rows)[:, -1]])
-        sentences.append(_helped(label, np.array(rows), outcomes))
+        sentences.append(helped_in_words(label, np.array(rows), outcomes))
         lines["plain network"] = np.stack(
             [np.arange(1, rounds + 1), np.full(rounds, outcomes[-1].plain_distance)]
         )
@@ -400,19 +401,30 @@ def _rounds(label: str, rows: Sequence[Sequence[float]], outcomes: Sequence[Outc
     )
 
 
-def _helped(label: str, rows: np.ndarray, outcomes: Sequence[Outcome]) -> str:
-    """Return a summary in words of what the rounds changed."""
+def helped_in_words(label: str, rows: np.ndarray, outcomes: Sequence[Outcome]) -> str:
+    """Return what the rounds changed.
+
+    Args:
+        label: What rejects: "class" or "detector".
+        rows: Rows of the table of the rounds, in per cent.
+        outcomes: Outcomes of the last round, one for each family.
+
+    Returns:
+        The sentences.
+    """
     first, last = rows[0], rows[-1]
-    best, plain = last[[5, 7]].max(), outcomes[-1].plain_distance
+    best, before = last[[5, 7]].max(), first[[5, 7]].max()
+    plain, count = outcomes[-1].plain_distance, outcomes[-1].count
+    change = side(best, before, count)
+    verdict = {
+        1: "more than after the first: what it learned of those before did not keep out the next",
+        0: "not told apart from the first by their 95 % intervals: no help is shown",
+        -1: "less than after the first: the rounds kept out part of what these attacks can do",
+    }[change]
     return (
         f"The {label} rejects {last[3]:.0f} % of {last[0]:.0f} negatives after {len(rows)} rounds, "
         f"and {best:.0f} % evade it on purpose by the better of the two attacks (after the first "
-        f"{first[[5, 7]].max():.0f} %), at a median distance of {last[-1]:.2f} (after the first "
+        f"{before:.0f} %), at a median distance of {last[-1]:.2f} (after the first "
         f"{first[-1]:.2f}; the plain network: {plain:.2f}); it rejects {last[2]:.1f} % of natural "
-        f"images. "
-        + (
-            "What it learned of those before did not keep out the next."
-            if best > 50
-            else "The rounds kept out most of what these attacks can do."
-        )
+        f"images. What evades it is {verdict}."
     )
