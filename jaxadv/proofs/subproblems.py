@@ -30,7 +30,7 @@ ROUND = 64  # the most subproblems of one image in a round
 STEPS = 3  # steps of Adam of a subproblem
 
 
-RATES = Parameters(0.1, 0, 0.3)
+RATES = Parameters(0.1, 0, 0.05)
 
 
 class Subproblem(NamedTuple):
