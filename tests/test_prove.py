@@ -293,7 +293,7 @@ def test_devices_share_the_rows():
             model,
             images,
             labels,
-            0.15,
+            0.17,
             effort="strong",
             attacks={},
             devices=jax.local_devices()[:count],
