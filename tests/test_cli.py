@@ -704,7 +704,7 @@ def test_queries_prints_what_it_counted(call, weights, tmp_path):
 def test_safety_says_how_near_the_classes_are(call, weights, tmp_path):
     result = call("safety --data digits --model", weights, "--each 1 --json found.json")
     assert result.exit_code == 0, result.output
-    _, matrix, _, _, _, local = json.loads((tmp_path / "found.json").read_text())["parts"]
+    _, matrix, _, _, _, _, local = json.loads((tmp_path / "found.json").read_text())["parts"]
     near = np.array(matrix["values"], float)
     assert np.isnan(near.diagonal()).all()
     # A layer of ReLU stretches no distance by more than the norms of its matrices.
