@@ -202,6 +202,12 @@ class Session(NamedTuple):
         with interruptible() as interrupted:
             yield self._replace(progress=progress, interrupted=interrupted)
 
+    def logits(self) -> np.ndarray:
+        """Return the clean logits [N, K] of the judge, computed if they are not known."""
+        if self.clean_logits is not None:
+            return self.clean_logits
+        return predict(self.judge or self.model, self.images, self.devices)
+
     def named(self, stage: str) -> RowProgress | None:
         """Return the session's progress as that of one attack."""
         tell = self.progress

@@ -8,7 +8,7 @@ from jaxadv.attacks import Diverse
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.result import Result, Status
 from jaxadv.engine.session import Rows, Session
-from jaxadv.engine.verify import margins, predict
+from jaxadv.engine.verify import margins
 from jaxadv.proofs.balls import NORMS
 from jaxadv.proofs.network import Network
 from jaxadv.protocols.proof_descents import descent
@@ -26,7 +26,8 @@ class Branching(NamedTuple):
 
     Attributes:
         norm: "linf", "l2" or "l1".
-        subproblems: The most subproblems an image; each costs 15 passes.
+        subproblems: The most subproblems an image; each costs 15 passes. Before the first, every
+            neuron whose sign is open is bounded, which can cost more than all of them.
         largest: The most inputs of nonlinearities of a network that is searched.
     """
 
@@ -39,14 +40,18 @@ class Branching(NamedTuple):
         """The descent that begins at each image where a bound is attained."""
         return descent(self.norm)
 
+    @property
+    def prover(self) -> Prover:
+        """How the bounds are computed: what they prove is not told, so without rounding."""
+        return Prover("strong", self.subproblems, "real")
+
     def network(self, session: Session) -> Network | None:
         """Return the trace of the model; None if it is not searched."""
         odd = type(session.goal) is not Untargeted or session.judge is not None
         if odd or session.model.random or self.norm not in NORMS:
             return None
         try:
-            prover = Prover("strong", self.subproblems, "real")
-            network = prover.check(session.model, session.images.shape[1:], self.norm)
+            network = self.prover.check(session.model, session.images.shape[1:], self.norm)
         except ValueError:
             return None
         return network if 0 < network.size <= self.largest else None
@@ -67,13 +72,10 @@ class Branching(NamedTuple):
         tell, own = session.named(name), session.of(rows.source)
         if tell is not None:  # the search tells how many are proved, in the place of successes
             own = own._replace(progress=lambda _, done, count, __: tell(done, count, 0))
-        logits = own.clean_logits
-        if logits is None:
-            logits = predict(own.model, own.images, own.devices)
-            own = own._replace(clean_logits=logits)
-        prover = Prover("strong", self.subproblems, "real")
+        logits = own.logits()
+        own = own._replace(clean_logits=logits)
         radii = np.array(rows.epsilon, np.float64)
-        result, complete = prove_rows(own, network, self.norm, prover, radii, name)
+        result, complete = prove_rows(own, network, self.norm, self.prover, radii, name)
         other = Status.FAILED if complete else Status.NOT_RUN
         return result._replace(
             margin=np.where(result.success, result.margin, margins(own.goal, logits)),

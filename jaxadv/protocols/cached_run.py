@@ -70,14 +70,9 @@ def layer_of(entry: Any, kind: type[Layer]) -> Layer | None:
     return entry if isinstance(entry, kind) else None
 
 
-def softened_of(entry: Any) -> Softened | None:
-    """Return the `Softened` in an entry; None if there is none."""
-    return layer_of(entry, Softened)
-
-
 def session_of(entry: Any, session: Session) -> Session:
     """Return the session in which the attack of an entry runs."""
-    soft = softened_of(entry)
+    soft = layer_of(entry, Softened)
     return session if soft is None else soft.session(session)
 
 

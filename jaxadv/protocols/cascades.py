@@ -21,7 +21,7 @@ from jaxadv.attacks import APGD, FAB, FGM, FGSM, PGD, Diverse, Square, UniformNo
 from jaxadv.core.attack import Attack
 from jaxadv.core.result import Result, Status
 from jaxadv.engine.session import Rows, Session
-from jaxadv.engine.verify import margins, predict
+from jaxadv.engine.verify import margins
 from jaxadv.protocols.branching import Branching
 from jaxadv.protocols.cached_run import (
     Refine,
@@ -34,7 +34,6 @@ from jaxadv.protocols.cached_run import (
     refines,
     run_stage,
     session_of,
-    softened_of,
 )
 
 
@@ -296,10 +295,12 @@ def run_cascade(
     session, compiler = open_compiler(session, cascade, given)
     for number, (name, entry) in enumerate(cascade.items()):
         attack, branching = attack_of(entry), layer_of(entry, Branching)
-        network = None if branching is None else branching.network(session)
+        network = None
         if attack.needs_epsilon:
             places = _choose(entry, standing, groups, least, nested)
-            places = places[:0] if branching is not None and network is None else places
+            if branching is not None and len(places):
+                network = branching.network(session)
+                places = places if network is not None else places[:0]
             own = rows.of(places)
         else:  # at the last epsilon, bounded by the best distance so far
             places = groups[-1][attacked]
@@ -315,7 +316,7 @@ def run_cascade(
         if len(own.source):
             compiler.wait(name)
         depends = (attack.norm, describe(attack), own.epsilon, own.source, width, own.start)
-        if (soft := softened_of(entry)) is not None:
+        if (soft := layer_of(entry, Softened)) is not None:
             depends = (*depends, {"softened": soft[1:]})
         file = file_of(number, name)
         if branching is None or network is None:
@@ -342,12 +343,9 @@ def run_cascade(
 def _clean_margins(session: Session, cascade: Cascade, rows: Rows) -> Margins:
     """Return the margins of the rows' clean images; zeros where no attack depends on them."""
     refining = any(map(refines, cascade.values()))
-    clean, logits = np.zeros(len(rows.source), np.float32), session.clean_logits
+    clean = np.zeros(len(rows.source), np.float32)
     if refining or any(isinstance(entry, Chosen) for entry in cascade.values()):
-        if logits is None:
-            judge = session.judge or session.model
-            logits = predict(judge, session.images, session.devices)
-        clean = margins(session.goal, logits)[rows.source]
+        clean = margins(session.goal, session.logits())[rows.source]
     return Margins(clean, clean, session.images[rows.source] if refining else None)
 
 

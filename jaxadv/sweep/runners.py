@@ -17,12 +17,12 @@ from jaxadv.engine.verify import margins, predict
 from jaxadv.proofs.balls import NORMS as BALLS
 from jaxadv.protocols.branching import Branching
 from jaxadv.protocols.cached_run import (
+    Softened,
     attack_of,
     describe,
     keep_of,
     layer_of,
     refines,
-    softened_of,
 )
 from jaxadv.protocols.cascades import CASCADES, Cascade, Nearly, get_cascade, run_cascade
 from jaxadv.protocols.minimal_distance import run_portfolio
@@ -227,7 +227,7 @@ class CascadeEntry:
             name: describe(attack_of(stage))
             | ({"for": str(stage[1:])} if isinstance(stage, Nearly) else {})
             | ({"begin": "best"} if refines(stage) else {})
-            | ({"softened": soft[1:]} if (soft := softened_of(stage)) is not None else {})
+            | ({"softened": soft[1:]} if (soft := layer_of(stage, Softened)) is not None else {})
             | ({"branching": own[1:]} if (own := layer_of(stage, Branching)) is not None else {})
             for name, stage in self.stages.items()
         } | ({} if self.prover is None else {"proof": repr(self.prover)})
