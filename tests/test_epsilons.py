@@ -134,6 +134,14 @@ def test_proofs_go_from_each_image_s_largest_radius_to_its_smallest():
     assert crossed.stages[1].result.forward.sum() == levels.stages[1].result.forward.sum()
 
 
+def test_a_curve_is_drawn_where_the_mean_of_equal_radii_is_rounded(problem, tmp_path):
+    model, images, labels, _ = problem
+    assert np.full(3, 0.7).mean() < 0.7
+    few = model, images[:3], labels[:3], None
+    report = evaluate(few, [0.7, np.array([0.1, 0.2, 0.3])])
+    assert "data:image/svg+xml" in write_html(report, tmp_path / "report.html").read_text()
+
+
 def test_reports_name_the_range_and_give_each_image_its_own(problem, tmp_path, capsys):
     distance = problem[-1]
     report = evaluate(problem, [0.01, np.where(distance < np.median(distance), 0.25, 0.05)])

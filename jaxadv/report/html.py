@@ -147,7 +147,8 @@ def _accuracy_figure(report: "Report", data: Mapping[str, Any]) -> str:
     figure, axes = plain_axes(7.2, 4.3)
     epsilons, spans = _centres(report), None
     if report.epsilons.ndim == 2:  # bars from the least to the largest radius
-        spans = np.stack([epsilons - report.radii.min(1), report.radii.max(1) - epsilons])
+        low, high = report.radii.min(1), report.radii.max(1)
+        spans = np.maximum([epsilons - low, high - epsilons], 0)  # a mean may be rounded beyond
     grid = np.linspace(0, 1.12 * report.epsilons.max() or 1.0, 600)
     axes.plot(
         grid,
