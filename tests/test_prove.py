@@ -14,7 +14,7 @@ import jaxadv as ja
 from jaxadv.models import from_torch_arrays
 from jaxadv.models.definitions import get_definition
 from jaxadv.models.published import load_published
-from jaxadv.proofs.certificates import Leaf, covers
+from jaxadv.proofs.certificates import covers
 from jaxadv.proofs.lines import LINES
 from jaxadv.proofs.replay import Replayer
 from jaxadv.proofs.rules import UnsupportedPrimitive
@@ -334,8 +334,7 @@ def test_a_certificate_is_not_believed():
 
 def test_parts_must_cover_the_region():
     def leaf(*splits):
-        entry = np.array([abs(s) for s in splits], int)
-        return Leaf(0, entry, np.sign(splits).astype(int), 0.0 * entry, np.zeros(0, np.uint8))
+        return np.array([abs(s) for s in splits], int), np.sign(splits).astype(int)
 
     assert covers([leaf()])
     assert covers([leaf(1), leaf(-1)])

@@ -195,25 +195,28 @@ def look_around(
     cotangent: Array,
     chosen: Parameters,
     point: Array,
+    node: int | None = None,
 ) -> tuple[Array, Array]:
-    """Return the logits at a point, and the gaps [M] there of the bound of <cotangent, logits>.
+    """Return the value at a point, and the gaps [M] there of the bound of <cotangent, value>.
 
-    At the bound's own corner the gaps are all that separates the bound from the value there. Costs
-    one forward and one backward pass.
+    The value are the logits, or the input of the nonlinearity number `node`. At the bound's own
+    corner the gaps are all that separates the bound from the value there. Costs one forward and one
+    backward pass.
     """
+    upto = len(network.nodes) if node is None else node
     known = region._replace(
         image=None, low=None, high=None, radius=None, output=None, output_error=None, value=None
     )
 
     def value(slacks: list[Array]) -> Array:
-        return run(
-            network.traced, params, point, RelaxedRules(network.nodes, slacks, known, chosen)
-        )
+        rules = RelaxedRules(network.nodes, slacks, known, chosen)
+        out = run(network.traced, params, point, rules)
+        return out if node is None else rules.inputs[node]
 
-    slacks = [jnp.zeros(node.shape, point.dtype) for node in network.nodes]
-    logits, pull = jax.vjp(value, slacks)
+    slacks = [jnp.zeros(one.shape, point.dtype) for one in network.nodes[:upto]]
+    found, pull = jax.vjp(value, slacks)
     (gaps,) = pull(cotangent)
-    return logits, jnp.concatenate([gap.ravel() for gap in gaps])
+    return found, jnp.concatenate([gap.ravel() for gap in gaps])
 
 
 def crown(region: Region) -> Parameters:

@@ -1,14 +1,71 @@
 """Certificates: the choices by which an image was proved, and their form on disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxadv.proofs.roots import Slopes
+from jaxadv.proofs.tree import Tree
 
-RAGGED_SLOPES = ("entry", "side", "columns", "alpha")  # arrays whose lengths differ
+RAGGED_SLOPES = (
+    "entry",
+    "side",
+    "columns",
+    "alpha",
+    "splits",
+    "split",
+    "sign",
+    "beta",
+)  # arrays whose lengths differ
 RAGGED_LEAVES = ("entry", "sign", "beta", "alpha")
+
+
+class Slopes(NamedTuple):
+    """With what entries of the input of one nonlinearity were bounded; of one image.
+
+    A bound of an entry is the least of those of the parts of the region on which it was bounded.
+
+    Attributes:
+        node: The number of the nonlinearity.
+        entry: Integers [R], of each part.
+        side: Numbers [R], 1 for lower bounds, -1 for upper ones.
+        columns: Integers [U], the earlier inputs whose sign was not known.
+        alpha: Integers [R, U], uint8, the slopes.
+        splits: Integers [R], how many earlier inputs are split in each part.
+        split: Integers [S], these inputs, part after part.
+        sign: Integers [S], 1 where the part is that of z >= 0, -1 of z <= 0.
+        beta: Floats [S] of 0 or more, the multipliers.
+    """
+
+    node: int
+    entry: np.ndarray
+    side: np.ndarray
+    columns: np.ndarray
+    alpha: np.ndarray
+    splits: np.ndarray
+    split: np.ndarray
+    sign: np.ndarray
+    beta: np.ndarray
+
+    @classmethod
+    def of(cls, node: int, trees: list[Tree], columns: np.ndarray) -> "Slopes":
+        """Return those of the parts of the trees of one image."""
+        parts = [(tree.label, part) for tree in trees for part in tree.parts]
+
+        def flat(name: str, dtype: Any) -> np.ndarray:
+            return np.array([x for _, part in parts for x in getattr(part, name)], dtype)
+
+        return cls(
+            node,
+            np.array([entry for entry, _ in parts], int),
+            np.array([part.target for _, part in parts], np.float32),
+            columns,
+            np.stack([part.alpha[columns] for _, part in parts]),
+            np.array([len(part.entry) for _, part in parts], int),
+            flat("entry", int),
+            flat("sign", np.int8),
+            flat("beta", np.float32),
+        )
 
 
 class Leaf(NamedTuple):
@@ -45,11 +102,11 @@ class Certificate(NamedTuple):
     leaves: list[Leaf]
 
 
-def covers(leaves: list[Leaf]) -> bool:
-    """Return whether parts of one target cover its whole region.
+def covers(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
+    """Return whether parts of a region, each the inputs that are split and their signs, cover it.
 
     They do if there is one without splits, or if they are the parts of z >= 0 and of z <= 0 of one
-    input, each covered by its leaves.
+    input, each covered by its own.
     """
 
     def covered(parts: list[dict[int, int]]) -> bool:
@@ -65,7 +122,7 @@ def covers(leaves: list[Leaf]) -> bool:
         ]
         return all(map(covered, halves))
 
-    return covered([dict(zip(x.entry.tolist(), x.sign.tolist(), strict=True)) for x in leaves])
+    return covered([dict(zip(e.tolist(), s.tolist(), strict=True)) for e, s in parts])
 
 
 def as_arrays(certificates: Sequence[Certificate | None]) -> dict[str, np.ndarray]:
@@ -104,8 +161,9 @@ def certificates_of(arrays: Mapping[str, np.ndarray]) -> list[Certificate | None
     of_leaves = [parts(f"leaf_{name}") for name in RAGGED_LEAVES]
 
     def next_slopes() -> Slopes:
-        entry, side, free, alpha = map(next, of_slopes)
-        return Slopes(int(next(nodes)), entry, side, free, alpha.reshape(len(entry), len(free)))
+        entry, side, free, alpha, *splits = map(next, of_slopes)
+        shaped = alpha.reshape(len(entry), len(free))
+        return Slopes(int(next(nodes)), entry, side, free, shaped, *splits)
 
     def next_leaf() -> Leaf:
         return Leaf(int(next(targets)), *map(next, of_leaves))

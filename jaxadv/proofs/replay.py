@@ -11,10 +11,10 @@ from jaxadv.core.model import Model
 from jaxadv.core.precision import x64
 from jaxadv.core.pytree import take
 from jaxadv.proofs.backward import Parameters
-from jaxadv.proofs.certificates import Certificate, covers
+from jaxadv.proofs.certificates import Certificate, Slopes, covers
 from jaxadv.proofs.network import Network
 from jaxadv.proofs.programs import MOST_ROWS, everywhere, mesh_of, width_of
-from jaxadv.proofs.roots import Balls, Slopes, balls, undecided
+from jaxadv.proofs.roots import Balls, balls, undecided
 from jaxadv.proofs.slopes import LEVELS
 from jaxadv.proofs.wide_bounds import Known, bounds, survey
 
@@ -83,7 +83,8 @@ class Replayer:
             if not proof.leaves:
                 return np.array([ends[0, label] - max(ends[1, target] for target in others)])
             for target in others:
-                if not covers([leaf for leaf in proof.leaves if leaf.target == target]):
+                own = [leaf for leaf in proof.leaves if leaf.target == target]
+                if not covers([(leaf.entry, np.sign(leaf.sign)) for leaf in own]):
                     return nothing
             return self._leaves(known, label, proof)
 
@@ -120,12 +121,12 @@ class Replayer:
             (entry,) = np.nonzero(undecided(self.network, lower[None], upper[None], number)[0])
             rows = np.tile(entry, 2), np.repeat([1.0, -1.0], len(entry))
             alpha = np.broadcast_to(alpha, (2 * len(entry), place.start))
+            none = np.zeros_like(alpha)
+            found = self._rows(known, rows, Parameters(alpha, none, none), number)
         else:
             rows = chosen.entry, np.sign(chosen.side)
-            alpha = np.repeat(alpha[None], len(chosen.entry), axis=0)
-            alpha[:, chosen.columns] = chosen.alpha / LEVELS
-        none = np.zeros_like(alpha)
-        found = self._rows(known, rows, Parameters(alpha, none, none), number)
+            found = self._rows(known, rows, _parameters(alpha, chosen), number)
+            rows, found = _least(rows, found, chosen)
         at, low = rows[0] + place.start, rows[1] > 0
         np.maximum.at(lower, at[low], np.where(np.isnan(found[low]), -np.inf, found[low]))
         np.minimum.at(upper, at[~low], np.where(np.isnan(found[~low]), np.inf, -found[~low]))
@@ -166,3 +167,36 @@ class Replayer:
             found = bounds(model, known, which, part, norm=self.norm, node=node, mesh=self.mesh)
             pieces.append(np.asarray(found)[: count - begin])
         return np.concatenate(pieces)
+
+
+def _parameters(usual: np.ndarray, chosen: Slopes) -> Parameters:
+    """Return the slopes, splits and multipliers [R, m] of the parts on which inputs were bounded.
+
+    usual: Floats [m], the slopes of the inputs of which none is given.
+    """
+    alpha = np.repeat(usual[None], len(chosen.entry), axis=0)
+    alpha[:, chosen.columns] = chosen.alpha / LEVELS
+    split, beta = np.zeros_like(alpha), np.zeros_like(alpha)
+    at = np.repeat(np.arange(len(alpha)), chosen.splits), chosen.split
+    split[at], beta[at] = np.sign(chosen.sign), np.abs(chosen.beta)
+    return Parameters(alpha, split, beta)
+
+
+def _least(
+    rows: tuple[np.ndarray, np.ndarray], found: np.ndarray, chosen: Slopes
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Return one row for each input and side, with the least bound of its parts.
+
+    It is -inf where these do not cover the region.
+    """
+    ends = np.cumsum(chosen.splits)[:-1]
+    parts = list(
+        zip(np.split(chosen.split, ends), np.split(np.sign(chosen.sign), ends), strict=True)
+    )
+    keys, group = np.unique(np.stack(rows, 1), axis=0, return_inverse=True)
+    least = np.full(len(keys), np.inf)
+    np.minimum.at(least, group, np.where(np.isnan(found), -np.inf, found))
+    order = np.argsort(group, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(group, minlength=len(keys)))[:-1])
+    whole = [covers([parts[row] for row in own]) for own in members]
+    return (keys[:, 0].astype(int), keys[:, 1]), np.where(whole, least, -np.inf)

@@ -10,6 +10,8 @@ from jaxtyping import Array
 from jaxadv.core.bounds import Bounds
 from jaxadv.core.model import Model
 from jaxadv.proofs.backward import Region
+from jaxadv.proofs.certificates import Slopes
+from jaxadv.proofs.input_trees import input_trees
 from jaxadv.proofs.intervals import Interval, IntervalRules
 from jaxadv.proofs.network import Network, run
 from jaxadv.proofs.programs import compiled
@@ -109,36 +111,20 @@ def _survey(
 survey = compiled(_survey, "program")
 
 
-class Slopes(NamedTuple):
-    """The slopes with which entries of the input of one nonlinearity were bounded; of one image.
-
-    Attributes:
-        node: The number of the nonlinearity.
-        entry: Integers [R].
-        side: Numbers [R], 1 for lower bounds, -1 for upper ones.
-        columns: Integers [U], the earlier inputs whose sign was not known.
-        alpha: Integers [R, U], uint8.
-    """
-
-    node: int
-    entry: np.ndarray
-    side: np.ndarray
-    columns: np.ndarray
-    alpha: np.ndarray
-
-
 class Roots(NamedTuple):
     """Bounds of all nonlinearities' inputs of N images.
 
     Attributes:
         regions: The regions.
         slopes: For each image the slopes with which inputs were bounded, in their order.
-        backward: Integers [N], backward passes.
+        backward: Integers [N], backward passes, but for those of subproblems.
+        subproblems: Integers [N], subproblems of inputs.
     """
 
     regions: Region
     slopes: list[list[Slopes]]
     backward: np.ndarray
+    subproblems: np.ndarray
 
 
 def undecided(network: Network, lower: np.ndarray, upper: np.ndarray, number: int) -> np.ndarray:
@@ -179,7 +165,7 @@ def refine(
         upper = np.full_like(lower, np.inf)
     else:
         lower, upper = np.array(start.lower), np.array(start.upper)
-    backward = np.zeros(count, int)
+    backward, subproblems = np.zeros(count, int), np.zeros(count, int)
     kept: list[list[Slopes]] = [[] for _ in range(count)]
     for number, node in enumerate(network.nodes):
         if number == 0 and settings.norm == "linf":
@@ -193,18 +179,25 @@ def refine(
         rows = Entries(np.tile(image, 2), np.tile(entry, 2), np.concatenate([one, -one]))
         found = bound_all(model, regions, rows, number, settings)
         backward += np.bincount(rows.image, minlength=count) * (1 + steps)
+        bound = found.bound
         if steps:
+            # Nodes that are not ReLUs, or have none before them, are bounded on one part each.
+            parts = settings.parts if node.kind == "relu" and number else 0
+            trees = input_trees(model, regions, rows, found, number, settings._replace(parts=parts))
+            bound = np.array([min(part.own for part in tree.parts) for tree in trees])
+            for tree in trees:
+                subproblems[tree.image] += tree.count
             free = undecided_columns(network, lower, upper, number)
             for i in np.flatnonzero(active):
-                own, columns = np.flatnonzero(rows.image == i), np.flatnonzero(free[i])
-                alpha = found.alpha[own][:, columns]
-                kept[i].append(Slopes(number, rows.entry[own], rows.side[own], columns, alpha))
+                own = [tree for tree in trees if tree.image == i]
+                if own:
+                    kept[i].append(Slopes.of(number, own, np.flatnonzero(free[i])))
         at, half = (image, entry + node.place.start), len(image)
-        low, high = found.bound[:half], -found.bound[half:]
+        low, high = bound[:half], -bound[half:]
         lower[at] = np.where(low > lower[at], low, lower[at])  # a NaN never narrows
         upper[at] = np.where(high < upper[at], high, upper[at])
     regions, _ = survey(model, ball, lower, upper, program=program)
-    return Roots(regions, kept, backward)
+    return Roots(regions, kept, backward, subproblems)
 
 
 def undecided_columns(

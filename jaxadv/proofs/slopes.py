@@ -89,6 +89,36 @@ class Entries(NamedTuple):
     side: Any
 
 
+def gather(
+    network: Network, regions: Region, rows: Entries, node: int | None
+) -> tuple[Region, Array, Array, int]:
+    """Return what R rows are about.
+
+    Args:
+        network: The network.
+        regions: The regions of the images.
+        rows: The rows.
+        node: The number of the nonlinearity whose inputs they bound; None: margins.
+
+    Returns:
+        The regions of the rows, as far as inputs of nonlinearities matter to them; the coefficients
+        of the value that each bounds; that value at the image, entry by entry; and the number of
+        the inputs that come before it.
+    """
+    classes, dtype = regions.output.shape[-1], regions.image.dtype
+    end = network.size if node is None else network.nodes[node].place.stop
+    short = {name: getattr(regions, name)[:, :end] for name in ("value", "lower", "upper", "error")}
+    own = take(regions._replace(**short), rows.image)
+    if node is None:
+        margins = jax.vmap(lambda label, target: margin_of(label, target, classes, dtype))
+        return own, margins(rows.entry, rows.side), own.output, network.size
+    place, shape = network.nodes[node].place, network.nodes[node].shape
+    sides = jnp.asarray(rows.side, dtype)[:, None]
+    one = jax.nn.one_hot(rows.entry, place.stop - place.start, dtype=dtype) * sides
+    values = own.value[:, place].reshape(-1, *shape)
+    return own, one.reshape(-1, *shape), values, place.start
+
+
 def _bound_rows(
     model: Model,
     regions: Region,
@@ -100,26 +130,7 @@ def _bound_rows(
 ) -> tuple[Array, Array, Array]:
     """Return the bound [R] of each row, the slopes [R, m] as integers, and its corner [R, ...]."""
     network = Network.of(model, regions.image.shape[1:])
-    classes = regions.output.shape[-1]
-    end = network.size if node is None else network.nodes[node].place.stop
-    before = network.size if node is None else network.nodes[node].place.start
-    short = {name: getattr(regions, name)[:, :end] for name in ("value", "lower", "upper", "error")}
-    own = take(regions._replace(**short), rows.image)
-
-    def coefficients(entry: Array, side: Array) -> Array:
-        if node is None:
-            return margin_of(entry, side, classes, regions.image.dtype)
-        shape = network.nodes[node].shape
-        size = network.nodes[node].place.stop - network.nodes[node].place.start
-        return (jax.nn.one_hot(entry, size, dtype=regions.image.dtype) * side).reshape(shape)
-
-    cotangents = jax.vmap(coefficients)(rows.entry, rows.side)
-
-    if node is None:
-        values = own.output
-    else:
-        place, shape = network.nodes[node].place, network.nodes[node].shape
-        values = own.value[:, place].reshape(-1, *shape)
+    own, cotangents, values, before = gather(network, regions, rows, node)
 
     def bound(chosen: Parameters) -> Any:
         one = functools.partial(lower_bound, network, model.params, norm, node=node)
@@ -160,6 +171,7 @@ class Settings(NamedTuple):
         program: Half the machine epsilon of the arithmetic for which the proof is to hold.
         mesh: The devices.
         stop: Called before each call of a program; returns whether to raise `Stopped`.
+        parts: The most subproblems of an image for the inputs of one nonlinearity; 0: no splits.
     """
 
     norm: str
@@ -167,6 +179,7 @@ class Settings(NamedTuple):
     program: float
     mesh: Mesh
     stop: Callable[[], bool] = lambda: False
+    parts: int = 0
 
 
 class Answers(NamedTuple):

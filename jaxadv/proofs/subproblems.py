@@ -1,12 +1,13 @@
 """The bounds of subproblems of branch and bound, many at a time, and where to split each.
 
-A subproblem is one margin of one image on the part of its region where some ReLUs are on and some
-are off. Its bound is tightened over slopes and multipliers (Wang et al. 2021, beta-CROWN, arXiv
-2103.06624). Of the `CANDIDATES` ReLUs whose lines lose most at the image where the bound is
-attained, the one is chosen whose worse half has the best bound (after Bunel et al. 2020, arXiv
-1909.06588).
+A subproblem is one margin of one image, or one input of a nonlinearity, on the part of the image's
+region where some ReLUs are on and some are off. Its bound is tightened over slopes and multipliers
+(Wang et al. 2021, beta-CROWN, arXiv 2103.06624). Of the `CANDIDATES` ReLUs whose lines lose most at
+the image where the bound is attained, the one is chosen whose worse half has the best bound (after
+Bunel et al. 2020, arXiv 1909.06588).
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +16,10 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxadv.core.model import Model
-from jaxadv.core.pytree import take
-from jaxadv.proofs.backward import Parameters, Region, look_around, lower_bound, margin_of
+from jaxadv.proofs.backward import Parameters, Region, look_around, lower_bound
 from jaxadv.proofs.network import Network
 from jaxadv.proofs.programs import divided
-from jaxadv.proofs.slopes import CLEAR, LEVELS, descend
+from jaxadv.proofs.slopes import CLEAR, LEVELS, Entries, descend, gather
 
 CANDIDATES = 3
 
@@ -30,19 +30,23 @@ ROUND = 64  # the most subproblems of one image in a round
 STEPS = 3  # steps of Adam of a subproblem
 
 
+FORWARD, BACKWARD = STEPS + 1, STEPS + 2 + 2 * CANDIDATES  # passes of a subproblem
+
+
 RATES = Parameters(0.1, 0, 0.05)
 
 
 class Subproblem(NamedTuple):
-    """A margin of an image on a part of its region.
+    """A margin, or an input of a nonlinearity, on a part of an image's region.
 
     Attributes:
         bound: Lower bound that is known so far.
-        target: The class whose logit is subtracted.
+        target: The class whose logit is subtracted; of an input its side, 1 or -1.
         alpha: Integers [M], uint8, slopes to begin with.
         entry: The inputs of nonlinearities that are split.
         sign: 1 or -1 for each of them.
         beta: A multiplier for each of them.
+        own: The bound that these slopes and multipliers give; that of a larger part may be better.
     """
 
     bound: float
@@ -51,23 +55,20 @@ class Subproblem(NamedTuple):
     entry: tuple[int, ...] = ()
     sign: tuple[int, ...] = ()
     beta: tuple[float, ...] = ()
+    own: float = -np.inf
 
 
 class Packed(NamedTuple):
     """Subproblems as arrays, with a leading axis R.
 
     Attributes:
-        image: Integers, the images.
-        label: Integers, their classes.
-        target: Integers.
+        rows: What is bounded.
         alpha: Integers [R, M], uint8.
         split: Integers [R, M], int8.
         beta: Floats [R, M].
     """
 
-    image: Any
-    label: Any
-    target: Any
+    rows: Entries
     alpha: Any
     split: Any
     beta: Any
@@ -81,7 +82,7 @@ class Treated(NamedTuple):
         alpha: Integers [R, M], uint8, the slopes that gave them.
         beta: Floats [R, M], the multipliers that gave them.
         corner: The image at which each bound is attained.
-        logits: Floats [R, K], the logits there.
+        value: Floats [R, K], the logits there, or [R, 1] what is bounded.
         entry: Where to split; -1: nothing is left to split.
         halves: Floats [R, 2], bounds of the halves z >= 0 and z <= 0.
     """
@@ -90,38 +91,37 @@ class Treated(NamedTuple):
     alpha: Any
     beta: Any
     corner: Any
-    logits: Any
+    value: Any
     entry: Any
     halves: Any
 
 
-def _treat(model: Model, regions: Region, subs: Packed, *, norm: str, steps: int) -> Treated:
+def _treat(
+    model: Model, regions: Region, subs: Packed, *, norm: str, steps: int, node: int | None
+) -> Treated:
     network = Network.of(model, regions.image.shape[1:])
-    classes = regions.output.shape[-1]
-    own = take(regions, subs.image)
-    cotangents = jax.vmap(lambda a, b: margin_of(a, b, classes, jnp.float32))(
-        subs.label, subs.target
-    )
-    rows = jnp.arange(len(subs.image))
+    own, cotangents, values, before = gather(network, regions, subs.rows, node)
+    rows = jnp.arange(len(subs.alpha))
 
     def bound(chosen: Parameters) -> Any:
-        def one(region: Region, cotangent: Array, chosen: Parameters) -> Any:
-            return lower_bound(network, model.params, norm, region, cotangent, chosen)
-
+        one = functools.partial(lower_bound, network, model.params, norm, node=node)
         return jax.vmap(one)(own, cotangents, chosen)
 
     start = Parameters(
         subs.alpha.astype(jnp.float32) / LEVELS, subs.split.astype(jnp.float32), subs.beta
     )
-    enough = CLEAR * jnp.abs((cotangents * own.output).sum(1))
+    enough = CLEAR * jnp.abs((cotangents * values).reshape(len(rows), -1).sum(1))
     chosen = descend(lambda chosen: bound(chosen).value, start, enough, steps, RATES)
     found = bound(chosen)
 
     def around(region: Region, cotangent: Array, chosen: Parameters, point: Array) -> Any:
-        return look_around(network, model.params, region, cotangent, chosen, point)
+        return look_around(network, model.params, region, cotangent, chosen, point, node)
 
-    logits, gaps = jax.vmap(around)(own, cotangents, chosen, found.corner)
-    free = (own.lower < 0) & (own.upper > 0) & (subs.split == 0) & splittable(network)
+    value, gaps = jax.vmap(around)(own, cotangents, chosen, found.corner)
+    if node is not None:
+        value = (cotangents * value).reshape(len(rows), -1).sum(1, keepdims=True)
+    free = ((own.lower < 0) & (own.upper > 0))[:, :before]
+    free &= (subs.split == 0) & splittable(network)[:before]
     score = jnp.where(free, gaps, -1.0)
     places = []
     for _ in range(CANDIDATES):
@@ -143,13 +143,13 @@ def _treat(model: Model, regions: Region, subs: Packed, *, norm: str, steps: int
         jnp.round(chosen.alpha * LEVELS).astype(jnp.uint8),
         chosen.beta,
         found.corner,
-        logits,
+        value,
         entry,
         tried[choice, :, rows],
     )
 
 
-treat = divided(_treat, "norm", "steps")
+treat = divided(_treat, "norm", "steps", "node")
 
 
 def splittable(network: Network) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxadv.core.model import Model
 from jaxadv.proofs.backward import Region
 from jaxadv.proofs.programs import everywhere, width_of
-from jaxadv.proofs.slopes import Settings
+from jaxadv.proofs.slopes import Entries, Settings
 from jaxadv.proofs.subproblems import ROUND, STEPS, Packed, Subproblem, Treated, treat
 
 CORNERS = 64  # images at which bounds were attained that a tree keeps
@@ -24,22 +24,26 @@ CORNER_BYTES = 2**24  # all of them together
 class Tree:
     """The open subproblems of one image, and the parts that are proved.
 
+    It may also be about one input of a nonlinearity (`input_trees`), with its sign in the place of
+    the margin's.
+
     Attributes:
         image: The image.
-        label: Its class.
+        label: Its class; or the input's number in its nonlinearity.
         count: Number of subproblems so far.
         needed: The bound above which a subproblem is proved.
         proved: The subproblems whose bounds are above it.
         open: The others, the worst first.
         stuck: Those in which nothing is left to split.
         broken: Whether an adversarial image was found on the way.
+        attained: The least value at any image at which a bound was attained.
         corners: The images of least margin at which bounds were attained, as a heap of (margin
             times -1, number, image).
     """
 
     def __init__(self, image: int, label: int, roots: list[Subproblem]):
         self.image, self.label, self.count, self.broken = image, label, 0, False
-        self.numbers, self.needed = itertools.count(), 0.0
+        self.numbers, self.needed, self.attained = itertools.count(), 0.0, np.inf
         self.proved: list[Subproblem] = []
         self.stuck: list[Subproblem] = []
         self.open: list[tuple[float, int, Subproblem]] = []
@@ -49,6 +53,7 @@ class Tree:
 
     def note(self, margin: float, corner: np.ndarray) -> None:
         """Keep an image at which a bound was attained, if few have a lower margin."""
+        self.attained = min(self.attained, margin)
         most = max(1, min(CORNERS, CORNER_BYTES // corner.nbytes))
         if len(self.corners) < most:
             heapq.heappush(self.corners, (-margin, next(self.numbers), corner.copy()))
@@ -72,6 +77,11 @@ class Tree:
         return [heapq.heappop(self.open)[2] for _ in range(min(most, len(self.open)))]
 
     @property
+    def parts(self) -> list[Subproblem]:
+        """The parts, which cover the region."""
+        return [*self.proved, *self.stuck, *(entry[2] for entry in self.open)]
+
+    @property
     def lower(self) -> float:
         """The least bound of all parts."""
         every = [*self.proved, *self.stuck, *(entry[2] for entry in self.open[:1])]
@@ -83,9 +93,11 @@ class Tree:
         beta = tuple(float(row.beta[place]) for place in sub.entry)
         bound = max(sub.bound, float(row.bound))
         if float(row.bound) > self.needed:
-            self.put(sub._replace(bound=float(row.bound), alpha=row.alpha, beta=beta))
+            given = float(row.bound)
+            self.put(sub._replace(bound=given, own=given, alpha=row.alpha, beta=beta))
         elif row.entry < 0:
-            self.stuck.append(sub._replace(bound=bound))
+            given = float(row.bound)
+            self.stuck.append(sub._replace(bound=bound, own=given, alpha=row.alpha, beta=beta))
         else:
             for sign, half in zip((1, -1), row.halves, strict=True):
                 self.put(
@@ -96,6 +108,7 @@ class Tree:
                         (*sub.entry, int(row.entry)),
                         (*sub.sign, sign),
                         (*beta, 0.0),
+                        float(half),
                     )
                 )
                 self.count += int(half > self.needed)
@@ -160,11 +173,9 @@ def grow(
                 for tree, sub in round_of[begin:]:
                     tree.put(sub)
                 return
-            packed, norm = pack(part, size, width), settings.norm
-            found = treat(model, regions, packed, norm=norm, steps=STEPS, mesh=mesh)
-            out = Treated(*map(np.asarray, found))
+            out = treat_round(model, regions, settings, part, width)
             images = np.array([tree.image for tree, _ in part])
-            own = out.logits[: len(part)].astype(np.float64)
+            own = out.value.astype(np.float64)
             labels = np.array([tree.label for tree, _ in part])
             rows = np.arange(len(part))
             margin = own[rows, labels].copy()
@@ -181,6 +192,21 @@ def grow(
                     settle(tree)
 
 
+def treat_round(
+    model: Model,
+    regions: Region,
+    settings: Settings,
+    part: list[tuple[Tree, Subproblem]],
+    width: int,
+    node: int | None = None,
+) -> Treated:
+    """Bound at most `width` subproblems, of margins or of the inputs of a nonlinearity."""
+    size = len(part[0][1].alpha)
+    packed, mesh = pack(part, size, width), settings.mesh
+    found = treat(model, regions, packed, norm=settings.norm, steps=STEPS, node=node, mesh=mesh)
+    return Treated(*(np.asarray(field)[: len(part)] for field in found))
+
+
 def pack(subs: list[tuple[Tree, Subproblem]], size: int, width: int) -> Packed:
     """Return subproblems as arrays of `width` rows, filled up with the first one."""
     alpha = np.empty((width, size), np.uint8)
@@ -191,8 +217,5 @@ def pack(subs: list[tuple[Tree, Subproblem]], size: int, width: int) -> Packed:
         if sub.entry:
             places = list(sub.entry)
             split[row, places], beta[row, places] = sub.sign, sub.beta
-    image, label, target = (
-        np.array(x, np.int32)
-        for x in zip(*((t.image, t.label, s.target) for t, s in filled), strict=True)
-    )
-    return Packed(image, label, target, alpha, split, beta)
+    rows = zip(*((t.image, t.label, s.target) for t, s in filled), strict=True)
+    return Packed(Entries(*(np.array(part, np.int32) for part in rows)), alpha, split, beta)

@@ -6,13 +6,16 @@ import numpy as np
 
 from jaxadv.proofs.backward import Region
 from jaxadv.proofs.leaves import Ball, least_margin
-from jaxadv.proofs.roots import Roots
-from jaxadv.proofs.slopes import Answers, Entries
-from jaxadv.proofs.subproblems import STEPS, Subproblem
+from jaxadv.proofs.roots import Balls, Roots
+from jaxadv.proofs.slopes import Answers, Entries, Stopped
+from jaxadv.proofs.subproblems import BACKWARD, FORWARD, STEPS, Subproblem
 from jaxadv.proofs.tree import Tree, grow
 from jaxadv.protocols.proof_descents import descend_from_corners
+from jaxadv.protocols.prover import INNER_STEPS, LAST_STEPS
 from jaxadv.protocols.verdicts import Verdict
 
+SHARPEN = 250  # subproblems after which inputs of nonlinearities are split too
+PARTS, MOST_PARTS = 2, 20_000  # their subproblems, for each nonlinearity: of the budget, at most
 DESCENTS = (1_000, 10_000, 100_000)  # subproblems after which margins are descended from corners
 
 if TYPE_CHECKING:
@@ -38,18 +41,7 @@ def branch(
         answers: The bounds of their margins.
         left: The places in the chunk that are undecided.
     """
-    entries, found = answers
-    trees = [
-        Tree(
-            int(place),
-            int(search.labels[rows[place]]),
-            [
-                Subproblem(float(found.bound[row]), int(entries.side[row]), found.alpha[row])
-                for row in np.flatnonzero(entries.image == place)
-            ],
-        )
-        for place in left
-    ]
+    trees = plant(search, rows, answers, left)
     budget = search.prover.budget
 
     def stop() -> bool:
@@ -64,23 +56,85 @@ def branch(
     def settle(tree: Tree) -> None:
         solve_leaves(search, int(rows[tree.image]), tree, roots)
 
-    model, regions = search.session.model, roots.regions
-    for limit in sorted({*(first for first in DESCENTS if first < budget), budget}):
+    model, decided = search.session.model, []
+    for limit in sorted({*(first for first in (SHARPEN, *DESCENTS) if first < budget), budget}):
         growing = [tree for tree in trees if tree.unfinished]
         while growing:
-            grow(model, regions, settings, growing, limit, attack, settle)
+            grow(model, roots.regions, settings, growing, limit, attack, settle)
             growing = [
                 tree for tree in growing if _again(search, int(rows[tree.image]), tree, roots)
             ]
+        if limit == SHARPEN:
+            try:
+                roots, sharpened = sharpen(search, rows, roots, trees)
+            except Stopped:
+                break
+            again = {tree.image for tree in sharpened}
+            decided, trees = [tree for tree in trees if tree.image not in again], sharpened
         if limit in DESCENTS or budget < DESCENTS[0]:
-            descend_from_corners(search, rows, trees)
-    for tree in trees:
+            descend_from_corners(search, rows, [*decided, *trees])
+    for tree in [*decided, *trees]:
         row, ledger = rows[tree.image], search.ledger
         ledger.subproblems[row] += tree.count
-        ledger.forward[row] += tree.count * (STEPS + 1)
-        ledger.backward[row] += tree.count * (STEPS + 8)
+        ledger.forward[row] += tree.count * FORWARD
+        ledger.backward[row] += tree.count * BACKWARD
         if ledger.status[row] != Verdict.PROVED:
             ledger.lower[row] = max(ledger.lower[row], tree.lower)
+
+
+def plant(
+    search: "Search", rows: np.ndarray, answers: tuple[Entries, Answers], left: np.ndarray
+) -> list[Tree]:
+    """Return a tree for each image of the chunk at the places that are left."""
+    entries, found = answers
+    return [
+        Tree(
+            int(place),
+            int(search.labels[rows[place]]),
+            [
+                Subproblem(float(found.bound[row]), int(entries.side[row]), found.alpha[row])
+                for row in np.flatnonzero(entries.image == place)
+            ],
+        )
+        for place in left
+    ]
+
+
+def sharpen(
+    search: "Search", rows: np.ndarray, roots: Roots, trees: list[Tree]
+) -> tuple[Roots, list[Tree]]:
+    """Split the inputs of nonlinearities of the images that are open, and plant new trees.
+
+    Args:
+        search: The search, whose ledger is written into.
+        rows: The images of the chunk.
+        roots: The bounds of their nonlinearities' inputs.
+        trees: The trees so far.
+
+    Returns:
+        The bounds, with better ones for images that are open, and new trees, with the counts and
+        corners of the old ones, for those which these leave undecided.
+
+    Raises:
+        Stopped: It is late.
+    """
+    open_trees = {tree.image: tree for tree in trees if tree.unfinished}
+    kinds = [node.kind for node in search.network.nodes]
+    if not open_trees or "relu" not in kinds[1:]:
+        return roots, trees
+    search.report("bounds by splits")
+    left, ball = np.array(sorted(open_trees)), Balls(*roots.regions[:4])
+    settings = search.settings(INNER_STEPS, min(PARTS * search.prover.budget, MOST_PARTS))
+    found = search.roots(rows, ball, settings, left, roots.regions)
+    slopes = [[*old, *new] for old, new in zip(roots.slopes, found.slopes, strict=True)]
+    roots = found._replace(slopes=slopes)
+    answers = search.margins(rows, roots, LAST_STEPS, left)
+    planted = plant(search, rows, answers, search.conclude(rows, roots, answers))
+    for tree in planted:
+        old = open_trees[tree.image]
+        tree.count, tree.needed = old.count, old.needed
+        tree.corners, tree.numbers = old.corners, old.numbers
+    return roots, planted
 
 
 def solve_leaves(search: "Search", row: int, tree: Tree, roots: Roots) -> None:

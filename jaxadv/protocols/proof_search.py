@@ -22,7 +22,7 @@ from jaxadv.proofs.programs import mesh_of
 from jaxadv.proofs.replay import UNITS, Replayer
 from jaxadv.proofs.roots import Balls, Roots, balls, refine, undecided_columns
 from jaxadv.proofs.slopes import Answers, Entries, Settings, Stopped, bound_all
-from jaxadv.proofs.subproblems import Subproblem
+from jaxadv.proofs.subproblems import BACKWARD, FORWARD, Subproblem
 from jaxadv.protocols.proof_branching import branch
 from jaxadv.protocols.proof_candidates import try_candidates
 from jaxadv.protocols.proof_ledger import Chunk, Ledger
@@ -122,32 +122,40 @@ class Search:
         filled = np.concatenate([rows, np.repeat(rows[:1], bucket(len(rows), 4) - len(rows))])
         ball = balls(self.session.images[filled], self.radii[filled], model.bounds)
         left = np.arange(len(rows))
-        roots = self.roots(rows, ball, 0, left, None)
+        roots = self.roots(rows, ball, self.settings(0), left, None)
         answers = self.margins(rows, roots, 0, left)
         left = self.conclude(rows, roots, answers)
         if effort == "fast" or not len(left) or self.late():
             return
         self.report("alpha-CROWN")
-        roots = self.roots(rows, ball, INNER_STEPS, left, roots.regions)
+        roots = self.roots(rows, ball, self.settings(INNER_STEPS), left, roots.regions)
         answers = self.margins(rows, roots, LAST_STEPS, left)
         left = self.conclude(rows, roots, answers)
         splits = effort == "strong" and self.network.nodes
         if splits and len(left) and not self.late():
             branch(self, rows, roots, answers, left)
 
-    def settings(self, steps: int) -> Settings:
-        """Return how rows are bounded with this number of steps."""
-        return Settings(self.norm, steps, UNITS[self.prover.arithmetic], self.mesh, self.late)
+    def settings(self, steps: int, parts: int = 0) -> Settings:
+        """Return how rows are bounded, with this number of steps, and subproblems of inputs."""
+        unit = UNITS[self.prover.arithmetic]
+        return Settings(self.norm, steps, unit, self.mesh, self.late, parts)
 
     def roots(
-        self, rows: np.ndarray, ball: Balls, steps: int, left: np.ndarray, start: Region | None
+        self,
+        rows: np.ndarray,
+        ball: Balls,
+        settings: Settings,
+        left: np.ndarray,
+        start: Region | None,
     ) -> Roots:
         """Bound the inputs of all nonlinearities of the images at the places that are left."""
         active = np.isin(np.arange(len(ball.image)), left)
-        ledger = self.ledger
-        roots = refine(self.session.model, self.network, ball, self.settings(steps), active, start)
-        ledger.backward[rows] += roots.backward[: len(rows)]
-        ledger.forward[rows] += steps * roots.backward[: len(rows)] // (1 + steps)
+        ledger, steps = self.ledger, settings.steps
+        roots = refine(self.session.model, self.network, ball, settings, active, start)
+        passes, parts = roots.backward[: len(rows)], roots.subproblems[: len(rows)]
+        ledger.subproblems[rows] += parts
+        ledger.backward[rows] += passes + BACKWARD * parts
+        ledger.forward[rows] += steps * passes // (1 + steps) + FORWARD * parts
         ledger.forward[rows[left]] += 3 * (1 + len(self.network.nodes))
         return roots
 
