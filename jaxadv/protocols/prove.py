@@ -65,8 +65,9 @@ def prove(
         norm: "linf", "l2" or "l1".
         effort: "fast" (attacks, CROWN), "standard" (optimised slopes too) or "strong" (branch and
             bound too).
-        budget: The most subproblems an image in branch and bound (default 2,000). Results do not
-            depend on the other images.
+        budget: The most subproblems of an image's margins in branch and bound (default 2,000);
+            those of inputs of nonlinearities, at most twice as many a layer, come on top. Results
+            do not depend on the other images.
         seconds: The most wall time of the whole call, compilation included, after which no further
             step is begun. Results then depend on the speed of the machine.
         arithmetic: "float32": the proof holds for the model as it runs in IEEE float32, in whatever

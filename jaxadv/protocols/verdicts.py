@@ -43,7 +43,7 @@ class Proofs:
         lower: Floats [N], lower bounds of the margin over the region: from the replay in float64
             where proved, else as computed in float32; -infinity where none was computed.
         upper: Floats [N], the least margin of all images tried.
-        subproblems: Integers [N], subproblems of branch and bound.
+        subproblems: Integers [N], subproblems of branch and bound, of margins and of inputs.
         forward: Integers [N], forward passes.
         backward: Integers [N], backward passes.
         certificates: What proves each image, or None.
