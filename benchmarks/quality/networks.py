@@ -53,6 +53,9 @@ class Images(NamedTuple):
     def part(self, number: int, parts: int) -> "Images":
         return Images(*(rows[number::parts] for rows in self))
 
+    def where(self, chosen: np.ndarray) -> "Images":
+        return Images(*(rows[chosen] for rows in self))
+
 
 def load(
     name: str, which: str, count: int, options: argparse.Namespace | None = None
@@ -80,11 +83,12 @@ def load(
 
 class Verdict(NamedTuple):
     """One cascade's answer: which stage broke each image (as in a report), what was spent on it,
-    how many stages there were, and seconds."""
+    whether the cascade attacked it, how many stages there were, and seconds."""
 
     broken_by: np.ndarray
     forward: np.ndarray
     backward: np.ndarray
+    attacked: np.ndarray
     stages: int
     seconds: float
 
@@ -127,4 +131,7 @@ def verdict(
     )
     attacking = sum(stage.result.cost.seconds for stage in report.stages)  # some in a run before
     seconds = max(time.perf_counter() - begin, attacking)
-    return Verdict(report.broken_by[0], *report.passes, len(report.stages), seconds)
+    attacked = np.zeros(len(data.labels), bool)
+    for stage in report.stages[0 if hardest is None else 2 :]:
+        attacked[stage.source] = True
+    return Verdict(report.broken_by[0], *report.passes, attacked, len(report.stages), seconds)

@@ -16,10 +16,11 @@ Any other model is a NAME too, as `jaxadv evaluate --model` takes it, such as th
 published network, with `--data`, `--epsilon` and `--norm`.
 
 With `--python PYTHON`, an interpreter that has torch and pyautoattack, its standard version attacks
-the same images of the same networks in the same run, channels last, one process a core. Our seconds
-include compilation. With `--parts N` the images are cut into so many parts, which ours and theirs
-attack in turn, for machines whose speed changes: the median of the ratios part by part is then
-without compilation.
+the same images of the same networks in the same run (with `--hardest N` those that the cascade
+attacked), channels last if all, one process a core, its draws from `--their-seed`. Our seconds
+include compilation. With `--parts N` the images are cut into so many parts, which ours and theirs attack in
+turn, for machines whose speed changes: the median of the ratios part by part is then without
+compilation.
 """
 
 import argparse
@@ -62,6 +63,11 @@ def row_of(name: str, subject: Subject, cascade: str, found: Verdict) -> list[An
     ]
 
 
+def _which(ids: np.ndarray) -> str:
+    """How many images, and which if they are few."""
+    return f"{len(ids)}: {' '.join(map(str, ids))}" if 0 < len(ids) <= 8 else str(len(ids))
+
+
 def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
@@ -75,18 +81,24 @@ class Theirs(NamedTuple):
 
 
 def peer(
-    model: ja.Model, weights: dict[str, np.ndarray], data: Images, subject: Subject, python: str
+    model: ja.Model,
+    weights: dict[str, np.ndarray],
+    data: Images,
+    subject: Subject,
+    options: argparse.Namespace,
 ) -> Theirs:
     """pyautoattack's answer."""
-    parts = cpu_cores()
+    parts = min(cpu_cores(), len(data.labels))
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         settings = {"norm": subject.norm.title(), "epsilon": subject.epsilon, "threads": 1}
+        # Its check of gradients fails on few images with channels last.
+        settings |= {"seed": options.their_seed, "channels_last": options.hardest is None}
         (folder / "settings.json").write_text(json.dumps(settings))
         hand_over(folder, weights, images=data.images, labels=data.labels)
         begin = [
             subprocess.Popen(
-                **torch_half(python, "quality.verdict_torch", path, "standard", part, parts)
+                **torch_half(options.python, "quality.verdict_torch", path, "standard", part, parts)
             )
             for part in range(parts)
         ]
@@ -118,14 +130,19 @@ def compare(
                 verdict(model, part, subject, cascade, options.seed, options.hardest, store)
             )
         if options.python:
-            others.append(peer(model, weights, part, subject, options.python))
+            ours = found[cascades[0]][-1]
+            hard = ours.attacked if options.hardest else np.ones_like(ours.attacked)
+            theirs = peer(model, weights, part.where(hard), subject, options)
+            robust = ours.robust.copy()  # ours says of images that it did not attack
+            robust[hard] = theirs.robust
+            others.append(theirs._replace(robust=robust))
     whole, rows = {}, []
     for cascade, parts in found.items():
         *arrays, stages, took = zip(*parts, strict=True)
-        by, forward, backward = map(np.concatenate, arrays)
-        whole[cascade] = Verdict(by, forward, backward, max(stages), sum(took))
+        whole[cascade] = Verdict(*map(np.concatenate, arrays), max(stages), sum(took))
         if others:
             ours, robust = whole[cascade], np.concatenate([one.robust for one in others])
+            ids = np.concatenate([data.part(n, options.parts).ids for n in range(options.parts)])
             seconds = [one.seconds for one in others]
             spent = (
                 (ours.forward + ours.backward).mean(),
@@ -138,8 +155,8 @@ def compare(
                     len(robust),
                     f"{100 * ours.robust.mean():.2f}",
                     f"{100 * robust.mean():.2f}",
-                    int((robust & ~ours.robust).sum()),
-                    int((ours.robust & ~robust).sum()),
+                    _which(ids[robust & ~ours.robust]),
+                    _which(ids[ours.robust & ~robust]),
                     f"{spent[0]:.0f}",
                     f"{spent[1]:.0f}",
                     f"{ours.seconds:.1f}",
@@ -177,6 +194,7 @@ def main() -> None:
     parser.add_argument("--attacks", default="standard", help="cascades, with commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hardest", type=int, metavar="N", help="attack the N hardest only")
+    parser.add_argument("--their-seed", type=int, default=0, help="of pyautoattack")
     parser.add_argument("--store", help="a folder in which finished parts of a run are kept")
     parser.add_argument("--parts", type=int, default=1, help="of the images, in turn")
     parser.add_argument("--hard", action="store_true", help="the hard instances instead")

@@ -23,10 +23,15 @@ def main() -> None:
     settings = json.loads((folder / "settings.json").read_text())
     torch.set_num_threads(settings["threads"])
     model, x, y = load(folder, slice(part, None, parts))
-    model = Counting(model).eval().to(memory_format=torch.channels_last)
-    x = x.contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if settings["channels_last"] else torch.contiguous_format
+    model = Counting(model).eval().to(memory_format=order)
+    x = x.contiguous(memory_format=order)
     attack = AutoAttack(
-        model, norm=settings["norm"], eps=settings["epsilon"], version=version, seed=0
+        model,
+        norm=settings["norm"],
+        eps=settings["epsilon"],
+        version=version,
+        seed=settings["seed"],
     )
     model(x)
     model.counted.update(forward=0, backward=0)
