@@ -18,9 +18,9 @@ published network, with `--data`, `--epsilon` and `--norm`.
 With `--python PYTHON`, an interpreter that has torch and pyautoattack, its standard version attacks
 the same images of the same networks in the same run (with `--hardest N` those that the cascade
 attacked), channels last if all, one process a core, its draws from `--their-seed`. Our seconds
-include compilation. With `--parts N` the images are cut into so many parts, which ours and theirs attack in
-turn, for machines whose speed changes: the median of the ratios part by part is then without
-compilation.
+include compilation. With `--parts N` the images are cut into so many parts, which ours and theirs
+attack in turn, for machines whose speed changes: the median of the ratios part by part is then
+without compilation.
 """
 
 import argparse
