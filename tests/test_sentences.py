@@ -13,8 +13,10 @@ from jaxadv.studies import (
     causes,
     classifiers,
     fooling_images,
+    forests,
     halves,
     layers,
+    one_feature,
     pool,
     rarity,
     safety,
@@ -121,9 +123,16 @@ def families(better: bool) -> str:
     rows = np.zeros((3, 6))
     rows[:, 1] = (80, 81, 82) if better else (60, 81, 82)
     rows[:, 3] = (0.1, 0.2, 0.9) if better else (0.8, 0.2, 0.9)
-    hows = (classifiers.EXACT, classifiers.GRADIENTS, classifiers.QUERY_BASED)
+    hows = ("proved", classifiers.GRADIENTS, classifiers.QUERY_BASED)
+    rows[:, 0] = 4000 if better else 100
+    same = classifiers.equal_data_in_words(names, rows)
+    pushed = np.tile([60.0, 0.2, 100, 3] if better else [10.0, 0.2, 40, 3], (3, 1))
+    push = one_feature.one_feature_in_words(names, pushed)
+    proved = np.array([[100.0, 1, 1, 100], [100 if better else 50, 1, 1, 100]])
+    forest = forests.forest_in_words(("l1", "l2"), proved)
     corner = classifiers.corners_in_words(*((1.0, 0.9) if better else (0.8, 0.9)), 20.0, 5.0)
-    return f"{classifiers.classifiers_in_words(names, rows, hows)} {corner}"
+    words = classifiers.classifiers_in_words(names, rows, hows)
+    return f"{words} {same} {push} {forest} {corner}"
 
 
 def nonsense(better: bool) -> str:
@@ -309,8 +318,24 @@ PLANTED: dict[str, Planted] = {  # sentences, what they say of the one table, an
     ),
     "classifiers.distance": (
         families,
-        ("in 1 of 2 other classifiers (tree)", "not the network's alone", "is shown to be more"),
-        ("in none", "are the network's alone", "which is not equal", "is not shown to be more"),
+        (
+            "in 1 of 2 other classifiers (tree)",
+            "not the network's alone",
+            "is shown to be more",
+            "all 2 other classifiers come within 5 %",
+            "in all 3 classifiers; pushed as far as it takes, in all 3",
+            "for every image, in all 2 norms.",
+        ),
+        (
+            "in none",
+            "are the network's alone",
+            "which is not equal",
+            "is not shown to be more",
+            "1 of 2 other classifiers (forest) come within 5 %",
+            "saw 100 images only",
+            "in none of 3 classifiers; pushed as far as it takes, in none",
+            "in 1 of 2 norms (L1); for some, in L2 (50 %)",
+        ),
     ),
     "classifiers.topics": (nonsense, ("Nonsense has the",), ("It is not shown that nonsense has",)),
     "fooling.images": (
@@ -374,8 +399,12 @@ PLANTED: dict[str, Planted] = {  # sentences, what they say of the one table, an
     "survival": (transforms, ("In 1 of 1 cells", "can look"), ("In 0 of 1 cells", "is not shown")),
     "streams": (
         windows,
-        ("in all 2 defences where the attack",),
-        ("in none of 2 defences where the",),
+        (
+            "in all 2 defences where the attack",
+        ),
+        (
+            "in none of 2 defences where the",
+        ),
     ),
     "safety": (around, ("at all 3 radii",), ("at none of 3 radii",)),
 }
