@@ -175,6 +175,8 @@ from .protocols.query_curves import QueryComparison as QueryComparison
 from .protocols.query_curves import QueryCurve as QueryCurve
 from .protocols.query_curves import compare_queries as compare_queries
 from .protocols.query_curves import query_curve as query_curve
+from .protocols.sliding import Sliding as Sliding
+from .protocols.sliding import sliding as sliding
 from .protocols.streams import Streams as Streams
 from .protocols.streams import streams as streams
 from .protocols.survival import Survival as Survival

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from jaxadv.protocols.sliding import Sliding
 from jaxadv.protocols.streams import Streams
 from jaxadv.protocols.survival import Survival
 from jaxadv.studies import (
@@ -20,6 +21,7 @@ from jaxadv.studies import (
     pool,
     rarity,
     safety,
+    sliding,
     spam,
     streams,
     survival,
@@ -177,7 +179,20 @@ def words_added(better: bool) -> str:
 def windows(better: bool) -> str:
     accuracy = np.full((4, 2, 1), 0.9 if better else 0.1)
     nothing = np.zeros((0,))
-    return streams.streams_in_words(
+    film = Sliding(
+        5,
+        (1,),
+        ("mean", "majority"),
+        COUNT,
+        0.1,
+        0.9,
+        np.full((2, 7), 0.9),
+        np.full((5, 1, 2, 7), 0.9 if better else 0.1),
+        np.full((5, 1, 2), [0.9 if better else 0.1, 0.2]),
+        np.array([[1.0], [3]] if better else [[3.0], [1]]),
+        nothing,
+    )
+    return sliding.sliding_in_words(film) + streams.streams_in_words(
         Streams(
             5,
             (2,),
@@ -401,9 +416,15 @@ PLANTED: dict[str, Planted] = {  # sentences, what they say of the one table, an
         windows,
         (
             "in all 2 defences where the attack",
+            "in all 2 defences if blank",
+            "event's frames in all 5 events",
+            "1.00 windows (mean) to 3.00 (majority)",
         ),
         (
             "in none of 2 defences where the",
+            "in none of 2 defences if blank",
+            "event's frames in none of 5 events",
+            "1.00 windows (majority) to 3.00 (mean)",
         ),
     ),
     "safety": (around, ("at all 3 radii",), ("at none of 3 radii",)),
