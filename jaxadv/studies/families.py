@@ -1,6 +1,7 @@
 """The kinds of classifiers that are compared, fitted at equal accuracy and on all images."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 from jaxadv.core.model import Model
@@ -85,24 +86,34 @@ def fit_families(setting: Setting) -> tuple[dict[str, Fitted], dict[str, Fitted]
     ]
     flat, unseen = (data.images.reshape(len(data.images), -1) for data in (train, test))
 
-    def fit(family: Family, size: int) -> Fitted:
-        estimator = family.make().fit(flat[:size], train.labels[:size])
-        accuracy = 100 * float(estimator.score(unseen, test.labels))
-        return Fitted(estimator, from_sklearn(estimator), size, accuracy)
-
     kinds = families()
     if setting.quick:
         kinds = {name: family for name, family in kinds.items() if name not in QUICK_SKIPS}
-    largest = {}
-    for number, (name, family) in enumerate(kinds.items()):
+
+    @cache
+    def fit(name: str, size: int) -> Fitted:
+        estimator = kinds[name].make().fit(flat[:size], train.labels[:size])
+        accuracy = 100 * float(estimator.score(unseen, test.labels))
+        return Fitted(estimator, from_sklearn(estimator), size, accuracy)
+
+    def accuracy(name: str, size: int) -> float:
+        """Return the accuracy, stored: a study that was stopped need not fit them all again."""
+        same = name, train.images[:size], train.labels[:size], test.images, test.labels
+        kept = setting.keep(
+            f"accuracy/{name.replace(' ', '-')}-{size}",
+            same,
+            lambda: {"accuracy": fit(name, size).accuracy},
+        )
+        return float(kept["accuracy"])
+
+    rates = {}
+    for number, name in enumerate(kinds):
         setting.progress("train classifiers", number, len(kinds))
-        largest[name] = fit(family, sizes[0])
-    best = dict(largest)
-    common = min(one.accuracy for one in best.values())
-    for number, (name, family) in enumerate(kinds.items()):
+        rates[name] = {size: accuracy(name, size) for size in sizes}
+    common = min(rate[sizes[0]] for rate in rates.values())
+    best, largest = {}, {}
+    for number, (name, rate) in enumerate(rates.items()):
         setting.progress("at equal accuracy", number, len(kinds))
-        for size in sizes[1:]:
-            smaller = fit(family, size)
-            if abs(smaller.accuracy - common) < abs(best[name].accuracy - common):
-                best[name] = smaller
+        nearest = min(sizes, key=lambda size, rate=rate: abs(rate[size] - common))
+        best[name], largest[name] = fit(name, nearest), fit(name, sizes[0])
     return best, largest
