@@ -16,6 +16,7 @@ from jaxadv.studies import (
     fooling_images,
     forests,
     halves,
+    invariance,
     layers,
     one_feature,
     pool,
@@ -72,11 +73,10 @@ def between_halves(better: bool) -> str:
 def directions(better: bool) -> str:
     test = Comparison(0.8 if better else -0.8, 0.7, 0.9, 1e-9)
     flipped = test._replace(effect=-test.effect)  # less entropy is more in common
-    return " ".join(
-        units.units_in_words(
-            {("units", "random directions"): {"FC layer 1": [test, flipped, test, test]}}
-        )
+    words = units.units_in_words(
+        {("units", "random directions"): {"FC layer 1": [test, flipped, test, test]}}
     )
+    return " ".join([*words, invariance.invariance_in_words({"A": [test] * 3, "B": [test] * 3})])
 
 
 def norms(better: bool) -> str:
@@ -85,7 +85,14 @@ def norms(better: bool) -> str:
     formulas = np.stack([exact, exact if better else 2 * exact, paper], 1)
     last = {
         "one": layers.LastLayer(1, 2.0, 2.0, 0.5),
-        "two": layers.LastLayer(2, 2.0, 4.0 if better else 0.5, 0.1 if better else 0.9),
+        "two": layers.LastLayer(
+            3,
+            2.0,
+            4.0 if better else 0.5,
+            0.1 if better else 0.9,
+            (2.0, 3.0, 4.0) if better else (2.0, 3.0, 0.5),
+            (1, 1) if better else (1, -1),
+        ),
     }
     words = layers.layers_in_words(last, 0 if better else 2)
     return f"{layers.factor_in_words(formulas)} {words}"
@@ -306,13 +313,33 @@ PLANTED: dict[str, Planted] = {  # sentences, what they say of the one table, an
     ),
     "szegedy.units": (
         directions,
-        ("those of units have more in common in 4",),
-        ("those of random directions have more in common in 4",),
+        (
+            "those of units have more in common in 4",
+            "more invariance to rotation in all 2 layers, less in none",
+        ),
+        (
+            "those of random directions have more in common in 4",
+            "more invariance to rotation in none of 2 layers, less in all",
+        ),
     ),
     "szegedy.layers": (
         norms,
-        ("by a factor of 4.00", "instability in two", "looser in 1 of 1", "No adversarial image"),
-        ("with s^-2 at all 3", "instability in none", "looser in 0 of 1", "please report it"),
+        (
+            "by a factor of 4.00",
+            "instability in two",
+            "looser in 1 of 1",
+            "No adversarial image",
+            "rises in 2 of 2 steps",
+            "is shown for two.",
+        ),
+        (
+            "with s^-2 at all 3",
+            "instability in none",
+            "looser in 0 of 1",
+            "please report it",
+            "falls in 1, ",
+            "is shown for none of 1",
+        ),
     ),
     "szegedy.pool": (
         pools,
