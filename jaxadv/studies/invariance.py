@@ -224,8 +224,8 @@ def invariance_parts(setting: Setting) -> list[Part]:
         f"Invariance (Goodfellow et al. 2009): a unit fires at {100 * GLOBAL:g} % of "
         f"{len(images):,} held-out images; of those, moved by 1 or 2 pixels, or rotated by 7.5 or "
         f"15 degrees, it still fires at a fraction L, and the score is L over {GLOBAL:g}, at most "
-        f"{1 / GLOBAL:.0f}, and 1 by chance. Rotation interpolates between pixels, which lowers the "
-        "largest values, of the first layers above all.",
+        f"{1 / GLOBAL:.0f}, and 1 by chance. Rotation interpolates between pixels, which lowers "
+        "the largest values, of the first layers above all.",
     )
     return [Text(invariance_in_words(tests)), table]
 

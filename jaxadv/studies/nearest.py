@@ -18,6 +18,7 @@ from jaxadv.core.files import slug
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.norms import distance64
 from jaxadv.engine.result_store import fingerprint
+from jaxadv.models.scikit_learn import from_sklearn
 from jaxadv.protocols.minimal_distance import minimal_distance
 from jaxadv.protocols.portfolios import Portfolio
 from jaxadv.studies.families import EXACT, FOREST, GRADIENTS, Fitted
@@ -62,7 +63,8 @@ def nearest_mistakes(
     The distances are proved for linear classifiers and a single tree, and for forests as far as
     the time allows. Others are upper bounds: by `minimal_distance` (fast; quick settings: FMN
     alone), or, for classifiers with piecewise constant outputs, by HopSkipJump with 3,000 queries.
-    All are moved by the least amount at which scikit-learn's `predict` answers another class.
+    All are moved by the least amount at which scikit-learn's `predict` answers another class; of
+    images for which there is none, `predict` itself is attacked by HopSkipJump.
 
     Args:
         setting: The setting, whose folder stores the results.
@@ -103,7 +105,15 @@ def nearest_mistakes(
     else:
         attack, goal = HopSkipJump(budget=QUERIES), Untargeted(labels)
         witness = setting.run(f"queries-{slug(name)}", attack, fitted.model, images, goal).images
-    over = step_over(indices(fitted.estimator), images, witness, labels, longest=0.5)
+    own = indices(fitted.estimator)
+    over = step_over(own, images, witness, labels, longest=0.5)
+    lost = np.flatnonzero(~over.flips)
+    if len(lost):  # scikit-learn answers otherwise than its version in JAX, as where votes are tied
+        host, goal = from_sklearn(fitted.estimator, on_host=True), Untargeted(labels[lost])
+        attack = HopSkipJump(budget=QUERIES)
+        found = setting.run(f"queries-{slug(name)}", attack, host, images[lost], goal)
+        again = step_over(own, images[lost], found.images, labels[lost], longest=0.5)
+        over.images[lost], over.flips[lost] = again.images, again.flips
     distance = distance64("l2", over.images, images)
     return Mistakes(np.where(over.flips, distance, np.inf), over.images, lower, over.flips)
 
