@@ -156,7 +156,7 @@ def test_the_time_is_said_before_an_experiment_begins(call, calls, monkeypatch):
     line = "paper --data digits --quick --seeds 2 --examples"
     first = call(f"{line} 200")  # twice the images that were timed
     assert "paper.counts: about 10 minutes on two cores; Ctrl-C keeps" in first.stderr
-    assert "paper.pictures: " not in first.stderr
+    assert "paper.pictures: not timed; quick runs of other experiments" in first.stderr
     assert "minutes" not in call(f"{line} 200").stderr  # it is stored
     longer = call("paper --data digits --seeds 4 --examples 100")
     assert "at least 10 minutes on two cores (2 times the networks" in longer.stderr

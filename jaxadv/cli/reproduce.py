@@ -149,7 +149,8 @@ def conduct_all(title: str, names: list[str], setting: "Setting") -> "list[Findi
         for experiment in names:
             bars.show(title, len(results), len(names), experiment)
             bars.interrupts.check()
-            if stored(experiment, setting) is None and (time := expected(experiment, setting)):
+            if stored(experiment, setting) is None:
+                time = expected(experiment, setting)
                 bars.say(f"{experiment}: {time}; Ctrl-C keeps what is finished")
             results.append(conduct(experiment, setting._replace(progress=progress)))
         bars.show_alone(title, len(results), len(names))
