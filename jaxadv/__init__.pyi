@@ -77,6 +77,7 @@ from .attacks import TrustRegion as TrustRegion
 from .attacks import UniformNoise as UniformNoise
 from .attacks import Wasserstein as Wasserstein
 from .attacks import list_attacks as list_attacks
+from .certification.exact import Crossing as Crossing
 from .certification.exact import ExactDistance as ExactDistance
 from .certification.exact import LinearClassifier as LinearClassifier
 from .certification.exact import ReLUNetwork as ReLUNetwork
@@ -84,6 +85,7 @@ from .certification.exact import TreeEnsemble as TreeEnsemble
 from .certification.exact import exact_distance as exact_distance
 from .certification.exact import linear_classifier as linear_classifier
 from .certification.exact import relu_network as relu_network
+from .certification.exact import step_over as step_over
 from .certification.exact import tree_ensemble as tree_ensemble
 from .certification.smoothadv import AttackedSmoothed as AttackedSmoothed
 from .certification.smoothadv import attack_smoothed as attack_smoothed
@@ -173,6 +175,8 @@ from .protocols.query_curves import QueryComparison as QueryComparison
 from .protocols.query_curves import QueryCurve as QueryCurve
 from .protocols.query_curves import compare_queries as compare_queries
 from .protocols.query_curves import query_curve as query_curve
+from .protocols.sliding import Sliding as Sliding
+from .protocols.sliding import sliding as sliding
 from .protocols.streams import Streams as Streams
 from .protocols.streams import streams as streams
 from .protocols.survival import Survival as Survival

@@ -202,6 +202,50 @@ def test_linear_classifiers_answer_as_scikit_learn(estimator, classes):
     assert (fitted.classes_[scores.argmax(1)] == fitted.predict(x)).all()
 
 
+@pytest.mark.parametrize("estimator", LINEAR, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_stepping_over_changes_scikit_learns_own_answer(estimator, kind):
+    rng = np.random.default_rng(1)
+    x = rng.random((60, 20)).astype(kind)
+    y = np.minimum((x[:, 0] * 3).astype(int), 2)
+    fitted = estimator.fit(x, y)
+    classifier, before = ja.linear_classifier(fitted), fitted.predict(x)
+    for norm in ("l2", "linf", "l1"):
+        exact = [ja.exact_distance(classifier, *pair, norm) for pair in zip(x, before, strict=True)]
+        rows = [i for i, one in enumerate(exact) if one.witness is not None]
+        ties = np.stack([exact[i].witness for i in rows])
+        assert (fitted.predict(ties.astype(kind)) == before[rows]).any()  # hence the need
+        over = ja.step_over(fitted.predict, x[rows], ties, before[rows])
+        assert over.flips.all() and over.images.dtype == kind
+        assert (fitted.predict(over.images) != before[rows]).all()
+        for row, image in zip(rows, over.images, strict=True):
+            assert fitted.predict(image[None])[0] != before[row]
+        away = np.abs(over.images - ties).max()
+        assert away < (1e-5 if kind is np.float32 else 1e-13)
+
+
+def test_what_never_flips_stays_and_says_so():
+    over = ja.step_over(
+        lambda rows: np.zeros(len(rows), int), np.zeros((2, 3)), np.ones((2, 3)), [0, 1]
+    )
+    assert over.flips.tolist() == [False, True] and over.stretch.tolist() == [0, 0]
+    with pytest.raises(ValueError, match="witnesses of shape"):
+        ja.step_over(len, np.zeros((2, 3)), np.ones((2, 2)), [0, 0])
+
+
+def test_a_near_mistake_of_a_forest_is_proved_in_l2_too():
+    """Squares of small distances are below the gap that the solver stops at: it is asked again."""
+    rng = np.random.default_rng(0)
+    x = rng.random((200, 30))
+    y = (x[:, 0] + 0.02 * rng.normal(size=200) > 0.5).astype(int)
+    trees = ja.tree_ensemble(RandomForestClassifier(5, random_state=0).fit(x, y))
+    near = x[np.argsort(np.abs(x[:, 0] - 0.5))[:6]]
+    for image in near:
+        label = int(trees.scores(image[None])[0].argmax())
+        found = ja.exact_distance(trees, image, label, "l2")
+        assert found.proved and found.lower >= found.distance * (1 - 2e-5)
+
+
 def test_estimators_of_another_kind_are_refused():
     x, y = np.eye(6), [0, 0, 1, 1, 2, 2]
     with pytest.raises(ValueError, match="votes of pairs"):

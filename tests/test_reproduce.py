@@ -17,6 +17,7 @@ import jaxadv as ja
 from jaxadv.cli.reproduce import choose_data, mixed
 from jaxadv.core.result import Status
 from jaxadv.studies import EXPERIMENTS, Findings, Gallery, Setting, Table, Text
+from jaxadv.studies.times import duration
 from tests.commands import run_command
 
 SIZE = 64
@@ -148,6 +149,26 @@ def test_a_family_runs_and_then_only_reads(call, calls, tmp_path):
     assert [len(calls[name]) for name in ("counts", "pictures", "other")] == [1, 1, 0]
     call(f"{line} --fresh")
     assert [len(calls[name]) for name in ("counts", "pictures", "other")] == [2, 2, 0]
+
+
+def test_the_time_is_said_before_an_experiment_begins(call, calls, monkeypatch):
+    monkeypatch.setattr("jaxadv.studies.times.SECONDS", {"paper.counts": 300})
+    line = "paper --data digits --quick --seeds 2 --examples"
+    first = call(f"{line} 200")  # twice the images that were timed
+    assert "paper.counts: about 10 minutes on two cores; Ctrl-C keeps" in first.stderr
+    assert "paper.pictures: not timed; quick runs of other experiments" in first.stderr
+    assert "minutes" not in call(f"{line} 200").stderr  # it is stored
+    longer = call("paper --data digits --seeds 4 --examples 100")
+    assert "at least 10 minutes on two cores (2 times the networks" in longer.stderr
+
+
+def test_durations_in_words():
+    assert [duration(s) for s in (20, 150, 7000, 9000)] == [
+        "a minute",
+        "2 minutes",
+        "117 minutes",
+        "2 hours",
+    ]
 
 
 def test_one_experiment_takes_the_options(call, calls, tmp_path):

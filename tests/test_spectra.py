@@ -24,7 +24,7 @@ from jaxadv.data import load_data
 from jaxadv.models import from_linen, from_torch_arrays, get_definition, load_published
 from jaxadv.models.published import PUBLISHED
 from jaxadv.studies import EXPERIMENTS, Curves, Setting, Table, conduct
-from jaxadv.studies.layers import amplification, spectra_table, table_5
+from jaxadv.studies.layers import Gains, amplification, ratios_by_layer, spectra_table, table_5
 
 RNG = np.random.default_rng(0)
 ONE = jax.devices()[:1]
@@ -424,3 +424,21 @@ def test_the_study(tmp_path, monkeypatch):
     gains = tables["Gain from image to logits, medians over images"].values
     assert (gains[:, 2] > 1).all()  # adversarial above random
     assert sum(isinstance(part, Curves) for part in found.parts) == 1  # of the LeNet
+
+
+def test_steps_from_layer_to_layer_are_claimed_where_the_images_agree():
+    """Planted: the ratio doubles, then stays within noise, then halves."""
+    rng = np.random.default_rng(0)
+    noise = np.exp(0.1 * rng.normal(size=(4, 30)))
+    ratios = np.array([3.0, 6.0, 6.0, 3.0])[:, None] * noise
+    names = ("fc1", "fc2", "fc3", "fc4")
+    random = {name: np.full(30, 0.5) for name in names}
+    adversarial = {name: 0.5 * ratio for name, ratio in zip(names, ratios, strict=True)}
+    nothing = np.zeros((30, 1))
+    gains = Gains(nothing, nothing, nothing, adversarial, random, nothing)
+    middle, steps = ratios_by_layer(gains)
+    np.testing.assert_allclose(middle, [3, 6, 6, 3], rtol=0.1)
+    assert steps == (1, 0, -1)
+    few = {name: values[:4] for name, values in adversarial.items()}
+    less = {name: values[:4] for name, values in random.items()}
+    assert ratios_by_layer(gains._replace(adversarial=few, random=less))[1] == (0, 0, 0)

@@ -364,3 +364,15 @@ def test_mistakes_are_named(arguments, words):
         ja.UniversalAscent(step_size=0.0)
     with pytest.raises(ValueError, match="epochs"):
         ja.UniversalAscent(epochs=0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_radius_rounded_to_float32_counts_as_the_radius_stated(norm):
+    """float32(10/255) lies above 10/255, and a sum with a pixel in float32 beside it."""
+    model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.eye(4))
+    images = np.random.default_rng(0).uniform(0.1, 0.9, (200, 2, 2, 1)).astype(np.float32)
+    size = {"linf": 1, "l2": 2, "l1": 4}[norm]  # of four equal entries
+    change = np.full((2, 2, 1), np.float32(10 / 255) / size, np.float32)
+    assert np.float64(np.float32(10 / 255)) > 10 / 255
+    assert judge(model, images, change, norm, 10 / 255).valid.all()
+    assert not judge(model, images, 1.00001 * change, norm, 10 / 255).valid.any()

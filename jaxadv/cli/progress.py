@@ -80,6 +80,10 @@ class Bars:
             self.tasks[name] = self.progress.add_task(name, total=total, completed=done, note=note)
         self.progress.update(self.tasks[name], completed=done, total=total, note=note)
 
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self.progress.console.print(text, highlight=False, soft_wrap=True)
+
     def seconds_left(self, name: str) -> float | None:
         """Return the estimated seconds until the bar `name` is full; None if they are unknown."""
         left = {task.id: task.time_remaining for task in self.progress.tasks}

@@ -137,7 +137,8 @@ def mixed(data: "Dataset") -> "Dataset":
 
 def conduct_all(title: str, names: list[str], setting: "Setting") -> "list[Findings]":
     """Run the experiments, with one bar for all of them and one for the current stage."""
-    from jaxadv.studies import conduct
+    from jaxadv.studies import conduct, stored
+    from jaxadv.studies.times import expected
 
     results: list[Findings] = []
     with Bars() as bars:
@@ -148,6 +149,9 @@ def conduct_all(title: str, names: list[str], setting: "Setting") -> "list[Findi
         for experiment in names:
             bars.show(title, len(results), len(names), experiment)
             bars.interrupts.check()
+            if stored(experiment, setting) is None:
+                time = expected(experiment, setting)
+                bars.say(f"{experiment}: {time}; Ctrl-C keeps what is finished")
             results.append(conduct(experiment, setting._replace(progress=progress)))
         bars.show_alone(title, len(results), len(names))
     return results

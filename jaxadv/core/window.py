@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxadv.core.bpda import surrogate
 from jaxadv.core.model import Model, check_no_mean
@@ -147,11 +147,66 @@ class _Windowed:
         return surrogate(trimmed_mean(logits, self.trim), logits.mean(0))
 
 
-def _without_outliers(readings: Array, logits: Array) -> Float[Array, "N K"]:
-    """Return the mean logits [w, N, K] of the readings [N, w, H, W, C] near the median reading."""
+def slid(fused: Model, frames: int, windows: int) -> Model:
+    """Return a model of strips of frames: the mean output of the windows that slide over a strip.
+
+    Args:
+        fused: A model of windows, as `windowed` returns it.
+        frames: Number w of frames in a window.
+        windows: Number of windows; a strip has w + windows - 1 frames, one below the other.
+
+    Returns:
+        The model of strips [N, (w + windows - 1) * H, W, C].
+
+    >>> import jax.numpy as jnp, jaxadv as ja
+    >>> from jaxadv.core.window import slid
+    >>> model = ja.Model(lambda w, x: x.reshape(len(x), -1) @ w, jnp.array([[-1.0, 1.0]]))
+    >>> strip = slid(ja.windowed(model, 2, "mean"), 2, windows=2)
+    >>> strip(jnp.array([0.0, 0.4, 0.8]).reshape(1, 3, 1, 1))  # of the windows' 0.2 and 0.6
+    Array([[-0.4,  0.4]], dtype=float32)
+    """
+    return dataclasses.replace(
+        fused, apply=_Slid(fused.apply, frames, windows), samples=windows * fused.samples
+    )
+
+
+@pytree
+class _Slid:
+    apply: Callable[..., Any] = static()
+    frames: int = static()
+    windows: int = static()
+
+    def __call__(self, params: Params, strips: ArrayLike, *key: Array) -> Float[Array, "N K"]:
+        strips = jnp.asarray(strips)
+        height = strips.shape[1] // (self.frames + self.windows - 1)
+        tall = self.frames * height
+        each = [strips[:, i * height :][:, :tall] for i in range(self.windows)]
+        logits = self.apply(params, jnp.concatenate(each), *key)
+        return logits.reshape(self.windows, len(strips), -1).mean(0)
+
+
+def far_out(readings: Float[Array, "N w ..."]) -> Bool[Array, "w N"]:
+    """Return which readings "outliers" throws out: those far from their window's median reading.
+
+    Args:
+        readings: Windows of readings [N, w, ...].
+
+    Returns:
+        Whether each reading is farther from the median reading than 3 times the median distance.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxadv.core.window import far_out
+    >>> far_out(jnp.array([[[0.1], [0.2], [0.9]]])).ravel()
+    Array([False, False,  True], dtype=bool)
+    """
     half = (readings.shape[1] - 1) // 2
     middle = trimmed_mean(readings.swapaxes(0, 1), half)
     apart = jnp.square(readings - middle[:, None]).reshape(*readings.shape[:2], -1).sum(-1).T
-    near = apart <= FAR**2 * trimmed_mean(apart, half)
+    return apart > FAR**2 * trimmed_mean(apart, half)
+
+
+def _without_outliers(readings: Array, logits: Array) -> Float[Array, "N K"]:
+    """Return the mean logits [w, N, K] of the readings [N, w, H, W, C] near the median reading."""
+    near = ~far_out(readings)
     weights = near / near.sum(0)
     return jnp.einsum("wn,wnk->nk", weights, logits, precision=lax.Precision.HIGHEST)

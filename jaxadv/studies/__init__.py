@@ -6,6 +6,7 @@
 import importlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from jaxadv.engine.result_store import fingerprint
 from jaxadv.studies.findings import Curves, Findings, Gallery, Table, Text, as_data, load, save
@@ -23,6 +24,7 @@ __all__ = [
     "as_data",
     "conduct",
     "find",
+    "stored",
     "study",
 ]
 
@@ -82,8 +84,8 @@ def study(name: str) -> Callable[[Setting], Findings]:
     return getattr(importlib.import_module(f"jaxadv.studies.{module}"), function)
 
 
-def conduct(name: str, setting: Setting) -> Findings:
-    """Run one experiment, or load its stored findings for the same setting."""
+def _place(name: str, setting: Setting) -> tuple[Path, str]:
+    """Return where the findings of an experiment are stored, and their fingerprint."""
     digest = fingerprint(
         name,
         setting.seeds,
@@ -91,11 +93,20 @@ def conduct(name: str, setting: Setting) -> Findings:
         setting.quick,
         *((data.images, data.labels) for data in (setting.train, setting.test)),
     )
-    path = setting.folder / "findings" / f"{name}.npz"
-    findings = load(path, digest)
+    return setting.folder / "findings" / f"{name}.npz", digest
+
+
+def stored(name: str, setting: Setting) -> Findings | None:
+    """Return the stored findings of an experiment for the same setting, or None."""
+    return load(*_place(name, setting))
+
+
+def conduct(name: str, setting: Setting) -> Findings:
+    """Run one experiment, or load its stored findings for the same setting."""
+    findings = stored(name, setting)
     if findings is None:
         begin = time.perf_counter()
         result = study(name)(setting)
         findings = Findings(result.name, result.title, result.parts, time.perf_counter() - begin)
-        save(findings, path, digest)
+        save(findings, *_place(name, setting))
     return findings

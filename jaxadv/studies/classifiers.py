@@ -3,194 +3,122 @@
 All classifiers have about equal accuracy and are attacked on the same images.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float
 from scipy.special import softmax
 
-from jaxadv.attacks import FMN, GaussianNoise, HopSkipJump, MinimalEpsilon
-from jaxadv.certification.exact import exact_distance, linear_classifier, tree_ensemble
+from jaxadv.attacks import GaussianNoise, MinimalEpsilon
+from jaxadv.certification.exact import linear_classifier
+from jaxadv.core.files import slug
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
-from jaxadv.core.optional_dependency import extra
 from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
-from jaxadv.models.scikit_learn import from_sklearn
-from jaxadv.protocols.minimal_distance import minimal_distance
-from jaxadv.protocols.portfolios import Portfolio
+from jaxadv.studies.families import GRADIENTS, QUERY_BASED, Fitted, families, fit_families
 from jaxadv.studies.findings import Findings, Gallery, Part, Table, Text
+from jaxadv.studies.forests import forest_norms
+from jaxadv.studies.margins import margins_table
+from jaxadv.studies.nearest import Mistakes, nearest_mistakes
+from jaxadv.studies.one_feature import one_feature_table
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.wording import tally
 from jaxadv.universal import judge, universal_perturbation
 
-SIZES = (4000, 2500, 1500, 1000, 600, 400, 250, 150, 100, 60)  # training images that are tried
-QUERIES = 3000
-QUICK_SKIPS = "naive Bayes", "three neighbours"  # one more of a kind that is compared anyway
-QUICKLY: Portfolio = {"FMN": FMN(norm="l2", steps=200)}  # as many passes as the fast portfolio
 EQUAL = 5.0  # per cent: accuracies that differ by more are not called equal
-EXACT, GRADIENTS, QUERY_BASED = "proved", "gradients", "queries"
+NETWORK = "network, 100-100"
+ENOUGH = 1000  # training images from which on a comparison is called one of enough data
 
 
-class Family(NamedTuple):
-    """A kind of classifier.
-
-    Attributes:
-        how: How its nearest mistake is computed: `EXACT`, `GRADIENTS` or `QUERY_BASED`.
-        make: Returns an estimator that is not fitted yet.
-    """
-
-    how: str
-    make: Callable[[], Any]
-
-
-def families() -> dict[str, Family]:
-    """Return the classifiers to compare; ImportError names the missing extra."""
-    with extra("sklearn", "this study"):
-        from sklearn.ensemble import RandomForestClassifier
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.naive_bayes import GaussianNB
-        from sklearn.neighbors import KNeighborsClassifier
-        from sklearn.neural_network import MLPClassifier
-        from sklearn.svm import SVC, LinearSVC
-        from sklearn.tree import DecisionTreeClassifier
-    return {
-        "logistic regression": Family(EXACT, lambda: LogisticRegression(max_iter=300)),
-        "linear SVM": Family(EXACT, lambda: LinearSVC(C=0.05, random_state=0)),
-        "decision tree": Family(EXACT, lambda: DecisionTreeClassifier(random_state=0)),
-        "naive Bayes": Family(GRADIENTS, lambda: GaussianNB(var_smoothing=0.1)),
-        "SVM with RBF kernel": Family(GRADIENTS, lambda: SVC(gamma="scale")),
-        "nearest neighbour": Family(GRADIENTS, lambda: KNeighborsClassifier(1)),
-        "network, 100-100": Family(
-            GRADIENTS, lambda: MLPClassifier((100, 100), max_iter=60, random_state=0)
-        ),
-        "three neighbours": Family(QUERY_BASED, lambda: KNeighborsClassifier(3)),
-        "random forest": Family(QUERY_BASED, lambda: RandomForestClassifier(50, random_state=0)),
-    }
-
-
-class Fitted(NamedTuple):
-    """A trained classifier.
+class Compared(NamedTuple):
+    """Classifiers and their nearest mistakes on the same images.
 
     Attributes:
-        estimator: The fitted estimator.
-        model: The model to attack.
-        size: Number of training images.
-        accuracy: Accuracy on the test set in per cent.
+        table: The table.
+        mistakes: The mistakes, by name.
+        hows: How far each distance is proved, by name: "proved", "17 of 20 proved", "gradients".
     """
 
-    estimator: Any
-    model: Model
-    size: int
-    accuracy: float
-
-
-def at_equal_accuracy(setting: Setting) -> dict[str, Fitted]:
-    """Train each family on the number of images that brings its accuracy closest to the worst.
-
-    Quick settings try four numbers of images of ten, and seven families of nine.
-    """
-    train, test = setting.train, setting.test
-    sizes = [size for size in SIZES if size <= len(train.labels)][
-        2 * setting.quick :: 1 + setting.quick
-    ]
-    flat, unseen = (data.images.reshape(len(data.images), -1) for data in (train, test))
-
-    def fit(family: Family, size: int) -> Fitted:
-        estimator = family.make().fit(flat[:size], train.labels[:size])
-        accuracy = 100 * float(estimator.score(unseen, test.labels))
-        return Fitted(estimator, from_sklearn(estimator), size, accuracy)
-
-    kinds = families()
-    if setting.quick:
-        kinds = {name: family for name, family in kinds.items() if name not in QUICK_SKIPS}
-    best = {}
-    for number, (name, family) in enumerate(kinds.items()):
-        setting.progress("train classifiers", number, len(kinds))
-        best[name] = fit(family, sizes[0])
-    common = min(one.accuracy for one in best.values())
-    for number, (name, family) in enumerate(kinds.items()):
-        setting.progress("at equal accuracy", number, len(kinds))
-        for size in sizes[1:]:
-            smaller = fit(family, size)
-            if abs(smaller.accuracy - common) < abs(best[name].accuracy - common):
-                best[name] = smaller
-    return best
-
-
-def nearest_mistakes(
-    setting: Setting, name: str, fitted: Fitted, how: str, images: np.ndarray, labels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the nearest mistakes of one classifier in L2.
-
-    The distances are proved for linear classifiers and a single tree. Others are upper bounds: by
-    `minimal_distance` (fast; quick settings: FMN alone), or, for classifiers with piecewise
-    constant outputs, by HopSkipJump with 3,000 queries.
-
-    Args:
-        setting: The setting, whose folder stores the results.
-        name: Name of the classifier.
-        fitted: The classifier.
-        how: `EXACT`, `GRADIENTS` or `QUERY_BASED`.
-        images: Images [N, H, W, C].
-        labels: Their labels [N], as indices of the classifier's classes.
-
-    Returns:
-        The distances [N] and the nearest misclassified images [N, H, W, C].
-    """
-    if how == EXACT:
-        linear = hasattr(fitted.estimator, "coef_")
-        classifier = (linear_classifier if linear else tree_ensemble)(fitted.estimator)
-        pairs = zip(images, labels, strict=True)
-        exact = [exact_distance(classifier, image, int(label), "l2") for image, label in pairs]
-        witness = [
-            image if answer.witness is None else answer.witness
-            for image, answer in zip(images, exact, strict=True)
-        ]
-        return np.array([answer.distance for answer in exact]), np.array(witness, np.float32)
-    if how == GRADIENTS:
-        nearest = minimal_distance(
-            fitted.model,
-            images,
-            labels,
-            "l2",
-            effort=QUICKLY if setting.quick else "fast",
-            store=setting.folder / "classifiers" / name.replace(" ", "-"),
-        )
-        return nearest.distance, nearest.images
-    result = setting.run(
-        f"queries-{name.replace(' ', '-')}",
-        HopSkipJump(budget=QUERIES),
-        fitted.model,
-        images,
-        Untargeted(labels),
-    )
-    return np.where(result.success, result.distance, np.inf), result.images
+    table: Table
+    mistakes: Mapping[str, Mistakes]
+    hows: Mapping[str, str]
 
 
 def all_classifiers(setting: Setting) -> Findings:
-    """The nearest mistakes of nine classifiers at equal accuracy; quick settings: of seven."""
-    kinds, fitted = families(), at_equal_accuracy(setting)
-    data = _right_everywhere(setting, list(fitted.values()))
+    """The nearest mistakes of nine classifiers, at equal accuracy and on equal data (quick: 7)."""
+    kinds, (equal, largest) = families(), fit_families(setting)
+    hows = {name: kinds[name].how for name in equal}
+    data = _right_everywhere(setting, [*equal.values(), *largest.values()])
     labels = data.labels
-    away = _nearest_other(setting, data)
-    rows, distances, pictures = [], {}, {}
+    most = max(one.size for one in largest.values())
+    few = compare(setting, "The nearest mistake in L2, at equal accuracy", equal, data)
+    many = compare(
+        setting, f"The nearest mistake in L2, all trained on {most:,} images", largest, data
+    )
+    distances = {name: found.distance for name, found in few.mistakes.items()}
+    linear, kernel = [largest[name].estimator for name in ("linear SVM", "SVM with RBF kernel")]
+    beside = [many.mistakes[name].distance for name in ("linear SVM", "SVM with RBF kernel")]
+    some = data.take(slice(10 if setting.quick else 100))
+    far = one_feature_table(setting, largest, hows, some.images, some.labels)
+    parts: list[Part] = [
+        few.table,
+        Text(classifiers_in_words(tuple(equal), few.table.values, tuple(few.hows.values()))),
+        many.table,
+        Text(equal_data_in_words(tuple(largest), many.table.values)),
+        Gallery(
+            "The nearest mistakes",
+            np.stack([data.images[:8], *(found.images[:8] for found in few.mistakes.values())]),
+            ("image", *equal),
+            captions=(
+                tuple(data.classes[k] for k in labels[:8]),
+                *(tuple(f"{d:.2f}" for d in distances[name][:8]) for name in equal),
+            ),
+        ),
+        *_table_and_text(far),
+        margins_table(linear, kernel, data.images, np.stack(beside)),
+        *_table_and_text(forest_norms(setting, equal["random forest"], data)),
+        _universal(setting, equal, data),
+        _far_from_all_data(setting, equal["logistic regression"], data.images),
+    ]
+    return Findings("classifiers.distance", "Is it the network, or all classifiers?", parts)
+
+
+def _table_and_text(made: tuple[Table, str]) -> list[Part]:
+    return [made[0], Text(made[1])]
+
+
+def compare(setting: Setting, title: str, fitted: Mapping[str, Fitted], data: Dataset) -> Compared:
+    """Find the nearest mistakes of classifiers on the same images, beside noise.
+
+    Args:
+        setting: The setting.
+        title: Title of the table.
+        fitted: The classifiers by name.
+        data: Images that all of them classify correctly.
+
+    Returns:
+        The table, the mistakes, and how far they are proved.
+    """
+    kinds, away, rows = families(), _nearest_other(setting, data), []
+    mistakes, hows = {}, {}
     for name, one in fitted.items():
-        own = np.searchsorted(one.estimator.classes_, labels)
-        distance, images = nearest_mistakes(setting, name, one, kinds[name].how, data.images, own)
+        own = np.searchsorted(one.estimator.classes_, data.labels)
+        how, kept = kinds[name].how, f"{name}-{one.size}"
+        found = nearest_mistakes(setting, kept, one, how, data.images, own)
         noise = setting.run(
-            f"noise-{name.replace(' ', '-')}",
+            f"noise-{slug(kept)}",
             MinimalEpsilon(GaussianNoise(draws=10), rounds=8),
             one.model,
             data.images,
             Untargeted(own),
         )
         noisy = np.where(noise.success, noise.distance, np.inf)
-        distances[name], pictures[name] = distance, images
-        median = _median(distance)
+        median, both = _median(found.distance), np.isfinite(found.distance)
+        times = noisy[both] / np.maximum(found.distance[both], 1e-9)
         rows.append(
             [
                 one.size,
@@ -198,43 +126,37 @@ def all_classifiers(setting: Setting) -> Findings:
                 median,
                 median / float(np.median(away)),
                 _median(noisy),
-                _median(noisy / np.maximum(distance, 1e-9)),
+                _median(times),
+                100 * found.flips.mean(),
             ]
         )
-    hows = [kinds[name].how for name in fitted]
-    parts: list[Part] = [
-        Table(
-            "The nearest mistake in L2, at equal accuracy",
-            tuple(f"{name} ({kinds[name].how})" for name in fitted),
-            (
-                "training images",
-                "accuracy, %",
-                "median distance",
-                "fraction of the way",
-                "noise",
-                "noise / mistake",
-            ),
-            np.array(rows),
-            formats=(".0f", ".1f", ".3f", ".3f", ".2f", ".1f"),
-            note=f"{len(labels)} test images that all of them get right. Distances: proved, or "
-            "upper bounds from gradients or from queries alone. The way: from an image to the "
-            f"nearest training image of another class, {np.median(away):.2f} in the median. Noise: "
-            "the least length at which one of ten Gaussian draws is misclassified.",
+        mistakes[name], hows[name] = found, how
+        if how not in (GRADIENTS, QUERY_BASED):
+            count, all_proved = int(found.proved.sum()), bool(found.proved.all())
+            hows[name] = "proved" if all_proved else f"{count} of {len(found.proved)} proved"
+    table = Table(
+        title,
+        tuple(f"{name} ({hows[name]})" for name in fitted),
+        (
+            "training images",
+            "accuracy, %",
+            "median distance",
+            "fraction of the way",
+            "noise",
+            "noise / mistake",
+            "flips, %",
         ),
-        Gallery(
-            "The nearest mistakes",
-            np.stack([data.images[:8], *(nearest[:8] for nearest in pictures.values())]),
-            ("image", *fitted),
-            captions=(
-                tuple(data.classes[k] for k in labels[:8]),
-                *(tuple(f"{d:.2f}" for d in distances[name][:8]) for name in fitted),
-            ),
-        ),
-        Text(classifiers_in_words(tuple(fitted), np.array(rows), hows)),
-        _universal(setting, fitted, data),
-        _far_from_all_data(setting, fitted["logistic regression"], data.images),
-    ]
-    return Findings("classifiers.distance", "Is it the network, or all classifiers?", parts)
+        np.array(rows),
+        formats=(".0f", ".1f", ".3f", ".3f", ".2f", ".1f", ".1f"),
+        note=f"{len(data.labels)} test images that all classifiers of this page get right. "
+        "Distances: proved, or upper bounds from gradients, from queries alone, or from a program "
+        "that was stopped. The way: from an image to the nearest training image of another class, "
+        f"{np.median(away):.2f} in the median. Noise: the least length at which one of ten "
+        "Gaussian draws is misclassified. Flips: how many of the nearest mistakes scikit-learn's "
+        "own predict misclassifies; one on the boundary was moved over it by the least amount, and "
+        "where it answers as before the distance counts as infinite.",
+    )
+    return Compared(table, mistakes, hows)
 
 
 def _median(values: np.ndarray) -> float:
@@ -272,9 +194,7 @@ def _universal(setting: Setting, fitted: dict[str, Fitted], data: Dataset) -> Ta
     epsilon, makers = 0.2, ("logistic regression", "network, 100-100")
     given, others = setting.train.images[:500], setting.test.images[:500]
     made = {
-        f"made on {name}": universal_perturbation(
-            fitted[name].model, given, epsilon, key=jax.random.key(0)
-        ).perturbation
+        f"made on {name}": _made_on(setting, name, fitted[name].model, given, epsilon)
         for name in makers
     }
     rng = np.random.default_rng(0)
@@ -292,6 +212,19 @@ def _universal(setting: Setting, fitted: dict[str, Fitted], data: Dataset) -> Ta
         heat=True,
         note=f"{len(others)} test images, against each classifier's own answers",
     )
+
+
+def _made_on(
+    setting: Setting, name: str, model: Model, given: np.ndarray, epsilon: float
+) -> np.ndarray:
+    """Make a universal perturbation, or load the one that is stored."""
+
+    def compute() -> dict[str, np.ndarray]:
+        made = universal_perturbation(model, given, epsilon, key=jax.random.key(0))
+        return {"perturbation": np.asarray(made.perturbation)}
+
+    kept = setting.keep(f"universal/{slug(name)}", (model.params, given, epsilon), compute)
+    return kept["perturbation"]
 
 
 def _far_from_all_data(setting: Setting, fitted: Fitted, images: np.ndarray) -> Text:
@@ -319,7 +252,7 @@ def _far_from_all_data(setting: Setting, fitted: Fitted, images: np.ndarray) -> 
 
 
 def classifiers_in_words(
-    names: Sequence[str], rows: Float[np.ndarray, "F 6"], hows: Sequence[str]
+    names: Sequence[str], rows: Float[np.ndarray, "F C"], hows: Sequence[str]
 ) -> str:
     """Return whether the network's nearest mistakes are nearer than those of other classifiers.
 
@@ -332,7 +265,7 @@ def classifiers_in_words(
     Returns:
         The paragraph.
     """
-    place = list(names).index("network, 100-100")
+    place = list(names).index(NETWORK)
     ratio, accuracy = rows[:, 3], rows[:, 1]
     order = ", ".join(f"{names[i]} {ratio[i]:.3f}" for i in np.argsort(ratio))
     others = [i for i in range(len(names)) if i != place]
@@ -348,12 +281,48 @@ def classifiers_in_words(
     )
     if np.ptp(accuracy) > EQUAL:
         words += ", which is not equal: the page does not compare them at equal accuracy"
-    bounded = [how == QUERY_BASED for how in hows]
-    if any(bounded):
+    least = int(rows[:, 0].min())
+    if least < ENOUGH:
         words += (
-            f". The distances of {tally(names, bounded, 'classifiers')} are upper bounds from "
-            "queries alone"
+            f". This equality has its price: {names[int(rows[:, 0].argmin())]} saw {least:,} "
+            "images only; the next table is on equal data"
         )
+    bounded = [how != "proved" for how in hows]
+    if any(bounded):
+        words += f". The distances of {tally(names, bounded, 'classifiers')} are upper bounds"
+    return words + "."
+
+
+def equal_data_in_words(names: Sequence[str], rows: Float[np.ndarray, "F C"]) -> str:
+    """Return the comparison with those that the same data make as accurate as the network.
+
+    Args:
+        names: The classifiers.
+        rows: Their rows of the table, all trained on equally many images.
+
+    Returns:
+        The paragraph.
+    """
+    place = list(names).index(NETWORK)
+    others = [i for i in range(len(names)) if i != place]
+    alike = [i for i in others if abs(rows[i, 1] - rows[place, 1]) <= EQUAL]
+    size, ratio = int(rows[place, 0]), rows[:, 3]
+    near = tally([names[i] for i in others], [i in alike for i in others], "other classifiers")
+    words = (
+        f"Trained on the same {size:,} images, {near} come within {EQUAL:g} % of the network's "
+        f"accuracy of {rows[place, 1]:.1f} %"
+    )
+    if alike:
+        titles = [names[i] for i in alike]
+        as_near, twice = (
+            tally(titles, ratio[alike] <= times * ratio[place], "classifiers") for times in (1, 2)
+        )
+        words += (
+            f". Of these, the nearest mistake is as near as the network's ({ratio[place]:.3f} of "
+            f"the way) in {as_near}, within twice its distance in {twice}"
+        )
+    if size < ENOUGH:
+        words += f". {size:,} images are few"
     return words + "."
 
 

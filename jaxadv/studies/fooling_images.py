@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 from scipy.special import softmax
 
+from jaxadv.core.files import slug
 from jaxadv.core.model import Model
 from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
@@ -50,9 +52,9 @@ def images(setting: Setting) -> Findings:
     seconds = {}
     for number, method in enumerate(METHODS):
         setting.progress("fooling images", number, len(METHODS))
-        begun = time.perf_counter()
-        results[method] = fooling_images(model, shape, method, generations=generations)
-        seconds[method] = time.perf_counter() - begun
+        results[method], seconds[method] = _made(
+            setting, method, model, shape, method, generations=generations
+        )
     rows = [_row(results[m], seconds[m], _probabilities(other, results[m].images)) for m in METHODS]
     published = np.full((len(METHODS), 7), np.nan)
     if generations >= 200:
@@ -118,6 +120,28 @@ def images(setting: Setting) -> Findings:
     return Findings("fooling.images", "Meaningless images that a network is confident about", parts)
 
 
+def _made(
+    setting: Setting,
+    name: str,
+    model: Model,
+    shape: tuple[int, int, int],
+    method: str,
+    seed: int = 0,
+    **settings: int,
+) -> tuple[FoolingImages, float]:
+    """Make fooling images or load those that are stored, and return the seconds that it took."""
+
+    def compute() -> dict[str, Any]:
+        begun = time.perf_counter()
+        made = fooling_images(model, shape, method, key=jax.random.key(seed), **settings)
+        return {**made._asdict(), "seconds": time.perf_counter() - begun}
+
+    same = model.params, shape, method, seed, sorted(settings.items())
+    kept = setting.keep(f"fooling/{slug(name)}", same, compute)
+    seconds, forward, backward = (kept.pop(key) for key in ("seconds", "forward", "backward"))
+    return FoolingImages(**kept, forward=int(forward), backward=int(backward)), float(seconds)
+
+
 def _row(result: FoolingImages, seconds: float, other: np.ndarray) -> list[float]:
     median = np.median(result.history, 1)
     own = np.arange(len(result.images))
@@ -150,14 +174,16 @@ def retraining(setting: Setting) -> Findings:
             else np.nan
         )
         made = [
-            fooling_images(
+            _made(
+                setting,
+                f"round {number + 1}, {run + 1}",
                 model,
                 shape,
                 "cppn",
                 generations=generations,
                 classes=classes,
-                key=jax.random.key(100 * number + run),
-            )
+                seed=100 * number + run,
+            )[0]
             for run in range(runs)
         ]
         confidence = np.concatenate([one.confidence for one in made])

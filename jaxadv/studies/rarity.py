@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from jaxadv.attacks import LBFGS
 from jaxadv.certification.rarity import FLOOR, cap_probability, norm_at, probability
@@ -91,10 +91,17 @@ def _measure(setting: Setting, network: Network, clip: bool) -> Measured:
     norms, estimates = nearest * times[:, None], []
     for number, size in enumerate(jnp.asarray(norms, jnp.float32)):
         key = jax.random.key(number)
-        estimates.append(probability(network.model, images, goal, size, key=key, clip=clip))
-        jax.block_until_ready(estimates[-1])
+
+        def estimate(size: Array = size, key: Array = key) -> dict[str, Array]:
+            measured = probability(network.model, images, goal, size, key=key, clip=clip)
+            return {"probability": measured[0], "error": measured[1]}
+
+        same = network.model.params, images, size, clip
+        estimates.append(setting.keep(f"{name}-{number}", same, estimate))
         setting.progress(name, number + 1, len(times))
-    probabilities, errors, _ = (np.array(field) for field in zip(*estimates, strict=True))
+    probabilities, errors = (
+        np.array([one[key] for one in estimates]) for key in ("probability", "error")
+    )
     return Measured(nearest, times, norms, probabilities, errors)
 
 

@@ -1,14 +1,17 @@
 """The setting of a study: data, seeds, sizes, and a folder for stored networks and results."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import PyTree
 
 from jaxadv.core.attack import Attack
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result
 from jaxadv.data import Dataset
-from jaxadv.engine.result_store import Store
+from jaxadv.engine.result_store import Store, fingerprint
 from jaxadv.protocols.runs import Runs
 
 
@@ -56,3 +59,23 @@ class Setting(NamedTuple):
     ) -> Result:
         """Run an attack or load its stored result: `Runs.run` of `runs`."""
         return self.runs.run(name, attack, model, *arguments, **settings)
+
+    def keep(
+        self, name: str, same: PyTree, compute: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, np.ndarray]:
+        """Compute arrays, or load those that an earlier run of the study computed and stored.
+
+        Args:
+            name: Name of the arrays in the folder `kept`.
+            same: All that they depend on: arrays, and values that JSON can hold.
+            compute: Returns the arrays by name.
+
+        Returns:
+            The arrays by name.
+        """
+        store, digest = Store(self.folder / "kept"), fingerprint(same)
+        arrays = store.load_arrays(name, digest)
+        if arrays is None:
+            arrays = {key: np.asarray(value) for key, value in compute().items()}
+            store.save_arrays(name, digest, **arrays)
+        return arrays

@@ -5,6 +5,7 @@ its own messages, trains a network on the labels (arXiv 1602.02697), and adds th
 network classifies as innocent. Success is measured on the filter.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model, from_function
 from jaxadv.core.optional_dependency import extra
 from jaxadv.core.pytree import pytree
+from jaxadv.core.result import Status
 from jaxadv.core.typing import Number
 from jaxadv.data import Dataset
 from jaxadv.engine.run import run
@@ -166,7 +168,6 @@ def spam_filter(setting: Setting) -> Findings:
     predicted = predict(target, test.messages).argmax(1)
     error = 100 * float((predicted != test.labels).mean())
     spam = test.messages[(test.labels == SPAM) & (predicted == SPAM)][: setting.examples]
-    goal = Untargeted(np.full(len(spam), SPAM, np.int32))
     through = np.zeros((setting.seeds, len(QUERIES), len(ADDED)))
     agreement = np.zeros((setting.seeds, len(QUERIES)))
     random = np.zeros((setting.seeds, len(ADDED)))
@@ -177,22 +178,10 @@ def spam_filter(setting: Setting) -> Findings:
 
     for seed in range(setting.seeds):
         for row, queries in enumerate(QUERIES):
-            surrogate = surrogate_of(target, attacker.messages[:queries], seed)
-            guessed = predict(surrogate, test.messages).argmax(1)
-            agreement[seed, row] = 100 * (guessed == predicted).mean()
-            for column, count in enumerate(ADDED):
-                setting.progress("add words", column, len(ADDED))
-                result = run(
-                    add_words(count),
-                    surrogate,
-                    spam,
-                    goal,
-                    float(count),
-                    key=jax.random.key(seed),
-                    judge=target,
-                )
-                assert (result.images >= spam).all()
-                through[seed, row, column] = 100 * result.success.mean()
+            asked = attacker.messages[:queries]
+            agreement[seed, row], through[seed, row] = _through_surrogate(
+                setting, target, asked, (test.messages, predicted), spam, seed
+            )
         drawn = np.random.default_rng(seed).random(spam.shape)
         random[seed] = [passes(with_words(spam, drawn, count)) for count in ADDED]
     labels = predict(target, attacker.messages).argmax(1)
@@ -228,6 +217,55 @@ def spam_filter(setting: Setting) -> Findings:
         Text(spam_in_words(agreement.mean(0), values, len(spam))),
     ]
     return Findings("transfer.spam", "A label-only spam filter, fooled by added words", parts)
+
+
+def _through_surrogate(
+    setting: Setting,
+    target: Model,
+    asked: np.ndarray,
+    test: tuple[np.ndarray, np.ndarray],
+    spam: np.ndarray,
+    seed: int,
+) -> tuple[float, np.ndarray]:
+    """Return how far a surrogate agrees with the filter, and what its words bring through.
+
+    Args:
+        setting: The setting, whose folder stores the surrogate's agreement and each success.
+        target: The filter.
+        asked: The attacker's messages, whose labels it asks for.
+        test: New messages, and their labels by the filter.
+        spam: Messages that the filter stops.
+        seed: Seed of the surrogate.
+
+    Returns:
+        The agreement, and the successes by `ADDED`, in per cent.
+    """
+    trained: list[Model] = []  # when the first attack needs it
+
+    def surrogate() -> Model:
+        if not trained:
+            setting.progress(f"surrogate of {len(asked)} queries", 0, 1)
+            trained.append(surrogate_of(target, asked, seed))
+        return trained[0]
+
+    def agreement() -> dict[str, float]:
+        return {"rate": 100 * float((predict(surrogate(), test[0]).argmax(1) == test[1]).mean())}
+
+    def attack(count: int) -> dict[str, float]:
+        goal = Untargeted(np.full(len(spam), SPAM, np.int32))
+        key, most = jax.random.key(seed), float(count)
+        result = run(add_words(count), surrogate(), spam, goal, most, key=key, judge=target)
+        if (result.status == Status.NOT_RUN).any():
+            raise KeyboardInterrupt  # a partial result must not be stored as a complete one
+        assert (result.images >= spam).all()
+        return {"rate": 100 * float(result.success.mean())}
+
+    name, same = f"spam/{len(asked)}-{seed}", (asked, *test, spam, seed)
+    rates = [setting.keep(name, same, agreement)["rate"]]
+    for column, count in enumerate(ADDED):
+        setting.progress("add words", column, len(ADDED))
+        rates.append(setting.keep(f"{name}-{count}", same, partial(attack, count))["rate"])
+    return float(rates[0]), np.array(rates[1:], float)
 
 
 def spam_in_words(agreement: np.ndarray, values: Float[np.ndarray, "R C"], count: int) -> str:

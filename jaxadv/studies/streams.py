@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 
 from jaxadv.core.window import DEFENCES
+from jaxadv.protocols.sliding import sliding
 from jaxadv.protocols.streams import ATTACKS, FRAMES, Streams, streams
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.fit import how_trained
 from jaxadv.studies.networks import trained
 from jaxadv.studies.setting import Setting
+from jaxadv.studies.sliding import sliding_parts
 from jaxadv.studies.wording import side, tally
 
 
@@ -120,22 +122,24 @@ def streams_in_words(rates: Streams, trim: int = 1) -> str:
 
 
 def windows_of_digits(setting: Setting) -> Findings:
-    """Windows of noisy readings under attack: median, trimmed mean, majority and outliers.
+    """Windows of noisy readings under attack, and sliding over a stream with faults and attacks.
 
-    Ordinary attacks on each reading, and adaptive attacks through the defence, on FC100-100-10 in
-    Linf with epsilon 0.1.
+    Median, trimmed mean, majority and outliers, against ordinary attacks on each reading and
+    adaptive attacks through the defence, on FC100-100-10 in Linf with epsilon 0.1.
     """
     data = examples_of(setting.test, min(setting.examples, 50 if setting.quick else 200))
-    rates = streams(
-        trained(setting, "FC100-100-10").model,
-        data.images,
-        data.labels,
-        ids=data.ids,
-        frames=3 if setting.quick else FRAMES,
-        defences=("mean", "median input", "majority") if setting.quick else DEFENCES,
-        store=setting.store,
-        progress=setting.report,
-    )
+    model = trained(setting, "FC100-100-10").model
+    few = ("mean", "median input", "majority", "outliers")
+    settings = {
+        "ids": data.ids,
+        "frames": 3 if setting.quick else FRAMES,
+        "defences": few if setting.quick else DEFENCES,
+        "store": setting.store,
+        "progress": setting.report,
+    }
+    rates = streams(model, data.images, data.labels, **settings)
+    lengths = (1,) if setting.quick else (1, 2)
+    film = sliding(model, data.images, data.labels, lengths=lengths, **settings)
     fit = how_trained(setting, ("FC100-100-10",))
     findings = streams_findings(rates)
-    return dataclasses.replace(findings, parts=[*findings.parts, *fit])
+    return dataclasses.replace(findings, parts=[*findings.parts, *sliding_parts(film), *fit])

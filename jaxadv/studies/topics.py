@@ -7,12 +7,14 @@ fooling images. The texts are Python's own help, which ships with it.
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import nnls
 
+from jaxadv.core.files import slug
 from jaxadv.core.optional_dependency import extra
 from jaxadv.studies.findings import Findings, Part, Table, Text
 from jaxadv.studies.setting import Setting
@@ -134,7 +136,11 @@ def topics(setting: Setting) -> Findings:
     ):
         setting.progress(f"topics of {name}", 0, 1)
         model.fit(counts)
-        mixtures = [nonsense(model, counts[i]) for i in chosen]
+        mixtures = []
+        for i in chosen:
+            same = name, counts[i], np.asarray(model.components_)
+            made = partial(_nonsense_of, model, counts[i])
+            mixtures.append(_mixture(setting.keep(f"topics/{slug(name)}-{i}", same, made)))
         other = topic_proportions(model, counts[rng.permutation(len(counts))[: len(chosen)]])
         random = np.zeros((len(chosen), counts.shape[1]))
         for row in random:
@@ -176,6 +182,14 @@ def topics(setting: Setting) -> Findings:
         f"{len(vocabulary):,} words, {TOPICS} topics",
     )
     return Findings("classifiers.topics", "Nonsense with a document's topics", [table, *parts])
+
+
+def _nonsense_of(model: TopicModel, document: np.ndarray) -> dict[str, Any]:
+    return nonsense(model, document)._asdict()
+
+
+def _mixture(kept: dict[str, np.ndarray]) -> Mixture:
+    return Mixture(**{**kept, "error": float(kept["error"])})
 
 
 def topics_in_words(

@@ -31,6 +31,7 @@ from jaxadv.studies.directions import (
 )
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.fit import how_trained
+from jaxadv.studies.invariance import invariance_parts
 from jaxadv.studies.networks import Network, trained
 from jaxadv.studies.setting import Setting
 
@@ -141,6 +142,7 @@ def units(setting: Setting) -> Findings:
             ),
             *(_test_table(pair, tests[pair]) for pair in PAIRS),
             _turn_table(turned),
+            *invariance_parts(setting),
             *pictures[3:],
             *how_trained(setting, (*names, JUDGE), seeds=setting.seeds),
         ],

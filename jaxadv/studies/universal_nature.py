@@ -5,6 +5,8 @@ the geometry, other vectors of the same length, and perturbations without data. 
 those of `paper`.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -219,7 +221,38 @@ def geometry(setting: Setting) -> Findings:
 
 def _changes(setting: Setting, network: Network, data: Dataset) -> np.ndarray:
     setting.progress("least changes", 0, 1)
-    return least_changes(network.model, data.images)
+    kept = setting.keep(
+        f"universal/least-changes-{network.name}",
+        (network.model.params, data.images),
+        lambda: {"changes": least_changes(network.model, data.images)},
+    )
+    return kept["changes"]
+
+
+def _data_free(
+    setting: Setting,
+    network: Network,
+    shape: tuple[int, int, int],
+    epsilon: float,
+    objective: str,
+    seed: int,
+) -> np.ndarray:
+    """Make a perturbation without an image, or load the one that is stored."""
+
+    def compute() -> dict[str, Any]:
+        made = data_free_perturbation(
+            network.model,
+            shape,
+            epsilon,
+            objective=objective,
+            key=jax.random.key(seed),
+            background=0.0,
+        )
+        return {"perturbation": made}
+
+    same = network.model.params, shape, epsilon, objective, seed
+    kept = setting.keep(f"universal/{network.name}-{objective}-{seed}", same, compute)
+    return kept["perturbation"]
 
 
 def lengths(setting: Setting) -> Findings:
@@ -285,16 +318,7 @@ def data_free(setting: Setting) -> Findings:
             vectors = [random_signs(shape, epsilon, seed=seed).astype(np.float32)]
             for objective in ("mean", "l2"):
                 setting.progress(f"data-free {name}", len(vectors), len(ways))
-                vectors.append(
-                    data_free_perturbation(
-                        network.model,
-                        shape,
-                        epsilon,
-                        objective=objective,
-                        key=jax.random.key(seed),
-                        background=0.0,
-                    )
-                )
+                vectors.append(_data_free(setting, network, shape, epsilon, objective, seed))
             vectors.append(perturbation_of(setting, network, data.images, seed=seed))
             for column, v in enumerate(vectors):
                 values[seed, row, column] = 100 * judge(network.model, held_out.images, v).rate

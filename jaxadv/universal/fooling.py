@@ -77,7 +77,8 @@ def judge(
         perturbation: One perturbation [H, W, C], or one for each image [N, H, W, C]. The sum with
             the images is clipped to the box.
         norm: Norm of the distances.
-        epsilon: Largest distance at which a changed image is valid.
+        epsilon: Largest distance at which a changed image is valid, up to the rounding of float32:
+            float32(10/255) counts as within 10/255.
         devices: JAX devices (None: all local ones).
 
     Returns:
@@ -115,6 +116,19 @@ def compare(
     lower, upper = two_numbers(model.bounds, "a universal perturbation")
     flat = changed.reshape(len(changed), -1)
     boxed = (np.isfinite(flat) & (flat >= lower) & (flat <= upper)).all(1)
+    reach = epsilon + _rounding(norm, epsilon, max(abs(lower), abs(upper)), flat.shape[1])
     return Fooling(
-        before.astype(np.int32), after.astype(np.int32), distance, boxed & (distance <= epsilon)
+        before.astype(np.int32), after.astype(np.int32), distance, boxed & (distance <= reach)
     )
+
+
+def _rounding(norm: str, epsilon: float, largest: float, size: int) -> float:
+    """Return how much farther than epsilon a perturbation in float32 may come by rounding alone.
+
+    float32(10/255) is above 10/255, and its sum with a pixel is rounded once more.
+    """
+    if not np.isfinite(epsilon) or norm == "l0":
+        return 0.0
+    pixel = float(np.spacing(np.float32(largest))) / 2
+    stated = max(float(np.float32(epsilon)) - epsilon, 0.0)
+    return stated + pixel * {"linf": 1.0, "l2": size**0.5, "l1": float(size)}[norm]

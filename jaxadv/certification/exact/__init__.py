@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxadv.certification.exact import linear, relu, trees
 from jaxadv.certification.exact.answer import ExactDistance, Question, check_settings, checked_image
+from jaxadv.certification.exact.crossing import Crossing, step_over
 from jaxadv.certification.exact.linear import LinearClassifier, linear_classifier
 from jaxadv.certification.exact.relu import ReLUNetwork, relu_network
 from jaxadv.certification.exact.trees import TreeEnsemble, tree_ensemble
@@ -19,6 +20,7 @@ from jaxadv.core.norms import diameter
 from jaxadv.core.typing import Numbers
 
 __all__ = [
+    "Crossing",
     "ExactDistance",
     "LinearClassifier",
     "ReLUNetwork",
@@ -26,6 +28,7 @@ __all__ = [
     "exact_distance",
     "linear_classifier",
     "relu_network",
+    "step_over",
     "tree_ensemble",
 ]
 

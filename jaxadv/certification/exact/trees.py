@@ -7,6 +7,7 @@ ensemble the boxes of all trees must meet, which is a mixed-integer program over
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ NORMS = ("l0", "l1", "l2", "linf")
 # Estimators whose probabilities are the mean of their trees'; subclasses too.
 FORESTS = {"RandomForestClassifier", "ExtraTreesClassifier", "BaggingClassifier"}
 INFEASIBLE = 2  # SciPy's status of a program
+DRAWS, STARTS = 64, 4  # random inputs, and how many of another class become mistakes
+ROUNDS = 4  # programs for one class, each over a narrower range
 HAIR = 1e-5  # fraction of the largest score by which another class must win
 
 
@@ -209,23 +212,99 @@ def nearest(ensemble: TreeEnsemble, question: Question) -> ExactDistance:
         if best > question.limit:
             return question.answer(math.inf, None, question.limit)
         return question.answer(best, witness, best if witness is not None else question.whole)
+    witness = _incumbent(ensemble, question, hair)
+    if witness is not None and (distance := length(norm, witness - x)) < question.limit:
+        best = distance
+    else:
+        witness = None
     program, lower = _Program(ensemble, question), math.inf
     for other in np.argsort(-ensemble.scores(x[None])[0]):  # the runner-up first
         if other == label:
             continue
-        left = question.seconds - (time.monotonic() - begun)
-        below, there = program.solve(int(other), hair, min(question.limit, best), left)
+        reach, below, there = min(question.limit, best), 0.0, None
+        for _ in range(ROUNDS):
+            left = question.seconds - (time.monotonic() - begun)
+            bound, found = program.solve(int(other), hair, reach, left)
+            below = max(below, bound)
+            if found is None:
+                break
+            there, distance = found, length(norm, found - x)
+            # A program over a range that is far too wide ends with a wide gap: again, closer.
+            if below >= distance * (1 - question.gap) or 2 * distance > reach:
+                break
+            reach = distance * (1 + question.gap)
         lower = min(lower, below)
         if there is not None and (distance := length(norm, there - x)) < min(best, question.limit):
             best, witness = distance, there
     return question.answer(best, witness, min(lower, question.limit))
 
 
+def _incumbent(ensemble: TreeEnsemble, question: Question, hair: float) -> np.ndarray | None:
+    """Return a mistake from which no feature can be reset alone, or None: where programs begin.
+
+    Random inputs of another class are moved to the boundary along the line to the image; then
+    blocks of features, ever smaller, are reset to the image's, and what is left is moved to the
+    nearest threshold that keeps the mistake.
+    """
+    x, label = question.x, question.label
+    low, high = (np.clip(end, x.min() - 1, x.max() + 1) for end in (question.low, question.high))
+    used = np.unique(ensemble.feature[ensemble.feature >= 0])
+
+    def wrong(points: np.ndarray) -> np.ndarray:
+        scores = ensemble.scores(points)
+        return np.delete(scores, label, 1).max(1) >= scores[:, label] + hair
+
+    rng = np.random.default_rng(0)
+    draws = np.tile(x, (DRAWS, 1))
+    draws[:, used] = rng.uniform(low, high, (DRAWS, len(used)))
+    draws[1::2, used] = np.where(rng.random((DRAWS // 2, len(used))) < 0.5, low, high)
+    made = []
+    for point in draws[wrong(draws)][:STARTS]:
+        near, far = 0.0, 1.0
+        for _ in range(12):
+            middle = (near + far) / 2
+            flips = wrong((x + middle * (point - x))[None])[0]
+            near, far = (near, middle) if flips else (middle, far)
+        there = x + far * (point - x)
+        for size in (256, 64, 16, 4, 1, 1):
+            changed = used[there[used] != x[used]]
+            changed = changed[np.argsort(-np.abs(there - x)[changed], kind="stable")]
+            for block in np.split(changed, range(size, len(changed), size)):
+                reset = there.copy()
+                reset[block] = x[block]
+                there = reset if wrong(reset[None])[0] else there
+        made.append(_to_thresholds(ensemble, x, there, wrong))
+    return min(made, key=lambda point: length(question.norm, point - x), default=None)
+
+
+def _to_thresholds(
+    ensemble: TreeEnsemble,
+    x: np.ndarray,
+    there: np.ndarray,
+    wrong: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Return a mistake whose features lie, one after the other, at the nearest threshold."""
+    there = there.copy()
+    for feature in np.flatnonzero(there != x):
+        steps = np.unique(ensemble.threshold[ensemble.feature == feature]).astype(np.float64)
+        if there[feature] > x[feature]:
+            steps = np.nextafter(steps.astype(np.float32), np.float32(np.inf)).astype(np.float64)
+        between = steps[(steps - x[feature]) * (steps - there[feature]) <= 0]
+        between = between[np.argsort(np.abs(between - x[feature]))]
+        tries = np.tile(there, (len(between), 1))
+        tries[:, feature] = between
+        flips = np.flatnonzero(wrong(tries)) if len(tries) else []
+        if len(flips):
+            there = tries[flips[0]]
+    return there
+
+
 class _Program:
     """The mixed-integer program of an ensemble of trees.
 
     Its variables are, for each threshold of each feature, whether the input is at most the
-    threshold (binary); for each leaf, whether the input falls into it; and in Linf the distance.
+    threshold (binary); for each leaf, whether the input falls into it; and last the distance in
+    Linf, in other norms the number 1, which carries the constant of the costs.
     """
 
     def __init__(self, ensemble: TreeEnsemble, question: Question) -> None:
@@ -242,7 +321,7 @@ class _Program:
         leaf = np.flatnonzero(ensemble.feature < 0)
         self.place = np.full(len(ensemble.feature), -1)  # variable of each leaf
         self.place[leaf] = self.splits + np.arange(len(leaf))
-        self.leaf, self.size = leaf, self.splits + len(leaf) + (self.norm == "linf")
+        self.leaf, self.size = leaf, self.splits + len(leaf) + 1
 
         # Intervals of each feature, from - to, and their costs.
         self.least, self.most, self.cost = [], [], []
@@ -308,22 +387,26 @@ class _Program:
         if seconds <= 0:
             return 0.0, None
         limit = self._power(np.array(reach)) if self.norm != "l0" else 1.0 * (reach >= 1)
+        # HiGHS compares its gaps with the whole objective, constant included, and with 1e-6.
+        scale = float(limit) if 0 < limit < np.inf else 1.0
         least, most = np.zeros(self.size), np.ones(self.size)
-        objective, constant = np.zeros(self.size), 0.0
+        objective = np.zeros(self.size)
         rows = list(self.rows)
         for place, cost in enumerate(self.cost):
             near = np.flatnonzero((cost <= limit) & (cost < np.inf))
             start, end = int(self.first[place]), int(self.first[place + 1])
             most[start : start + near[0]] = 0.0  # the input lies above these thresholds
             least[start + near[-1] : end] = 1.0
-            price, base = self._price(place, np.where(cost < np.inf, cost, 0.0))
+            price, base = self._price(place, np.where(cost < np.inf, cost, 0.0) / scale)
             if self.norm == "linf":
                 rows.append(({**price, self.size - 1: -1.0}, -np.inf, -base))
                 continue
             objective[list(price)] += list(price.values())
-            constant += base
+            objective[-1] += base
         if self.norm == "linf":
             objective[-1], most[-1] = 1.0, np.inf
+        else:
+            least[-1] = 1.0
         scores, label = self.ensemble.leaf_scores[self.leaf], self.question.label
         gain = scores[:, other] - scores[:, label]
         ahead = self.ensemble.initial[label] - self.ensemble.initial[other]
@@ -338,7 +421,7 @@ class _Program:
         )
         if found.status == INFEASIBLE:
             return reach, None
-        bound = max((found.mip_dual_bound or 0.0) + constant, 0.0)
+        bound = scale * max(found.mip_dual_bound or 0.0, 0.0)
         bound = math.sqrt(bound) if self.norm == "l2" else bound
         if found.x is None:
             return min(bound, reach), None
