@@ -1,4 +1,4 @@
-"""The drivers beside `ja.run`, compiled for chips: training, `perturb`, certificates, universals."""
+"""The drivers beside `ja.run`, compiled for chips: training, certificates, universals."""
 
 import dataclasses
 import time

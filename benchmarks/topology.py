@@ -4,11 +4,9 @@ A TPU's compiler is a package (`libtpu`) and needs no TPU; for GPUs a program ca
 refuses what has no rule there, but not compiled.
 """
 
-import dataclasses
 import importlib.util
 import os
 import re
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +22,7 @@ from jaxadv.engine.lanes import drive_lanes
 from jaxadv.engine.run import Plan, compile_ahead
 from jaxadv.engine.session import Room, Rows, Session
 from jaxadv.engine.tick import tick
-from jaxadv.engine.verify import mesh_of, sharded
+from jaxadv.engine.verify import mesh_of
 
 COLLECTIVE = re.compile(
     r" (?:all-gather|all-reduce|all-to-all|collective-broadcast|collective-permute|reduce-scatter)"
@@ -150,7 +148,9 @@ def compile_run(attack: ja.Attack, problem: Problem) -> list[Any]:
         lanes,
         room=Room(lanes, lanes),
     )
-    plan = Plan(attack, Rows(np.arange(count), radius(attack)), None, lanes, start=attack.name == "ILA")
+    plan = Plan(
+        attack, Rows(np.arange(count), radius(attack)), None, lanes, start=attack.name == "ILA"
+    )
     return [each.result() for each in compile_ahead(session, plan).pending]
 
 

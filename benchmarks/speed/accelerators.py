@@ -37,9 +37,8 @@ MODELS: dict[str, tuple[str, tuple[int, int, int]]] = {
     "madry": ("MadryCNN", (28, 28, 1)),
     "WRN-28-10": ("WideResNet", (32, 32, 3)),
 }
-HEADER = (
-    "program collectives host float64 dynamic instructions seconds flops bytes memory cuda rocm"
-).split()
+COUNTED = ("collectives", "host", "float64", "dynamic", "instructions")
+HEADER = ("program", *COUNTED, "seconds", "flops", "bytes", "memory", *topology.GPUS)
 INNER: dict[str, Callable[[], ja.Attack]] = {
     "AdversarialPatch": lambda: ja.AdversarialPatch(size=5),
     "EachTarget": lambda: ja.EachTarget(ja.PGD(loss="margin"), 2),
@@ -80,7 +79,7 @@ def measure(name: str, problem: Problem, bare: dict[Any, Facts]) -> dict[str, An
     try:
         programs = [Facts.of(each) for each in topology.compile_run(attack, problem)]
         row["seconds"] = time.perf_counter() - begun
-        for field in ("collectives", "host", "float64", "dynamic", "instructions"):
+        for field in COUNTED:
             row[field] = sum(getattr(each, field) for each in programs)
         row["memory"] = max(each.memory for each in programs)
         of_one = attack.specialize(problem.goal, classes)
