@@ -123,3 +123,11 @@ def test_finished_rows_are_kept(tmp_path):
     assert accelerators.Kept(path, "v5e:2x2 madry").rows.keys() == kept.rows.keys()
     assert accelerators.cells(found)[:2] == ["FMN", "does not compile: a / b"]
     assert "1.0 MiB" in accelerators.cells(found)
+
+
+@pytest.mark.devices
+def test_a_batch_that_jit_splits_is_not_collected():
+    mesh = mesh_of(tuple(jax.local_devices()[:4]))
+    jitted, args = drivers.step_jit(HERE._replace(devices=tuple(mesh.devices.flat)))
+    text = jitted.lower(*args).compile().as_text()
+    assert " all-reduce(" in text and " all-gather" not in text
