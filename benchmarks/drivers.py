@@ -161,9 +161,8 @@ def measure(name: str, problem: Problem, _: Any = None) -> dict[str, Any]:
 
 def compiled(make: Callable[[Problem], Call], problem: Problem) -> Facts:
     """Compile a driver for its chips."""
-    mesh = mesh_of(problem.devices)
-    with jax.set_mesh(mesh):
-        jitted, args = make(problem)
+    mesh, (jitted, args) = mesh_of(problem.devices), make(problem)
+    with jax.set_mesh(mesh):  # from here on nothing is computed, for nothing can run there
         if len(problem.devices) == 1:  # nothing in it names the chip
             place = NamedSharding(mesh, PartitionSpec())
             jitted = jax.jit(jitted, in_shardings=place)
