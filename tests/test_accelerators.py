@@ -52,7 +52,7 @@ def test_chips_that_run_an_attack_exchange_nothing():
 @pytest.mark.parametrize(
     ("name", "collectives"),
     # A chip alone has no other; gradients are averaged once; and where the compiler splits the
-    # batch, whether any image is still attacked is asked twice a tick.
+    # batch, whether any image is still attacked is asked twice a tick, and no image is collected.
     [("step", 0), ("step-shard_map", 1), ("step-jit", 3)],
 )
 def test_what_chips_exchange_in_a_training_step(name, collectives):
@@ -123,11 +123,3 @@ def test_finished_rows_are_kept(tmp_path):
     assert accelerators.Kept(path, "v5e:2x2 madry").rows.keys() == kept.rows.keys()
     assert accelerators.cells(found)[:2] == ["FMN", "does not compile: a / b"]
     assert "1.0 MiB" in accelerators.cells(found)
-
-
-@pytest.mark.devices
-def test_a_batch_that_jit_splits_is_not_collected():
-    mesh = mesh_of(tuple(jax.local_devices()[:4]))
-    jitted, args = drivers.step_jit(HERE._replace(devices=tuple(mesh.devices.flat)))
-    text = jitted.lower(*args).compile().as_text()
-    assert " all-reduce(" in text and " all-gather" not in text

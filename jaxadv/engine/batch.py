@@ -163,7 +163,7 @@ def perturb(
     seen = images.reshape(len(images), *image_shape(images.shape[1:]))
     seen = seen.astype(jnp.float32) if seen.dtype == jnp.float64 else seen
     table = make_table(attack, model, seen, goal, epsilon, ids, keep=keep)
-    table = table._replace(source=None)  # no gather, for which a split batch would be collected
+    table = table._replace(source=None)  # or TPUs would collect a batch that is split over them
     judge_last = keep != "last" or attack.queries > 1
     results = drive_batch(attack, model, table, key, keep=keep, judge_last=judge_last)
     return results.best.image.reshape(images.shape).astype(images.dtype)
