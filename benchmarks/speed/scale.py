@@ -24,11 +24,10 @@ import numpy as np
 
 import jaxadv as ja
 from benchmarks.common import alternate, arguments, load
+from benchmarks.topology import Facts, Problem, compile_run
 from jaxadv.core.losses import cross_entropy
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.devices import memory_of
-from jaxadv.engine.execute import programs
-from jaxadv.engine.lanes import Ends, init_lanes
 from jaxadv.engine.verify import margins, predict
 from jaxadv.models import get_definition, in_bfloat16
 
@@ -126,19 +125,8 @@ def best_bare(model: ja.Model, shape: tuple[int, ...], batches: Iterable[int]) -
 
 def bytes_of(attack: Any, model: ja.Model, shape: tuple[int, ...], lanes: int) -> int:
     """What the compiled loop of so many lanes holds in memory, as the compiler says."""
-    images, labels = draw(2 * lanes, shape)
-    table = ja.make_table(attack, model, images, ja.Untargeted(labels), 8 / 255)
-    table = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], table)
-    key, one = jax.random.key(0), jnp.int32(1)
-    flight = jax.eval_shape(
-        lambda: init_lanes(attack, model, jax.tree.map(lambda leaf: leaf[0], table), key, lanes)
-    )
-    flight = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), flight)
-    _, go_on = programs("last", False, tuple(jax.local_devices()[:1]))
-    compiled = go_on.lower(attack, model, table, key, flight, Ends(one, one, one)).compile()
-    said = compiled.memory_analysis()
-    held = said.argument_size_in_bytes + said.output_size_in_bytes - said.alias_size_in_bytes
-    return held + said.temp_size_in_bytes
+    problem = Problem(model, shape, lanes, tuple(jax.local_devices()[:1]))
+    return Facts.of(compile_run(attack, problem)[-1]).memory
 
 
 def most_lanes(attack: Any, model: ja.Model, shape: tuple[int, ...], longest: int) -> int:

@@ -352,7 +352,7 @@ def _check(sigma: Number, samples: int, alpha: Number, samples0: int = 1) -> Non
 
 
 @functools.lru_cache
-def _program(width: int, devices: ChosenDevices) -> Callable[..., Array]:
+def vote_program(width: int, devices: ChosenDevices) -> Callable[..., Array]:
     """Return the jitted function that adds the votes of rounds [begin, end) to votes [D, B, 2, K].
 
     A unit of work is `width` samples of one image, which are a batch of their own; in each round
@@ -455,7 +455,7 @@ def _vote(
     report()
     if reached.all():
         return votes, reached, ids, before
-    program, parts = _program(width, chosen), len(chosen)
+    program, parts = vote_program(width, chosen), len(chosen)
     block = min(1024, rows_in_memory(shape, chosen[0]))
     turns, saved_at = 1, time.perf_counter()
     with host_errors() as failed, interruptible() as interrupted:

@@ -24,7 +24,14 @@ from jaxadv.engine.tick import Lane, tick
 
 
 def on_cpu() -> bool:
-    """Return whether the function that is being traced will run on a CPU."""
+    """Return whether the function that is being traced will run on a CPU.
+
+    The mesh of `jax.set_mesh` says it, which may be one of devices that are not at hand; else the
+    default device.
+    """
+    meant = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    if meant is not None:
+        return meant.platform == "cpu"
     default = jax.config.jax_default_device  # type: ignore[attr-defined]
     platform = default if isinstance(default, str) else getattr(default, "platform", None)
     return (platform or jax.default_backend()) == "cpu"
@@ -59,7 +66,7 @@ def drive_batch(
         The results of all rows.
     """
     attack = attack.specialize(table.goal, table.clean_logits.shape[-1])
-    rows = jnp.arange(table.source.shape[0])
+    rows = jnp.arange(table.active.shape[0])
     limit = attack.ticks if limit is None else min(limit, attack.ticks)
     step = tick_function(attack, model, keep, rewrite)
     table = table.with_keys(attack, key)
@@ -156,6 +163,7 @@ def perturb(
     seen = images.reshape(len(images), *image_shape(images.shape[1:]))
     seen = seen.astype(jnp.float32) if seen.dtype == jnp.float64 else seen
     table = make_table(attack, model, seen, goal, epsilon, ids, keep=keep)
+    table = table._replace(source=None)  # or TPUs would collect a batch that is split over them
     judge_last = keep != "last" or attack.queries > 1
     results = drive_batch(attack, model, table, key, keep=keep, judge_last=judge_last)
     return results.best.image.reshape(images.shape).astype(images.dtype)

@@ -25,7 +25,7 @@ class Table(NamedTuple):
     Attributes:
         images: Floats [N, H, W, C].
         clean_logits: Floats [N, K], the logits of the images.
-        source: Integers [M], the place in `images` of each row's image.
+        source: Integers [M], the place in `images` of each row's image (None: row i has image i).
         goal: The goal of each row, with integers [M].
         radius: Floats [M], the stated epsilon reduced for the float64 check (`safe_epsilon`).
         ids: Integers [M] that identify the images in the random keys.
@@ -64,7 +64,7 @@ class Table(NamedTuple):
 
     def lane(self, attack: Attack, bounds: Bounds, row: Any, rank: Any) -> Lane:
         """Return a lane that begins row `row` at rank `rank` (scalars; vmap for several lanes)."""
-        source = self.source[row]
+        source = row if self.source is None else self.source[row]
         logits, goal = self.clean_logits[source], take(self.goal, row)
         image, radius = self.images[source], self.radius[row]
         lower, upper = reachable_box(attack.norm, image, radius, bounds)
@@ -151,12 +151,13 @@ class Results(NamedTuple):
     @classmethod
     def empty(cls, table: Table, restarts: int) -> "Results":
         """Return empty results: each row holds its clean image."""
-        rows = table.source.shape[0]
-        margin = jax.vmap(lambda goal, z: goal.margin(z))(
-            table.goal, table.clean_logits[table.source]
-        )
+        rows = table.active.shape[0]
+        images, logits = table.images, table.clean_logits
+        if table.source is not None:
+            images, logits = images[table.source], logits[table.source]
+        margin = jax.vmap(lambda goal, z: goal.margin(z))(table.goal, logits)
         best = Best(
-            image=table.images[table.source],
+            image=images,
             tier=jnp.zeros(rows, bool),
             value=jnp.full(rows, jnp.inf, jnp.float32),
             adversarial=margin < 0,

@@ -185,7 +185,7 @@ def train(
     if epsilon is not None:
         recipe = dataclasses.replace(recipe, epsilon=jnp.float32(epsilon))
     run_epoch = functools.partial(
-        _epoch, definition=definition, devices=devices, rewrite_cpu=on_cpu()
+        training_epoch, definition=definition, devices=devices, rewrite_cpu=on_cpu()
     )
     while done < epochs:
         state, loss = run_epoch(state, images, labels, jax.random.fold_in(key, done + 1), recipe)
@@ -277,7 +277,7 @@ def _initialise(definition: "nn.Module", key: Key, images: Float[Array, "N H W C
 
 
 @functools.partial(jax.jit, static_argnames=("definition", "devices", "rewrite_cpu"))
-def _epoch(
+def training_epoch(
     state: State,
     images: Float[Array, "M H W C"],
     labels: Int[Array, " M"],

@@ -1,0 +1,125 @@
+"""What TPUs and GPUs would run: programs compiled and lowered for them where there is none."""
+
+import functools
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+import jaxadv as ja
+from benchmarks import drivers, topology
+from benchmarks.speed import accelerators
+from benchmarks.topology import Facts, Problem, compile_on, lowers, lowers_run
+from jaxadv.core.precision import x64
+from jaxadv.engine.batch import on_cpu
+from jaxadv.engine.verify import mesh_of
+from tests.common import MODEL
+
+SHAPE = (6, 6, 1)
+HERE = Problem(MODEL, SHAPE, 4, tuple(jax.local_devices()[:1]))
+for_tpus = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason='no TPU compiler: pip install ".[tpu]"'
+)
+for_gpus = pytest.mark.skipif(
+    not hasattr(jax.sharding, "AbstractDevice"), reason="this JAX lowers for its own devices only"
+)
+
+
+@functools.cache
+def chips() -> Problem:
+    """The same problem on the four chips of a TPU."""
+    return HERE._replace(devices=topology.topology("v5e:2x2"))
+
+
+def exchanged(facts: Facts) -> tuple[int, int, int, int]:
+    return facts.collectives, facts.host, facts.float64, facts.dynamic
+
+
+@for_tpus
+def test_chips_that_run_an_attack_exchange_nothing():
+    programs = [Facts.of(each) for each in topology.compile_run(ja.PGD(), chips())]
+    assert len(programs) == 3  # the forward pass, the loop's beginning, the loop
+    assert {exchanged(each) for each in programs} == {(0, 0, 0, 0)}
+    bare = Facts.of(topology.compile_pass(1, 1, chips()))
+    ticked = Facts.of(topology.compile_tick(ja.PGD(), chips()))
+    assert bare.flops <= 1.05 * ticked.flops  # a tick does not do without a pass
+
+
+@for_tpus
+@pytest.mark.parametrize(
+    ("name", "collectives"),
+    # A chip alone has no other; gradients are averaged once; and where the compiler splits the
+    # batch, whether any image is still attacked is asked twice a tick, and no image is collected.
+    [("step", 0), ("step-shard_map", 1), ("step-jit", 3)],
+)
+def test_what_chips_exchange_in_a_training_step(name, collectives):
+    make, count = drivers.DRIVERS[name]
+    problem = chips()._replace(devices=chips().devices[:count])
+    assert exchanged(drivers.compiled(make, problem)) == (collectives, 0, 0, 0)
+
+
+@for_tpus
+def test_programs_that_exchange_call_the_host_or_widen_are_told():
+    devices = chips().devices
+    numbers, whole = jax.ShapeDtypeStruct((8,), np.float32), PartitionSpec()
+    total = jax.shard_map(
+        lambda x: jax.lax.psum(x, "devices"),
+        mesh=mesh_of(devices),
+        in_specs=PartitionSpec("devices"),
+        out_specs=whole,
+    )
+    assert Facts.of(compile_on(total, devices, numbers)).collectives == 1
+    asking = lambda x: jax.pure_callback(np.negative, numbers, x)  # noqa: E731
+    assert Facts.of(compile_on(asking, devices[:1], numbers)).host == 2  # to it, and back
+    with x64():
+        wide = compile_on(lambda x: x.astype(jnp.float64).sum(), devices[:1], numbers)
+    assert Facts.of(wide).float64 > 0
+
+
+@for_gpus
+@pytest.mark.parametrize("platform", topology.GPUS)
+def test_programs_are_lowered_for_gpus(platform):
+    assert lowers_run(platform, ja.PGD(), HERE) == "yes"
+    assert lowers(platform, lambda: drivers.step(HERE)) == "yes"
+    hessenberg = jax.jit(jax.lax.linalg.hessenberg), (jnp.eye(3),)  # LAPACK's, on CPUs alone
+    assert "hessenberg" in lowers(platform, lambda: hessenberg)
+
+
+@for_gpus
+def test_the_mesh_says_where_a_function_will_run():
+    devices = {
+        name: jax.sharding.AbstractDevice(device_kind=name, num_cores=None, platform=name)
+        for name in ("cpu", "tpu", "gpu")
+    }
+    mesh = functools.partial(jax.sharding.AbstractMesh, (1,), ("devices",), AxisType.Auto)
+    for name, device in devices.items():
+        with jax.sharding.use_abstract_mesh(mesh(abstract_device=device)):
+            assert on_cpu() == (name == "cpu")
+            assert jax.jit(lambda _, name=name: on_cpu() == (name == "cpu"))(0)
+    assert on_cpu()
+
+
+def test_without_the_compiler_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"pip install \"\.\[tpu\]\""):
+        topology.topology("v5e:2x2")
+
+
+def test_finished_rows_are_kept(tmp_path):
+    path, made = tmp_path / "rows.json", []
+
+    def row(name):
+        made.append(name)
+        return {"program": name, "seconds": 1.5, "memory": 2**20, "failed": "a | b"}
+
+    for _ in range(2):
+        kept = accelerators.Kept(path, "v5e:2x2 small")
+        for name in ("PGD", "FMN"):
+            found = kept.get(name, lambda name=name: row(name))
+    assert made == ["PGD", "FMN"] and found["program"] == "FMN"
+    assert accelerators.Kept(path, "v5e:2x2 madry").rows.keys() == kept.rows.keys()
+    assert accelerators.cells(found)[:2] == ["FMN", "does not compile: a / b"]
+    assert "1.0 MiB" in accelerators.cells(found)
