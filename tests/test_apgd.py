@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.attacks.gradient_based.apgd import checkpoints
+from jaxadv.attacks.common.plan import checkpoints
 from jaxadv.attacks.score_based.square import SquareState
 from jaxadv.core.attack import Problem, runner_up_class
 from jaxadv.core.losses import dlr
