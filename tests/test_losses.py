@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from jaxadv.core import goals
 from jaxadv.core.losses import LOSSES, cross_entropy, dlr, get_loss
@@ -118,6 +118,57 @@ def test_gradient_is_the_difference_quotient(loss, aim):
             plus, minus = (truth(float64(logits) + s, label, target) for s in (step, -step))
             assert found[entry] == pytest.approx((plus - minus) / 2e-6, rel=1e-3, abs=1e-5)
         np.testing.assert_allclose(found.sum(), 0, atol=1e-5)  # shifting all logits changes nothing
+
+
+def paper_margin(logits, label, target=None):
+    """arXiv 2411.15210: the difference of two probabilities, in float64."""
+    p = softmax(float64(logits))
+    if target is None:
+        return np.delete(p, label).max() - p[label]
+    return p[target] - np.delete(p, target).max()
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+def test_probability_margin_has_the_value_and_direction_of_the_paper(scale):
+    for logits, label, target in cases(20, scale):
+        for goal, wrong in ((Untargeted(label), None), (Targeted(label, target), target)):
+            value = ours("probability_margin", goal, logits)
+            truth = paper_margin(logits, label, wrong)
+            assert np.tanh(value / 2) == pytest.approx(truth, abs=2e-6)
+            found = gradient("probability_margin", goal, logits)
+            quotient = [
+                paper_margin(logits + step, label, wrong)
+                - paper_margin(logits - step, label, wrong)
+                for step in 1e-5 * np.eye(CLASSES)
+            ]
+            unit = np.array(quotient) / np.linalg.norm(quotient)
+            np.testing.assert_allclose(found / np.linalg.norm(found), unit, atol=1e-3)
+
+
+@pytest.mark.parametrize("gap", [20, 90, 500, 3e4])
+def test_probability_margin_does_not_level_off(gap):
+    for goal, signs in (
+        (Untargeted(2), (-1, 1)),
+        (Targeted(2, 4), (-1, 1)),
+        (Untargeted(4), (1, -1)),
+        (Targeted(4, 2), (1, -1)),
+    ):
+        logits = np.float32([0, 1, gap, -3, 2, 0])  # class 2 is ahead of class 4 by far
+        found = gradient("probability_margin", goal, logits)
+        assert np.isfinite(found).all()
+        assert found[[2, 4]] @ signs > 1
+        np.testing.assert_array_equal(np.sign(found[[2, 4]]), signs)
+        further = logits + np.float32([0, 0, 5, 0, 0, 0])
+        higher = ours("probability_margin", goal, further) > ours(
+            "probability_margin", goal, logits
+        )
+        assert higher == (signs[0] > 0)
+
+
+def test_probability_margin_of_two_classes_is_the_margin():
+    logits = np.float32([2.0, -1.5])
+    for goal in (Untargeted(0), Untargeted(1), Targeted(0, 1)):
+        assert ours("probability_margin", goal, logits) == ours("margin", goal, logits)
 
 
 def test_margin_is_negative_exactly_when_adversarial():

@@ -43,7 +43,9 @@ def attack(
     step_size: Annotated[
         str | None, option("--step-size", help="Step, as a fraction of epsilon.")
     ] = None,
-    loss: Annotated[str | None, option("--loss", help="cross_entropy, margin or dlr.")] = None,
+    loss: Annotated[
+        str | None, option("--loss", help="cross_entropy, margin, probability_margin or dlr.")
+    ] = None,
     restarts: Annotated[
         int | None, option("--restarts", help="Independent starts.", min=1, max=MOST)
     ] = None,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxadv.core.goals import Evading, Goal, Targeted, logit_of, others
+from jaxadv.core.goals import Classes, Evading, Goal, Targeted, logit_of, others
 
 Loss = Callable[[Goal, Float[Array, " K"]], Float[Array, ""]]
 
@@ -48,6 +48,36 @@ def log_odds(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
 def margin(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
     """The negated margin (Carlini and Wagner 2016, arXiv 1608.04644): positive if adversarial."""
     return -goal.margin(logits)
+
+
+def probability_margin(goal: Goal, logits: Float[Array, " K"]) -> Float[Array, ""]:
+    """The margin of the probabilities (Xie et al. 2024, arXiv 2411.15210), without saturation.
+
+    The paper's loss is L = p_w - p_y, the largest probability of another class minus the label's
+    (for targeted goals: the target's minus the largest other one). In float32, L and its gradient
+    stand still where the network is confident. The value here is log((1 + L) / (1 - L)), which
+    increases with L and therefore has the same order and the same direction of steepest ascent, and
+    whose gradient has no such limit; L is tanh of half of it. With two classes it is the margin of
+    the logits. Where images can be rejected, the probabilities are those of the merged logits.
+
+    Args:
+        goal: The goal for this image.
+        logits: The logits [K].
+
+    Returns:
+        The loss, a scalar: positive if adversarial.
+    """
+    seen = goal.merged(logits)
+    named = goal.targets if isinstance(goal, Targeted) else goal.labels
+    rival = jnp.argmax(others(seen, named))
+    gains, loses = (named, rival) if isinstance(goal, Targeted) else (rival, named)
+
+    def log_sum(twice: Classes, left_out: Classes) -> Float[Array, ""]:
+        """Log of 1 + p_twice - p_left_out, up to a term that both sums have."""
+        doubled = jnp.where(jnp.arange(seen.shape[-1]) == twice, seen + jnp.log(2.0), seen)
+        return jax.nn.logsumexp(others(doubled, left_out))
+
+    return log_sum(gains, loses) - log_sum(loses, gains)
 
 
 def largest_logits(logits: Float[Array, " K"], count: int) -> list[Float[Array, ""]]:
@@ -124,6 +154,7 @@ LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,
     "log_odds": log_odds,
     "margin": margin,
+    "probability_margin": probability_margin,
     "dlr": dlr,
     "logit": logit,
 }

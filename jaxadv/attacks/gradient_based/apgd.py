@@ -33,7 +33,8 @@ class APGD(AutoStep):
     Attributes:
         norm: "linf", "l2" or "l1".
         steps: Gradients per restart.
-        loss: "cross_entropy", "dlr", "margin" or a function (goal, logits [K]) -> scalar.
+        loss: "cross_entropy", "dlr", "margin", "probability_margin" or a function (goal, logits
+            [K]) -> scalar.
         restarts: Independent random starts.
         targets: 0, or the number of wrong classes to target one after the other, in the order of
             the clean logits; at most K - 1, each with all its restarts before the next. Any wrong

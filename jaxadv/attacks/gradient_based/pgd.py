@@ -20,7 +20,8 @@ class PGD(GradientAttack):
         steps: Gradients per restart.
         restarts: Independent random starts.
         step_size: Step length as a fraction of epsilon.
-        loss: "cross_entropy", "margin", "dlr" or a function (goal, logits [K]) -> scalar.
+        loss: "cross_entropy", "margin", "probability_margin", "dlr" or a function (goal, logits
+            [K]) -> scalar.
         random_start: Start at a uniform draw from the ball instead of the image.
         optimizer: A `ja.Optimizer` that replaces steepest ascent; its learning rate is in the scale
             of the image, and `step_size` is not used.
