@@ -15,6 +15,7 @@ from . import studies as studies
 from . import sweep as sweep
 from . import testing as testing
 from . import universal as universal
+from .attacks import ACG as ACG
 from .attacks import ALMA as ALMA
 from .attacks import APGD as APGD
 from .attacks import BIM as BIM

@@ -12,6 +12,7 @@ from jaxadv.attacks.decision_based.hopskipjump import HopSkipJump
 from jaxadv.attacks.decision_based.noises import BlendedNoise, SaltAndPepper
 from jaxadv.attacks.decision_based.pointwise import Pointwise
 from jaxadv.attacks.decision_based.sign_opt import SignOPT
+from jaxadv.attacks.gradient_based.acg import ACG
 from jaxadv.attacks.gradient_based.apgd import APGD
 from jaxadv.attacks.gradient_based.diverse import Diverse
 from jaxadv.attacks.gradient_based.fgsm import FGM, FGSM
