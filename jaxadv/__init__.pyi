@@ -68,6 +68,7 @@ from .attacks import SigmaZero as SigmaZero
 from .attacks import SignOPT as SignOPT
 from .attacks import SimBA as SimBA
 from .attacks import SparseFool as SparseFool
+from .attacks import SparsePGD as SparsePGD
 from .attacks import SparseRS as SparseRS
 from .attacks import Spatial as Spatial
 from .attacks import Square as Square

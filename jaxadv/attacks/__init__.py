@@ -17,6 +17,7 @@ from jaxadv.attacks.gradient_based.apgd import APGD
 from jaxadv.attacks.gradient_based.diverse import Diverse
 from jaxadv.attacks.gradient_based.fgsm import FGM, FGSM
 from jaxadv.attacks.gradient_based.pgd import BIM, PGD
+from jaxadv.attacks.gradient_based.sparse_pgd import SparsePGD
 from jaxadv.attacks.minimum_norm.alma import ALMA
 from jaxadv.attacks.minimum_norm.brendel_bethge import BrendelBethge
 from jaxadv.attacks.minimum_norm.cw import CW

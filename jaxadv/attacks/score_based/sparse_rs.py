@@ -90,11 +90,11 @@ class SparseRS(Attack):
         where, colour = jax.random.split(key)
         every = jnp.ones(problem.image.shape[:2], bool)
         if problem.start is None:
-            pixels = _draw(where, every, _allowed(problem))
+            pixels = _draw(where, every, allowed_pixels(problem))
             first = _paint(problem, problem.image, pixels, colour)
         else:
             change = jnp.abs(problem.start - problem.image).sum(-1)
-            pixels = largest(change, _allowed(problem))
+            pixels = largest(change, allowed_pixels(problem))
             first = jnp.where(pixels[..., None], problem.start, problem.image)
             first = jnp.clip(first, problem.lower, problem.upper)
         infinite = jnp.float32(jnp.inf)
@@ -132,8 +132,8 @@ class SparseRS(Attack):
         return jnp.minimum(count, jnp.minimum(held, pixels.size - held))
 
 
-def _allowed(problem: Problem) -> Int[Array, ""]:
-    """Number of whole pixels that epsilon array entries amount to."""
+def allowed_pixels(problem: Problem) -> Int[Array, ""]:
+    """Return the number of whole pixels that epsilon array entries amount to."""
     height, width, channels = problem.image.shape
     return jnp.minimum(jnp.floor(problem.epsilon / channels), height * width).astype(jnp.int32)
 
