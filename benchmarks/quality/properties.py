@@ -3,9 +3,9 @@
 For the instances of VNN-COMP 2022 in the shared data (JAXADV_SHARED, or ../shared) whose answer is
 known ("sat": a counterexample was validated; "unsat": two tools or more proved that there is none),
 `ja.prove_property` reads the network and the VNN-LIB file and answers within `--seconds` each,
-compilation included. A witness counts only if onnxruntime, too, finds that it fulfils the property.
-A wrong answer: exit status 1. Each answer is printed as it comes, and what `--store` holds is not
-done again.
+compilation included; a later answer counts as none. A witness counts only if onnxruntime, too,
+finds that it fulfils the property. A wrong answer: exit status 1. Each answer is printed as it
+comes, and what `--store` holds is not done again.
 """
 
 import collections
@@ -45,7 +45,9 @@ def decide(instance: Instance, folder: Path, seconds: float) -> tuple[str, float
         others = np.delete(logits, instance.label).max()
         answer = "sat" if inside and others >= logits[instance.label] else "wrong witness"
     parts = [proof.subproblems.mean() for proof in found.proofs]
-    return answer, time.perf_counter() - begun, float(np.mean(parts)) if parts else 0.0
+    took = time.perf_counter() - begun
+    late = took > seconds and answer in ("sat", "unsat")  # a step is not ended in its middle
+    return "unknown" if late else answer, took, float(np.mean(parts)) if parts else 0.0
 
 
 def main() -> None:
