@@ -177,7 +177,7 @@ def compile_tick(attack: ja.Attack, problem: Problem) -> Any:
         return jax.vmap(lane)(jnp.arange(count))
 
     def one(attack: Any, model: Any, lanes: Any, live: Any) -> Any:
-        return tick(attack, model, lanes, live, keep=attack.keep)
+        return tick(attack, model, lanes, live, keep=attack.keep, joined=True)
 
     image = jax.ShapeDtypeStruct((count, *problem.shape), np.float32)
     lanes = jax.eval_shape(begin, model, image)
