@@ -1,7 +1,6 @@
 """The drivers beside `ja.run`, compiled for chips: training, certificates, universals."""
 
 import dataclasses
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxadv as ja
-from benchmarks.topology import GPUS, Facts, Problem, classes_of, first, lowers
+from benchmarks.topology import Facts, Problem, classes_of, first, lowers
 from jaxadv.certification.smoothing import vote_program
 from jaxadv.core.losses import cross_entropy
 from jaxadv.engine.verify import mesh_of
@@ -21,6 +20,7 @@ from jaxadv.universal.method import Method, MethodState, Rows, Task, epoch_progr
 
 ATTACK = ja.PGD(steps=10, step_size=0.25)
 EPSILON = 0.1
+TRAINING = 8192  # images of the training set, which every chip holds
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """A jitted function and its arguments."""
 
@@ -93,7 +93,7 @@ def train(problem: Problem) -> Call:
     variables = jax.eval_shape(problem.definition.init, jax.random.key(0), image)
     state = variables, jax.eval_shape(optax.scale_by_adam().init, variables["params"])
     recipe = Recipe(2, count, 1e-3, ATTACK, jnp.float32(EPSILON))
-    args = (state, *_inputs(problem, 4 * count), jax.random.key(0), recipe)
+    args = (state, *_inputs(problem, TRAINING), jax.random.key(0), recipe)
     settings = {"definition": problem.definition, "devices": problem.devices}
     return jax.jit(lambda *args: training_epoch(*args, **settings, rewrite_cpu=False)), args
 
@@ -142,21 +142,16 @@ DRIVERS: dict[str, tuple[Callable[[Problem], Call], int | None]] = {
 """The drivers by name, and on how many chips each is compiled (None: on all)."""
 
 
-def measure(name: str, problem: Problem, _: Any = None) -> dict[str, Any]:
-    """The row of one driver."""
+def facts(name: str, problem: Problem) -> Facts:
+    """What the program of a driver says, compiled for as many chips as it takes."""
     make, chips = DRIVERS[name]
-    problem = problem._replace(devices=problem.devices[:chips])
-    begun, row = time.perf_counter(), {"program": name}
-    try:
-        facts = compiled(make, problem)
-        row |= {"seconds": time.perf_counter() - begun, **facts._asdict()}
-        del row["flops"], row["bytes"]  # there is no bare pass to hold them against
-    except Exception as error:  # a compiler may refuse a program in any way: that is the finding
-        row["failed"] = f"{type(error).__name__}: {str(error)[:300]}"
+    return compiled(make, problem._replace(devices=problem.devices[:chips]))
+
+
+def lowers_driver(platform: str, name: str, problem: Problem) -> str:
+    """Whether a driver on one device is lowered for a platform, or why not."""
     alone = problem._replace(devices=problem.devices[:1])
-    for platform in GPUS:
-        row[platform] = lowers(platform, lambda: make(alone))
-    return row
+    return lowers(platform, lambda: DRIVERS[name][0](alone))
 
 
 def compiled(make: Callable[[Problem], Call], problem: Problem) -> Facts:

@@ -4,6 +4,7 @@ A TPU's compiler is a package (`libtpu`) and needs no TPU; for GPUs a program ca
 refuses what has no rule there, but not compiled.
 """
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -31,6 +32,9 @@ COLLECTIVE = re.compile(
 HOST = re.compile(r" (?:infeed|outfeed|send|recv)\(|custom_call_target=\"[^\"]*callback")
 FLOAT64 = re.compile(r"\bf64\[")
 DYNAMIC = re.compile(r"\[<=|PadToStatic|SliceToDynamic")
+CHIPS = re.compile(  # what in a text depends on the number of chips, or on where it was traced
+    r"num_partitions=\d+|sharding=\{[^}]*\}|replica_groups=\S+|, metadata=\{[^}]*\}"
+)
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = ", re.MULTILINE)
 GPUS = ("cuda", "rocm")
 
@@ -47,6 +51,7 @@ class Facts(NamedTuple):
         memory: Bytes on one chip: arguments, results, temporary values.
         flops: Floating-point operations; the body of each loop counts once.
         bytes: Bytes read and written, likewise.
+        digest: Of the text without the number of chips: programs that share it are the same.
     """
 
     collectives: int
@@ -57,6 +62,7 @@ class Facts(NamedTuple):
     memory: int
     flops: float
     bytes: float
+    digest: str
 
     @classmethod
     def of(cls, compiled: Any) -> "Facts":
@@ -69,6 +75,7 @@ class Facts(NamedTuple):
             size + held.temp_size_in_bytes,
             cost.get("flops", 0.0),
             cost.get("bytes accessed", 0.0),
+            hashlib.sha256(CHIPS.sub("", text).encode()).hexdigest()[:8],
         )
 
 
@@ -170,7 +177,7 @@ def compile_tick(attack: ja.Attack, problem: Problem) -> Any:
         return jax.vmap(lane)(jnp.arange(count))
 
     def one(attack: Any, model: Any, lanes: Any, live: Any) -> Any:
-        return tick(attack, model, lanes, live, keep=attack.keep)
+        return tick(attack, model, lanes, live, keep=attack.keep, joined=True)
 
     image = jax.ShapeDtypeStruct((count, *problem.shape), np.float32)
     lanes = jax.eval_shape(begin, model, image)

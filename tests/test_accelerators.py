@@ -10,13 +10,13 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import jaxadv as ja
-from benchmarks import drivers, topology
+from benchmarks import drivers, ticks, topology
 from benchmarks.speed import accelerators
 from benchmarks.topology import Facts, Problem, compile_on, lowers, lowers_run
 from jaxadv.core.precision import x64
 from jaxadv.engine.batch import on_cpu
 from jaxadv.engine.verify import mesh_of
-from tests.common import MODEL
+from tests.common import IMAGES, LABELS, MODEL
 
 SHAPE = (6, 6, 1)
 HERE = Problem(MODEL, SHAPE, 4, tuple(jax.local_devices()[:1]))
@@ -46,6 +46,26 @@ def test_chips_that_run_an_attack_exchange_nothing():
     bare = Facts.of(topology.compile_pass(1, 1, chips()))
     ticked = Facts.of(topology.compile_tick(ja.PGD(), chips()))
     assert bare.flops <= 1.05 * ticked.flops  # a tick does not do without a pass
+
+
+@for_tpus
+@pytest.mark.slow
+def test_pods_of_any_size_run_the_same_program():
+    def programs(name):
+        problem = HERE._replace(devices=topology.topology(name))
+        return [Facts.of(each) for each in topology.compile_run(ja.PGD(), problem)]
+
+    few, many = programs("v5e:2x2"), programs("v5e:8x8")
+    assert [(each.digest, each.memory) for each in few] == [(e.digest, e.memory) for e in many]
+    assert {exchanged(each) for each in many} == {(0, 0, 0, 0)}
+
+
+@for_tpus
+@pytest.mark.slow
+def test_a_tick_moves_few_bytes_beside_those_of_its_passes():
+    problem = accelerators.problem_of("small", "float32", 256, chips().devices)
+    row = ticks.tick_row(ja.PGD(), problem, {})
+    assert 0.95 < row["bytes"] < 1.15 and 0.95 < row["flops"] < 1.05
 
 
 @for_tpus
@@ -100,6 +120,15 @@ def test_the_mesh_says_where_a_function_will_run():
             assert on_cpu() == (name == "cpu")
             assert jax.jit(lambda _, name=name: on_cpu() == (name == "cpu"))(0)
     assert on_cpu()
+
+
+def test_the_bare_loop_is_the_attack():
+    images, goal = IMAGES[:4], ja.Untargeted(LABELS[:4])
+    attack = ja.BIM(steps=ticks.STEPS, step_size=1 / ticks.STEPS)
+    settings = {"key": jax.random.key(0), "keep": "last"}
+    ours = ja.perturb(attack, MODEL, images, goal, ticks.EPSILON, **settings)
+    bare = jax.jit(ticks.bare_loop)(MODEL, images, LABELS[:4])
+    np.testing.assert_allclose(ours, bare, atol=1e-5)
 
 
 def test_without_the_compiler_the_extra_is_named(monkeypatch):

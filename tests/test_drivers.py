@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from jaxadv.attacks.gradient_based.pgd import PGD
+from jaxadv.attacks.minimum_norm.brendel_bethge import BrendelBethge
 from jaxadv.attacks.noise import UniformNoise
 from jaxadv.attacks.wrappers.minimal_epsilon import MinimalEpsilon
 from jaxadv.core.attack import Attack, Needs
@@ -700,3 +701,28 @@ def test_the_last_image_is_kept_without_asking_about_it():
     table = make_table(ATTACK, model, images, goal, radius, ids, keep="last")
     truth = drive_batch(ATTACK, model, table, KEY, keep="last").best.image
     np.testing.assert_array_equal(ours, truth)
+
+
+@pytest.mark.parametrize(
+    ("attack", "keep"),
+    [
+        (PGD(steps=6, restarts=2), "first"),
+        slow(MinimalEpsilon(PGD(steps=4), rounds=3), "distance", id="searched"),
+        slow(BrendelBethge(steps=12), "distance", id="walk"),  # ticks with and without gradients
+        slow(PGD(steps=6, restarts=2), "loss", id="loss"),
+    ],
+)
+def test_passes_compiled_together_find_the_same(attack, keep):
+    model = network()
+    images, goal = data(model)
+    epsilon = 0.1 if attack.needs_epsilon else None
+    table = make_table(attack, model, images, goal, epsilon, keep=keep)
+
+    def found(rewrite):
+        call = functools.partial(drive_lanes, keep=keep, lanes=5, rewrite=rewrite)
+        results = jax.jit(call)(attack, model, table, KEY)
+        return results.best.image, results.best.tier, results.totals(keep)
+
+    apart, together = found(rewrite=True), found(rewrite=False)
+    assert np.asarray(apart[1]).sum() > 0 or keep == "loss"
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), apart, together)

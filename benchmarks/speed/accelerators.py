@@ -8,10 +8,16 @@ is lowered, which refuses what has no rule there; it is not compiled.
 
 The columns: instructions that exchange data between chips, that call the host, 64-bit floats,
 shapes known only at run time; seconds to trace and compile; FLOPs and bytes of a tick over those of
-its bare passes (the body of a loop counts once); memory of a chip. Weights are drawn at random.
-Prints a table in Markdown; with `--store` rows are kept, and a run that was ended goes on.
+its bare passes (the body of a loop counts once); memory of a chip. Weights are zero, for no program
+depends on them. Prints a table in Markdown; with `--store` rows are kept, and a run that was ended
+goes on.
+
+Three other tables: `--topology` given several times shows what grows with the number of chips;
+`--tick` is the tick alone, for large networks; `--loop` tells how long the loop takes to compile,
+beside PGD's loop as one writes it in plain JAX.
 """
 
+import functools
 import json
 import os
 import time
@@ -26,6 +32,7 @@ import numpy as np
 import jaxadv as ja
 from benchmarks import drivers, topology
 from benchmarks.common import arguments
+from benchmarks.ticks import LOOP, TICK, Bare, loop_row, tick_row
 from benchmarks.topology import Facts, Problem
 from jaxadv.attacks import ATTACKS
 from jaxadv.core.typing import ChosenDevices
@@ -36,9 +43,18 @@ MODELS: dict[str, tuple[str, tuple[int, int, int]]] = {
     "small": ("LeNet", (28, 28, 1)),
     "madry": ("MadryCNN", (28, 28, 1)),
     "WRN-28-10": ("WideResNet", (32, 32, 3)),
+    "ResNet-50": ("ResNet50", (224, 224, 3)),
+    "ViT-S": ("ViT", (224, 224, 3)),
 }
 COUNTED = ("collectives", "host", "float64", "dynamic", "instructions")
 HEADER = ("program", *COUNTED, "seconds", "flops", "bytes", "memory", *topology.GPUS)
+PODS = ("program", "chips", *COUNTED, "seconds", "memory", "digest")
+UNITS = {
+    "memory": (2**20, "MiB"),
+    "bare memory": (2**20, "MiB"),
+    "tick": (1e9, "GB"),
+    "bare": (1e9, "GB"),
+}
 INNER: dict[str, Callable[[], ja.Attack]] = {
     "AdversarialPatch": lambda: ja.AdversarialPatch(size=5),
     "EachTarget": lambda: ja.EachTarget(ja.PGD(loss="margin"), 2),
@@ -61,49 +77,76 @@ def attack_of(name: str, shape: tuple[int, ...], classes: int) -> ja.Attack:
 
 
 def problem_of(name: str, dtype: str, lanes: int, devices: ChosenDevices) -> Problem:
-    """A network with random weights that searches in that dtype, on these chips."""
+    """A network with weights of zero that searches in that dtype, on these chips."""
     definition, shape = MODELS.get(name, (name, (32, 32, 3)))
     module = get_definition(definition)()
-    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, *shape)))
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variables)
     model = ja.from_linen(module, variables)
     model = in_bfloat16(model) if dtype == "bfloat16" else model
     return Problem(model, shape, lanes, devices, module)
 
 
-def measure(name: str, problem: Problem, bare: dict[Any, Facts]) -> dict[str, Any]:
-    """The row of one attack: its programs for all chips, its tick beside the bare passes."""
-    classes = topology.classes_of(problem)
-    attack = attack_of(name, problem.shape, classes)
+def programs(name: str, problem: Problem) -> dict[str, Any]:
+    """What the programs of an attack or a driver say, compiled for all chips."""
     begun = time.perf_counter()
-    row: dict[str, Any] = {"program": name}
-    try:
-        programs = [Facts.of(each) for each in topology.compile_run(attack, problem)]
-        row["seconds"] = time.perf_counter() - begun
-        for field in COUNTED:
-            row[field] = sum(getattr(each, field) for each in programs)
-        row["memory"] = max(each.memory for each in programs)
-        of_one = attack.specialize(problem.goal, classes)
-        kind = of_one.queries, of_one.pullbacks
-        if kind not in bare:
-            bare[kind] = Facts.of(topology.compile_pass(*kind, problem))
-        ticked = Facts.of(topology.compile_tick(attack, problem))
-        row["flops"] = ticked.flops / bare[kind].flops
-        row["bytes"] = ticked.bytes / bare[kind].bytes
-    except Exception as error:  # a compiler may refuse a program in any way: that is the finding
-        row["failed"] = f"{type(error).__name__}: {str(error)[:300]}"
+    if name in drivers.DRIVERS:
+        each = [drivers.facts(name, problem)]
+    else:
+        attack = attack_of(name, problem.shape, topology.classes_of(problem))
+        each = [Facts.of(program) for program in topology.compile_run(attack, problem)]
+    row = {field: sum(getattr(one, field) for one in each) for field in COUNTED}
+    return row | {
+        "chips": len(problem.devices),
+        "seconds": time.perf_counter() - begun,
+        "memory": max(one.memory for one in each),
+        "digest": "+".join(one.digest[:4] for one in each),
+    }
+
+
+def everything(name: str, problem: Problem, bare: Bare) -> dict[str, Any]:
+    """The row of an attack or a driver: its programs, its tick, and whether GPUs take it."""
+    is_driver = name in drivers.DRIVERS
+    attack = None if is_driver else attack_of(name, problem.shape, topology.classes_of(problem))
+
+    def compiled() -> dict[str, Any]:
+        row = programs(name, problem)
+        if attack is None:  # there is no bare pass to hold it against
+            return row
+        beside = tick_row(attack, problem, bare)
+        return row | {field: beside[field] for field in ("flops", "bytes")}
+
+    row = attempt(compiled)
     for platform in topology.GPUS:
-        row[platform] = topology.lowers_run(platform, attack, problem)
+        if attack is None:
+            row[platform] = drivers.lowers_driver(platform, name, problem)
+        else:
+            row[platform] = topology.lowers_run(platform, attack, problem)
     return row
 
 
-def cells(row: dict[str, Any]) -> list[str]:
+def attempt(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The row that is made, or why there is none."""
+    try:
+        return make()
+    except Exception as error:  # a compiler may refuse a program in any way: that is the finding
+        return {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
+
+
+def cells(row: dict[str, Any], header: tuple[str, ...] = HEADER) -> list[str]:
     """The cells of a row."""
-    known = {**row, "memory": f"{row['memory'] / 2**20:.1f} MiB"} if "memory" in row else row
-    cells = [known.get(name, "-") for name in HEADER]
-    cells = [f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells]
+    cells = [_cell(name, row[name]) if name in row else "-" for name in header]
     if "failed" in row:
         cells[1] = "does not compile: " + row["failed"].replace("\n", " ").replace("|", "/")
     return cells
+
+
+def _cell(name: str, value: Any) -> str:
+    if name in UNITS:
+        size, unit = UNITS[name]
+        return f"{value / size:.1f} {unit}" if size == 2**20 else f"{value / size:.3g} {unit}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 class Kept:
@@ -128,29 +171,56 @@ class Kept:
 def main() -> None:
     """Print one row a program."""
     parser = arguments(__doc__, names="attacks and drivers (default: all)")
-    parser.add_argument("--topology", default="v5e:2x2", help="of TPUs (default: v5e:2x2)")
+    parser.add_argument(
+        "--topology", action="append", help="of TPUs (default: v5e:2x2); may be repeated"
+    )
     parser.add_argument("--model", default="small", help=f"{', '.join(MODELS)} or a definition")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--lanes", type=int, default=8, help="of each chip (default: 8)")
     parser.add_argument("--store", type=Path, help="a JSON file that keeps finished rows")
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument("--tick", action="store_true", help="the tick alone (default: PGD, APGD)")
+    alone.add_argument("--loop", action="store_true", help="seconds to compile (default: PGD)")
     options = parser.parse_args()
-    every = [*ATTACKS, *drivers.DRIVERS]
+    every = [*ATTACKS, *([] if options.tick or options.loop else drivers.DRIVERS)]
     unknown = sorted(set(options.names) - set(every))
     if unknown:
         raise SystemExit(f"{', '.join(unknown)}: pass some of {', '.join(every)}")
     jax.config.update("jax_platforms", "cpu")  # a TPU that is here is left alone
-    devices = topology.topology(options.topology)
-    problem = problem_of(options.model, options.dtype, options.lanes, devices)
-    bare: dict[Any, Facts] = {}
-    setting = f"jax-{jax.__version__} {options.topology} {options.model} {options.dtype}"
-    kept = Kept(options.store, f"{setting} {options.lanes}")
-    print(f"{setting}, {options.lanes} lanes a chip, {len(devices)} chips\n")
-    print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}", flush=True)
-    for name in options.names or every:
-        make = drivers.measure if name in drivers.DRIVERS else measure
-        row = kept.get(name, lambda make=make, name=name: make(name, problem, bare))
-        print(f"| {' | '.join(cells(row))} |", flush=True)
-        forget_programs()
+    names = options.topology or ["v5e:2x2"]
+    first = [f"jax-{jax.__version__}", *names, options.model, options.dtype]
+    print(f"{' '.join(first)}, {options.lanes} lanes a chip\n")
+    header, default = HEADER, every
+    if options.tick or options.loop:
+        header, default = (TICK, ["PGD", "APGD"]) if options.tick else (LOOP, ["PGD"])
+    elif len(names) > 1:
+        header = PODS
+    print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
+    problems = [
+        problem_of(options.model, options.dtype, options.lanes, topology.topology(name))
+        for name in names
+    ]
+    bares: list[Bare] = [{} for _ in names]
+    for program in options.names or default:
+        for name, problem, bare in zip(names, problems, bares, strict=True):
+            setting = f"jax-{jax.__version__} {name} {options.model} {options.dtype}"
+            kept = Kept(options.store, f"{setting} {options.lanes} {' '.join(header)}")
+            made = functools.partial(make_row, header, program, problem, bare)
+            row = {"program": program, **kept.get(program, made)}
+            print(f"| {' | '.join(cells(row, header))} |", flush=True)
+            forget_programs()
+
+
+def make_row(header: tuple[str, ...], name: str, problem: Problem, bare: Bare) -> dict[str, Any]:
+    """The row of the table with that header."""
+    if header == HEADER:
+        return everything(name, problem, bare)
+    if header == PODS:
+        return attempt(lambda: programs(name, problem))
+    attack = attack_of(name, problem.shape, topology.classes_of(problem))
+    if header == TICK:
+        return attempt(lambda: tick_row(attack, problem, bare))
+    return attempt(lambda: loop_row(attack, problem))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def tick_function(
     rewrite = on_cpu() if rewrite is None else rewrite
 
     def plain(attack: Attack, model: Model, lanes: Lane, live: Bool[Array, " L"]) -> Lane:
-        return tick(attack, model, lanes, live, keep=keep)
+        return tick(attack, model, lanes, live, keep=keep, joined=not rewrite)
 
     return functools.partial(rewrite_for_cpu(plain) if rewrite else plain, attack, model)
 

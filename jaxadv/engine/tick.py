@@ -142,17 +142,45 @@ def _gradients(
     wanted: Bool[Array, ""],
 ) -> Float[Array, "L Q P H W C"]:
     """Return the pulled-back cotangents; zeros, without a backward pass, where none is wanted."""
-    lanes, queries, pullbacks, classes = cotangents.shape
-
-    def backward() -> Array:
-        each = cotangents.reshape(lanes * queries, pullbacks, classes).swapaxes(0, 1)
-        pulled = jnp.stack([pull_back(one)[0] for one in each], 1)
-        return pulled.reshape(lanes, queries, pullbacks, *images.shape[2:])
+    lanes, queries, pullbacks, _ = cotangents.shape
 
     def none() -> Array:
         return jnp.zeros((lanes, queries, pullbacks, *images.shape[2:]), images.dtype)
 
-    return lax.cond(wanted, backward, none)
+    return lax.cond(wanted, lambda: _pulled(pull_back, cotangents, images), none)
+
+
+def _pulled(
+    pull_back: Callable[[Array], tuple[Array]],
+    cotangents: Float[Array, "L Q P K"],
+    images: Float[Array, "L Q H W C"],
+) -> Float[Array, "L Q P H W C"]:
+    lanes, queries, pullbacks, classes = cotangents.shape
+    each = cotangents.reshape(lanes * queries, pullbacks, classes).swapaxes(0, 1)
+    pulled = jnp.stack([pull_back(one)[0] for one in each], 1)
+    return pulled.reshape(lanes, queries, pullbacks, *images.shape[2:])
+
+
+def _passes(
+    outputs: Callable[[Array], Array],
+    cotangents: Callable[[Array], Array],
+    images: Float[Array, "L Q H W C"],
+    pullbacks: int,
+    wanted: Bool[Array, ""],
+) -> tuple[Float[Array, "L Q K"], Float[Array, "L Q P H W C"]]:
+    """Return the logits and the gradients, from both passes in one branch of the program."""
+    flat, shape = images.reshape(-1, *images.shape[2:]), images.shape
+
+    def both() -> tuple[Array, Array]:
+        logits, pull_back = jax.vjp(outputs, flat)
+        logits = logits.reshape(*shape[:2], -1)
+        return logits, _pulled(pull_back, cotangents(logits), images)
+
+    def forward() -> tuple[Array, Array]:
+        logits = outputs(flat).reshape(*shape[:2], -1)
+        return logits, jnp.zeros((*shape[:2], pullbacks, *shape[2:]), images.dtype)
+
+    return lax.cond(wanted, both, forward)
 
 
 def tick(
@@ -162,6 +190,7 @@ def tick(
     live: Bool[Array, " L"],
     *,
     keep: str,
+    joined: bool = False,
 ) -> Lane:
     """Advance all lanes by one tick.
 
@@ -174,6 +203,8 @@ def tick(
         lanes: The lanes [L].
         live: Mask [L] of the lanes that advance.
         keep: Which query to keep: "first", "distance", "loss" or "last".
+        joined: Whether the forward pass is compiled together with the backward pass, and a second
+            time alone. Then an accelerator writes fewer intermediate results to memory.
 
     Returns:
         The lanes after the tick.
@@ -187,10 +218,18 @@ def tick(
     def outputs(images: Array) -> Array:
         return model(images).astype(attack.precision)
 
-    if attack.pullbacks:
+    def cotangents(logits: Array) -> Array:
+        with types_of(attack):
+            return jax.vmap(attack.cotangents)(problem, state, logits)
+
+    gradients, pull_back = None, None
+    if attack.pullbacks and joined:
+        asked_for = (needs.gradients & live[:, None]).any()
+        logits, gradients = _passes(outputs, cotangents, images, attack.pullbacks, asked_for)
+    elif attack.pullbacks:
         logits, pull_back = jax.vjp(outputs, flat)
     else:
-        logits, pull_back = outputs(flat), None
+        logits = outputs(flat)
     logits = logits.reshape(*images.shape[:2], -1)
     shown = label_of(logits) if attack.label_only else logits
     with types_of(attack):
@@ -211,11 +250,8 @@ def tick(
     finite = jnp.isfinite(logits).all(2) | ~needs.answers
     sick = ~finite.all(1)
     lost = ~finite.any(1) if attack.pullbacks else jnp.zeros_like(sick)
-    gradients = None
     if pull_back is not None:
-        with types_of(attack):
-            cotangents = jax.vmap(attack.cotangents)(problem, state, logits)
-        gradients = _gradients(pull_back, cotangents, images, wanted.any())
+        gradients = _gradients(pull_back, cotangents(logits), images, wanted.any())
 
     answer = Answer(shown, gradients, asked.adversarial, needs.answers)
     with types_of(attack):
