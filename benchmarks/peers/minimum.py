@@ -146,6 +146,12 @@ def main() -> None:
             found = ours(network, norm, options.passes, only, options.warm)
             if options.python:
                 found |= theirs(network, norm, options.passes, only, options.python)
+            if not found:
+                known = ", ".join(minimum_norm_attacks(norm, options.passes))
+                raise SystemExit(
+                    f"--only: no attack of the names {', '.join(sorted(only))} in {norm}; pass "
+                    f"minimal_distance or one of {known} (or a peer's, with --python)"
+                )
             right = np.asarray(network.model(images)).argmax(1) == labels
             scores = optimality(found, right)
             rows = []
