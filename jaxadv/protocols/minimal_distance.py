@@ -35,7 +35,7 @@ from jaxadv.protocols.cached_run import (
     refines,
     run_stage,
 )
-from jaxadv.protocols.pattern_stage import NAME, RESERVED, search_patterns, small_pieces
+from jaxadv.protocols.pattern_stage import NAME, RESERVED, reserved, search_patterns, small_pieces
 from jaxadv.protocols.portfolios import Phase, Portfolio, get_portfolio, members_of
 from jaxadv.protocols.proved_radii import prove_radii
 from jaxadv.protocols.prover import Prover
@@ -244,12 +244,11 @@ def run_portfolio(
     )
     nearest = _begin(session, norm)
     for phase in phases:
-        most, search = phase.passes, pieces is not None and phase.searched
-        left = most - min(RESERVED, most // 2) if search else most
+        most, own = phase.passes, pieces if phase.searched else None
+        left = most if own is None else most - reserved(own, most)
         nearest = _run_members(session, compiler, phase._replace(passes=left), nearest)
-        if nearest.complete and search:
-            assert pieces is not None
-            nearest = _add_patterns(session, pieces, nearest, most)
+        if nearest.complete and own is not None:
+            nearest = _add_patterns(session, own, nearest, most)
         if not nearest.complete:
             break
     compiler.cancel()

@@ -42,7 +42,7 @@ class Settings(NamedTuple):
         passes: The most forward and backward passes an image.
     """
 
-    units: int = 6
+    units: int = 8
     programs: int = 200
     targets: int = 9
     passes: int = 10_000
@@ -228,10 +228,11 @@ class PatternSearch:
         box = (np.maximum(self.low, -radius), np.minimum(self.high, radius))
         sides = [self._side(inputs, logits, classes) for classes in self._classes(logits)]
         tasks: list[tuple[float, Side, np.ndarray]] = []
+        slopes: dict[int, np.ndarray] = {}  # of the inputs of ReLUs, whichever class is to win
         for side in sides:
             if self._spent():
                 break
-            ons, away = self._patterns(best, inputs, side, box, radius)
+            ons, away = self._patterns(best, inputs, side, box, radius, slopes)
             tasks += zip(away, [side] * len(ons), ons, strict=True)
         tasks.sort(key=lambda task: task[0])
         size, start = float(np.abs(logits).max()), best.astype(np.float64).ravel() - self.x
@@ -291,11 +292,14 @@ class PatternSearch:
         side: "Side",
         box: tuple[np.ndarray, np.ndarray],
         radius: float,
+        known: dict[int, np.ndarray],
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return patterns [P, M], and the sums [P] of the switched ReLUs' distances from kinks."""
         hard = np.flatnonzero(side.moving & ~side.soft)
         few = hard[np.argsort(np.abs(inputs[hard]), kind="stable")[: 8 * self.settings.units]]
-        slopes = self.pieces.gradients(side.on, side.target, best, few)
+        new = np.array([unit for unit in few if unit not in known], int)
+        known |= zip(new, self.pieces.gradients(side.on, side.target, best, new), strict=True)
+        slopes = np.array([known[unit] for unit in few]).reshape(len(few), best.size)
         pace = dual_norm(self.norm, slopes)
         # By how much a slack can fall below its value at the clean image, at most.
         room = np.where(slopes > 0, -box[0], box[1])

@@ -14,6 +14,7 @@ from jaxadv.protocols.pattern_search import PatternSearch, Settings, pieces_of
 
 NAME = "pattern search"
 RESERVED = 10_000  # the most passes an image that are left to the search
+FEW_UNITS = 100  # ReLUs of a network whose pieces find more than attacks do
 MOST_UNITS = 1_000  # ReLUs of a network whose pieces are searched without being asked for
 BETWEEN_SAVES = 16  # images
 
@@ -36,6 +37,11 @@ class Searched(NamedTuple):
     backward: np.ndarray
     done: np.ndarray
     seconds: np.ndarray
+
+
+def reserved(pieces: Pieces, passes: int) -> int:
+    """Return how many of an image's passes are left to the search."""
+    return min(RESERVED, 3 * passes // 4 if pieces.size <= FEW_UNITS else passes // 2)
 
 
 def small_pieces(model: Model, shape: tuple[int, ...], norm: str) -> Pieces | None:
