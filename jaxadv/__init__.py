@@ -2,7 +2,7 @@
 
 >>> import jaxadv as ja
 >>> ja.list_attacks()[:3]
-['ALMA', 'APGD', 'Admix']
+['ACG', 'ALMA', 'APGD']
 """
 
 import lazy_loader

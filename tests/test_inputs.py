@@ -19,7 +19,8 @@ from tests.common import make, slow
 
 KEY = jax.random.key(3)
 ORDER = {"linf": 1, "l2": 2, "l1": np.inf}  # of the dual norm
-# No search for the nearest mistake of a linear model: controls, single steps, other geometries.
+# No search for the nearest mistake of a linear model: controls, single steps, smoothed gradients,
+# other geometries.
 ELSEWHERE = {
     "GaussianNoise",
     "UniformNoise",
@@ -27,6 +28,7 @@ ELSEWHERE = {
     "StAdv",
     "ReColorAdv",
     "Wasserstein",
+    "TIFGSM",
     "AdversarialPatch",
     "Repeated",
     "ILA",
