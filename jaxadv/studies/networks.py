@@ -1,8 +1,12 @@
 """The networks of the studies, trained once and stored, mainly those of Szegedy et al. (2013).
 
-These are softmax regression and sigmoid networks on MNIST with the paper's weight decay (arXiv
-1312.6199), lambda * sum(w^2) / k for a layer of k units, and a softmax on top of a denoising
-autoencoder that was trained without labels.
+These are softmax regression and sigmoid networks on MNIST with quadratic weight decay, and a softmax
+on top of a denoising autoencoder that was trained without labels (arXiv 1312.6199).
+
+The paper's penalty is lambda * sum(w^2) / k for a layer of k units. With k the number of outputs,
+softmax regression has smaller training errors than the published ones (6.3, 8.3 and 15.6 % for 6.7,
+10 and 21.2 %); with k = 2 for every layer it has 6.6, 9.9 and 23.1 %, so that is used. For networks
+with hidden layers 2 * lambda was chosen, of 1, 2, 4 and 8, on the last 10,000 training images.
 """
 
 import dataclasses
@@ -32,7 +36,7 @@ from jaxadv.studies.setting import Setting
 
 @dataclasses.dataclass(frozen=True)
 class WeightDecay:
-    """Penalty on the params of an FC: sum over its layers of strength * sum(kernel^2) / units.
+    """Penalty on the params of an FC: sum over its layers of strength * sum(kernel^2).
 
     Attributes:
         strengths: Strength for each layer.
@@ -43,7 +47,7 @@ class WeightDecay:
     def __call__(self, params: Params) -> Float[Array, ""]:
         kernels = [params[f"fc{i + 1}"]["kernel"] for i in range(len(self.strengths))]
         pairs = zip(self.strengths, kernels, strict=True)
-        return sum((s * jnp.square(k).sum() / k.shape[1] for s, k in pairs), jnp.zeros(()))
+        return sum((s * jnp.square(k).sum() for s, k in pairs), jnp.zeros(()))
 
 
 class Recipe(NamedTuple):
@@ -52,25 +56,26 @@ class Recipe(NamedTuple):
     Attributes:
         widths: Hidden widths.
         decay: Weight decay of each layer.
-        epochs: Epochs of Adam.
         autoencoder: Whether the hidden layer is that of an autoencoder.
     """
 
     widths: tuple[int, ...]
     decay: tuple[float, ...]
-    epochs: int = 20
     autoencoder: bool = False
 
 
+HIDDEN = (2e-5, 2e-5, 2e-6)  # decay of networks with two hidden layers
 RECIPES = {
-    "FC10(1e-4)": Recipe((), (1e-4,)),
-    "FC10(1e-2)": Recipe((), (1e-2,)),
-    "FC10(1)": Recipe((), (1.0,)),
-    "FC100-100-10": Recipe((100, 100), (1e-5, 1e-5, 1e-6), epochs=40),
-    "FC200-200-10": Recipe((200, 200), (1e-5, 1e-5, 1e-6), epochs=40),
+    "FC10(1e-4)": Recipe((), (0.5e-4,)),
+    "FC10(1e-2)": Recipe((), (0.5e-2,)),
+    "FC10(1)": Recipe((), (0.5,)),
+    "FC100-100-10": Recipe((100, 100), HIDDEN),
+    "FC200-200-10": Recipe((200, 200), HIDDEN),
     "AE400-10": Recipe((400,), (1e-6, 1e-6), autoencoder=True),
-    "FC123-456-10": Recipe((123, 456), (1e-5, 1e-5, 1e-6), epochs=40),
+    "FC123-456-10": Recipe((123, 456), HIDDEN),
 }
+EPOCHS, BATCH, LEARNING_RATE = 60, 200, 5e-3  # of Adam, with a cosine schedule
+LEAST_STEPS = 3_000  # of Adam, where the training set is small
 PUBLISHED = {  # training error, test error (per cent), average minimal distortion
     "FC10(1e-4)": (6.7, 7.4, 0.062),
     "FC10(1e-2)": (10.0, 9.4, 0.1),
@@ -216,11 +221,12 @@ def _fit(
     key: Key,
     checkpoint: Path,
 ) -> Params:
-    epochs = max(2, recipe.epochs // 2) if setting.quick else recipe.epochs
+    batch_size = min(BATCH, len(data.labels))
+    least = -(-LEAST_STEPS // max(len(data.labels) // batch_size, 1))
     settings = {
-        "epochs": epochs,
-        "batch_size": min(100, len(data.labels)),
-        "learning_rate": 2e-3,
+        "epochs": max(EPOCHS // (1 + setting.quick), least),
+        "batch_size": batch_size,
+        "learning_rate": LEARNING_RATE,
         "key": key,
         "checkpoint": checkpoint,
         "progress": lambda done, _: setting.progress(f"train {name}", done, settings["epochs"]),
@@ -277,7 +283,7 @@ def autoencoder(
         code = jax.nn.sigmoid(noisy @ params["encode"]["kernel"] + params["encode"]["bias"])
         reconstruction = code @ params["decode"]["kernel"] + params["decode"]["bias"]
         weights = [layer["kernel"] for layer in params.values()]
-        penalty = sum(decay * jnp.square(w).sum() / w.shape[1] for w in weights)
+        penalty = sum(decay * jnp.square(w).sum() for w in weights)
         return optax.sigmoid_binary_cross_entropy(reconstruction, x).sum(1).mean() + penalty
 
     def step(state: State, draw: tuple[Array, Key]) -> tuple[State, None]:

@@ -3,7 +3,8 @@
 A sigmoid network is split at a layer: the body computes activations in [0, 1], the head classifies
 them (arXiv 1312.6199, last part of the section). The attack perturbs the input of the head.
 Training keeps a pool of such examples for each layer, replaces a random part of it in every round,
-and mixes them into the clean batches, one layer after the other.
+and mixes them into the clean batches, one layer after the other. Beside it stand examples that are
+made anew for every batch, by one gradient step of a fixed L2 length: they are never out of date.
 """
 
 import dataclasses
@@ -29,14 +30,24 @@ from jaxadv.engine.result_store import fingerprint
 from jaxadv.models.definitions import get_definition
 from jaxadv.studies.blind_spots import distortion, examples_of, nearest_mistakes
 from jaxadv.studies.findings import Findings, Part, Table, Text
-from jaxadv.studies.networks import Network, WeightDecay, load_or_fit, trained
+from jaxadv.studies.networks import (
+    BATCH,
+    EPOCHS,
+    HIDDEN,
+    LEARNING_RATE,
+    LEAST_STEPS,
+    Network,
+    WeightDecay,
+    load_or_fit,
+    trained,
+)
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.wording import fit_in_words, tally
 
 State = tuple[Params, optax.OptState]  # of the training
 Pools = dict[int, tuple[Array, Array]]  # activations and labels, by layer
-WIDTHS, DECAY = (100, 100), WeightDecay((1e-5, 1e-5, 1e-6))
-BATCH, STEPS_A_ROUND = 100, 100
+WIDTHS, DECAY = (100, 100), WeightDecay(HIDDEN)
+STEPS_A_ROUND = 100
 POOL, REFRESHED = 6_000, 500  # examples of each layer, and how many are replaced in a round
 QUICKLY = LBFGS(memory=4, tolerance=0.05, rounds=5, iterations=8)  # accurate enough for training
 
@@ -48,18 +59,23 @@ class Method:
     Attributes:
         name: Name of the method.
         layers: Layers with a pool (0: the image).
+        fresh: Layers (0: the image), and the L2 length of the one gradient step there that makes an
+            example of every activation, anew in every batch.
         dropout: Fraction of hidden units that are dropped.
         noise: Standard deviation of Gaussian noise on the images.
         mining: Draw twice as many images and learn from the harder half.
         epsilon: Radius of PGD (Linf, 5 steps) on every image; 0: no PGD.
+        learning_rate: Of Adam at first.
     """
 
     name: str
     layers: tuple[int, ...] = ()
+    fresh: tuple[tuple[int, float], ...] = ()
     dropout: float = 0.0
     noise: float = 0.0
     mining: bool = False
     epsilon: float = 0.0
+    learning_rate: float = LEARNING_RATE
 
 
 METHODS = (
@@ -72,6 +88,10 @@ METHODS = (
     Method("pool, layer 1", layers=(1,)),
     Method("pool, layer 2", layers=(2,)),
     Method("pools, all layers", layers=(0, 1, 2)),
+    Method("fresh, image", fresh=((0, 1.5),), learning_rate=1e-2),
+    Method("fresh, layer 1", fresh=((1, 0.3),), learning_rate=1e-2),
+    Method("fresh, layer 2", fresh=((2, 0.3),), learning_rate=1e-2),
+    Method("fresh, all layers", fresh=((0, 1.5), (1, 0.3), (2, 0.3)), learning_rate=1e-2),
 )
 PUBLISHED = {"weight decay": 1.6, "dropout 0.5": 1.3, "pools, all layers": 1.2}  # test error, %
 
@@ -178,6 +198,35 @@ def _losses(params: Params, x: Array, labels: Array, layer: int = 0) -> Float[Ar
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
+def stepped(
+    params: Params, activations: Float[Array, "N n"], labels: Array, layer: int, length: float
+) -> Float[Array, "N n"]:
+    """Return activations of a layer after one step of an L2 length along the loss's gradient.
+
+    Args:
+        params: Parameters of the network.
+        activations: Activations [N, n] in [0, 1].
+        labels: Labels [N].
+        layer: The layer (0: the pixels).
+        length: Length of the step, before the activations are clipped to [0, 1].
+
+    Returns:
+        The activations [N, n].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxadv.studies.pool import stepped
+        >>> params = {"fc1": {"kernel": jnp.array([[3.0, -3.0], [4.0, -4.0]]), "bias": jnp.zeros(2)}}
+        >>> moved = stepped(params, jnp.array([[0.5, 0.5]]), jnp.array([0]), 0, 0.5)
+        >>> print((100 * moved).round())
+        [[20. 10.]]
+    """
+    fixed = lax.stop_gradient(params)
+    slopes = jax.grad(lambda x: _losses(fixed, x, labels, layer).sum())(activations)
+    lengths = jnp.linalg.norm(slopes, axis=1, keepdims=True)
+    return jnp.clip(activations + length * slopes / jnp.maximum(lengths, 1e-12), 0, 1)
+
+
 @functools.partial(jax.jit, static_argnames=("method", "total"))
 def _round(
     state: State,
@@ -190,7 +239,7 @@ def _round(
     total: int,
 ) -> State:
     """Run STEPS_A_ROUND steps of Adam on clean batches and the pools, one layer after the other."""
-    adam = optax.adam(optax.cosine_decay_schedule(2e-3, total))
+    adam = _adam(method, total)
 
     def batch_of(params: Params, key: Key) -> tuple[Array, Array]:
         draw, other = jax.random.split(key)
@@ -229,6 +278,11 @@ def _round(
             else:
                 clean = _losses(params, x, y)
             value = clean.mean() + DECAY(params)
+            for layer, length in method.fresh:
+                inside = body(params, x, layer)
+                change = stepped(params, lax.stop_gradient(inside), y, layer, length) - inside
+                moved = inside + lax.stop_gradient(change)  # the layers below learn from it too
+                value += _losses(params, moved, y, layer).mean() / len(method.fresh)
             if not method.layers:
                 return value
             mixed = [
@@ -257,10 +311,16 @@ def _fresh(
     return activations.reshape(count, -1), labels[rows]
 
 
+def _adam(method: Method, total: int) -> optax.GradientTransformation:
+    """Adam, whose rate rises for a twentieth of the steps and falls along a cosine."""
+    rate, first = method.learning_rate, max(1, total // 20)
+    return optax.adam(optax.warmup_cosine_decay_schedule(0.0, rate, first, total))
+
+
 def train_with(setting: Setting, method: Method, seed: int = 0) -> Network:
     """Train a 100-100-10 sigmoid network by a method, or load it from the setting's folder."""
     data = setting.train
-    epochs = 4 if setting.quick else 30
+    epochs = max(EPOCHS // (1 + setting.quick), LEAST_STEPS * BATCH // len(data.labels))
     digest = fingerprint(repr(method), data.images, data.labels, seed, epochs)
     name = f"FC100-100-10, {method.name}"
     module = get_definition("FC")(widths=WIDTHS, classes=len(data.classes), activation="sigmoid")
@@ -278,7 +338,7 @@ def _fit(setting: Setting, method: Method, module: nn.Module, seed: int, epochs:
     params = {layer: dict(leaves) for layer, leaves in params.items()}
     rounds = max(1, epochs * len(labels) // (BATCH * STEPS_A_ROUND))
     total = rounds * STEPS_A_ROUND
-    state: State = (params, optax.adam(optax.cosine_decay_schedule(2e-3, total)).init(params))
+    state: State = (params, _adam(method, total).init(params))
     pools: Pools = {}
     for number in range(rounds):
         draw = jax.random.fold_in(key, number + 1)
@@ -322,7 +382,7 @@ def training(setting: Setting) -> Findings:
     names = tuple(method.name for method in METHODS)
     parts: list[Part] = [
         Table(
-            "A sigmoid network 100-100-10, trained by nine methods",
+            f"A sigmoid network 100-100-10, trained by {len(METHODS)} methods",
             names,
             ("training error %", "test error %", "median distortion"),
             mean,
@@ -331,7 +391,8 @@ def training(setting: Setting) -> Findings:
             (".2f", ".2f", ".4f"),
             note=f"Mean and standard deviation over {setting.seeds} seeds, all with the paper's "
             "weight decay; distortion of minimal adversarial examples (L-BFGS, any class) of "
-            f"{len(data.labels)} test images. The paper says 'below 1.2' for pools at all layers.",
+            f"{len(data.labels)} test images. The paper says 'below 1.2' for pools at all layers. "
+            "Fresh: made by one gradient step for every batch.",
         ),
         Text(pool_in_words(mean, spread)),
     ]
@@ -349,22 +410,29 @@ def pool_in_words(mean: Float[np.ndarray, "M 3"], spread: Float[np.ndarray, "M 3
     Returns:
         The paragraph.
     """
-    names = [method.name for method in METHODS]
-    test = mean[:, 1]
-    of_pools = [i for i, method in enumerate(METHODS) if method.layers]
-    pools, aim = test[of_pools], PUBLISHED["pools, all layers"]
-    below = "is" if pools.min() < aim else "is not"
-    best = int(test.argmin())
-    titles = [names[i] for i in of_pools]
-    return (
-        f"Weight decay alone gives {test[0]:.2f} % (the paper: 1.6), dropout {test[1]:.2f} % "
-        f"(1.3), the best of the pools {pools.min():.2f} %: that {below} below the paper's {aim:g} "
-        f"%. Better than weight decay alone are {tally(titles, pools < test[0], 'pools')}, better "
-        f"than dropout {tally(titles, pools < test[1], 'pools')}; among single layers the lowest "
-        f"error has {titles[int(pools[:3].argmin())]}. The lowest of all has '{names[best]}': "
-        f"{test[best]:.2f} % +- {spread[best, 1]:.2f}. "
-        + fit_in_words(dict(zip(names, map(float, mean[:, 0]), strict=True)))
-    )
+    names, test = [method.name for method in METHODS], mean[:, 1]
+    kinds = {
+        "pools": [i for i, method in enumerate(METHODS) if method.layers],
+        "kinds of fresh examples": [i for i, method in enumerate(METHODS) if method.fresh],
+    }
+    aim, best = PUBLISHED["pools, all layers"], int(test.argmin())
+    words = [
+        f"Weight decay alone gives {test[0]:.2f} % (the paper: 1.6), dropout {test[1]:.2f} % (1.3)."
+    ]
+    for what, rows in kinds.items():
+        titles, errors = [names[i] for i in rows], test[rows]
+        below = "is" if errors.min() < aim else "is not"
+        words.append(
+            f"The best of the {what} gives {errors.min():.2f} %: that {below} below the paper's "
+            f"{aim:g} %. Better than weight decay alone are {tally(titles, errors < test[0], what)}"
+            f", better than dropout {tally(titles, errors < test[1], what)}; among single layers "
+            f"the lowest error has {titles[int(errors[:3].argmin())]}."
+        )
+    words += [
+        f"The lowest of all has '{names[best]}': {test[best]:.2f} % +- {spread[best, 1]:.2f}.",
+        fit_in_words(dict(zip(names, map(float, mean[:, 0]), strict=True))),
+    ]
+    return " ".join(words)
 
 
 def _by_layer(setting: Setting, network: Network, data: Dataset) -> Table:
