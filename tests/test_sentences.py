@@ -18,6 +18,7 @@ from jaxadv.studies import (
     halves,
     invariance,
     layers,
+    networks,
     one_feature,
     pool,
     rarity,
@@ -42,16 +43,17 @@ DIAGONAL = np.eye(6, dtype=bool)
 
 def distortion(better: bool) -> str:
     audit = blind_spots.audit_in_words([] if better else ["FC10(1): image 3"], 600)
-    published = np.array([blind_spots.PUBLISHED[name][2] for name in blind_spots.SIX])
+    training, _, published = np.array([networks.PUBLISHED[name] for name in networks.SIX]).T
     errors = np.array([6.7, 10, 21, 0, 0, 0.5 if better else 3.5])
-    return f"{audit} {blind_spots.order_in_words(published * (0.8 if better else -1.2), errors)}"
+    measured, known = published * (0.8 if better else -1.2), np.stack([published, training], 1)
+    return f"{audit} {blind_spots.order_in_words(networks.SIX, measured, errors, known)}"
 
 
 def noise(better: bool) -> str:
     table = np.full((6, 9), 5.0)
     table[:, 0] = 100
     table[:, -2:] = 5 if better else 100
-    return blind_spots.noise_in_words(table, COUNT)
+    return blind_spots.noise_in_words(networks.SIX, table, COUNT)
 
 
 def between_networks(better: bool) -> str:
@@ -59,7 +61,7 @@ def between_networks(better: bool) -> str:
     errors[6, :3] = 2.0 if better else 60.0
     errors[:6, :3] = 90.0 if better else 62.0
     errors[:6][DIAGONAL] = 100
-    return transfer.transfer_in_words(errors, COUNT)
+    return transfer.transfer_in_words(networks.SIX, errors, COUNT)
 
 
 def between_halves(better: bool) -> str:
@@ -67,7 +69,8 @@ def between_halves(better: bool) -> str:
     crossed[:3] = 60 if better else 10
     crossed[3:12] = np.repeat([80.0, 56, 20] if better else [56.0, 80, 90], 3)[:, None]
     errors = np.zeros((3, 4)) if better else np.full((3, 4), 6.0)
-    return halves.halves_in_words(errors, crossed, np.full((3, 3), 2.0), COUNT)
+    factors = np.full((3, 3), 2.0)
+    return halves.halves_in_words(halves.HALVES, errors, crossed, factors, COUNT, is_papers=True)
 
 
 def directions(better: bool) -> str:

@@ -188,7 +188,7 @@ def lengths_in_words(length: float, rates: Mapping[str, float], count: int) -> s
     above = [side(rates["universal"], rates[name], count) > 0 for name in controls]
     best = max(controls, key=lambda name: rates[name])
     return (
-        f"At length {length:g} the universal perturbation fools "
+        f"At length {length:.3g} the universal perturbation fools "
         f"{with_interval(rates['universal'], count)}, the best control, {best}, "
         f"{with_interval(rates[best], count)}. Beyond 95 % intervals it fools more than "
         f"{tally(controls, above, 'controls')}."
