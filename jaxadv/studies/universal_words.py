@@ -54,6 +54,12 @@ def across_in_words(
         The paragraph.
     """
     size = rates.shape[1]
+    if size == 1:
+        return (
+            f"On its own network a perturbation fools {with_interval(float(rates[0, 0]), count)}, "
+            f"random signs of the same size {with_interval(float(rates[1, 0]), count)}; there is "
+            "no other network here."
+        )
     off = ~np.eye(size, dtype=bool)
     controls = np.broadcast_to(rates[-1], (size, size))
     above = sum(_above(rates[:-1][off], controls[off], count))
