@@ -37,6 +37,7 @@ def distances(setting: Setting, norm: str) -> np.ndarray:
     return np.array(exact)
 
 
+@pytest.mark.slow
 def test_the_distortions_of_a_linear_model_are_its_distances(linear):
     table, *_, sentence, _ = conduct("szegedy.distortion", linear).parts
     exact = distances(linear, "l2").mean() / np.sqrt(np.prod(SHAPE))

@@ -253,13 +253,19 @@ def universal_rates(better: bool) -> str:
 
 def universal_across(better: bool) -> str:
     rates = np.array([[60.0, 40], [50, 60], [20, 20]])
-    rates[0, 1] = 40 if better else 20
+    rates[0, 1] = 40 if better else 10
     return universal_words.across_in_words(rates, np.full((2, 2), 50.0), COUNT)
 
 
 def universal_images(better: bool) -> str:
-    rates = np.array([[33.5 if better else 28.5, 60, 28 - 15 * better]])
+    rates = np.array([[33.5 if better else 18.5, 60, 28 - 15 * better]])
     return universal_words.images_in_words(("LeNet",), (10, 100), rates, COUNT)
+
+
+def universal_radius(better: bool) -> str:
+    ours = [21.0, 60, 80] if better else [21.0, 21, 40]
+    rates = np.array([[ours, [20.0, 21, 45]]])
+    return universal_words.radii_in_words(("LeNet",), np.array([0.1, 0.2, 0.4]), rates, COUNT)
 
 
 def universal_diversity(better: bool) -> str:
@@ -397,12 +403,20 @@ PLANTED: dict[str, Planted] = {  # sentences, what they say of the one table, an
     "universal.across": (
         universal_across,
         ("in 2 of 2 pairs", "whatever the network is shown"),
-        ("in 1 of 2 pairs", "whatever the network is not shown"),
+        ("in 1 of 2 pairs", "whatever the network is refuted here: in 1 of 2 pairs"),
     ),
     "universal.images": (
         universal_images,
-        ("is shown for LeNet (LeNet from 10 images)",),
-        ("is shown for none of 1 networks (LeNet from 100 images)",),
+        ("is shown for LeNet (LeNet from 10 images)", "fools less, for none"),
+        ("is shown for none of 1 networks (LeNet from 100 images)", "fools less, for LeNet"),
+    ),
+    "universal.radius": (
+        universal_radius,
+        (
+            "are fooled from 0.2 on; half of the images by the perturbation from 0.2 on",
+            "at 0.2: 60",
+        ),
+        ("are fooled at no radius from which", "the perturbation at no radius", "at 0.1: 21.0 %"),
     ),
     "universal.diversity": (
         universal_diversity,

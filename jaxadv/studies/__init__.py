@@ -52,6 +52,7 @@ EXPERIMENTS: dict[str, str] = {  # name: its module here, and its function
     "universal.labels": "universal_nature:labels",
     "universal.geometry": "universal_nature:geometry",
     "universal.controls": "universal_nature:lengths",
+    "universal.radius": "universal_radius:over_radii",
     "universal.data_free": "universal_nature:data_free",
     "tampered.defences": "tampered.study:defences",
     "tampered.retraining": "tampered.study:retraining",

@@ -62,7 +62,9 @@ def images(setting: Setting) -> Findings:
     natural = _probabilities(model, setting.test.images).max(1)
     noise = np.random.default_rng(0).random((1000, *shape)).astype(np.float32)
     sure = (_probabilities(model, noise).max(1) > SURE).mean()
-    errors = ", ".join(f"{_error(one, setting.test):.2f}" for one in (model, other) if one)
+    errors = ", ".join(
+        f"{_error(one, setting.test):.2f}" for one in (model, other) if one is not None
+    )
     parts: list[Part] = [
         Table(
             f"Confidence in per cent after {generations} generations",

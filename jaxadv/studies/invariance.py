@@ -159,7 +159,8 @@ def _layers(setting: Setting, seed: int) -> Iterator[Layer]:
         if "batch_stats" in network.variables:
             continue
         sigmoid = getattr(network.linen, "activation", "relu") == "sigmoid"
-        weighted = [layer for layer in network.variables["params"] if layer[-1].isdigit()]
+        params = network.variables["params"]
+        weighted = [layer for layer in params if "kernel" in params[layer]]
         for layer in sorted(weighted)[:-1]:  # conv1, conv2, fc1, ...; the last gives the logits
             yield Layer(f"{name} {layer}", network, layer, sigmoid)
 
