@@ -220,7 +220,7 @@ def test_npz_of_cifar10():
 
 
 def test_npz_files_of_splits_are_one_set(tmp_path):
-    values = np.random.default_rng(0).random((5, 3, 4, 3), np.float32)
+    values = np.random.default_rng(0).random((5, 5, 6, 3), np.float32)
     write_npz(tmp_path / "set_train_2.npz", values[2:4], [2, 0])
     write_npz(tmp_path / "set_train_1.npz", values[:2], [0, 1])
     write_npz(tmp_path / "set-Testing.npz", values[4:], [1])

@@ -51,6 +51,7 @@ def ours(model: ja.Model, given: np.ndarray, epsilon: float, batches: bool) -> d
     """Perturbations of our methods, with passes and seconds, the second call's too."""
     sides = {
         "SGD-UAP": (ja.UniversalAscent(), None),
+        "SGD-UAP, clip 30": (ja.UniversalAscent(clip=30.0), None),
         f"SGD-UAP to class {TARGET}": (ja.UniversalAscent(), TARGET),
     }
     if batches:
