@@ -219,6 +219,23 @@ def test_npz_of_cifar10():
     assert part.ids.tolist() == index[260:300].tolist() and part.ids[0] == 261  # 260 is missing
 
 
+def test_npz_files_of_splits_are_one_set(tmp_path):
+    values = np.random.default_rng(0).random((5, 5, 6, 3), np.float32)
+    write_npz(tmp_path / "set_train_2.npz", values[2:4], [2, 0])
+    write_npz(tmp_path / "set_train_1.npz", values[:2], [0, 1])
+    write_npz(tmp_path / "set-Testing.npz", values[4:], [1])
+    train, test = load_data(tmp_path, "train"), load_data(tmp_path)
+    np.testing.assert_array_equal(train.images, values[:4])
+    assert train.labels.tolist() == [0, 1, 2, 0] and train.classes == ("0", "1", "2")
+    assert train.ids.tolist() == [0, 1, 2, 3] and train.name == tmp_path.name
+    np.testing.assert_array_equal(test.images, values[4:])
+    with pytest.raises(ValueError, match=r"split='val' is not known.*\['test', 'train'\]"):
+        load_data(tmp_path, "val")
+    write_npz(tmp_path / "set_train_3.npz", values[:2, :2])
+    with pytest.raises(ValueError, match="images of the shapes"):
+        load_data(tmp_path, "train")
+
+
 def test_npz_forms(tmp_path):
     values = np.random.default_rng(0).random((2, 3, 5, 6), np.float32)
     for layout, images in (("NCHW", values), ("NHWC", values.transpose(0, 2, 3, 1))):

@@ -187,6 +187,36 @@ def test_one_experiment_takes_the_options(call, calls, tmp_path):
     assert len(calls["counts"]) == 2  # the long run did not replace what the quick one kept
 
 
+def test_networks_and_radius_reach_the_experiment(call, calls, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import jax.numpy as jnp\n"
+        "def mean(images):\n"
+        "    return images.reshape(len(images), -1) @ jnp.eye(64, 10)\n"
+    )
+    line = "paper.counts --data digits --quick"
+    first = call(f"{line} --model lenet --model FC10(1) --epsilon 8/255 --json copy.json")
+    assert first.exit_code == 0, first.output
+    here = calls["counts"][0]
+    assert [given.name for given in here.networks] == ["LeNet", "FC10(1)"]
+    assert here.epsilon == 8 / 255 and here.seeds == 2
+    data = json.loads((tmp_path / "copy.json").read_text())
+    assert (data["models"], data["epsilon"]) == ("LeNet, FC10(1)", "8/255")
+    assert call(f"{line} --model net.py:mean").exit_code == 0
+    (given,) = calls["counts"][1].networks
+    assert given.name == "mean" and calls["counts"][1].seeds == 1
+    call(f"{line} --model net.py:mean")
+    assert len(calls["counts"]) == 2  # it is stored
+    for options, words in (
+        ("--model zork", "'zork' is not known"),
+        ("--model lenet --model LeNet", "pass each network once"),
+        ("--model net.py:mean --seeds 2", "leave --seeds out"),
+        ("--model there/net.onnx", "does not exist"),
+        ("--epsilon 0", "pass a radius above 0"),
+    ):
+        wrong = call(f"{line} {options}")
+        assert wrong.exit_code == 2 and words in wrong.stderr, options
+
+
 def test_the_data_are_mnist_where_it_is_and_the_embedded_digits_elsewhere(
     cache, tmp_path, monkeypatch
 ):

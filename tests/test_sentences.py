@@ -18,6 +18,7 @@ from jaxadv.studies import (
     halves,
     invariance,
     layers,
+    networks,
     one_feature,
     pool,
     rarity,
@@ -42,16 +43,17 @@ DIAGONAL = np.eye(6, dtype=bool)
 
 def distortion(better: bool) -> str:
     audit = blind_spots.audit_in_words([] if better else ["FC10(1): image 3"], 600)
-    published = np.array([blind_spots.PUBLISHED[name][2] for name in blind_spots.SIX])
+    training, _, published = np.array([networks.PUBLISHED[name] for name in networks.SIX]).T
     errors = np.array([6.7, 10, 21, 0, 0, 0.5 if better else 3.5])
-    return f"{audit} {blind_spots.order_in_words(published * (0.8 if better else -1.2), errors)}"
+    measured, known = published * (0.8 if better else -1.2), np.stack([published, training], 1)
+    return f"{audit} {blind_spots.order_in_words(networks.SIX, measured, errors, known)}"
 
 
 def noise(better: bool) -> str:
     table = np.full((6, 9), 5.0)
     table[:, 0] = 100
     table[:, -2:] = 5 if better else 100
-    return blind_spots.noise_in_words(table, COUNT)
+    return blind_spots.noise_in_words(networks.SIX, table, COUNT)
 
 
 def between_networks(better: bool) -> str:
@@ -59,7 +61,7 @@ def between_networks(better: bool) -> str:
     errors[6, :3] = 2.0 if better else 60.0
     errors[:6, :3] = 90.0 if better else 62.0
     errors[:6][DIAGONAL] = 100
-    return transfer.transfer_in_words(errors, COUNT)
+    return transfer.transfer_in_words(networks.SIX, errors, COUNT)
 
 
 def between_halves(better: bool) -> str:
@@ -67,7 +69,8 @@ def between_halves(better: bool) -> str:
     crossed[:3] = 60 if better else 10
     crossed[3:12] = np.repeat([80.0, 56, 20] if better else [56.0, 80, 90], 3)[:, None]
     errors = np.zeros((3, 4)) if better else np.full((3, 4), 6.0)
-    return halves.halves_in_words(errors, crossed, np.full((3, 3), 2.0), COUNT)
+    factors = np.full((3, 3), 2.0)
+    return halves.halves_in_words(halves.HALVES, errors, crossed, factors, COUNT, is_papers=True)
 
 
 def directions(better: bool) -> str:
@@ -250,13 +253,19 @@ def universal_rates(better: bool) -> str:
 
 def universal_across(better: bool) -> str:
     rates = np.array([[60.0, 40], [50, 60], [20, 20]])
-    rates[0, 1] = 40 if better else 20
+    rates[0, 1] = 40 if better else 10
     return universal_words.across_in_words(rates, np.full((2, 2), 50.0), COUNT)
 
 
 def universal_images(better: bool) -> str:
-    rates = np.array([[33.5 if better else 28.5, 60, 28 - 15 * better]])
+    rates = np.array([[33.5 if better else 18.5, 60, 28 - 15 * better]])
     return universal_words.images_in_words(("LeNet",), (10, 100), rates, COUNT)
+
+
+def universal_radius(better: bool) -> str:
+    ours = [21.0, 60, 80] if better else [21.0, 21, 40]
+    rates = np.array([[ours, [20.0, 21, 45]]])
+    return universal_words.radii_in_words(("LeNet",), np.array([0.1, 0.2, 0.4]), rates, COUNT)
 
 
 def universal_diversity(better: bool) -> str:
@@ -394,12 +403,20 @@ PLANTED: dict[str, Planted] = {  # sentences, what they say of the one table, an
     "universal.across": (
         universal_across,
         ("in 2 of 2 pairs", "whatever the network is shown"),
-        ("in 1 of 2 pairs", "whatever the network is not shown"),
+        ("in 1 of 2 pairs", "whatever the network is refuted here: in 1 of 2 pairs"),
     ),
     "universal.images": (
         universal_images,
-        ("is shown for LeNet (LeNet from 10 images)",),
-        ("is shown for none of 1 networks (LeNet from 100 images)",),
+        ("is shown for LeNet (LeNet from 10 images)", "fools less, for none"),
+        ("is shown for none of 1 networks (LeNet from 100 images)", "fools less, for LeNet"),
+    ),
+    "universal.radius": (
+        universal_radius,
+        (
+            "are fooled from 0.2 on; half of the images by the perturbation from 0.2 on",
+            "at 0.2: 60",
+        ),
+        ("are fooled at no radius from which", "the perturbation at no radius", "at 0.1: 21.0 %"),
     ),
     "universal.diversity": (
         universal_diversity,

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxadv.cli.app import app
-from jaxadv.cli.options import DataDir, Fresh, Json, Output, option
+from jaxadv.cli.options import DataDir, Fresh, Json, Output, option, parse_number
 from jaxadv.cli.progress import Bars
 from jaxadv.cli.run import command
 from jaxadv.cli.setting import check_page, forget, write_json
-from jaxadv.cli.subject import folder_name, split_of
+from jaxadv.cli.subject import Subject, folder_name, loaded_model, split_of
 
 if TYPE_CHECKING:
     from jaxadv.data import Dataset
-    from jaxadv.studies import Findings, Setting
+    from jaxadv.studies import Findings, Given, Setting
 
 SEEDS, EXAMPLES = 3, 500
 QUICK_SEEDS, QUICK_EXAMPLES = 2, 100
@@ -31,6 +31,18 @@ def reproduce(
         str | None, option("--data", help="As in `jaxadv evaluate`; by default mnist or mnist5k.")
     ] = None,
     data_dir: DataDir = None,
+    model: Annotated[
+        list[str] | None,
+        option(
+            "--model",
+            help="A network in place of each experiment's own, as in `jaxadv evaluate`; may be "
+            "repeated.",
+        ),
+    ] = None,
+    epsilon: Annotated[
+        str | None,
+        option("--epsilon", help="Linf radius in place of each experiment's own, such as 10/255."),
+    ] = None,
     seeds: Annotated[
         int | None,
         option("--seeds", help=f"Networks of each kind: {SEEDS}, quick {QUICK_SEEDS}.", min=1),
@@ -51,7 +63,14 @@ def reproduce(
     """
     with command(None if show else output, json_file, fresh=fresh, pages=False) as run:
         from jaxadv.core.optional_dependency import extra
-        from jaxadv.studies import EXPERIMENTS, NEED_SKLEARN, Setting, as_data, find
+        from jaxadv.studies import (
+            EXPERIMENTS,
+            NEED_SKLEARN,
+            Setting,
+            as_data,
+            check_networks,
+            find,
+        )
 
         if name is None and not show:
             raise ValueError(f"pass the NAME of an experiment: {', '.join(EXPERIMENTS)}")
@@ -60,6 +79,9 @@ def reproduce(
             _print_list(names, json_file)
             return
         check_page()
+        radius = None if epsilon is None else parse_number(epsilon)
+        if radius is not None and not 0 < radius < float("inf"):
+            raise ValueError(f"--epsilon {epsilon}: pass a radius above 0, such as 10/255")
         if NEED_SKLEARN.intersection(names):
             with extra("sklearn", str(name)):
                 import sklearn  # noqa: F401
@@ -71,6 +93,14 @@ def reproduce(
         train, test = (
             mixed(load_data(source, part, data_dir=data_dir)) for part in ("train", split)
         )
+        networks = given_networks(model or [], train, test)
+        if any(given.model is not None for given in networks):
+            if seeds is not None and seeds > 1:
+                raise ValueError(
+                    f"--seeds {seeds} is for networks trained here, and a model that exists is one "
+                    "network: leave --seeds out"
+                )
+            seeds = 1
         sizes = f"{len(train.labels):,} training and {len(test.labels):,} test images"
         print(f"data: {data}, {sizes} ({why})", flush=True)
         folder = run.state / (folder_name(data) + "-quick" * quick)
@@ -83,9 +113,16 @@ def reproduce(
             seeds or (QUICK_SEEDS if quick else SEEDS),
             min(examples or (QUICK_EXAMPLES if quick else EXAMPLES), len(test.labels)),
             quick,
+            networks=networks,
+            epsilon=radius,
         )
+        check_networks(names, setting)
         findings = conduct_all(str(name), names, setting)
         about = {"data": data, "seeds": setting.seeds, "examples": setting.examples, "quick": quick}
+        if networks:
+            about["models"] = ", ".join(given.name for given in networks)
+        if epsilon is not None:
+            about["epsilon"] = epsilon
         run.console.print()
         print_study(findings, run.console)
         studies = [as_data(study) for study in findings]
@@ -124,6 +161,48 @@ def choose_data(data: str | None, data_dir: Path | None, quick: bool) -> tuple[s
     except FileNotFoundError:
         return "mnist5k", "embedded digits, as MNIST is not here: --data-dir says where it is"
     return "mnist", "found here"
+
+
+def given_networks(specs: list[str], train: "Dataset", test: "Dataset") -> "tuple[Given, ...]":
+    """Return the networks of `--model`: models that exist, definitions and recipes to train.
+
+    Args:
+        specs: What `--model` was given.
+        train: The training images.
+        test: The test images.
+
+    Returns:
+        The networks, in this order.
+
+    Raises:
+        ValueError: A network is not known, is named twice or does not take these images.
+    """
+    from jaxadv.engine.checks import check_problem
+    from jaxadv.models import get_definition
+    from jaxadv.models.named import FORMS, is_loaded
+    from jaxadv.models.train import Recipe, check_training
+    from jaxadv.studies import Given
+    from jaxadv.studies.networks import RECIPES
+
+    networks = []
+    for spec in specs:
+        if spec in RECIPES:
+            networks.append(Given(spec))
+        elif is_loaded(spec):
+            network, name = loaded_model(Subject(model=spec), test.images.shape[1:])
+            check_problem(network, test.images[:1], test.labels[:1], test.ids[:1])
+            networks.append(Given(name, network))
+        else:
+            try:
+                definition = get_definition(spec)
+            except ValueError as error:
+                raise ValueError(f"--model: {error}; or {FORMS}") from None
+            check_training(definition(classes=len(train.classes)), train, Recipe(1, batch_size=1))
+            networks.append(Given(definition.__name__))
+    names = [given.name for given in networks]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--model names {', '.join(names)}: pass each network once")
+    return tuple(networks)
 
 
 def mixed(data: "Dataset") -> "Dataset":

@@ -248,7 +248,7 @@ def find_subject(
         training = plan_training(subject, **how)
         network, name = training.untrained, training.name
     else:
-        network, name = _loaded_model(subject, images.images.shape[1:])
+        network, name = loaded_model(subject, images.images.shape[1:])
     *_, classes = check_problem(network, images.images, images.labels, images.ids)
     for check in checks:
         check(network, images, classes)
@@ -285,7 +285,7 @@ def _is_trained_here(subject: Subject) -> bool:
     return True
 
 
-def _loaded_model(subject: Subject, shape: tuple[int, ...]) -> tuple["Model", str]:
+def loaded_model(subject: Subject, shape: tuple[int, ...]) -> tuple["Model", str]:
     """Return the model that exists, and its name in reports."""
     from jaxadv.models import load_model
     from jaxadv.models.named import name_of

@@ -20,7 +20,7 @@ from jaxadv.data.form import (
     part_of_name,
 )
 from jaxadv.data.idx import load_idx
-from jaxadv.data.npz import from_arrays, load_npz
+from jaxadv.data.npz import from_arrays, load_npz, load_npz_split, splits_of
 from jaxadv.engine.checks import check_counts
 
 _EMBEDDED = ("mnist5k", "digits")
@@ -197,6 +197,8 @@ def _open_path(path: Path, split: Split, size: int | None, layout: str | None) -
         return open_builder(find_directory(path), split, size)
     if _has_idx(path):
         return _read_source(_load_idx(path.name, split, path))
+    if splits_of(path):
+        return _read_source(load_npz_split(path, split, layout), "layout")
     return find_folder(path, split, size)
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 FORMS = (
-    "an npz file, or a folder with a folder of pictures for each class, with idx files, or with a "
-    "prepared set of tensorflow-datasets"
+    "an npz file, or a folder with a folder of pictures for each class, with npz files of splits, "
+    "with idx files, or with a prepared set of tensorflow-datasets"
 )
 SPLITS = ("train", "test", "val")
 _SYNONYMS = {

@@ -1,6 +1,7 @@
 """Images and labels in one npz file of plain arrays."""
 
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxadv.data.form import Dataset, make_dataset, numbered
+from jaxadv.data.form import (
+    SPLITS,
+    Dataset,
+    Split,
+    find_split,
+    make_dataset,
+    numbered,
+    usual_name,
+)
 from jaxadv.engine.checks import TOLERANCE
 
 LAYOUTS = ("NHWC", "NCHW")
@@ -49,6 +58,50 @@ def load_npz(path: str | os.PathLike[str], layout: str | None = None) -> Dataset
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: pass an npz file")
     return from_arrays(path, _read(path), layout)
+
+
+def splits_of(folder: Path) -> dict[str, list[Path]]:
+    """Return the npz files of a folder by the split that a word of their names names.
+
+    Args:
+        folder: The folder, such as one with cifar10_train_batch1.npz and cifar10_test.npz.
+
+    Returns:
+        For each split its files in the order of their names; empty where no file names one.
+    """
+    parts: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("*.npz")):
+        for split in {*map(usual_name, re.split(r"[\W_]+", file.stem))} & {*SPLITS}:
+            parts.setdefault(split, []).append(file)
+    return parts
+
+
+def load_npz_split(folder: Path, split: Split, layout: str | None = None) -> Dataset:
+    """Load one split of a folder of npz files, all its files one after the other.
+
+    Args:
+        folder: The folder, as for `splits_of`.
+        split: The split.
+        layout: As for `load_npz`.
+
+    Returns:
+        The data set, with the name of the folder.
+
+    Raises:
+        ValueError: If no file is of that split, or the files do not fit together.
+    """
+    parts = splits_of(folder)
+    files = parts[find_split(split, list(parts), f"{folder} has npz files")]
+    sets = [load_npz(file, layout) for file in files]
+    shapes = {data.images.shape[1:] for data in sets}
+    if len(shapes) > 1:
+        raise ValueError(f"{folder} has images of the shapes {sorted(shapes)}: pass one file")
+    classes = max((data.classes for data in sets), key=len)
+    images, labels, ids = map(np.concatenate, zip(*(data[:3] for data in sets), strict=True))
+    if len(set(ids.tolist())) < len(ids):  # each file counts from 0
+        ids = np.arange(len(ids), dtype=np.int32)
+    first = sets[0]._replace(images=images, labels=labels, ids=ids, classes=classes)
+    return first._replace(name=folder.absolute().name)
 
 
 def from_arrays(

@@ -361,6 +361,34 @@ class _Normalized:
         return self.apply(params, (images - mean) / std, *key)
 
 
+def linen_of(model: Model) -> "tuple[nn.Module, Params] | None":
+    """Return the linen module and the variables of a model, None if it is no linen module.
+
+    A module behind `normalized` is returned with its normalisation, under the same variables.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxadv.models.adapters import from_linen, linen_of, normalized
+        >>> from jaxadv.models import get_definition
+        >>> module, images = get_definition("FC")(widths=(4,)), jnp.ones((1, 2, 2, 3))
+        >>> variables = module.init(jax.random.key(0), images)
+        >>> model = normalized(from_linen(module, variables), (0.5,) * 3, (0.2,) * 3)
+        >>> again, same = linen_of(model)
+        >>> bool((again.apply(same, images) == model(images)).all())
+        True
+    """
+    apply, normalisation = model.apply, None
+    if isinstance(apply, _Normalized):
+        apply, normalisation = apply.apply, (apply.mean, apply.std)
+    if not isinstance(apply, _Linen) or apply.kwargs:
+        return None
+    if normalisation is None:
+        return apply.module, model.params
+    from jaxadv.models.definitions.layers import Normalized
+
+    return Normalized(apply.module, *normalisation), model.params
+
+
 def selected(model: Model, output: str | int) -> Model:
     """Return the model whose logits are one part of what the given one returns.
 

@@ -5,12 +5,13 @@
 
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxadv.engine.result_store import fingerprint
+from jaxadv.models.adapters import linen_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Table, Text, as_data, load, save
-from jaxadv.studies.setting import Setting
+from jaxadv.studies.setting import Given, Setting
 
 __all__ = [
     "EXPERIMENTS",
@@ -18,10 +19,12 @@ __all__ = [
     "Curves",
     "Findings",
     "Gallery",
+    "Given",
     "Setting",
     "Table",
     "Text",
     "as_data",
+    "check_networks",
     "conduct",
     "find",
     "stored",
@@ -49,6 +52,7 @@ EXPERIMENTS: dict[str, str] = {  # name: its module here, and its function
     "universal.labels": "universal_nature:labels",
     "universal.geometry": "universal_nature:geometry",
     "universal.controls": "universal_nature:lengths",
+    "universal.radius": "universal_radius:over_radii",
     "universal.data_free": "universal_nature:data_free",
     "tampered.defences": "tampered.study:defences",
     "tampered.retraining": "tampered.study:retraining",
@@ -58,6 +62,15 @@ EXPERIMENTS: dict[str, str] = {  # name: its module here, and its function
     "streams": "streams:windows_of_digits",
 }
 NEED_SKLEARN = {"classifiers.distance", "classifiers.topics", "transfer.spam"}
+FIXED = {*NEED_SKLEARN, "szegedy.pool"}  # studies of classifiers that no network can replace
+TRAIN = {  # studies that train on other images than the training set: of definitions alone
+    "szegedy.halves",
+    "szegedy.causes",
+    "fooling.retraining",
+    "tampered.defences",
+    "tampered.retraining",
+}
+LINEN = {"szegedy.units"}  # studies that look into a linen module
 
 
 def find(name: str) -> list[str]:
@@ -84,6 +97,37 @@ def study(name: str) -> Callable[[Setting], Findings]:
     return getattr(importlib.import_module(f"jaxadv.studies.{module}"), function)
 
 
+def check_networks(names: Sequence[str], setting: Setting) -> None:
+    """Raise ValueError if an experiment cannot be run on the networks that the setting gives.
+
+    Args:
+        names: Names of the experiments.
+        setting: The setting.
+
+    Raises:
+        ValueError: An experiment takes no network, no trained one, linen modules alone, or two.
+    """
+
+    def refuse(experiments: set[str], why: str) -> None:
+        refused = [name for name in names if name in experiments]
+        if refused:
+            others = ", ".join(name for name in EXPERIMENTS if name not in experiments)
+            raise ValueError(f"{', '.join(refused)}: {why}; these do: {others}")
+
+    loaded = [given for given in setting.networks if given.model is not None]
+    if setting.networks:
+        refuse(FIXED, "takes no other networks than its own")
+    if loaded:
+        what = f"trains its networks, and cannot take {loaded[0].name}, which is trained already"
+        refuse(TRAIN | FIXED, f"{what}: pass the name of a definition, or an experiment that can")
+    opaque = [given.name for given in loaded if given.model and linen_of(given.model) is None]
+    if opaque:
+        what = f"looks into the layers of a linen module, which {opaque[0]} is not"
+        refuse(LINEN | TRAIN | FIXED, f"{what}: pass an experiment that takes any model")
+    if len(setting.networks) == 1:
+        refuse({"transfer.attacks"} | FIXED, "takes two networks or more")
+
+
 def _place(name: str, setting: Setting) -> tuple[Path, str]:
     """Return where the findings of an experiment are stored, and their fingerprint."""
     digest = fingerprint(
@@ -91,6 +135,8 @@ def _place(name: str, setting: Setting) -> tuple[Path, str]:
         setting.seeds,
         setting.examples,
         setting.quick,
+        setting.epsilon,
+        *((given.name, given.model and given.model.params) for given in setting.networks),
         *((data.images, data.labels) for data in (setting.train, setting.test)),
     )
     return setting.folder / "findings" / f"{name}.npz", digest
@@ -105,6 +151,7 @@ def conduct(name: str, setting: Setting) -> Findings:
     """Run one experiment, or load its stored findings for the same setting."""
     findings = stored(name, setting)
     if findings is None:
+        check_networks([name], setting)
         begin = time.perf_counter()
         result = study(name)(setting)
         findings = Findings(result.name, result.title, result.parts, time.perf_counter() - begin)

@@ -19,13 +19,21 @@ from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.result import Result
 from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
-from jaxadv.studies.findings import Findings, Gallery, Part, Table, Text
+from jaxadv.studies.findings import Findings, Gallery, Part, Table, Text, spread
 from jaxadv.studies.fit import how_trained
-from jaxadv.studies.networks import PUBLISHED, SIX, Network, trained
+from jaxadv.studies.networks import SIX, Network, names_of, network_of, published
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.wording import fit_in_words, side, tally
 
 NOISES = (0.06, 0.1, 0.3, 1.0)  # standard deviations; at 1 the paper's digits are barely readable
+PUBLISHED_NOISE = (  # errors of `SIX` in per cent under noise of 0.1 and 0.3
+    (5.0, 15.6),
+    (10.1, 11.3),
+    (18.3, 22.7),
+    (0.0, 5.0),
+    (0.0, 4.3),
+    (0.8, 3.1),
+)
 
 
 def distortion(images: npt.ArrayLike, originals: npt.ArrayLike) -> Float[np.ndarray, " N"]:
@@ -110,13 +118,14 @@ def examples_of(data: Dataset, count: int) -> Dataset:
 
 
 def distortions(setting: Setting) -> Findings:
-    """Table 1: training and test error and average minimal distortion of the six networks."""
+    """Table 1: training and test error and average minimal distortion of six networks."""
     data = examples_of(setting.train, setting.examples)
-    values = np.zeros((setting.seeds, len(SIX), 6))
+    names = names_of(setting, SIX)
+    values = np.zeros((setting.seeds, len(names), 6))
     failures, shown = [], {}
     for seed in range(setting.seeds):
-        for row, name in enumerate(SIX):
-            network = trained(setting, name, seed)
+        for row, name in enumerate(names):
+            network = network_of(setting, name, seed)
             numbers = [100 * network.error(setting.train), 100 * network.error(setting.test)]
             for targeted in (True, False):
                 result = nearest_mistakes(setting, network, data, targeted=targeted, seed=seed)
@@ -132,14 +141,13 @@ def distortions(setting: Setting) -> Findings:
                 ]
             values[seed, row, :5] = numbers
             values[seed, row, 5] = result.backward.mean()
-    published = np.full((len(SIX), 6), np.nan)
-    for row, name in enumerate(SIX):
-        published[row, :3] = PUBLISHED[name]
-    published[:, 3] = 100
+    known = np.full((len(names), 6), np.nan)
+    known[:, :3] = [published(setting, name) for name in names]
+    known[np.isfinite(known[:, 2]), 3] = 100
     parts: list[Part] = [
         Table(
             "Table 1: errors and average minimal distortion",
-            SIX,
+            names,
             (
                 "training error %",
                 "test error %",
@@ -149,8 +157,8 @@ def distortions(setting: Setting) -> Findings:
                 "gradients, any class",
             ),
             values.mean(0),
-            values.std(0),
-            published,
+            spread(values),
+            known,
             (".2f", ".2f", ".4f", ".1f", ".4f", ".0f"),
             note=f"Minimal perturbations of {len(data.labels)} training images in the box, mean "
             f"and standard deviation over {setting.seeds} seeds. The paper asks for a class; we "
@@ -158,13 +166,13 @@ def distortions(setting: Setting) -> Findings:
             "one forward and one backward pass. Each of ours is the nearest adversarial image met "
             "in a search for c that ends within 0.1 %; the paper does not say how finely.",
         ),
-        Text(audit_in_words(failures, 2 * setting.seeds * len(SIX) * len(data.labels))),
-        Text(order_in_words(values.mean(0)[:, 2], values.mean(0)[:, 0])),
+        Text(audit_in_words(failures, 2 * setting.seeds * len(names) * len(data.labels))),
+        Text(order_in_words(names, values.mean(0)[:, 2], values.mean(0)[:, 0], known[:, [2, 0]])),
     ]
     rows = np.arange(len(data.labels))[:: max(1, len(data.labels) // 8)][:8]
-    for name in ("FC10(1e-4)", "FC100-100-10", "AE400-10"):
+    for name in names_of(setting, ("FC10(1e-4)", "FC100-100-10", "AE400-10")):
         parts.append(_pictures(f"Adversarial examples for {name}", data, shown[name], rows))
-    return Findings("szegedy.distortion", "The nearest mistake of six networks", parts)
+    return Findings("szegedy.distortion", f"The nearest mistake of {len(names)} networks", parts)
 
 
 def audit_in_words(failures: Sequence[str], attacks: int) -> str:
@@ -176,37 +184,47 @@ def audit_in_words(failures: Sequence[str], attacks: int) -> str:
     return f"{claim} is not shown: {len(failures)} of {attacks:,} attacks failed ({names})."
 
 
-def order_in_words(measured: np.ndarray, errors: np.ndarray) -> str:
+def order_in_words(
+    names: Sequence[str],
+    measured: np.ndarray,
+    errors: np.ndarray,
+    known: Float[np.ndarray, "M 2"],
+) -> str:
     """Return the order of the networks by their distortions, beside the published one.
 
     Args:
-        measured: Distortions of `SIX`.
+        names: The networks.
+        measured: Their distortions.
         errors: Their training errors in per cent.
+        known: The published distortions and training errors, nan where there is none.
 
     Returns:
         The paragraph.
     """
-    published = np.array([PUBLISHED[name][2] for name in SIX])
-    rank_differences = np.argsort(np.argsort(measured)) - np.argsort(np.argsort(published))
-    count = len(SIX)
-    squares = np.square(rank_differences).sum()
-    correlation = 1 - 6 * squares / (count * (count**2 - 1))  # Spearman's
-    order = ", ".join(f"{SIX[i]} {measured[i]:.3f}" for i in np.argsort(measured))
-    paper = ", ".join(f"{SIX[i]} {published[i]:.3f}" for i in np.argsort(published))
-    fitted = {name: PUBLISHED[name][0] for name in SIX}
-    return (
-        f"From the nearest to the furthest: {order}. In the paper: {paper}. Rank correlation "
-        f"{correlation:.2f}; the distortion is smaller than the paper's in "
-        f"{tally(SIX, measured < published)}. "
-        + fit_in_words(dict(zip(SIX, map(float, errors), strict=True)), fitted)
-    )
+    order = ", ".join(f"{names[i]} {measured[i]:.4f}" for i in map(int, np.argsort(measured)))
+    words = f"From the nearest to the furthest: {order}. "
+    both = [i for i, distortion in enumerate(known[:, 0]) if np.isfinite(distortion)]
+    if len(both) > 1:
+        ours, theirs = measured[both], known[both, 0]
+        squares = np.square(np.argsort(np.argsort(ours)) - np.argsort(np.argsort(theirs))).sum()
+        correlation = 1 - 6 * squares / (len(both) * (len(both) ** 2 - 1))  # Spearman's
+        paper = ", ".join(
+            f"{names[i]} {known[i, 0]:.3f}" for i in sorted(both, key=lambda i: known[i, 0])
+        )
+        words += (
+            f"In the paper: {paper}. Rank correlation {correlation:.2f}; the distortion is smaller "
+            f"than the paper's in {tally([names[i] for i in both], ours < theirs)}. "
+        )
+    fitted = {names[i]: float(known[i, 1]) for i in both}
+    return words + fit_in_words(dict(zip(names, map(float, errors), strict=True)), fitted)
 
 
-def noise_in_words(mean: Float[np.ndarray, "6 C"], count: int) -> str:
+def noise_in_words(names: Sequence[str], mean: Float[np.ndarray, "M C"], count: int) -> str:
     """Return whether random noise finds what the attack finds.
 
     Args:
-        mean: Errors of `SIX` in per cent, in the columns of the table of `noise`.
+        names: The networks.
+        mean: Their errors in per cent, in the columns of the table of `noise`.
         count: Number of images.
 
     Returns:
@@ -217,7 +235,7 @@ def noise_in_words(mean: Float[np.ndarray, "6 C"], count: int) -> str:
 
     def above(rates: np.ndarray, controls: np.ndarray) -> str:
         pairs = zip(rates, controls, strict=True)
-        return tally(SIX, [side(*pair, count) > 0 for pair in pairs])
+        return tally(names, [side(*pair, count) > 0 for pair in pairs])
 
     missed = [side(*pair, count) > 0 for pair in zip(attacked, search, strict=True)]
     blind = "random directions miss them" if all(missed) else "random directions find others"
@@ -226,8 +244,8 @@ def noise_in_words(mean: Float[np.ndarray, "6 C"], count: int) -> str:
         "its distance one random draw makes more errors than there are without noise, beyond their "
         f"95 % intervals, in {above(one, clean)}; a random search with as many passes as the "
         f"attack in {above(search, clean)}. The attack finds more than that search in "
-        f"{tally(SIX, missed)}: of the blind spots that it finds {blind}. Under noise of standard "
-        f"deviation {NOISES[-1]:g} the networks get {100 - loud.max():.0f} to "
+        f"{tally(names, missed)}: of the blind spots that it finds {blind}. Under noise of "
+        f"standard deviation {NOISES[-1]:g} the networks get {100 - loud.max():.0f} to "
         f"{100 - loud.min():.0f} % right (the paper: 51 %)."
     )
 
@@ -263,16 +281,17 @@ def noise(setting: Setting) -> Findings:
         "same distance",
         "random search",
     )
-    values = np.zeros((setting.seeds, len(SIX), len(columns)))
-    published = np.full(values.shape[1:], np.nan)
-    published[:, 0] = 100
-    published[:, 1] = [PUBLISHED[name][1] for name in SIX]
-    published[:, 3] = (5.0, 10.1, 18.3, 0.0, 0.0, 0.8)
-    published[:, 4] = (15.6, 11.3, 22.7, 5.0, 4.3, 3.1)
-    budgets = np.zeros((setting.seeds, len(SIX)))
+    names = names_of(setting, SIX)
+    values = np.zeros((setting.seeds, len(names), len(columns)))
+    known = np.full(values.shape[1:], np.nan)
+    for row, name in enumerate(names):
+        _, test_error, distortion_there = published(setting, name)
+        if np.isfinite(distortion_there):
+            known[row, [0, 1, 3, 4]] = 100, test_error, *PUBLISHED_NOISE[SIX.index(name)]
+    budgets = np.zeros((setting.seeds, len(names)))
     for seed in range(setting.seeds):
-        for row, name in enumerate(SIX):
-            network = trained(setting, name, seed)
+        for row, name in enumerate(names):
+            network = network_of(setting, name, seed)
             result = nearest_mistakes(setting, network, data, targeted=False, seed=seed)
             draws = int(np.ceil((result.forward + result.backward).mean()))
             budgets[seed, row] = draws
@@ -297,11 +316,11 @@ def noise(setting: Setting) -> Findings:
     parts: list[Part] = [
         Table(
             "Error in per cent under random noise",
-            SIX,
+            names,
             columns,
             values.mean(0),
-            values.std(0),
-            published,
+            spread(values),
+            known,
             ".1f",
             note=f"{len(data.labels)} test images, {setting.seeds} seeds. The noise may leave the "
             "box, as the paper's must (its distortion is the standard deviation); clipped to it, "
@@ -310,7 +329,7 @@ def noise(setting: Setting) -> Findings:
             f"backward passes ({budgets.mean():.0f} on average), an error if any one succeeds. "
             "Misclassified images count as errors.",
         ),
-        Text(noise_in_words(values.mean(0), len(data.labels))),
+        Text(noise_in_words(names, values.mean(0), len(data.labels))),
         Gallery(
             "Noise of growing standard deviation",
             readable.clip(0, 1),
@@ -318,5 +337,5 @@ def noise(setting: Setting) -> Findings:
             tuple(data.classes[label] for label in data.labels[:8]),
         ),
     ]
-    parts += how_trained(setting, SIX, seeds=setting.seeds)
+    parts += how_trained(setting, names, setting.seeds)
     return Findings("szegedy.noise", "Random noise as a control", parts)

@@ -24,9 +24,10 @@ from jaxadv.core.result import Result
 from jaxadv.core.typing import ArrayLike
 from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
-from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
+from jaxadv.studies.directions import activations, dense_layers
+from jaxadv.studies.findings import Curves, Findings, Part, Table, Text, spread
 from jaxadv.studies.fit import how_trained
-from jaxadv.studies.networks import RECIPES, Network, trained
+from jaxadv.studies.networks import RECIPES, Network, names_of, network_of
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.wording import tally
 
@@ -220,7 +221,7 @@ class _Robustness(NamedTuple):
 def _robustness(setting: Setting, name: str, train: Dataset, test: Dataset) -> _Robustness:
     errors, distances = [], []
     for seed in range(setting.seeds):
-        network = trained(setting, NETWORK, seed, train)
+        network = network_of(setting, names_of(setting, (NETWORK,))[0], seed, train)
         result = _nearest(setting, f"{name}-{seed}", network, _correct(setting, network, test))
         errors.append(100 * network.error(test))
         distances.append(np.where(result.success, result.distance, np.inf))
@@ -256,7 +257,8 @@ def _slope(
 
 
 def _fixed(setting: Setting, what: str) -> str:
-    return f"FC100-100-10, {setting.seeds} seeds, {_count(setting)} images each; {what}"
+    name = names_of(setting, (NETWORK,))[0]
+    return f"{name}, {setting.seeds} seeds, {_count(setting)} images each; {what}"
 
 
 def _dimension(setting: Setting) -> list[Part]:
@@ -330,7 +332,7 @@ def _amount(setting: Setting) -> list[Part]:
         tuple(f"{n:,}" for n in sizes),
         ("test error %", "median L2"),
         values.mean(1),
-        values.std(1),
+        spread(values.swapaxes(0, 1)),
         formats=(".2f", ".3f"),
         note=_fixed(
             setting, "as many steps for all sizes: the first images of the training set, repeated."
@@ -341,16 +343,13 @@ def _amount(setting: Setting) -> list[Part]:
 
 
 def features(network: Network, images: np.ndarray) -> Array:
-    """Return the input [N, units] of the last linear layer of an FC network.
+    """Return the input [N, units] of the last dense layer of a linen network.
 
     This is the last hidden layer's activations, or the pixels if there is no hidden layer.
     """
-    depth = len(network.module.widths)
-    if depth == 0:
-        return jnp.asarray(images).reshape(len(images), -1)
-    _, seen = network.module.apply(network.variables, images, capture_intermediates=True)
-    activation: Callable[..., Array] = getattr(jax.nn, network.module.activation)
-    return activation(seen["intermediates"][f"fc{depth}"]["__call__"][0])
+    inputs = jnp.asarray(images)
+    last = list(dense_layers(network.linen, network.variables, inputs))[-1]
+    return activations(network.linen, network.variables, inputs, last)
 
 
 def transfer_explained(
@@ -401,8 +400,8 @@ def amplify(images: np.ndarray, originals: np.ndarray, norm: float) -> np.ndarra
 
 
 def _transfer(setting: Setting, distortion: float = 0.07) -> list[Part]:
-    names = tuple(RECIPES)[:4] if setting.quick else tuple(RECIPES)
-    networks = [trained(setting, name) for name in names]
+    names = names_of(setting, tuple(RECIPES)[:4] if setting.quick else tuple(RECIPES))
+    networks = [network_of(setting, name) for name in names]
     test = setting.test.take(slice(2 * _count(setting)))
     for network in networks:
         right = predict(network.model, test.images).argmax(1) == test.labels

@@ -87,6 +87,46 @@ def activations(
     return values[0].reshape(len(images), -1)
 
 
+def dense_layers(
+    module: nn.Module, variables: Params, images: Float[Array, "N H W C"]
+) -> dict[str, int]:
+    """Return the dense layers of a module in the order of their calls, each with its input width.
+
+    Args:
+        module: A Flax linen module in evaluation mode.
+        variables: Its variables.
+        images: Images [N, H, W, C], of which the first is passed through.
+
+    Returns:
+        The widths of the inputs by name, of layers that are called once and do not lie inside a
+        submodule.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxadv.models import get_definition
+        >>> from jaxadv.studies.directions import dense_layers
+        >>> module, images = get_definition("FC")(widths=(16, 12)), jnp.ones((1, 28, 28, 1))
+        >>> dense_layers(module, module.init(jax.random.key(0), images), images)
+        {'fc1': 784, 'fc2': 16, 'fc3': 12}
+    """
+    widths: dict[str, list[int]] = {}
+
+    def record(
+        method: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: InterceptorContext,
+    ) -> Any:
+        path = context.module.path
+        if isinstance(context.module, nn.Dense) and len(path) == 1 and args[0].ndim == 2:
+            widths.setdefault(path[0], []).append(args[0].shape[1])
+        return method(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        module.apply(variables, images[:1])
+    return {name: each[0] for name, each in widths.items() if len(each) == 1}
+
+
 def counter_rotated(
     module: nn.Module, variables: Params, layer: str, rotation: Float[Array, "n n"]
 ) -> Model:

@@ -160,6 +160,18 @@ class Findings:
     seconds: float = 0.0
 
 
+def spread(values: Float[np.ndarray, "S ..."]) -> Float[np.ndarray, "..."] | None:
+    """Return the standard deviations over seeds, the first axis; None of one seed.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxadv.studies.findings import spread
+        >>> spread(np.array([[1.0, 2.0], [3.0, 2.0]])), spread(np.ones((1, 2)))
+        (array([1., 0.]), None)
+    """
+    return values.std(0) if len(values) > 1 else None
+
+
 def as_data(findings: Findings) -> dict[str, Any]:
     """Return the findings as data for JSON, without the pictures.
 

@@ -5,6 +5,7 @@ on the other half of the data, as they are and amplified. How the paper amplifie
 more than one way; the study shows each.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,13 @@ import numpy.typing as npt
 from jaxtyping import Float
 
 from jaxadv.studies.blind_spots import distortion, examples_of, gaussian, nearest_mistakes
-from jaxadv.studies.findings import Findings, Part, Table, Text
-from jaxadv.studies.networks import trained
+from jaxadv.studies.findings import Findings, Part, Table, Text, spread
+from jaxadv.studies.networks import names_of, network_of, published
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.transfer import cross_errors
 from jaxadv.studies.wording import fit_in_words, side
 
+NETWORKS = ("FC100-100-10", "FC123-456-10")
 HALVES = ("FC100-100-10 on P1", "FC123-456-10 on P1", "FC100-100-10 on P2")
 PUBLISHED_HALVES = np.array(
     [  # error on P1, on P2, on the test set; average distortion
@@ -38,6 +40,7 @@ READINGS = (
     f"one factor for all, mean {DEVIATION:g}",
     f"all by {ENLARGED:g}",
 )
+Titles = tuple[str, str, str]
 OFF_DIAGONAL = ~np.eye(3, dtype=bool)
 
 
@@ -110,14 +113,19 @@ def between_training_sets(setting: Setting) -> Findings:
         setting.train.take(np.arange(half, 2 * half)),
     )
     data = examples_of(setting.test, setting.examples)
-    recipes = (("FC100-100-10", first, 0), ("FC123-456-10", first, 1), ("FC100-100-10", second, 2))
+    names = names_of(setting, NETWORKS)
+    one, two = names[0], names[-1]  # of one network, two seeds
+    again = ", other seed" if one == two else ""
+    titles = f"{one} on P1", f"{two} on P1{again}", f"{one} on P2"
+    is_papers = titles == HALVES and bool(np.isfinite(published(setting, one)).all())
+    recipes = ((one, first, 0), (two, first, 1), (one, second, 2))
     errors = np.zeros((setting.seeds, 3, 4))
     crossed = np.zeros((setting.seeds, 5 + 3 * len(READINGS), 3))
     enlarged = np.zeros((setting.seeds, len(READINGS), 3, 2))
     for seed in range(setting.seeds):
         networks = [
-            trained(setting, name, 3 * seed + number, half)._replace(name=title)
-            for title, (name, half, number) in zip(HALVES, recipes, strict=True)
+            network_of(setting, name, 3 * seed + number, half)._replace(name=title)
+            for title, (name, half, number) in zip(titles, recipes, strict=True)
         ]
         made = [
             nearest_mistakes(setting, network, data, targeted=True, seed=seed).images
@@ -137,18 +145,28 @@ def between_training_sets(setting: Setting) -> Findings:
     parts: list[Part] = [
         Table(
             "Table 3: networks trained on disjoint halves of the training set",
-            HALVES,
+            titles,
             ("error on P1 %", "error on P2 %", "test error %", "distortion"),
             errors.mean(0),
-            errors.std(0),
-            PUBLISHED_HALVES,
+            spread(errors),
+            PUBLISHED_HALVES if is_papers else None,
             (".2f", ".2f", ".2f", ".4f"),
         ),
-        _crossed(crossed, f"{len(data.labels)} test images, random targets, {setting.seeds} seeds"),
-        _enlarged(enlarged),
+        _crossed(
+            titles,
+            crossed,
+            is_papers,
+            f"{len(data.labels)} test images, random targets, {setting.seeds} seeds",
+        ),
+        _enlarged(titles, enlarged, is_papers),
         Text(
             halves_in_words(
-                errors.mean(0), crossed.mean(0), enlarged.mean(0)[:, :, 0], len(data.labels)
+                titles,
+                errors.mean(0),
+                crossed.mean(0),
+                enlarged.mean(0)[:, :, 0],
+                len(data.labels),
+                is_papers,
             )
         ),
     ]
@@ -157,11 +175,11 @@ def between_training_sets(setting: Setting) -> Findings:
     )
 
 
-def _crossed(crossed: np.ndarray, counts: str) -> Table:
+def _crossed(titles: Titles, crossed: np.ndarray, is_papers: bool, counts: str) -> Table:
     """Return Table 4, from errors [seeds, rows, networks]."""
     rows = (
-        *(f"for {name}" for name in HALVES),
-        *(f"for {name}, {reading}" for reading in READINGS for name in HALVES),
+        *(f"for {name}" for name in titles),
+        *(f"for {name}, {reading}" for reading in READINGS for name in titles),
         "Gaussian noise 0.06",
         f"Gaussian noise {DEVIATION:g}",
     )
@@ -169,30 +187,30 @@ def _crossed(crossed: np.ndarray, counts: str) -> Table:
     return Table(
         "Table 4: error in per cent of networks (columns) on examples made for others (rows)",
         rows,
-        HALVES,
+        titles,
         crossed.mean(0),
-        crossed.std(0),
-        np.concatenate([PUBLISHED_TRANSFER, *amplified, PUBLISHED_NOISE]),
+        spread(crossed),
+        np.concatenate([PUBLISHED_TRANSFER, *amplified, PUBLISHED_NOISE]) if is_papers else None,
         ".1f",
         heat=True,
-        note=f"{counts}. The paper amplifies once, to a standard deviation of {DEVIATION:g}; its "
-        "figures stand below each reading of that.",
+        note=f"{counts}. The paper amplifies once, to a standard deviation of {DEVIATION:g}"
+        + ("; its figures stand below each reading of that." if is_papers else "."),
     )
 
 
-def _enlarged(enlarged: np.ndarray) -> Table:
+def _enlarged(titles: Titles, enlarged: np.ndarray, is_papers: bool) -> Table:
     """Return the table of factors, from [seeds, readings, networks, factor and distortion]."""
-    rows = tuple(f"{name}, {reading}" for reading in READINGS for name in HALVES)
-    published = np.full((len(READINGS), 3, 2), np.nan)
-    published[:, :, 0] = ENLARGED
-    published[:, :, 1] = DEVIATION
+    rows = tuple(f"{name}, {reading}" for reading in READINGS for name in titles)
+    known = np.full((len(READINGS), 3, 2), np.nan)
+    known[:, :, 0] = ENLARGED
+    known[:, :, 1] = DEVIATION
     return Table(
         "By how much the examples are enlarged",
         rows,
         ("mean factor", "distortion"),
         enlarged.mean(0).reshape(-1, 2),
-        enlarged.std(0).reshape(-1, 2),
-        published.reshape(-1, 2),
+        None if (over := spread(enlarged)) is None else over.reshape(-1, 2),
+        known.reshape(-1, 2) if is_papers else None,
         (".2f", ".4f"),
         note="Means over images; factors before the box cuts a perturbation off. The paper says "
         f"{100 * (ENLARGED - 1):.0f} % on average, but from its distortions to {DEVIATION:g} it is "
@@ -202,32 +220,40 @@ def _enlarged(enlarged: np.ndarray) -> Table:
 
 
 def halves_in_words(
+    titles: Sequence[str],
     errors: Float[np.ndarray, "3 4"],
     crossed: Float[np.ndarray, "R 3"],
     factors: Float[np.ndarray, "A 3"],
     count: int,
+    is_papers: bool,
 ) -> str:
     """Return what Tables 3 and 4 show.
 
     Args:
+        titles: The networks.
         errors: Error on P1, on P2 and on the test set in per cent, and distortion, by network.
         crossed: Error in per cent of each network (column), in the order of Table 4.
         factors: Mean factor, by reading and network.
         count: Number of images.
+        is_papers: Whether the networks are the paper's, so that its figures are set beside these.
 
     Returns:
         The paragraph.
     """
+
+    def beside(words: str) -> str:
+        return words if is_papers else ""
+
     plain, amplified = crossed[:3], crossed[3:-2].reshape(len(READINGS), 3, 3)
     noise = crossed[-2:].mean(1)
     more = sum(side(rate, noise[0], count) > 0 for rate in plain[OFF_DIAGONAL])
     sentences = [
-        f"Between networks {plain[OFF_DIAGONAL].mean():.1f} % of the examples transfer as they are "
-        f"(published: {PUBLISHED_TRANSFER[OFF_DIAGONAL].mean():.1f}), in "
+        f"Between networks {plain[OFF_DIAGONAL].mean():.1f} % of the examples transfer as they are"
+        f"{beside(f' (published: {PUBLISHED_TRANSFER[OFF_DIAGONAL].mean():.1f})')}, in "
         f"{more} of {OFF_DIAGONAL.sum()} pairs more than "
         f"noise of standard deviation 0.06 makes wrong ({noise[0]:.1f} %), beyond their intervals; "
-        f"to the network that has seen none of the same images {plain[:2, 2].mean():.1f} % "
-        f"({PUBLISHED_TRANSFER[:2, 2].mean():.1f})."
+        f"to the network that has seen none of the same images {plain[:2, 2].mean():.1f} %"
+        f"{beside(f' ({PUBLISHED_TRANSFER[:2, 2].mean():.1f})')}."
     ]
     low, high = np.sort(PUBLISHED_AMPLIFIED[:2, 2])
     means = amplified[:, OFF_DIAGONAL].mean(1)
@@ -238,14 +264,17 @@ def halves_in_words(
         where = "above" if other > high else "below" if other < low else "within"
         sentences.append(
             f"Amplified, {reading} (mean factor {factor:.2f}): {mean:.1f} %, and {other:.1f} % to "
-            f"the network of the other half, {where} the published {low:g} to {high:g} %."
+            f"the network of the other half"
+            f"{beside(f', {where} the published {low:g} to {high:g} %')}."
         )
     nearest = int(np.abs(means - PUBLISHED_AMPLIFIED[OFF_DIAGONAL].mean()).argmin())
-    sentences.append(
+    closest = (
         f"Over all pairs the published mean is {PUBLISHED_AMPLIFIED[OFF_DIAGONAL].mean():.1f} %; "
-        f"the nearest reading is '{READINGS[nearest]}'. Noise of standard deviation {DEVIATION:g} "
-        f"makes {noise[1]:.1f} % wrong."
+        f"the nearest reading is '{READINGS[nearest]}'. "
+    )
+    sentences.append(
+        f"{beside(closest)}Noise of standard deviation {DEVIATION:g} makes {noise[1]:.1f} % wrong."
     )
     own = errors[[0, 1, 2], [0, 0, 1]]
-    sentences.append(fit_in_words(dict(zip(HALVES, own, strict=True))))
+    sentences.append(fit_in_words(dict(zip(titles, own, strict=True))))
     return " ".join(sentences)

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from jaxadv.studies.directions import Comparison, activations, compare, purity, top_images
 from jaxadv.studies.findings import Part, Table, Text
-from jaxadv.studies.networks import Network, plain, trained
+from jaxadv.studies.networks import Network, names_of, network_of
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.wording import tally
 
@@ -99,7 +99,7 @@ class Layer(NamedTuple):
 
     def features(self, images: np.ndarray) -> Float[Array, "N P n"]:
         """Return the layer's outputs before the nonlinearity at each of P places."""
-        module, variables = self.network.module, self.network.variables
+        module, variables = self.network.linen, self.network.variables
         flat = activations(module, variables, jnp.asarray(images), self.layer, "output")
         width = variables["params"][self.layer]["kernel"].shape[-1]
         return flat.reshape(len(images), -1, width)
@@ -149,14 +149,20 @@ def measure(layer: Layer, basis: Array | None, images: np.ndarray, labels: np.nd
 
 
 def _layers(setting: Setting, seed: int) -> Iterator[Layer]:
-    """Yield the hidden layers that are measured: dense ones, and of a LeNet the others too."""
-    names = ("FC100-100-10",) if setting.quick else ("FC100-100-10", "FC200-200-10")
-    for name in names:
-        for layer in ("fc1", "fc2"):
-            yield Layer(f"{name} {layer}", trained(setting, name, seed), layer, True)
-    lenet = plain(setting, setting.train, seed, epochs=4 if setting.quick else 12)
-    for layer in ("conv1", "conv2", "fc1", "fc2"):
-        yield Layer(f"LeNet {layer}", lenet, layer, False)
+    """Yield the hidden layers that are measured: those that a nonlinearity follows at once.
+
+    A network with batch normalisation between the two has none.
+    """
+    own = ("FC100-100-10",) if setting.quick else ("FC100-100-10", "FC200-200-10")
+    for name in names_of(setting, (*own, "LeNet")):
+        network = network_of(setting, name, seed)
+        if "batch_stats" in network.variables:
+            continue
+        sigmoid = getattr(network.linen, "activation", "relu") == "sigmoid"
+        params = network.variables["params"]
+        weighted = [layer for layer in params if "kernel" in params[layer]]
+        for layer in sorted(weighted)[:-1]:  # conv1, conv2, fc1, ...; the last gives the logits
+            yield Layer(f"{name} {layer}", network, layer, sigmoid)
 
 
 def invariance_parts(setting: Setting) -> list[Part]:
@@ -171,8 +177,9 @@ def invariance_parts(setting: Setting) -> list[Part]:
     images, labels = np.asarray(setting.test.images)[:1000], setting.test.labels[:1000]
     found: dict[tuple[str, str], list[Measured]] = {}
     for seed in range(setting.seeds):
-        for number, layer in enumerate(_layers(setting, seed)):
-            setting.progress("invariance", number, 6 if setting.quick else 8)
+        layers = list(_layers(setting, seed))
+        for number, layer in enumerate(layers):
+            setting.progress("invariance", number, len(layers))
             width = layer.features(images[:1]).shape[-1]
             key = jax.random.fold_in(jax.random.key(100 + seed), number)
             random = jax.random.normal(key, (width, width))
@@ -186,6 +193,8 @@ def invariance_parts(setting: Setting) -> list[Part]:
                     )._asdict(),
                 )
                 found.setdefault((layer.name, kind), []).append(Measured(**kept))
+    if not found:
+        return [Text("No layer is followed at once by a nonlinearity: invariance is not measured.")]
     pooled = {
         where: Measured(*map(np.concatenate, zip(*each, strict=True)))
         for where, each in found.items()

@@ -33,7 +33,7 @@ from jaxadv.models.adapters import normalized
 from jaxadv.models.torch_arrays import from_torch_arrays
 from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
 from jaxadv.studies.fit import how_trained
-from jaxadv.studies.networks import plain, trained
+from jaxadv.studies.networks import names_of, network_of
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.wording import tally
 
@@ -48,16 +48,17 @@ PUBLISHED = {
     "fc2 (4096x4096)": 4.0,
     "fc3 (4096x1000)": 4.0,
 }
-NETWORKS = ("FC10(1e-4)", "FC100-100-10", "FC200-200-10", "AE400-10")
+NETWORKS = ("FC10(1e-4)", "FC100-100-10", "LeNet", "FC200-200-10", "AE400-10")
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def layers(setting: Setting) -> Findings:
     """Section 4.3: the largest gain of each layer, and its gain on perturbations.
 
-    Networks are trained on the setting's images, with seed 0: `NETWORKS` (quick: the first two) and
-    a LeNet. A torch state dict of torchvision's AlexNet, setting.folder / "alexnet.safetensors" (or
-    .npz), fills Table 5's rows; without one they show the published figures only.
+    Networks are trained on the setting's images, with seed 0: `NETWORKS` (quick: the first three),
+    or those that it gives. A torch state dict of torchvision's AlexNet, setting.folder /
+    "alexnet.safetensors" (or .npz), fills Table 5's rows; without one they show the published
+    figures only.
 
     Args:
         setting: The setting.
@@ -65,10 +66,8 @@ def layers(setting: Setting) -> Findings:
     Returns:
         The findings.
     """
-    names = NETWORKS[:2] if setting.quick else NETWORKS
-    networks = {name: trained(setting, name) for name in names}
-    networks["LeNet"] = plain(setting, setting.train, epochs=1 if setting.quick else 3)
-    models = {name: network.model for name, network in networks.items()}
+    names = names_of(setting, NETWORKS[:3] if setting.quick else NETWORKS)
+    models = {name: network_of(setting, name).model for name in names}
     image_shape = setting.test.images.shape[1:]
     spectra = {}
     for number, (name, model) in enumerate(models.items()):
@@ -93,10 +92,14 @@ def layers(setting: Setting) -> Findings:
         spectra_table("Norms of the layers", spectra),
         certificates,
         _gain_table(gains, spectra),
-        *(_curves(name, gains[name], spectra[name]) for name in models if name != "FC10(1e-4)"),
+        *(
+            _curves(name, gains[name], spectra[name])
+            for name in models
+            if len(gains[name].adversarial) > 1
+        ),
         Text(layers_in_words(_last_layer(gains, spectra), inside)),
     ]
-    parts += how_trained(setting, tuple(networks), lambda _, name, seed: networks[name])
+    parts += how_trained(setting, names)
     return Findings("szegedy.layers", "Spectral analysis of unstability", parts)
 
 
@@ -291,9 +294,10 @@ def _certificates(
         columns,
         np.array(values),
         formats=(".4g", ".3g", ".3g", ".3g", ".3g", ".3g", ".0f", ".0f"),
-        note="Distances in L2 (divide by 28 for the paper's distortion); certified: margin / "
-        "(sqrt(2) L); gain at the image: the norm of the logits' Jacobian there. Images that the "
-        "network gets right and for which the attack found an adversarial one.",
+        note="Distances in L2 (over the square root of the number of pixels: the paper's "
+        "distortion); certified: margin / (sqrt(2) L); gain at the image: the norm of the logits' "
+        "Jacobian there. Images that the network gets right and for which the attack found an "
+        "adversarial one.",
     ), inside
 
 

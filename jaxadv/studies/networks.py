@@ -10,7 +10,7 @@ with hidden layers 2 * lambda was chosen, of 1, 2, 4 and 8, on the last 10,000 t
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from jaxadv.core.typing import ArrayLike, Key, Params
 from jaxadv.data import Dataset
 from jaxadv.engine.result_store import fingerprint
 from jaxadv.engine.verify import predict
-from jaxadv.models.adapters import from_linen
+from jaxadv.models.adapters import from_linen, linen_of
 from jaxadv.models.definitions import get_definition
 from jaxadv.models.train import train
 from jaxadv.models.weights import flatten, read_arrays, unflatten, write_arrays
@@ -93,20 +93,71 @@ class Network(NamedTuple):
 
     Attributes:
         name: Name of the network.
-        module: The linen module.
+        module: The linen module; None of a model that is no linen module.
         variables: Its variables.
         model: The model to attack.
     """
 
     name: str
-    module: nn.Module
+    module: nn.Module | None
     variables: Params
     model: Model
+
+    @property
+    def linen(self) -> nn.Module:
+        """The linen module, for studies of layers.
+
+        Raises:
+            ValueError: The model is no linen module.
+        """
+        if self.module is None:
+            raise ValueError(f"{self.name} is no linen module: its layers cannot be told apart")
+        return self.module
 
     def error(self, data: Dataset) -> float:
         """Return the fraction of misclassified images."""
         logits = predict(self.model, data.images)
         return float((logits.argmax(1) != data.labels).mean())
+
+
+def names_of(setting: Setting, own: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a study's networks: those that the setting gives, else its own."""
+    return tuple(given.name for given in setting.networks) or tuple(own)
+
+
+def network_of(setting: Setting, name: str, seed: int = 0, data: Dataset | None = None) -> Network:
+    """Return a network of a study by its name: a model that is given, or one trained here.
+
+    Args:
+        setting: The setting, whose folder stores the networks.
+        name: Name of a given model, of one of `RECIPES`, or of a definition.
+        seed: Seed of the training.
+        data: Training set (None: the setting's).
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: A given model is to be trained on other data, or there is no network of that
+            name.
+    """
+    model = next((given.model for given in setting.networks if given.name == name), None)
+    if model is not None:
+        if data is not None:
+            raise ValueError(f"{name} is trained already: pass the name of a definition")
+        return Network(name, *(linen_of(model) or (None, model.params)), model)
+    if name in RECIPES:
+        return trained(setting, name, seed, data)
+    data = setting.train if data is None else data
+    epochs = round((60_000 if setting.quick else 720_000) / len(data.labels))
+    return plain(setting, data, seed, epochs=min(max(3, epochs), 20), batch_size=50, kind=name)
+
+
+def published(setting: Setting, name: str) -> tuple[float, float, float]:
+    """Return the row of `PUBLISHED`, nan for networks and images that are not the paper's."""
+    nothing = (np.nan, np.nan, np.nan)
+    is_colour = setting.test.images.shape[-1] != 1
+    return nothing if is_colour else PUBLISHED.get(name, nothing)
 
 
 def load_or_fit(

@@ -20,7 +20,7 @@ from jaxadv.core.typing import ArrayLike
 from jaxadv.engine.verify import predict
 from jaxadv.studies.findings import Curves, Findings, Part, Table, Text
 from jaxadv.studies.fit import how_trained
-from jaxadv.studies.networks import Network, trained
+from jaxadv.studies.networks import Network, names_of, network_of
 from jaxadv.studies.setting import Setting
 
 TIMES = np.array([1, 2, 3, 4, 5, 6, 8, 11, 16, 23, 32, 45.0])  # norms over the nearest distance
@@ -46,11 +46,12 @@ class Measured(NamedTuple):
 
 def rarity(setting: Setting) -> Findings:
     """The probability that random perturbations fool, and the distance of the nearest mistake."""
-    names = ("FC100-100-10",) if setting.quick else ("FC10(1e-4)", "FC100-100-10", "AE400-10")
+    own = ("FC100-100-10",) if setting.quick else ("FC10(1e-4)", "FC100-100-10", "AE400-10")
+    names = names_of(setting, own)
     rows, curves, words = [], [], []
     dimension = setting.test.images[0].size
     for name in names:
-        network = trained(setting, name)
+        network = network_of(setting, name)
         free, boxed = (_measure(setting, network, clip) for clip in (False, True))
         flat = free._replace(probability=cap_probability(free.nearest, free.norms, dimension))
         curves.append(_curves(name, free, boxed, flat))

@@ -14,9 +14,24 @@ from jaxadv.data import Dataset
 from jaxadv.engine.result_store import Store, fingerprint
 from jaxadv.protocols.runs import Runs
 
+COLOUR = 10 / 255  # of colour images, the Linf radius of Moosavi-Dezfooli et al. (2016)
+
 
 def _silent(stage: str, done: int, total: int) -> None:
     pass
+
+
+class Given(NamedTuple):
+    """A network that studies use in place of their own.
+
+    Attributes:
+        name: Its name in the tables. Without a model, the name of a definition of
+            `jaxadv.models.definitions` or of one of `networks.RECIPES`, which is trained here.
+        model: The model, None for a network that is trained here.
+    """
+
+    name: str
+    model: Model | None = None
 
 
 class Setting(NamedTuple):
@@ -26,10 +41,14 @@ class Setting(NamedTuple):
         train: Training set, images [N, H, W, C] in [0, 1].
         test: Test set, images of the same shape.
         folder: Folder in which networks and results are stored.
-        seeds: Number of networks of each kind, trained from different seeds.
+        seeds: Number of networks of each kind, trained from different seeds; of a model that is
+            given there is one.
         examples: Number of images to attack.
         quick: Reduce every study to a few minutes.
         progress: Called with (stage, done, total).
+        networks: Networks in place of each study's own; none: its own. A study of one network
+            takes the first.
+        epsilon: Linf radius in place of each study's own.
     """
 
     train: Dataset
@@ -39,6 +58,21 @@ class Setting(NamedTuple):
     examples: int = 500
     quick: bool = False
     progress: Callable[[str, int, int], None] = _silent
+    networks: tuple[Given, ...] = ()
+    epsilon: float | None = None
+
+    def radius(self, of_digits: float) -> float:
+        """Return the Linf radius: the one that is stated, else that of digits or of colour images.
+
+        Args:
+            of_digits: The study's radius for images of one channel.
+
+        Returns:
+            The radius.
+        """
+        if self.epsilon is not None:
+            return self.epsilon
+        return of_digits if self.train.images.shape[-1] == 1 else COLOUR
 
     @property
     def store(self) -> Path:

@@ -10,7 +10,7 @@ from jaxadv.protocols.streams import ATTACKS, FRAMES, Streams, streams
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.fit import how_trained
-from jaxadv.studies.networks import trained
+from jaxadv.studies.networks import names_of, network_of
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.sliding import sliding_parts
 from jaxadv.studies.wording import side, tally
@@ -125,13 +125,16 @@ def windows_of_digits(setting: Setting) -> Findings:
     """Windows of noisy readings under attack, and sliding over a stream with faults and attacks.
 
     Median, trimmed mean, majority and outliers, against ordinary attacks on each reading and
-    adaptive attacks through the defence, on FC100-100-10 in Linf with epsilon 0.1.
+    adaptive attacks through the defence, in Linf with epsilon 0.1 (colour images: 10/255), on
+    FC100-100-10 or the network that the setting gives.
     """
     data = examples_of(setting.test, min(setting.examples, 50 if setting.quick else 200))
-    model = trained(setting, "FC100-100-10").model
+    name = names_of(setting, ("FC100-100-10",))[0]
+    model = network_of(setting, name).model
     few = ("mean", "median input", "majority", "outliers")
     settings = {
         "ids": data.ids,
+        "epsilon": setting.radius(0.1),
         "frames": 3 if setting.quick else FRAMES,
         "defences": few if setting.quick else DEFENCES,
         "store": setting.store,
@@ -140,6 +143,6 @@ def windows_of_digits(setting: Setting) -> Findings:
     rates = streams(model, data.images, data.labels, **settings)
     lengths = (1,) if setting.quick else (1, 2)
     film = sliding(model, data.images, data.labels, lengths=lengths, **settings)
-    fit = how_trained(setting, ("FC100-100-10",))
+    fit = how_trained(setting, (name,))
     findings = streams_findings(rates)
     return dataclasses.replace(findings, parts=[*findings.parts, *sliding_parts(film), *fit])

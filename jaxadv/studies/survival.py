@@ -9,7 +9,7 @@ from jaxadv.protocols.survival import USUAL, Survival, survival
 from jaxadv.studies.blind_spots import examples_of
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.fit import how_trained
-from jaxadv.studies.networks import trained
+from jaxadv.studies.networks import names_of, network_of
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.wording import side, with_interval
 
@@ -139,10 +139,12 @@ def _pictures(rates: Survival, images: np.ndarray, bounds: tuple[float, float]) 
 def images_of_digits(setting: Setting) -> Findings:
     """Survival of adversarial images under JPEG, blur, noise and the like, and adaptive attacks.
 
-    PGD on the margin in Linf with epsilon 0.1, and DDN (minimum-norm, L2), on FC100-100-10.
+    PGD on the margin in Linf with epsilon 0.1 (colour images: 10/255), and DDN (minimum-norm, L2),
+    on FC100-100-10 or the network that the setting gives.
     """
-    data, epsilon = examples_of(setting.test, min(setting.examples, 200)), 0.1
-    model = trained(setting, "FC100-100-10").model
+    data, epsilon = examples_of(setting.test, min(setting.examples, 200)), setting.radius(0.1)
+    name = names_of(setting, ("FC100-100-10",))[0]
+    model = network_of(setting, name).model
     transforms = USUAL
     if data.images.shape[-1] not in (1, 3):
         transforms = {kind: grid for kind, grid in USUAL.items() if "JPEG" not in kind}
@@ -160,6 +162,6 @@ def images_of_digits(setting: Setting) -> Findings:
         store=setting.store,
         progress=setting.report,
     )
-    fit = how_trained(setting, ("FC100-100-10",))
+    fit = how_trained(setting, (name,))
     findings = survival_findings(rates, data.images, epsilon, hull(model.bounds))
     return dataclasses.replace(findings, parts=[*findings.parts, *fit])

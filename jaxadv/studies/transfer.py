@@ -31,9 +31,9 @@ from jaxadv.studies.blind_spots import (
     gaussian,
     nearest_mistakes,
 )
-from jaxadv.studies.findings import Findings, Part, Table, Text
+from jaxadv.studies.findings import Findings, Part, Table, Text, spread
 from jaxadv.studies.fit import how_trained
-from jaxadv.studies.networks import SIX, Network, trained
+from jaxadv.studies.networks import SIX, Network, names_of, network_of, published
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.wording import side, tally
 
@@ -75,12 +75,14 @@ def cross_errors(
 
 
 def between_networks(setting: Setting) -> Findings:
-    """Table 2: the examples of each of six networks, classified by all six, and Gaussian noise."""
+    """Table 2: the examples of each network, classified by all of them, and Gaussian noise."""
     data = examples_of(setting.test, setting.examples)
-    rows = (*SIX, "Gaussian noise 0.1", "Gaussian noise 0.3")
-    values = np.zeros((setting.seeds, len(rows), len(SIX) + 1))
+    names = names_of(setting, SIX)
+    rows = (*names, "Gaussian noise 0.1", "Gaussian noise 0.3")
+    values = np.zeros((setting.seeds, len(rows), len(names) + 1))
+    is_papers = names == SIX and np.isfinite(published(setting, SIX[0])).all()
     for seed in range(setting.seeds):
-        networks = [trained(setting, name, seed) for name in SIX]
+        networks = [network_of(setting, name, seed) for name in names]
         made = [
             nearest_mistakes(setting, network, data, targeted=True, seed=seed).images
             for network in networks
@@ -93,33 +95,36 @@ def between_networks(setting: Setting) -> Findings:
         Table(
             "Table 2: error in per cent of networks (columns) on examples made for others (rows)",
             rows,
-            (*SIX, "distortion"),
+            (*names, "distortion"),
             mean,
-            values.std(0),
-            PUBLISHED,
-            (*(".1f",) * len(SIX), ".3f"),
+            spread(values),
+            PUBLISHED if is_papers else None,
+            (*(".1f",) * len(names), ".3f"),
             heat=True,
-            note=f"{len(data.labels)} test images, the target class drawn at random, mean and "
-            f"standard deviation over {setting.seeds} seeds. Errors are against the true label; "
+            note=f"{len(data.labels)} test images, the target class drawn at random, mean over "
+            f"{setting.seeds} seeds. Errors are against the true label; "
             "images that a network gets wrong anyway count. The noise may leave the box.",
         ),
-        Text(transfer_in_words(mean[:, :-1], len(data.labels))),
+        Text(transfer_in_words(names, mean[:, :-1], len(data.labels))),
     ]
-    parts += how_trained(setting, SIX, seeds=setting.seeds)
+    parts += how_trained(setting, names, setting.seeds)
     return Findings("szegedy.transfer", "Examples made for one network, fed to another", parts)
 
 
-def transfer_in_words(errors: Float[np.ndarray, "8 6"], count: int) -> str:
+def transfer_in_words(names: Sequence[str], errors: Float[np.ndarray, "S M"], count: int) -> str:
     """Return what Table 2 shows, and how much of it noise of standard deviation 0.1 does too.
 
     Args:
-        errors: Errors of `SIX` (columns) in per cent, on the examples for each and on two noises.
+        names: The networks.
+        errors: Their errors (columns) in per cent, on the examples for each and on two noises.
         count: Number of images.
 
     Returns:
         The paragraph.
     """
-    size = len(SIX)
+    size = len(names)
+    if size == 1:
+        return "There is one network, and so no transfer to another."
     off_diagonal, noise = ~np.eye(size, dtype=bool), errors[size]
     transfer = np.where(off_diagonal, errors[:size], np.nan)
     more = sum(
@@ -128,13 +133,18 @@ def transfer_in_words(errors: Float[np.ndarray, "8 6"], count: int) -> str:
         for column in range(size)
         if row != column
     )
-    softmax = np.array([name.startswith("FC10(") for name in SIX])
-    both = [(np.nanmean(transfer[:, of]), noise[of].mean()) for of in (softmax, ~softmax)]
-    return (
+    words = (
         f"Examples fed to another network than theirs are misclassified in "
         f"{np.nanmean(transfer):.1f} % on average, noise of standard deviation 0.1 in "
         f"{noise.mean():.1f} %: more than the noise, beyond their 95 % intervals, in {more} of "
-        f"{off_diagonal.sum()} pairs of networks. In the columns of the softmax regressions "
+        f"{off_diagonal.sum()} pairs of networks."
+    )
+    softmax = np.array([name.startswith("FC10(") for name in names])
+    if softmax.all() or not softmax.any():
+        return words
+    both = [(np.nanmean(transfer[:, of]), noise[of].mean()) for of in (softmax, ~softmax)]
+    return (
+        f"{words} In the columns of the softmax regressions "
         f"{both[0][0]:.1f} % are misclassified, of which noise makes {both[0][1]:.1f}; in those of "
         f"the other networks {both[1][0]:.1f} %, of which noise makes {both[1][1]:.1f}. Softmax "
         f"regressions are {'more' if both[0][0] > both[1][0] else 'less'} often fooled by examples "
@@ -173,17 +183,19 @@ def success_on(network: Network, images: np.ndarray, labels: np.ndarray, both: n
 def attacks_between_networks(setting: Setting) -> Findings:
     """Success of transfer attacks on networks that they have not seen.
 
-    Linf 0.1, 10 steps of a tenth of it. Of the images that surrogate and target both classify
-    correctly, the tables show the percentage that the target then misclassifies.
+    Linf 0.1 (colour images: 10/255), 10 steps of a tenth of it. Of the images that surrogate and
+    target both classify correctly, the tables show the percentage that the target then
+    misclassifies.
     """
-    data, epsilon = examples_of(setting.test, setting.examples), 0.1
+    data, epsilon = examples_of(setting.test, setting.examples), setting.radius(0.1)
     attacks = attacks_for(setting.train)
-    count = len(SURROGATES)
+    chosen = names_of(setting, SURROGATES)
+    count = len(chosen)
     single = np.zeros((setting.seeds, len(attacks), count, count))
     joint = np.zeros((setting.seeds, len(attacks), count))
     passes = np.zeros(len(attacks))
     for seed in range(setting.seeds):
-        networks = [trained(setting, name, seed) for name in SURROGATES]
+        networks = [network_of(setting, name, seed) for name in chosen]
         right = [
             predict(network.model, data.images).argmax(1) == data.labels for network in networks
         ]
@@ -218,32 +230,32 @@ def attacks_between_networks(setting: Setting) -> Findings:
     values = np.stack([white, black, joint.mean(2)], 2)
     names, best = tuple(attacks), int(black.mean(0).argmax())
     mean = values.mean(0)
-    spread = np.concatenate([values.std(0), np.zeros((len(names), 1))], 1)
+    deviations = spread(np.pad(values, ((0, 0), (0, 0), (0, 1))))
     parts: list[Part] = [
         Table(
             "Success in per cent, by attack",
             names,
             ("on the surrogate", "on another network", "on another, from an ensemble", "gradients"),
             np.concatenate([mean, passes[:, None]], 1),
-            spread,
+            deviations,
             formats=(".1f", ".1f", ".1f", ".0f"),
-            note=f"{len(data.labels)} test images, Linf {epsilon}, 10 steps, {setting.seeds} "
+            note=f"{len(data.labels)} test images, Linf {epsilon:.3g}, 10 steps, {setting.seeds} "
             "seeds; of the images that both classify right. The ensemble is of the networks that "
             "are not the target, by the mean of their logits; it pays each gradient once for "
             "each of them.",
         ),
         Table(
             f"Success in per cent of {names[best]}, made for (rows), on (columns)",
-            SURROGATES,
-            SURROGATES,
+            chosen,
+            chosen,
             single[:, best].mean(0),
-            single[:, best].std(0),
+            spread(single[:, best]),
             formats=".1f",
             heat=True,
         ),
         Text(attacks_in_words(names, mean, len(data.labels))),
     ]
-    parts += how_trained(setting, SURROGATES, seeds=setting.seeds)
+    parts += how_trained(setting, chosen, setting.seeds)
     return Findings("transfer.attacks", "Attacks that are made to transfer", parts)
 
 
@@ -267,5 +279,5 @@ def attacks_in_words(names: Sequence[str], success: Float[np.ndarray, "A 3"], co
         f"{success[0, 2]:.1f} and {success[best, 2]:.1f} %. More than {names[0]}'s, beyond their "
         f"95 % intervals, transfer of {tally(others, [b > 0 for b in beyond], 'other attacks')}, "
         f"less of {tally(others, [b < 0 for b in beyond], 'other attacks')}. An ensemble adds "
-        f"to {tally(names, joint, 'attacks')}. All networks here are fully connected."
+        f"to {tally(names, joint, 'attacks')}."
     )

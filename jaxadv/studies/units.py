@@ -22,6 +22,7 @@ from jaxadv.studies.directions import (
     activations,
     compare,
     counter_rotated,
+    dense_layers,
     entropy,
     principal_components,
     purity,
@@ -32,12 +33,11 @@ from jaxadv.studies.directions import (
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.fit import how_trained
 from jaxadv.studies.invariance import invariance_parts
-from jaxadv.studies.networks import Network, trained
+from jaxadv.studies.networks import Network, names_of, network_of, trained
 from jaxadv.studies.setting import Setting
 
 NETWORKS = ("FC100-100-10", "FC200-200-10", "AE400-10")
 JUDGE = "FC123-456-10"  # its features measure similarity: another network, of other widths
-SHOWN = "FC100-100-10 layer 2"  # the layer that is shown in pictures
 TOP, ROWS = 8, 8  # top images of a direction, directions in a picture
 COMPONENTS, REACH = 50, 2.0  # of the box of likely images; its half-width in standard deviations
 KINDS = {
@@ -64,15 +64,16 @@ class Hidden(NamedTuple):
     Attributes:
         name: Name of the network and layer.
         network: The network.
-        writer: Layer whose output the units are, before the nonlinearity.
-        reader: Layer whose input the units are.
+        writer: Dense layer whose output the units are, before the nonlinearity; None where another
+            kind of layer writes them.
+        reader: Dense layer whose input the units are.
         bases: By kind, the directions [n, D]: the units, Gaussian draws and a rotation.
         values: By kind, for all `KINDS`, the values [N, D] of the images along the directions.
     """
 
     name: str
     network: Network
-    writer: str
+    writer: str | None
     reader: str
     bases: Mapping[str, Float[Array, "n D"]]
     values: Mapping[str, Float[Array, "N D"]]
@@ -89,14 +90,17 @@ class Hidden(NamedTuple):
         Returns:
             The layer, and "input" or "output".
         """
-        return (self.writer, "output") if kind == "units" else (self.reader, "input")
+        if kind == "units" and self.writer is not None:
+            return self.writer, "output"
+        return self.reader, "input"
 
 
 def units(setting: Setting) -> Findings:
     """Section 3: are single units more meaningful than random directions of their layer?"""
     images, labels = jnp.asarray(setting.test.images), np.asarray(setting.test.labels)
     counts = [k for k in (2, 4, 8, 16, 32, 64, 128, 256) if k <= len(labels) // 4]
-    names = NETWORKS[:1] if setting.quick else NETWORKS
+    names = names_of(setting, NETWORKS[:1] if setting.quick else NETWORKS)
+    shown = _layers_of(network_of(setting, names[0]), images)[-1].name  # in pictures
     common: dict[tuple[str, str], list[np.ndarray]] = {}  # (layer, kind): [statistic, D] per seed
     curves: dict[str, list[np.ndarray]] = {}
     turned: dict[str, list[tuple[float, ...]]] = {}
@@ -105,7 +109,7 @@ def units(setting: Setting) -> Findings:
         judge = trained(setting, JUDGE, seed)
         spaces = (
             np.asarray(images).reshape(len(labels), -1),
-            np.asarray(activations(judge.module, judge.variables, images, "fc3")),
+            np.asarray(activations(judge.linen, judge.variables, images, "fc3")),
         )
         for number, name in enumerate(names):
             setting.progress("units", seed * len(names) + number, setting.seeds * len(names))
@@ -116,11 +120,11 @@ def units(setting: Setting) -> Findings:
                     statistics = [purity(labels[few]), entropy(labels[few])]
                     statistics += [similarity(space, few) for space in spaces]
                     common.setdefault((hidden.name, kind), []).append(np.stack(statistics))
-                    if hidden.name == SHOWN:
+                    if hidden.name == shown:
                         deep = [purity(labels[top[:, :k]]).mean() for k in counts]
                         curves.setdefault(kind, []).append(np.array(deep))
                 turned.setdefault(hidden.name, []).append(_turn(setting, hidden))
-                if hidden.name == SHOWN and seed == 0:
+                if hidden.name == shown and seed == 0:
                     pictures = [_gallery(setting, hidden, tops, kind) for kind in hidden.bases]
                     pictures += _synthesised(setting, hidden, tops, judge)
     places = list(turned)
@@ -133,7 +137,7 @@ def units(setting: Setting) -> Findings:
             *pictures[:3],
             _coherence(common),
             Curves(
-                f"Label purity of the top images, {SHOWN}",
+                f"Label purity of the top images, {shown}",
                 "top images",
                 "label purity",
                 {kind: np.array([counts, np.mean(c, 0)]) for kind, c in curves.items()},
@@ -144,21 +148,48 @@ def units(setting: Setting) -> Findings:
             _turn_table(turned),
             *invariance_parts(setting),
             *pictures[3:],
-            *how_trained(setting, (*names, JUDGE), seeds=setting.seeds),
+            *how_trained(setting, tuple(dict.fromkeys((*names, JUDGE))), setting.seeds),
         ],
     )
 
 
+class Place(NamedTuple):
+    """A hidden layer: its name, the dense layer that writes its units (or None), and the reader."""
+
+    name: str
+    writer: str | None
+    reader: str
+
+
+def _layers_of(network: Network, images: Array) -> list[Place]:
+    """Return the hidden layers that a dense layer reads.
+
+    Raises:
+        ValueError: There are none.
+    """
+    widths = dense_layers(network.linen, network.variables, images)
+    readers = list(widths)
+    pairs = list(zip([None, *readers], readers, strict=False))
+    if readers and widths[readers[0]] == images[0].size:  # the first one reads the pixels
+        pairs = pairs[1:]
+    if not pairs:
+        raise ValueError(f"{network.name} has no hidden layer that a dense layer reads")
+    return [
+        Place(f"{network.name} layer {number}", *pair) for number, pair in enumerate(pairs, start=1)
+    ]
+
+
 def _hidden_layers(setting: Setting, name: str, seed: int) -> Iterator[Hidden]:
-    network = trained(setting, name, seed)
-    images = jnp.asarray(setting.test.images)
-    start = network.module.init(jax.random.key(1000 + seed), images[:1])
-    for layer in range(1, len(network.variables["params"])):
-        layer_key = jax.random.fold_in(jax.random.key(seed), 10 * NETWORKS.index(name) + layer)
+    network = network_of(setting, name, seed)
+    images, module = jnp.asarray(setting.test.images), network.linen
+    start = module.init(jax.random.key(1000 + seed), images[:1])
+    first = 10 * names_of(setting, NETWORKS).index(name)
+    for layer, (title, writer, reader) in enumerate(_layers_of(network, images), start=1):
+        layer_key = jax.random.fold_in(jax.random.key(seed), first + layer)
         keys = jax.random.split(layer_key, 4)
         count = 100 if setting.quick else 200
-        writer, reader = f"fc{layer}", f"fc{layer + 1}"
-        phi = activations(network.module, network.variables, images, reader)
+        where = (reader, "input") if writer is None else (writer, "output")
+        phi = activations(module, network.variables, images, reader)
         bases = {
             "units": jnp.eye(phi.shape[1]),
             "random directions": jax.random.normal(keys[0], (phi.shape[1], count)),
@@ -166,15 +197,15 @@ def _hidden_layers(setting: Setting, name: str, seed: int) -> Iterator[Hidden]:
         }
         flat = images.reshape(len(images), -1)
         values = {
-            "units": activations(network.module, network.variables, images, writer, "output"),
+            "units": activations(module, network.variables, images, *where),
             "random directions": phi @ bases["random directions"],
             "rotated basis": phi @ bases["rotated basis"],
             "random images": jax.random.uniform(keys[2], (len(images), count)),
-            "units, untrained": activations(network.module, start, images, writer, "output"),
+            "units, untrained": activations(module, start, images, *where),
             "random directions of pixels": flat
             @ jax.random.normal(keys[3], (flat.shape[1], count)),
         }
-        yield Hidden(f"{name} layer {layer}", network, writer, reader, bases, values)
+        yield Hidden(title, network, writer, reader, bases, values)
 
 
 def _tests(
@@ -217,7 +248,7 @@ def _test_table(pair: tuple[str, str], tests: Mapping[str, list[Comparison]]) ->
 def _turn(setting: Setting, hidden: Hidden) -> tuple[float, ...]:
     """Return how the counter-rotated network differs from the network."""
     network, rotation = hidden.network, hidden.bases["rotated basis"]
-    model = counter_rotated(network.module, network.variables, hidden.reader, rotation)
+    model = counter_rotated(network.linen, network.variables, hidden.reader, rotation)
     images, labels = jnp.asarray(setting.test.images), np.asarray(setting.test.labels)
     before, after = np.asarray(network.model(images)), np.asarray(model(images))
     one, two = before.argmax(1), after.argmax(1)
@@ -267,7 +298,7 @@ def _synthesised(
     setting: Setting, hidden: Hidden, tops: Mapping[str, np.ndarray], judge: Network
 ) -> list[Part]:
     images, labels = jnp.asarray(setting.test.images), np.asarray(setting.test.labels)
-    module, variables, model = hidden.network.module, hidden.network.variables, hidden.network.model
+    module, variables, model = hidden.network.linen, hidden.network.variables, hidden.network.model
     mean_image, components = principal_components(images, COMPONENTS)
     pictures: dict[str, Any] = {}
     numbers: dict[str, list[float]] = {}

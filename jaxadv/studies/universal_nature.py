@@ -13,16 +13,15 @@ import numpy as np
 from jaxadv.data import Dataset
 from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
 from jaxadv.studies.fit import how_trained
-from jaxadv.studies.networks import Network
+from jaxadv.studies.networks import Network, names_of, network_of
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.universal_paper import (
-    EPSILON,
     METHODS,
     NETWORKS,
     control,
-    network_of,
     perturbation_of,
     picture,
+    radii,
     split,
 )
 from jaxadv.studies.universal_words import (
@@ -51,9 +50,11 @@ from jaxadv.universal.geometry import (
 def diversity(setting: Setting) -> Findings:
     """Several perturbations of one network: their cosine similarities and fooling rates."""
     data, held_out = split(setting)
-    network, size = network_of(setting, NETWORKS[0], 0), 5
+    name, size = names_of(setting, NETWORKS)[0], 5
+    network = network_of(setting, name)
     rows, tables, pictures = [], [], []
-    signs, methods = control(network.model, held_out.images), ("gradient ascent", "in batches")
+    signs = control(network.model, held_out.images, radii(setting)["linf"])
+    methods = ("gradient ascent", "in batches")
     for how in methods:
         several = np.stack(
             [
@@ -100,7 +101,7 @@ def diversity(setting: Setting) -> Findings:
             tuple(f"order {seed + 1}" for seed in range(size)),
         ),
     ]
-    parts += how_trained(setting, NETWORKS[:1], network_of)
+    parts += how_trained(setting, (name,))
     return Findings("universal.diversity", "Many perturbations, not one", parts)
 
 
@@ -112,13 +113,14 @@ def labels(setting: Setting) -> Findings:
     """The classes that fooled images move to, of which a few are dominant."""
     data, held_out = split(setting)
     classes, parts, rows = setting.train.classes, [], []
-    for name in NETWORKS[:2]:
-        network = network_of(setting, name, 0)
+    names = names_of(setting, NETWORKS[:2])
+    for name in names:
+        network = network_of(setting, name)
         v = perturbation_of(setting, network, data.images)
         moves = judge(network.model, held_out.images, v).moves(len(classes))
         percentages = 100 * moves / np.maximum(moves.sum(1, keepdims=True), 1)
         few = [classes[k] for k in dominant(moves, 0.8)]
-        signs = random_signs(data.images.shape[1:], EPSILON["linf"])
+        signs = random_signs(data.images.shape[1:], radii(setting)["linf"])
         by_signs = judge(network.model, held_out.images, signs).moves(len(classes))
         fooled, by_chance = (100 * (1 - np.trace(m) / m.sum()) for m in (moves, by_signs))
         rows.append((fooled, len(few), by_chance, len(dominant(by_signs, 0.8))))
@@ -142,22 +144,23 @@ def labels(setting: Setting) -> Findings:
     parts += [
         Table(
             "Fooled images, and the classes that take 80 % of them",
-            NETWORKS[:2],
+            names,
             ("fooled, %", "classes", "by random signs, %", "their classes"),
             np.array(rows),
             formats=(".1f", ".0f", ".1f", ".0f"),
             note="Random signs: one perturbation of the same size.",
         ),
-        Text(labels_in_words(NETWORKS[:2], np.array(rows), len(classes), len(held_out.labels))),
+        Text(labels_in_words(names, np.array(rows), len(classes), len(held_out.labels))),
     ]
-    parts += how_trained(setting, NETWORKS[:2], network_of)
+    parts += how_trained(setting, names)
     return Findings("universal.labels", "Dominant labels", parts)
 
 
 def geometry(setting: Setting) -> Findings:
     """Singular values of the boundary's normals, and random vectors of their leading subspace."""
     data, held_out = split(setting)
-    network = network_of(setting, NETWORKS[0], 0)
+    name = names_of(setting, NETWORKS)[0]
+    network = network_of(setting, name)
     columns = normals(_changes(setting, network, data))
     size, count = columns.shape
     values = {
@@ -165,7 +168,7 @@ def geometry(setting: Setting) -> Findings:
         "random": singular_values(random_columns(size, count)),
     }
     places = np.arange(1, len(values["normals"]) + 1)
-    length, dimensions = EPSILON["l2"], min(100, count // 5)
+    length, dimensions = radii(setting)["l2"], min(100, count // 5)
     draws = 20
     fooled = {
         "subspace": [in_subspace(columns, dimensions, seed) for seed in range(draws)],
@@ -196,7 +199,7 @@ def geometry(setting: Setting) -> Findings:
             dashed=("random",),
         ),
         Table(
-            f"Fooling rate in % of a random vector of length {length:g} (L2)",
+            f"Fooling rate in % of a random vector of length {length:.3g} (L2)",
             (f"in the first {dimensions} singular vectors", "in the whole space", "random signs"),
             ("fooling rate", "the largest"),
             np.array([[rate[name].mean(), rate[name].max()] for name in fooled]),
@@ -215,7 +218,7 @@ def geometry(setting: Setting) -> Findings:
             )
         ),
     ]
-    parts += how_trained(setting, NETWORKS[:1], network_of)
+    parts += how_trained(setting, (name,))
     return Findings("universal.geometry", "Normals that lie together", parts)
 
 
@@ -258,20 +261,21 @@ def _data_free(
 def lengths(setting: Setting) -> Findings:
     """Figure 8: the fooling rate against the length, of the perturbation and of five controls."""
     data, held_out = split(setting)
-    network = network_of(setting, NETWORKS[0], 0)
+    name = names_of(setting, NETWORKS)[0]
+    network = network_of(setting, name)
     changes = _changes(setting, network, data)
-    radii = np.array([0.25, 0.5, 1, 1.5, 2, 3, 4])
+    lengths = radii(setting)["l2"] * np.array([1, 2, 4, 6, 8, 12, 16]) / 12
     lines: dict[str, list[float]] = {}
-    for radius in radii:
+    for radius in lengths:
         vectors = controls(data.images, changes, radius)
         vectors["random signs"] = random_signs(data.images.shape[1:], float(radius), "l2")
         vectors = {
             "universal": perturbation_of(setting, network, data.images, "l2", epsilon=float(radius))
         } | vectors
-        for name, v in vectors.items():
+        for kind, v in vectors.items():
             rate = judge(network.model, held_out.images, v).rate
-            lines.setdefault(name, []).append(100 * rate)
-    at = int(np.searchsorted(radii, EPSILON["l2"]))
+            lines.setdefault(kind, []).append(100 * rate)
+    at = 5  # the study's own
     published = np.full((len(lines), 1), np.nan)
     published[0], published[1] = 85, 10
     parts: list[Part] = [
@@ -279,11 +283,11 @@ def lengths(setting: Setting) -> Findings:
             "Fooling rate against the length",
             "length (L2)",
             "fooling rate in %",
-            {name: np.array([radii, line]) for name, line in lines.items()},
-            dashed=tuple(name for name in lines if name != "universal"),
+            {kind: np.array([lengths, line]) for kind, line in lines.items()},
+            dashed=tuple(kind for kind in lines if kind != "universal"),
         ),
         Table(
-            f"Fooling rate in % at length {radii[at]:g}",
+            f"Fooling rate in % at length {lengths[at]:.3g}",
             tuple(lines),
             ("fooling rate",),
             np.array([[line[at]] for line in lines.values()]),
@@ -295,13 +299,13 @@ def lengths(setting: Setting) -> Findings:
         ),
         Text(
             lengths_in_words(
-                float(radii[at]),
-                {name: line[at] for name, line in lines.items()},
+                float(lengths[at]),
+                {kind: line[at] for kind, line in lines.items()},
                 len(held_out.labels),
             )
         ),
     ]
-    parts += how_trained(setting, NETWORKS[:1], network_of)
+    parts += how_trained(setting, (name,))
     return Findings("universal.controls", "Other vectors of the same length", parts)
 
 
@@ -309,8 +313,8 @@ def data_free(setting: Setting) -> Findings:
     """Perturbations made without images, from the activations of all layers, and from images."""
     data, held_out = split(setting)
     ways = ("random signs", "fast feature fool", "GD-UAP", "with images")
-    epsilon, shape = EPSILON["linf"], data.images.shape[1:]
-    names = NETWORKS[:3]  # the linear one has no layer to excite
+    epsilon, shape = radii(setting)["linf"], data.images.shape[1:]
+    names = names_of(setting, NETWORKS[:3])  # the linear one has no layer to excite
     values, pictures = np.zeros((setting.seeds, len(names), len(ways))), []
     for seed in range(setting.seeds):
         for row, name in enumerate(names):
@@ -330,11 +334,11 @@ def data_free(setting: Setting) -> Findings:
     published[-1] = (np.nan, 80.9, 87, 93.3)
     parts: list[Part] = [
         Table(
-            f"Fooling rate in %, Linf {epsilon:g}",
+            f"Fooling rate in %, Linf {epsilon:.3g}",
             rows,
             ways,
             np.concatenate([values.mean(0), empty]),
-            np.concatenate([values.std(0), empty]),
+            None if setting.seeds == 1 else np.concatenate([values.std(0), empty]),
             published,
             ".1f",
             note=f"{len(held_out.labels)} images held out, {setting.seeds} seeds. Mopuri et al. "
@@ -343,5 +347,5 @@ def data_free(setting: Setting) -> Findings:
         Text(data_free_in_words(names, ways, values.mean(0), len(held_out.labels))),
         Gallery("The perturbations", np.stack(pictures), names, ways),
     ]
-    parts += how_trained(setting, names, network_of, setting.seeds)
+    parts += how_trained(setting, names, setting.seeds)
     return Findings("universal.data_free", "Perturbations without data", parts)

@@ -13,9 +13,9 @@ from jaxadv.data import Dataset
 from jaxadv.data.form import turn_in_class
 from jaxadv.engine.result_store import Store, fingerprint
 from jaxadv.studies.blind_spots import examples_of
-from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text
+from jaxadv.studies.findings import Curves, Findings, Gallery, Part, Table, Text, spread
 from jaxadv.studies.fit import how_trained
-from jaxadv.studies.networks import Network, plain, trained
+from jaxadv.studies.networks import Network, names_of, network_of
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.universal_words import across_in_words, images_in_words, rates_in_words
 from jaxadv.universal.aggregation import UniversalAggregation
@@ -26,7 +26,7 @@ from jaxadv.universal.method import Method
 from jaxadv.universal.perturbation import universal_perturbation
 
 NETWORKS = ("LeNet", "FC100-100-10", "FC200-200-10", "FC10(1e-4)")  # the last one is linear
-EPSILON = {"linf": 0.2, "l2": 3.0}  # the paper: 10 and 2,000 on 0 to 255, about a 25th of an image
+EPSILON = 0.2  # Linf, of digits
 DRAWS = 5  # of random signs, the control
 METHODS: dict[str, Method] = {
     "gradient ascent": UniversalAscent(),
@@ -52,13 +52,14 @@ PUBLISHED_ACROSS = (  # Linf, rows: made for
 )
 
 
-def network_of(setting: Setting, name: str, seed: int) -> Network:
-    """Return one of `NETWORKS`, trained now or loaded from the setting's folder."""
-    if name != "LeNet":
-        return trained(setting, name, seed)
-    data = setting.train
-    epochs = max(3, round((60_000 if setting.quick else 200_000) / len(data.labels)))
-    return plain(setting, data, seed, epochs=min(epochs, 20), batch_size=50)
+def radii(setting: Setting) -> dict[str, float]:
+    """Return the radius in each norm: Linf 0.2 for digits, 10/255 for colour images, or as stated.
+
+    The L2 radius is 15/28 of the length of signs of the Linf radius, 3 for digits of 28 x 28
+    pixels; the paper's 2,000 is 0.52 of it.
+    """
+    epsilon, size = setting.radius(EPSILON), setting.train.images[0].size
+    return {"linf": epsilon, "l2": epsilon * 15 * size**0.5 / 28}
 
 
 def split(setting: Setting) -> tuple[Dataset, Dataset]:
@@ -76,7 +77,7 @@ def perturbation_of(
     epsilon: float | None = None,
 ) -> np.ndarray:
     """Return a perturbation [H, W, C] of the network, stored in the setting's folder."""
-    epsilon = EPSILON[norm] if epsilon is None else epsilon
+    epsilon = radii(setting)[norm] if epsilon is None else epsilon
     method = UniversalAscent() if method is None else method
     store, name = Store(setting.folder / "universal"), f"{network.name}-{seed}-{norm}"
     name += f"-{len(images)}-{type(method).__name__}-{method.batch_size}-{epsilon:g}"
@@ -97,20 +98,19 @@ def perturbation_of(
     return arrays["perturbation"]
 
 
-def control(model: Model, images: np.ndarray, norm: str = "linf", size: float = 0.0) -> float:
+def control(model: Model, images: np.ndarray, epsilon: float, norm: str = "linf") -> float:
     """Return the fooling rate in per cent of random signs of the same size, mean of `DRAWS`.
 
     Args:
         model: The model.
         images: Images [N, H, W, C].
+        epsilon: The size.
         norm: Norm of the size.
-        size: The size (0: that of the study in this norm).
 
     Returns:
         The rate.
     """
-    size = size or EPSILON[norm]
-    drawn = (random_signs(images.shape[1:], size, norm, seed) for seed in range(DRAWS))
+    drawn = (random_signs(images.shape[1:], epsilon, norm, seed) for seed in range(DRAWS))
     return 100 * float(np.mean([judge(model, images, v).rate for v in drawn]))
 
 
@@ -132,7 +132,8 @@ def rates(setting: Setting) -> Findings:
         for what in ("", ", random signs")
     ]
     first, *_ = METHODS  # the slower two for one network
-    pairs = [(NETWORKS[0], how) for how in METHODS] + [(name, first) for name in NETWORKS[1:]]
+    names, epsilon = names_of(setting, NETWORKS), radii(setting)
+    pairs = [(names[0], how) for how in METHODS] + [(name, first) for name in names[1:]]
     values = np.full((setting.seeds, len(pairs) + len(PAPER), 8), np.nan)
     shown = {}
     for seed in range(setting.seeds):
@@ -141,10 +142,11 @@ def rates(setting: Setting) -> Findings:
             for place, norm in enumerate(("l2", "linf")):
                 v = perturbation_of(setting, network, data.images, norm, METHODS[how], seed)
                 for part, images_of_part in enumerate((data, held_out)):
-                    rate = judge(network.model, images_of_part.images, v, norm, EPSILON[norm]).rate
+                    given = images_of_part.images
+                    rate = judge(network.model, given, v, norm, epsilon[norm]).rate
                     at = 4 * place + 2 * part
                     values[seed, row, at] = 100 * rate
-                    values[seed, row, at + 1] = control(network.model, images_of_part.images, norm)
+                    values[seed, row, at + 1] = control(network.model, given, epsilon[norm], norm)
                 shown.setdefault((name, how, norm), v)
     published = np.full(values.shape[1:], np.nan)
     for row, name in enumerate(PAPER):
@@ -155,11 +157,11 @@ def rates(setting: Setting) -> Findings:
             (*(f"{n}, {how}" for n, how in pairs), *(f"{name} (ImageNet)" for name in PAPER)),
             tuple(columns),
             values.mean(0),
-            values.std(0),
+            spread(values),
             published,
             ".1f",
             note=f"{len(data.labels)} training images given, {len(held_out.labels)} test images "
-            f"held out, {setting.seeds} seeds; L2 {EPSILON['l2']:g}, Linf {EPSILON['linf']:g}. "
+            f"held out, {setting.seeds} seeds; L2 {epsilon['l2']:.3g}, Linf {epsilon['linf']:.3g}. "
             "An image is fooled if the answer is not that to the clean image. The paper's networks "
             f"and images are others, at 2,000 and 10 of 255. Random signs: mean of {DRAWS} "
             "perturbations of the same size.",
@@ -173,7 +175,7 @@ def rates(setting: Setting) -> Findings:
         ),
         _gallery(shown),
     ]
-    parts += how_trained(setting, NETWORKS, network_of, setting.seeds)
+    parts += how_trained(setting, names, setting.seeds)
     return Findings("universal.rates", "One perturbation for all images", parts)
 
 
@@ -194,11 +196,14 @@ def _gallery(shown: dict[tuple[str, str, str], np.ndarray]) -> Gallery:
 def across(setting: Setting) -> Findings:
     """Table 2: the fooling rates on other networks of a perturbation made for one network."""
     data, held_out = split(setting)
-    size = len(NETWORKS)
+    names, epsilon = names_of(setting, NETWORKS), radii(setting)["linf"]
+    size = len(names)
     values = np.full((setting.seeds, size + 1, size), np.nan)
     for seed in range(setting.seeds):
-        networks = [network_of(setting, name, seed) for name in NETWORKS]
-        values[seed, -1] = [control(network.model, held_out.images) for network in networks]
+        networks = [network_of(setting, name, seed) for name in names]
+        values[seed, -1] = [
+            control(network.model, held_out.images, epsilon) for network in networks
+        ]
         for row, maker in enumerate(networks):
             v = perturbation_of(setting, maker, data.images, seed=seed)
             for column, network in enumerate(networks):
@@ -206,11 +211,11 @@ def across(setting: Setting) -> Findings:
     empty = np.full((len(PAPER), len(PAPER)), np.nan)
     parts: list[Part] = [
         Table(
-            f"Fooling rate in % (Linf {EPSILON['linf']:g}); rows: made for",
-            (*NETWORKS, "random signs"),
-            NETWORKS,
+            f"Fooling rate in % (Linf {epsilon:.3g}); rows: made for",
+            (*names, "random signs"),
+            names,
             values.mean(0),
-            values.std(0),
+            spread(values),
             None,
             ".1f",
             heat=True,
@@ -228,7 +233,7 @@ def across(setting: Setting) -> Findings:
         ),
         Text(across_in_words(values.mean(0), np.array(PUBLISHED_ACROSS), len(held_out.labels))),
     ]
-    parts += how_trained(setting, NETWORKS, network_of, setting.seeds)
+    parts += how_trained(setting, names, setting.seeds)
     return Findings("universal.across", "One perturbation for all networks", parts)
 
 
@@ -243,12 +248,12 @@ def images_needed(setting: Setting) -> Findings:
     _, held_out = split(setting)
     numbers = sorted(set(counts(setting)))
     order = np.argsort(turn_in_class(setting.train.labels), kind="stable")
-    names = NETWORKS[:2]
+    names, epsilon = names_of(setting, NETWORKS[:2]), radii(setting)["linf"]
     values = np.zeros((setting.seeds, len(names), len(numbers) + 1))
     for seed in range(setting.seeds):
         for row, name in enumerate(names):
             network = network_of(setting, name, seed)
-            values[seed, row, -1] = control(network.model, held_out.images)
+            values[seed, row, -1] = control(network.model, held_out.images, epsilon)
             for column, number in enumerate(numbers):
                 images = setting.train.images[order[:number]]
                 epochs = max(20, 3000 // number)
@@ -274,11 +279,11 @@ def images_needed(setting: Setting) -> Findings:
             names,
             (*(f"{n} images" for n in numbers), "random signs"),
             mean,
-            values.std(0),
+            spread(values),
             None,
             ".1f",
         ),
         Text(images_in_words(names, numbers, mean, len(held_out.labels))),
     ]
-    parts += how_trained(setting, names, network_of, setting.seeds)
+    parts += how_trained(setting, names, setting.seeds)
     return Findings("universal.images", "How many images it takes", parts)

@@ -54,11 +54,21 @@ def across_in_words(
         The paragraph.
     """
     size = rates.shape[1]
+    if size == 1:
+        return (
+            f"On its own network a perturbation fools {with_interval(float(rates[0, 0]), count)}, "
+            f"random signs of the same size {with_interval(float(rates[1, 0]), count)}; there is "
+            "no other network here."
+        )
     off = ~np.eye(size, dtype=bool)
     controls = np.broadcast_to(rates[-1], (size, size))
     above = sum(_above(rates[:-1][off], controls[off], count))
+    below = sum(_above(controls[off], rates[:-1][off], count))
     own = sum(_above(np.diag(rates), rates[-1], count))
-    verdict = "is shown here" if above == off.sum() else "is not shown here"
+    verdict = "is shown here" if above == off.sum() else "is neither shown nor refuted here"
+    if below:
+        pairs = f"in {below} of {off.sum()} pairs"
+        verdict = f"is refuted here: {pairs} it fools less than random signs"
     return (
         f"On other networks than its own a perturbation fools {rates[:-1][off].mean():.1f} % on "
         f"average (the paper: {published[~np.eye(len(published), dtype=bool)].mean():.0f}), random "
@@ -92,13 +102,51 @@ def images_in_words(
         first = f"{numbers[enough.index(True)]} images" if any(enough) else "no number tried"
         fewest.append(f"{name} from {first}")
     shown = tally(names, _above(rates[:, 0], rates[:, -1], count))
+    refuted = tally(names, _above(rates[:, -1], rates[:, 0], count))
     return (
         f"From one image of each class ({numbers[0]}) the perturbation fools of the images held "
         f"out, with 95 % intervals: {'; '.join(each)}. That one image of each class is enough to "
-        f"fool more than random signs is shown for {shown} ({', '.join(fewest)}). The paper: with "
+        f"fool more than random signs is shown for {shown} ({', '.join(fewest)}), refuted, as it "
+        f"fools less, for {refuted}. The paper: with "
         "500 images, fewer than ImageNet has classes, more than 30 % for GoogLeNet (from 10,000: "
         "78.9 %)."
     )
+
+
+def radii_in_words(
+    names: Sequence[str],
+    epsilons: Float[np.ndarray, " E"],
+    rates: Float[np.ndarray, "M 2 E"],
+    count: int,
+) -> str:
+    """Return from which radius on a perturbation fools more than random signs, and half of all.
+
+    Args:
+        names: The networks.
+        epsilons: The radii, rising.
+        rates: Rates in per cent by network, of the perturbation and of random signs, by radius.
+        count: Number of images held out.
+
+    Returns:
+        The paragraph.
+    """
+
+    def first(holds: Sequence[bool]) -> str:
+        beyond = [f"{e:.3g}" for at, e in enumerate(epsilons) if all(holds[at:])]
+        return f"from {beyond[0]} on" if beyond else "at no radius from which on it stays so"
+
+    sentences = []
+    for name, (ours, signs) in zip(names, rates, strict=True):
+        gain = int((ours - signs).argmax())
+        sentences.append(
+            f"{name}: more than random signs of the same size, beyond 95 % intervals, are fooled "
+            f"{first(_above(ours, signs, count))}; half of the images by the perturbation "
+            f"{first([bool(rate >= 50) for rate in ours])}, by random signs "
+            f"{first([bool(rate >= 50) for rate in signs])}. The gap is widest at "
+            f"{epsilons[gain]:.3g}: {with_interval(float(ours[gain]), count)} against "
+            f"{with_interval(float(signs[gain]), count)}."
+        )
+    return " ".join(sentences)
 
 
 def diversity_in_words(names: Sequence[str], rows: Float[np.ndarray, "M 4"], count: int) -> str:
@@ -188,7 +236,7 @@ def lengths_in_words(length: float, rates: Mapping[str, float], count: int) -> s
     above = [side(rates["universal"], rates[name], count) > 0 for name in controls]
     best = max(controls, key=lambda name: rates[name])
     return (
-        f"At length {length:g} the universal perturbation fools "
+        f"At length {length:.3g} the universal perturbation fools "
         f"{with_interval(rates['universal'], count)}, the best control, {best}, "
         f"{with_interval(rates[best], count)}. Beyond 95 % intervals it fools more than "
         f"{tally(controls, above, 'controls')}."

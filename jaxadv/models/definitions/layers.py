@@ -1,6 +1,7 @@
 """Layers shared by several definitions."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Images = Float[Array, "N H W C"]
@@ -25,3 +26,18 @@ def conv(channels: int, size: int, stride: int, name: str, bias: bool = False) -
 def batch_norm(name: str, train: bool) -> nn.BatchNorm:
     """Batch normalisation with torch's constants."""
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
+
+
+class Normalized(nn.Module):
+    """A module that sees (images - mean) / std; its variables are those of the module."""
+
+    module: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def setup(self) -> None:
+        nn.share_scope(self, self.module)
+
+    def __call__(self, images: Images) -> Logits:
+        mean, std = jnp.asarray(self.mean, images.dtype), jnp.asarray(self.std, images.dtype)
+        return self.module((images - mean) / std)

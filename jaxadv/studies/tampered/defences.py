@@ -8,13 +8,14 @@ from jaxadv.core.model import Model, with_detector
 from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
 from jaxadv.studies.fooling_images import with_negatives
-from jaxadv.studies.networks import plain
+from jaxadv.studies.networks import names_of, network_of
 from jaxadv.studies.setting import Setting
 
 
 def trained(setting: Setting, data: Dataset, seed: int = 0) -> Model:
-    """Return a LeNet trained on these images (`quick`: a network with two layers of 100 units)."""
-    return plain(setting, data, seed, epochs=12, kind="FC" if setting.quick else "LeNet").model
+    """Return a network trained on these images: a LeNet (`quick`: FC), or the one that is given."""
+    name = names_of(setting, ("FC" if setting.quick else "LeNet",))[0]
+    return network_of(setting, name, seed, data).model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from jaxadv.studies.tampered.families import Family, Fooling, Made, Noise, Pertu
 from jaxadv.studies.tampered.outcome import Confrontation, Outcome, confront
 from jaxadv.studies.wording import side
 
-LINF, L2 = 0.3, 3.0
+LINF = 0.3  # of digits
 PUBLISHED = (
     "Published: each of ten detectors was evaded once the attack knew of it (Carlini and Wagner "
     "2017); networks on digits with a class for fooling images were fooled again in every round "
@@ -31,6 +31,12 @@ PUBLISHED = (
 )
 ALL = "all of these"
 KINDS = {"class": "class", "detector": "detector"}
+
+
+def radii(setting: Setting) -> tuple[float, float]:
+    """Return the radii in Linf and in L2: 0.3 and 3 for digits of 28 x 28 pixels."""
+    epsilon, size = setting.radius(LINF), setting.train.images[0].size
+    return epsilon, epsilon * size**0.5 * 3 / (0.3 * 28)
 
 
 def families(setting: Setting, training: bool = False) -> tuple[Family, ...]:
@@ -44,7 +50,7 @@ def families(setting: Setting, training: bool = False) -> tuple[Family, ...]:
     Returns:
         The families.
     """
-    quick = setting.quick
+    quick, (linf, l2) = setting.quick, radii(setting)
     runs = (3 if quick else 20) if training else (1 if quick else 5)
     generations = 20 if quick else 200
 
@@ -55,10 +61,13 @@ def families(setting: Setting, training: bool = False) -> tuple[Family, ...]:
         Fooling("direct encoding", "direct", generations, runs),
         Fooling("gradient ascent", "gradient", 200, runs),
         Universal(
-            f"universal, Linf {LINF:g}", LINF, epochs=5 if quick else 10, count=3 if training else 1
+            f"universal, Linf {linf:.3g}",
+            linf,
+            epochs=5 if quick else 10,
+            count=3 if training else 1,
         ),
-        Perturbed(f"PGD, Linf {LINF:g}", pgd, LINF, setting.runs),
-        Perturbed(f"minimal (DDN), L2 {L2:g}", DDN(steps=60 if quick else 300), L2, setting.runs),
+        Perturbed(f"PGD, Linf {linf:.3g}", pgd, linf, setting.runs),
+        Perturbed(f"minimal (DDN), L2 {l2:.3g}", DDN(steps=60 if quick else 300), l2, setting.runs),
     )
     return tuple(one for one in every if not quick or one.name != "direct encoding")
 
@@ -130,7 +139,7 @@ def defences(setting: Setting) -> Findings:
         _natural(setting, plain, made, sets),
         *(_table(confrontation.outcomes) for confrontation in confrontations),
         _gallery(confrontations, made, data),
-        _over_distance(confrontations[-1], plain, made),
+        _over_distance(radii(setting)[1], confrontations[-1], plain, made),
         Text(
             verdict(
                 [outcome for confrontation in confrontations for outcome in confrontation.outcomes]
@@ -237,9 +246,11 @@ def _answer(defence: Defence, image: np.ndarray, data: Dataset) -> str:
     return "rejected" if predicted == defence.rejected else str(data.classes[predicted])
 
 
-def _over_distance(last: Confrontation, plain: Model, made: Sequence[Defence]) -> Curves:
+def _over_distance(
+    most: float, last: Confrontation, plain: Model, made: Sequence[Defence]
+) -> Curves:
     """Return the fraction of images with a minimal perturbation within each distance."""
-    grid = np.linspace(0, L2, 61)
+    grid = np.linspace(0, most, 61)
 
     def line(model: Model, images: Made, rejected: int | None) -> np.ndarray:
         predicted = predict(model, images.images).argmax(1)
