@@ -216,7 +216,8 @@ def stepped(
     Example:
         >>> import jax.numpy as jnp
         >>> from jaxadv.studies.pool import stepped
-        >>> params = {"fc1": {"kernel": jnp.array([[3.0, -3.0], [4.0, -4.0]]), "bias": jnp.zeros(2)}}
+        >>> kernel = jnp.array([[3.0, -3.0], [4.0, -4.0]])
+        >>> params = {"fc1": {"kernel": kernel, "bias": jnp.zeros(2)}}
         >>> moved = stepped(params, jnp.array([[0.5, 0.5]]), jnp.array([0]), 0, 0.5)
         >>> print((100 * moved).round())
         [[20. 10.]]
