@@ -44,7 +44,10 @@ def distortion(better: bool) -> str:
     audit = blind_spots.audit_in_words([] if better else ["FC10(1): image 3"], 600)
     published = np.array([blind_spots.PUBLISHED[name][2] for name in blind_spots.SIX])
     errors = np.array([6.7, 10, 21, 0, 0, 0.5 if better else 3.5])
-    return f"{audit} {blind_spots.order_in_words(published * (0.8 if better else -1.2), errors)}"
+    order = blind_spots.order_in_words(published * (0.8 if better else -1.2), errors)
+    most = [0.8, 0.9, 90] if better else [0.9, 0.8, 10]
+    row = [COUNT, 0.06, *most, np.nan, np.nan, 0.2 if better else 0.05, 0.1]
+    return f"{audit} {order} {blind_spots.seen_in_words(np.array([row] * 6))}"
 
 
 def noise(better: bool) -> str:
@@ -293,8 +296,16 @@ PLANTED: dict[str, Planted] = {  # sentences, what they say of the one table, an
             "correlation 1.00",
             "all 6 networks",
             "within 1 % of the published",
+            "the noise is more similar in all 6 networks, the mistake in none",
+            "than the noise in all 6",
         ),
-        ("is not shown: 1 of 600", "correlation -1.00", "Of AE400-10 the page shows no property"),
+        (
+            "is not shown: 1 of 600",
+            "correlation -1.00",
+            "Of AE400-10 the page shows no property",
+            "the noise is more similar in none of 6 networks, the mistake in all 6",
+            "than the noise in none",
+        ),
     ),
     "szegedy.transfer": (
         between_networks,
