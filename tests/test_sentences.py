@@ -154,7 +154,10 @@ def nonsense(better: bool) -> str:
 
 def fooling(better: bool) -> str:
     made = {"direct": 0.9999 if better else 0.3}
-    return fooling_images.fooling_in_words(0.99, made, {"direct": 1.0 if better else 0.0}, 0.0)
+    words = fooling_images.fooling_in_words(0.99, made, {"direct": 1.0 if better else 0.0}, 0.0)
+    values = np.zeros((2, len(fooling_images.NOTHING)))
+    values[:, 0], values[0, 8:] = 40, 100 if better else 10
+    return f"{words} {fooling_images.nothing_in_words(('direct',), values)}"
 
 
 def retrained(better: bool) -> str:
@@ -393,8 +396,20 @@ PLANTED: dict[str, Planted] = {  # sentences, what they say of the one table, an
     "classifiers.topics": (nonsense, ("Nonsense has the",), ("It is not shown that nonsense has",)),
     "fooling.images": (
         fooling,
-        ("at least as high for direct", "same class for direct"),
-        ("at least as high for none", "same class for none"),
+        (
+            "at least as high for direct",
+            "same class for direct",
+            "of nothing for 100.0 % (91.2 to 100.0) (direct)",
+            "measure for none of 1 ways",
+            "test image for direct",
+        ),
+        (
+            "at least as high for none",
+            "same class for none",
+            "of nothing for 10.0 %",
+            "measure for direct",
+            "test image for none of 1 ways",
+        ),
     ),
     "fooling.retraining": (retrained, ("kept some out",), ("did not save it",)),
     "universal.rates": (
