@@ -57,6 +57,7 @@ EXPERIMENTS: dict[str, str] = {  # name: its module here, and its function
     "survival": "survival:images_of_digits",
     "streams": "streams:windows_of_digits",
 }
+OF_TEXTS = ("classifiers.topics", "transfer.spam")  # studies that need no images
 NEED_SKLEARN = {"classifiers.distance", "classifiers.topics", "transfer.spam"}
 
 
@@ -92,6 +93,7 @@ def _place(name: str, setting: Setting) -> tuple[Path, str]:
         setting.examples,
         setting.quick,
         *((data.images, data.labels) for data in (setting.train, setting.test)),
+        setting.texts,
     )
     return setting.folder / "findings" / f"{name}.npz", digest
 

@@ -11,6 +11,7 @@ from jaxadv.core.attack import Attack
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result
 from jaxadv.data import Dataset
+from jaxadv.data.texts import Texts
 from jaxadv.engine.result_store import Store, fingerprint
 from jaxadv.protocols.runs import Runs
 
@@ -30,6 +31,7 @@ class Setting(NamedTuple):
         examples: Number of images to attack.
         quick: Reduce every study to a few minutes.
         progress: Called with (stage, done, total).
+        texts: The user's texts, for the studies of texts (None: those that are always there).
     """
 
     train: Dataset
@@ -39,6 +41,7 @@ class Setting(NamedTuple):
     examples: int = 500
     quick: bool = False
     progress: Callable[[str, int, int], None] = _silent
+    texts: Texts | None = None
 
     @property
     def store(self) -> Path:
