@@ -166,13 +166,13 @@ def test_evolution_keeps_apart_from_what_resembles_a_class():
     apart = ja.fooling_images(LINEAR, SHAPE, "direct", generations=60, resemblance=judge)
     assert np.asarray(judge(jnp.asarray(free.images)))[own, own].all()  # they are examples, nearly
     assert not np.asarray(judge(jnp.asarray(apart.images)))[own, own].any()
-    assert (apart.answers == own).all() and (apart.confidence < free.confidence).all()
+    assert (apart.answers == own).all() and (apart.confidence > 0.9).all()
     with pytest.raises(ValueError, match="for evolution"):
         ja.fooling_images(LINEAR, SHAPE, "gradient", resemblance=judge)
 
 
 def test_evolution_ends_where_it_is_sure():
-    found = ja.fooling_images(LINEAR, SHAPE, "direct", generations=300, until=0.9)
-    sure = np.median(found.history, 1) >= 0.9
-    assert len(sure) < 300 and sure[-1] and not sure[:-1].any()
+    found = ja.fooling_images(LINEAR, SHAPE, "direct", generations=300, until=0.992)
+    sure = np.median(found.history, 1) >= np.float32(0.992)
+    assert 1 < len(sure) < 300 and sure[-1] and not sure[:-1].any()
     assert found.forward == 200 * (len(sure) + 1)

@@ -50,8 +50,8 @@ def ciede2000(
     Returns:
         The differences, with all three weights at 1.
 
-    >>> ciede2000(np.array([50.0, 2.5, 0.0]), np.array([73.0, 25.0, -18.0])).round(4)
-    np.float64(27.1492)
+    >>> ciede2000(np.array([[50.0, 2.5, 0.0]]), np.array([[73.0, 25.0, -18.0]])).round(4)
+    array([27.1492])
     """
     (l1, a1, b1), (l2, a2, b2) = (np.moveaxis(x, -1, 0) for x in (one, other))
     stretch = 1.5 - 0.5 * _saturation((np.hypot(a1, b1) + np.hypot(a2, b2)) / 2)

@@ -198,7 +198,8 @@ def _evolve(
 
     def goes_on(state: tuple[_Archive, Array, Array]) -> Array:
         archive, _, number = state
-        return (number < generations) & (jnp.median(jnp.exp(archive.fitness)) < until)
+        unsure = jnp.median(jnp.exp(archive.fitness)) < until
+        return (number == 0) | ((number < generations) & unsure)
 
     first = jax.vmap(encoding.random)(jax.random.split(key, OFFSPRING))
     nothing = _Archive(take(first, jnp.zeros(classes, int)), jnp.full(classes, -jnp.inf))

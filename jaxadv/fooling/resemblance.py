@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
-from jaxadv.core.typing import Number, Params
+from jaxadv.core.typing import ArrayLike, Number, Params
 
 MOST = 0.95  # of natural images are as near to an example, and as well reconstructed
 BATCH = 500
@@ -50,8 +50,8 @@ class Resemblance:
     """
 
     model: Model
-    examples: Array
-    labels: Array
+    examples: ArrayLike
+    labels: ArrayLike
     classes: int = static()
     autoencoder: Params
     distance: Number = np.inf

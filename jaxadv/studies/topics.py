@@ -22,8 +22,9 @@ from jaxadv.studies.setting import Setting
 TOPICS, WORDS = 10, 40
 CLOSE = 0.05  # distance below which topics count as those of the document
 LONGER = 3  # factor of the length of the nonsense
-ROUNDS = 30  # corrections of the mixture: inference is not linear
-EVEN = 1e-2  # how much of all mixtures with equal topics the even one is preferred
+ROUNDS = 30  # corrections of the amounts
+EVEN = 1e-2  # weight of equal amounts, which choose among mixtures of equal topics
+LEAST = 0.005  # proportion below which a topic has no word
 
 
 class Mixture(NamedTuple):
@@ -65,10 +66,11 @@ def topic_proportions(model: TopicModel, counts: np.ndarray) -> Float[np.ndarray
 def nonsense(model: TopicModel, document: np.ndarray, words: int = WORDS) -> Mixture:
     """Compute counts of words that the document does not have, with its topics.
 
-    Takes the words with the largest weight in the wanted topics, in amounts whose sum in the space
-    of topics matches the document, rounded to integers. No word has a larger share of the nonsense
-    than the most frequent word has of the document: by least squares without that bound, a word or
-    two for each topic would be enough, repeated over and over.
+    Takes, for each wanted topic, words that are mostly its own, as many as its proportion says, in
+    amounts whose sum in the space of topics matches the document (least squares, corrected for what
+    the model infers of the whole), rounded to integers. No word has a larger share of the nonsense
+    than the most frequent word has of the document: without that bound, a word or two for each
+    topic would be enough, repeated over and over.
 
     Args:
         model: Fitted topic model of scikit-learn (NMF or LatentDirichletAllocation), with
@@ -80,39 +82,61 @@ def nonsense(model: TopicModel, document: np.ndarray, words: int = WORDS) -> Mix
         The mixture.
 
     Raises:
-        ValueError: The document lacks fewer than `words` words of the vocabulary.
+        ValueError: The document lacks fewer than `words` words of the vocabulary, or has no topic.
     """
     document = np.asarray(document, np.float64)
     absent = np.flatnonzero(document == 0)
     if len(absent) < words:
         raise ValueError(f"words={words}: the document lacks only {len(absent)} of the vocabulary")
     wanted = topic_proportions(model, document)[0]
-    topics = model.components_ / np.maximum(model.components_.sum(0), 1e-12)  # of each word
-    weight = model.components_[:, absent].sum(0)
-    # The heaviest words of each wanted topic, in proportion; words of two topics count too.
-    depth = (wanted[:, None] * topics[:, absent]).max(0) * weight
-    chosen = absent[np.argsort(-depth)[:words]]
+    if not wanted.any():
+        raise ValueError("the model infers no topic of this document: pass another")
     size = LONGER * document.sum()
     most = max(document.max() / document.sum(), 2 / words)  # share of one word
-    alone = model.transform(size * np.eye(len(document))[chosen]).T  # [T, W], of each word
-    # The mixture's weights less their sum in the wanted proportions: 0 where these are the wanted.
-    apart = (alone - wanted[:, None] * alone.sum(0)) / alone.sum(0).mean()
-    rows = np.vstack([apart, np.ones(words), EVEN * np.eye(words)])
-    best, residual = None, np.zeros_like(wanted)
-    for _ in range(ROUNDS):
-        goal = np.concatenate([residual, [1.0], np.full(words, EVEN / words)])
+    places = absent[_candidates(model.components_[:, absent], wanted, words)]
+    alone = model.transform(size * np.eye(len(document))[places]).T  # [T, W], of each word
+    kept = _purest(alone / np.maximum(alone.sum(0), 1e-12), wanted, words)
+    places, alone = places[kept], alone[:, kept] / alone[:, kept].sum(0).mean()
+    even = np.full(len(kept), EVEN / len(kept))
+    target, best = wanted, None
+    for _ in range(ROUNDS):  # inference is not linear: aim beyond what was missed
+        apart = alone - target[:, None] * alone.sum(0)
+        rows = np.vstack([apart, np.full(len(kept), 10.0), EVEN * np.eye(len(kept))])
+        goal = np.concatenate([np.zeros(len(target)), [10.0], even])
         shares = lsq_linear(rows, goal, (0, most)).x
         counts = np.zeros_like(document)
-        counts[chosen] = np.minimum(
-            np.rint(size * shares / shares.sum()), np.floor(size * most + 1e-6)
-        )
+        counts[places] = np.minimum(np.rint(size * shares), np.floor(size * most + 1e-6))
         inferred = topic_proportions(model, counts)[0]
         error = 0.5 * float(np.abs(inferred - wanted).sum())
         if best is None or error < best.error:
             best = Mixture(counts, inferred, wanted, error)
-        residual = residual + 0.5 * (wanted - inferred)
+        target = target * np.sqrt(wanted / np.maximum(inferred, 1e-3))
+        target = target / target.sum()
     assert best is not None
     return best
+
+
+def _candidates(weights: np.ndarray, wanted: np.ndarray, words: int) -> np.ndarray:
+    """Return the heaviest words of each wanted topic, several times as many as it will have."""
+    scaled = weights / np.maximum(np.linalg.norm(weights, axis=1, keepdims=True), 1e-12)
+    depth = scaled * scaled / np.maximum(scaled.sum(0), 1e-12)  # heavy, and the topic's own
+    counts = 4 * _numbers(wanted, words)
+    heaviest = [np.argsort(-row)[:count] for row, count in zip(depth, counts, strict=True)]
+    return np.unique(np.concatenate(heaviest))
+
+
+def _purest(proportions: np.ndarray, wanted: np.ndarray, words: int) -> np.ndarray:
+    """Return the candidates that the model infers each wanted topic of, the largest topic first."""
+    counts, kept = _numbers(wanted, words), []
+    for topic in np.argsort(-wanted):
+        left = [w for w in np.argsort(-proportions[topic]) if w not in kept]
+        kept += left[: counts[topic]]
+    return np.array(kept)
+
+
+def _numbers(wanted: np.ndarray, words: int) -> np.ndarray:
+    """Return how many words each topic has: in proportion, and one or more where it is wanted."""
+    return np.where(wanted > LEAST, np.ceil(words * wanted - 0.5).clip(1), 0).astype(int)
 
 
 def corpus() -> list[str]:
