@@ -120,6 +120,7 @@ from .core.transforms import JPEG as JPEG
 from .core.transforms import Brightness as Brightness
 from .core.transforms import Contrast as Contrast
 from .core.transforms import Cropping as Cropping
+from .core.transforms import Foveation as Foveation
 from .core.transforms import GaussianBlur as GaussianBlur
 from .core.transforms import Identity as Identity
 from .core.transforms import Noise as Noise
@@ -185,6 +186,8 @@ from .protocols.survival import Survival as Survival
 from .protocols.survival import survival as survival
 from .protocols.verdicts import Proofs as Proofs
 from .protocols.verdicts import Verdict as Verdict
+from .protocols.visibility import Visibility as Visibility
+from .protocols.visibility import visibility as visibility
 from .sweep import SweepStore as SweepStore
 from .sweep import compare_stores as compare_stores
 from .sweep import run_sweep as run_sweep

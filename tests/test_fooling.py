@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 from scipy.stats import kstest
+from sklearn.neighbors import KNeighborsClassifier
 
 import jaxadv as ja
 from jaxadv.fooling.encodings import CPPN, INPUTS, Direct, Painter, polynomial
+from jaxadv.fooling.resemblance import Resemblance, measured
 from tests.common import slow
 
 LINEAR = ja.Model(lambda w, x: 6 * (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(9)[:, :4])
@@ -127,3 +130,49 @@ def test_what_cannot_be_meant():
     ):
         with pytest.raises(ValueError, match=match):
             ja.fooling_images(LINEAR, SHAPE, **settings)
+
+
+def resemblance(**limits):
+    """Examples are white pixels of each class; the other classifier shifts the classes by one."""
+    other = ja.Model(LINEAR.apply, jnp.roll(LINEAR.params, 1, axis=1))
+    layers = {
+        "encode": {"kernel": jnp.zeros((9, 2)), "bias": jnp.zeros(2)},
+        "decode": {"kernel": jnp.zeros((2, 9)), "bias": jnp.zeros(9)},  # always grey
+    }
+    return Resemblance(other, jnp.eye(9)[:8], jnp.arange(8) % 4, 4, layers, **limits)
+
+
+def test_what_is_measured_of_an_image_is_what_others_measure():
+    images = np.random.default_rng(0).random((7, *SHAPE)).astype(np.float32)
+    judge = resemblance(distance=1.6, error=0.28)
+    seen = measured(judge, images)
+    rows, examples = images.reshape(7, 9), np.asarray(judge.examples)
+    for k in range(4):
+        expected = cdist(rows, examples[judge.labels == k]).min(1)
+        np.testing.assert_allclose(seen.distance[:, k], expected, rtol=1e-5)
+    nearest = KNeighborsClassifier(1).fit(examples, judge.labels)
+    np.testing.assert_array_equal(seen.neighbour, nearest.predict(rows))
+    np.testing.assert_allclose(seen.error, np.sqrt(np.square(rows - 0.5).mean(1)), rtol=1e-5)
+    expected = (seen.distance <= 1.6) | (seen.error <= 0.28)[:, None]
+    for answers in (seen.neighbour, seen.answer):
+        expected |= answers[:, None] == np.arange(4)
+    np.testing.assert_array_equal(judge(jnp.asarray(images)), expected)
+
+
+def test_evolution_keeps_apart_from_what_resembles_a_class():
+    judge = resemblance(distance=0.9, error=0.3)
+    own = np.arange(4)
+    free = ja.fooling_images(LINEAR, SHAPE, "direct", generations=60)
+    apart = ja.fooling_images(LINEAR, SHAPE, "direct", generations=60, resemblance=judge)
+    assert np.asarray(judge(jnp.asarray(free.images)))[own, own].all()  # they are examples, nearly
+    assert not np.asarray(judge(jnp.asarray(apart.images)))[own, own].any()
+    assert (apart.answers == own).all() and (apart.confidence > 0.9).all()
+    with pytest.raises(ValueError, match="for evolution"):
+        ja.fooling_images(LINEAR, SHAPE, "gradient", resemblance=judge)
+
+
+def test_evolution_ends_where_it_is_sure():
+    found = ja.fooling_images(LINEAR, SHAPE, "direct", generations=300, until=0.992)
+    sure = np.median(found.history, 1) >= np.float32(0.992)
+    assert 1 < len(sure) < 300 and sure[-1] and not sure[:-1].any()
+    assert found.forward == 200 * (len(sure) + 1)

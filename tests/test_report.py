@@ -1,6 +1,7 @@
 """Reports say what the evaluation found: the same numbers in data, tables and the page."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -15,6 +16,7 @@ import pytest
 from rich.console import Console
 
 import jaxadv as ja
+from jaxadv.protocols.visibility import report_visibility
 from jaxadv.report import (
     Page,
     as_data,
@@ -81,6 +83,29 @@ def test_data_survive_json_and_add_up(grey):
     assert not data["attacks"][1]["control"]
     assert data["attacks"][2]["settings"]["attack"]["steps"] == 20
     assert data["attacks"][1]["settings"]["step_size"] == 0.3
+
+
+def test_the_page_says_how_visible_the_changes_are(tmp_path, grey):
+    report, model = grey
+    seen = report_visibility(report, model)
+    report = dataclasses.replace(report, visibility=seen)
+    data = json.loads(json.dumps(as_data(report), allow_nan=False))
+    broken = report.broken_by[-1] >= 0
+    change = (report.adversarial[-1] - report.images)[broken].astype(np.float64)
+    expected = np.median(np.sqrt(np.square(change).mean((1, 2, 3))))
+    last = data["visibility"][-1]
+    assert last["images"] == broken.sum()
+    assert last["distortion"] == pytest.approx(expected)
+    assert last["ciede2000"] is None  # of grey images
+    page = write_html(report, tmp_path / "report.html").read_text()
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=100))
+    for text in (page, out.getvalue()):
+        assert f"{last['ssim']:.3g}" in text
+        assert "SSIM" in text and "CIEDE2000" not in text and "not the published LPIPS" in text
+    write_pages(report, tmp_path / "images")
+    pages = [path.read_text() for path in (tmp_path / "images").glob("[0-9]*.html")]
+    assert sum("SSIM" in text for text in pages) == broken.sum()
 
 
 @pytest.mark.slow

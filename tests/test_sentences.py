@@ -46,7 +46,11 @@ def distortion(better: bool) -> str:
     training, _, published = np.array([networks.PUBLISHED[name] for name in networks.SIX]).T
     errors = np.array([6.7, 10, 21, 0, 0, 0.5 if better else 3.5])
     measured, known = published * (0.8 if better else -1.2), np.stack([published, training], 1)
-    return f"{audit} {blind_spots.order_in_words(networks.SIX, measured, errors, known)}"
+    order = blind_spots.order_in_words(networks.SIX, measured, errors, known)
+    most = [0.8, 0.9, 90] if better else [0.9, 0.8, 10]
+    row = [COUNT, 0.06, *most, np.nan, np.nan, 0.2 if better else 0.05, 0.1]
+    seen = blind_spots.seen_in_words(networks.SIX, np.array([row] * 6))
+    return f"{audit} {order} {seen}"
 
 
 def noise(better: bool) -> str:
@@ -154,7 +158,10 @@ def nonsense(better: bool) -> str:
 
 def fooling(better: bool) -> str:
     made = {"direct": 0.9999 if better else 0.3}
-    return fooling_images.fooling_in_words(0.99, made, {"direct": 1.0 if better else 0.0}, 0.0)
+    words = fooling_images.fooling_in_words(0.99, made, {"direct": 1.0 if better else 0.0}, 0.0)
+    values = np.zeros((2, len(fooling_images.NOTHING)))
+    values[:, 0], values[0, 8:] = 40, 100 if better else 10
+    return f"{words} {fooling_images.nothing_in_words(('direct',), values)}"
 
 
 def retrained(better: bool) -> str:
@@ -302,8 +309,16 @@ PLANTED: dict[str, Planted] = {  # sentences, what they say of the one table, an
             "correlation 1.00",
             "all 6 networks",
             "within 1 % of the published",
+            "the noise is more similar in all 6 networks, the mistake in none",
+            "than the noise in all 6",
         ),
-        ("is not shown: 1 of 600", "correlation -1.00", "Of AE400-10 the page shows no property"),
+        (
+            "is not shown: 1 of 600",
+            "correlation -1.00",
+            "Of AE400-10 the page shows no property",
+            "the noise is more similar in none of 6 networks, the mistake in all 6",
+            "than the noise in none",
+        ),
     ),
     "szegedy.transfer": (
         between_networks,
@@ -391,8 +406,20 @@ PLANTED: dict[str, Planted] = {  # sentences, what they say of the one table, an
     "classifiers.topics": (nonsense, ("Nonsense has the",), ("It is not shown that nonsense has",)),
     "fooling.images": (
         fooling,
-        ("at least as high for direct", "same class for direct"),
-        ("at least as high for none", "same class for none"),
+        (
+            "at least as high for direct",
+            "same class for direct",
+            "of nothing for 100.0 % (91.2 to 100.0) (direct)",
+            "measure for none of 1 ways",
+            "test image for direct",
+        ),
+        (
+            "at least as high for none",
+            "same class for none",
+            "of nothing for 10.0 %",
+            "measure for direct",
+            "test image for none of 1 ways",
+        ),
     ),
     "fooling.retraining": (retrained, ("kept some out",), ("did not save it",)),
     "universal.rates": (

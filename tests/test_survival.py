@@ -76,6 +76,22 @@ def test_blur_is_scipys() -> None:
     np.testing.assert_allclose(program(PICTURE, np.float32(0)), PICTURE, atol=1e-6)
 
 
+def test_a_foveated_view_is_scipys_blur_by_eccentricity() -> None:
+    """Exact at the fixation and the far corner; in between it interpolates, smooth images well."""
+    picture = gaussian_filter(PICTURE, (1, 1, 0))
+    down, right = np.arange(20) + 0.5 - 5, np.arange(27) + 0.5 - 13.5
+    sigma = 0.15 * np.hypot(down[:, None], right)
+    ours = np.asarray(jax.jit(lambda image, s: ja.Foveation(s, row=0.25)(image))(picture, 0.15))
+    for row, column in ((19, 0), (4, 13), (4, 4), (12, 20), (19, 13)):
+        blurred = gaussian_filter(picture, (sigma[row, column],) * 2 + (0,), truncate=4)
+        exact = (row, column) == (19, 0)
+        apart = np.abs(ours[row, column] - blurred[row, column]).max()
+        assert apart < (1e-6 if exact else 0.01)
+    np.testing.assert_allclose(ja.Foveation(0.0)(PICTURE), PICTURE, atol=1e-6)
+    with pytest.raises(ValueError, match="row=2"):
+        ja.Foveation(row=2)
+
+
 def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Pillow's triangle filter on floats."""
     planes = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[-1])]
@@ -131,6 +147,7 @@ def test_rounding_noise_and_shifts() -> None:
         ja.JPEG(60),
         ja.JPEG(60, subsampling=False),
         ja.GaussianBlur(1.0),
+        ja.Foveation(0.2, row=0.3),
         ja.Brightness(0.7),
         ja.Contrast(0.6),
         ja.Rescaling(0.5),

@@ -1,5 +1,6 @@
 """`jaxadv evaluate`."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -55,6 +56,7 @@ def evaluate(
     with command(output, json_file, fresh=fresh) as run:
         import jaxadv as ja
         from jaxadv.protocols.cascades import get_cascade
+        from jaxadv.protocols.visibility import report_visibility
         from jaxadv.report import (
             Page,
             as_data,
@@ -86,6 +88,7 @@ def evaluate(
             )
             if report.complete:
                 bars.interrupts.check()
+        report = dataclasses.replace(report, visibility=report_visibility(report, loaded.model))
         about = {"model": loaded.name, "data": images.name, "attacks": attacks, "seed": loaded.seed}
         if prove is not None:
             about["prove"] = prove

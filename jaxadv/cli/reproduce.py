@@ -14,6 +14,7 @@ from jaxadv.cli.subject import Subject, folder_name, loaded_model, split_of
 
 if TYPE_CHECKING:
     from jaxadv.data import Dataset
+    from jaxadv.data.texts import Texts
     from jaxadv.studies import Findings, Given, Setting
 
 SEEDS, EXAMPLES = 3, 500
@@ -28,7 +29,12 @@ def reproduce(
     ] = None,
     show: Annotated[bool, option("--list", help="Name the experiments, a line each.")] = False,
     data: Annotated[
-        str | None, option("--data", help="As in `jaxadv evaluate`; by default mnist or mnist5k.")
+        str | None,
+        option(
+            "--data",
+            help="As in `jaxadv evaluate`; by default mnist or mnist5k. Of texts: a folder of .txt "
+            "files by class, or a .csv or .tsv file with the columns label and text.",
+        ),
     ] = None,
     data_dir: DataDir = None,
     model: Annotated[
@@ -88,8 +94,9 @@ def reproduce(
         from jaxadv.data import load_data
         from jaxadv.report import print_study, write_study
 
-        data, why = choose_data(data, data_dir, quick)
-        source, split = split_of(data)
+        texts = texts_of(data, names)
+        chosen = choose_data(data if texts is None else "digits", data_dir, quick)
+        source, split = split_of(chosen[0])
         train, test = (
             mixed(load_data(source, part, data_dir=data_dir)) for part in ("train", split)
         )
@@ -101,7 +108,11 @@ def reproduce(
                     "network: leave --seeds out"
                 )
             seeds = 1
+        data, why = chosen if texts is None else (str(data), "as asked for")
+        kind = "images" if texts is None else "texts"
         sizes = f"{len(train.labels):,} training and {len(test.labels):,} test images"
+        if texts is not None:
+            sizes = f"{len(texts.texts):,} texts of {len(texts.classes)} classes"
         print(f"data: {data}, {sizes} ({why})", flush=True)
         folder = run.state / (folder_name(data) + "-quick" * quick)
         if run.fresh:
@@ -115,6 +126,7 @@ def reproduce(
             quick,
             networks=networks,
             epsilon=radius,
+            texts=texts,
         )
         check_networks(names, setting)
         findings = conduct_all(str(name), names, setting)
@@ -128,8 +140,18 @@ def reproduce(
         studies = [as_data(study) for study in findings]
         run.write({"name": name, **about, "experiments": studies}, f"{name}.json")
         title = findings[0].title if len(findings) == 1 else f"{name}: the experiments, run again"
-        page = write_study(findings, output / f"{name}.html", title, {**about, "images": sizes})
+        page = write_study(findings, output / f"{name}.html", title, {**about, kind: sizes})
     print(f"report: {page}\ndata:   {page.with_suffix('.json')}")
+
+
+def texts_of(data: str | None, names: list[str]) -> "Texts | None":
+    """Return the texts that `--data` names, for experiments of texts; None for all others."""
+    from jaxadv.data.texts import is_text, load_texts
+    from jaxadv.studies import OF_TEXTS
+
+    if data is None or not set(names) <= set(OF_TEXTS) or not is_text(data):
+        return None
+    return load_texts(data)
 
 
 def choose_data(data: str | None, data_dir: Path | None, quick: bool) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Image transforms in front of a network: compression, blur, scaling, brightness, noise, shifts.
+"""Image transforms before a network: compression, blur, foveation, scaling, light, noise, shifts.
 
 Each transform is a pytree and a pure function of one image [H, W, C] with values of 0 to 1. Its
 strength is a leaf, so that another strength does not recompile (except for `Rescaling` and
@@ -24,6 +24,7 @@ from jaxadv.core.random import normal_like
 from jaxadv.core.typing import ArrayLike, Number, Params
 
 EXACT = lax.Precision.HIGHEST
+BLURS = 8  # images between which a foveated one is interpolated
 TRUNCATE = 4  # standard deviations at which a Gaussian ends
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
@@ -139,6 +140,43 @@ class GaussianBlur(Transform):
         mirrored = np.where(mirrored < length, mirrored, 2 * length - 1 - mirrored)
         band = jnp.zeros((length, length)).at[np.arange(length)[:, None], mirrored]
         return band.add(jnp.broadcast_to(weights, places.shape))
+
+
+@pytree
+class Foveation(Transform):
+    """A blur that grows with the distance from a point of fixation, as acuity falls in the eye.
+
+    The standard deviation of the Gaussian is `slope` times the distance, in pixels; as in a
+    foveated multiresolution pyramid (Geisler and Perry 1998), it is interpolated between a few
+    blurred images. Against adversarial images Luo et al. (2015, arXiv 1511.06292) fixate by
+    cutting out a part of the image: that is `Cropping`.
+
+    Attributes:
+        slope: Standard deviation of the blur, in pixels, one pixel from the fixation.
+        row: Row of the fixation, as a fraction of the height.
+        column: Its column, as a fraction of the width.
+    """
+
+    slope: Number = 0.1
+    row: Number = 0.5
+    column: Number = 0.5
+
+    def __post_init__(self) -> None:
+        self.check(0, slope=self.slope)
+        self.check(0, 1, row=self.row, column=self.column)
+
+    def __call__(self, image: Array, key: Array | None = None) -> Array:
+        height, width, _ = image.shape
+        down = jnp.arange(height) + 0.5 - self.row * height
+        right = jnp.arange(width) + 0.5 - self.column * width
+        apart = jnp.hypot(down[:, None], right)
+        most = apart.max()
+        share = (BLURS - 1) * apart / most  # of the strongest blur
+        blurred = jnp.stack(
+            [GaussianBlur(self.slope * most * k / (BLURS - 1))(image) for k in range(BLURS)]
+        )
+        weights = jnp.clip(1 - jnp.abs(share - np.arange(BLURS)[:, None, None]), 0, None)
+        return jnp.einsum("khw,khwc->hwc", weights, blurred, precision=EXACT)
 
 
 @pytree

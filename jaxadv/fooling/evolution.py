@@ -22,9 +22,11 @@ from jaxadv.engine.checks import count_classes
 from jaxadv.engine.verify import predict
 from jaxadv.fooling.ascent import ascend
 from jaxadv.fooling.encodings import CPPN, Direct, Encoding
+from jaxadv.fooling.resemblance import Resemblance
 
 ENCODINGS = {"direct": Direct, "cppn": CPPN}
 OFFSPRING = 200  # of a generation, and as many to begin with
+PENALTY = 1e3  # on the log probability, below every image that does not resemble its class
 
 
 class FoolingImages(NamedTuple):
@@ -56,6 +58,8 @@ def fooling_images(
     generations: int = 200,
     classes: int | None = None,
     key: Array | None = None,
+    until: float = np.inf,
+    resemblance: Resemblance | None = None,
 ) -> FoolingImages:
     """Compute a meaningless image for each class that the model assigns to that class.
 
@@ -68,17 +72,19 @@ def fooling_images(
         shape: Shape (H, W, C) of the images.
         method: "direct" or "cppn" (evolution), "gradient" (gradient ascent from noise), or an
             `Encoding`.
-        generations: Generations of the evolution, or steps of the gradient ascent.
+        generations: Generations of the evolution, or steps of the gradient ascent, at most.
         classes: Number of classes, the first ones of the model (None: all). For a model with a
             rejection class, pass the number of classes before it.
         key: JAX random key (None: seed 0).
+        until: Median confidence at which evolution ends.
+        resemblance: Says which images resemble their class; in evolution any other image is fitter.
 
     Returns:
         The images with their confidence and the passes.
 
     Raises:
-        ValueError: `method` is unknown, `generations` is below 1, or `classes` is not between 1 and
-            the number of the model's classes.
+        ValueError: `method` is unknown, `generations` is below 1, `classes` is not between 1 and
+            the number of the model's classes, or gradient ascent is given what evolution takes.
 
     Example:
         >>> import jax.numpy as jnp, jaxadv as ja
@@ -94,15 +100,19 @@ def fooling_images(
     if not 1 <= classes <= known:
         raise ValueError(f"classes={classes}: the model has {known}")
     key = jax.random.key(0) if key is None else key
+    if method == "gradient" and (resemblance is not None or until < np.inf):
+        raise ValueError('until and resemblance are for evolution: pass method "direct" or "cppn"')
     if method == "gradient":
         pictures, history = ascend(model, shape, key, generations, classes)
         forward, backward = classes * (generations + 1), classes * generations
     else:
         encoding = _encoding(method, shape)
         lower, upper = two_numbers(model.bounds, "a fooling image")
-        genomes, history = _evolve(encoding, model, key, generations, classes)
+        task = _Task(model, key, np.float32(until), resemblance)
+        genomes, history, number = _evolve(encoding, task, generations, classes)
+        history = history[: int(number)]
         pictures = lower + (upper - lower) * jax.vmap(encoding.image)(genomes)
-        forward, backward = OFFSPRING * (generations + 1), 0
+        forward, backward = OFFSPRING * (int(number) + 1), 0
     images = np.asarray(pictures)
     logits = predict(model, images).astype(np.float64)
     confidence = softmax(logits, 1)[np.arange(classes), np.arange(classes)]
@@ -119,28 +129,46 @@ def _encoding(method: str | Encoding, shape: tuple[int, int, int]) -> Encoding:
     return ENCODINGS[method](shape)
 
 
+class _Task(NamedTuple):
+    """What an evolution is about: `model`, `until` and `resemblance` are those of its caller."""
+
+    model: Model
+    key: Array
+    until: np.float32
+    resemblance: Resemblance | None
+
+
 class _Archive(NamedTuple):
     """The elites.
 
     Attributes:
         genomes: [K, ...], genome of each class.
-        fitness: [K], log probability of each.
+        fitness: [K], log probability of each, less the penalty.
     """
 
     genomes: PyTree
     fitness: Float[Array, " K"]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
 def _evolve(
-    encoding: Encoding, model: Model, key: Array, generations: int, classes: int
-) -> tuple[PyTree, Float[Array, "G K"]]:
-    """Run all generations as one program; return the genomes [K, ...] and the confidence [G, K]."""
+    encoding: Encoding, task: _Task, generations: int, classes: int
+) -> tuple[PyTree, Float[Array, "G K"], Array]:
+    """Run all generations as one program.
+
+    Returns:
+        The genomes [K, ...], the confidence [G, K] after each generation (0 for an image that
+        resembles its class), and the number of generations that ran.
+    """
+    model, key, until, resemblance = task
     lower, upper = two_numbers(model.bounds, "a fooling image")
 
     def judge(genomes: PyTree) -> Float[Array, "P K"]:
         images = lower + (upper - lower) * jax.vmap(encoding.image)(genomes)
-        return jax.nn.log_softmax(model(images))[:, :classes]
+        fitness = jax.nn.log_softmax(model(images))[:, :classes]
+        if resemblance is not None:
+            fitness -= PENALTY * resemblance(images)[:, :classes]
+        return fitness
 
     def compete(archive: _Archive, genomes: PyTree) -> _Archive:
         """Compare every child with the elite of every class, which only a better child replaces."""
@@ -155,7 +183,10 @@ def _evolve(
         fitness = jnp.maximum(archive.fitness, fitness.max(0))
         return _Archive(jax.tree.map(choose, old, new), fitness)
 
-    def generation(archive: _Archive, number: Array) -> tuple[_Archive, Array]:
+    def generation(
+        state: tuple[_Archive, Array, Array],
+    ) -> tuple[_Archive, Array, Array]:
+        archive, history, number = state
         own = jax.random.fold_in(key, number + 1)
         mothers, fathers, births = jax.random.split(own, 3)
         mother = take(archive.genomes, jax.random.randint(mothers, (OFFSPRING,), 0, classes))
@@ -163,10 +194,16 @@ def _evolve(
         births = jax.random.split(births, OFFSPRING)
         children = jax.vmap(encoding.offspring, (0, 0, 0, None))(births, mother, father, number)
         archive = compete(archive, children)
-        return archive, jnp.exp(archive.fitness)
+        return archive, history.at[number].set(jnp.exp(archive.fitness)), number + 1
+
+    def goes_on(state: tuple[_Archive, Array, Array]) -> Array:
+        archive, _, number = state
+        unsure = jnp.median(jnp.exp(archive.fitness)) < until
+        return (number == 0) | ((number < generations) & unsure)
 
     first = jax.vmap(encoding.random)(jax.random.split(key, OFFSPRING))
     nothing = _Archive(take(first, jnp.zeros(classes, int)), jnp.full(classes, -jnp.inf))
     archive = compete(nothing, first)
-    archive, history = lax.scan(generation, archive, jnp.arange(generations))
-    return archive.genomes, history
+    state = archive, jnp.zeros((generations, classes)), jnp.zeros((), jnp.int32)
+    archive, history, number = lax.while_loop(goes_on, generation, state)
+    return archive.genomes, history, number

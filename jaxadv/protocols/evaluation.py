@@ -8,6 +8,7 @@ from jaxadv.core.attack import Attack
 from jaxadv.core.bounds import Bounds
 from jaxadv.core.result import Result, Status
 from jaxadv.protocols.prover import Prover
+from jaxadv.protocols.visibility import Visibility
 
 MISCLASSIFIED, SURVIVED = -2, -1
 
@@ -65,6 +66,8 @@ class Report:
             one counts.
         proved: Booleans [E, N], whether no image within this epsilon is adversarial, with
             certainty; None if nothing was to be proved.
+        visibility: How visible the adversarial images are, [E, N] (NaN where no attack broke the
+            image), or None; it is put in with `dataclasses.replace` (see `report_visibility`).
     """
 
     norm: str
@@ -85,6 +88,7 @@ class Report:
     rejected: int | None = None
     targets: np.ndarray | None = None
     proved: np.ndarray | None = None
+    visibility: Visibility | None = None
 
     @property
     def radii(self) -> np.ndarray:

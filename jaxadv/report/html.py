@@ -82,6 +82,8 @@ def write_html(
         pages=pages,
         headline=_headline(data),
         refusals=table.refusals(data),
+        measures=table.shown_measures(data),
+        explained=table.measures_text(data),
         passes=passes,
         most=max([1.0, *passes]),
         curve=_accuracy_figure(report, data),
@@ -283,6 +285,7 @@ def _gallery(
             "before": predicted(report.logits[row]),
             "after": None if logits is None else predicted(logits[i]),
             "distance": table.number_text(float(distances[i])),
+            "visibility": table.visibility_text(report, level, row),
             "by": report.stages[report.broken_by[level, row]].name,
         }
         for i, row in enumerate(rows)

@@ -87,7 +87,9 @@ def _shown(report: "Report", i: int, feature_names: Sequence[str] | None) -> lis
     """Return the original, and the adversarial image of each epsilon at which it is broken."""
     original, bounds = report.images[i], report.bounds
     first = pictures(original, None, bounds, feature_names)
-    shown = [{"name": "original", "by": None, **first, "picture": first["original"]}]
+    shown = [
+        {"name": "original", "by": None, "visibility": "", **first, "picture": first["original"]}
+    ]
     for level, epsilon in enumerate(report.radii[:, i]):
         number = int(report.broken_by[level, i])
         if number < 0:
@@ -97,6 +99,7 @@ def _shown(report: "Report", i: int, feature_names: Sequence[str] | None) -> lis
             {
                 "name": f"ε = {table.epsilon_text(epsilon)}",
                 "by": report.stages[number].name,
+                "visibility": table.visibility_text(report, level, i),
                 **found,
                 "picture": found["adversarial"],
             }

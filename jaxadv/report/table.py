@@ -23,6 +23,19 @@ if TYPE_CHECKING:  # evaluate imports the whole engine
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 MISCLASSIFIED = "misclassified"
 CONTROL = "noise"  # the stage that no attack may be weaker than
+MEASURES = {  # of `ja.visibility`
+    "distortion": "distortion",
+    "ssim": "SSIM",
+    "ciede2000": "CIEDE2000",
+    "activations": "activations",
+}
+EXPLAINED = {
+    "distortion": "Distortion is the root mean square of the change, in a range of 1.",
+    "ssim": "SSIM is the structural similarity, 1 for equal images.",
+    "ciede2000": "CIEDE2000 is the mean difference of colours; about 1 can just be seen.",
+    "activations": "Activations are compared in the layers of this network, which the images are "
+    "made to fool: the distance is not the published LPIPS.",
+}
 
 
 def epsilon_text(epsilon: "Numbers") -> str:
@@ -77,9 +90,11 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
     was run there); `epsilons` are numbers, or with a radius for each image among them, a list of N
     each; `forward` and `backward` are an image's passes in all attacks together;
     `robust_bounds` are robust accuracy from both sides, proved and under attack, for each epsilon,
-    and `proved` says of each image which epsilons (null: no proofs were asked for). For a targeted
-    goal, `target` is each image's, "misclassified" means classified as that from the start, and
-    `robust_accuracy` is the fraction that no attack turned into its target.
+    and `proved` says of each image which epsilons (null: no proofs were asked for).
+    `visibility` has for each epsilon the number of images broken by attacks and the medians of the
+    measures of `ja.visibility` over them (null: not measured), and for each image its own. For a
+    targeted goal, `target` is each image's, "misclassified" means classified as that from the
+    start, and `robust_accuracy` is the fraction that no attack turned into its target.
 
     Args:
         report: The report.
@@ -100,6 +115,7 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
         return names[number] if number >= 0 else MISCLASSIFIED if number == -2 else None
 
     right, attacked = report.predictions == report.labels, report.attacked
+    measures = {} if report.visibility is None else report.visibility._asdict()
     return {
         "norm": report.norm,
         "epsilons": report.epsilons.tolist(),
@@ -120,6 +136,7 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
         "median_distance": _finite(
             np.median(report.distance[attacked]) if attacked.any() else np.inf
         ),
+        "visibility": _visibility_data(report),
         "attacks": [_stage_data(report, number) for number in range(len(names))],
         "messages": list(report.messages),
         "images": [
@@ -135,10 +152,32 @@ def as_data(report: "Report", total: int | None = None) -> dict[str, Any]:
                 "margin": [_finite(value) for value in margin[:, i]],
                 "forward": int(forward[i]),
                 "backward": int(backward[i]),
+                "visibility": None
+                if report.visibility is None
+                else [
+                    {name: _finite(values[level, i]) for name, values in measures.items()}
+                    for level in range(len(report.epsilons))
+                ],
             }
             for i in range(count)
         ],
     }
+
+
+def _visibility_data(report: "Report") -> list[dict[str, Any]] | None:
+    """Return the number of images broken by attacks, and medians over them, for each epsilon."""
+    if report.visibility is None:
+        return None
+    return [
+        {
+            "images": int(broken.sum()),
+            **{
+                name: _finite(np.median(values[level, broken])) if broken.any() else None
+                for name, values in report.visibility._asdict().items()
+            },
+        }
+        for level, broken in enumerate(report.broken_by >= 0)
+    ]
 
 
 def _stage_data(report: "Report", number: int) -> dict[str, Any]:
@@ -239,6 +278,9 @@ def print_report(
             f"misclassified: {percent(data['false_rejections'])}\n",
             highlight=False,
         )
+    if any(level["images"] for level in data.get("visibility") or ()):
+        console.print(_visibility_table(data))
+        console.print(measures_text(data) + "\n", highlight=False)
     console.print(_cost_table(data))
     console.print(
         f"median smallest distance ({data['norm']}): "
@@ -303,6 +345,44 @@ def _accuracy_table(data: Mapping[str, Any]) -> "Table":
         table.add_row("certified", *[percent(s) + " " * 7 for s in data["certified_accuracy"]])
     if count < data["total"]:
         table.add_row("95 % interval", *map(interval_text, data["robust_interval"]), style="dim")
+    return table
+
+
+def shown_measures(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return the measures of visibility that a report has, and what their columns are called."""
+    levels = data.get("visibility") or ()
+    return {
+        name: title
+        for name, title in MEASURES.items()
+        if any(level[name] is not None for level in levels)
+    }
+
+
+def measures_text(data: Mapping[str, Any]) -> str:
+    """Return what the measures of visibility that a report has are."""
+    return " ".join(EXPLAINED[name] for name in shown_measures(data))
+
+
+def visibility_text(report: "Report", level: int, row: int) -> str:
+    """Return how visible the adversarial image of one row is, in words; "" if not measured."""
+    measures = {} if report.visibility is None else report.visibility._asdict()
+    return ", ".join(
+        f"{MEASURES[name]} {number_text(values[level, row])}"
+        for name, values in measures.items()
+        if np.isfinite(values[level, row])
+    )
+
+
+def _visibility_table(data: Mapping[str, Any]) -> "Table":
+    shown = shown_measures(data)
+    table = grid(
+        "How visible the adversarial images are (medians over those that attacks found)",
+        "",
+        ["images", *shown.values()],
+    )
+    for epsilon, level in zip(data["epsilons"], data["visibility"], strict=True):
+        cells = [number_text(level[name]) for name in shown]
+        table.add_row(f"ε = {epsilon_text(epsilon)}", f"{level['images']:,}", *cells)
     return table
 
 

@@ -61,6 +61,7 @@ EXPERIMENTS: dict[str, str] = {  # name: its module here, and its function
     "survival": "survival:images_of_digits",
     "streams": "streams:windows_of_digits",
 }
+OF_TEXTS = ("classifiers.topics", "transfer.spam")  # studies that need no images
 NEED_SKLEARN = {"classifiers.distance", "classifiers.topics", "transfer.spam"}
 FIXED = {*NEED_SKLEARN, "szegedy.pool"}  # studies of classifiers that no network can replace
 TRAIN = {  # studies that train on other images than the training set: of definitions alone
@@ -138,6 +139,7 @@ def _place(name: str, setting: Setting) -> tuple[Path, str]:
         setting.epsilon,
         *((given.name, given.model and given.model.params) for given in setting.networks),
         *((data.images, data.labels) for data in (setting.train, setting.test)),
+        setting.texts,
     )
     return setting.folder / "findings" / f"{name}.npz", digest
 

@@ -19,11 +19,12 @@ from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.result import Result
 from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
+from jaxadv.protocols.visibility import visibility
 from jaxadv.studies.findings import Findings, Gallery, Part, Table, Text, spread
 from jaxadv.studies.fit import how_trained
 from jaxadv.studies.networks import SIX, Network, names_of, network_of, published
 from jaxadv.studies.setting import Setting
-from jaxadv.studies.wording import fit_in_words, side, tally
+from jaxadv.studies.wording import fit_in_words, interval, side, tally
 
 NOISES = (0.06, 0.1, 0.3, 1.0)  # standard deviations; at 1 the paper's digits are barely readable
 PUBLISHED_NOISE = (  # errors of `SIX` in per cent under noise of 0.1 and 0.3
@@ -33,6 +34,18 @@ PUBLISHED_NOISE = (  # errors of `SIX` in per cent under noise of 0.1 and 0.3
     (0.0, 5.0),
     (0.0, 4.3),
     (0.8, 3.1),
+)
+
+SEEN = (  # columns of the table of how visible the nearest mistakes are
+    "images",
+    "distortion",
+    "SSIM",
+    "SSIM, noise",
+    "noise more similar, %",
+    "CIEDE2000",
+    "CIEDE2000, noise",
+    "activations",
+    "activations, noise",
 )
 
 
@@ -122,6 +135,7 @@ def distortions(setting: Setting) -> Findings:
     data = examples_of(setting.train, setting.examples)
     names = names_of(setting, SIX)
     values = np.zeros((setting.seeds, len(names), 6))
+    seen = np.zeros((setting.seeds, len(names), len(SEEN)))
     failures, shown = [], {}
     for seed in range(setting.seeds):
         for row, name in enumerate(names):
@@ -141,6 +155,7 @@ def distortions(setting: Setting) -> Findings:
                 ]
             values[seed, row, :5] = numbers
             values[seed, row, 5] = result.backward.mean()
+            seen[seed, row] = _seen(network, data, result, seed)
     known = np.full((len(names), 6), np.nan)
     known[:, :3] = [published(setting, name) for name in names]
     known[np.isfinite(known[:, 2]), 3] = 100
@@ -168,11 +183,84 @@ def distortions(setting: Setting) -> Findings:
         ),
         Text(audit_in_words(failures, 2 * setting.seeds * len(names) * len(data.labels))),
         Text(order_in_words(names, values.mean(0)[:, 2], values.mean(0)[:, 0], known[:, [2, 0]])),
+        _seen_table(names, seen, data),
+        Text(seen_in_words(names, seen.mean(0))),
     ]
     rows = np.arange(len(data.labels))[:: max(1, len(data.labels) // 8)][:8]
     for name in names_of(setting, ("FC10(1e-4)", "FC100-100-10", "AE400-10")):
         parts.append(_pictures(f"Adversarial examples for {name}", data, shown[name], rows))
     return Findings("szegedy.distortion", f"The nearest mistake of {len(names)} networks", parts)
+
+
+def _seen(network: Network, data: Dataset, result: Result, seed: int) -> list[float]:
+    """Return the row of `SEEN` of the nearest mistakes of one network."""
+    changed = result.success & (result.distance > 0)
+    images, originals = result.images[changed], data.images[changed]
+    noise = gaussian(np.zeros_like(originals), 1, seed)
+    sizes = distortion(images, originals) / distortion(noise, np.zeros_like(noise))
+    noisy = originals + noise * sizes[:, None, None, None].astype(np.float32)
+    found, random = (visibility(network.model, x, originals) for x in (images, noisy))
+    return [
+        float(changed.sum()),
+        float(np.median(found.distortion)),
+        float(np.median(found.ssim)),
+        float(np.median(random.ssim)),
+        100 * float((random.ssim > found.ssim).mean()),
+        float(np.median(found.ciede2000)),
+        float(np.median(random.ciede2000)),
+        float(np.median(found.activations)),
+        float(np.median(random.activations)),
+    ]
+
+
+def _seen_table(names: Sequence[str], seen: np.ndarray, data: Dataset) -> Table:
+    grey = data.images.shape[-1] != 3
+    colours = (
+        "CIEDE2000, the difference of colours, is left out: of grey images only the lightness "
+        "differs."
+        if grey
+        else "CIEDE2000 is the mean difference of colours; about 1 can just be seen."
+    )
+    shown = [i for i, name in enumerate(SEEN) if not (grey and "CIEDE2000" in name)]
+    return Table(
+        "How visible the nearest mistakes are, of any class, beside noise of the same distortion",
+        tuple(names),
+        tuple(SEEN[i] for i in shown),
+        seen.mean(0)[:, shown],
+        seen.std(0)[:, shown],
+        formats=tuple(
+            (".0f", ".4f", ".3f", ".3f", ".1f", ".2f", ".2f", ".4f", ".4f")[i] for i in shown
+        ),
+        note="Medians over the images that are not misclassified as they are. SSIM (Wang et al. "
+        "2004) is 1 for equal images; the noise is "
+        f"Gaussian, not clipped. {colours} Activations: mean squared difference of the normalised "
+        "activations of all layers of the attacked network itself, which is not the published "
+        "LPIPS.",
+    )
+
+
+def seen_in_words(names: Sequence[str], seen: Float[np.ndarray, "N 9"]) -> str:
+    """Return whether the nearest mistakes are more visible than noise of the same distortion.
+
+    Args:
+        names: Names of the networks.
+        seen: Rows of the networks, columns of `SEEN`.
+
+    Returns:
+        The paragraph.
+    """
+    spans = [interval(rate, round(count)) for count, rate in seen[:, [0, 4]]]
+    clearer = tally(names, [low > 50 for low, _ in spans])
+    fainter = tally(names, [high < 50 for _, high in spans])
+    further = tally(names, seen[:, 7] > seen[:, 8])
+    return (
+        f"The structural similarity of the nearest mistakes with their originals is "
+        f"{seen[:, 2].min():.3f} to {seen[:, 2].max():.3f}, of noise of the same distortion "
+        f"{seen[:, 3].min():.3f} to {seen[:, 3].max():.3f}. For more than half of the images, "
+        f"beyond 95 % intervals, the noise is more similar in {clearer}, the mistake in {fainter}. "
+        f"In the layers of the attacked network the mistakes lie further from their originals than "
+        f"the noise in {further}."
+    )
 
 
 def audit_in_words(failures: Sequence[str], attacks: int) -> str:

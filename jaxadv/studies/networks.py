@@ -286,7 +286,8 @@ def _fit(
         variables = train(module, data, penalty=WeightDecay(recipe.decay), **settings)
     else:
         epochs = settings["epochs"] // 3
-        encoder = autoencoder(data.images, recipe.widths[0], recipe.decay[0], epochs, key)
+        layers = autoencoder(data.images, recipe.widths[0], recipe.decay[0], epochs, key)
+        encoder = layers["encode"]
         flat = data.images.reshape(len(data.images), -1)
         codes = np.asarray(jax.nn.sigmoid(flat @ encoder["kernel"] + encoder["bias"]))
         classifier = get_definition("FC")(widths=(), classes=len(data.classes))
@@ -297,10 +298,8 @@ def _fit(
     return variables
 
 
-def autoencoder(
-    images: ArrayLike, width: int, decay: float, epochs: int, key: Key
-) -> dict[str, Array]:
-    """Train a sigmoid autoencoder by Adam without labels, and return its encoder.
+def autoencoder(images: ArrayLike, width: int, decay: float, epochs: int, key: Key) -> Params:
+    """Train a sigmoid autoencoder by Adam without labels.
 
     The loss is the cross-entropy of the pixels with their reconstruction (a sigmoid too) from
     pixels with Gaussian noise of standard deviation 0.5. A plain autoencoder does not suffice: its
@@ -315,7 +314,7 @@ def autoencoder(
         key: JAX random key.
 
     Returns:
-        {"kernel": [n, width], "bias": [width]}.
+        {"encode": {"kernel": [n, width], "bias": [width]}, "decode": {...}}.
     """
     inputs = jnp.asarray(images).reshape(len(images), -1)
     draw, shuffle = jax.random.split(key)
@@ -352,4 +351,4 @@ def autoencoder(
     state = (params, adam.init(params))
     for number in range(epochs):
         state = epoch(state, jax.random.fold_in(shuffle, number))
-    return state[0]["encode"]
+    return state[0]

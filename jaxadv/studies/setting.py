@@ -11,6 +11,7 @@ from jaxadv.core.attack import Attack
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result
 from jaxadv.data import Dataset
+from jaxadv.data.texts import Texts
 from jaxadv.engine.result_store import Store, fingerprint
 from jaxadv.protocols.runs import Runs
 
@@ -49,6 +50,7 @@ class Setting(NamedTuple):
         networks: Networks in place of each study's own; none: its own. A study of one network
             takes the first.
         epsilon: Linf radius in place of each study's own.
+        texts: The user's texts, for the studies of texts (None: those that are always there).
     """
 
     train: Dataset
@@ -60,6 +62,7 @@ class Setting(NamedTuple):
     progress: Callable[[str, int, int], None] = _silent
     networks: tuple[Given, ...] = ()
     epsilon: float | None = None
+    texts: Texts | None = None
 
     def radius(self, of_digits: float) -> float:
         """Return the Linf radius: the one that is stated, else that of digits or of colour images.

@@ -1,6 +1,7 @@
 """A label-only spam filter, fooled by added words through a surrogate (Papernot et al. 2016).
 
-The filter is scikit-learn's naive Bayes on a synthetic corpus. The attacker queries the filter with
+The filter is scikit-learn's naive Bayes, on the user's texts or on a corpus that is drawn at
+random, word by word. The attacker queries the filter with
 its own messages, trains a network on the labels (arXiv 1602.02697), and adds the words that this
 network classifies as innocent. Success is measured on the filter.
 """
@@ -23,6 +24,7 @@ from jaxadv.core.pytree import pytree
 from jaxadv.core.result import Status
 from jaxadv.core.typing import Number
 from jaxadv.data import Dataset
+from jaxadv.data.texts import WORD, Texts
 from jaxadv.engine.run import run
 from jaxadv.engine.verify import predict
 from jaxadv.models.adapters import from_linen
@@ -78,6 +80,55 @@ def corpus(count: int, seed: int, words: int = LENGTH) -> Corpus:
     chance = often * np.where(labels[:, None] == SPAM, tilt, 1 / tilt) / 2
     present = draw.random((count, words)) < chance
     return Corpus(present.astype(np.float32)[:, None, :, None], labels)
+
+
+def corpora(texts: Texts, seed: int = 0) -> tuple[Corpus, Corpus, Corpus]:
+    """Return messages for the filter, for the attacker and for the test, made of real texts.
+
+    A message is which of the `LENGTH` most frequent words of the filter's texts occur in it. Spam
+    is the class of that name, else the last one.
+
+    Args:
+        texts: The texts, of two classes or more.
+        seed: Seed of the split; the attacker has `max(QUERIES)` texts, the test a third of the
+            rest.
+
+    Returns:
+        The three corpora.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+        ValueError: There are too few texts, classes or words.
+    """
+    with extra("sklearn", "the spam filter"):
+        from sklearn.feature_extraction.text import CountVectorizer
+    asked, count = max(QUERIES), len(texts.texts)
+    if count < 2 * asked or len(texts.classes) < 2:
+        raise ValueError(
+            f"{texts.name} has {count} texts of {len(texts.classes)} classes: the study of spam "
+            f"takes {2 * asked} or more, of two classes"
+        )
+    spam = texts.classes.index(spam_class(texts))
+    labels = (texts.labels == spam).astype(np.int32)
+    order = np.random.default_rng(seed).permutation(count)
+    ends = asked, asked + (count - asked) // 3
+    attacker, test, training = np.split(order, ends)
+    counter = CountVectorizer(token_pattern=WORD.pattern, binary=True, max_features=LENGTH)
+    counter.fit([texts.texts[i] for i in training])
+    words = len(counter.vocabulary_)
+    if words < LENGTH:
+        raise ValueError(f"{texts.name} has {words} words: the study of spam takes {LENGTH}")
+
+    def part(rows: np.ndarray) -> Corpus:
+        present: Any = counter.transform([texts.texts[i] for i in rows])
+        return Corpus(present.toarray().astype(np.float32)[:, None, :, None], labels[rows])
+
+    return part(training), part(attacker), part(test)
+
+
+def spam_class(texts: Texts) -> str:
+    """Return the name of the class that the filter stops: "spam", or the last one."""
+    return next((name for name in texts.classes if name.lower() == "spam"), texts.classes[-1])
 
 
 def fitted_filter(data: Corpus) -> Model:
@@ -163,8 +214,16 @@ def with_words(
 
 def spam_filter(setting: Setting) -> Findings:
     """A label-only spam filter, fooled by words that a surrogate chose."""
-    target = fitted_filter(corpus(4_000, seed=0))
-    attacker, test = corpus(max(QUERIES), seed=1), corpus(2_000, seed=2)
+    if setting.texts is None:
+        known, attacker, test = corpus(4_000, 0), corpus(max(QUERIES), 1), corpus(2_000, 2)
+        source = "The messages are drawn at random, word by word, from a made-up language"
+    else:
+        known, attacker, test = corpora(setting.texts)
+        source = (
+            f"The messages are the texts of {setting.texts.name}, by their {LENGTH} most frequent "
+            f"words; spam is {spam_class(setting.texts)!r}"
+        )
+    target = fitted_filter(known)
     predicted = predict(target, test.messages).argmax(1)
     error = 100 * float((predicted != test.labels).mean())
     spam = test.messages[(test.labels == SPAM) & (predicted == SPAM)][: setting.examples]
@@ -204,7 +263,7 @@ def spam_filter(setting: Setting) -> Findings:
             formats=".1f",
             note=f"{len(spam)} messages of {spam.sum((1, 2, 3)).mean():.0f} words on average "
             f"that the filter stops; it errs on {error:.1f} % of new messages. Each message "
-            f"keeps all its words. {setting.seeds} surrogates a row.",
+            f"keeps all its words. {setting.seeds} surrogates a row. {source}.",
         ),
         Curves(
             "Spam that passes",
@@ -292,7 +351,6 @@ def spam_in_words(agreement: np.ndarray, values: Float[np.ndarray, "R C"], count
         + ", ".join(f"{a:.1f} % ({n} queries)" for a, n in zip(agreement, QUERIES, strict=True))
         + f" of new messages. The words of the surrogate of {max(QUERIES)} queries do more than "
         f"random words, beyond their 95 % intervals, in {beyond(random, 1)}; more than word "
-        f"frequencies in {beyond(frequent, 1)}, less in {beyond(frequent, -1)}. The corpus is "
-        "drawn with independent words; the page shows nothing of filters that see order, senders "
-        "or links."
+        f"frequencies in {beyond(frequent, 1)}, less in {beyond(frequent, -1)}. The filter sees "
+        "which words occur; the page shows nothing of filters that see order, senders or links."
     )

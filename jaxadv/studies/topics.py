@@ -2,26 +2,29 @@
 
 A topic model represents a document as counts of words and infers its topics. Words that do not
 occur in the document, in meaningless proportions, can have the same topics: the counterpart of
-fooling images. The texts are Python's own help, which ships with it.
+fooling images. The texts are the user's, or Python's own help, which ships with it.
 """
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear
 
 from jaxadv.core.files import slug
 from jaxadv.core.optional_dependency import extra
+from jaxadv.data.texts import WORD, paragraphs
 from jaxadv.studies.findings import Findings, Part, Table, Text
 from jaxadv.studies.setting import Setting
 
 TOPICS, WORDS = 10, 40
 CLOSE = 0.05  # distance below which topics count as those of the document
 LONGER = 3  # factor of the length of the nonsense
+ROUNDS = 30  # corrections of the amounts
+EVEN = 1e-2  # weight of equal amounts, which choose among mixtures of equal topics
+LEAST = 0.005  # proportion below which a topic has no word
 
 
 class Mixture(NamedTuple):
@@ -63,8 +66,11 @@ def topic_proportions(model: TopicModel, counts: np.ndarray) -> Float[np.ndarray
 def nonsense(model: TopicModel, document: np.ndarray, words: int = WORDS) -> Mixture:
     """Compute counts of words that the document does not have, with its topics.
 
-    Takes the words with the largest weight in the wanted topics, in amounts whose sum in the space
-    of topics matches the document (least squares without negative counts), rounded to integers.
+    Takes, for each wanted topic, words that are mostly its own, as many as its proportion says, in
+    amounts whose sum in the space of topics matches the document (least squares, corrected for what
+    the model infers of the whole), rounded to integers. No word has a larger share of the nonsense
+    than the most frequent word has of the document: without that bound, a word or two for each
+    topic would be enough, repeated over and over.
 
     Args:
         model: Fitted topic model of scikit-learn (NMF or LatentDirichletAllocation), with
@@ -76,45 +82,68 @@ def nonsense(model: TopicModel, document: np.ndarray, words: int = WORDS) -> Mix
         The mixture.
 
     Raises:
-        ValueError: The document lacks fewer than `words` words of the vocabulary.
+        ValueError: The document lacks fewer than `words` words of the vocabulary, or has no topic.
     """
     document = np.asarray(document, np.float64)
     absent = np.flatnonzero(document == 0)
     if len(absent) < words:
         raise ValueError(f"words={words}: the document lacks only {len(absent)} of the vocabulary")
     wanted = topic_proportions(model, document)[0]
-    topics = model.components_ / np.maximum(model.components_.sum(0), 1e-12)  # of each word
-    weight = model.components_[:, absent].sum(0)
-    # The heaviest words of each wanted topic, in proportion; words of two topics count too.
-    depth = (wanted[:, None] * topics[:, absent]).max(0) * weight
-    chosen = absent[np.argsort(-depth)[:words]]
-    alone = _inferred(model, chosen, len(document))
+    if not wanted.any():
+        raise ValueError("the model infers no topic of this document: pass another")
     size = LONGER * document.sum()
-    best, target = None, wanted
-    for _ in range(30):  # inference is not linear: correct by the residual
-        amounts, _ = nnls(alone, np.maximum(target, 0))
+    most = max(document.max() / document.sum(), 2 / words)  # share of one word
+    places = absent[_candidates(model.components_[:, absent], wanted, words)]
+    alone = model.transform(size * np.eye(len(document))[places]).T  # [T, W], of each word
+    kept = _purest(alone / np.maximum(alone.sum(0), 1e-12), wanted, words)
+    places, alone = places[kept], alone[:, kept] / alone[:, kept].sum(0).mean()
+    even = np.full(len(kept), EVEN / len(kept))
+    target, best = wanted, None
+    for _ in range(ROUNDS):  # inference is not linear: aim beyond what was missed
+        apart = alone - target[:, None] * alone.sum(0)
+        rows = np.vstack([apart, np.full(len(kept), 10.0), EVEN * np.eye(len(kept))])
+        goal = np.concatenate([np.zeros(len(target)), [10.0], even])
+        shares = lsq_linear(rows, goal, (0, most)).x
         counts = np.zeros_like(document)
-        counts[chosen] = np.rint(size * amounts / max(amounts.sum(), 1e-12))
+        counts[places] = np.minimum(np.rint(size * shares), np.floor(size * most + 1e-6))
         inferred = topic_proportions(model, counts)[0]
         error = 0.5 * float(np.abs(inferred - wanted).sum())
         if best is None or error < best.error:
             best = Mixture(counts, inferred, wanted, error)
-        target = target + 0.5 * (wanted - inferred)
+        target = target * np.sqrt(wanted / np.maximum(inferred, 1e-3))
+        target = target / target.sum()
     assert best is not None
     return best
 
 
-def _inferred(model: TopicModel, chosen: np.ndarray, size: int) -> np.ndarray:
-    """Return the topic weights [T, W] that the model infers of each of these words alone."""
-    return model.transform(np.eye(size)[chosen]).T
+def _candidates(weights: np.ndarray, wanted: np.ndarray, words: int) -> np.ndarray:
+    """Return the heaviest words of each wanted topic, several times as many as it will have."""
+    scaled = weights / np.maximum(np.linalg.norm(weights, axis=1, keepdims=True), 1e-12)
+    depth = scaled * scaled / np.maximum(scaled.sum(0), 1e-12)  # heavy, and the topic's own
+    counts = 4 * _numbers(wanted, words)
+    heaviest = [np.argsort(-row)[:count] for row, count in zip(depth, counts, strict=True)]
+    return np.unique(np.concatenate(heaviest))
+
+
+def _purest(proportions: np.ndarray, wanted: np.ndarray, words: int) -> np.ndarray:
+    """Return the candidates that the model infers each wanted topic of, the largest topic first."""
+    counts, kept = _numbers(wanted, words), []
+    for topic in np.argsort(-wanted):
+        left = [w for w in np.argsort(-proportions[topic]) if w not in kept]
+        kept += left[: counts[topic]]
+    return np.array(kept)
+
+
+def _numbers(wanted: np.ndarray, words: int) -> np.ndarray:
+    """Return how many words each topic has: in proportion, and one or more where it is wanted."""
+    return np.where(wanted > LEAST, np.ceil(words * wanted - 0.5).clip(1), 0).astype(int)
 
 
 def corpus() -> list[str]:
     """Return paragraphs of Python's help, each a document."""
     from pydoc_data.topics import topics
 
-    parts = [part for text in topics.values() for part in re.split(r"\n\s*\n", text)]
-    return [part for part in parts if len(re.findall(r"[a-z]{3,}", part)) >= 25]
+    return paragraphs(topics.values())
 
 
 def topics(setting: Setting) -> Findings:
@@ -122,8 +151,13 @@ def topics(setting: Setting) -> Findings:
     with extra("sklearn", "this study"):
         from sklearn.decomposition import NMF, LatentDirichletAllocation
         from sklearn.feature_extraction.text import CountVectorizer
-    texts = corpus()
-    counter = CountVectorizer(token_pattern=r"[a-z]{3,}", stop_words="english", min_df=5)
+    texts = corpus() if setting.texts is None else list(setting.texts.texts)
+    source = (
+        "paragraphs of Python's own help"
+        if setting.texts is None
+        else f"the texts of {setting.texts.name}"
+    )
+    counter = CountVectorizer(token_pattern=WORD.pattern, stop_words="english", min_df=5)
     counted: Any = counter.fit_transform(texts)
     counts = counted.toarray().astype(np.float64)
     vocabulary = counter.get_feature_names_out()
@@ -158,6 +192,8 @@ def topics(setting: Setting) -> Findings:
                 np.median(distances[0]),
                 np.median(distances[1]),
                 float(np.mean([(one.counts > 0).sum() for one in mixtures])),
+                100 * float(np.median([one.counts.max() / one.counts.sum() for one in mixtures])),
+                100 * float(np.median(counts[chosen].max(1) / counts[chosen].sum(1))),
             ]
         )
         names.append(name)
@@ -175,11 +211,20 @@ def topics(setting: Setting) -> Findings:
     table: Part = Table(
         "Distance of the topics inferred from those of the document (0: the same, 1: none shared)",
         tuple(names),
-        ("nonsense, median", "nonsense, worst", "another document", "random words", "words used"),
+        (
+            "nonsense, median",
+            "nonsense, worst",
+            "another document",
+            "random words",
+            "words used",
+            "most frequent word %",
+            "that of the document %",
+        ),
         np.array(rows),
-        formats=(".4f", ".4f", ".3f", ".3f", ".1f"),
-        note=f"{len(chosen)} documents of {len(texts):,}, paragraphs of Python's own help; "
-        f"{len(vocabulary):,} words, {TOPICS} topics",
+        formats=(".4f", ".4f", ".3f", ".3f", ".1f", ".1f", ".1f"),
+        note=f"{len(chosen)} documents of {len(texts):,}, {source}; {len(vocabulary):,} words, "
+        f"{TOPICS} topics. Of each, the share of its most frequent word: the median. That of the "
+        f"nonsense is bounded by the document's, and at least by {200 / WORDS:.0f} %.",
     )
     return Findings("classifiers.topics", "Nonsense with a document's topics", [table, *parts])
 

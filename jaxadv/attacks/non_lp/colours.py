@@ -4,12 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-XYZ = np.array(  # of linear red, green and blue (IEC 61966-2-1)
-    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-)
+from jaxadv.core.colours import KNEE, SLOPE, XYZ
+
 RGB = np.linalg.inv(XYZ)
-KNEE = 8.0  # lightness below which the scale is linear
-SLOPE = (29 / 3) ** 3  # of the linear part
 VISIBLE = (1e-3, 0.63), (0.015, 0.59)  # ranges of u' and v' of visible colours
 _X, _Y, _Z = XYZ.sum(1)  # of white, so that every grey has u* = v* = 0
 WHITE = 4 * _X / (_X + 15 * _Y + 3 * _Z), 9 * _Y / (_X + 15 * _Y + 3 * _Z)
