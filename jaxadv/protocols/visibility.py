@@ -69,7 +69,8 @@ def visibility(model: Model, images: ArrayLike, originals: ArrayLike) -> Visibil
         if images.shape[-1] == 3:
             measures[2, row] = ciede2000(to_lab(one.clip(0, 1)), to_lab(other.clip(0, 1))).mean()
     inside = activation_distance(model, images, originals)
-    return Visibility(*measures, inside.astype(np.float64))
+    distortion, similarity, colours = measures
+    return Visibility(distortion, similarity, colours, inside.astype(np.float64))
 
 
 def report_visibility(report: "Report", model: Model) -> Visibility | None:
