@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxadv.attacks.common.gradient_iteration import (
     MinimumNorm,
@@ -35,12 +35,14 @@ class DDNState(NamedTuple):
         step: int32 scalar, gradients taken so far.
         noise: [H, W, C] float32, the direction of a step where the gradient is 0; one for the whole
             run, since a draw at every tick would cost as much as a small network.
+        found: bool scalar, whether an iterate was adversarial.
     """
 
     image: Float[Array, "H W C"]
     radius: Float[Array, ""]
     step: Int[Array, ""]
     noise: Float[Array, "H W C"]
+    found: Bool[Array, ""]
 
 
 @pytree
@@ -52,10 +54,11 @@ class DDN(MinimumNorm):
     not vanish where the network is confident. Where it is zero all the same, the direction is
     random.
 
-    Two choices differ from the paper's code. The perturbation is scaled so that it lies on the
+    Three choices differ from the paper's code. The perturbation is scaled so that it lies on the
     sphere after clipping to the box (there: before clipping, so that the norm falls short of the
     radius). Rounding is not accumulated: the iterate stays unrounded, otherwise late steps, smaller
-    than half a level, would be lost.
+    than half a level, would be lost. Once an adversarial image is known, the fraction by which the
+    radius changes decays as the steps do, so that the last iterates are not 5 % of it apart.
 
     Each restart costs `steps` backward and `steps + 1` forward passes, since the last iterate is
     evaluated too.
@@ -66,7 +69,9 @@ class DDN(MinimumNorm):
         restarts: The first run starts at the image (or at the problem's start, with its distance as
             radius), the others at random points of the first sphere's ball.
         radius: Radius of the first sphere in sides of the box (1 where images lie in [0, 1]).
-        gamma: Fraction by which the radius shrinks or grows after each step.
+        gamma: Fraction by which the radius shrinks or grows after a step; once an adversarial image
+            is known, it decays along a cosine.
+        last_gamma: Fraction of `gamma` at the end of the decay; 1 is the paper's.
         step_size: Length of the first step in sides of the box; it decays along a cosine.
         last_step: Fraction of `step_size` at the end of the decay.
         levels: 0, or the number of grey values to which every query is rounded. With 256 an image
@@ -74,7 +79,8 @@ class DDN(MinimumNorm):
 
     Raises:
         ValueError: If `norm` is not "l2", `steps` or `restarts` is below 1, `radius` or `step_size`
-            is not above 0, `gamma` or `last_step` is not in (0, 1], or `levels` is 1 or negative.
+            is not above 0, `gamma`, `last_gamma` or `last_step` is not in (0, 1], or `levels` is 1
+            or negative.
 
     >>> import jax, jax.numpy as jnp, jaxadv as ja
     >>> model = ja.Model(lambda w, x: (x.reshape(len(x), -1) - 0.5) @ w, jnp.eye(4)[:, :2])
@@ -88,6 +94,7 @@ class DDN(MinimumNorm):
     steps: int = static(default=100)
     radius: Number = 1.0
     gamma: Number = 0.05
+    last_gamma: Number = 0.02
     step_size: Number = 1.0
     last_step: Number = 0.01
     levels: int = static(default=0)
@@ -99,7 +106,7 @@ class DDN(MinimumNorm):
         super().__post_init__()
         if self.levels != 0 and self.levels < 2:
             raise ValueError(f"levels={self.levels}: pass 0 (no rounding), or 2 or more")
-        check_numbers(self, radius=np.inf, gamma=1, step_size=np.inf, last_step=1)
+        check_numbers(self, radius=np.inf, gamma=1, last_gamma=1, step_size=np.inf, last_step=1)
 
     def init(self, problem: Problem, key: Array) -> DDNState:
         radius = self.radius * problem.side
@@ -108,7 +115,7 @@ class DDN(MinimumNorm):
             distance = self.geometry.distance(image - problem.image)
             radius = jnp.where(distance > 0, distance, radius)
         radius = jnp.minimum(radius, farthest(self, problem))
-        return DDNState(image, radius, jnp.int32(0), noise(key, image))
+        return DDNState(image, radius, jnp.int32(0), noise(key, image), jnp.bool_(False))
 
     def ask(self, problem: Problem, state: DDNState) -> Float[Array, "Q ..."]:
         if self.levels == 0:
@@ -126,7 +133,10 @@ class DDN(MinimumNorm):
 
         # Not answer.adversarial: the radius must shrink also if rounding exceeds epsilon.
         across = problem.goal.margin(answer.logits[0]) < 0
-        radius = state.radius * jnp.where(across, 1 - self.gamma, 1 + self.gamma)
+        decay = optax.cosine_decay_schedule(1.0, self.steps, self.last_gamma)(state.step)
+        found = state.found | across
+        change = self.gamma * jnp.where(found, decay, 1)
+        radius = state.radius * jnp.where(across, 1 - change, 1 + change)
         radius = jnp.minimum(radius, farthest(self, problem))
 
         span = problem.side
@@ -134,4 +144,4 @@ class DDN(MinimumNorm):
         step_size = span * self.step_size * step_size
         way = direction(answer.gradients[0, 0], state.noise)
         image = on_sphere(self, problem, state.image + step_size * way, radius)
-        return DDNState(image, radius, state.step + 1, state.noise)
+        return DDNState(image, radius, state.step + 1, state.noise, found)
