@@ -176,7 +176,7 @@ def distortions(setting: Setting) -> Findings:
             known,
             (".2f", ".2f", ".4f", ".1f", ".4f", ".0f"),
             note=f"Minimal perturbations of {len(data.labels)} training images in the box, mean "
-            f"and standard deviation over {setting.seeds} seeds. The paper asks for a class; we "
+            f"and standard deviation over {setting.seeds_in_words}. The paper asks for a class; we "
             "draw it at random, and beside it give the nearest mistake of any class. A gradient is "
             "one forward and one backward pass. Each of ours is the nearest adversarial image met "
             "in a search for c that ends within 0.1 %; the paper does not say how finely.",
@@ -410,7 +410,7 @@ def noise(setting: Setting) -> Findings:
             spread(values),
             known,
             ".1f",
-            note=f"{len(data.labels)} test images, {setting.seeds} seeds. The noise may leave the "
+            note=f"{len(data.labels)} test images, {setting.seeds_in_words}. The noise may leave the "
             "box, as the paper's must (its distortion is the standard deviation); clipped to it, "
             "it brightens the background. 'same distance': one Gaussian draw at each image's own "
             "adversarial distance; 'random search': as many draws as the attack had forward and "

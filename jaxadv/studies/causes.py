@@ -258,7 +258,7 @@ def _slope(
 
 def _fixed(setting: Setting, what: str) -> str:
     name = names_of(setting, (NETWORK,))[0]
-    return f"{name}, {setting.seeds} seeds, {_count(setting)} images each; {what}"
+    return f"{name}, {setting.seeds_in_words}, {_count(setting)} images each; {what}"
 
 
 def _dimension(setting: Setting) -> list[Part]:

@@ -156,7 +156,7 @@ def between_training_sets(setting: Setting) -> Findings:
             titles,
             crossed,
             is_papers,
-            f"{len(data.labels)} test images, random targets, {setting.seeds} seeds",
+            f"{len(data.labels)} test images, random targets, {setting.seeds_in_words}",
         ),
         _enlarged(titles, enlarged, is_papers),
         Text(

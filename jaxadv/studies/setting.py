@@ -78,6 +78,11 @@ class Setting(NamedTuple):
         return of_digits if self.train.images.shape[-1] == 1 else COLOUR
 
     @property
+    def seeds_in_words(self) -> str:
+        """The number of seeds, as notes name it."""
+        return "1 seed" if self.seeds == 1 else f"{self.seeds} seeds"
+
+    @property
     def store(self) -> Path:
         """The folder in which the results of attacks are stored."""
         return self.folder / "runs"

@@ -102,7 +102,7 @@ def between_networks(setting: Setting) -> Findings:
             (*(".1f",) * len(names), ".3f"),
             heat=True,
             note=f"{len(data.labels)} test images, the target class drawn at random, mean over "
-            f"{setting.seeds} seeds. Errors are against the true label; "
+            f"{setting.seeds_in_words}. Errors are against the true label; "
             "images that a network gets wrong anyway count. The noise may leave the box.",
         ),
         Text(transfer_in_words(names, mean[:, :-1], len(data.labels))),

@@ -341,7 +341,7 @@ def data_free(setting: Setting) -> Findings:
             None if setting.seeds == 1 else np.concatenate([values.std(0), empty]),
             published,
             ".1f",
-            note=f"{len(held_out.labels)} images held out, {setting.seeds} seeds. Mopuri et al. "
+            note=f"{len(held_out.labels)} images held out, {setting.seeds_in_words}. Mopuri et al. "
             "2017 (arXiv 1707.05572) and 2018 (arXiv 1801.08092); here on a black background.",
         ),
         Text(data_free_in_words(names, ways, values.mean(0), len(held_out.labels))),

@@ -161,7 +161,7 @@ def rates(setting: Setting) -> Findings:
             published,
             ".1f",
             note=f"{len(data.labels)} training images given, {len(held_out.labels)} test images "
-            f"held out, {setting.seeds} seeds; L2 {epsilon['l2']:.3g}, Linf {epsilon['linf']:.3g}. "
+            f"held out, {setting.seeds_in_words}; L2 {epsilon['l2']:.3g}, Linf {epsilon['linf']:.3g}. "
             "An image is fooled if the answer is not that to the clean image. The paper's networks "
             f"and images are others, at 2,000 and 10 of 255. Random signs: mean of {DRAWS} "
             "perturbations of the same size.",
@@ -219,7 +219,7 @@ def across(setting: Setting) -> Findings:
             None,
             ".1f",
             heat=True,
-            note=f"{len(held_out.labels)} images held out, {setting.seeds} seeds, gradient ascent; "
+            note=f"{len(held_out.labels)} images held out, {setting.seeds_in_words}, gradient ascent; "
             f"random signs of the same size: mean of {DRAWS}.",
         ),
         Table(
