@@ -410,11 +410,11 @@ def noise(setting: Setting) -> Findings:
             spread(values),
             known,
             ".1f",
-            note=f"{len(data.labels)} test images, {setting.seeds_in_words}. The noise may leave the "
-            "box, as the paper's must (its distortion is the standard deviation); clipped to it, "
-            "it brightens the background. 'same distance': one Gaussian draw at each image's own "
-            "adversarial distance; 'random search': as many draws as the attack had forward and "
-            f"backward passes ({budgets.mean():.0f} on average), an error if any one succeeds. "
+            note=f"{len(data.labels)} test images, {setting.seeds_in_words}. The noise may leave "
+            "the box, as the paper's must (its distortion is the standard deviation); clipped to "
+            "it, it brightens the background. 'same distance': one Gaussian draw at each image's "
+            "own adversarial distance; 'random search': as many draws as the attack had forward "
+            f"and backward passes ({budgets.mean():.0f} on average), an error if any one succeeds. "
             "Misclassified images count as errors.",
         ),
         Text(noise_in_words(names, values.mean(0), len(data.labels))),

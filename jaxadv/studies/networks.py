@@ -302,7 +302,7 @@ def autoencoder(images: ArrayLike, width: int, decay: float, epochs: int, key: K
     """Train a sigmoid autoencoder by Adam without labels.
 
     The loss is the cross-entropy of the pixels with their reconstruction (a sigmoid too) from
-    pixels with Gaussian noise of standard deviation 0.5. A plain autoencoder does not suffice: its
+    pixels with Gaussian noise of standard deviation 0.8. A plain autoencoder does not suffice: its
     codes are nearly linear, and a softmax on top errs as often as one on the pixels (7 %), or,
     after longer training, is fooled by noise of 0.06.
 
@@ -330,7 +330,7 @@ def autoencoder(images: ArrayLike, width: int, decay: float, epochs: int, key: K
     adam = optax.adam(optax.cosine_decay_schedule(3e-3, epochs * batches))
 
     def loss(params: Params, x: Array, key: Key) -> Float[Array, ""]:
-        noisy = x + 0.5 * jax.random.normal(key, x.shape)
+        noisy = x + 0.8 * jax.random.normal(key, x.shape)
         code = jax.nn.sigmoid(noisy @ params["encode"]["kernel"] + params["encode"]["bias"])
         reconstruction = code @ params["decode"]["kernel"] + params["decode"]["bias"]
         weights = [layer["kernel"] for layer in params.values()]

@@ -390,7 +390,7 @@ def training(setting: Setting) -> Findings:
             spread,
             published,
             (".2f", ".2f", ".4f"),
-            note=f"Mean and standard deviation over {setting.seeds_in_words}, all with the paper's "
+            note=f"Mean and standard deviation over {setting.seeds_in_words}, all with the same "
             "weight decay; distortion of minimal adversarial examples (L-BFGS, any class) of "
             f"{len(data.labels)} test images. The paper says 'below 1.2' for pools at all layers. "
             "Fresh: made by one gradient step for every batch.",

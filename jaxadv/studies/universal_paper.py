@@ -161,7 +161,8 @@ def rates(setting: Setting) -> Findings:
             published,
             ".1f",
             note=f"{len(data.labels)} training images given, {len(held_out.labels)} test images "
-            f"held out, {setting.seeds_in_words}; L2 {epsilon['l2']:.3g}, Linf {epsilon['linf']:.3g}. "
+            f"held out, {setting.seeds_in_words}; L2 {epsilon['l2']:.3g}, Linf "
+            f"{epsilon['linf']:.3g}. "
             "An image is fooled if the answer is not that to the clean image. The paper's networks "
             f"and images are others, at 2,000 and 10 of 255. Random signs: mean of {DRAWS} "
             "perturbations of the same size.",
@@ -219,8 +220,8 @@ def across(setting: Setting) -> Findings:
             None,
             ".1f",
             heat=True,
-            note=f"{len(held_out.labels)} images held out, {setting.seeds_in_words}, gradient ascent; "
-            f"random signs of the same size: mean of {DRAWS}.",
+            note=f"{len(held_out.labels)} images held out, {setting.seeds_in_words}, gradient "
+            f"ascent; random signs of the same size: mean of {DRAWS}.",
         ),
         Table(
             "The paper's table 2 (Linf 10 of 255, ImageNet)",

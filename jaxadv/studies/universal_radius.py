@@ -43,8 +43,8 @@ def over_radii(setting: Setting) -> Findings:
             None if deviations is None else deviations.reshape(flat.shape),
             formats=".1f",
             note=f"{len(data.labels)} training images given, {len(held_out.labels)} test images "
-            f"held out, {setting.seeds_in_words}, gradient ascent; {epsilons[OWN]:.3g} is the radius "
-            f"of the other experiments. Random signs: mean of {DRAWS} of the same size.",
+            f"held out, {setting.seeds_in_words}, gradient ascent; {epsilons[OWN]:.3g} is the "
+            f"radius of the other experiments. Random signs: mean of {DRAWS} of the same size.",
         ),
         Text(radii_in_words(names, epsilons, mean, len(held_out.labels))),
         Curves(
