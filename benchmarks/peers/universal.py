@@ -53,7 +53,7 @@ def ours(
     """Perturbations of our methods, with passes and seconds, the second call's too."""
     sides = {
         "SGD-UAP": (ja.UniversalAscent(), None),
-        "SGD-UAP, clip 30": (ja.UniversalAscent(clip=30.0), None),
+        "SGD-UAP, clip 9": (ja.UniversalAscent(clip=9.0), None),
         f"SGD-UAP to class {TARGET}": (ja.UniversalAscent(), TARGET),
     }
     if batches:

@@ -49,7 +49,7 @@ class UniversalAscent(Method):
 
     step_size: Number = 0.2
     loss: str | Loss = static(default="cross_entropy")
-    clip: Number = 9.0
+    clip: Number = 30.0
     optimizer: Optimizer | None = None
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from jaxadv.core.bounds import two_numbers
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
-from jaxadv.core.typing import ArrayLike, Devices
+from jaxadv.core.typing import ArrayLike, Devices, Number
 from jaxadv.engine.devices import choose_devices
 from jaxadv.universal.ascent import UniversalAscent
 from jaxadv.universal.fooling import Fooling, compare
@@ -30,9 +30,11 @@ class PatchAscent(UniversalAscent):
     `UniversalAscent`, with steps as fractions of the box's side length.
 
     Attributes:
+        clip: Upper limit of the loss of an image.
         size: Side length of the patch in pixels.
     """
 
+    clip: Number = 9.0
     size: int = static(default=8)
 
     def first(self, task: Task) -> Array:
