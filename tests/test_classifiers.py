@@ -37,7 +37,8 @@ def test_nonsense_has_the_topics_and_none_of_the_words(kind) -> None:
         assert one.counts.max() <= 3 * counts[i].sum() * bound and (one.counts > 0).sum() >= 10
         have, wanted = model.transform(np.stack([one.counts, counts[i]]))
         difference = have / have.sum() - wanted / wanted.sum()
-        assert one.error == pytest.approx(0.5 * np.abs(difference).sum(), abs=1e-6)
+        # NMF ends by a tolerance over all rows that it transforms at a time.
+        assert one.error == pytest.approx(0.5 * np.abs(difference).sum(), abs=1e-4)
     assert np.median([one.error for one in found]) < 0.05
     with pytest.raises(ValueError, match="lacks only"):
         nonsense(model, np.ones(counts.shape[1]))

@@ -266,7 +266,7 @@ def test_weights_of_other_programs_are_told_from_those_of_jaxadv(tmp_path):
 
 
 def test_the_command_line_reads_the_arrays_of_a_file_once(tmp_path, monkeypatch):
-    from jaxadv.cli.subject import Subject, _loaded_model
+    from jaxadv.cli.subject import Subject, loaded_model
     from jaxadv.models import weights
 
     module = get_definition("FC")(widths=(4,), classes=3)
@@ -275,7 +275,7 @@ def test_the_command_line_reads_the_arrays_of_a_file_once(tmp_path, monkeypatch)
     save_weights(file, "FC", {"widths": [4], "classes": 3}, variables, image_shape=(2, 2, 1))
     reads, read = [], weights.read_arrays
     monkeypatch.setattr(weights, "read_arrays", lambda path: reads.append(path) or read(path))
-    model, name = _loaded_model(Subject(model=str(file)), (2, 2, 1))
+    model, name = loaded_model(Subject(model=str(file)), (2, 2, 1))
     assert (len(reads), name) == (1, "FC (net.safetensors)")
     np.testing.assert_allclose(model(IMAGES), module.apply(variables, IMAGES), atol=1e-6)
 
