@@ -34,7 +34,7 @@ def test_nonsense_has_the_topics_and_none_of_the_words(kind) -> None:
         assert (one.counts[counts[i] > 0] == 0).all()
         assert (one.counts == np.rint(one.counts)).all() and one.counts.sum() > 0
         bound = max(counts[i].max() / counts[i].sum(), 0.05)  # a word's share, as in the text
-        assert one.counts.max() <= 3 * counts[i].sum() * bound and (one.counts > 0).sum() >= 10
+        assert one.counts.max() <= 3 * counts[i].sum() * bound and (one.counts > 0).sum() >= 5
         have, wanted = model.transform(np.stack([one.counts, counts[i]]))
         difference = have / have.sum() - wanted / wanted.sum()
         # NMF ends by a tolerance over all rows that it transforms at a time.
