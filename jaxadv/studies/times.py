@@ -40,9 +40,10 @@ def expected(name: str, setting: Setting) -> str:
         >>> expected("survival", setting)
         'about 2 minutes on two cores'
     """
-    if name not in SECONDS:
+    if name not in SECONDS or setting.networks:
         low, high = (duration(pick(SECONDS.values())) for pick in (min, max))
-        return f"not timed; quick runs of other experiments take from {low} to {high} on two cores"
+        what = "not timed with these networks" if setting.networks else "not timed"
+        return f"{what}; quick runs of other experiments take from {low} to {high} on two cores"
     seeds, examples = TIMED
     times = setting.seeds * setting.examples / (seeds * examples)
     if setting.quick:
