@@ -64,6 +64,22 @@ def activations(
     if side not in ("input", "output"):
         raise ValueError(f"side={side!r}: pass 'input' or 'output'")
     recorded: dict[str, list[Array]] = {}
+    for called, given, out in _calls(module, variables, images):
+        value = given if side == "input" else out
+        recorded.setdefault("/".join(called.path), []).append(value)
+    if len(values := recorded.get(layer, [])) != 1:
+        single = sorted(name for name, calls in recorded.items() if name and len(calls) == 1)
+        raise ValueError(
+            f"layer={layer!r} is called {len(values)} times: pass one of {', '.join(single)}"
+        )
+    return values[0].reshape(len(images), -1)
+
+
+def _calls(
+    module: nn.Module, variables: Params, images: Float[Array, "N H W C"]
+) -> list[tuple[nn.Module, Any, Any]]:
+    """Return each module that is called, in the order of returns, with its input and its output."""
+    calls: list[tuple[nn.Module, Any, Any]] = []
 
     def record(
         method: Callable[..., Any],
@@ -73,18 +89,12 @@ def activations(
     ) -> Any:
         out = method(*args, **kwargs)
         if context.method_name == "__call__":
-            value = args[0] if side == "input" else out
-            recorded.setdefault("/".join(context.module.path), []).append(value)
+            calls.append((context.module, args[0], out))
         return out
 
     with nn.intercept_methods(record):
         module.apply(variables, images)
-    if len(values := recorded.get(layer, [])) != 1:
-        single = sorted(name for name, calls in recorded.items() if name and len(calls) == 1)
-        raise ValueError(
-            f"layer={layer!r} is called {len(values)} times: pass one of {', '.join(single)}"
-        )
-    return values[0].reshape(len(images), -1)
+    return calls
 
 
 def dense_layers(
@@ -110,20 +120,9 @@ def dense_layers(
         {'fc1': 784, 'fc2': 16, 'fc3': 12}
     """
     widths: dict[str, list[int]] = {}
-
-    def record(
-        method: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: InterceptorContext,
-    ) -> Any:
-        path = context.module.path
-        if isinstance(context.module, nn.Dense) and len(path) == 1 and args[0].ndim == 2:
-            widths.setdefault(path[0], []).append(args[0].shape[1])
-        return method(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        module.apply(variables, images[:1])
+    for called, given, _ in _calls(module, variables, images[:1]):
+        if isinstance(called, nn.Dense) and len(called.path) == 1 and given.ndim == 2:
+            widths.setdefault(called.path[0], []).append(given.shape[1])
     return {name: each[0] for name, each in widths.items() if len(each) == 1}
 
 
