@@ -239,8 +239,8 @@ def attacks_between_networks(setting: Setting) -> Findings:
             np.concatenate([mean, passes[:, None]], 1),
             deviations,
             formats=(".1f", ".1f", ".1f", ".0f"),
-            note=f"{len(data.labels)} test images, Linf {epsilon:.3g}, 10 steps, {setting.seeds} "
-            "seeds; of the images that both classify right. The ensemble is of the networks that "
+            note=f"{len(data.labels)} test images, Linf {epsilon:.3g}, 10 steps, "
+            f"{setting.seeds_in_words}; of the images that both classify right. The ensemble is of the networks that "
             "are not the target, by the mean of their logits; it pays each gradient once for "
             "each of them.",
         ),
