@@ -240,9 +240,9 @@ def attacks_between_networks(setting: Setting) -> Findings:
             deviations,
             formats=(".1f", ".1f", ".1f", ".0f"),
             note=f"{len(data.labels)} test images, Linf {epsilon:.3g}, 10 steps, "
-            f"{setting.seeds_in_words}; of the images that both classify right. The ensemble is of the networks that "
-            "are not the target, by the mean of their logits; it pays each gradient once for "
-            "each of them.",
+            f"{setting.seeds_in_words}; of the images that both classify right. The ensemble is of "
+            "the networks that are not the target, by the mean of their logits; it pays each "
+            "gradient once for each of them.",
         ),
         Table(
             f"Success in per cent of {names[best]}, made for (rows), on (columns)",
