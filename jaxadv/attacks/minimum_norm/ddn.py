@@ -36,6 +36,7 @@ class DDNState(NamedTuple):
         noise: [H, W, C] float32, the direction of a step where the gradient is 0; one for the whole
             run, since a draw at every tick would cost as much as a small network.
         found: bool scalar, whether an iterate was adversarial.
+        crossed: bool scalar, whether an iterate after an adversarial one was not.
     """
 
     image: Float[Array, "H W C"]
@@ -43,6 +44,7 @@ class DDNState(NamedTuple):
     step: Int[Array, ""]
     noise: Float[Array, "H W C"]
     found: Bool[Array, ""]
+    crossed: Bool[Array, ""]
 
 
 @pytree
@@ -57,8 +59,9 @@ class DDN(MinimumNorm):
     Three choices differ from the paper's code. The perturbation is scaled so that it lies on the
     sphere after clipping to the box (there: before clipping, so that the norm falls short of the
     radius). Rounding is not accumulated: the iterate stays unrounded, otherwise late steps, smaller
-    than half a level, would be lost. Once an adversarial image is known, the fraction by which the
-    radius changes decays as the steps do, so that the last iterates are not 5 % of it apart.
+    than half a level, would be lost. Once the radius has been too large and then too small, the
+    fraction by which it changes decays as the steps do, so that the last iterates are not 5 % of
+    it apart; before, a first radius far too large could not shrink enough.
 
     Each restart costs `steps` backward and `steps + 1` forward passes, since the last iterate is
     evaluated too.
@@ -69,8 +72,8 @@ class DDN(MinimumNorm):
         restarts: The first run starts at the image (or at the problem's start, with its distance as
             radius), the others at random points of the first sphere's ball.
         radius: Radius of the first sphere in sides of the box (1 where images lie in [0, 1]).
-        gamma: Fraction by which the radius shrinks or grows after a step; once an adversarial image
-            is known, it decays along a cosine.
+        gamma: Fraction by which the radius shrinks or grows after a step; once it has been too large
+            and then too small, this fraction decays along a cosine.
         last_gamma: Fraction of `gamma` at the end of the decay; 1 is the paper's.
         step_size: Length of the first step in sides of the box; it decays along a cosine.
         last_step: Fraction of `step_size` at the end of the decay.
@@ -115,7 +118,7 @@ class DDN(MinimumNorm):
             distance = self.geometry.distance(image - problem.image)
             radius = jnp.where(distance > 0, distance, radius)
         radius = jnp.minimum(radius, farthest(self, problem))
-        return DDNState(image, radius, jnp.int32(0), noise(key, image), jnp.bool_(False))
+        return DDNState(image, radius, jnp.int32(0), noise(key, image), *(jnp.bool_(False),) * 2)
 
     def ask(self, problem: Problem, state: DDNState) -> Float[Array, "Q ..."]:
         if self.levels == 0:
@@ -135,7 +138,8 @@ class DDN(MinimumNorm):
         across = problem.goal.margin(answer.logits[0]) < 0
         decay = optax.cosine_decay_schedule(1.0, self.steps, self.last_gamma)(state.step)
         found = state.found | across
-        change = self.gamma * jnp.where(found, decay, 1)
+        crossed = state.crossed | (state.found & ~across)
+        change = self.gamma * jnp.where(crossed, decay, 1)
         radius = state.radius * jnp.where(across, 1 - change, 1 + change)
         radius = jnp.minimum(radius, farthest(self, problem))
 
@@ -144,4 +148,4 @@ class DDN(MinimumNorm):
         step_size = span * self.step_size * step_size
         way = direction(answer.gradients[0, 0], state.noise)
         image = on_sphere(self, problem, state.image + step_size * way, radius)
-        return DDNState(image, radius, state.step + 1, state.noise, found)
+        return DDNState(image, radius, state.step + 1, state.noise, found, crossed)
