@@ -11,7 +11,7 @@ from jaxadv.studies import Setting, conduct
 from jaxadv.studies.blind_spots import distortion, gaussian, nearest_mistakes, wrong_classes
 from jaxadv.studies.halves import amplify, readings
 from jaxadv.studies.networks import trained
-from jaxadv.studies.pool import attack_layer, body, head, head_model
+from jaxadv.studies.pool_training import attack_layer, body, head, head_model
 from jaxadv.studies.transfer import cross_errors
 
 

@@ -72,8 +72,8 @@ class DDN(MinimumNorm):
         restarts: The first run starts at the image (or at the problem's start, with its distance as
             radius), the others at random points of the first sphere's ball.
         radius: Radius of the first sphere in sides of the box (1 where images lie in [0, 1]).
-        gamma: Fraction by which the radius shrinks or grows after a step; once it has been too large
-            and then too small, this fraction decays along a cosine.
+        gamma: Fraction by which the radius shrinks or grows after a step; once the radius has been
+            too large and then too small, this fraction decays along a cosine.
         last_gamma: Fraction of `gamma` at the end of the decay; 1 is the paper's.
         step_size: Length of the first step in sides of the box; it decays along a cosine.
         last_step: Fraction of `step_size` at the end of the decay.
