@@ -16,7 +16,7 @@ from jaxadv.core.pytree import pytree, static
 from jaxadv.core.typing import Number
 
 CHECKS = 10  # number of checks of the loss in a round
-FALLEN = 0.9999  # a loss above this fraction of the last one checked has stopped falling
+FALLEN = 0.9999  # a lowest loss above this fraction of that at the last check has stopped falling
 
 
 class Weight(NamedTuple):
@@ -51,7 +51,8 @@ class RoundsState(NamedTuple):
     Attributes:
         step: int32 scalar, gradients taken in this round.
         round: int32 scalar, rounds that are over.
-        checked: float32 scalar, the loss at the last check.
+        lowest: float32 scalar, the lowest loss of this round.
+        checked: float32 scalar, the lowest loss up to the last check.
         reached: bool scalar, whether this round has had a success.
         best: [H, W, C] float32, the best success of all rounds.
         length: float32 scalar, the distance of `best`.
@@ -61,6 +62,7 @@ class RoundsState(NamedTuple):
 
     step: Int[Array, ""]
     round: Int[Array, ""]
+    lowest: Float[Array, ""]
     checked: Float[Array, ""]
     reached: Bool[Array, ""]
     best: Float[Array, "H W C"]
@@ -72,7 +74,7 @@ class RoundsState(NamedTuple):
     def begin(cls, image: Float[Array, "..."]) -> "RoundsState":
         """Return the state before the first round."""
         none, infinite, no = jnp.int32(0), jnp.float32(jnp.inf), jnp.bool_(False)
-        return cls(none, none, infinite, no, image, infinite, no, no)
+        return cls(none, none, infinite, infinite, no, image, infinite, no, no)
 
 
 @pytree
@@ -85,7 +87,7 @@ class Rounds(Attack):
         learning_rate: Step size of the optimizer.
         initial_c: First value of c.
         confidence: Required distance beyond the boundary, in logits.
-        abort_early: End a round when the loss no longer falls.
+        abort_early: End a round when the loss no longer falls and nothing nearer is found.
 
     Raises:
         ValueError: If `steps` or `rounds` is below 1, `learning_rate` or `initial_c` is not above
@@ -148,6 +150,7 @@ class Rounds(Attack):
             reached=progress.reached | success,
             best=jnp.where(better, image, progress.best),
             length=jnp.where(better, length, progress.length),
+            checked=jnp.where(better, jnp.inf, progress.checked),  # progress, whatever the loss
         )
 
     def stepped(
@@ -164,12 +167,14 @@ class Rounds(Attack):
             The progress and a bool scalar.
         """
         check = progress.step % max(self.steps // CHECKS, 1) == 0
-        stalled = check & (loss > FALLEN * progress.checked) & self.abort_early
+        lowest = jnp.minimum(progress.lowest, loss)  # descent with momentum is not monotone
+        stalled = check & (lowest > FALLEN * progress.checked) & self.abort_early
         over = ends | stalled | (progress.step + 1 >= self.steps)
         progress = progress._replace(
             step=jnp.where(over, 0, progress.step + 1),
             round=progress.round + over,
-            checked=jnp.where(over, jnp.inf, jnp.where(check, loss, progress.checked)),
+            lowest=jnp.where(over, jnp.inf, lowest),
+            checked=jnp.where(over, jnp.inf, jnp.where(check, lowest, progress.checked)),
             done=progress.last,
         )
         return progress._replace(last=progress.last | (progress.round >= self.rounds)), over

@@ -102,8 +102,9 @@ class CW(Rounds):
         learning_rate: Learning rate of Adam in tanh space (None: the authors' value for the norm).
         initial_c: First value of c (None: the authors' value for the norm).
         confidence: Required distance beyond the boundary, in logits.
-        abort_early: End a round when the loss has not fallen by a fraction of 1e-4 within a tenth
-            of the round; decided for each image on its own.
+        abort_early: End a round when, within a tenth of it, neither the lowest loss has fallen by
+            a fraction of 1e-4 nor a nearer adversarial image has been found; decided for each image
+            on its own (implementations compare single losses, summed over the batch).
         norm: "l2", "linf" or "l0".
         largest_c: c above which the search ends (None: the authors' value for the norm).
         decrease: Factor of tau after a success in Linf.

@@ -49,9 +49,9 @@ class EAD(Rounds):
         initial_c: First value of c.
         confidence: Required distance beyond the boundary, in logits; images that do not reach it
             count as failures.
-        abort_early: End a round when the loss has not fallen by a fraction of 1e-4 within a tenth
-            of the round; decided for each image on its own (implementations sum the loss over the
-            batch).
+        abort_early: End a round when, within a tenth of it, neither the lowest loss has fallen by
+            a fraction of 1e-4 nor a nearer adversarial image has been found; decided for each image
+            on its own (implementations compare single losses, summed over the batch).
         beta: Amount by which each step shrinks every entry of d, as in the paper (proximal gradient
             descent on the formula above would shrink by beta times the step size). The paper's 1e-3
             leaves many small entries: on an MNIST network 1.6 times the proved least distance,

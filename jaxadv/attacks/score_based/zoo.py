@@ -86,7 +86,8 @@ class ZOO(Rounds):
         learning_rate: Adam's, in sides of the box.
         initial_c: The c of the first round.
         confidence: Margin by which an image must be misclassified to count as a success.
-        abort_early: Whether a round ends when its loss has stopped falling.
+        abort_early: Whether a round ends when its loss has stopped falling and nothing nearer is
+            found.
         norm: "l2", in sides of the box.
         batch: Entries of the image per step.
         width: Half of the difference that the quotient is taken over, in sides of the box.
