@@ -42,7 +42,7 @@ State = tuple[Params, optax.OptState]  # of the training
 Pools = dict[int, tuple[Array, Array]]  # activations and labels, by layer
 WIDTHS, DECAY = (100, 100), WeightDecay(HIDDEN)
 STEPS_A_ROUND = 100
-POOL, REFRESHED = 6_000, 500  # examples of each layer, and how many are replaced in a round
+POOL, REFRESHED = 30 * BATCH, 3 * BATCH  # examples of each layer; replaced in a round
 QUICKLY = LBFGS(memory=4, tolerance=0.05, rounds=5, iterations=8)  # accurate enough for training
 
 
