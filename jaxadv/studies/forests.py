@@ -11,7 +11,7 @@ from jaxadv.certification.exact.trees import NORMS
 from jaxadv.data import Dataset
 from jaxadv.studies.families import Fitted
 from jaxadv.studies.findings import Table
-from jaxadv.studies.nearest import QUICK_SECONDS, SECONDS, forest_distance, indices
+from jaxadv.studies.nearest import QUICK_SECONDS, SECONDS, forest_distances, indices
 from jaxadv.studies.setting import Setting
 from jaxadv.studies.wording import tally
 
@@ -32,16 +32,15 @@ def forest_norms(setting: Setting, fitted: Fitted, data: Dataset) -> tuple[Table
     labels = np.searchsorted(fitted.estimator.classes_, some.labels)
     seconds = QUICK_SECONDS if setting.quick else SECONDS
     rows = []
-    for number, norm in enumerate(NORMS):
-        distance, lower = np.full(len(labels), np.inf), np.zeros(len(labels))
-        for place, (image, label) in enumerate(zip(some.images, labels, strict=True)):
-            done, whole = number * len(labels) + place, len(NORMS) * len(labels)
-            setting.progress("prove the forest in every norm", done, whole)
-            witness, lower[place] = forest_distance(
-                setting, forest, image, int(label), norm, seconds
-            )
-            if witness is not None and own(witness.reshape(1, -1).astype(np.float32))[0] != label:
-                distance[place] = length(norm, (witness - image).ravel())
+    for norm in NORMS:
+        doing = f"prove the forest in {norm}"
+        answers = forest_distances(setting, doing, forest, some.images, labels, norm, seconds)
+        lower, distance = np.array([bound for _, bound in answers]), np.full(len(labels), np.inf)
+        for place, (witness, _) in enumerate(answers):
+            if witness is None:
+                continue
+            if own(witness.reshape(1, -1).astype(np.float32))[0] != labels[place]:
+                distance[place] = length(norm, (witness - some.images[place]).ravel())
         proved = lower >= distance * (1 - 1e-4)
         found = np.isfinite(distance)
         median = np.median(distance[found]) if found.any() else np.nan

@@ -1,6 +1,8 @@
 """The nearest mistakes of one classifier of scikit-learn, as it answers itself."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,14 +84,16 @@ def nearest_mistakes(
         linear = hasattr(fitted.estimator, "coef_")
         classifier = (linear_classifier if linear else tree_ensemble)(fitted.estimator)
         seconds = QUICK_SECONDS if setting.quick else SECONDS
-        rows = []
-        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            setting.progress(f"prove {name}", number, len(images))
-            if isinstance(classifier, TreeEnsemble) and how == FOREST:
-                rows.append(forest_distance(setting, classifier, image, int(label), "l2", seconds))
-            else:
-                answer = exact_distance(classifier, image, int(label), "l2")
-                rows.append((answer.witness, answer.lower))
+        if isinstance(classifier, TreeEnsemble) and how == FOREST:
+            rows = forest_distances(
+                setting, f"prove {name}", classifier, images, labels, "l2", seconds
+            )
+        else:
+            answers = [
+                exact_distance(classifier, image, int(label), "l2")
+                for image, label in zip(images, labels, strict=True)
+            ]
+            rows = [(answer.witness, answer.lower) for answer in answers]
         pairs = zip(images, rows, strict=True)
         witness = np.stack([image if found is None else found for image, (found, _) in pairs])
         lower = np.array([bound for _, bound in rows])
@@ -118,34 +122,48 @@ def nearest_mistakes(
     return Mistakes(np.where(over.flips, distance, np.inf), over.images, lower, over.flips)
 
 
-def forest_distance(
+def forest_distances(
     setting: Setting,
+    doing: str,
     forest: TreeEnsemble,
-    image: np.ndarray,
-    label: int,
+    images: Float[np.ndarray, "N ..."],
+    labels: np.ndarray,
     norm: str,
     seconds: float,
-) -> tuple[np.ndarray | None, float]:
-    """Return the nearest input found that a forest misclassifies, and a proved lower bound.
+) -> list[tuple[np.ndarray | None, float]]:
+    """Return the nearest inputs found that a forest misclassifies, and proved lower bounds.
+
+    The programs of as many images as there are cores are solved at the same time.
 
     Args:
-        setting: The setting, whose folder stores the result.
+        setting: The setting, whose folder stores the results.
+        doing: What is done, for progress.
         forest: The forest.
-        image: The image.
-        label: Its class.
+        images: Images [N, ...].
+        labels: Their classes [N].
         norm: "linf", "l2", "l1" or "l0".
-        seconds: Time limit of the programs.
+        seconds: Time limit of the programs of one image.
 
     Returns:
-        The input, None if none was found in time, and the bound.
+        Of each image the input, None if none was found in time, and the bound.
     """
 
-    def compute() -> dict[str, Any]:
-        answer = exact_distance(forest, image, label, norm, seconds=seconds)
-        witness = np.full(image.shape, np.nan) if answer.witness is None else answer.witness
-        return {"witness": witness, "lower": answer.lower}
+    def solve(image: np.ndarray, label: int) -> tuple[np.ndarray | None, float]:
+        def compute() -> dict[str, Any]:
+            answer = exact_distance(forest, image, int(label), norm, seconds=seconds)
+            witness = np.full(image.shape, np.nan) if answer.witness is None else answer.witness
+            return {"witness": witness, "lower": answer.lower}
 
-    same = tuple(forest), image, label, norm, seconds
-    kept = setting.keep(f"forests/{fingerprint(same)[:16]}", same, compute)
-    witness = None if np.isnan(kept["witness"]).any() else kept["witness"]
-    return witness, float(kept["lower"])
+        same = tuple(forest), image, int(label), norm, seconds
+        kept = setting.keep(f"forests/{fingerprint(same)[:16]}", same, compute)
+        witness = None if np.isnan(kept["witness"]).any() else kept["witness"]
+        return witness, float(kept["lower"])
+
+    threads, found = ThreadPoolExecutor(os.cpu_count() or 1), []
+    try:
+        for one in threads.map(solve, images, labels):
+            found.append(one)
+            setting.progress(doing, len(found), len(images))
+    finally:
+        threads.shutdown(cancel_futures=True)  # after Ctrl-C, what has not begun is left
+    return found

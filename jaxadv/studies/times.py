@@ -12,7 +12,7 @@ SECONDS: dict[str, int] = {  # of each such run, its networks trained in it or i
     "szegedy.layers": 47,
     "szegedy.rarity": 73,
     "szegedy.causes": 91,
-    "classifiers.distance": 526,
+    "classifiers.distance": 156,
     "classifiers.topics": 13,
     "fooling.images": 57,
     "transfer.spam": 54,
