@@ -8,7 +8,7 @@ SECONDS: dict[str, int] = {  # of each such run, its networks trained in it or i
     "szegedy.transfer": 25,
     "szegedy.halves": 40,
     "szegedy.noise": 171,
-    "szegedy.units": 209,
+    "szegedy.units": 157,
     "szegedy.layers": 47,
     "szegedy.rarity": 73,
     "szegedy.causes": 91,
