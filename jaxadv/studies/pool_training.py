@@ -3,7 +3,7 @@
 A sigmoid network is split at a layer: the body computes activations in [0, 1], the head classifies
 them (arXiv 1312.6199, last part of the section). The attack perturbs the input of the head.
 Training keeps a pool of such examples for each layer, replaces a random part of it in every round,
-and mixes them into the clean batches, one layer after the other. Beside it stand examples that are
+and mixes them into the training set, one layer after the other. Beside it stand examples that are
 made anew for every batch, by one gradient step of a fixed L2 length: they are never out of date.
 """
 
@@ -42,7 +42,8 @@ State = tuple[Params, optax.OptState]  # of the training
 Pools = dict[int, tuple[Array, Array]]  # activations and labels, by layer
 WIDTHS, DECAY = (100, 100), WeightDecay(HIDDEN)
 STEPS_A_ROUND = 100
-POOL, REFRESHED = 30 * BATCH, 3 * BATCH  # examples of each layer; replaced in a round
+POOL = 0.1  # examples of each layer beside those of the training set
+REFRESHED = 0.1  # fraction of a pool that is replaced in a round
 QUICKLY = LBFGS(memory=4, tolerance=0.05, rounds=5, iterations=8)  # accurate enough for training
 
 
@@ -245,8 +246,16 @@ def _round(
         draw = jax.random.fold_in(key, number)
         x, y = batch_of(params, draw)
         turn = number % max(len(method.layers), 1)
-        rows = jax.random.randint(jax.random.fold_in(draw, 1), (BATCH,), 0, POOL)
-        batches = [jax.tree.map(lambda array: array[rows], pools[at]) for at in method.layers]
+        at_random = jax.random.uniform(jax.random.fold_in(draw, 1), (BATCH,))
+
+        def some(pool: tuple[Array, Array]) -> tuple[Array, Array]:
+            size = len(pool[1])
+            rows = (at_random * size).astype(int)
+            return pool[0][rows], pool[1][rows]
+
+        batches = [some(pools[at]) for at in method.layers]
+        # Each example of a pool counts as much as an image of the training set.
+        share = sum(len(pools[at][1]) for at in method.layers) / len(labels)
 
         def loss(params: Params) -> Float[Array, ""]:
             if method.dropout:
@@ -266,7 +275,7 @@ def _round(
                 lambda p, at=at, batch=batch: _losses(p, batch[0], batch[1], at).mean()
                 for at, batch in zip(method.layers, batches, strict=True)
             ]
-            return value + lax.switch(turn, mixed, params)
+            return value + share * lax.switch(turn, mixed, params)
 
         updates, memory = adam.update(jax.grad(loss)(params), memory)
         return (optax.apply_updates(params, updates), memory), None
@@ -286,6 +295,10 @@ def _fresh(
 
     activations = lax.map(attack_batch, rows.reshape(-1, BATCH))
     return activations.reshape(count, -1), labels[rows]
+
+
+def _whole_batches(count: float) -> int:
+    return BATCH * max(1, round(count / BATCH))
 
 
 def _adam(method: Method, total: int) -> optax.GradientTransformation:
@@ -317,15 +330,16 @@ def _fit(setting: Setting, method: Method, module: nn.Module, seed: int, epochs:
     total = rounds * STEPS_A_ROUND
     state: State = (params, _adam(method, total).init(params))
     pools: Pools = {}
+    size, renewed = (_whole_batches(part * len(labels)) for part in (POOL, POOL * REFRESHED))
     for number in range(rounds):
         draw = jax.random.fold_in(key, number + 1)
         for layer in method.layers:
             # The full pool at first, then a random part of it.
-            count = REFRESHED if layer in pools else POOL
+            count = renewed if layer in pools else size
             layer_key = jax.random.fold_in(draw, layer)
             fresh, targets = _fresh(state[0], images, labels, layer_key, layer=layer, count=count)
             if layer in pools:
-                replaced = jax.random.permutation(layer_key, POOL)[:count]
+                replaced = jax.random.permutation(layer_key, size)[:count]
                 inside, classes = pools[layer]
                 fresh = inside.at[replaced].set(fresh)
                 targets = classes.at[replaced].set(targets)
