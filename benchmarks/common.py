@@ -213,7 +213,7 @@ def minimum_norm_attacks(norm: str, passes: int = 2_000) -> dict[str, ja.Attack]
         wider["APGD, searched"] = ja.MinimalEpsilon(
             ja.APGD(norm=norm, steps=steps // 10, loss="dlr"), rounds=9
         )
-        wider["FAB"] = ja.FAB(norm=norm, steps=passes // 12, targets=4)  # not 9: steps pay more
+        wider["FAB"] = ja.FAB(norm=norm, steps=passes // 21, targets=7)
         wider["DeepFool"] = ja.DeepFool(norm=norm)
     if norm in ja.CW.norms:
         wider["CW"] = ja.CW(norm=norm, steps=steps // 9)

@@ -186,6 +186,11 @@ class Attack:
         raise self._missing("ticks")
 
     @property
+    def gradients(self) -> int:
+        """Number of ticks of one run to its end that take gradients, or 0 if it is not known."""
+        return 0
+
+    @property
     def passes(self) -> int:
         """Upper bound of the number of forward and backward passes of all runs on one image."""
         return self.entries * self.ticks * self.queries * (1 + self.pullbacks)

@@ -14,6 +14,9 @@ from jaxadv.core.model import Model
 from jaxadv.core.pytree import where
 
 
+MOST = 0.95  # of the ticks: so many with gradients do not pay for a program without
+
+
 class Best(NamedTuple):
     """The query that is kept for an image.
 
@@ -166,9 +169,20 @@ def _passes(
     cotangents: Callable[[Array], Array],
     images: Float[Array, "L Q H W C"],
     pullbacks: int,
-    wanted: Bool[Array, ""],
+    wanted: Bool[Array, ""] | None,
 ) -> tuple[Float[Array, "L Q K"], Float[Array, "L Q P H W C"]]:
-    """Return the logits and the gradients, from both passes in one branch of the program."""
+    """Return the logits and the gradients, from both passes in one branch of the program.
+
+    Args:
+        outputs: The model on a batch.
+        cotangents: The cotangents, from the logits.
+        images: The queries.
+        pullbacks: Gradients of a query.
+        wanted: Whether gradients are wanted; None: always, and there is no other branch.
+
+    Returns:
+        The logits, and the gradients, zeros where none are wanted.
+    """
     flat, shape = images.reshape(-1, *images.shape[2:]), images.shape
 
     def both() -> tuple[Array, Array]:
@@ -180,7 +194,7 @@ def _passes(
         logits = outputs(flat).reshape(*shape[:2], -1)
         return logits, jnp.zeros((*shape[:2], pullbacks, *shape[2:]), images.dtype)
 
-    return lax.cond(wanted, both, forward)
+    return both() if wanted is None else lax.cond(wanted, both, forward)
 
 
 def tick(
@@ -204,7 +218,8 @@ def tick(
         live: Mask [L] of the lanes that advance.
         keep: Which query to keep: "first", "distance", "loss" or "last".
         joined: Whether the forward pass is compiled together with the backward pass, and a second
-            time alone. Then an accelerator writes fewer intermediate results to memory.
+            time alone, unless nearly all ticks take gradients. Then an accelerator writes fewer
+            intermediate results to memory.
 
     Returns:
         The lanes after the tick.
@@ -224,7 +239,8 @@ def tick(
 
     gradients, pull_back = None, None
     if attack.pullbacks and joined:
-        asked_for = (needs.gradients & live[:, None]).any()
+        always = attack.gradients >= MOST * attack.ticks
+        asked_for = None if always else (needs.gradients & live[:, None]).any()
         logits, gradients = _passes(outputs, cotangents, images, attack.pullbacks, asked_for)
     elif attack.pullbacks:
         logits, pull_back = jax.vjp(outputs, flat)

@@ -53,7 +53,9 @@ class Method:
 
     Attributes:
         name: Name of the method.
-        layers: Layers with a pool (0: the image).
+        layers: Layers with a pool (0: the image), and the L2 length to which its perturbations are
+            shortened: the nearest mistake of a network that resists lies so far away that it no
+            longer shows its class.
         fresh: Layers (0: the image), and the L2 length of the one gradient step there that makes an
             example of every activation, anew in every batch.
         dropout: Fraction of hidden units that are dropped.
@@ -64,7 +66,7 @@ class Method:
     """
 
     name: str
-    layers: tuple[int, ...] = ()
+    layers: tuple[tuple[int, float], ...] = ()
     fresh: tuple[tuple[int, float], ...] = ()
     dropout: float = 0.0
     noise: float = 0.0
@@ -253,9 +255,9 @@ def _round(
             rows = (at_random * size).astype(int)
             return pool[0][rows], pool[1][rows]
 
-        batches = [some(pools[at]) for at in method.layers]
+        batches = [some(pools[at]) for at, _ in method.layers]
         # Each example of a pool counts as much as an image of the training set.
-        share = sum(len(pools[at][1]) for at in method.layers) / len(labels)
+        share = sum(len(pools[at][1]) for at, _ in method.layers) / len(labels)
 
         def loss(params: Params) -> Float[Array, ""]:
             if method.dropout:
@@ -273,7 +275,7 @@ def _round(
                 return value
             mixed = [
                 lambda p, at=at, batch=batch: _losses(p, batch[0], batch[1], at).mean()
-                for at, batch in zip(method.layers, batches, strict=True)
+                for (at, _), batch in zip(method.layers, batches, strict=True)
             ]
             return value + share * lax.switch(turn, mixed, params)
 
@@ -283,15 +285,25 @@ def _round(
     return lax.scan(step, state, jnp.arange(STEPS_A_ROUND))[0]
 
 
-@functools.partial(jax.jit, static_argnames=("layer", "count"))
+@functools.partial(jax.jit, static_argnames=("layer", "length", "count"))
 def _fresh(
-    params: Params, images: Array, labels: Array, key: Key, *, layer: int, count: int
+    params: Params,
+    images: Array,
+    labels: Array,
+    key: Key,
+    *,
+    layer: int,
+    length: float,
+    count: int,
 ) -> tuple[Array, Array]:
     """Return adversarial activations of a layer for `count` random training images."""
     rows = jax.random.randint(key, (count,), 0, len(labels))
 
     def attack_batch(rows: Array) -> Array:  # the memory of L-BFGS stays in the cache
-        return attack_layer(params, images[rows], labels[rows], layer, key)
+        inside = body(params, images[rows], layer)
+        change = attack_layer(params, images[rows], labels[rows], layer, key) - inside
+        longest = jnp.maximum(jnp.linalg.norm(change, axis=1, keepdims=True), length)
+        return inside + length * change / longest
 
     activations = lax.map(attack_batch, rows.reshape(-1, BATCH))
     return activations.reshape(count, -1), labels[rows]
@@ -333,11 +345,13 @@ def _fit(setting: Setting, method: Method, module: nn.Module, seed: int, epochs:
     size, renewed = (_whole_batches(part * len(labels)) for part in (POOL, POOL * REFRESHED))
     for number in range(rounds):
         draw = jax.random.fold_in(key, number + 1)
-        for layer in method.layers:
+        for layer, length in method.layers:
             # The full pool at first, then a random part of it.
             count = renewed if layer in pools else size
             layer_key = jax.random.fold_in(draw, layer)
-            fresh, targets = _fresh(state[0], images, labels, layer_key, layer=layer, count=count)
+            fresh, targets = _fresh(
+                state[0], images, labels, layer_key, layer=layer, length=length, count=count
+            )
             if layer in pools:
                 replaced = jax.random.permutation(layer_key, size)[:count]
                 inside, classes = pools[layer]

@@ -44,7 +44,6 @@ class Iterate(Attack):
 
     @property
     def gradients(self) -> int:
-        """Largest number of ticks of a run that use gradients."""
         return self.steps
 
     @property

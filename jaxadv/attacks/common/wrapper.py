@@ -72,6 +72,10 @@ class Around(Attack):
         return self.attack.ticks
 
     @property
+    def gradients(self) -> int:
+        return self.attack.gradients
+
+    @property
     def passes(self) -> int:
         return self.attack.passes
 
