@@ -99,6 +99,10 @@ class AutoStep(Attack):
         return Plan(radius.astype(np.float32), ahead.astype(np.float32), begins, ends, window)
 
     @property
+    def gradients(self) -> int:
+        return sum(steps for _, steps in self.stages)
+
+    @property
     def ticks(self) -> int:
         return sum(steps + 1 for _, steps in self.stages)
 

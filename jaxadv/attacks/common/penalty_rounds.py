@@ -120,6 +120,10 @@ class Rounds(Attack):
         return "last" if confident else "distance"
 
     @property
+    def gradients(self) -> int:
+        return self.rounds * self.steps
+
+    @property
     def ticks(self) -> int:
         return self.rounds * self.steps + 1
 

@@ -152,6 +152,10 @@ class LBFGS(Attack):
             )
 
     @property
+    def gradients(self) -> int:
+        return self.rounds * self.iterations + 1
+
+    @property
     def ticks(self) -> int:
         return self.rounds * self.iterations + 2
 
