@@ -13,7 +13,7 @@ from jaxadv.core.attack import Answer, Attack, Problem, across, label_of, types_
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import where
 
-MOST = 0.95  # of the ticks: so many with gradients do not pay for a program without
+MOST = 0.95  # share of ticks with gradients from which a program for the others does not pay
 
 
 class Best(NamedTuple):
