@@ -61,7 +61,7 @@ class DDN(MinimumNorm):
     radius). Rounding is not accumulated: the iterate stays unrounded, otherwise late steps, smaller
     than half a level, would be lost. Once the radius has been too large and then too small, the
     fraction by which it changes decays as the steps do, so that the last iterates are not 5 % of
-    it apart; before, a first radius far too large could not shrink enough.
+    it apart. Until then it stays: else a first radius far too large could not shrink enough.
 
     Each restart costs `steps` backward and `steps + 1` forward passes, since the last iterate is
     evaluated too.
@@ -118,7 +118,8 @@ class DDN(MinimumNorm):
             distance = self.geometry.distance(image - problem.image)
             radius = jnp.where(distance > 0, distance, radius)
         radius = jnp.minimum(radius, farthest(self, problem))
-        return DDNState(image, radius, jnp.int32(0), noise(key, image), *(jnp.bool_(False),) * 2)
+        none, no = jnp.int32(0), jnp.bool_(False)
+        return DDNState(image, radius, none, noise(key, image), found=no, crossed=no)
 
     def ask(self, problem: Problem, state: DDNState) -> Float[Array, "Q ..."]:
         if self.levels == 0:
