@@ -411,7 +411,7 @@ def test_table_5_of_given_weights():
 @pytest.mark.slow
 def test_the_study(tmp_path, monkeypatch):
     assert "szegedy.layers" in EXPERIMENTS
-    monkeypatch.setattr("jaxadv.studies.layers.NETWORKS", ())  # the LeNet alone
+    monkeypatch.setattr("jaxadv.studies.layers.NETWORKS", ("LeNet",))
     train, test = load_data("digits", "train"), load_data("digits", "test")
     found = conduct("szegedy.layers", Setting(train, test, tmp_path, examples=20, quick=True))
     tables = {part.title: part for part in found.parts if isinstance(part, Table)}
