@@ -11,7 +11,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxadv as ja
-from benchmarks.topology import Facts, Problem, classes_of, first, lowers
+from benchmarks.topology import Facts, Problem, classes_of, first, lowers, shapes_of
 from jaxadv.certification.smoothing import vote_program
 from jaxadv.core.losses import cross_entropy
 from jaxadv.engine.verify import mesh_of
@@ -161,4 +161,4 @@ def compiled(make: Callable[[Problem], Call], problem: Problem) -> Facts:
         if len(problem.devices) == 1:  # nothing in it names the chip
             place = NamedSharding(mesh, PartitionSpec())
             jitted = jax.jit(jitted, in_shardings=place)
-        return Facts.of(jitted.lower(*args).compile())
+        return Facts.of(jitted.lower(*shapes_of(args)).compile())

@@ -17,7 +17,8 @@ from jaxadv.engine.compilation import forget_programs
 from jaxadv.engine.programs import loop_programs
 
 STEPS, EPSILON = 40, 0.1
-TICK = ("program", "flops", "bytes", "tick", "bare", "memory", "bare memory", "seconds")
+SIDES = ("tick", "bare", "memory", "bare memory", "kernels", "bare kernels")
+TICK = ("program", "flops", "bytes", *SIDES, "seconds")
 LOOP = ("program", "loop", "bare loop", "ratio", "all programs")
 ROUNDS = 3
 Bare = dict[Any, Facts]
@@ -39,6 +40,8 @@ def tick_row(attack: ja.Attack, problem: Problem, bare: Bare) -> dict[str, Any]:
         "bare": under.bytes,
         "memory": over.memory,
         "bare memory": under.memory,
+        "kernels": over.kernels,
+        "bare kernels": under.kernels,
         "seconds": time.perf_counter() - begun,
     }
 

@@ -1,11 +1,13 @@
 """Programs compiled for accelerators that are not at hand, and what the compiled text says.
 
-A TPU's compiler is a package (`libtpu`) and needs no TPU; for GPUs a program can be lowered, which
-refuses what has no rule there, but not compiled.
+A TPU's compiler is a package (`libtpu`) and needs no TPU. JAX's plug-in for NVIDIA's GPUs compiles
+without one, too, for a GPU that is described to it. For others a program can be lowered, which
+refuses what has no rule there.
 """
 
 import hashlib
 import importlib.util
+import math
 import os
 import re
 from typing import Any, NamedTuple
@@ -35,8 +37,27 @@ DYNAMIC = re.compile(r"\[<=|PadToStatic|SliceToDynamic")
 CHIPS = re.compile(  # what in a text depends on the number of chips, or on where it was traced
     r"num_partitions=\d+|sharding=\{[^}]*\}|replica_groups=\S+|, metadata=\{[^}]*\}"
 )
+ENTRY = re.compile(r"^ENTRY .*?^}", re.MULTILINE | re.DOTALL)
+ASSIGNMENT = re.compile(  # a name, its types, the operation, its operands
+    r"^\s+(?:ROOT )?(%[\w.-]+) = (\(.*?\)|\S+) ([a-z-]+)\((.*?)\)(?:,|$)", re.MULTILINE
+)
+ARRAY = re.compile(r"\b([a-z]+)(\d*)\[([\d,]*)\]")
+FREE = {"bitcast", "constant", "get-tuple-element", "parameter", "tuple"}
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = ", re.MULTILINE)
 GPUS = ("cuda", "rocm")
+# XLA's `GpuTargetConfig` of an H100 with 80 GB, as NVIDIA states it: sizes in bytes and per second.
+H100 = """
+platform_name: "CUDA" device_description_str: "sm_90" dnn_version_info { major: 9 minor: 10 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 } core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  device_memory_size: 84978434048 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  shared_memory_per_core: 233472 shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+}
+"""
 
 
 class Facts(NamedTuple):
@@ -49,8 +70,11 @@ class Facts(NamedTuple):
         dynamic: Shapes that are known only when the program runs.
         instructions: All instructions.
         memory: Bytes on one chip: arguments, results, temporary values.
-        flops: Floating-point operations; the body of each loop counts once.
-        bytes: Bytes read and written, likewise.
+        flops: Floating-point operations; the body of each loop counts once. Compilers for GPUs do
+            not say: nan.
+        bytes: Bytes read and written, likewise; for GPUs those of all operands and results of the
+            outermost instructions.
+        kernels: Outermost instructions that compute or copy: on a GPU each is at least one kernel.
         digest: Of the text without the number of chips: programs that share it are the same.
     """
 
@@ -62,31 +86,57 @@ class Facts(NamedTuple):
     memory: int
     flops: float
     bytes: float
+    kernels: int
     digest: str
 
     @classmethod
     def of(cls, compiled: Any) -> "Facts":
         """Read a compiled program."""
-        text, held, cost = compiled.as_text(), compiled.memory_analysis(), compiled.cost_analysis()
+        text, held = compiled.as_text(), compiled.memory_analysis()
+        cost, (kernels, traffic) = compiled.cost_analysis() or {}, outermost(text)
         patterns = COLLECTIVE, HOST, FLOAT64, DYNAMIC, INSTRUCTION
         size = held.argument_size_in_bytes + held.output_size_in_bytes - held.alias_size_in_bytes
         return cls(
             *(len(pattern.findall(text)) for pattern in patterns),
             size + held.temp_size_in_bytes,
-            cost.get("flops", 0.0),
-            cost.get("bytes accessed", 0.0),
+            cost.get("flops", math.nan),
+            cost.get("bytes accessed", traffic),
+            kernels,
             hashlib.sha256(CHIPS.sub("", text).encode()).hexdigest()[:8],
         )
 
 
+def outermost(text: str) -> tuple[int, float]:
+    """Count the outermost instructions that compute, and the bytes of what they read and write."""
+    entry = ENTRY.search(text)
+    found = ASSIGNMENT.findall(entry.group() if entry else "")
+    sizes = {name: _bytes(types) for name, types, _, _ in found}
+    kernels = [each for each in found if each[2] not in FREE]
+    traffic = sum(
+        sizes[name] + sum(sizes.get(each, 0) for each in re.findall(r"%[\w.-]+", operands))
+        for name, _, _, operands in kernels
+    )
+    return len(kernels), float(traffic)
+
+
+def _bytes(types: str) -> int:
+    """The size of the arrays that a text names, such as "(f32[8,10]{1,0}, pred[8]{0})"."""
+    return sum(
+        math.prod(map(int, filter(None, shape.split(",")))) * max(1, int(bits or 8) // 8)
+        for _, bits, shape in ARRAY.findall(types)
+    )
+
+
 def topology(name: str) -> ChosenDevices:
-    """The chips of a TPU topology such as "v5e:2x2", for which programs can be compiled.
+    """The chips of a TPU topology such as "v5e:2x2", or the one GPU "h100", to compile for.
 
     Raises:
-        SystemExit: `libtpu` is not installed, or knows no such topology.
+        SystemExit: The compiler is not installed, or knows no such topology.
     """
     from jax.experimental import topologies
 
+    if name == "h100":
+        return _h100()
     if not importlib.util.find_spec("libtpu"):
         raise SystemExit('the TPU compiler is missing: pip install ".[tpu]"')
     # Without these the compiler asks the network for the machine that it is on; the last lets more
@@ -99,6 +149,18 @@ def topology(name: str) -> ChosenDevices:
         return tuple(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except Exception as error:
         raise SystemExit(f"--topology {name}: {error}") from None
+
+
+def _h100() -> ChosenDevices:
+    from jax.experimental import topologies
+
+    if not importlib.util.find_spec("jax_cuda12_plugin"):
+        raise SystemExit('the compiler for GPUs is missing: pip install ".[cuda]"')
+    settings = {"platform": "cuda", "target_config": H100, "topology": "1x1x1"}
+    try:
+        return tuple(topologies.get_topology_desc("h100", **settings).devices)
+    except NotImplementedError as error:  # the plug-in looked for NVIDIA's own libraries
+        raise SystemExit(f"--topology h100: {error}; set JAX_PLATFORMS=cpu") from None
 
 
 class Problem(NamedTuple):
@@ -191,9 +253,15 @@ def classes_of(problem: Problem) -> int:
     return jax.eval_shape(problem.model, image).shape[-1]
 
 
+def shapes_of(args: Any) -> Any:
+    """The shapes of the arguments, for none of them can lie on a device that is not here."""
+    return jax.eval_shape(lambda: args)
+
+
 def compile_on(function: Any, devices: ChosenDevices, *args: Any) -> Any:
     """Compile a function for chips, every argument on each of them."""
     place = NamedSharding(mesh_of(devices), PartitionSpec())
+    args = shapes_of(args)
     with jax.set_mesh(mesh_of(devices)):
         return jax.jit(function, in_shardings=place).lower(*args).compile()
 

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,10 @@ SHAPE = (6, 6, 1)
 HERE = Problem(MODEL, SHAPE, 4, tuple(jax.local_devices()[:1]))
 for_tpus = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason='no TPU compiler: pip install ".[tpu]"'
+)
+for_h100 = pytest.mark.skipif(
+    not importlib.util.find_spec("jax_cuda12_plugin") or os.environ.get("JAX_PLATFORMS") != "cpu",
+    reason='no compiler for GPUs: pip install ".[cuda]", and set JAX_PLATFORMS=cpu',
 )
 for_gpus = pytest.mark.skipif(
     not hasattr(jax.sharding, "AbstractDevice"), reason="this JAX lowers for its own devices only"
@@ -97,6 +102,33 @@ def test_programs_that_exchange_call_the_host_or_widen_are_told():
     with x64():
         wide = compile_on(lambda x: x.astype(jnp.float64).sum(), devices[:1], numbers)
     assert Facts.of(wide).float64 > 0
+
+
+@for_h100
+def test_a_gpu_that_is_not_here_is_compiled_for():
+    problem = HERE._replace(devices=topology.topology("h100"))
+    programs = [Facts.of(each) for each in topology.compile_run(ja.PGD(), problem)]
+    assert {exchanged(each) for each in programs} == {(0, 0, 0, 0)}
+    bare = Facts.of(topology.compile_pass(1, 1, problem))
+    ticked = Facts.of(topology.compile_tick(ja.PGD(), problem))
+    assert 1 < bare.kernels < ticked.kernels and bare.bytes < ticked.bytes
+    assert exchanged(drivers.facts("step", problem)) == (0, 0, 0, 0)
+
+
+def test_what_the_outermost_instructions_read_and_write():
+    text = """
+%inner (p: f32[2,3]) -> f32[2,3] {
+  ROOT %n = f32[2,3]{1,0} negate(%p)
+}
+
+ENTRY %main (a: f32[2,3]) -> pred[] {
+  %a = f32[2,3]{1,0} parameter(0)
+  %b = (f32[2,3]{1,0}, u8[0]{0}) custom-call(%a, %a), custom_call_target="x"
+  %c = f32[2,3]{1,0} get-tuple-element(%b), index=0
+  ROOT %d = pred[]{} fusion(%c), kind=kLoop, calls=%inner
+}
+"""
+    assert topology.outermost(text) == (2, 3 * 24 + 24 + 1)
 
 
 @for_gpus

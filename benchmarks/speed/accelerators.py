@@ -3,12 +3,14 @@
 Every attack's programs are compiled by the TPU's own compiler (`pip install ".[tpu]"`), which needs
 no TPU, for the chips of `--topology`: those of `ja.run` on all of them, and one tick on one chip,
 beside the passes of the model that this tick cannot do without. So are the other drivers: `perturb`
-in a training step, `ja.train`, `ja.certify` and `ja.universal_perturbation`. For GPUs each program
-is lowered, which refuses what has no rule there; it is not compiled.
+in a training step, `ja.train`, `ja.certify` and `ja.universal_perturbation`. `--topology h100`
+compiles them for an NVIDIA GPU (`pip install ".[cuda]"`, which needs no GPU); for GPUs, too, each
+program is lowered, which refuses what has no rule there.
 
 The columns: instructions that exchange data between chips, that call the host, 64-bit floats,
 shapes known only at run time; seconds to trace and compile; FLOPs and bytes of a tick over those of
-its bare passes (the body of a loop counts once); memory of a chip. Weights are zero, for no program
+its bare passes (the body of a loop counts once); memory of a chip; for a GPU, the kernels of a tick
+and of its bare passes. Weights are zero, for no program
 depends on them. Prints a table in Markdown; with `--store` rows are kept, and a run that was ended
 goes on.
 
@@ -48,6 +50,7 @@ MODELS: dict[str, tuple[str, tuple[int, int, int]]] = {
 }
 COUNTED = ("collectives", "host", "float64", "dynamic", "instructions")
 HEADER = ("program", *COUNTED, "seconds", "flops", "bytes", "memory", *topology.GPUS)
+ONE_GPU = ("program", *COUNTED[1:], "seconds", "bytes", "kernels", "bare kernels", "memory")
 PODS = ("program", "chips", *COUNTED, "seconds", "memory", "digest")
 UNITS = {
     "memory": (2**20, "MiB"),
@@ -105,8 +108,10 @@ def programs(name: str, problem: Problem) -> dict[str, Any]:
     }
 
 
-def everything(name: str, problem: Problem, bare: Bare) -> dict[str, Any]:
-    """The row of an attack or a driver: its programs, its tick, and whether GPUs take it."""
+def everything(
+    name: str, problem: Problem, bare: Bare, platforms: tuple[str, ...]
+) -> dict[str, Any]:
+    """The row of an attack or a driver: its programs, its tick, and which platforms take it."""
     is_driver = name in drivers.DRIVERS
     attack = None if is_driver else attack_of(name, problem.shape, topology.classes_of(problem))
 
@@ -115,10 +120,12 @@ def everything(name: str, problem: Problem, bare: Bare) -> dict[str, Any]:
         if attack is None:  # there is no bare pass to hold it against
             return row
         beside = tick_row(attack, problem, bare)
-        return row | {field: beside[field] for field in ("flops", "bytes")}
+        return row | {
+            field: beside[field] for field in ("flops", "bytes", "kernels", "bare kernels")
+        }
 
     row = attempt(compiled)
-    for platform in topology.GPUS:
+    for platform in platforms:
         if attack is None:
             row[platform] = drivers.lowers_driver(platform, name, problem)
         else:
@@ -172,7 +179,7 @@ def main() -> None:
     """Print one row a program."""
     parser = arguments(__doc__, names="attacks and drivers (default: all)")
     parser.add_argument(
-        "--topology", action="append", help="of TPUs (default: v5e:2x2); may be repeated"
+        "--topology", action="append", help="of TPUs (default: v5e:2x2), or h100; may be repeated"
     )
     parser.add_argument("--model", default="small", help=f"{', '.join(MODELS)} or a definition")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -186,7 +193,7 @@ def main() -> None:
     unknown = sorted(set(options.names) - set(every))
     if unknown:
         raise SystemExit(f"{', '.join(unknown)}: pass some of {', '.join(every)}")
-    jax.config.update("jax_platforms", "cpu")  # a TPU that is here is left alone
+    jax.config.update("jax_platforms", "cpu")  # an accelerator that is here is left alone
     names = options.topology or ["v5e:2x2"]
     first = [f"jax-{jax.__version__}", *names, options.model, options.dtype]
     print(f"{' '.join(first)}, {options.lanes} lanes a chip\n")
@@ -195,6 +202,8 @@ def main() -> None:
         header, default = (TICK, ["PGD", "APGD"]) if options.tick else (LOOP, ["PGD"])
     elif len(names) > 1:
         header = PODS
+    elif names == ["h100"]:
+        header = ONE_GPU
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
     problems = [
         problem_of(options.model, options.dtype, options.lanes, topology.topology(name))
@@ -213,8 +222,8 @@ def main() -> None:
 
 def make_row(header: tuple[str, ...], name: str, problem: Problem, bare: Bare) -> dict[str, Any]:
     """The row of the table with that header."""
-    if header == HEADER:
-        return everything(name, problem, bare)
+    if header in (HEADER, ONE_GPU):
+        return everything(name, problem, bare, topology.GPUS if header == HEADER else ())
     if header == PODS:
         return attempt(lambda: programs(name, problem))
     attack = attack_of(name, problem.shape, topology.classes_of(problem))
