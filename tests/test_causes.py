@@ -13,17 +13,17 @@ import jaxadv as ja
 from jaxadv.data import Dataset
 from jaxadv.models import get_definition
 from jaxadv.studies import Setting, conduct
-from jaxadv.studies.causes import (
-    amplify,
+from jaxadv.studies.causes import resize
+from jaxadv.studies.networks import Network
+from jaxadv.studies.similarity import (
     cosines,
     features,
     fit_pairs,
     linear_cka,
     margin_gradients,
-    resize,
+    moved_to,
     transfer_explained,
 )
-from jaxadv.studies.networks import Network
 
 RANDOM = np.random.default_rng(0)
 
@@ -118,10 +118,10 @@ def test_amplified_images_lie_at_the_norm_on_the_same_way_and_in_the_box():
     originals = np.full((3, 2, 2, 1), 0.5)
     images = originals + 0.01 * RANDOM.normal(size=(3, 2, 2, 1))
     images[2] = originals[2]
-    far = amplify(images, originals, 0.4) - originals
+    far = moved_to(images, originals, 0.4) - originals
     np.testing.assert_allclose(np.linalg.norm(far.reshape(3, 4), axis=1), [0.4, 0.4, 0], rtol=1e-6)
     np.testing.assert_allclose(cosines(far, images - originals), [1, 1, 0], rtol=1e-6)
-    farther = amplify(images, originals, 10.0)
+    farther = moved_to(images, originals, 10.0)
     assert farther.min() == 0 and farther.max() == 1
 
 

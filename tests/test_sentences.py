@@ -11,7 +11,7 @@ from jaxadv.protocols.survival import Survival
 from jaxadv.studies import (
     EXPERIMENTS,
     blind_spots,
-    causes,
+    causes_words,
     classifiers,
     fooling_images,
     forests,
@@ -23,6 +23,7 @@ from jaxadv.studies import (
     pool,
     rarity,
     safety,
+    similarity,
     sliding,
     spam,
     streams,
@@ -121,15 +122,15 @@ def rare(better: bool) -> str:
 
 
 def reasons(better: bool) -> str:
-    fit = causes.Fit(0.9, 0.8, 0.95, 0.001 if better else 0.6, 1.0, 0.0)
+    fit = similarity.Fit(0.9, 0.8, 0.95, 0.001 if better else 0.6, 1.0, 0.0)
     values = np.array([[10.0, 1.0], [2.0, 2.0 if better else 1.0]])
     slope = (1.0, 0.9, 1.1) if better else (0.0, -0.1, 0.1)
     size = (0.5, 0.4, 0.6) if better else (0.1, -0.1, 0.2)
     return " ".join(
         [
-            causes.dimension_in_words(size, {"7x7": 30.0, "28x28": 20.0 if better else 30.0}),
-            causes.amount_in_words((1000, 5000), values, slope),
-            causes.reasons_in_words({"gradient cosine": fit}, 0.1),
+            causes_words.dimension_in_words(size, {"7x7": 30.0, "28x28": 20.0 if better else 30.0}),
+            causes_words.amount_in_words((1000, 5000), values, slope),
+            causes_words.reasons_in_words({"gradient cosine": fit}, 0.1),
         ]
     )
 

@@ -3,33 +3,26 @@
 Szegedy et al. (2013, arXiv 1312.6199) leave open how the blind spots depend on the data and why
 images made for one network fool another. Three usual explanations are tested: the input's dimension
 (Shafahi et al. 2018, "Are adversarial examples inevitable?", arXiv 1809.02104), too few training
-images, and similarity of the two networks, in their gradients (Demontis et al. 2018, arXiv
-1809.02861) or their representations (Kornblith et al. 2019, "Similarity of neural network
-representations revisited", arXiv 1905.00414).
+images, and similarity of the two networks (`jaxadv.studies.similarity`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxadv.attacks import PGD, MinimalEpsilon
 from jaxadv.core.goals import Untargeted
-from jaxadv.core.model import Model
 from jaxadv.core.result import Result
-from jaxadv.core.typing import ArrayLike
 from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
-from jaxadv.studies.directions import activations, dense_layers
+from jaxadv.studies.causes_words import amount_in_words, dimension_in_words, reasons_in_words
 from jaxadv.studies.findings import Curves, Findings, Part, Table, Text, spread
 from jaxadv.studies.fit import how_trained
 from jaxadv.studies.networks import RECIPES, Network, names_of, network_of
 from jaxadv.studies.setting import Setting
-from jaxadv.studies.wording import tally
+from jaxadv.studies.similarity import fit_pairs, moved_to, transfer_explained
 
 NETWORK = "FC100-100-10"
 
@@ -61,116 +54,6 @@ def resize(images: np.ndarray, factor: float) -> np.ndarray:
         raise ValueError(f"factor={factor:g}: sides of {height} x {width} do not divide by {times}")
     squares = images.reshape(count, height // times, times, width // times, times, channels)
     return squares.mean((2, 4))
-
-
-def linear_cka(one: Float[Array, "N P"], other: Float[Array, "N Q"]) -> float:
-    """Return the linear centred kernel alignment of two representations.
-
-    |Y'X|^2 / (|X'X| |Y'Y|) with centred columns and Frobenius norms, in float64. It is 1 for
-    representations that differ by a rotation, a scale and a shift.
-
-    Args:
-        one: Representation [N, P] of N images.
-        other: Representation [N, Q] of the same images.
-
-    Returns:
-        The alignment, in [0, 1].
-
-    Example:
-        >>> import numpy as np
-        >>> x = np.random.default_rng(0).normal(size=(50, 3))
-        >>> round(linear_cka(x, 5 * x[:, ::-1] + 1), 6)
-        1.0
-    """
-    x, y = (np.asarray(a, np.float64) for a in (one, other))
-    x, y = x - x.mean(0), y - y.mean(0)
-    scale = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
-    return float(np.square(np.linalg.norm(y.T @ x)) / scale)
-
-
-def margin_gradients(
-    model: Model, images: npt.ArrayLike, labels: npt.ArrayLike
-) -> Float[Array, "N D"]:
-    """Return the gradient in each image of its label's logit minus the largest other logit.
-
-    Args:
-        model: The model.
-        images: Images [N, H, W, C].
-        labels: Labels [N].
-
-    Returns:
-        The gradients, flattened.
-    """
-
-    def total(images: Array) -> Float[Array, ""]:
-        return jax.vmap(lambda y, z: Untargeted(y).margin(z))(labels, model(images)).sum()
-
-    labels, inputs = jnp.asarray(labels), jnp.asarray(images)
-    return jax.grad(total)(inputs).reshape(len(inputs), -1)
-
-
-def cosines(one: ArrayLike, other: ArrayLike) -> Float[np.ndarray, " N"]:
-    """Return the cosine similarities [N] of the rows of two arrays [N, ...]; 0 where a row is 0."""
-    x, y = (np.asarray(a, np.float64).reshape(len(a), -1) for a in (one, other))
-    lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    return (x * y).sum(1) / np.maximum(lengths, 1e-30)
-
-
-class Fit(NamedTuple):
-    """A linear fit of two samples.
-
-    Attributes:
-        correlation: Pearson's correlation coefficient.
-        low: Lower end of its 95 % interval.
-        high: Upper end of its 95 % interval.
-        p_value: Two-sided p-value.
-        slope: Slope of the line y = slope x + intercept.
-        intercept: Intercept of that line.
-    """
-
-    correlation: float
-    low: float
-    high: float
-    p_value: float
-    slope: float
-    intercept: float
-
-
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Pearson's correlation; nan where a sample is constant, as a bootstrap's may be."""
-    a, b = a - a.mean(), b - b.mean()
-    spread = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / spread) if spread > 0 else np.nan
-
-
-def fit_pairs(x: np.ndarray, y: np.ndarray, draws: int = 2000, seed: int = 0) -> Fit:
-    """Correlate two matrices [M, M] over ordered pairs of M networks, without their diagonals.
-
-    The interval is a percentile bootstrap over pairs. Pairs have networks in common and are not
-    independent: the two-sided p-value is therefore that of Mantel (1967), "The detection of disease
-    clustering", which permutes the networks of one matrix, rows and columns alike.
-
-    Args:
-        x: The first matrix.
-        y: The second matrix.
-        draws: Number of bootstrap samples and of permutations.
-        seed: Seed of both.
-
-    Returns:
-        The correlation with its interval and p-value, and the linear fit.
-    """
-    random = np.random.default_rng(seed)
-    off = ~np.eye(len(x), dtype=bool)
-    a, b = x[off], y[off]
-    correlation = _pearson(a, b)
-    rows = random.integers(len(a), size=(draws, len(a)))
-    resampled = [_pearson(a[r], b[r]) for r in rows]
-    orders = (random.permutation(len(x)) for _ in range(draws))
-    null = np.array([_pearson(x[np.ix_(o, o)][off], b) for o in orders])
-    extreme = (np.abs(null) >= abs(correlation) - 1e-12).sum()
-    slope, intercept = np.polyfit(a, b, 1)
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    return Fit(*map(float, (correlation, low, high, (1 + extreme) / (1 + draws), slope, intercept)))
 
 
 def causes(setting: Setting) -> Findings:
@@ -342,63 +225,6 @@ def _amount(setting: Setting) -> list[Part]:
     return [table, text]
 
 
-def features(network: Network, images: np.ndarray) -> Array:
-    """Return the input [N, units] of the last dense layer of a linen network.
-
-    This is the last hidden layer's activations, or the pixels if there is no hidden layer.
-    """
-    inputs = jnp.asarray(images)
-    last = list(dense_layers(network.linen, network.variables, inputs))[-1]
-    return activations(network.linen, network.variables, inputs, last)
-
-
-def transfer_explained(
-    networks: list[Network], attacked: np.ndarray, nearest: np.ndarray, test: Dataset
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the transfer rates between networks, and the measures that may explain them.
-
-    Args:
-        networks: The M networks.
-        attacked: Images made for each network, all of one norm, [M, N, H, W, C].
-        nearest: The nearest adversarial images of each network, [M, N, H, W, C].
-        test: The N original images.
-
-    Returns:
-        The fraction [M, M] of the images made for one network (row) that fool another (column), and
-        by name the explanations, each [M, M]. "flat boundaries" is the fraction of images that
-        would fool if each network's boundary were the plane through its own nearest adversarial
-        image.
-    """
-    predicted = np.array([[np.asarray(n.model(a)).argmax(1) for n in networks] for a in attacked])
-    rate = (predicted != test.labels).mean(2)
-    slopes = [margin_gradients(n.model, test.images, test.labels) for n in networks]
-    seen = [features(n, test.images) for n in networks]
-    moved = (attacked - test.images).reshape(*attacked.shape[:2], -1).astype(np.float64)
-    to = (nearest - test.images).reshape(*nearest.shape[:2], -1).astype(np.float64)
-    beyond = np.einsum("and,bnd->abn", moved, to) >= np.square(to).sum(2)
-    return rate, {
-        "gradient cosine": np.array([[cosines(a, b).mean() for b in slopes] for a in slopes]),
-        "CKA of features": np.array([[linear_cka(a, b) for b in seen] for a in seen]),
-        "flat boundaries": beyond.mean(2),
-    }
-
-
-def amplify(images: np.ndarray, originals: np.ndarray, norm: float) -> np.ndarray:
-    """Return the images moved away from their originals to one L2 distance.
-
-    Args:
-        images: Images [N, ...].
-        originals: Their originals.
-        norm: The distance, before clipping to [0, 1].
-
-    Returns:
-        The images, float32; an image equal to its original stays there.
-    """
-    moved = (images - originals).astype(np.float64)
-    lengths = np.sqrt(np.square(moved).sum(tuple(range(1, moved.ndim)), keepdims=True))
-    return np.clip(originals + norm * moved / np.maximum(lengths, 1e-30), 0, 1).astype(np.float32)
-
-
 def _transfer(setting: Setting, distortion: float = 0.07) -> list[Part]:
     names = names_of(setting, tuple(RECIPES)[:4] if setting.quick else tuple(RECIPES))
     networks = [network_of(setting, name) for name in names]
@@ -409,7 +235,7 @@ def _transfer(setting: Setting, distortion: float = 0.07) -> list[Part]:
     test = test.take(slice(_count(setting)))
     nearest = [_nearest(setting, n.name, n, test).images for n in networks]
     norm = distortion * test.images[0].size ** 0.5
-    attacked = np.array([amplify(images, test.images, norm) for images in nearest])
+    attacked = np.array([moved_to(images, test.images, norm) for images in nearest])
     rate, reasons = transfer_explained(networks, attacked, np.array(nearest), test)
     fits = {name: fit_pairs(values, rate) for name, values in reasons.items()}
     off, pairs = ~np.eye(len(rate), dtype=bool), len(rate) * (len(rate) - 1)
@@ -451,72 +277,3 @@ def _transfer(setting: Setting, distortion: float = 0.07) -> list[Part]:
     text = Text(reasons_in_words(fits, error))
     fit = how_trained(setting, names)
     return [heat, table, text, *curves, *fit]
-
-
-def dimension_in_words(slope: tuple[float, float, float], ratio: Mapping[str, float]) -> str:
-    """Return how the distance grows with the dimension.
-
-    Args:
-        slope: The exponent and both ends of its 95 % interval.
-        ratio: Distance in per cent of that to another class, by size of the images.
-
-    Returns:
-        The paragraph.
-    """
-    power, low, high = slope
-    scale = "is compatible" if low <= 0.5 <= high else "is not compatible"
-    cost = "is compatible" if low <= 0 <= high else "is not compatible"
-    (first, at_first), *_, (last, at_last) = ratio.items()
-    change = "nearer" if at_last < at_first else "no nearer"
-    return (
-        f"The L2 distance grows as the dimension to the power {power:.2f} (95 % interval "
-        f"{low:.2f} to {high:.2f}). That {scale} with 1/2, which a mere change of scale gives, and "
-        f"{cost} with 0, to which a cost of dimension of its own would bring it down. Relative to "
-        f"the distance between classes, it is {at_first:.1f} % at {first} and {at_last:.1f} % at "
-        f"{last}: {change} in more dimensions."
-    )
-
-
-def amount_in_words(
-    sizes: Sequence[int], values: Float[np.ndarray, "S 2"], slope: tuple[float, float, float]
-) -> str:
-    """Return whether more training images move the boundary away.
-
-    Args:
-        sizes: Numbers of training images.
-        values: Test error in per cent and median distance, by size.
-        slope: Change of the distance with each doubling, and both ends of its 95 % interval.
-
-    Returns:
-        The paragraph.
-    """
-    change, low, high = slope
-    shown = "farther" if low > 0 else "nearer" if high < 0 else "neither farther nor nearer"
-    return (
-        f"From {sizes[0]:,} to {sizes[-1]:,} training images the test error goes from "
-        f"{values[0, 0]:.2f} to {values[-1, 0]:.2f} %, the median distance of the nearest "
-        f"adversarial image from {values[0, 1]:.2f} to {values[-1, 1]:.2f}: {change:+.3f} with "
-        f"each doubling (95 % interval {low:+.3f} to {high:+.3f}). With more data the boundary is "
-        f"shown to lie {shown}."
-    )
-
-
-def reasons_in_words(fits: Mapping[str, Fit], error: float) -> str:
-    """Return what transfer correlates with, and what is not told apart from chance.
-
-    Args:
-        fits: The correlations with transfer, by explanation.
-        error: Mean absolute error of the prediction of flat boundaries, as a fraction.
-
-    Returns:
-        The paragraph.
-    """
-    best = max(fits, key=lambda name: np.nan_to_num(fits[name].correlation))
-    names = list(fits)
-    shown = [fit.p_value < 0.05 for fit in fits.values()]
-    return (
-        f"Transfer correlates most with {best} (r = {fits[best].correlation:.2f}, 95 % interval "
-        f"{fits[best].low:.2f} to {fits[best].high:.2f}). A correlation at p < 0.05 is shown for "
-        f"{tally(names, shown, 'explanations')}. Flat boundaries, a prediction without fitted "
-        f"parameters, has a mean absolute error of {100 * error:.0f} percentage points."
-    )
