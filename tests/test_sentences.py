@@ -13,7 +13,7 @@ from jaxadv.studies import (
     blind_spots,
     causes_words,
     classifiers,
-    fooling_images,
+    fooling_words,
     forests,
     halves,
     invariance,
@@ -34,6 +34,7 @@ from jaxadv.studies import (
     universal_words,
 )
 from jaxadv.studies.directions import Comparison
+from jaxadv.studies.tampered import retraining as rounds_of_retraining
 from jaxadv.studies.tampered import study as tampered
 from jaxadv.studies.tampered.outcome import Outcome
 from jaxadv.studies.wording import fit_in_words, interval, side, tally
@@ -159,15 +160,15 @@ def nonsense(better: bool) -> str:
 
 def fooling(better: bool) -> str:
     made = {"direct": 0.9999 if better else 0.3}
-    words = fooling_images.fooling_in_words(0.99, made, {"direct": 1.0 if better else 0.0}, 0.0)
-    values = np.zeros((2, len(fooling_images.NOTHING)))
+    words = fooling_words.fooling_in_words(0.99, made, {"direct": 1.0 if better else 0.0}, 0.0)
+    values = np.zeros((2, len(fooling_words.NOTHING)))
     values[:, 0], values[0, 8:] = 40, 100 if better else 10
-    return f"{words} {fooling_images.nothing_in_words(('direct',), values)}"
+    return f"{words} {fooling_words.nothing_in_words(('direct',), values)}"
 
 
 def retrained(better: bool) -> str:
     rows = np.array([[1.0, np.nan, 99, 100, 0], [1.0, 100, 20, 10 if better else 98, 200]])
-    return fooling_images.retraining_in_words(rows, 40)
+    return fooling_words.retraining_in_words(rows, 40)
 
 
 def defences(better: bool) -> str:
@@ -179,7 +180,7 @@ def rounds(better: bool) -> str:
     rows = np.zeros((2, 9))
     rows[0, [5, 7]], rows[1, [5, 7]] = (90, 20) if better else (90, 92)
     one = Outcome("PGD", "all", "class", 1.0, 0.9, 0.0, 0.9, 0.3, 0.3, 100)
-    return tampered.helped_in_words("class", rows, [one, one])
+    return rounds_of_retraining.helped_in_words("class", rows, [one, one])
 
 
 def transferred(better: bool) -> str:

@@ -24,7 +24,8 @@ from jaxadv.data import load_data
 from jaxadv.models import from_linen, from_torch_arrays, get_definition, load_published
 from jaxadv.models.published import PUBLISHED
 from jaxadv.studies import EXPERIMENTS, Curves, Setting, Table, conduct
-from jaxadv.studies.layers import Gains, amplification, ratios_by_layer, spectra_table, table_5
+from jaxadv.studies.layer_norms import spectra_table, table_5
+from jaxadv.studies.layers import Gains, amplification, ratios_by_layer
 
 RNG = np.random.default_rng(0)
 ONE = jax.devices()[:1]

@@ -372,7 +372,8 @@ def test_ensembles_that_cannot_be_meant(arguments, named):
 
 @pytest.mark.slow
 def test_words_are_added_and_nothing_else_and_the_filter_judges():
-    from jaxadv.studies.spam import AddWords, add_words, corpus
+    from jaxadv.studies.spam import AddWords, add_words
+    from jaxadv.studies.spam_corpus import corpus
 
     messages = corpus(40, seed=3, words=30).messages
     weight = RNG.normal(size=30)

@@ -28,7 +28,7 @@ from jaxadv.models.published import PUBLISHED, load_published
 from jaxadv.protocols.evaluation import SURVIVED
 from jaxadv.report import print_study
 from jaxadv.studies import Findings
-from jaxadv.studies.layers import spectra_table
+from jaxadv.studies.layer_norms import spectra_table
 
 
 def row(

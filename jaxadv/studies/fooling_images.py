@@ -20,7 +20,6 @@ from jaxadv.studies.fooling_words import (
     NOTHING,
     fooling_in_words,
     nothing_in_words,
-    retraining_in_words,
 )
 from jaxadv.studies.networks import autoencoder, names_of, network_of, trained
 from jaxadv.studies.setting import Setting
@@ -30,17 +29,17 @@ METHODS = ("direct", "cppn", "gradient")
 APART = ("direct, apart", "cppn, apart")  # evolved so that what resembles its class does not count
 SURE = 0.9999
 GENERATIONS, LONGEST = 200, 5000  # of evolution; of direct encoding until it is sure
-ROUNDS, REPEATS = 5, 4  # of retraining, and evolutions of the images that are measured
+REPEATS = 4  # evolutions of the images that are measured
 NEIGHBOURS = 10_000  # training images at most, among which the nearest is sought
 
 
-def _probabilities(model: Model, images: np.ndarray) -> np.ndarray:
+def probabilities(model: Model, images: np.ndarray) -> np.ndarray:
     """Return the softmax [N, K] in float64."""
     logits = predict(model, images).astype(np.float64)
     return softmax(logits, 1)
 
 
-def _error(model: Model, data: Dataset) -> float:
+def error_in_percent(model: Model, data: Dataset) -> float:
     predicted = predict(model, data.images).argmax(1)
     return 100 * float((predicted != data.labels).mean())
 
@@ -69,7 +68,7 @@ def images(setting: Setting) -> Findings:
             settings = {"generations": longest, "until": SURE}
         for seed in range(1 if setting.quick else REPEATS):
             setting.progress("fooling images", number, len(kinds))
-            made, took = _made(
+            made, took = evolved(
                 setting,
                 f"{kind} {seed}",
                 model,
@@ -87,11 +86,11 @@ def images(setting: Setting) -> Findings:
     is_papers = setting.test.images.shape[-1] == 1 and not setting.networks
     if generations >= GENERATIONS and is_papers:
         published[:2, 0] = 99.99
-    natural = _probabilities(model, setting.test.images).max(1)
+    natural = probabilities(model, setting.test.images).max(1)
     noise = np.random.default_rng(0).random((1000, *shape)).astype(np.float32)
-    sure = (_probabilities(model, noise).max(1) > SURE).mean()
+    sure = (probabilities(model, noise).max(1) > SURE).mean()
     errors = ", ".join(
-        f"{_error(one, setting.test):.2f}" for one in (model, other) if one is not None
+        f"{error_in_percent(one, setting.test):.2f}" for one in (model, other) if one is not None
     )
     parts: list[Part] = [
         Table(
@@ -197,7 +196,7 @@ def _of_nothing(
 ) -> list[Part]:
     """Return the table of what the images resemble, pictures of those apart, and the sentences."""
     test = setting.test
-    usual = float(np.median(_probabilities(model, test.images).max(1)))
+    usual = float(np.median(probabilities(model, test.images).max(1)))
     groups = {
         kind: (
             np.concatenate([one.images for one in made]),
@@ -209,7 +208,7 @@ def _of_nothing(
     rows = []
     for images, classes in groups.values():
         seen, each = measured(resemblance, images), np.arange(len(images))
-        confidence = _probabilities(model, images)[each, classes]
+        confidence = probabilities(model, images)[each, classes]
         near = np.asarray(seen.distance)[each, classes]
         away, worse = near > resemblance.distance, np.asarray(seen.error) > resemblance.error
         neighbour, answer = (np.asarray(x) == classes for x in (seen.neighbour, seen.answer))
@@ -258,7 +257,7 @@ def _of_nothing(
     ]
 
 
-def _made(
+def evolved(
     setting: Setting,
     name: str,
     model: Model,
@@ -287,7 +286,7 @@ def _row(result: FoolingImages, seconds: float, other: Model | None) -> list[flo
     median = np.median(result.history, 1)
     own, agree, sure = np.arange(len(result.images)), np.nan, np.nan
     if other is not None:
-        elsewhere = _probabilities(other, result.images)
+        elsewhere = probabilities(other, result.images)
         agree = float((elsewhere.argmax(1) == own).sum())
         sure = 100 * float(np.median(elsewhere[own, own]))
     reached = np.flatnonzero(median >= SURE)
@@ -301,110 +300,3 @@ def _row(result: FoolingImages, seconds: float, other: Model | None) -> list[flo
         float(result.forward),
         seconds,
     ]
-
-
-def retraining(setting: Setting) -> Findings:
-    """Retraining with a class for fooling images, round after round: is the next network fooled?
-
-    A round adds about as many of them as the data have images of one class.
-    """
-    rounds, generations = (3, 40) if setting.quick else (ROUNDS, GENERATIONS)
-    data, classes = setting.train, len(setting.train.classes)
-    published_runs = max(1, round(len(data.labels) / classes**2))
-    runs = min(6, published_runs) if setting.quick else published_runs
-    shape = data.images.shape[1:]
-    negatives, name = np.zeros((0, *shape), np.float32), names_of(setting, NETWORKS)[0]
-    rows, pictures = [], []
-    for number in range(rounds):
-        setting.progress("rounds of retraining", number, rounds)
-        model = network_of(setting, name, number, with_negatives(data, negatives)).model
-        known = (
-            100 * float((_probabilities(model, negatives).argmax(1) == classes).mean())
-            if len(negatives)
-            else np.nan
-        )
-        made = []
-        for run in range(runs):
-            setting.progress(f"evolutions of round {number + 1}", run, runs)
-            one, _ = _made(
-                setting,
-                f"round {number + 1}, {run + 1}",
-                model,
-                shape,
-                "cppn",
-                generations=generations,
-                classes=classes,
-                seed=runs * number + run,
-            )
-            made.append(one)
-        confidence = np.concatenate([one.confidence for one in made])
-        fooled = np.concatenate([one.answers == np.arange(classes) for one in made])
-        rows.append(
-            [
-                _error(model, setting.test),
-                known,
-                100 * float(np.median(confidence)),
-                100 * float(fooled.mean()),
-                len(negatives),
-            ]
-        )
-        pictures.append(made[0].images)
-        negatives = np.concatenate([negatives, *(one.images for one in made)])
-    names = tuple(f"network {number + 1}" for number in range(rounds))
-    published = np.full((rounds, 5), np.nan)
-    published[:, 2] = np.nan if setting.networks else 99.99
-    parts: list[Part] = [
-        Table(
-            "Networks with a class for fooling images, each attacked again",
-            names,
-            (
-                "test error in %",
-                "rejects those before it, %",
-                "median confidence in new ones, %",
-                "new ones that fool it, %",
-                "fooling images known",
-            ),
-            np.array(rows),
-            published=published,
-            formats=(".2f", ".1f", ".2f", ".0f", ".0f"),
-            note=f"{runs} evolutions of painting networks a round, {generations} generations each: "
-            f"{runs * classes} images; one class has {len(data.labels) / classes:.0f} training "
-            "images (the paper adds thousands a round). The first network has no such images to "
-            "learn from. Published: all fifteen networks are fooled at a median of 99.99 %.",
-        ),
-        Gallery(
-            "What fools each network",
-            np.stack(pictures),
-            names,
-            tuple(data.classes),
-        ),
-        Text(retraining_in_words(np.array(rows), runs * classes)),
-    ]
-    return Findings("fooling.retraining", "Is a network that knows fooling images safe?", parts)
-
-
-def with_negatives(data: Dataset, negatives: np.ndarray) -> Dataset:
-    """Return the data set with one more class, which holds the negatives.
-
-    Negatives that are fewer than the images of one other class are repeated until they are not.
-
-    Args:
-        data: The data set.
-        negatives: Images [M, H, W, C] of the new class, which may be none.
-
-    Returns:
-        The data set, in random order.
-    """
-    classes = (*data.classes, "none of these")
-    if not len(negatives):
-        return data._replace(classes=classes)
-    times = max(1, round(len(data.labels) / len(data.classes) / len(negatives)))
-    repeated = np.repeat(negatives, times, axis=0)
-    labels = np.full(len(repeated), len(data.classes), data.labels.dtype)
-    order = np.random.default_rng(0).permutation(len(data.labels) + len(repeated))
-    return data._replace(
-        images=np.concatenate([data.images, repeated])[order],
-        labels=np.concatenate([data.labels, labels])[order],
-        ids=np.arange(len(order), dtype=np.int32),
-        classes=classes,
-    )

@@ -7,7 +7,7 @@ import numpy as np
 from jaxadv.core.model import Model, with_detector
 from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
-from jaxadv.studies.fooling_images import with_negatives
+from jaxadv.studies.fooling_retraining import with_negatives
 from jaxadv.studies.networks import names_of, network_of
 from jaxadv.studies.setting import Setting
 
