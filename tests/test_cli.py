@@ -722,3 +722,24 @@ def test_safety_says_how_near_the_classes_are(call, weights, tmp_path):
         epsilon = float(local["columns"][2].split("=")[1])
         if not 0.99 < np.nanmin(row) / epsilon < 1.01:
             assert worst == (0 if np.nanmin(row) < epsilon else 100)
+
+
+def test_a_closed_pipe_does_not_end_a_command():
+    code = """
+import os, sys
+from jaxadv.cli.setting import console
+results = console()
+results.print("read")
+sys.stdin.read()  # until nobody reads any more
+results.print("unread")
+results.print("unread")
+os.write(2, b"went on")
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=-1, stdout=-1, stderr=-1, text=True
+    )
+    assert process.stdout.readline() == "read\n"
+    process.stdout.close()
+    process.stdin.close()
+    assert process.stderr.read() == "went on"
+    assert process.wait() == 0

@@ -77,7 +77,14 @@ def plain_messages() -> Iterator[None]:
 def console(stderr: bool = False) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    class Lasting(Console):
+        """Falls silent once nobody reads it (`| head`): files are still to be written."""
+
+        def on_broken_pipe(self) -> None:
+            with suppress(SystemExit):
+                super().on_broken_pipe()
+
+    return Lasting(stderr=stderr)
 
 
 def write_json(path: Path | None, data: Mapping[str, Any]) -> None:
