@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxadv as ja
-from jaxadv.engine.checks import check_gradients
+from jaxadv.engine.clean_answers import check_gradients
 from tests.common import GOAL, IMAGES, KEY, LABELS, MODEL
 
 JA: Any = ja  # for arguments of the wrong type

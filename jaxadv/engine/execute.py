@@ -17,7 +17,7 @@ from jaxadv.core.pytree import take
 from jaxadv.core.result import Result, Status
 from jaxadv.core.shapes import image_shape
 from jaxadv.core.typing import ChosenDevices
-from jaxadv.engine import checks
+from jaxadv.engine import checks, clean_answers
 from jaxadv.engine.compilation import compiles
 from jaxadv.engine.lanes import Ends, result_layouts
 from jaxadv.engine.programs import LoopPrograms, Seen, loop_programs, shrinking
@@ -235,9 +235,9 @@ def run_chunk(setup: Setup, batch: Batch, watch: Watch, spent: int) -> tuple[Res
     if watch.interrupted():
         return None, 0
     if batch.clean_logits is None:
-        checks.warn_about_logits(logits)
+        clean_answers.warn_about_logits(logits)
     clean_margin = margins(batch.goal, logits)
-    checks.warn_about_targets(batch.goal, clean_margin)
+    clean_answers.warn_about_targets(batch.goal, clean_margin)
     active = np.ones(len(rows.source), bool)
     if setup.keep in ("first", "distance"):
         active = ~(clean_margin[rows.source] < 0)

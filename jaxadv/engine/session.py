@@ -15,7 +15,7 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
 from jaxadv.core.typing import ArrayLike, Devices, Index, Numbers
-from jaxadv.engine import checks
+from jaxadv.engine import checks, clean_answers
 from jaxadv.engine.devices import choose_devices, choose_lanes
 from jaxadv.engine.interrupt import interruptible
 from jaxadv.engine.result_store import Store, fingerprint
@@ -182,7 +182,7 @@ class Session(NamedTuple):
         The logits cost one forward pass an image; a warning is given if they look wrong.
         """
         logits = predict(self.model, self.images, self.devices)
-        checks.warn_about_logits(logits)
+        clean_answers.warn_about_logits(logits)
         session = self._replace(clean_logits=logits)
         if self.store is None:
             return session

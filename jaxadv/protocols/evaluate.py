@@ -11,7 +11,7 @@ from jaxadv.core.goals import Goal, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.result import Status
 from jaxadv.core.typing import ArrayLike, Devices, Numbers
-from jaxadv.engine import checks
+from jaxadv.engine import checks, clean_answers
 from jaxadv.engine.diagnose import answers, program
 from jaxadv.engine.session import Rows, Session, StageProgress
 from jaxadv.protocols.cached_run import attack_of
@@ -204,5 +204,5 @@ def _noticed(
     ]
     messages = [look.message for look in looks if not look.passed]
     if len(probe) and differentiable:
-        messages += checks.check_gradients(model, images[probe], Untargeted(labels[probe]))
+        messages += clean_answers.check_gradients(model, images[probe], Untargeted(labels[probe]))
     return messages

@@ -15,7 +15,7 @@ from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import diameter
 from jaxadv.core.typing import ArrayLike, Devices, Numbers
-from jaxadv.engine import checks
+from jaxadv.engine import checks, clean_answers
 from jaxadv.engine.diagnose import answers, attacks, gradients, planted, program
 from jaxadv.engine.diagnose.finding import Finding, verdict
 from jaxadv.engine.diagnose.subject import Subject
@@ -100,7 +100,7 @@ def check(
         return [*findings, verdict("gradients", missing)]
     subject = Subject.of(session, right, logits, norm, epsilon)
     inside = subject.draw(epsilon, 16)
-    slopes = checks.loss_gradients(model, subject.session.images, subject.session.goal)
+    slopes = clean_answers.loss_gradients(model, subject.session.images, subject.session.goal)
     return [
         *findings,
         *_check_gradients(subject, scan, inside, slopes),
@@ -112,7 +112,7 @@ def _check_outputs(session: Session, logits: np.ndarray, labels: np.ndarray) -> 
     """Check the logits of all images."""
     model, images, devices = session.model, session.images, session.devices
     return [
-        verdict("logits", "; ".join(checks.logit_messages(logits))),
+        verdict("logits", "; ".join(clean_answers.logit_messages(logits))),
         answers.same_answers(logits, [predict(model, images, devices) for _ in range(4)]),
         answers.batch_size(logits, predict(model, images, devices, width=7)),
         answers.meant_labels(logits, labels),
@@ -129,7 +129,7 @@ def _check_gradients(
     pairs = np.stack([aside, (2 * images - aside).clip(*model.bounds)])
     pair_margins = np.stack([subject.margins(side) for side in pairs])
     floor = 4 * scan.rounding * float(np.abs(subject.clean).max())
-    away = checks.loss_gradients(model, inside[0], goal)
+    away = clean_answers.loss_gradients(model, inside[0], goal)
     return [
         answers.smooth(margins(goal, subject.clean), subject.margins(near), epsilon),
         gradients.some_gradient(slopes, away),

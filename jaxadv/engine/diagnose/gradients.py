@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxadv.engine import checks
+from jaxadv.engine import clean_answers
 from jaxadv.engine.diagnose.finding import Finding, verdict
 
 ERROR = 0.5  # sound networks: up to 0.25; k-winners-take-all and half of a layer detached: over 0.6
@@ -10,8 +10,8 @@ ERROR = 0.5  # sound networks: up to 0.25; k-winners-take-all and half of a laye
 
 def some_gradient(clean: dict[str, np.ndarray], inside: dict[str, np.ndarray]) -> Finding:
     """Check whether losses have finite, non-zero gradients at the images and inside the ball."""
-    messages = checks.gradient_messages(clean)
-    for message in checks.gradient_messages(inside):
+    messages = clean_answers.gradient_messages(clean)
+    for message in clean_answers.gradient_messages(inside):
         messages.append(f"at random points of the ball {message}")
     return verdict("gradients", "; ".join(messages))
 
