@@ -37,10 +37,13 @@ DYNAMIC = re.compile(r"\[<=|PadToStatic|SliceToDynamic")
 CHIPS = re.compile(  # what in a text depends on the number of chips, or on where it was traced
     r"num_partitions=\d+|sharding=\{[^}]*\}|replica_groups=\S+|, metadata=\{[^}]*\}"
 )
-ENTRY = re.compile(r"^ENTRY .*?^}", re.MULTILINE | re.DOTALL)
-ASSIGNMENT = re.compile(  # a name, its types, the operation, its operands
-    r"^\s+(?:ROOT )?(%[\w.-]+) = (\(.*?\)|\S+) ([a-z-]+)\((.*?)\)(?:,|$)", re.MULTILINE
+COMPUTATION = re.compile(r"^(ENTRY )?(%[\w.-]+) \(.*?^}", re.MULTILINE | re.DOTALL)
+ASSIGNMENT = re.compile(  # a name, its types, the operation, its operands, what it calls
+    r"^\s+(?:ROOT )?(%[\w.-]+) = (\(.*?\)|\S+) ([a-z-]+)\((.*?)\)(?:, (.*))?$", re.MULTILINE
 )
+BRANCHES = re.compile(r"(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=(%[\w.-]+))")
+BODY = re.compile(r"(?:body|to_apply)=(%[\w.-]+)")
+NAME = re.compile(r"%[\w.-]+")
 ARRAY = re.compile(r"\b([a-z]+)(\d*)\[([\d,]*)\]")
 FREE = {"bitcast", "constant", "get-tuple-element", "parameter", "tuple"}
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = ", re.MULTILINE)
@@ -72,9 +75,8 @@ class Facts(NamedTuple):
         memory: Bytes on one chip: arguments, results, temporary values.
         flops: Floating-point operations; the body of each loop counts once. Compilers for GPUs do
             not say: nan.
-        bytes: Bytes read and written, likewise; for GPUs those of all operands and results of the
-            outermost instructions.
-        kernels: Outermost instructions that compute or copy: on a GPU each is at least one kernel.
+        bytes: Bytes read and written, likewise; for GPUs all operands and results of the kernels.
+        kernels: Instructions outside of fusions, likewise: on a GPU each is at least one kernel.
         digest: Of the text without the number of chips: programs that share it are the same.
     """
 
@@ -93,7 +95,7 @@ class Facts(NamedTuple):
     def of(cls, compiled: Any) -> "Facts":
         """Read a compiled program."""
         text, held = compiled.as_text(), compiled.memory_analysis()
-        cost, (kernels, traffic) = compiled.cost_analysis() or {}, outermost(text)
+        cost, (kernels, traffic) = compiled.cost_analysis() or {}, kernels_of(text)
         patterns = COLLECTIVE, HOST, FLOAT64, DYNAMIC, INSTRUCTION
         size = held.argument_size_in_bytes + held.output_size_in_bytes - held.alias_size_in_bytes
         return cls(
@@ -106,17 +108,32 @@ class Facts(NamedTuple):
         )
 
 
-def outermost(text: str) -> tuple[int, float]:
-    """Count the outermost instructions that compute, and the bytes of what they read and write."""
-    entry = ENTRY.search(text)
-    found = ASSIGNMENT.findall(entry.group() if entry else "")
-    sizes = {name: _bytes(types) for name, types, _, _ in found}
-    kernels = [each for each in found if each[2] not in FREE]
-    traffic = sum(
-        sizes[name] + sum(sizes.get(each, 0) for each in re.findall(r"%[\w.-]+", operands))
-        for name, _, _, operands in kernels
-    )
-    return len(kernels), float(traffic)
+def kernels_of(text: str) -> tuple[int, float]:
+    """Count the instructions that a GPU runs as kernels, and the bytes that they read and write.
+
+    The body of a loop counts once, of a condition the dearer side.
+    """
+    bodies = {match[2]: match.group() for match in COMPUTATION.finditer(text)}
+    (entry,) = (match[2] for match in COMPUTATION.finditer(text) if match[1])
+    return _kernels(entry, bodies)
+
+
+def _kernels(name: str, bodies: dict[str, str]) -> tuple[int, float]:
+    count, traffic = 0, 0.0
+    found = ASSIGNMENT.findall(bodies[name])
+    sizes = {name: _bytes(types) for name, types, _, _, _ in found}
+    for name, _, operation, operands, calls in found:
+        if operation == "conditional":
+            sides = NAME.findall(" ".join(map("".join, BRANCHES.findall(calls))))
+            inside = max(_kernels(each, bodies) for each in sides)
+        elif operation in ("while", "call"):
+            inside = _kernels(BODY.findall(calls)[0], bodies)
+        elif operation in FREE:
+            inside = 0, 0.0
+        else:
+            inside = 1, sizes[name] + sum(sizes.get(each, 0) for each in NAME.findall(operands))
+        count, traffic = count + inside[0], traffic + inside[1]
+    return count, traffic
 
 
 def _bytes(types: str) -> int:

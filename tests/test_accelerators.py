@@ -115,20 +115,33 @@ def test_a_gpu_that_is_not_here_is_compiled_for():
     assert exchanged(drivers.facts("step", problem)) == (0, 0, 0, 0)
 
 
-def test_what_the_outermost_instructions_read_and_write():
+def test_what_the_kernels_of_a_gpu_read_and_write():
     text = """
 %inner (p: f32[2,3]) -> f32[2,3] {
   ROOT %n = f32[2,3]{1,0} negate(%p)
 }
 
-ENTRY %main (a: f32[2,3]) -> pred[] {
+%few (q: f32[2,3]) -> f32[2,3] {
+  %q = f32[2,3]{1,0} parameter(0)
+  ROOT %f = f32[2,3]{1,0} fusion(%q), kind=kLoop, calls=%inner
+}
+
+%many (r: f32[2,3]) -> f32[2,3] {
+  %r = f32[2,3]{1,0} parameter(0)
+  %g = f32[2,3]{1,0} copy(%r)
+  ROOT %h = f32[2,3]{1,0} fusion(%g), kind=kLoop, calls=%inner
+}
+
+ENTRY %main (a: f32[2,3], s: s32[]) -> pred[] {
   %a = f32[2,3]{1,0} parameter(0)
+  %s = s32[] parameter(1)
   %b = (f32[2,3]{1,0}, u8[0]{0}) custom-call(%a, %a), custom_call_target="x"
   %c = f32[2,3]{1,0} get-tuple-element(%b), index=0
-  ROOT %d = pred[]{} fusion(%c), kind=kLoop, calls=%inner
+  %e = f32[2,3]{1,0} conditional(%s, %c, %c), branch_computations={%few, %many}
+  ROOT %d = pred[] fusion(%e), kind=kLoop, calls=%inner
 }
 """
-    assert topology.outermost(text) == (2, 3 * 24 + 24 + 1)
+    assert topology.kernels_of(text) == (1 + 2 + 1, 3 * 24 + 4 * 24 + 24 + 1)
 
 
 @for_gpus
