@@ -676,7 +676,7 @@ def test_survival_prints_what_it_writes(call, weights, tmp_path):
     assert call(*args).stdout == result.stdout
     assert {path: path.stat().st_mtime_ns for path in kept.rglob("*.npz")} == before
     wrong = call("survival --transform zork")
-    assert wrong.exit_code == 2 and "JPEG, blur, noise" in wrong.stderr
+    assert wrong.exit_code == 2 and "JPEG, blur, foveated, noise" in wrong.stderr
 
 
 def test_queries_prints_what_it_counted(call, weights, tmp_path):
