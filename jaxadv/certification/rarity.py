@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 from jaxadv.core.bounds import two_numbers
 from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
+from jaxadv.core.random import threefry
 from jaxadv.core.typing import ArrayLike, Key, Number
 
 FLOOR = 1e-9
@@ -174,6 +175,7 @@ def probability(
             f"kept={kept}, floor={floor}, particles={particles}, moves={moves}, runs={runs}: pass "
             "fractions between 0 and 1, particles * kept of at least 2, a move and two runs"
         )
+    key = threefry(key)
     count, dimension = len(images), math.prod(images.shape[1:])
     killed = particles - round(particles * kept)
     levels = math.ceil(math.log(floor) / math.log(kept))

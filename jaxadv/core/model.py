@@ -14,6 +14,7 @@ from jaxadv.core.bounds import Bounds, as_bounds, bounds_text
 from jaxadv.core.host import HostFunction
 from jaxadv.core.images import as_floats
 from jaxadv.core.pytree import pytree, static
+from jaxadv.core.random import IMPLEMENTATION
 from jaxadv.core.typing import ArrayLike, Numbers, Params
 
 MEANS = ("logits", "probabilities", "log-probabilities")
@@ -368,7 +369,8 @@ def _own_key(seed: int | np.integer | ArrayLike, image: Array) -> Array:
     bits = lax.bitcast_convert_type(image.astype(jnp.float32), jnp.uint32).ravel()
     odd = (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1) * np.uint32(2654435761)
     mixed = bits ^ (bits >> 15)
-    return jax.random.fold_in(jax.random.key(seed), (mixed * odd).sum(dtype=jnp.uint32))
+    key = jax.random.key(seed, impl=IMPLEMENTATION)
+    return jax.random.fold_in(key, (mixed * odd).sum(dtype=jnp.uint32))
 
 
 def from_function(

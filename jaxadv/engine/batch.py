@@ -17,6 +17,7 @@ from jaxadv.core.attack import KEEPS, Attack, safe_epsilon, types_of
 from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import where
+from jaxadv.core.random import threefry
 from jaxadv.core.shapes import image_shape, on_images
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine.queue import Results, Table
@@ -165,7 +166,7 @@ def perturb(
     table = make_table(attack, model, seen, goal, epsilon, ids, keep=keep)
     table = table._replace(source=None)  # or TPUs would collect a batch that is split over them
     judge_last = keep != "last" or attack.queries > 1
-    results = drive_batch(attack, model, table, key, keep=keep, judge_last=judge_last)
+    results = drive_batch(attack, model, table, threefry(key), keep=keep, judge_last=judge_last)
     return results.best.image.reshape(images.shape).astype(images.dtype)
 
 

@@ -18,6 +18,7 @@ from jaxadv.core.files import check_folder
 from jaxadv.core.goals import Evading, Goal, Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import ROUNDING, diameter, get_norm
+from jaxadv.core.random import threefry
 from jaxadv.core.typing import ArrayLike, Number, Numbers
 from jaxadv.engine.devices import APPLY, PULLED_BACK
 
@@ -65,12 +66,11 @@ def check_model(model: object, name: str = "model") -> None:
 
 
 def check_key(key: Array) -> Array:
-    """Return the key; ValueError if it is neither a JAX random key nor an array of them."""
+    """Return the key for threefry; ValueError if it is no JAX random key, nor an array of them."""
     dtype = getattr(key, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return key
-    if dtype == np.uint32 and np.ndim(key) > 0:  # a raw key
-        return jnp.asarray(key)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if is_typed or (dtype == np.uint32 and np.ndim(key) > 0):
+        return threefry(key)
     raise ValueError(f"key={key!r}: pass a JAX random key, such as jax.random.key(0)")
 
 

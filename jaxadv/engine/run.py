@@ -4,7 +4,6 @@ import time
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -197,7 +196,7 @@ def _set_up(
     spare_memory_maps()
     if rows.start is not None and np.shape(rows.start) != (count, *shape):
         raise ValueError(f"start has shape {np.shape(rows.start)}: pass {(count, *shape)}")
-    if key.ndim and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):  # not a raw key of two words
+    if key.ndim:
         key, seeds = key[0], np.asarray(jax.random.key_data(key))
     if seeds is not None and len(seeds) != count:
         raise ValueError(f"key has {len(seeds)} keys: pass one, or one for each of {count} rows")

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from jaxadv.core.bounds import fitted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import get_norm
+from jaxadv.core.random import threefry
 from jaxadv.core.typing import ArrayLike, Key, Number, Numbers
 from jaxadv.engine.verify import predict
 
@@ -65,7 +66,7 @@ def local_accuracy(
 
     accuracy = np.zeros((len(epsilons), len(images)))
     for row, epsilon in enumerate(epsilons):
-        drawn = points(jnp.asarray(images), np.float32(epsilon), jax.random.key(seed))
+        drawn = points(jnp.asarray(images), np.float32(epsilon), threefry(jax.random.key(seed)))
         predicted = predict(model, drawn).argmax(1)
         accuracy[row] = (predicted.reshape(draws, -1) == labels).mean(0)
     return accuracy

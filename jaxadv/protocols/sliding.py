@@ -17,6 +17,7 @@ from jaxadv.attacks import PGD, Masked
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
+from jaxadv.core.random import threefry
 from jaxadv.core.result import Result
 from jaxadv.core.typing import ArrayLike, Key, Numbers
 from jaxadv.core.window import DEFENCES, far_out, slid, windowed
@@ -208,7 +209,7 @@ def sliding(
     labels = np.asarray(goal.labels)
     if len(np.unique(labels)) < 2:
         raise ValueError("labels are of one class: the scene cannot change; pass two or more")
-    key = jax.random.key(0) if key is None else key
+    key = threefry(jax.random.key(0) if key is None else key)
     film, change, draw = jax.random.split(key, 3)
     clip = moving(images, 2 * frames + max(lengths), sigma, shift, key=film)
     fused = {name: windowed(model, frames, name) for name in defences}

@@ -16,6 +16,7 @@ from jaxadv.attacks import PGD, Masked, Repeated
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
+from jaxadv.core.random import threefry
 from jaxadv.core.transforms import Noise, Shifting
 from jaxadv.core.typing import ArrayLike, Key, Numbers
 from jaxadv.core.window import DEFENCES, windowed
@@ -171,7 +172,7 @@ def streams(
     labels = check_goal(Untargeted(np.asarray(labels)), count, count_classes(model, shape)).labels
     attack = PGD(loss="margin") if attack is None else attack
     repeated = Repeated(attack, frames)  # refuses an attack in another norm
-    key = jax.random.key(0) if key is None else key
+    key = threefry(jax.random.key(0) if key is None else key)
     seed, draw = jax.random.split(key)
     ids = np.arange(count) if ids is None else np.asarray(ids)
     runs = Runs(Store.or_none(store), progress)

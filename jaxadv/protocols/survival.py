@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32
 from jaxadv.attacks import DDN, PGD
 from jaxadv.core.attack import Attack
 from jaxadv.core.model import EOT, Model
+from jaxadv.core.random import threefry
 from jaxadv.core.result import Status
 from jaxadv.core.transforms import (
     JPEG,
@@ -174,7 +175,8 @@ def survival(
     check_named(attacks, "attacks")
     images, goal, _, classes = check_problem(model, images, labels, ids)
     check_attacks(attacks.values(), model, goal, classes, epsilon, images.shape[1:])
-    settings = {"key": jax.random.key(0) if key is None else key, "ids": ids, "lanes": lanes}
+    key = threefry(jax.random.key(0) if key is None else key)
+    settings = {"key": key, "ids": ids, "lanes": lanes}
     shape, runs = (len(attacks), len(chosen)), Runs(Store.or_none(store), progress)
     survived, ordinary, adaptive, reach = np.full((4, *shape), np.nan)
     success, distance = np.full((2, len(attacks)), np.nan)
