@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxadv.data.texts import documentation, is_text, load_texts, paragraphs
-from jaxadv.studies import spam
+from jaxadv.studies import spam_corpus
 
 
 def test_a_folder_and_tables_hold_the_same_texts(tmp_path):
@@ -55,10 +55,10 @@ def test_documentation_is_the_docstrings_of_the_packages():
 
 def test_messages_are_the_frequent_words_of_the_texts(monkeypatch):
     sklearn = pytest.importorskip("sklearn.feature_extraction.text")
-    monkeypatch.setattr(spam, "QUERIES", (10, 20))
-    monkeypatch.setattr(spam, "LENGTH", 30)
+    monkeypatch.setattr(spam_corpus, "QUERIES", (10, 20))
+    monkeypatch.setattr(spam_corpus, "LENGTH", 30)
     texts = documentation(["optax", "typer"])
-    known, attacker, test = spam.corpora(texts)
+    known, attacker, test = spam_corpus.corpora(texts)
     assert len(attacker.labels) == 20
     assert sum(len(part.labels) for part in (known, attacker, test)) == len(texts.texts)
     counter = sklearn.CountVectorizer(token_pattern=r"[^\W\d_]{3,}", binary=True)
@@ -68,4 +68,4 @@ def test_messages_are_the_frequent_words_of_the_texts(monkeypatch):
     labels = np.concatenate([part.labels for part in (known, attacker, test)])
     assert labels.mean() == pytest.approx((texts.labels == 1).mean())  # the last class is spam
     with pytest.raises(ValueError, match="or more, of two classes"):
-        spam.corpora(texts._replace(texts=texts.texts[:30], labels=texts.labels[:30]))
+        spam_corpus.corpora(texts._replace(texts=texts.texts[:30], labels=texts.labels[:30]))
