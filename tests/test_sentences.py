@@ -110,9 +110,9 @@ def norms(better: bool) -> str:
 def pools(better: bool) -> str:
     mean = np.zeros((len(pool.METHODS), 3))
     mean[:, 1] = 1.5
-    mean[5:, 1] = 1.1 if better else 2.1
+    mean[5:, 1] = 0.8 if better else 2.1
     mean[:, 0] = 0 if better else 9
-    return pool.pool_in_words(mean, np.zeros_like(mean))
+    return pool.pool_in_words(mean, np.zeros_like(mean), 10_000)
 
 
 def rare(better: bool) -> str:
@@ -369,8 +369,8 @@ PLANTED: dict[str, Planted] = {  # sentences, what they say of the one table, an
     ),
     "szegedy.pool": (
         pools,
-        ("is below the paper's", "alone are all 4 pools", "at most 1 %"),
-        ("is not below the paper's", "alone are none of 4 pools", "shows no property"),
+        ("is below the paper's", "overlap, are all 4 pools", "at most 1 %"),
+        ("is not below the paper's", "overlap, are none of 4 pools", "shows no property"),
     ),
     "szegedy.rarity": (rare, ("fools more often", "100 %"), ("fools less often", "in 0 %")),
     "szegedy.causes": (

@@ -16,7 +16,7 @@ from jaxadv.studies.findings import Findings, Part, Table, Text
 from jaxadv.studies.networks import Network, trained
 from jaxadv.studies.pool_training import Method, body, head_model, train_with
 from jaxadv.studies.setting import Setting
-from jaxadv.studies.wording import fit_in_words, tally
+from jaxadv.studies.wording import fit_in_words, side, tally
 
 METHODS = (
     Method("weight decay"),
@@ -72,18 +72,21 @@ def training(setting: Setting) -> Findings:
             f"{len(data.labels)} test images. The paper says 'below 1.2' for pools at all layers. "
             "Fresh: made by one gradient step for every batch.",
         ),
-        Text(pool_in_words(mean, spread)),
+        Text(pool_in_words(mean, spread, len(setting.test.labels))),
     ]
     parts.append(_by_layer(setting, trained(setting, "FC100-100-10"), data))
     return Findings("szegedy.pool", "Adversarial training with a pool, at any layer", parts)
 
 
-def pool_in_words(mean: Float[np.ndarray, "M 3"], spread: Float[np.ndarray, "M 3"]) -> str:
+def pool_in_words(
+    mean: Float[np.ndarray, "M 3"], spread: Float[np.ndarray, "M 3"], count: int
+) -> str:
     """Return whether the pools reach the published error, and how many are better than others.
 
     Args:
         mean: Training error and test error in per cent, and distortion, of `METHODS`.
         spread: Their standard deviations over seeds.
+        count: Number of test images.
 
     Returns:
         The paragraph.
@@ -100,11 +103,13 @@ def pool_in_words(mean: Float[np.ndarray, "M 3"], spread: Float[np.ndarray, "M 3
     for what, rows in kinds.items():
         titles, errors = [names[i] for i in rows], test[rows]
         below = "is" if errors.min() < aim else "is not"
+        better = [np.array([side(one, test[i], count) < 0 for one in errors]) for i in (0, 1)]
         words.append(
             f"The best of the {what} gives {errors.min():.2f} %: that {below} below the paper's "
-            f"{aim:g} %. Better than weight decay alone are {tally(titles, errors < test[0], what)}"
-            f", better than dropout {tally(titles, errors < test[1], what)}; among single layers "
-            f"the lowest error has {titles[int(errors[:3].argmin())]}."
+            f"{aim:g} %. Shown to be better than weight decay alone, by 95 % intervals that do not "
+            f"overlap, are {tally(titles, better[0], what)}, better than dropout "
+            f"{tally(titles, better[1], what)}; among single layers the lowest error has "
+            f"{titles[int(errors[:3].argmin())]}."
         )
     words += [
         f"The lowest of all has '{names[best]}': {test[best]:.2f} % +- {spread[best, 1]:.2f}.",
