@@ -10,6 +10,7 @@ SECONDS: dict[str, int] = {  # of each such run, its networks trained in it or i
     "szegedy.noise": 171,
     "szegedy.units": 157,
     "szegedy.layers": 47,
+    "szegedy.pool": 392,  # beside other work
     "szegedy.rarity": 73,
     "szegedy.causes": 91,
     "classifiers.distance": 156,
