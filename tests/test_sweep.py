@@ -61,6 +61,17 @@ def whole(tmp_path_factory):
     return folder
 
 
+def test_another_default_generator_changes_no_row(whole, tmp_path):
+    portfolio = 'attacks = [{name = "minimal_distance", norm = "l2", effort = "fast"}]'
+    text = GRID[: GRID.index("attacks")].replace("epsilons", "# epsilons") + portfolio
+    assert sweep(tmp_path / "portfolio", text).complete
+    with jax.default_prng_impl("rbg"):
+        assert sweep(tmp_path / "attacks").complete
+        assert sweep(tmp_path / "again", text).complete
+    assert untimed(tmp_path / "attacks").equals(untimed(whole))
+    assert untimed(tmp_path / "again").equals(untimed(tmp_path / "portfolio"))
+
+
 @pytest.mark.slow
 def test_every_cell_is_what_run_returns(whole):
     rows = SweepStore(whole).rows().to_pylist()

@@ -11,6 +11,7 @@ from jaxadv.core.bounds import two_numbers
 from jaxadv.core.goals import Targeted
 from jaxadv.core.norms import distances64
 from jaxadv.core.pytree import take
+from jaxadv.core.random import IMPLEMENTATION
 from jaxadv.core.result import Result, Status
 from jaxadv.engine.compilation import Compilation, forget_programs
 from jaxadv.engine.devices import choose_devices
@@ -24,7 +25,7 @@ from jaxadv.sweep.plan import Cell, Group
 from jaxadv.sweep.runners import UNKNOWN, goal_of
 from jaxadv.sweep.store import SCHEMA, SweepStore
 
-KEYS = jax.jit(jax.vmap(jax.random.key))
+KEYS = jax.jit(jax.vmap(lambda seed: jax.random.key(seed, impl=IMPLEMENTATION)))
 
 
 class Plan(NamedTuple):

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
 from jaxadv.attacks import build_attack
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Goal, Targeted, Untargeted
+from jaxadv.core.random import threefry
 from jaxadv.core.result import Result, Status, empty_result
 from jaxadv.engine.run import run_rows
 from jaxadv.engine.session import Rows, Session, StageProgress
@@ -343,7 +343,7 @@ class PortfolioEntry:
         for seed in np.unique(seeds, axis=0):
             mine = np.flatnonzero((seeds == seed).all(1))
             own = session.of(rows.source[mine])._replace(
-                key=jax.random.wrap_key_data(seed), progress=_beyond(session, whole, self.title)
+                key=threefry(seed), progress=_beyond(session, whole, self.title)
             )
             part, names[mine] = self._nearest(own)
             whole.put(mine, part)
