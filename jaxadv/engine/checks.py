@@ -74,6 +74,11 @@ def check_key(key: Array) -> Array:
     raise ValueError(f"key={key!r}: pass a JAX random key, such as jax.random.key(0)")
 
 
+def key_or_first(key: Array | None) -> Array:
+    """Return the checked key; key 0 if it is None."""
+    return check_key(jax.random.key(0) if key is None else key)
+
+
 def some_images(images: Images, name: str = "images") -> Any:
     """Return the array, without a copy; ValueError if it does not hold at least one image."""
     if not hasattr(images, "shape"):

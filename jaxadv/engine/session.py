@@ -159,7 +159,7 @@ class Session(NamedTuple):
         """
         checks.check_options(store, lanes=lanes)
         images, goal, ids, _ = checks.check_problem(model, images, goal, ids)
-        key = checks.check_key(jax.random.key(0) if key is None else key)
+        key = checks.key_or_first(key)
         return cls(
             model,
             images,

@@ -18,8 +18,7 @@ from jaxadv.core.bounds import two_numbers
 from jaxadv.core.host import host_errors
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import take
-from jaxadv.core.random import threefry
-from jaxadv.engine.checks import count_classes
+from jaxadv.engine.checks import count_classes, key_or_first
 from jaxadv.engine.verify import predict
 from jaxadv.fooling.ascent import ascend
 from jaxadv.fooling.encodings import CPPN, Direct, Encoding
@@ -100,7 +99,7 @@ def fooling_images(
     classes = known if classes is None else classes
     if not 1 <= classes <= known:
         raise ValueError(f"classes={classes}: the model has {known}")
-    key = threefry(jax.random.key(0) if key is None else key)
+    key = key_or_first(key)
     if method == "gradient" and (resemblance is not None or until < np.inf):
         raise ValueError('until and resemblance are for evolution: pass method "direct" or "cppn"')
     if method == "gradient":

@@ -30,7 +30,6 @@ from jaxadv.attacks.gradient_based.pgd import PGD
 from jaxadv.core.attack import Attack, Problem
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.pytree import pytree
-from jaxadv.core.random import threefry
 from jaxadv.core.typing import Devices, Key, Params
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine import checks
@@ -169,7 +168,7 @@ def train(
     recipe = Recipe(epochs, batch_size, learning_rate, attack, epsilon, beta, noise, penalty, bound)
     check_training(definition, data, recipe)
     images, labels = jnp.asarray(data.images, jnp.float32), jnp.asarray(data.labels, jnp.int32)
-    key = threefry(key)
+    key = checks.check_key(key)
     variables = _initialise(definition, jax.random.fold_in(key, 0), images[:1])
     state = (variables, optax.scale_by_adam().init(variables["params"]))
     done = 0

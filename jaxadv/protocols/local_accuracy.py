@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jaxadv.core.bounds import fitted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import get_norm
-from jaxadv.core.random import threefry
+from jaxadv.core.random import IMPLEMENTATION
 from jaxadv.core.typing import ArrayLike, Key, Number, Numbers
 from jaxadv.engine.verify import predict
 
@@ -64,9 +64,10 @@ def local_accuracy(
 
         return jax.vmap(draw)(jnp.arange(draws)).reshape(-1, *images.shape[1:])
 
+    own = jax.random.key(seed, impl=IMPLEMENTATION)
     accuracy = np.zeros((len(epsilons), len(images)))
     for row, epsilon in enumerate(epsilons):
-        drawn = points(jnp.asarray(images), np.float32(epsilon), threefry(jax.random.key(seed)))
+        drawn = points(jnp.asarray(images), np.float32(epsilon), own)
         predicted = predict(model, drawn).argmax(1)
         accuracy[row] = (predicted.reshape(draws, -1) == labels).mean(0)
     return accuracy

@@ -11,6 +11,7 @@ from jaxadv.core.goals import Goal
 from jaxadv.core.model import Model
 from jaxadv.core.result import Result, Status
 from jaxadv.core.typing import ArrayLike, Numbers
+from jaxadv.engine.checks import key_or_first
 from jaxadv.engine.result_store import Store, fingerprint
 from jaxadv.engine.run import run
 from jaxadv.engine.session import StageProgress
@@ -60,7 +61,7 @@ class Runs(NamedTuple):
         Raises:
             KeyboardInterrupt: If Ctrl-C ended the run and there is a store.
         """
-        key, tell = jax.random.key(0) if key is None else key, self.progress
+        key, tell = key_or_first(key), self.progress
         progress = None if tell is None else lambda *now: tell(name, *now)
         if self.store is None:
             return run(attack, model, images, goal, epsilon, key=key, progress=progress, **settings)

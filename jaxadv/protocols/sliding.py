@@ -17,11 +17,16 @@ from jaxadv.attacks import PGD, Masked
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
-from jaxadv.core.random import threefry
 from jaxadv.core.result import Result
 from jaxadv.core.typing import ArrayLike, Key, Numbers
 from jaxadv.core.window import DEFENCES, far_out, slid, windowed
-from jaxadv.engine.checks import check_goal, check_images, check_model, count_classes
+from jaxadv.engine.checks import (
+    check_goal,
+    check_images,
+    check_model,
+    count_classes,
+    key_or_first,
+)
 from jaxadv.engine.result_store import Store
 from jaxadv.engine.session import StageProgress
 from jaxadv.engine.verify import predict
@@ -209,7 +214,7 @@ def sliding(
     labels = np.asarray(goal.labels)
     if len(np.unique(labels)) < 2:
         raise ValueError("labels are of one class: the scene cannot change; pass two or more")
-    key = threefry(jax.random.key(0) if key is None else key)
+    key = key_or_first(key)
     film, change, draw = jax.random.split(key, 3)
     clip = moving(images, 2 * frames + max(lengths), sigma, shift, key=film)
     fused = {name: windowed(model, frames, name) for name in defences}

@@ -16,11 +16,16 @@ from jaxadv.attacks import PGD, Masked, Repeated
 from jaxadv.core.attack import Attack
 from jaxadv.core.goals import Untargeted
 from jaxadv.core.model import Model
-from jaxadv.core.random import threefry
 from jaxadv.core.transforms import Noise, Shifting
 from jaxadv.core.typing import ArrayLike, Key, Numbers
 from jaxadv.core.window import DEFENCES, windowed
-from jaxadv.engine.checks import check_goal, check_images, check_model, count_classes
+from jaxadv.engine.checks import (
+    check_goal,
+    check_images,
+    check_model,
+    count_classes,
+    key_or_first,
+)
 from jaxadv.engine.result_store import Store
 from jaxadv.engine.session import StageProgress
 from jaxadv.engine.verify import predict
@@ -172,7 +177,7 @@ def streams(
     labels = check_goal(Untargeted(np.asarray(labels)), count, count_classes(model, shape)).labels
     attack = PGD(loss="margin") if attack is None else attack
     repeated = Repeated(attack, frames)  # refuses an attack in another norm
-    key = threefry(jax.random.key(0) if key is None else key)
+    key = key_or_first(key)
     seed, draw = jax.random.split(key)
     ids = np.arange(count) if ids is None else np.asarray(ids)
     runs = Runs(Store.or_none(store), progress)

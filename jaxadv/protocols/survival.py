@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, Float32
 
 from jaxadv.attacks import DDN, PGD
 from jaxadv.core.attack import Attack
 from jaxadv.core.model import EOT, Model
-from jaxadv.core.random import threefry
 from jaxadv.core.result import Status
 from jaxadv.core.transforms import (
     JPEG,
@@ -32,7 +30,7 @@ from jaxadv.core.transforms import (
     transformed,
 )
 from jaxadv.core.typing import ArrayLike, Key, Numbers
-from jaxadv.engine.checks import check_attacks, check_named, check_problem
+from jaxadv.engine.checks import check_attacks, check_named, check_problem, key_or_first
 from jaxadv.engine.result_store import Store
 from jaxadv.engine.session import StageProgress
 from jaxadv.engine.verify import predict
@@ -175,7 +173,7 @@ def survival(
     check_named(attacks, "attacks")
     images, goal, _, classes = check_problem(model, images, labels, ids)
     check_attacks(attacks.values(), model, goal, classes, epsilon, images.shape[1:])
-    key = threefry(jax.random.key(0) if key is None else key)
+    key = key_or_first(key)
     settings = {"key": key, "ids": ids, "lanes": lanes}
     shape, runs = (len(attacks), len(chosen)), Runs(Store.or_none(store), progress)
     survived, ordinary, adaptive, reach = np.full((4, *shape), np.nan)

@@ -20,7 +20,6 @@ from jaxadv.core.attack import safe_epsilon
 from jaxadv.core.bounds import two_numbers
 from jaxadv.core.jaxprs import bind, called, walk
 from jaxadv.core.model import Model
-from jaxadv.core.random import threefry
 from jaxadv.core.typing import ArrayLike, Numbers
 from jaxadv.cpu.rewrite import rewrite_for_cpu
 from jaxadv.engine import checks
@@ -193,7 +192,7 @@ def data_free_perturbation(
     rate = jnp.float32(
         0.1 * float(np.max(task.radius)) / (np.prod(shape) ** 0.5 if norm == "l2" else 1)
     )
-    start, key = jax.random.split(threefry(key))
+    start, key = jax.random.split(checks.check_key(key))
     v = task.project(jax.random.uniform(start, task.shape, minval=-1, maxval=1) * task.radius)
     memory, before = optax.adam(rate).init(v), 0.0
     pieces = -(-steps // PIECE)

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 from jaxadv.core.bounds import two_numbers
 from jaxadv.core.model import Model
 from jaxadv.core.pytree import pytree, static
-from jaxadv.core.random import threefry
 from jaxadv.core.typing import ArrayLike, Devices, Number
+from jaxadv.engine.checks import check_key
 from jaxadv.engine.devices import choose_devices
 from jaxadv.universal.ascent import UniversalAscent
 from jaxadv.universal.fooling import Fooling, compare
@@ -140,11 +140,12 @@ def universal_patch(
     low, high = two_numbers(model.bounds, "ja.universal_patch")
     span = np.float32(high - low)
     task = Task(model, span, "linf", tuple(images.shape[1:]))
+    key = check_key(key)
     fit = fit_variable(method, task, aim, key=key, devices=chosen, progress=progress)
     patch = np.asarray(fit.variable)
 
     def judged(some: np.ndarray, stream: int) -> Fooling:
-        own = jax.random.fold_in(jax.random.fold_in(threefry(key), 2**31), stream)
+        own = jax.random.fold_in(jax.random.fold_in(key, 2**31), stream)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(own, jnp.arange(len(some)))
         pasted = np.asarray(jax.jit(paste)(some, patch, keys))
         return compare(model, some, pasted, "l0", float(patch.size), devices=chosen)

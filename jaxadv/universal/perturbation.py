@@ -17,7 +17,6 @@ from jaxadv.core.bounds import two_numbers
 from jaxadv.core.goals import Targeted, Untargeted
 from jaxadv.core.model import Model
 from jaxadv.core.norms import distance64
-from jaxadv.core.random import threefry
 from jaxadv.core.typing import ArrayLike, ChosenDevices, Devices, Numbers
 from jaxadv.engine import checks
 from jaxadv.engine.devices import choose_devices
@@ -218,7 +217,7 @@ def fit_variable(
         variable = method.project(task, jnp.asarray(start, jnp.float32).reshape(variable.shape))
     steps = method.epochs * -(-len(images) // batch)
     now = MethodState(variable, memory, jnp.int32(0), jnp.float32(steps))
-    key = threefry(key)
+    key = checks.check_key(key)
     names = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
     everywhere = NamedSharding(mesh_of(devices), PartitionSpec())
     rows = Rows(*jax.device_put((images, goal, weights, names), everywhere))
