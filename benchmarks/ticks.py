@@ -17,8 +17,9 @@ from jaxadv.engine.compilation import forget_programs
 from jaxadv.engine.programs import loop_programs
 
 STEPS, EPSILON = 40, 0.1
-SIDES = ("tick", "bare", "memory", "bare memory", "kernels", "bare kernels")
+SIDES = ("tick", "bare", "memory", "bare memory")
 TICK = ("program", "flops", "bytes", *SIDES, "seconds")
+GPU_TICK = ("program", "bytes", *SIDES, "kernels", "bare kernels", "seconds")
 LOOP = ("program", "loop", "bare loop", "ratio", "all programs")
 ROUNDS = 3
 Bare = dict[Any, Facts]

@@ -76,7 +76,8 @@ class Facts(NamedTuple):
         flops: Floating-point operations; the body of each loop counts once. Compilers for GPUs do
             not say: nan.
         bytes: Bytes read and written, likewise; for GPUs all operands and results of the kernels.
-        kernels: Instructions outside of fusions, likewise: on a GPU each is at least one kernel.
+        kernels: For GPUs, instructions outside of fusions, each of which is one kernel or more,
+            likewise; elsewhere 0.
         digest: Of the text without the number of chips: programs that share it are the same.
     """
 
@@ -95,14 +96,19 @@ class Facts(NamedTuple):
     def of(cls, compiled: Any) -> "Facts":
         """Read a compiled program."""
         text, held = compiled.as_text(), compiled.memory_analysis()
-        cost, (kernels, traffic) = compiled.cost_analysis() or {}, kernels_of(text)
+        cost = compiled.cost_analysis()
+        flops, bytes_, kernels = math.nan, 0.0, 0
+        if cost is None:  # as of compilers for GPUs
+            kernels, bytes_ = kernels_of(text)
+        else:
+            flops, bytes_ = cost.get("flops", 0.0), cost.get("bytes accessed", 0.0)
         patterns = COLLECTIVE, HOST, FLOAT64, DYNAMIC, INSTRUCTION
         size = held.argument_size_in_bytes + held.output_size_in_bytes - held.alias_size_in_bytes
         return cls(
             *(len(pattern.findall(text)) for pattern in patterns),
             size + held.temp_size_in_bytes,
-            cost.get("flops", math.nan),
-            cost.get("bytes accessed", traffic),
+            flops,
+            bytes_,
             kernels,
             hashlib.sha256(CHIPS.sub("", text).encode()).hexdigest()[:8],
         )
@@ -113,9 +119,9 @@ def kernels_of(text: str) -> tuple[int, float]:
 
     The body of a loop counts once, of a condition the dearer side.
     """
-    bodies = {match[2]: match.group() for match in COMPUTATION.finditer(text)}
-    (entry,) = (match[2] for match in COMPUTATION.finditer(text) if match[1])
-    return _kernels(entry, bodies)
+    found = list(COMPUTATION.finditer(text))
+    (entry,) = (match[2] for match in found if match[1])
+    return _kernels(entry, {match[2]: match.group() for match in found})
 
 
 def _kernels(name: str, bodies: dict[str, str]) -> tuple[int, float]:

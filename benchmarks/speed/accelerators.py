@@ -10,9 +10,8 @@ program is lowered, which refuses what has no rule there.
 The columns: instructions that exchange data between chips, that call the host, 64-bit floats,
 shapes known only at run time; seconds to trace and compile; FLOPs and bytes of a tick over those of
 its bare passes (the body of a loop counts once); memory of a chip; for a GPU, the kernels of a tick
-and of its bare passes. Weights are zero, for no program
-depends on them. Prints a table in Markdown; with `--store` rows are kept, and a run that was ended
-goes on.
+and of its bare passes, and no FLOPs. Weights are zero, for no program depends on them. Prints a
+table in Markdown; with `--store` rows are kept, and a run that was ended goes on.
 
 Three other tables: `--topology` given several times shows what grows with the number of chips;
 `--tick` is the tick alone, for large networks; `--loop` tells how long the loop takes to compile,
@@ -34,7 +33,7 @@ import numpy as np
 import jaxadv as ja
 from benchmarks import drivers, topology
 from benchmarks.common import arguments
-from benchmarks.ticks import LOOP, TICK, Bare, loop_row, tick_row
+from benchmarks.ticks import GPU_TICK, LOOP, TICK, Bare, loop_row, tick_row
 from benchmarks.topology import Facts, Problem
 from jaxadv.attacks import ATTACKS
 from jaxadv.core.typing import ChosenDevices
@@ -197,13 +196,14 @@ def main() -> None:
     names = options.topology or ["v5e:2x2"]
     first = [f"jax-{jax.__version__}", *names, options.model, options.dtype]
     print(f"{' '.join(first)}, {options.lanes} lanes a chip\n")
-    header, default = HEADER, every
-    if options.tick or options.loop:
-        header, default = (TICK, ["PGD", "APGD"]) if options.tick else (LOOP, ["PGD"])
+    is_gpu = names == ["h100"]
+    header, default = ONE_GPU if is_gpu else HEADER, every
+    if options.tick:
+        header, default = GPU_TICK if is_gpu else TICK, ["PGD", "APGD"]
+    elif options.loop:
+        header, default = LOOP, ["PGD"]
     elif len(names) > 1:
         header = PODS
-    elif names == ["h100"]:
-        header = ONE_GPU
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
     problems = [
         problem_of(options.model, options.dtype, options.lanes, topology.topology(name))
@@ -227,7 +227,7 @@ def make_row(header: tuple[str, ...], name: str, problem: Problem, bare: Bare) -
     if header == PODS:
         return attempt(lambda: programs(name, problem))
     attack = attack_of(name, problem.shape, topology.classes_of(problem))
-    if header == TICK:
+    if header in (TICK, GPU_TICK):
         return attempt(lambda: tick_row(attack, problem, bare))
     return attempt(lambda: loop_row(attack, problem))
 
