@@ -11,7 +11,6 @@ from scipy.special import softmax
 
 from jaxadv.core.files import slug
 from jaxadv.core.model import Model
-from jaxadv.data import Dataset
 from jaxadv.engine.verify import predict
 from jaxadv.fooling.evolution import FoolingImages, fooling_images
 from jaxadv.fooling.resemblance import MOST, Resemblance, measured
@@ -39,11 +38,6 @@ def probabilities(model: Model, images: np.ndarray) -> np.ndarray:
     return softmax(logits, 1)
 
 
-def error_in_percent(model: Model, data: Dataset) -> float:
-    predicted = predict(model, data.images).argmax(1)
-    return 100 * float((predicted != data.labels).mean())
-
-
 def images(setting: Setting) -> Findings:
     """Fooling images of a LeNet by evolution and gradient ascent, and their transfer.
 
@@ -52,10 +46,11 @@ def images(setting: Setting) -> Findings:
     """
     generations, longest = (60, 300) if setting.quick else (GENERATIONS, LONGEST)
     first, *others = names_of(setting, NETWORKS)
-    model = network_of(setting, first).model
+    networks = [network_of(setting, first)]
     if not others and (not setting.networks or setting.networks[0].model is None):
         others = [first]  # trained again
-    other = network_of(setting, others[0], 1).model if others else None
+    networks += [network_of(setting, name, 1) for name in others[:1]]
+    model, other = networks[0].model, networks[1].model if others else None
     shape = setting.test.images.shape[1:]
     resemblance = _resemblance(setting)
     kinds = (*METHODS, *APART)
@@ -89,9 +84,7 @@ def images(setting: Setting) -> Findings:
     natural = probabilities(model, setting.test.images).max(1)
     noise = np.random.default_rng(0).random((1000, *shape)).astype(np.float32)
     sure = (probabilities(model, noise).max(1) > SURE).mean()
-    errors = ", ".join(
-        f"{error_in_percent(one, setting.test):.2f}" for one in (model, other) if one is not None
-    )
+    errors = ", ".join(f"{100 * one.error(setting.test):.2f}" for one in networks)
     parts: list[Part] = [
         Table(
             "Confidence in per cent",

@@ -7,7 +7,6 @@ from jaxadv.studies.findings import Findings, Gallery, Part, Table, Text
 from jaxadv.studies.fooling_images import (
     GENERATIONS,
     NETWORKS,
-    error_in_percent,
     evolved,
     probabilities,
 )
@@ -32,7 +31,8 @@ def retraining(setting: Setting) -> Findings:
     rows, pictures = [], []
     for number in range(rounds):
         setting.progress("rounds of retraining", number, rounds)
-        model = network_of(setting, name, number, with_negatives(data, negatives)).model
+        network = network_of(setting, name, number, with_negatives(data, negatives))
+        model = network.model
         known = (
             100 * float((probabilities(model, negatives).argmax(1) == classes).mean())
             if len(negatives)
@@ -56,7 +56,7 @@ def retraining(setting: Setting) -> Findings:
         fooled = np.concatenate([one.answers == np.arange(classes) for one in made])
         rows.append(
             [
-                error_in_percent(model, setting.test),
+                100 * network.error(setting.test),
                 known,
                 100 * float(np.median(confidence)),
                 100 * float(fooled.mean()),
